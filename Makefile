@@ -1,0 +1,48 @@
+# One command each; every target sets up what it needs. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint bench soak docs clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) scripts/install $(VENV)
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) scripts/install $(VENV) dev
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(PYTHON) scripts/install $(VENV) dev,bench
+	@touch $@
+
+install: $(VENV)/.installed  ## the package into .venv
+
+demo: $(VENV)/.installed  ## fetch the embedded base, tune it on 15 number pairs through the HTTP API, compare
+	@exec $(BIN)/kastor demo
+
+test: $(VENV)/.installed-dev  ## the test suite
+	@exec scripts/test
+
+check: $(VENV)/.installed-dev  ## lint, types, contracts; writes nothing
+	@exec scripts/check
+
+lint: $(VENV)/.installed-dev  ## the same, mending what can be mended
+	@exec scripts/lint
+
+bench: $(VENV)/.installed-bench  ## tokens/s against TRL, one run
+	@cd $(CURDIR) && exec $(BIN)/python -m bench.text
+
+docs: $(VENV)/.installed-dev  ## regenerate docs/reference
+	@exec scripts/docs
+
+soak: $(VENV)/.installed-dev  ## faults on a running job: kill -9, full disk, cancels (minutes)
+	@exec $(BIN)/python -m pytest -m slow tests
+
+clean:  ## remove the virtual environment and caches of the tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

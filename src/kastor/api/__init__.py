@@ -1,0 +1,1 @@
+"""The wire: Google's dialects over HTTP. Nothing below this package knows HTTP."""

@@ -1,0 +1,1 @@
+"""From dataset bytes to checked examples; no torch."""

@@ -1,0 +1,1 @@
+"""Values and rules of tuning; standard library only, no I/O."""

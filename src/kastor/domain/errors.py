@@ -1,0 +1,144 @@
+"""The error tree. Each class carries its canonical google.rpc code.
+
+    KastorError
+    ├── InvalidArgument      3   what the caller sent is wrong; names the field
+    │   └── MalformedJson    3   not JSON at all; names line and column
+    ├── NotFound             5
+    ├── AlreadyExists        6
+    ├── PermissionDenied     7
+    ├── ResourceExhausted    8   disk, memory, quota
+    ├── FailedPrecondition   9   right request, wrong moment
+    │   └── Superseded       9   somebody else changed the job first
+    ├── Unimplemented       12
+    ├── Internal            13
+    ├── Unavailable         14   try again
+    └── Unauthenticated     16
+
+A message names the thing, the value, and what would work. HTTP statuses are given in `kastor.api.errors` only.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+
+class Code(IntEnum):
+    """The canonical codes of google.rpc.Code that Kastor uses."""
+
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One wrong field: its path as the caller would write it, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class KastorError(Exception):
+    """Base of every error a caller may see.
+
+    `reason` is a stable upper-case word for programs (google.rpc.ErrorInfo.reason), empty where the code says enough.
+    """
+
+    code: ClassVar[Code] = Code.INTERNAL
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+
+
+class InvalidArgument(KastorError):
+    """The request is wrong whatever the state of the system; `violations` name the fields."""
+
+    code = Code.INVALID_ARGUMENT
+
+    def __init__(self, message: str, *, violations: tuple[FieldViolation, ...] = (), reason: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.violations = violations
+
+    @classmethod
+    def of(cls, field: str, description: str) -> "InvalidArgument":
+        """One wrong field."""
+        return cls(f"{field}: {description}", violations=(FieldViolation(field, description),))
+
+    @classmethod
+    def of_all(cls, violations: tuple[FieldViolation, ...], *, shown: int = 3) -> "InvalidArgument":
+        """Several wrong fields; the message spells out the first `shown`."""
+        said = "; ".join(f"{v.field}: {v.description}" for v in violations[:shown])
+        more = len(violations) - shown
+        return cls(said + (f"; and {more} more" if more > 0 else ""), violations=violations)
+
+
+class MalformedJson(InvalidArgument):
+    """The body is not JSON."""
+
+
+class NotFound(KastorError):
+    """No such thing, or none the caller may know of."""
+
+    code = Code.NOT_FOUND
+
+
+class AlreadyExists(KastorError):
+    """The name is taken."""
+
+    code = Code.ALREADY_EXISTS
+
+
+class PermissionDenied(KastorError):
+    """The caller is known and may not."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class ResourceExhausted(KastorError):
+    """Disk, memory or a quota is used up."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class FailedPrecondition(KastorError):
+    """The system is not in the state this request needs."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class Superseded(FailedPrecondition):
+    """A compare-and-set write found the job changed by somebody else: read it again."""
+
+
+class Unimplemented(KastorError):
+    """Known to the wire, not offered by this server."""
+
+    code = Code.UNIMPLEMENTED
+
+
+class Internal(KastorError):
+    """A bug of ours."""
+
+    code = Code.INTERNAL
+
+
+class Unavailable(KastorError):
+    """Not now; the same request may work later."""
+
+    code = Code.UNAVAILABLE
+
+
+class Unauthenticated(KastorError):
+    """The credential is missing, wrong or expired."""
+
+    code = Code.UNAUTHENTICATED

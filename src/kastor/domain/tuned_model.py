@@ -1,0 +1,93 @@
+"""The tuned model: a base plus what a job learnt. Its state is its job's, seen from the model's side."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from kastor.domain.errors import InvalidArgument
+from kastor.domain.job import State
+from kastor.domain.limits import Limits
+
+ID_PATTERN = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+DEFAULT_SLUG_CHARS = 40
+
+
+class ModelState(StrEnum):
+    """State of a tuned model on the Gemini wire; it has no CANCELLED."""
+
+    CREATING = "CREATING"
+    ACTIVE = "ACTIVE"
+    FAILED = "FAILED"
+
+
+MODEL_STATE = {
+    State.QUEUED: ModelState.CREATING,
+    State.PREPARING: ModelState.CREATING,
+    State.RUNNING: ModelState.CREATING,
+    State.CANCELLING: ModelState.CREATING,
+    State.SUCCEEDED: ModelState.ACTIVE,
+    State.FAILED: ModelState.FAILED,
+    State.CANCELLED: ModelState.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls."""
+
+    email: str
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModel:
+    """A tuned model as stored. Sampling values are defaults for generation; `None` means the base model's."""
+
+    id: str  # without the `tunedModels/` prefix
+    job_id: str
+    base_model: str  # as the user named it, alias included: what the wire gives back
+    owner: str  # e-mail of the principal that made it
+    created_at: datetime
+    updated_at: datetime
+    display_name: str = ""
+    description: str = ""
+    temperature: float | None = None  # [0, 1]
+    top_p: float | None = None  # (0, 1]
+    top_k: int | None = None  # >= 1
+
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return f"tunedModels/{self.id}"
+
+
+def checked_id(model_id: str, limits: Limits) -> str:
+    """The id, if it may be one.
+
+    Raises:
+        InvalidArgument: it breaks the published pattern or is too long.
+
+    """
+    if len(model_id) > limits.max_id_chars:
+        raise InvalidArgument.of(
+            "tunedModelId", f"{len(model_id)} characters, at most {limits.max_id_chars} are allowed"
+        )
+    if not ID_PATTERN.fullmatch(model_id):
+        raise InvalidArgument.of(
+            "tunedModelId",
+            f"{model_id!r} is not an id; use lower-case letters, digits and hyphens, a letter first and no hyphen last",
+        )
+    return model_id
+
+
+def generated_id(display_name: str, random_part: str) -> str:
+    """The words of the display name and a random part, joined by hyphens.
+
+    >>> generated_id("Number generator MODEL!", "dzlmi0gswwqb")
+    'number-generator-model-dzlmi0gswwqb'
+    >>> generated_id("", "z2mb0bpw6i"), generated_id("42 things", "q1w2")
+    ('z2mb0bpw6i', 'm-42-things-q1w2')
+    """
+    slug = "-".join(re.findall(r"[a-z0-9]+", display_name.lower()))[:DEFAULT_SLUG_CHARS].strip("-")
+    joined = f"{slug}-{random_part}" if slug else random_part
+    return joined if joined[0].isalpha() else f"m-{joined}"

@@ -1,0 +1,1 @@
+"""Use cases of tuning jobs, and the scheduler that runs them."""

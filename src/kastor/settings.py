@@ -1,0 +1,109 @@
+"""What an operator can set. Environment variables `KASTOR_*` win over a TOML file, that over these defaults.
+
+Unknown keys are refused. Read at the composition roots only (`server`, `worker`, `engine`, `cli`). What a *user* asks
+for is not here: it comes with the request and is stored with the job.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from kastor.domain.errors import InvalidArgument
+
+PREFIX = "KASTOR_"
+FILE_VARIABLE = "KASTOR_CONFIG"
+
+
+def _user_dir(variable: str, fallback: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "kastor"
+
+
+class Settings(BaseSettings):
+    """One field, one meaning; the unit stands in the name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Field(
+        default_factory=lambda: _user_dir("XDG_DATA_HOME", ".local/share"),
+        description="Jobs, datasets, checkpoints, tuned models and the default database.",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: _user_dir("XDG_CACHE_HOME", ".cache"),
+        description="Base models; may be deleted at any time.",
+    )
+    database_url: str | None = Field(None, description="postgresql+psycopg://… ; SQLite inside data_dir when absent.")
+    host: str = Field("127.0.0.1", description="Address the server listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port the server listens on; 0 picks a free one.")
+    api_keys: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="E-mail of a caller -> their key. Empty: every caller is let in, with or without a key.",
+    )
+    profile: Literal["gemini-api", "open"] = Field("gemini-api", description="Which limits requests are held to.")
+    catalog_file: Path | None = Field(None, description="A TOML file of further base models and aliases.")
+    max_running_jobs: int = Field(1, ge=1, le=64, description="Jobs that train at the same time.")
+    max_worker_deaths: int = Field(3, ge=1, le=100, description="A job fails when its worker died this many times.")
+    heartbeat_timeout_s: float = Field(10.0, ge=1, le=3600, description="A silent worker is taken for dead after this.")
+    engine_idle_timeout_s: float = Field(600.0, ge=1, description="An unused generation process ends after this.")
+    max_resident_adapters: int = Field(32, ge=1, le=1024, description="Adapters one generation process keeps loaded.")
+    max_batch_rows: int = Field(16, ge=1, le=256, description="Answers one generation process produces side by side.")
+    num_threads: int | None = Field(
+        None, ge=1, description="Threads a worker or engine computes with; all cores if absent."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="How the processes' logs look.")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database in use."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'kastor.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file that KASTOR_CONFIG names."""
+        file = os.environ.get(FILE_VARIABLE)
+        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
+        return (init_settings, env_settings, *toml)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings in force; `overrides` (command-line options that were given) win.
+
+    Raises:
+        InvalidArgument: a value is wrong or a key unknown; names each, and where it was set.
+
+    """
+    file = os.environ.get(FILE_VARIABLE)
+    if file and not Path(file).is_file():
+        raise InvalidArgument(f"{FILE_VARIABLE} names {file!r}, which is not a file.")
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {
+        FILE_VARIABLE,
+        f"{PREFIX}SERVER",
+        f"{PREFIX}API_KEY",
+    }
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise InvalidArgument(
+            f"Unknown setting {', '.join(unknown)} in the environment; known are {', '.join(sorted(known))}."
+        )
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # validated by pydantic
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InvalidArgument(f"Wrong settings: {wrong}.") from error
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The same settings as environment variables: how a process hands them to its children."""
+    variables = {}
+    for name, value in settings.model_dump(mode="json", exclude_none=True, exclude={"api_keys"}).items():
+        variables[PREFIX + name.upper()] = str(value)
+    return variables

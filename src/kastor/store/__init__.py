@@ -1,0 +1,1 @@
+"""What is kept: SQL rows and blobs. The only place that speaks SQL."""

@@ -1,0 +1,1 @@
+"""The training loop; knows neither SQL nor HTTP."""
