@@ -1,0 +1,96 @@
+"""Small random models, built in the test: CI reaches no hub, and a tiny Llama tells right from wrong just as well.
+
+Importing this module is cheap; torch and transformers load when a builder is called.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from kastor.models.families import LLAMA_LINEARS
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CONTEXT_TOKENS = 512
+MERGES = (("Ġ", "t"), ("h", "e"), ("i", "n"), ("e", "r"), ("t", "w"), ("o", "n"), ("tw", "e"), ("Ġt", "he"))
+
+
+def tiny_tokenizer() -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, imported on call
+    """A byte-level BPE tokenizer: three control tokens, 256 bytes, a few merges. Any text goes through it unharmed."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    words = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in MERGES)]
+    vocab = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(MERGES)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def tiny_config() -> Any:  # noqa: ANN401 - untyped in transformers
+    """A Llama of 2 layers, 64 wide, 4 query heads on 2 key-value heads, tied embeddings, a context of 512 tokens."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=tiny_tokenizer().get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=CONTEXT_TOKENS,
+        initializer_range=0.1,  # wide enough for the positions to tell from one another
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        attn_implementation="sdpa",
+    )
+
+
+def tiny_model(seed: int = 0) -> Any:  # noqa: ANN401 - untyped in transformers
+    """The tiny Llama with random fp32 weights; the same weights for the same seed."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(tiny_config()).eval()
+
+
+def tiny_base(folder: Path, seed: int = 0) -> Path:
+    """A base model's folder as `ensure_local` gives it: config.json, model.safetensors (fp32), tokenizer.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_model(seed).save_pretrained(folder)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def tiny_adapter(
+    folder: Path,
+    seed: int,
+    rank: int = 4,
+    *,
+    alpha: float = 8,
+    rslora: bool = False,
+    targets: tuple[str, ...] = LLAMA_LINEARS,
+) -> Path:
+    """A PEFT adapter directory for the tiny base, written by peft itself, with random A and random, non-zero B."""
+    import warnings
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(targets), use_rslora=rslora, task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():  # peft 0.21 reads an attribute that transformers 5.23 deprecates
+        warnings.simplefilter("ignore", FutureWarning)
+        model = get_peft_model(tiny_model(), config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    return folder
