@@ -1,0 +1,164 @@
+"""The training loop: examples in, a trained adapter out. Knows neither where jobs are kept nor who asked.
+
+Loss of a step = sum over its supervised tokens / their number in the whole step, however the step is cut into rows.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kastor.domain.errors import FailedPrecondition
+from kastor.domain.job import TuningSpec, epoch_of_step
+from kastor.models.render import Rendered
+from kastor.training.packed import sum_loss, use_packed_attention
+from kastor.training.packing import MAX_ROW_TOKENS, pack_step, step_examples
+from kastor.training.schedule import learning_rate
+
+MAX_GRAD_NORM = 1.0
+WEIGHT_DECAY = 0.0
+BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimizer step did."""
+
+    step: int  # from 1
+    epoch: int  # from 1
+    mean_loss: float  # nats per supervised token
+    learning_rate: float
+    grad_norm: float  # before clipping
+    num_tokens: int
+    num_supervised: int
+    elapsed_s: float
+    ends_epoch: bool  # the step took the last example of an epoch
+
+
+class Trainer:
+    """One job's model, optimizer and place in the stream of examples.
+
+    `step` is the number of steps done. `state()` and `restore()` carry everything that the next step depends on.
+    """
+
+    def __init__(self, model: Any, examples: Sequence[Rendered], spec: TuningSpec) -> None:  # noqa: ANN401  # peft model
+        if len(examples) != spec.num_examples:
+            raise FailedPrecondition(f"The job was made for {spec.num_examples} examples; {len(examples)} were given.")
+        self._model = model
+        self._examples = examples
+        self._spec = spec
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(),
+            lr=spec.hyperparameters.learning_rate,
+            betas=BETAS,
+            weight_decay=WEIGHT_DECAY,
+            foreach=True,
+        )
+        self.step = 0
+        use_packed_attention(model)
+        model.eval()  # the base has no dropout to train with; the adapter has none
+
+    @property
+    def done(self) -> bool:
+        """No step is left."""
+        return self.step >= self._spec.total_steps
+
+    def run_step(self) -> StepReport:
+        """Train on the next step's examples.
+
+        Raises:
+            FailedPrecondition: the loss is not a number any more; the adapter is unchanged by this step.
+
+        """
+        started = time.perf_counter()
+        number, asked = self.step + 1, self._spec.hyperparameters
+        chosen = [self._examples[index] for index in self._indices(number)]
+        rows = pack_step(chosen, MAX_ROW_TOKENS)
+        num_supervised = sum(len(row.targets_S) for row in rows)
+        total = 0.0
+        for row in rows:
+            loss = sum_loss(self._model, row) / num_supervised
+            loss.backward()
+            total += loss.item()
+        rate = learning_rate(number, self._spec.total_steps, asked.learning_rate)
+        grad_norm = self._update(total, rate)
+        self.step = number
+        seen, size = min(number * asked.batch_size, len(self._examples) * asked.num_epochs), len(self._examples)
+        return StepReport(
+            step=number,
+            epoch=epoch_of_step(number, size, asked.batch_size),
+            mean_loss=total,
+            learning_rate=rate,
+            grad_norm=grad_norm,
+            num_tokens=sum(len(row.token_ids_T) for row in rows),
+            num_supervised=num_supervised,
+            elapsed_s=time.perf_counter() - started,
+            ends_epoch=seen // size > (number - 1) * asked.batch_size // size,
+        )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Optimizer state by parameter name, for a checkpoint. The adapter's weights are saved as an adapter."""
+        tensors = {"step": torch.tensor(self.step)}
+        for name, parameter in self._parameters.items():
+            kept = self._optimizer.state.get(parameter, {})
+            tensors |= {f"{key}.{name}": value for key, value in kept.items()}
+        return tensors
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on where `state` was taken; the adapter's weights must have been loaded before."""
+        self.step = int(state["step"])
+        for name, parameter in self._parameters.items():
+            mine = {key: state[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+            self._optimizer.state[parameter] = mine
+
+    def _indices(self, step: int) -> list[int]:
+        asked = self._spec.hyperparameters
+        return step_examples(
+            step,
+            seed=self._spec.seed,
+            num_examples=len(self._examples),
+            num_epochs=asked.num_epochs,
+            batch_size=asked.batch_size,
+        )
+
+    def _update(self, loss: float, rate: float) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), MAX_GRAD_NORM).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._optimizer.zero_grad(set_to_none=True)
+            raise FailedPrecondition(
+                f"The loss became {loss} in step {self.step + 1}: training diverged. Use a learning rate below "
+                f"{self._spec.hyperparameters.learning_rate:g}, for instance a third of it."
+            )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def train(
+    trainer: Trainer,
+    *,
+    on_step: Callable[[StepReport], bool],
+    save: Callable[[int, bool], None],
+    save_every_s: float = 120.0,
+) -> bool:
+    """Run the steps that are left and say whether the end was reached.
+
+    `on_step` returns whether to go on. `save(step, ends_epoch)` is called at the end of every epoch, every
+    `save_every_s` between, and when `on_step` ends the run early, so that nothing learnt is lost.
+    """
+    saved_at = time.monotonic()
+    while not trainer.done:
+        report = trainer.run_step()
+        goes_on = on_step(report)
+        if report.ends_epoch or not goes_on or time.monotonic() - saved_at >= save_every_s:
+            save(report.step, report.ends_epoch)
+            saved_at = time.monotonic()
+        if not goes_on:
+            return trainer.done
+    return True

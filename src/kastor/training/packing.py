@@ -1,0 +1,90 @@
+"""Which examples make a step, and how they are laid end to end; arithmetic only, no torch.
+
+The examples of all epochs are one stream, cut into steps of exactly `batch_size` examples (the last may be shorter).
+The order is a function of (seed, step) alone, so a resumed job needs no state to go on with the same examples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from kastor.models.render import Rendered
+
+MAX_ROW_TOKENS = 4096
+"""Token budget of a row; a longer example has a row of its own. Bounds the memory of a forward pass."""
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_examples: int) -> npt.NDArray[np.int64]:
+    """The permutation of the examples in epoch `epoch` (from 0)."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
+
+
+def step_examples(step: int, *, seed: int, num_examples: int, num_epochs: int, batch_size: int) -> list[int]:
+    """Indices of the examples of step `step` (from 1), in stream order.
+
+    >>> stream = [i for s in range(1, 5) for i in step_examples(s, seed=0, num_examples=5, num_epochs=3, batch_size=4)]
+    >>> len(stream), [sorted(stream[e * 5 : e * 5 + 5]) for e in range(3)] == [[0, 1, 2, 3, 4]] * 3
+    (15, True)
+    """
+    start, end = (step - 1) * batch_size, min(step * batch_size, num_examples * num_epochs)
+    return [int(epoch_order(seed, at // num_examples, num_examples)[at % num_examples]) for at in range(start, end)]
+
+
+def rows_within(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices of `lengths` gathered into rows of at most `budget` tokens; first fit, longest first.
+
+    Deterministic: ties keep their order. An example longer than the budget is alone in its row.
+
+    >>> rows_within([3, 9, 4, 2], 9)
+    [[1], [2, 0, 3]]
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        for row, left in enumerate(room):
+            if lengths[index] <= left:
+                rows[row].append(index)
+                room[row] -= lengths[index]
+                break
+        else:
+            rows.append([index])
+            room.append(budget - lengths[index])
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """Examples laid end to end: T tokens, of which S are predicted under a loss."""
+
+    token_ids_T: npt.NDArray[np.int64]
+    positions_T: npt.NDArray[np.int64]  # restart at 0 in every example
+    lengths: tuple[int, ...]  # of the examples, in order; they sum to T
+    predicting_S: npt.NDArray[np.int64]  # indices into T whose next token is supervised
+    targets_S: npt.NDArray[np.int64]  # those next tokens
+
+
+def pack(examples: Sequence[Rendered]) -> PackedRow:
+    """One row of `examples`. The first token of an example is never a target: nothing precedes it."""
+    lengths = tuple(len(example.token_ids) for example in examples)
+    token_ids = np.concatenate([np.asarray(example.token_ids, np.int64) for example in examples])
+    supervised = np.concatenate([np.asarray(example.supervised, bool) for example in examples])
+    starts = np.cumsum((0, *lengths[:-1]))
+    supervised[starts] = False
+    targets_at = np.flatnonzero(supervised)
+    return PackedRow(
+        token_ids_T=token_ids,
+        positions_T=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
+        lengths=lengths,
+        predicting_S=targets_at - 1,
+        targets_S=token_ids[targets_at],
+    )
+
+
+def pack_step(examples: Sequence[Rendered], budget: int = MAX_ROW_TOKENS) -> list[PackedRow]:
+    """The rows of one step; every example is in exactly one."""
+    rows = rows_within([len(example.token_ids) for example in examples], budget)
+    return [pack([examples[index] for index in row]) for row in rows]
