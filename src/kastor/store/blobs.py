@@ -1,0 +1,103 @@
+"""Files of jobs in one local folder. What is written here is there as a whole or not at all."""
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted
+
+JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+REMOVED = ".removed-"
+
+
+class Blobs:
+    """The folder that holds `jobs/{job_id}/…`."""
+
+    def __init__(self, root: Path) -> None:
+        self._jobs = root / "jobs"
+
+    def job_dir(self, job_id: str) -> Path:
+        """Everything of a job; need not exist.
+
+        Raises:
+            NotFound: this cannot be a job's id.
+
+        """
+        if not JOB_ID.fullmatch(job_id):
+            raise NotFound(f"Job {job_id!r} does not exist.")
+        return self._jobs / job_id
+
+    def dataset(self, job_id: str) -> Path:
+        """The examples, one line each."""
+        return self.job_dir(job_id) / "dataset.jsonl"
+
+    def checkpoints(self, job_id: str) -> Path:
+        """The folder of checkpoints."""
+        return self.job_dir(job_id) / "checkpoints"
+
+    def adapter(self, job_id: str) -> Path:
+        """The published adapter; exists only once the job succeeded."""
+        return self.job_dir(job_id) / "adapter"
+
+    def log(self, job_id: str) -> Path:
+        """The worker's log: JSON lines, and whatever else its process printed."""
+        return self.job_dir(job_id) / "log.jsonl"
+
+    def write_dataset(self, job_id: str, lines: Iterable[bytes]) -> None:
+        """Write the examples, a newline after each.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+            FailedPrecondition: the folder cannot be written to.
+
+        """
+        path = self.dataset(job_id)
+        with _storage_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
+
+    def remove_job(self, job_id: str) -> None:
+        """Remove a job's files; nothing happens if there are none."""
+        folder = self.job_dir(job_id)
+        with _storage_errors(folder):
+            if folder.exists():
+                # by a rename first, so that nobody meets half a job; what an interrupted removal left goes as well
+                folder.rename(Path(tempfile.mkdtemp(prefix=REMOVED, dir=self._jobs)) / job_id)
+            for left in self._jobs.glob(f"{REMOVED}*"):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file under a temporary name, to disk, then give it its name."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, survives a power cut
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _storage_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise ResourceExhausted(f"No space left in {folder}; free some and try again.") from error
+        raise FailedPrecondition(f"Cannot write to {folder}: {error.strerror or error}.") from error

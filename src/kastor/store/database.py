@@ -1,0 +1,186 @@
+"""The connection to SQLite or PostgreSQL: how transactions begin, and which errors their failures become.
+
+Knows no table; SQL is in `jobs` and `registry`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, ResourceExhausted, Unavailable
+
+BUSY_TIMEOUT_S = 30.0
+"""A write waits this long for the writes of other processes (SQLite lets in one at a time)."""
+MIGRATION_LOCK = 0x6B6173746F72  # "kastor": key of the advisory lock under which PostgreSQL is migrated
+POOL = {"pool_size": 8, "max_overflow": 40}  # more than the threads an HTTP server runs handlers in
+WRITE = "kastor_write"
+
+
+class Database:
+    """An engine whose transactions say beforehand whether they will write."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def postgresql(self) -> bool:
+        """PostgreSQL, not SQLite."""
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads: one consistent view on SQLite, one per statement on PostgreSQL."""
+        with self._translated(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at the end, rolled back by an exception.
+
+        Keep everything slow outside: SQLite has one writer at a time.
+        """
+        with (
+            self._translated(),
+            self.engine.connect().execution_options(**{WRITE: True}) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Failures of the database as ours. Broken constraints pass: what they mean, the statement's author knows."""
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            raise _domain_error(error, self.engine.url) from error
+
+
+def open_database(url: str) -> Database:
+    """The database at `url`; nothing is created or migrated (see `migrate`).
+
+    Raises:
+        InvalidArgument: `url` is not one of a SQLite file or of PostgreSQL.
+
+    """
+    parsed = _checked(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, **POOL)
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return Database(engine)
+    try:
+        return Database(create_engine(parsed, pool_pre_ping=True, **POOL))
+    except ModuleNotFoundError as error:
+        raise InvalidArgument(
+            f"database_url {_shown(parsed)} needs a driver that is not installed; pip install 'kastor[postgres]'"
+        ) from error
+
+
+def migrate(database: Database) -> None:
+    """Bring the database to the present tables. Safe when several processes do it at once; creates a SQLite file.
+
+    Raises:
+        FailedPrecondition: a newer Kastor wrote the database, or its folder cannot be made.
+        Unavailable: it cannot be reached or opened.
+
+    """
+    if database.postgresql:
+        _upgrade(database)
+        return
+    path = Path(str(database.engine.url.database))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the change to WAL needs the file for itself and does not wait for it
+        with FileLock(f"{path}.lock"):
+            with database.read() as connection:
+                connection.rollback()
+                _autocommit(connection, "PRAGMA journal_mode=WAL")
+            _upgrade(database)
+    except OSError as error:
+        raise FailedPrecondition(f"Cannot use {path.parent} for the database: {error.strerror or error}.") from error
+
+
+def _upgrade(database: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with database.write() as connection:
+        if database.postgresql:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise FailedPrecondition(
+                f"The database {_shown(database.engine.url)} was written by a newer Kastor: {error}. Upgrade Kastor."
+            ) from error
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url("postgresql" + url.removeprefix("postgres") if url.startswith("postgres:") else url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise InvalidArgument(f"database_url is not an address of a database: {error}") from error
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise InvalidArgument(f"database_url names {backend}; use sqlite:///path or postgresql://user@host/name")
+    if not parsed.database or parsed.database == ":memory:":
+        raise InvalidArgument("database_url names no file; workers are processes of their own and need one")
+    return parsed
+
+
+def _set_up_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    # without isolation_level the driver would begin transactions by itself, and late
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL: no corruption at a power cut, at most the last commits lost
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # a transaction that reads first and asks for the write lock later fails at once when another has written
+    # in between, whatever the busy timeout; BEGIN IMMEDIATE waits
+    immediate = connection.get_execution_options().get(WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _autocommit(connection: Connection, statement: str) -> None:
+    """Run a statement that may not stand in a transaction."""
+    cursor = connection.connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
+
+
+def _domain_error(error: DBAPIError, url: URL) -> KastorError:
+    name = getattr(error.orig, "sqlite_errorname", "")  # only some of sqlite3's errors carry one
+    sqlstate = getattr(error.orig, "sqlstate", None)  # psycopg's
+    said = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    if name == "SQLITE_FULL" or sqlstate == "53100":
+        return ResourceExhausted(f"No space left for the database {_shown(url)}; free some and try again.")
+    if name.startswith("SQLITE_BUSY"):
+        return Unavailable(f"The database {_shown(url)} was busy for {BUSY_TIMEOUT_S:.0f} s; try again.")
+    if isinstance(error, OperationalError):
+        return Unavailable(f"The database {_shown(url)} cannot be used: {said}.")
+    raise error
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)

@@ -1,0 +1,340 @@
+"""Jobs as rows: every write is a compare-and-set, so that a process with an old view loses instead of overwriting.
+
+The rules of the states are `domain.job`'s. Whoever is a worker writes with its attempt number; once the job was given
+to a later attempt, or taken away, it gets `Superseded`.
+"""
+
+import math
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, delete, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from kastor.domain.errors import AlreadyExists, Code, NotFound, Superseded
+from kastor.domain.job import (
+    ACTIVE,
+    AdapterShape,
+    Event,
+    Hyperparameters,
+    JobError,
+    Snapshot,
+    State,
+    TuningJob,
+    TuningSpec,
+)
+from kastor.domain.tuned_model import TunedModel
+from kastor.store import tables
+from kastor.store.database import Database
+from kastor.store.tables import jobs
+
+CLAIM_LOCK = 0x636C61696D  # "claim": key of PostgreSQL's advisory lock that makes claimers count one after the other
+
+
+class JobStore:
+    """The job table with its events and snapshots."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, job: TuningJob, model: TunedModel) -> None:
+        """Keep a new job and the model it will make, both or neither.
+
+        Raises:
+            AlreadyExists: the model's id is taken.
+
+        """
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(jobs).values(_job_values(job)))
+                connection.execute(insert(tables.tuned_models).values(asdict(model)))
+                _add_event(connection, job.id, Event(job.created_at, "info", str(job.state)))
+        except IntegrityError as error:
+            raise AlreadyExists(
+                f"Tuned model {model.name} already exists. Choose another id, or delete it first."
+            ) from error
+
+    def get(self, job_id: str) -> TuningJob:
+        """The job.
+
+        Raises:
+            NotFound: there is none of this id.
+
+        """
+        with self._database.read() as connection:
+            return _found(connection, job_id)
+
+    def page(self, *, limit: int, before: str | None = None) -> list[TuningJob]:
+        """Up to `limit` jobs, newest first; those older than the job `before`, if given.
+
+        Raises:
+            NotFound: the job `before` was deleted meanwhile.
+
+        """
+        query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            if before is not None:
+                last = _found(connection, before)
+                query = query.where(tables.older(jobs, last.created_at, last.id))
+            return [tuning_job(row) for row in connection.execute(query).mappings()]
+
+    def claim(self, *, at: datetime, max_active: int) -> TuningJob | None:
+        """The oldest queued job, now PREPARING under a new attempt; `None` if none waits or `max_active` are active."""
+        waiting = select(jobs.c.id).where(jobs.c.state == State.QUEUED).limit(1)
+        with self._database.read() as connection:  # an idle scheduler asks often: let it not take the write lock
+            if connection.execute(waiting).first() is None:
+                return None
+        with self._database.write() as connection:
+            if self._database.postgresql:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CLAIM_LOCK})
+            row = connection.execute(_claim(at, max_active)).mappings().one_or_none()
+            if row is None:
+                return None
+            job = tuning_job(row)
+            moved = f"{State.QUEUED} -> {State.PREPARING} (attempt {job.attempt})"
+            _add_event(connection, job.id, Event(at, "info", moved))
+            return job
+
+    def move(
+        self,
+        job: TuningJob,
+        to: State,
+        *,
+        at: datetime,
+        error: JobError | None = None,
+        died: bool = False,
+        note: str = "",
+    ) -> TuningJob:
+        """The job after the move from the state `job` was seen in; `died` counts a worker's death.
+
+        The move becomes an event, in the same transaction; `note` says why.
+
+        Raises:
+            FailedPrecondition: the states do not allow the move.
+            Superseded: the job is no longer as `job` says.
+
+        """
+        with self._database.write() as connection:
+            return _move(connection, job, to, at=at, error=error, died=died, note=note)
+
+    def request_cancel(self, job_id: str, *, at: datetime) -> TuningJob:
+        """The job with a cancel on its way, or done where no worker has it; as it is if it already ends or ended.
+
+        Raises:
+            NotFound: there is none of this id.
+
+        """
+        with self._database.write() as connection:
+            job = _found(connection, job_id, lock=True)
+            if job.state.terminal or job.state is State.CANCELLING:
+                return job
+            to = State.CANCELLED if job.state is State.QUEUED else State.CANCELLING
+            return _move(connection, job, to, at=at, note="on request")
+
+    def beat(self, job_id: str, attempt: int, *, at: datetime) -> State:
+        """The job's state, after noting that its worker lives.
+
+        Raises:
+            Superseded: `attempt` does not own the job (any more).
+
+        """
+        with self._database.write() as connection:
+            return _owned(connection, job_id, attempt, heartbeat_at=at)
+
+    def record_step(self, job_id: str, attempt: int, snapshot: Snapshot) -> State:
+        """The job's state, after keeping what a step did (in place of an earlier try of the same step).
+
+        Raises:
+            Superseded: `attempt` does not own the job (any more).
+
+        """
+        values = asdict(snapshot) | {"job_id": job_id}
+        if math.isnan(snapshot.mean_loss):
+            values["mean_loss"] = None
+        table = tables.snapshots
+        with self._database.write() as connection:
+            state = _owned(
+                connection, job_id, attempt, heartbeat_at=snapshot.computed_at, completed_steps=snapshot.step
+            )
+            connection.execute(delete(table).where(table.c.job_id == job_id, table.c.step == snapshot.step))
+            connection.execute(insert(table).values(values))
+            return state
+
+    def rewind(self, job_id: str, attempt: int, step: int) -> None:
+        """Forget the steps after `step`: a worker goes on from its checkpoint there.
+
+        Raises:
+            Superseded: `attempt` does not own the job (any more).
+
+        """
+        table = tables.snapshots
+        with self._database.write() as connection:
+            _owned(connection, job_id, attempt, completed_steps=step)
+            connection.execute(delete(table).where(table.c.job_id == job_id, table.c.step > step))
+
+    def silent(self, *, before: datetime) -> list[TuningJob]:
+        """Active jobs whose worker was last heard of before `before`, oldest first."""
+        query = (
+            select(jobs)
+            .where(jobs.c.state.in_(ACTIVE), jobs.c.heartbeat_at < before)
+            .order_by(jobs.c.created_at, jobs.c.id)
+        )
+        with self._database.read() as connection:
+            return [tuning_job(row) for row in connection.execute(query).mappings()]
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state; every state is there."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
+        return dict.fromkeys(State, 0) | {State(state): number for state, number in rows}
+
+    def snapshots(self, job_id: str) -> list[Snapshot]:
+        """What each completed step did, in order; empty for an unknown job."""
+        table = tables.snapshots
+        query = select(table).where(table.c.job_id == job_id).order_by(table.c.step)
+        with self._database.read() as connection:
+            return [_snapshot(row) for row in connection.execute(query).mappings()]
+
+    def events(self, job_id: str) -> list[Event]:
+        """The job's events in the order they were written; empty for an unknown job."""
+        table = tables.events
+        query = select(table.c.at, table.c.level, table.c.message).where(table.c.job_id == job_id).order_by(table.c.id)
+        with self._database.read() as connection:
+            return [Event(row.at, row.level, row.message) for row in connection.execute(query)]
+
+    def add_event(self, job_id: str, event: Event) -> None:
+        """Add a line to the job's events.
+
+        Raises:
+            NotFound: there is no such job.
+
+        """
+        try:
+            with self._database.write() as connection:
+                _add_event(connection, job_id, event)
+        except IntegrityError as error:
+            raise _no_job(job_id) from error
+
+
+def tuning_job(row: RowMapping) -> TuningJob:
+    """The job in a row that holds the columns of `tables.jobs`, possibly among others."""
+    spec, code = row[jobs.c.spec], row[jobs.c.error_code]
+    return TuningJob(
+        id=row[jobs.c.id],
+        tuned_model_id=row[jobs.c.tuned_model_id],
+        spec=TuningSpec(
+            **spec
+            | {
+                "hyperparameters": Hyperparameters(**spec["hyperparameters"]),
+                "adapter": AdapterShape(**spec["adapter"] | {"targets": tuple(spec["adapter"]["targets"])}),
+            }
+        ),
+        state=State(row[jobs.c.state]),
+        created_at=row[jobs.c.created_at],
+        updated_at=row[jobs.c.updated_at],
+        attempt=row[jobs.c.attempt],
+        deaths=row[jobs.c.deaths],
+        started_at=row[jobs.c.started_at],
+        finished_at=row[jobs.c.finished_at],
+        heartbeat_at=row[jobs.c.heartbeat_at],
+        completed_steps=row[jobs.c.completed_steps],
+        error=None if code is None else JobError(Code(code), row[jobs.c.error_message]),
+    )
+
+
+def _job_values(job: TuningJob) -> dict[str, Any]:
+    values = asdict(job)
+    error = values.pop("error")
+    return values | {
+        "error_code": None if error is None else int(error["code"]),
+        "error_message": None if error is None else error["message"],
+    }
+
+
+def _snapshot(row: RowMapping) -> Snapshot:
+    values = {name: value for name, value in row.items() if name != "job_id"}
+    return Snapshot(**values | {"mean_loss": math.nan if row["mean_loss"] is None else row["mean_loss"]})
+
+
+def _claim(at: datetime, max_active: int) -> Any:  # noqa: ANN401  # SQLAlchemy's type of an UPDATE … RETURNING
+    queued, active = jobs.alias("queued"), jobs.alias("active")
+    oldest = (
+        select(queued.c.id)
+        .where(queued.c.state == State.QUEUED)
+        .order_by(queued.c.created_at, queued.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)  # PostgreSQL; SQLite has one writer anyway
+        .scalar_subquery()
+    )
+    num_active = select(func.count()).select_from(active).where(active.c.state.in_(ACTIVE)).scalar_subquery()
+    return (
+        update(jobs)
+        .where(jobs.c.id == oldest, num_active < max_active)
+        .values(
+            state=State.PREPARING,
+            attempt=jobs.c.attempt + 1,
+            updated_at=at,
+            heartbeat_at=at,
+            started_at=func.coalesce(jobs.c.started_at, at),
+        )
+        .returning(jobs)
+    )
+
+
+def _move(
+    connection: Connection,
+    job: TuningJob,
+    to: State,
+    *,
+    at: datetime,
+    error: JobError | None = None,
+    died: bool = False,
+    note: str = "",
+) -> TuningJob:
+    moved = job.moved_to(to, at=at, error=error)
+    values = _job_values(moved)
+    changed = ("state", "updated_at", "started_at", "heartbeat_at", "finished_at", "error_code", "error_message")
+    row = (
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job.id, jobs.c.state == job.state, jobs.c.attempt == job.attempt)
+            .values({name: values[name] for name in changed} | {"deaths": jobs.c.deaths + int(died)})
+            .returning(jobs)
+        )
+        .mappings()
+        .one_or_none()
+    )
+    if row is None:
+        raise Superseded(
+            f"Job {job.id} is no longer {job.state} in attempt {job.attempt}, so it was not made {to}; read it again."
+        )
+    level = "error" if error is not None else "warning" if died else "info"
+    why = "; ".join(part for part in (note, error.message if error else "") if part)
+    _add_event(connection, job.id, Event(at, level, f"{job.state} -> {to}" + (f": {why}" if why else "")))
+    return tuning_job(row)
+
+
+def _owned(connection: Connection, job_id: str, attempt: int, **values: Any) -> State:  # noqa: ANN401  # columns
+    """The state of a job that `attempt` owns, after setting columns of it; holds its row until the transaction ends."""
+    owned = and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(ACTIVE))
+    state = connection.execute(update(jobs).where(owned).values(values).returning(jobs.c.state)).scalar_one_or_none()
+    if state is None:
+        raise Superseded(f"Attempt {attempt} no longer owns job {job_id}; its worker must end without writing.")
+    return State(state)
+
+
+def _found(connection: Connection, job_id: str, *, lock: bool = False) -> TuningJob:
+    query = select(jobs).where(jobs.c.id == job_id)
+    row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
+    if row is None:
+        raise _no_job(job_id)
+    return tuning_job(row)
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"Job {job_id} does not exist.")
+
+
+def _add_event(connection: Connection, job_id: str, event: Event) -> None:
+    connection.execute(insert(tables.events).values(asdict(event) | {"job_id": job_id}))

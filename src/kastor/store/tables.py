@@ -1,0 +1,123 @@
+"""The tables. Migrations bring a database to this shape; a test holds the two together."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    and_,
+    or_,
+)
+from sqlalchemy.types import TypeDecorator
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment: timezone-aware UTC in Python on both databases, whatever they store (SQLite knows no zones)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The moment in UTC; a naive one is our own bug."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r} for the store; use datetime.now(UTC)")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The moment in UTC; what comes without a zone was stored in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData(naming_convention=NAMES)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tuned_model_id", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("spec", JSON, nullable=False),  # TuningSpec; never queried into
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),  # of the last move
+    Column("attempt", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("heartbeat_at", UtcDateTime),
+    Column("completed_steps", Integer, nullable=False),
+    Column("error_code", Integer),
+    Column("error_message", Text),
+    Index(None, "state", "created_at", "id"),  # claim, silent, counts
+    Index(None, "created_at", "id"),  # page
+)
+
+tuned_models = Table(
+    "tuned_models",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("base_model", String(255), nullable=False),
+    Column("owner", String(320), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("temperature", Double),
+    Column("top_p", Double),
+    Column("top_k", Integer),
+    Index(None, "created_at", "id"),  # page
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("mean_loss", Double),  # NULL is not-a-number: SQLite has no NaN
+    Column("num_tokens", BigInteger, nullable=False),
+    Column("num_supervised", BigInteger, nullable=False),
+    Column("elapsed_s", Double, nullable=False),
+    Column("computed_at", UtcDateTime, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    # SQLite counts rows by itself only in a column of the type INTEGER
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Index(None, "job_id", "id"),
+)
+
+
+def older(table: Table, created_at: datetime, row_id: str) -> ColumnElement[bool]:
+    """The rows that come after the given one where the newest stand first."""
+    column = table.c.created_at
+    return or_(column < created_at, and_(column == created_at, table.c.id < row_id))
