@@ -21,9 +21,16 @@ class Limits:
     max_epochs: int = 1000
     max_batch_size: int = 1024
     max_learning_rate: float = 1.0
+    system_on_tuned: bool = True  # whether a tuned model may be given a system instruction
 
 
-GEMINI_API = Limits("gemini-api", max_input_chars=40_000, max_output_chars=5_000, max_body_bytes=4 * 1024 * 1024)
+GEMINI_API = Limits(
+    "gemini-api",
+    max_input_chars=40_000,
+    max_output_chars=5_000,
+    max_body_bytes=4 * 1024 * 1024,
+    system_on_tuned=False,
+)
 OPEN = Limits("open", max_input_chars=None, max_output_chars=None, max_body_bytes=256 * 1024 * 1024)
 
 PROFILES = {limits.name: limits for limits in (GEMINI_API, OPEN)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kastor.domain.errors import InvalidArgument, NotFound
+from kastor.domain.generation import Sampling
 from kastor.domain.job import AdapterShape
 from kastor.models.families import FAMILIES, Family
 
@@ -55,6 +56,7 @@ class BaseModel:
     output_token_limit: int
     num_parameters: int
     adapter: AdapterShape
+    sampling: Sampling = Sampling()  # what holds where neither the request nor the tuned model says anything
 
     @property
     def name(self) -> str:
@@ -105,7 +107,9 @@ def _base(base_id: str, table: dict[str, Any]) -> BaseModel:
     family = FAMILIES[fields.pop("family")]
     adapter = fields.pop("adapter")
     shape = AdapterShape(adapter["rank"], float(adapter["alpha"]), tuple(adapter.get("targets", family.lora_targets)))
-    return BaseModel(id=base_id, family=family, source=_source(fields.pop("source")), adapter=shape, **fields)
+    sampling = Sampling(**fields.pop("sampling", {}))
+    source = _source(fields.pop("source"))
+    return BaseModel(id=base_id, family=family, source=source, adapter=shape, sampling=sampling, **fields)
 
 
 def _read(text: str, name: str) -> Catalog:

@@ -1,0 +1,62 @@
+"""Errors on the wire: the only table of codes and HTTP statuses, and Google's error body.
+
+Mirrors google.rpc.Status as the Gemini API writes it (gemini-api.md §4): `{"error": {code, message, status, details}}`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from kastor.domain.errors import Code, InvalidArgument, KastorError
+
+HTTP_STATUS: Mapping[Code, int] = MappingProxyType(
+    {
+        Code.CANCELLED: 499,
+        Code.INVALID_ARGUMENT: 400,
+        Code.NOT_FOUND: 404,
+        Code.ALREADY_EXISTS: 409,
+        Code.PERMISSION_DENIED: 403,
+        Code.RESOURCE_EXHAUSTED: 429,
+        Code.FAILED_PRECONDITION: 400,
+        Code.UNIMPLEMENTED: 501,
+        Code.INTERNAL: 500,
+        Code.UNAVAILABLE: 503,
+        Code.UNAUTHENTICATED: 401,
+    }
+)
+TYPE_URL = "type.googleapis.com/"
+SERVICE = "generativelanguage.googleapis.com"
+MAX_VIOLATIONS = 20
+"""A body may be wrong in a hundred thousand places; the answer names the first ones."""
+
+Json = dict[str, object]
+
+
+def error_body(error: KastorError, *, http_status: int | None = None) -> Json:
+    """The body that says `error`; `http_status` where it is not the code's usual one (405)."""
+    body: Json = {
+        "code": http_status or HTTP_STATUS[error.code],
+        "message": error.message,
+        "status": error.code.name,
+    }
+    details = _details(error)
+    if details:
+        body["details"] = details
+    return {"error": body}
+
+
+def _details(error: KastorError) -> list[Json]:
+    details: list[Json] = []
+    if error.reason:
+        details.append(
+            {
+                "@type": TYPE_URL + "google.rpc.ErrorInfo",
+                "reason": error.reason,
+                "domain": "googleapis.com",
+                "metadata": {"service": SERVICE},
+            }
+        )
+    violations = error.violations if isinstance(error, InvalidArgument) else ()
+    if violations:
+        listed = [{"field": v.field, "description": v.description} for v in violations[:MAX_VIOLATIONS]]
+        details.append({"@type": TYPE_URL + "google.rpc.BadRequest", "fieldViolations": listed})
+    return details
