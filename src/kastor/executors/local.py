@@ -1,0 +1,167 @@
+"""Workers as child processes of this machine, one per job.
+
+Knows processes and their logs; what an end means for the job is `jobs.scheduler`'s business.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from kastor.domain.job import TuningJob
+from kastor.lifeline import Lifeline
+from kastor.store.blobs import NO_SPACE, Blobs
+
+LAST_WORDS = 5  # lines
+LINE_CHARS = 300
+TAIL_BYTES = 64 * 1024
+KILL_WAIT_S = 5.0  # the kernel ends a process within milliseconds; only one stuck in I/O takes longer
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A worker's process ended."""
+
+    job_id: str
+    attempt: int
+    returncode: int  # negative: the signal that ended it
+    last_words: tuple[str, ...]  # what it printed last besides structured log lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    job_id: str
+    attempt: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    log_start: int  # bytes in the log before this attempt
+
+
+def worker_command(job: TuningJob, parent_fd: int) -> list[str]:
+    """How a worker is started with this interpreter."""
+    return [sys.executable, "-m", "kastor.worker", job.id, str(job.attempt), "--parent-fd", str(parent_fd)]
+
+
+class LocalExecutor:
+    """Starts, watches and ends workers; they end with this process, too (`lifeline`).
+
+    Not for several threads at once: it belongs to the scheduler's loop.
+    """
+
+    def __init__(
+        self,
+        settings_environment: Mapping[str, str],
+        blobs: Blobs,
+        *,
+        command: Callable[[TuningJob, int], list[str]] = worker_command,
+    ) -> None:
+        self._settings_environment = settings_environment
+        self._blobs = blobs
+        self._command = command
+        self._lifeline = Lifeline()
+        self._workers: list[_Worker] = []
+
+    def start(self, job: TuningJob) -> None:
+        """Start a worker for the job's present attempt; its output goes to the end of the job's log.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+            FailedPrecondition: the log cannot be written.
+            Unavailable: the machine cannot start a process.
+
+        """
+        log = self._blobs.log(job.id)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                start = output.tell()
+                process = self._spawn(job, output.fileno())
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise ResourceExhausted(f"No space left in {log.parent}; free some and tune again.") from error
+            raise FailedPrecondition(f"Cannot write the log {log}: {error.strerror or error}.") from error
+        self._workers.append(_Worker(job.id, job.attempt, process, log, start))
+
+    def exited(self) -> list[Exit]:
+        """The workers that ended since the last call; none of them left a child behind."""
+        ended = [worker for worker in self._workers if worker.process.poll() is not None]
+        for worker in ended:
+            self._workers.remove(worker)
+            _kill_group(worker)
+        return [Exit(w.job_id, w.attempt, w.process.returncode, last_words(w.log, start=w.log_start)) for w in ended]
+
+    def kill(self, job_id: str) -> None:
+        """End the job's worker at once, if it is one of ours; `exited` tells of it later."""
+        for worker in self._workers:
+            if worker.job_id == job_id:
+                _kill_group(worker)
+                _wait(worker)
+
+    def shutdown(self, grace_s: float) -> None:
+        """Ask all workers to end, and end those that have not after `grace_s`; `exited` tells of them."""
+        for worker in self._workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and any(w.process.poll() is None for w in self._workers):
+            time.sleep(0.02)
+        for worker in self._workers:
+            _kill_group(worker)
+            _wait(worker)
+        self._lifeline.close()
+
+    def _spawn(self, job: TuningJob, output: int) -> subprocess.Popen[bytes]:
+        parent_fd = self._lifeline.child_fd
+        try:
+            return subprocess.Popen(  # noqa: S603  # our own module; the job's id is ours, too
+                self._command(job, parent_fd),
+                env={**os.environ, **self._settings_environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(parent_fd,),
+                start_new_session=True,  # Ctrl-C in a terminal is the server's, which ends its workers in order
+            )
+        except OSError as error:
+            raise Unavailable(f"This machine cannot start a worker: {error.strerror or error}.") from error
+
+
+def last_words(log: Path, *, start: int) -> tuple[str, ...]:
+    """The last lines from byte `start` on that are not structured: a traceback's end, a C library's complaint."""
+    try:
+        with log.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            begin = max(start, end - TAIL_BYTES)
+            file.seek(begin)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ()  # the job's files were removed
+    if begin > start:
+        del lines[:1]  # cut in the middle
+    raw = [line.strip()[:LINE_CHARS] for line in lines if line.strip() and not _is_structured(line)]
+    return tuple(raw[-LAST_WORDS:])
+
+
+def _is_structured(line: str) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _kill_group(worker: _Worker) -> None:
+    # the worker leads a session of its own, so this is it and whatever it started
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the latter for a group of zombies
+        os.killpg(worker.process.pid, signal.SIGKILL)
+
+
+def _wait(worker: _Worker) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.process.wait(KILL_WAIT_S)

@@ -1,0 +1,213 @@
+"""Decides which job runs when, and what becomes of a job whose worker is gone.
+
+Keeps nothing of its own that matters: after any restart, the rows and their heartbeats say everything. How a worker
+runs is the executor's business; a worker writes its job's end itself, so only unannounced ends are judged here.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from kastor.domain.errors import Code, KastorError, NotFound, Superseded
+from kastor.domain.job import JobError, State, TuningJob
+from kastor.store.jobs import JobStore
+
+POLL_S = 0.25  # how soon a worker's death is noticed
+STOPPED_IN_ORDER = os.EX_TEMPFAIL  # 75: ended by SIGTERM, after a checkpoint
+
+
+class Exit(Protocol):
+    """A worker's process that ended."""
+
+    @property
+    def job_id(self) -> str:
+        """Whose worker it was."""
+
+    @property
+    def attempt(self) -> int:
+        """Of which attempt."""
+
+    @property
+    def returncode(self) -> int:
+        """Its exit code; negative: the signal that ended it."""
+
+    @property
+    def last_words(self) -> Sequence[str]:
+        """Lines it printed last."""
+
+
+class Executor(Protocol):
+    """Where workers run."""
+
+    def start(self, job: TuningJob) -> None:
+        """Start a worker for the job's present attempt; a `KastorError` says why it could not."""
+
+    def exited(self) -> Sequence[Exit]:
+        """Workers that ended since the last call, for whatever reason."""
+
+    def kill(self, job_id: str) -> None:
+        """End the job's worker at once, if it is one of ours."""
+
+    def shutdown(self, grace_s: float) -> None:
+        """Ask all workers to end, then end them; `exited` tells of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How an attempt ended without saying so itself."""
+
+    reason: str  # completes "the worker …"
+    died: bool = True
+    advice: str = ""  # what the user can do; the job's log is the place to look if empty
+    code: Code = Code.INTERNAL
+
+
+def loss(worker: Exit) -> Loss:
+    """What a worker's end means for a job that it left unfinished."""
+    code = worker.returncode
+    if code == STOPPED_IN_ORDER:
+        return Loss("was stopped and kept a checkpoint", died=False)
+    said = f', saying "{worker.last_words[-1]}"' if worker.last_words else ""
+    if code == -signal.SIGKILL:
+        advice = "free memory, or choose a smaller base model or batch size, and tune again"
+        return Loss("was killed (SIGKILL), as happens when memory runs out", advice=advice)
+    if code < 0:
+        return Loss(f"was ended by {_signal_name(-code)}{said}")
+    if code == 0:
+        return Loss(f"ended without finishing the job{said}")
+    return Loss(f"ended with exit code {code}{said}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+class Scheduler:
+    """First come, first served, `max_running` jobs at once over all servers of the database."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        executor: Executor,
+        *,
+        max_running: int,
+        max_deaths: int,
+        heartbeat_timeout_s: float,
+        clock: Callable[[], datetime],
+        grace_s: float = 10.0,
+    ) -> None:
+        self._jobs = jobs
+        self._executor = executor
+        self._max_running = max_running
+        self._max_deaths = max_deaths
+        self._timeout = timedelta(seconds=heartbeat_timeout_s)
+        self._clock = clock
+        self._grace_s = grace_s
+        self._unsettled: list[Exit] = []  # survives a database that cannot be reached for a while
+        self._stepped_at: datetime | None = None
+        self._patient_until: datetime | None = None
+        self._log = structlog.get_logger()
+
+    def run(self, stop: threading.Event, wake: threading.Event) -> None:
+        """Step until `stop`; at once when `wake` is set (a job came in, a cancel), else every `POLL_S`."""
+        while not stop.is_set():
+            try:
+                self.step()
+            except Exception:  # noqa: BLE001  # the process loop: jobs must go on after whatever one step met
+                self._log.exception("scheduler_step_failed")
+            wake.wait(POLL_S)
+            wake.clear()
+
+    def step(self) -> None:
+        """Settle what ended or fell silent, then start what there is room for."""
+        self._settle_exits()
+        now = self._clock()
+        if self._may_judge(now):
+            for silent in self._jobs.silent(before=now - self._timeout):
+                self._executor.kill(silent.id)
+                self._settle(
+                    silent.id, silent.attempt, Loss(f"was silent for more than {self._timeout.total_seconds():g} s")
+                )
+        while (job := self._jobs.claim(at=self._clock(), max_active=self._max_running)) and self._started(job):
+            pass  # one that could not start is tried again in the next step, not at once
+
+    def shutdown(self) -> None:
+        """Stop the workers; their jobs go back to the queue, which does not count as a death."""
+        self._executor.shutdown(self._grace_s)
+        self._unsettled.extend(self._executor.exited())
+        while self._unsettled:
+            worker = self._unsettled[0]
+            self._settle(worker.job_id, worker.attempt, Loss("was stopped with its server", died=False))
+            self._unsettled.pop(0)
+
+    def _started(self, job: TuningJob) -> bool:
+        try:
+            self._executor.start(job)
+        except KastorError as error:
+            self._settle(
+                job.id, job.attempt, Loss("could not start", advice=error.message.rstrip("."), code=error.code)
+            )
+            return False
+        self._log.info("worker_started", job_id=job.id, attempt=job.attempt)
+        return True
+
+    def _settle_exits(self) -> None:
+        self._unsettled.extend(self._executor.exited())
+        while self._unsettled:
+            worker = self._unsettled[0]
+            self._log.info("worker_ended", job_id=worker.job_id, attempt=worker.attempt, returncode=worker.returncode)
+            self._settle(worker.job_id, worker.attempt, loss(worker))
+            self._unsettled.pop(0)
+
+    def _may_judge(self, now: datetime) -> bool:
+        """Whether an old heartbeat says something about its worker.
+
+        It does not just after this process itself stood still (a laptop that slept, a machine out of breath): the
+        worker gets the time to catch up.
+        """
+        if self._stepped_at is not None and now - self._stepped_at > self._timeout / 2:
+            self._patient_until = now + self._timeout
+        self._stepped_at = now
+        return self._patient_until is None or now >= self._patient_until
+
+    def _settle(self, job_id: str, attempt: int, lost: Loss) -> None:
+        """Move the job on if that attempt still owns it; whoever else was quicker is right."""
+        while True:
+            try:
+                job = self._jobs.get(job_id)
+                if job.attempt == attempt and job.state.active:
+                    self._move_on(job, lost)
+            except Superseded:
+                continue  # somebody moved it since we looked (a cancel): look again
+            except NotFound:
+                pass  # deleted
+            return
+
+    def _move_on(self, job: TuningJob, lost: Loss) -> None:
+        deaths = job.deaths + int(lost.died)
+        error = None
+        if job.state is State.CANCELLING:
+            to = State.CANCELLED
+        elif lost.died and deaths >= self._max_deaths:
+            to, error = State.FAILED, JobError(lost.code, _epitaph(job.id, deaths, lost))
+        else:
+            to = State.QUEUED
+        note = f"the worker {lost.reason}" + (f": {lost.advice}" if lost.advice else "")
+        self._jobs.move(job, to, at=self._clock(), error=error, died=lost.died, note="" if error else note)
+        self._log.warning(
+            "worker_lost", job_id=job.id, attempt=job.attempt, state=str(to), deaths=deaths, reason=lost.reason
+        )
+
+
+def _epitaph(job_id: str, deaths: int, lost: Loss) -> str:
+    how = f"The worker died {deaths} times; the last time it" if deaths > 1 else "The worker"
+    return f"{how} {lost.reason}: {lost.advice or f'`kastor jobs logs {job_id}` shows what it printed'}."
