@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from kastor.domain.errors import AlreadyExists, Code, NotFound, Superseded
 from kastor.domain.job import (
     ACTIVE,
+    TERMINAL,
     AdapterShape,
     Event,
     Hyperparameters,
@@ -182,6 +183,22 @@ class JobStore:
         )
         with self._database.read() as connection:
             return [tuning_job(row) for row in connection.execute(query).mappings()]
+
+    def abandoned(self) -> list[str]:
+        """Ids of the jobs that have ended and whose model was released: nobody needs them any more."""
+        owner = tables.tuned_models
+        query = (
+            select(jobs.c.id)
+            .join_from(jobs, owner, owner.c.job_id == jobs.c.id, isouter=True)
+            .where(owner.c.id.is_(None), jobs.c.state.in_(TERMINAL))
+        )
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def delete(self, job_id: str) -> None:
+        """Forget the job with its events and snapshots; nothing happens if there is none."""
+        with self._database.write() as connection:
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state; every state is there."""

@@ -66,6 +66,17 @@ class ModelStore:
             if connection.execute(delete(jobs).where(jobs.c.id == job_id)).rowcount == 0:
                 raise _no_model(model_id)
 
+    def release(self, model_id: str) -> None:
+        """Forget the model only: its job stays, abandoned, until a worker that may be at it has ended.
+
+        Raises:
+            NotFound: there is none of this id.
+
+        """
+        with self._database.write() as connection:
+            if connection.execute(delete(tuned_models).where(tuned_models.c.id == model_id)).rowcount == 0:
+                raise _no_model(model_id)
+
 
 def _tuned_model(row: RowMapping) -> TunedModel:
     return TunedModel(**{column.name: row[column] for column in tuned_models.c})

@@ -1,0 +1,369 @@
+"""The use cases: what a caller may do with jobs, tuned models and base models. Permission is checked here, once.
+
+So far an installation has one circle of callers: whoever is let in sees and may do everything; the maker of a tuned
+model is stored as its owner.
+"""
+
+import secrets
+import string
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from kastor.dataset.parse import encode_example
+from kastor.domain.content import Prompt
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
+from kastor.domain.generation import Chunk, GenerateRequest, Sampling
+from kastor.domain.job import Event, Snapshot, State, TuningJob, TuningSpec, resolve
+from kastor.domain.limits import Limits
+from kastor.domain.tuned_model import MODEL_STATE, ModelState, Principal, TunedModel, checked_id, generated_id
+from kastor.jobs.requests import (
+    Ask,
+    ModelChange,
+    NewTuning,
+    check_examples,
+    check_prompt,
+    check_settings,
+    model_sampling,
+    sampling,
+)
+from kastor.models.catalog import BaseModel, Catalog
+from kastor.store.blobs import Blobs
+from kastor.store.jobs import JobStore
+from kastor.store.registry import ModelStore
+
+MAX_LOG_BYTES = 1024 * 1024  # of one answer; the caller goes on from the offset it got
+TUNED = "tunedModels/"
+ID_ALPHABET = string.ascii_lowercase + string.digits
+Item = TypeVar("Item")
+
+
+class Generator(Protocol):
+    """What generates: an engine, wherever it runs."""
+
+    def stream(self, request: GenerateRequest) -> Iterator[Chunk]:
+        """The answer as it is made. Blocks between pieces; closing the iterator ends the generation."""
+
+    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+        """How many tokens the prompt is for this base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """A tuned model with the job that makes it."""
+
+    model: TunedModel
+    job: TuningJob
+    sampling: Sampling  # the model's defaults, the base's where it has none of its own
+    snapshots: tuple[Snapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job with what happened to it."""
+
+    job: TuningJob
+    snapshots: tuple[Snapshot, ...]
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """A part of a list, and whether more follows."""
+
+    items: tuple[Item, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer on its way; `base` is what really generates it."""
+
+    base: BaseModel
+    chunks: Iterator[Chunk]
+
+
+def random_id() -> str:
+    """12 random letters and digits, as Google's operations have them."""
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(12))
+
+
+class TuningService:
+    """Every use case; safe to use from several threads at once."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        models: ModelStore,
+        blobs: Blobs,
+        catalog: Catalog,
+        generator: Generator,
+        limits: Limits,
+        clock: Callable[[], datetime],
+        wake: Callable[[], None],
+    ) -> None:
+        self._jobs = jobs
+        self._models = models
+        self._blobs = blobs
+        self._catalog = catalog
+        self._generator = generator
+        self._clock = clock
+        self._wake = wake
+        self.limits = limits
+
+    # tuned models
+
+    def create(self, new: NewTuning, caller: Principal) -> Tuning:
+        """A new tuned model whose job is queued: everything was checked, and the data set is on disk.
+
+        Raises:
+            InvalidArgument: something asked for is wrong; names the fields.
+            NotFound: there is no such base model.
+            AlreadyExists: the id is taken.
+            ResourceExhausted: the disk is full.
+
+        """
+        base = self._tunable(new.base_model)
+        check_examples(new.examples, self.limits)
+        job = self._new_job(new, base)
+        model = self._new_model(new, job, caller)
+        with ExitStack() as undo:
+            undo.callback(self._blobs.remove_job, job.id)
+            self._blobs.write_dataset(job.id, map(encode_example, new.examples))
+            self._jobs.add(job, model)
+            undo.pop_all()
+        self._wake()
+        return self._tuning(model, job)
+
+    def model(self, model_id: str, caller: Principal) -> Tuning:
+        """The tuned model.
+
+        Raises:
+            NotFound: there is none of this id.
+
+        """
+        found = self._models.get(model_id)
+        return self._tuning(found, self._jobs.get(found.job_id))
+
+    def models(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[Tuning]:
+        """Up to `limit` tuned models, newest first."""
+        found = self._models.page(limit=limit + 1, before=before)
+        return Page(tuple(self._tuning(model, job) for model, job in found[:limit]), len(found) > limit)
+
+    def update_model(self, model_id: str, change: ModelChange, caller: Principal) -> Tuning:
+        """The tuned model after the change.
+
+        Raises:
+            InvalidArgument: a value is out of range.
+            NotFound: there is none of this id.
+
+        """
+        present = self._models.get(model_id)
+        changed = replace(present, updated_at=self._clock(), **change)
+        check_settings(changed, self.limits)
+        self._models.update(changed)
+        return self._tuning(changed, self._jobs.get(changed.job_id))
+
+    def delete_model(self, model_id: str, caller: Principal) -> None:
+        """Take the model away at once. Its job, if it still runs, is cancelled; what it keeps goes when it has ended.
+
+        Raises:
+            NotFound: there is none of this id.
+
+        """
+        model = self._models.get(model_id)
+        self._jobs.request_cancel(model.job_id, at=self._clock())
+        self._models.release(model_id)
+        self.tidy()
+        self._wake()
+
+    def tidy(self) -> None:
+        """Remove the rows and files of ended jobs whose model was deleted. To be called now and then."""
+        for job_id in self._jobs.abandoned():
+            self._blobs.remove_job(job_id)  # first: after an interruption the row says that there is more to do
+            self._jobs.delete(job_id)
+
+    # operations
+
+    def operation(self, model_id: str, job_id: str, caller: Principal) -> Tuning:
+        """The tuned model whose job this is.
+
+        Raises:
+            NotFound: there is no such model, or its job is another.
+
+        """
+        found = self._models.get(model_id)
+        if found.job_id != job_id:
+            raise NotFound(f"Operation tunedModels/{model_id}/operations/{job_id} does not exist.")
+        return self._tuning(found, self._jobs.get(job_id))
+
+    def cancel_model(self, model_id: str, caller: Principal) -> None:
+        """Ask the model's job to stop. Nothing happens to one that has ended.
+
+        Raises:
+            NotFound: there is no such model.
+
+        """
+        self.cancel(self._models.get(model_id).job_id, caller)
+
+    # jobs
+
+    def cancel(self, job_id: str, caller: Principal) -> JobView:
+        """The job after it was asked to stop.
+
+        Raises:
+            NotFound: there is no such job.
+
+        """
+        job = self._jobs.request_cancel(job_id, at=self._clock())
+        self._wake()
+        return self._view(job)
+
+    def job(self, job_id: str, caller: Principal, *, events: bool = False) -> JobView:
+        """The job.
+
+        Raises:
+            NotFound: there is no such job.
+
+        """
+        view = self._view(self._jobs.get(job_id))
+        return replace(view, events=tuple(self._jobs.events(job_id))) if events else view
+
+    def jobs(self, caller: Principal, *, limit: int, before: str | None = None) -> Page[JobView]:
+        """Up to `limit` jobs, newest first."""
+        found = self._jobs.page(limit=limit + 1, before=before)
+        return Page(tuple(map(self._view, found[:limit])), len(found) > limit)
+
+    def job_log(self, job_id: str, caller: Principal, *, offset: int) -> bytes:
+        """The job's log from byte `offset`: as much as one answer holds; nothing where it has not begun.
+
+        Raises:
+            NotFound: there is no such job.
+
+        """
+        self._jobs.get(job_id)
+        try:
+            with self._blobs.log(job_id).open("rb") as file:
+                file.seek(offset)
+                return file.read(MAX_LOG_BYTES)
+        except FileNotFoundError:
+            return b""
+
+    def job_counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        return self._jobs.counts()
+
+    # base models
+
+    def base_models(self) -> tuple[tuple[str, BaseModel], ...]:
+        """Every name of a base, the aliases last, and what it means."""
+        own = tuple((base.id, base) for base in self._catalog.bases.values())
+        return own + tuple((alias, self._catalog.base(alias)) for alias in self._catalog.aliases)
+
+    def base_model(self, name: str) -> BaseModel:
+        """The base that `name` means.
+
+        Raises:
+            NotFound: names near ones.
+
+        """
+        return self._catalog.base(name)
+
+    # generation
+
+    def stream(self, name: str, ask: Ask, caller: Principal) -> Answer:
+        """An answer by the base model `models/…` or the tuned model `tunedModels/…`; made as its chunks are read.
+
+        Raises:
+            InvalidArgument: the prompt or a value is out of bounds.
+            NotFound: there is no such model.
+            FailedPrecondition: the tuned model is not ready.
+
+        """
+        if name.startswith(TUNED):
+            model, job = self._asked_model(name, ask.prompt)
+            base, adapter = self._catalog.base(job.spec.base_model), job.id
+            default = model_sampling(model, base.sampling)
+        else:
+            base, adapter = self._catalog.base(name), None
+            default = base.sampling
+        chosen = sampling(ask, default, base.output_token_limit)
+        return Answer(base, self._generator.stream(GenerateRequest(base.id, ask.prompt, chosen, adapter)))
+
+    def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> int:
+        """How many tokens the prompt is for the model.
+
+        Raises:
+            NotFound: there is no such model.
+
+        """
+        if name.startswith(TUNED):
+            name = self._jobs.get(self._models.get(name.removeprefix(TUNED)).job_id).spec.base_model
+        return self._generator.count_tokens(self._catalog.base(name).id, prompt)
+
+    def _asked_model(self, name: str, prompt: Prompt) -> tuple[TunedModel, TuningJob]:
+        model = self._models.get(name.removeprefix(TUNED))
+        job = self._jobs.get(model.job_id)
+        _require_active(model, job)
+        check_prompt(prompt, model.name, self.limits)
+        return model, job
+
+    # below: parts
+
+    def _tunable(self, name: str) -> BaseModel:
+        if name.startswith(TUNED):
+            raise InvalidArgument.of("baseModel", f"{name!r}: tuning on top of a tuned model is not offered yet")
+        if not name:
+            raise InvalidArgument.of("baseModel", "is missing; name one of GET /v1beta/models")
+        return self._catalog.base(name)
+
+    def _new_job(self, new: NewTuning, base: BaseModel) -> TuningJob:
+        hyperparameters = resolve(new.hyperparameters, len(new.examples), self.limits)
+        spec = TuningSpec(base.id, hyperparameters, base.adapter, len(new.examples))
+        job_id, now = random_id(), self._clock()
+        model_id = new.tuned_model_id
+        if model_id is None:
+            model_id = generated_id(new.display_name, random_id())
+        else:
+            checked_id(model_id, self.limits)
+        return TuningJob(job_id, model_id, spec, State.QUEUED, created_at=now, updated_at=now)
+
+    def _new_model(self, new: NewTuning, job: TuningJob, caller: Principal) -> TunedModel:
+        model = TunedModel(
+            id=job.tuned_model_id,
+            job_id=job.id,
+            base_model=f"models/{new.base_model.removeprefix('models/')}",
+            owner=caller.email,
+            created_at=job.created_at,
+            updated_at=job.created_at,
+            display_name=new.display_name,
+            description=new.description,
+            temperature=new.temperature,
+            top_p=new.top_p,
+            top_k=new.top_k,
+        )
+        check_settings(model, self.limits)
+        return model
+
+    def _tuning(self, model: TunedModel, job: TuningJob) -> Tuning:
+        base = self._catalog.bases.get(job.spec.base_model)  # the operator may have taken it out since
+        defaults = model_sampling(model, base.sampling if base else Sampling())
+        return Tuning(model, job, defaults, tuple(self._jobs.snapshots(job.id)))
+
+    def _view(self, job: TuningJob) -> JobView:
+        return JobView(job, tuple(self._jobs.snapshots(job.id)))
+
+
+def _require_active(model: TunedModel, job: TuningJob) -> None:
+    state = MODEL_STATE[job.state]
+    if state is ModelState.CREATING:
+        raise FailedPrecondition(
+            f"Tuned model {model.name} is CREATING (its job is {job.state}, {job.completed_steps} of "
+            f"{job.spec.total_steps} steps done). Try again when its state is ACTIVE."
+        )
+    if state is ModelState.FAILED:
+        why = job.error.message if job.error else "its tuning was cancelled."
+        raise FailedPrecondition(f"Tuned model {model.name} is FAILED: {why} Tune a new one.")
