@@ -1,0 +1,527 @@
+"""Which job runs when, and what becomes of a job whose worker is gone: with a fake executor and with real processes."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from kastor.domain.errors import Code, KastorError, ResourceExhausted, Unavailable
+from kastor.domain.job import JobError, State, TuningJob
+from kastor.executors.local import Exit, LocalExecutor
+from kastor.jobs.scheduler import Scheduler, loss
+from kastor.store.blobs import Blobs
+from kastor.store.database import Database, migrate, open_database
+from kastor.store.jobs import JobStore
+from kastor.store.registry import ModelStore
+from making import after, make_job, make_model
+
+TIMEOUT_S = 10.0
+
+
+@dataclass
+class FakeExecutor:
+    """Notes what it is asked for; tests say which workers end, and how."""
+
+    started: list[tuple[str, int]] = field(default_factory=list)
+    killed: list[str] = field(default_factory=list)
+    exits: list[Exit] = field(default_factory=list)
+    refusal: KastorError | None = None
+    code_at_shutdown: int = 75
+    grace_s: float | None = None
+
+    def start(self, job: TuningJob) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.started.append((job.id, job.attempt))
+
+    def exited(self) -> list[Exit]:
+        exits, self.exits = self.exits, []
+        return exits
+
+    def kill(self, job_id: str) -> None:
+        self.killed.append(job_id)
+
+    def shutdown(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        self.exits += [Exit(job_id, attempt, self.code_at_shutdown, ()) for job_id, attempt in self.started]
+
+    def end(self, returncode: int, *last_words: str, job_id: str = "job1", attempt: int = 1) -> None:
+        self.exits.append(Exit(job_id, attempt, returncode, last_words))
+
+
+@dataclass
+class Clock:
+    """Stands still but where told."""
+
+    seconds: float = 0.0
+
+    def __call__(self) -> datetime:
+        return after(self.seconds)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Database]:
+    database = open_database(f"sqlite:///{tmp_path / 'kastor.db'}")
+    migrate(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def jobs(store: Database) -> JobStore:
+    return JobStore(store)
+
+
+@pytest.fixture
+def executor() -> FakeExecutor:
+    return FakeExecutor()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def scheduler(jobs: JobStore, executor: FakeExecutor, clock: Clock) -> Scheduler:
+    return make_scheduler(jobs, executor, clock)
+
+
+def make_scheduler(jobs: JobStore, executor: FakeExecutor, clock: Clock, max_running: int = 1) -> Scheduler:
+    return Scheduler(
+        jobs, executor, max_running=max_running, max_deaths=3, heartbeat_timeout_s=TIMEOUT_S, clock=clock, grace_s=5.0
+    )
+
+
+def add(jobs: JobStore, job_id: str = "job1", seconds: float = 0) -> TuningJob:
+    job = make_job(job_id, created_at=after(seconds))
+    jobs.add(job, make_model(job))
+    return job
+
+
+def advance(scheduler: Scheduler, clock: Clock, seconds: float) -> None:
+    """Let time pass as it does for a scheduler that runs: in small steps."""
+    until = clock.seconds + seconds
+    while clock.seconds < until:
+        clock.seconds = min(clock.seconds + 1, until)
+        scheduler.step()
+
+
+def state(jobs: JobStore, job_id: str = "job1") -> State:
+    return jobs.get(job_id).state
+
+
+def test_jobs_start_in_the_order_they_came_while_there_is_room(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock
+) -> None:
+    for job_id, seconds in (("c", 3), ("a", 1), ("b", 2)):
+        add(jobs, job_id, seconds)
+    scheduler = make_scheduler(jobs, executor, clock, max_running=2)
+    scheduler.step()
+    scheduler.step()
+    assert executor.started == [("a", 1), ("b", 1)]
+    jobs.move(jobs.move(jobs.get("a"), State.RUNNING, at=clock()), State.SUCCEEDED, at=clock())
+    executor.end(0, job_id="a")
+    scheduler.step()
+    assert executor.started == [("a", 1), ("b", 1), ("c", 1)]
+
+
+def test_a_worker_that_said_how_its_job_ended_is_believed(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    scheduler.step()
+    failed = jobs.move(jobs.get("job1"), State.FAILED, at=clock(), error=JobError(Code.INVALID_ARGUMENT, "Bad row."))
+    executor.end(0)
+    scheduler.step()
+    assert jobs.get("job1") == failed
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_job_whose_worker_died_runs_again(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler, running: bool
+) -> None:
+    add(jobs)
+    scheduler.step()
+    if running:
+        jobs.move(jobs.get("job1"), State.RUNNING, at=clock())
+    executor.end(-signal.SIGSEGV)
+    scheduler.step()
+    job = jobs.get("job1")
+    assert (job.state, job.attempt, job.deaths) == (State.PREPARING, 2, 1)
+    assert executor.started == [("job1", 1), ("job1", 2)]
+
+
+def test_a_job_whose_worker_died_too_often_fails_with_the_reason(
+    jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    for attempt in (1, 2, 3):
+        scheduler.step()
+        executor.end(1, "Traceback …", "RuntimeError: boom", attempt=attempt)
+    scheduler.step()
+    job = jobs.get("job1")
+    assert (job.state, job.deaths, len(executor.started)) == (State.FAILED, 3, 3)
+    assert job.error == JobError(
+        Code.INTERNAL,
+        'The worker died 3 times; the last time it ended with exit code 1, saying "RuntimeError: boom": '
+        "`kastor jobs logs job1` shows what it printed.",
+    )
+    warnings = [event.message for event in jobs.events("job1") if event.level == "warning"]
+    assert (
+        warnings
+        == [
+            'PREPARING -> QUEUED: the worker ended with exit code 1, saying "RuntimeError: boom"',
+        ]
+        * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("returncode", "reason"),
+    [
+        (-signal.SIGKILL, "was killed (SIGKILL), as happens when memory runs out"),
+        (-signal.SIGSEGV, 'was ended by SIGSEGV, saying "words"'),
+        (-40, 'was ended by signal 40, saying "words"'),
+        (0, 'ended without finishing the job, saying "words"'),
+        (2, 'ended with exit code 2, saying "words"'),
+    ],
+)
+def test_each_way_to_die_has_its_reason(returncode: int, reason: str) -> None:
+    lost = loss(Exit("job1", 1, returncode, ("more", "words")))
+    assert (lost.reason, lost.died) == (reason, True)
+    assert ("memory" in lost.advice) is (returncode == -signal.SIGKILL)
+
+
+def test_a_worker_stopped_in_order_is_no_death(jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler) -> None:
+    add(jobs)
+    for attempt in range(1, 6):
+        scheduler.step()
+        executor.end(75, attempt=attempt)
+    scheduler.step()
+    job = jobs.get("job1")
+    assert (job.state, job.attempt, job.deaths) == (State.PREPARING, 6, 0)
+
+
+@pytest.mark.parametrize("returncode", [0, 1, 75, -signal.SIGKILL])
+def test_a_job_that_was_to_be_cancelled_is_cancelled_once_its_worker_is_gone(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler, returncode: int
+) -> None:
+    add(jobs)
+    scheduler.step()
+    jobs.request_cancel("job1", at=clock())
+    scheduler.step()
+    assert state(jobs) is State.CANCELLING
+    executor.end(returncode)
+    scheduler.step()
+    assert state(jobs) is State.CANCELLED
+    assert executor.started == [("job1", 1)]
+
+
+def test_a_silent_worker_is_killed_and_its_job_runs_again(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    scheduler.step()
+    advance(scheduler, clock, 6)
+    jobs.beat("job1", 1, at=clock())
+    advance(scheduler, clock, TIMEOUT_S)
+    assert executor.killed == []
+    advance(scheduler, clock, 1)
+    assert (executor.killed, executor.started) == (["job1"], [("job1", 1), ("job1", 2)])
+    assert jobs.get("job1").deaths == 1
+    assert any("silent for more than 10 s" in event.message for event in jobs.events("job1"))
+    executor.end(-signal.SIGKILL)  # of the attempt that is over: says nothing about the present one
+    scheduler.step()
+    assert (jobs.get("job1").attempt, jobs.get("job1").deaths) == (2, 1)
+
+
+def test_a_cancelled_job_with_a_silent_worker_is_cancelled(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    scheduler.step()
+    jobs.request_cancel("job1", at=clock())
+    advance(scheduler, clock, TIMEOUT_S + 1)
+    assert (state(jobs), executor.killed) == (State.CANCELLED, ["job1"])
+
+
+def test_jobs_of_a_server_that_is_gone_are_taken_over_at_once(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock
+) -> None:
+    add(jobs)
+    jobs.claim(at=clock(), max_active=1)
+    clock.seconds = 3600
+    make_scheduler(jobs, executor, clock).step()
+    assert executor.started == [("job1", 2)]
+
+
+def test_workers_are_not_blamed_for_a_pause_of_the_scheduler_itself(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    scheduler.step()
+    clock.seconds += 3600  # the laptop slept
+    scheduler.step()
+    advance(scheduler, clock, TIMEOUT_S / 2)
+    jobs.beat("job1", 1, at=clock())
+    advance(scheduler, clock, TIMEOUT_S)
+    assert executor.killed == []
+    advance(scheduler, clock, 1)
+    assert executor.killed == ["job1"]
+
+
+def test_a_worker_that_cannot_be_started_fails_the_job_with_what_to_do(
+    jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    executor.refusal = ResourceExhausted("No space left in /data; free some and tune again.")
+    for _ in range(3):
+        scheduler.step()
+    assert jobs.get("job1").error == JobError(
+        Code.RESOURCE_EXHAUSTED,
+        "The worker died 3 times; the last time it could not start: No space left in /data; free some and tune again.",
+    )
+
+
+def test_a_job_deleted_under_its_worker_is_forgotten(
+    store: Database, jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    scheduler.step()
+    ModelStore(store).delete("model-of-job1")
+    executor.end(-signal.SIGKILL)
+    scheduler.step()
+    assert jobs.page(limit=9) == []
+
+
+class CancelledMeanwhile(JobStore):
+    """A store in which a cancel comes in just after the scheduler read the job."""
+
+    def get(self, job_id: str) -> TuningJob:
+        job = super().get(job_id)
+        self.request_cancel(job_id, at=after(1))
+        return job
+
+
+def test_a_cancel_that_comes_in_while_a_death_is_settled_wins(
+    store: Database, jobs: JobStore, executor: FakeExecutor, clock: Clock
+) -> None:
+    add(jobs)
+    scheduler = make_scheduler(CancelledMeanwhile(store), executor, clock)
+    scheduler.step()
+    executor.end(1)
+    scheduler.step()
+    assert state(jobs) is State.CANCELLED
+
+
+class OftenAway(JobStore):
+    """A store whose database cannot be reached every other time."""
+
+    calls = 0
+
+    def get(self, job_id: str) -> TuningJob:
+        self.calls += 1
+        if self.calls % 2:
+            raise Unavailable("The database cannot be used.")
+        return super().get(job_id)
+
+
+def test_an_exit_is_settled_though_the_database_was_away(
+    store: Database, jobs: JobStore, executor: FakeExecutor, clock: Clock
+) -> None:
+    add(jobs)
+    scheduler = make_scheduler(OftenAway(store), executor, clock)
+    scheduler.step()
+    executor.end(1)
+    with pytest.raises(Unavailable):
+        scheduler.step()
+    scheduler.step()
+    assert (jobs.get("job1").attempt, jobs.get("job1").deaths) == (2, 1)
+
+
+def test_the_loop_outlives_a_step_that_failed(store: Database, executor: FakeExecutor, clock: Clock) -> None:
+    jobs, stop, wake = OftenAway(store), threading.Event(), threading.Event()
+    add(jobs)
+    loop = threading.Thread(target=make_scheduler(jobs, executor, clock).run, args=(stop, wake))
+    with capture_logs() as logs:
+        loop.start()
+        wait_until(lambda: executor.started == [("job1", 1)])
+        executor.end(1)
+        wake.set()
+        wait_until(lambda: executor.started == [("job1", 1), ("job1", 2)])
+        stop.set()
+        wake.set()
+        loop.join(10)
+    assert not loop.is_alive()
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["scheduler_step_failed"]
+
+
+def test_what_it_does_is_logged_with_the_job(jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler) -> None:
+    add(jobs)
+    with capture_logs() as logs:
+        scheduler.step()
+        executor.end(1)
+        scheduler.step()
+    assert [(line["event"], line["job_id"], line["attempt"]) for line in logs] == [
+        ("worker_started", "job1", 1),
+        ("worker_ended", "job1", 1),
+        ("worker_lost", "job1", 1),
+        ("worker_started", "job1", 2),
+    ]
+
+
+@pytest.mark.parametrize("code", [75, 0, -signal.SIGTERM, -signal.SIGKILL])
+def test_a_shutdown_puts_jobs_back_into_the_queue_without_counting_a_death(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, code: int
+) -> None:
+    scheduler = make_scheduler(jobs, executor, clock, max_running=2)
+    for job_id in ("job1", "job2", "job3"):
+        add(jobs, job_id)
+    scheduler.step()
+    jobs.request_cancel("job2", at=clock())
+    executor.code_at_shutdown = code
+    scheduler.shutdown()
+    assert executor.grace_s == 5.0
+    assert [state(jobs, f"job{n}") for n in (1, 2, 3)] == [State.QUEUED, State.CANCELLED, State.QUEUED]
+    assert jobs.get("job1").deaths == 0
+
+
+# With real processes: a script stands for the worker and does to the store what the worker does.
+
+WORKER = """
+import os, signal, sys, time
+from datetime import UTC, datetime
+from kastor.domain.job import State
+from kastor.lifeline import watch_parent
+from kastor.store.database import open_database
+from kastor.store.jobs import JobStore
+
+url, behaviour, job_id, attempt, fd = sys.argv[1:]
+watch_parent(int(fd), lambda: os._exit(1))
+jobs, attempt = JobStore(open_database(url)), int(attempt)
+stopped = []
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+job = jobs.move(jobs.get(job_id), State.RUNNING, at=datetime.now(UTC))
+if behaviour == "die" or behaviour == "die-once" and attempt == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if behaviour == "freeze" and attempt == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)
+if behaviour != "train":
+    jobs.move(job, State.SUCCEEDED, at=datetime.now(UTC))
+    sys.exit(0)
+while True:
+    if stopped:
+        sys.exit(75)
+    if jobs.beat(job_id, attempt, at=datetime.now(UTC)) is State.CANCELLING:
+        jobs.move(jobs.get(job_id), State.CANCELLED, at=datetime.now(UTC))
+        sys.exit(0)
+    time.sleep(0.02)
+"""
+
+
+@dataclass
+class Service:
+    """A scheduler over real processes, in a thread, as the server runs it."""
+
+    jobs: JobStore
+    scheduler: Scheduler
+    stop: threading.Event = field(default_factory=threading.Event)
+    wake: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._loop = threading.Thread(target=self.scheduler.run, args=(self.stop, self.wake))
+        self._loop.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        self.wake.set()
+        self._loop.join()
+        self.scheduler.shutdown()
+
+
+def wait_until(condition: object, timeout_s: float = 20) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def real_service(store: Database, tmp_path: Path, behaviour: str, timeout_s: float = 60) -> Service:
+    jobs = JobStore(store)
+    url = str(store.engine.url)
+    executor = LocalExecutor(
+        {},
+        Blobs(tmp_path),
+        command=lambda job, fd: [sys.executable, "-c", WORKER, url, behaviour, job.id, str(job.attempt), str(fd)],
+    )
+    scheduler = Scheduler(
+        jobs, executor, max_running=1, max_deaths=2, heartbeat_timeout_s=timeout_s, clock=lambda: datetime.now(UTC)
+    )
+    return Service(jobs, scheduler)
+
+
+def run_to_the_end(store: Database, tmp_path: Path, behaviour: str, timeout_s: float = 60) -> TuningJob:
+    add(JobStore(store))
+    service = real_service(store, tmp_path, behaviour, timeout_s)
+    try:
+        wait_until(lambda: state(service.jobs).terminal)
+    finally:
+        service.end()
+    return service.jobs.get("job1")
+
+
+def test_a_really_killed_worker_is_noticed_and_started_again(store: Database, tmp_path: Path) -> None:
+    job = run_to_the_end(store, tmp_path, "die-once")
+    assert (job.state, job.attempt, job.deaths) == (State.SUCCEEDED, 2, 1)
+
+
+def test_workers_that_keep_dying_fail_the_job(store: Database, tmp_path: Path) -> None:
+    job = run_to_the_end(store, tmp_path, "die")
+    assert (job.state, job.attempt, job.deaths) == (State.FAILED, 2, 2)
+    assert job.error is not None
+    assert job.error.message == (
+        "The worker died 2 times; the last time it was killed (SIGKILL), as happens when memory runs out: "
+        "free memory, or choose a smaller base model or batch size, and tune again."
+    )
+
+
+def test_a_really_frozen_worker_is_replaced(store: Database, tmp_path: Path) -> None:
+    job = run_to_the_end(store, tmp_path, "freeze", timeout_s=2)
+    assert (job.state, job.attempt, job.deaths) == (State.SUCCEEDED, 2, 1)
+
+
+def test_a_running_job_ends_soon_after_a_cancel(store: Database, tmp_path: Path) -> None:
+    add(JobStore(store))
+    service = real_service(store, tmp_path, "train")
+    try:
+        wait_until(lambda: state(service.jobs) is State.RUNNING)
+        service.jobs.request_cancel("job1", at=datetime.now(UTC))
+        wait_until(lambda: state(service.jobs) is State.CANCELLED)
+    finally:
+        service.end()
+
+
+def test_a_shutdown_ends_the_workers_and_the_next_server_goes_on(store: Database, tmp_path: Path) -> None:
+    add(JobStore(store))
+    service = real_service(store, tmp_path, "train")
+    try:
+        wait_until(lambda: state(service.jobs) is State.RUNNING)
+    finally:
+        service.end()
+    job = service.jobs.get("job1")
+    assert (job.state, job.attempt, job.deaths) == (State.QUEUED, 1, 0)
+    assert "the worker was stopped with its server" in service.jobs.events("job1")[-1].message
+    later = real_service(store, tmp_path, "finish")
+    try:
+        wait_until(lambda: state(later.jobs) is State.SUCCEEDED)
+    finally:
+        later.end()

@@ -1,0 +1,89 @@
+"""Migrations make the tables that `store.tables` describes, wherever Kastor is installed."""
+
+import multiprocessing
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from kastor.domain.errors import FailedPrecondition
+from kastor.store.database import Database, migrate, open_database
+from kastor.store.jobs import JobStore
+from kastor.store.tables import metadata
+from making import make_job, make_model
+
+
+def differences(database: Database) -> list[object]:
+    with database.read() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+
+
+def test_migrations_and_tables_agree(empty_database_url: str) -> None:
+    database = open_database(empty_database_url)
+    assert differences(database) != []
+    migrate(database)
+    assert differences(database) == []
+    with database.read() as connection:
+        found = inspect(connection)
+        for table in metadata.tables.values():
+            assert {key["name"] for key in found.get_foreign_keys(table.name)} == {
+                key.name for key in table.foreign_key_constraints
+            }
+            assert found.get_pk_constraint(table.name)["name"] == table.primary_key.name
+    database.close()
+
+
+def test_migrating_again_changes_nothing(database: Database) -> None:
+    job = make_job()
+    JobStore(database).add(job, make_model(job))
+    migrate(database)
+    assert differences(database) == []
+    assert JobStore(database).get(job.id) == job
+
+
+def migrate_in_a_process(url: str) -> bool:
+    database = open_database(url)
+    migrate(database)
+    database.close()
+    return True
+
+
+def test_processes_that_start_at_once_migrate_once(empty_database_url: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert pool.map(migrate_in_a_process, [empty_database_url] * 3, chunksize=1) == [True] * 3
+        pool.close()
+        pool.join()
+    database = open_database(empty_database_url)
+    assert differences(database) == []
+    database.close()
+
+
+def test_a_database_of_a_newer_kastor_is_refused(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(FailedPrecondition, match="written by a newer Kastor"):
+        migrate(database)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FailedPrecondition, match=r"Cannot use .*file/data for the database"):
+        migrate(open_database(f"sqlite:///{tmp_path / 'file' / 'data' / 'kastor.db'}"))
+
+
+def test_a_path_with_signs_that_configuration_files_use_works(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / '100 %(here)s' / 'kastor.db'}")
+    migrate(database)
+    assert differences(database) == []
+    database.close()
+
+
+def test_the_revisions_are_modules_of_the_package_and_so_in_the_wheel() -> None:
+    versions = files("kastor.store.migrations.versions")
+    revisions = [entry.name for entry in versions.iterdir() if entry.name.startswith("v")]
+    assert revisions
+    assert all(name.endswith(".py") and name.removesuffix(".py").isidentifier() for name in revisions)

@@ -1,0 +1,111 @@
+"""The table of tuned models, on both databases."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, select
+
+from kastor.domain.errors import NotFound
+from kastor.domain.job import Event
+from kastor.domain.tuned_model import TunedModel
+from kastor.store.database import Database
+from kastor.store.jobs import JobStore
+from kastor.store.registry import ModelStore
+from kastor.store.tables import metadata
+from making import START, after, make_job, make_model, make_snapshot
+
+
+@pytest.fixture
+def models(database: Database) -> ModelStore:
+    return ModelStore(database)
+
+
+@pytest.fixture
+def jobs(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+def add(jobs: JobStore, job_id: str = "job1", seconds: float = 0, **changes: object) -> TunedModel:
+    job = make_job(job_id, created_at=after(seconds), updated_at=after(seconds))
+    model = make_model(job, **changes)
+    jobs.add(job, model)
+    return model
+
+
+def test_a_model_comes_back_as_it_was_kept(jobs: JobStore, models: ModelStore) -> None:
+    bare = add(jobs, "job1")
+    full = add(
+        jobs,
+        "job2",
+        display_name="Zählen ≥ 1",
+        description="d",
+        temperature=0.0,
+        top_p=0.95,
+        top_k=40,
+        updated_at=after(3),
+    )
+    assert models.get(bare.id) == bare
+    assert models.get(full.id) == full
+
+
+def test_an_unknown_model_is_not_found(models: ModelStore) -> None:
+    for ask in (models.get, models.delete, lambda name: models.update(make_model(make_job(), id=name))):
+        with pytest.raises(NotFound, match=r"Tuned model tunedModels/nobody does not exist\."):
+            ask("nobody")
+
+
+def test_pages_hold_models_with_their_jobs_newest_first(jobs: JobStore, models: ModelStore) -> None:
+    for job_id, seconds in (("c", 1), ("a", 1), ("b", 1), ("y", 0), ("x", 2)):
+        add(jobs, job_id, seconds)
+    claimed = jobs.claim(at=after(9), max_active=1)
+    pages, before = [], None
+    while page := models.page(limit=2, before=before):
+        pages.append(page)
+        before = (page[-1][0].created_at, page[-1][0].id)
+    flat = [pair for page in pages for pair in page]
+    assert [[job.id for _, job in page] for page in pages] == [["x", "c"], ["b", "a"], ["y"]]
+    assert flat == [(models.get(model.id), jobs.get(model.job_id)) for model, _ in flat]
+    assert flat[-1][1] == claimed
+
+
+def test_a_page_goes_on_where_the_last_ended_though_that_model_was_deleted(jobs: JobStore, models: ModelStore) -> None:
+    first, second = add(jobs, "new", 1), add(jobs, "old", 0)
+    models.delete(first.id)
+    assert [model for model, _ in models.page(limit=5, before=(first.created_at, first.id))] == [second]
+
+
+def test_an_update_is_kept(jobs: JobStore, models: ModelStore) -> None:
+    changed = replace(add(jobs), display_name="new name", temperature=None, top_k=3, updated_at=after(60))
+    other = add(jobs, "job2")
+    models.update(changed)
+    assert models.get(changed.id) == changed
+    assert models.get(other.id) == other
+
+
+def test_deleting_a_model_leaves_nothing_of_it_and_all_of_the_others(
+    database: Database, jobs: JobStore, models: ModelStore
+) -> None:
+    gone, kept = add(jobs, "gone"), add(jobs, "kept", 1)
+    for job_id in ("gone", "kept"):
+        jobs.claim(at=START, max_active=9)
+        jobs.record_step(job_id, 1, make_snapshot())
+        jobs.add_event(job_id, Event(START, "info", "hello"))
+    models.delete(gone.id)
+    with pytest.raises(NotFound):
+        models.get(gone.id)
+    with pytest.raises(NotFound):
+        jobs.get("gone")
+    with database.read() as connection:
+        rows = {
+            name: connection.execute(select(func.count()).select_from(t)).scalar()
+            for name, t in metadata.tables.items()
+        }
+    assert rows == {"jobs": 1, "tuned_models": 1, "snapshots": 1, "events": 3}
+    assert models.get(kept.id) == kept
+
+
+def test_the_name_of_a_deleted_model_can_be_used_again(jobs: JobStore, models: ModelStore) -> None:
+    old = add(jobs, "job1", id="numbers")
+    models.delete(old.id)
+    new = add(jobs, "job2", id="numbers")
+    assert models.get("numbers") == new
