@@ -1,0 +1,5 @@
+"""`python -m kastor.cli`."""
+
+from kastor.cli import main
+
+main()

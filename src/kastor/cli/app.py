@@ -1,0 +1,212 @@
+"""The commands with their options and help; what they do is in the modules named like them."""
+
+# ruff: noqa: D301  (a real \b in a docstring tells the help formatter to leave the paragraph as it is)
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import kastor
+from kastor.cli import job_commands, model_commands, options
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Results go to stdout, all else to stderr."
+
+app = typer.Typer(
+    name="kastor",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings=CONTEXT,
+)
+app.add_typer(job_commands.app, name="jobs")
+app.add_typer(model_commands.app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kastor {kastor.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Tune open language models on your own machine, through the wire of Google's tunedModels API.
+
+    \b
+    kastor demo                see it work, in a few minutes
+    kastor tune data.jsonl     tune on your own examples
+    kastor generate NAME "…"   ask the tuned model
+    kastor serve               serve the HTTP API on http://127.0.0.1:8080
+    """
+
+
+@app.command()
+def demo(as_json: options.Json = False) -> None:
+    """See it work: tune the embedded base on 15 pairs, compare.
+
+    Fetches the base model the first time (about 100 MB), starts a server of its own on a free port, tunes through the
+    HTTP API, draws the loss and asks both models 16 inputs that they have not seen.
+
+    \b
+    Example:
+      kastor demo
+    """
+    from kastor.cli import demo as doing
+    from kastor.cli.output import Output
+
+    doing.run(Output.of(as_json))
+
+
+@app.command()
+def tune(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="JSONL (text_input/output or Vertex contents), CSV, or a JSON array.")
+    ],
+    base: Annotated[str, typer.Option(metavar="NAME", help="Base model: a name that `kastor models list` shows.")] = (
+        "smollm2-135m-instruct"
+    ),
+    epochs: Annotated[int | None, typer.Option(help="How often each example is learnt from.  [default: 5]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples per step.  [default: 4; from 500 examples on, 16]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate.  [default: 0.001; from 500 examples on, 0.0002]")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="ID", help="Id of the tuned model.  [default: made from the display name]")
+    ] = None,
+    display_name: Annotated[str | None, typer.Option(help="Name for people, at most 40 characters.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it and return; needs a running server.")] = False,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Tune a model on the examples in DATA and print its name.
+
+    Uses the running server, or a private one that ends with this command. Ctrl-C leaves the job: on a running server it
+    goes on, with a private one it waits for the next `kastor serve`.
+
+    \b
+    Examples:
+      kastor tune data.jsonl
+      kastor tune pairs.csv --base smollm2-135m-instruct --epochs 3 --name my-model
+    """
+    from kastor.cli import tune as doing
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    wanted = doing.Wanted(base, epochs, batch_size, learning_rate, name, display_name)
+    doing.run(data, wanted, detach, Access(server, api_key), Output.of(as_json))
+
+
+@app.command()
+def generate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="tunedModels/NAME, models/NAME, or NAME alone: tuned models first.")
+    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to ask; - reads it from stdin.")],
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token, up to 2.  [default: the model's]")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest tokens that have this probability together.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same answer.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; up to 5 times.")] = None,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Ask a tuned model or a base model; the answer streams to stdout.
+
+    \b
+    Examples:
+      kastor generate numbers-z2mb0bpw6i "forty one"
+      kastor generate smollm2-135m-instruct "Say hello." --temperature 0 --max-tokens 20
+      kastor generate numbers-z2mb0bpw6i - < prompt.txt
+    """
+    from kastor.cli import generate as doing
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+    from kastor.cli.records import SamplingOptions
+
+    sampling = SamplingOptions(temperature, top_p, top_k, max_tokens, seed, tuple(stop or ()))
+    doing.run(model, prompt, sampling, Access(server, api_key), Output.of(as_json))
+
+
+@app.command()
+def check(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="JSONL (text_input/output or Vertex contents), CSV, or a JSON array.")
+    ],
+    base: Annotated[
+        str, typer.Option(metavar="NAME", help="Count tokens as this base model does.")
+    ] = "smollm2-135m-instruct",
+    show_tokens: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Show the first N examples as tokens, what is learnt in colour.")
+    ] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Look at a dataset before tuning.
+
+    Faults with their line and remedy, counts, token counts.
+
+    \b
+    Example:
+      kastor check data.jsonl --show-tokens 2
+    """
+    from kastor.cli import check as doing
+    from kastor.cli.output import Output
+
+    doing.run(data, base, show_tokens, Output.of(as_json))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.  [default: 8080]")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Jobs, datasets and tuned models.  [default: ~/.local/share/kastor]")
+    ] = None,
+    as_json: options.Json = False,
+    private: Annotated[bool, typer.Option("--private", hidden=True)] = False,
+    scheduler: Annotated[bool, typer.Option("--scheduler/--no-scheduler", hidden=True)] = True,
+    parent_fd: Annotated[int | None, typer.Option("--parent-fd", hidden=True)] = None,
+) -> None:
+    """Serve the HTTP API and run tuning jobs, until Ctrl-C.
+
+    Every other setting is an environment variable KASTOR_… or stands in the TOML file that KASTOR_CONFIG names.
+    With --json a line with the URL is printed once the server listens.
+
+    \b
+    Examples:
+      kastor serve
+      kastor serve --host 0.0.0.0 --port 9000
+    """
+    from kastor.cli import serve as doing
+    from kastor.cli.output import Output
+
+    given: dict[str, object] = {"host": host, "port": port, "data_dir": data_dir}
+    doing.run(given, doing.Internals(private, scheduler, parent_fd), Output.of(as_json))
+
+
+@app.command()
+def version(as_json: options.Json = False) -> None:
+    """Print the version.
+
+    \b
+    Example:
+      kastor version --json
+    """
+    from kastor.cli.output import Output
+
+    Output.of(as_json).result({"version": kastor.__version__}, f"kastor {kastor.__version__}")

@@ -1,0 +1,90 @@
+"""The one way to a server: the one named, else the one that runs on this data folder, else a private one."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kastor.cli.client import Client
+from kastor.cli.output import Output
+from kastor.cli.private import PrivateServer
+from kastor.domain.errors import KastorError
+from kastor.settings import Settings, load_settings
+
+HEALTH_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the user said about the server: nothing, or where it is and the key to it."""
+
+    server: str | None = None
+    api_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A server to talk to. `check` raises when it is known to be gone for good."""
+
+    client: Client
+    private: bool
+    check: Callable[[], None]
+
+
+@contextmanager
+def connect(access: Access, out: Output, *, scheduler: bool = False) -> Iterator[Link]:
+    """A link to a server, for as long as the block lasts; a private server ends with it.
+
+    `scheduler`: whether a private server shall train jobs; commands that only look do without.
+    """
+    if access.server is not None:
+        with Client(_with_scheme(access.server), access.api_key) as client:
+            yield Link(client, private=False, check=_nothing)
+        return
+    settings = load_settings()
+    key = access.api_key or _own_key(settings)
+    running = running_server(settings)
+    if running is not None:
+        with Client(running, key) as client:
+            yield Link(client, private=False, check=_nothing)
+        return
+    with private_link(settings, key, out, scheduler=scheduler) as link:
+        yield link
+
+
+@contextmanager
+def private_link(settings: Settings, key: str | None, out: Output, *, scheduler: bool) -> Iterator[Link]:
+    """A link to a server started for this block."""
+    server = PrivateServer(settings, scheduler=scheduler)
+    try:
+        with Client(server.wait_until_listening(), key) as client:
+            yield Link(client, private=True, check=server.check)
+    finally:
+        server.stop()
+
+
+def running_server(settings: Settings) -> str | None:
+    """The URL of the server that runs on this data folder, if one answers."""
+    try:
+        url = str(json.loads((settings.data_dir / "server.json").read_bytes())["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        with Client(url) as client:
+            return url if client.healthy(HEALTH_TIMEOUT_S) else None
+    except KastorError:
+        return None
+
+
+def _own_key(settings: Settings) -> str | None:
+    """A key that our own server takes: it is on the same machine and reads the same settings."""
+    first = next(iter(settings.api_keys.values()), None)
+    return None if first is None else first.get_secret_value()
+
+
+def _with_scheme(server: str) -> str:
+    return server if "://" in server else f"http://{server}"
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,58 @@
+"""An answer of a model, streamed to stdout as it is made."""
+
+import sys
+from collections.abc import Iterator
+from itertools import chain
+
+from kastor.cli.client import Client
+from kastor.cli.connection import Access, connect
+from kastor.cli.output import Output
+from kastor.cli.records import Answer, SamplingOptions
+from kastor.domain.errors import InvalidArgument, NotFound
+
+
+def run(model: str, prompt: str, sampling: SamplingOptions, access: Access, out: Output) -> None:
+    """Ask `model`; `prompt` may be `-` for stdin."""
+    asked = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    if not asked:
+        raise InvalidArgument("The prompt is empty; give it as an argument, or - and text on stdin.")
+    with connect(access, out) as link:
+        name = resource_name(link.client, model)
+        answer = _shown(link.client.stream(name, asked, sampling), out)
+    if out.as_json:
+        out.result(
+            {
+                "model": name,
+                "text": answer.text,
+                "finishReason": answer.finish_reason,
+                "usageMetadata": dict(answer.usage),
+                "modelVersion": answer.served_by,
+            }
+        )
+    if answer.finish_reason == "MAX_TOKENS":
+        out.say(f"Cut after {answer.usage.get('candidatesTokenCount', '?')} tokens; --max-tokens sets the limit.")
+
+
+def resource_name(client: Client, model: str) -> str:
+    """The full name: a bare one is a tuned model's if there is one of that name, else a base's."""
+    if "/" in model:
+        return model
+    try:
+        return client.tuned_model(f"tunedModels/{model}").name
+    except NotFound:
+        return f"models/{model}"
+
+
+def _shown(pieces: Iterator[Answer], out: Output) -> Answer:
+    """The whole answer, whose pieces went to stdout unless JSON is wanted."""
+    text, last = "", Answer("", "", {}, "")
+    with out.err.status("loading the model", spinner="line"):  # draws in a terminal only
+        first = next(pieces, last)
+    for piece in chain([first], pieces):
+        text, last = text + piece.text, piece
+        if not out.as_json:
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
+    if not out.as_json and not text.endswith("\n"):
+        sys.stdout.write("\n")
+    return Answer(text, last.finish_reason, last.usage, last.served_by)

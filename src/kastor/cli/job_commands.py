@@ -1,0 +1,88 @@
+"""`kastor jobs …`: options and help; what the commands do is in `jobs`."""
+
+# ruff: noqa: D301  (a real \b in a docstring tells the help formatter to leave the paragraph as it is)
+
+from typing import Annotated
+
+import typer
+
+from kastor.cli import options
+
+app = typer.Typer(help="Tuning jobs: list, show, cancel, read logs.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the newest jobs.
+
+    \b
+    Example:
+      kastor jobs list --limit 5
+    """
+    from kastor.cli import jobs
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    jobs.list_jobs(limit, Access(server, api_key), Output.of(as_json))
+
+
+@app.command()
+def show(
+    job: options.JobName, server: options.Server = None, api_key: options.ApiKey = None, as_json: options.Json = False
+) -> None:
+    """Show a job: settings, loss curve, last events.
+
+    \b
+    Example:
+      kastor jobs show bvl8dymw0fhw
+    """
+    from kastor.cli import jobs
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    jobs.show_job(job, Access(server, api_key), Output.of(as_json))
+
+
+@app.command()
+def cancel(
+    job: options.JobName, server: options.Server = None, api_key: options.ApiKey = None, as_json: options.Json = False
+) -> None:
+    """Stop a job; a running one stops within one step. What has ended stays as it is.
+
+    \b
+    Example:
+      kastor jobs cancel bvl8dymw0fhw
+    """
+    from kastor.cli import jobs
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    jobs.cancel_job(job, Access(server, api_key), Output.of(as_json))
+
+
+@app.command()
+def logs(
+    job: options.JobName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the log as it is kept: one JSON object a line.")
+    ] = False,
+) -> None:
+    """Print a job's log.
+
+    \b
+    Example:
+      kastor jobs logs -f bvl8dymw0fhw
+    """
+    from kastor.cli import jobs
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    jobs.show_log(job, follow, Access(server, api_key), Output.of(as_json))

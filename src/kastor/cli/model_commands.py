@@ -1,0 +1,84 @@
+"""`kastor models …`: options and help; what the commands do is in `models`."""
+
+# ruff: noqa: D301  (a real \b in a docstring tells the help formatter to leave the paragraph as it is)
+
+from typing import Annotated
+
+import typer
+
+from kastor.cli import options
+
+app = typer.Typer(
+    help="Base models and tuned models: list, fetch, show, delete.", no_args_is_help=True, rich_markup_mode=None
+)
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="tunedModels/NAME, models/NAME, or NAME alone.")]
+
+
+@app.command("list")
+def list_models(server: options.Server = None, api_key: options.ApiKey = None, as_json: options.Json = False) -> None:
+    """List base models with their other names, and tuned models with their state.
+
+    \b
+    Example:
+      kastor models list
+    """
+    from kastor.cli import models
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    models.list_models(Access(server, api_key), Output.of(as_json))
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A base model, by its name or another name for it.")],
+    as_json: options.Json = False,
+) -> None:
+    """Fetch a base model's weights into the cache and print where they lie.
+
+    \b
+    Example:
+      kastor models pull smollm2-135m-instruct
+    """
+    from kastor.cli import models
+    from kastor.cli.output import Output
+
+    models.pull_model(name, Output.of(as_json))
+
+
+@app.command()
+def show(
+    model: ModelName, server: options.Server = None, api_key: options.ApiKey = None, as_json: options.Json = False
+) -> None:
+    """Show a tuned model or a base model.
+
+    \b
+    Example:
+      kastor models show tunedModels/numbers-z2mb0bpw6i
+    """
+    from kastor.cli import models
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    models.show_model(model, Access(server, api_key), Output.of(as_json))
+
+
+@app.command()
+def delete(
+    model: ModelName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Delete a tuned model with its job, checkpoints and log.
+
+    \b
+    Example:
+      kastor models delete numbers-z2mb0bpw6i --yes
+    """
+    from kastor.cli import models
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    models.delete_model(model, yes, Access(server, api_key), Output.of(as_json))

@@ -1,0 +1,159 @@
+"""Base models and tuned models: which there are, fetching, looking, deleting."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
+
+from kastor.cli.client import Client
+from kastor.cli.connection import Access, connect
+from kastor.cli.output import Output, fields, megabytes, program, state_text, table
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
+from kastor.models import sources
+from kastor.models.catalog import BaseModel, load_catalog
+from kastor.settings import load_settings
+
+STAGES = {
+    "downloading": "downloading",
+    "verifying": "checking sha256",
+    "converting": "converting to safetensors (~30 s)",
+}
+
+
+def list_models(access: Access, out: Output) -> None:
+    """Bases, aliases and tuned models."""
+    with connect(access, out) as link:
+        bases = _remote_bases(link.client) if access.server else _local_bases()
+        tuned = link.client.tuned_models()
+    shown = table("base model", "parameters", "weights", "licence", "also called", right=("parameters",))
+    for base in bases:
+        here = {True: "here", False: "not fetched", None: "on the server"}[base["local"]]
+        shown.add_row(base["name"], base["parameters"], here, base["licence"], ", ".join(base["aliases"]))
+    models = table("tuned model", "state", "base", "display name", "created")
+    for model in tuned:
+        created = model.created_at.astimezone().strftime("%Y-%m-%d %H:%M") if model.created_at else ""
+        models.add_row(model.name, state_text(model.state), model.base_model, model.display_name, created)
+    document = {"baseModels": bases, "tunedModels": [dict(model.raw) for model in tuned]}
+    out.result(document, *((shown, "", models) if tuned else (shown,)))
+    if not tuned and not out.as_json:
+        out.say(f"\nNo tuned models yet. Make one: {program()} tune data.jsonl, or {program()} demo")
+
+
+def _local_bases() -> list[dict[str, Any]]:
+    settings = load_settings()
+    catalog = load_catalog(settings.catalog_file)
+    return [
+        {
+            "name": base.name,
+            "displayName": base.display_name,
+            "parameters": f"{base.num_parameters / 1e6:.0f} M",
+            "licence": base.licence,
+            "aliases": [f"models/{alias}" for alias, target in catalog.aliases.items() if target == base.id],
+            "local": sources.is_local(base, settings.cache_dir),
+        }
+        for base in catalog.bases.values()
+    ]
+
+
+def _remote_bases(client: Client) -> list[dict[str, Any]]:
+    """What another machine's server says of its bases; where its weights lie is its own affair."""
+    return [
+        {
+            "name": item["name"],
+            "displayName": item.get("displayName", ""),
+            "parameters": "",
+            "licence": "",
+            "aliases": [],
+            "local": None,
+        }
+        for item in client.base_models()
+    ]
+
+
+def pull_model(name: str, out: Output) -> None:
+    """Fetch a base's weights into the cache."""
+    settings = load_settings()
+    base = load_catalog(settings.catalog_file).base(name)
+    folder = fetched(base, settings.cache_dir, out)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    out.result({"name": base.name, "folder": str(folder), "bytes": size}, f"{base.name}  {megabytes(size)}  {folder}")
+
+
+def fetched(base: BaseModel, cache_dir: Path, out: Output) -> Path:
+    """The base's folder, fetched with progress on stderr if it is not here yet."""
+    if sources.is_local(base, cache_dir):
+        return sources.ensure_local(base, cache_dir)
+    out.say(f"Fetching {base.name} ({base.licence}) into {cache_dir}")
+    columns = (
+        SpinnerColumn("line", style="cyan", finished_text=" "),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=22, complete_style="cyan", finished_style="green", pulse_style="dim"),
+        DownloadColumn(),
+    )
+    with Progress(*columns, console=out.err, transient=True, disable=not out.err.is_terminal) as progress:
+        told: dict[str, Any] = {}
+
+        def on_progress(at: sources.Progress) -> None:
+            label = STAGES.get(at.stage, at.stage)
+            if at.stage not in told:
+                for task in told.values():
+                    progress.update(task, visible=False)
+                told[at.stage] = progress.add_task(label, total=at.total)
+                if not out.err.is_terminal:
+                    out.say(label)
+            progress.update(told[at.stage], completed=at.done, total=at.total)
+
+        return sources.ensure_local(base, cache_dir, on_progress)
+
+
+def show_model(name: str, access: Access, out: Output) -> None:
+    """A tuned model, or a base."""
+    with connect(access, out) as link:
+        tuned = name.startswith("tunedModels/")
+        raw: dict[str, Any] = {}
+        if not name.startswith("models/"):
+            try:
+                raw = dict(link.client.tuned_model(f"tunedModels/{name.removeprefix('tunedModels/')}").raw)
+            except NotFound:
+                if tuned:
+                    raise
+        if not raw:
+            raw = link.client.base_model(f"models/{name.removeprefix('models/')}")
+    out.result(raw, fields([(key, value) for key, value in _flat(raw) if value]))
+
+
+def _flat(raw: dict[str, Any]) -> list[tuple[str, str]]:
+    """The answer's fields without its many snapshots; of a nested one, its plain fields."""
+    found: list[tuple[str, str]] = []
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            found += _flat(value)
+        elif isinstance(value, list):
+            plain = [str(item) for item in value if not isinstance(item, dict)]
+            found.append((key, ", ".join(plain) if plain else f"{len(value)}"))
+        else:
+            found.append((key, str(value)))
+    return found
+
+
+def delete_model(name: str, yes: bool, access: Access, out: Output) -> None:
+    """Delete a tuned model, with its job, checkpoints and log."""
+    if name.startswith("models/"):
+        raise InvalidArgument(
+            f"{name} is a base model; only tuned models are deleted. Base weights lie in {load_settings().cache_dir}: "
+            "that folder may be emptied at any time."
+        )
+    full = f"tunedModels/{name.removeprefix('tunedModels/')}"
+    with connect(access, out) as link:
+        link.client.tuned_model(full)
+        if not yes:
+            _ask(full, out)
+        link.client.delete_tuned_model(full)
+    out.result({"deleted": full}, f"deleted {full}")
+
+
+def _ask(name: str, out: Output) -> None:
+    if not out.err.is_terminal or out.as_json:
+        raise FailedPrecondition(f"Deleting {name} cannot be undone; say --yes.")
+    typer.confirm(f"Delete {name} with its checkpoints and log?", abort=True, err=True)

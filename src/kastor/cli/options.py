@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="KASTOR_SERVER",
+        help="Talk to this server. Else: the one running on this data folder, or a private one for this command.",
+    ),
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", metavar="KEY", envvar="KASTOR_API_KEY", help="Key that the server knows.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
+
+JOB_HELP = "The job's id, or the name of its tuned model."
+JobName = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]

@@ -1,0 +1,108 @@
+"""A server of one's own: started for one command, ended with it, announced to nobody.
+
+It ends in any case: by SIGTERM when the command is done, by the lifeline when the command itself is killed.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import IO
+
+from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from kastor.lifeline import Lifeline
+from kastor.settings import Settings, environment
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0  # its workers write a checkpoint first
+SLOW_STOP_S = 1.0
+
+
+class PrivateServer:
+    """A running server process. Its log is deleted when all went well, kept otherwise."""
+
+    def __init__(self, settings: Settings, *, scheduler: bool) -> None:
+        self.log = settings.data_dir / "logs" / f"private-server-{os.getpid()}.log"
+        self._lifeline = Lifeline()
+        try:
+            self._process = self._spawned(settings, scheduler=scheduler)
+        except OSError as error:
+            self._lifeline.close()
+            raise ResourceExhausted(f"Cannot start a server with {settings.data_dir}: {error.strerror}.") from error
+
+    def _spawned(self, settings: Settings, *, scheduler: bool) -> "subprocess.Popen[bytes]":
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "kastor.cli", "serve", "--json", "--host", "127.0.0.1", "--port", "0"]
+        command += ["--private", "--parent-fd", str(self._lifeline.child_fd)]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603  # our own program
+                command if scheduler else [*command, "--no-scheduler"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | environment(settings),
+                pass_fds=(self._lifeline.child_fd,),
+                start_new_session=True,  # Ctrl-C is for us to handle: the server is then ended in order
+            )
+
+    def wait_until_listening(self) -> str:
+        """The URL, once it answers.
+
+        Raises:
+            Unavailable: it ended or did not come up in time; names its log.
+
+        """
+        line = _first_line(self._process.stdout, START_TIMEOUT_S)
+        try:
+            return str(json.loads(line)["url"])
+        except (ValueError, KeyError, TypeError) as error:
+            ended = self._process.poll() is not None or not line
+            raise self._failure("did not start" if ended else f"said {line[:80]!r} instead of its address") from error
+
+    def check(self) -> None:
+        """Nothing, while it runs.
+
+        Raises:
+            FailedPrecondition: it has ended; no use trying again.
+
+        """
+        if self._process.poll() is not None:
+            raise self._failure(f"ended unexpectedly (exit code {self._process.returncode})", FailedPrecondition)
+
+    def _failure(self, what: str, kind: type[Unavailable] | type[FailedPrecondition] = Unavailable) -> Exception:
+        said = self.log.read_text("utf-8", "replace").strip().splitlines()
+        last = f" Its last words: {said[-1][:300]}" if said else ""
+        return kind(f"The private server {what}; its log is {self.log}.{last}")
+
+    def stop(self) -> None:
+        """End it and everything below it; returns when it is gone."""
+        clean = self._process.poll() is None
+        if clean:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                clean = False
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._lifeline.close()
+        if clean:
+            self.log.unlink(missing_ok=True)
+
+
+def _first_line(stream: IO[bytes] | None, timeout_s: float) -> str:
+    """What comes before the first line end, the stream's end, or the time is up."""
+    deadline, said = time.monotonic() + timeout_s, b""
+    while stream is not None and not said.endswith(b"\n") and (left := deadline - time.monotonic()) > 0:
+        if not select.select([stream], [], [], left)[0]:
+            break
+        piece = os.read(stream.fileno(), 4096)
+        if not piece:
+            break
+        said += piece
+    return said.decode("utf-8", "replace").strip()

@@ -1,0 +1,105 @@
+"""`kastor tune`: start a tuning and stay with it until it ends."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kastor.cli.connection import Access, Link, connect
+from kastor.cli.follow import follow
+from kastor.cli.output import Output, duration, program
+from kastor.cli.progress import display_on
+from kastor.cli.records import Job, NewTuning
+from kastor.dataset.parse import read_examples
+from kastor.domain.errors import FailedPrecondition, KastorError, Unavailable
+from kastor.domain.job import State
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    base: str
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    model_id: str | None
+    display_name: str | None
+
+
+def run(data: Path, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
+    """Tune on the examples in `data`."""
+    examples = read_examples(data)
+    new = NewTuning(
+        wanted.base,
+        examples,
+        wanted.epochs,
+        wanted.batch_size,
+        wanted.learning_rate,
+        wanted.model_id,
+        wanted.display_name,
+    )
+    new.body()  # refuses what this wire cannot carry before a server is started for it
+    with connect(access, out, scheduler=True) as link:
+        if detach and link.private:
+            raise FailedPrecondition(
+                f"--detach needs a server that stays. Start one first: {program()} serve (in another terminal)."
+            )
+        job_id, name = link.client.create_tuning(new)
+        if detach:
+            out.result({"name": name, "job": job_id}, name)
+            return
+        out.say(f"Tuning {name} (job {job_id}) on {len(examples)} examples" + _where(link))
+        job = followed(link, job_id, out)
+    report(job, name, out)
+
+
+def followed(link: Link, job_id: str, out: Output) -> Job:
+    """The ended job; on Ctrl-C says what becomes of it."""
+    try:
+        with display_on(out.err) as display:
+            return follow(link.client, job_id, display, link.check)
+    except KeyboardInterrupt:
+        if link.private:
+            out.say(
+                f"\nInterrupted. Job {job_id} is kept and goes on with the next `{program()} serve`; "
+                f"to drop it: {program()} jobs cancel {job_id}",
+                style="",
+            )
+        else:
+            out.say(
+                f"\nDetached; job {job_id} goes on. Watch it: {program()} jobs logs -f {job_id}; "
+                f"stop it: {program()} jobs cancel {job_id}",
+                style="",
+            )
+        raise
+    except Unavailable as error:
+        raise Unavailable(f"{error.message} Job {job_id} is kept: {program()} jobs show {job_id}") from error
+
+
+def report(job: Job, name: str, out: Output) -> None:
+    """The result of an ended job.
+
+    Raises:
+        KastorError: it did not succeed.
+
+    """
+    if job.state is not State.SUCCEEDED:
+        out.result({"name": name, "job": dict(job.raw)})
+        reason = job.error or "no reason was given"
+        raise KastorError(
+            f"Job {job.id} was cancelled after {job.completed_steps} of {job.total_steps} steps."
+            if job.state is State.CANCELLED
+            else f"Job {job.id} failed: {reason.rstrip('.')}. Its log: {program()} jobs logs {job.id}"
+        )
+    took = (job.ended_at - job.started_at).total_seconds() if job.ended_at and job.started_at else None
+    loss = f", last loss {job.last.mean_loss:.3f}" if job.last else ""
+    out.say(
+        "Done"
+        + (f" in {duration(took)}" if took is not None else "")
+        + loss
+        + f'. Try: {program()} generate {name} "…"'
+    )
+    out.result({"name": name, "job": dict(job.raw)}, name)
+
+
+def _where(link: Link) -> str:
+    return ", with a server of its own" if link.private else f", on {link.client.url}"

@@ -1,0 +1,102 @@
+"""`kastor jobs` against a server whose answers are known."""
+
+import json
+
+import pytest
+from fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
+
+from conftest import Kastor
+
+LOG = f"/kastor/v1/jobs/{JOB_ID}/log"
+
+
+def log_line(message: str, **more: object) -> bytes:
+    return json.dumps({"timestamp": "2026-01-02T03:04:05Z", "level": "info", "event": message} | more).encode() + b"\n"
+
+
+def log_reply(content: bytes, next_offset: int) -> Reply:
+    return Reply(content, headers={"X-Kastor-Next-Offset": str(next_offset)})
+
+
+@pytest.fixture
+def jobs(server: FakeServer) -> FakeServer:
+    """The fake with one job that has succeeded."""
+    server.on("GET", "/kastor/v1/jobs", {"jobs": [make_job("SUCCEEDED", 19)]})
+    server.on_job(make_job("SUCCEEDED", 19, snapshots=[snapshot(step) for step in range(1, 20)]))
+    return server
+
+
+def test_list_shows_a_row_per_job(kastor: Kastor, jobs: FakeServer) -> None:
+    shown = kastor("jobs", "list", "--server", jobs.url).out
+    assert JOB_ID in shown
+    assert "succeeded" in shown
+    assert "19/19" in shown
+
+
+def test_list_goes_on_over_pages_until_the_limit(kastor: Kastor, server: FakeServer) -> None:
+    first = {"jobs": [make_job(id="a"), make_job(id="b")], "nextPageToken": "t"}
+    server.on("GET", "/kastor/v1/jobs", first, {"jobs": [make_job(id="c"), make_job(id="d")], "nextPageToken": "u"})
+    found = kastor("jobs", "list", "--limit", "3", "--json", "--server", server.url).json
+    assert [job["id"] for job in found] == ["a", "b", "c"]
+    assert server.seen[1].query == {"pageSize": ["1"], "pageToken": ["t"]}
+
+
+def test_an_empty_list_says_how_to_begin(kastor: Kastor, server: FakeServer) -> None:
+    server.on("GET", "/kastor/v1/jobs", {})
+    ran = kastor("jobs", "list", "--server", server.url)
+    assert (ran.code, ran.out) == (0, "")
+    assert "kastor tune" in ran.err
+    assert kastor("jobs", "list", "--json", "--server", server.url).json == []
+
+
+def test_show_draws_the_loss(kastor: Kastor, jobs: FakeServer) -> None:
+    shown = kastor("jobs", "show", JOB_ID, "--server", jobs.url).out
+    assert "epochCount 5  batchSize 4  learningRate 0.001" in shown
+    assert "mean loss per step" in shown
+    assert "⠢" in shown
+
+
+def test_show_finds_a_job_by_its_tuned_model(kastor: Kastor, jobs: FakeServer) -> None:
+    assert kastor("jobs", "show", MODEL, "--json", "--server", jobs.url).json["id"] == JOB_ID
+
+
+def test_an_unknown_job_is_an_error_that_says_where_to_look(kastor: Kastor, jobs: FakeServer) -> None:
+    ran = kastor("jobs", "show", "nope", "--server", jobs.url)
+    assert (ran.code, ran.err) == (1, "Error: There is no job 'nope'. See which there are: kastor jobs list\n")
+
+
+def test_cancel_says_where_the_job_stands(kastor: Kastor, jobs: FakeServer) -> None:
+    jobs.on("POST", f"/kastor/v1/jobs/{JOB_ID}:cancel", make_job("CANCELLING", 3))
+    assert kastor("jobs", "cancel", JOB_ID, "--server", jobs.url).out == f"{JOB_ID} is cancelling\n"
+
+
+def test_logs_are_written_for_people(kastor: Kastor, jobs: FakeServer) -> None:
+    content = log_line("step", step=3, loss=0.5) + b"Killed\n"
+    jobs.on("GET", LOG, log_reply(content, len(content)), log_reply(b"", len(content)))
+    lines = kastor("jobs", "logs", JOB_ID, "--server", jobs.url).out.splitlines()
+    assert lines[0].endswith("info     step  step=3  loss=0.5")
+    assert lines[1] == "Killed"
+
+
+def test_logs_as_json_are_an_object_a_line(kastor: Kastor, jobs: FakeServer) -> None:
+    content = log_line("begun") + b"Killed\n"
+    jobs.on("GET", LOG, log_reply(content, len(content)), log_reply(b"", len(content)))
+    entries = [
+        json.loads(line) for line in kastor("jobs", "logs", JOB_ID, "--json", "--server", jobs.url).out.splitlines()
+    ]
+    assert [entry.get("event") or entry.get("message") for entry in entries] == ["begun", "Killed"]
+
+
+def test_followed_logs_join_a_line_that_came_in_two_pieces_and_end_with_the_job(
+    kastor: Kastor, jobs: FakeServer
+) -> None:
+    content = log_line("first") + log_line("second")
+    jobs.on_job(make_job(), make_job(), make_job(), make_job("SUCCEEDED", 19))
+    cut = len(content) - 10
+    jobs.on(
+        "GET", LOG, log_reply(content[:cut], cut), log_reply(content[cut:], len(content)), log_reply(b"", len(content))
+    )
+    ran = kastor("jobs", "logs", "-f", JOB_ID, "--server", jobs.url)
+    assert [line.split()[-1] for line in ran.out.splitlines()] == ["first", "second"]
+    offsets = [s.query["offset"][0] for s in jobs.seen if s.path == LOG]
+    assert offsets[:3] == ["0", str(cut), str(len(content))]

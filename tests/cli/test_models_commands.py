@@ -1,0 +1,77 @@
+"""`kastor models` against a server whose answers are known."""
+
+import pytest
+from fake_kastor import MODEL, FakeServer, Reply, error_body
+
+from conftest import Kastor
+
+TUNED = {
+    "name": MODEL,
+    "displayName": "numbers",
+    "baseModel": "models/smollm2-135m-instruct",
+    "state": "ACTIVE",
+    "createTime": "2026-01-02T03:04:05Z",
+    "tuningTask": {"hyperparameters": {"epochCount": 5}, "snapshots": [{"step": 1}]},
+}
+BASE = {"name": "models/smollm2-135m-instruct", "displayName": "SmolLM2", "inputTokenLimit": 7168}
+
+
+@pytest.fixture
+def models(server: FakeServer) -> FakeServer:
+    """The fake with a base and a tuned model."""
+    server.on("GET", "/v1beta/models", {"models": [BASE]})
+    server.on("GET", f"/v1beta/{BASE['name']}", BASE)
+    server.on("GET", "/v1beta/tunedModels", {"tunedModels": [TUNED]})
+    server.on("GET", f"/v1beta/{MODEL}", TUNED)
+    server.on("DELETE", f"/v1beta/{MODEL}", {})
+    return server
+
+
+def test_list_shows_bases_and_tuned_models(kastor: Kastor, models: FakeServer) -> None:
+    shown = kastor("models", "list", "--server", models.url).out
+    assert "models/smollm2-135m-instruct" in shown
+    assert MODEL in shown
+    assert "active" in shown
+
+
+def test_list_as_json_holds_both_kinds(kastor: Kastor, models: FakeServer) -> None:
+    document = kastor("models", "list", "--json", "--server", models.url).json
+    assert [base["name"] for base in document["baseModels"]] == ["models/smollm2-135m-instruct"]
+    assert document["tunedModels"] == [TUNED]
+
+
+@pytest.mark.parametrize("name", [MODEL, "numbers-q1w2"])
+def test_show_finds_a_tuned_model_by_either_name(name: str, kastor: Kastor, models: FakeServer) -> None:
+    assert kastor("models", "show", name, "--json", "--server", models.url).json == TUNED
+
+
+def test_show_finds_a_base_by_its_bare_name(kastor: Kastor, models: FakeServer) -> None:
+    assert kastor("models", "show", "smollm2-135m-instruct", "--json", "--server", models.url).json == BASE
+
+
+def test_delete_asks_for_yes_where_nobody_can_answer(kastor: Kastor, models: FakeServer) -> None:
+    ran = kastor("models", "delete", MODEL, "--server", models.url)
+    assert ran.code == 1
+    assert "say --yes" in ran.err
+    assert not any(s.method == "DELETE" for s in models.seen)
+
+
+def test_delete_with_yes_deletes(kastor: Kastor, models: FakeServer) -> None:
+    assert kastor("models", "delete", MODEL, "--yes", "--json", "--server", models.url).json == {"deleted": MODEL}
+    assert models.seen[-1].method == "DELETE"
+
+
+def test_delete_of_a_missing_model_says_so_before_asking(kastor: Kastor, models: FakeServer) -> None:
+    gone = Reply(error_body(404, "NOT_FOUND", "Tuned model tunedModels/x does not exist."), 404)
+    models.on("GET", "/v1beta/tunedModels/x", gone)
+    assert "does not exist" in kastor("models", "delete", "x", "--server", models.url).err
+
+
+def test_a_base_is_not_deleted(kastor: Kastor, models: FakeServer) -> None:
+    assert "only tuned models are deleted" in kastor("models", "delete", BASE["name"], "--server", models.url).err
+
+
+def test_pull_of_an_unknown_base_gives_the_near_names(kastor: Kastor) -> None:
+    ran = kastor("models", "pull", "smollm")
+    assert ran.code == 1
+    assert "models/smollm2-135m-instruct" in ran.err

@@ -1,0 +1,155 @@
+"""`kastor tune` against a server whose answers are known."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_kastor import JOB_ID, MODEL, FakeServer, Reply, error_body, make_job
+
+from conftest import Kastor
+
+
+def test_tune_prints_only_the_name_on_stdout(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    ran = kastor("tune", str(pairs_file), "--server", tuning.url)
+    assert (ran.code, ran.out) == (0, f"{MODEL}\n"), ran.err
+
+
+def test_tune_tells_of_its_progress_in_lines_where_stderr_is_no_terminal(
+    kastor: Kastor, tuning: FakeServer, pairs_file: Path
+) -> None:
+    told = kastor("tune", str(pairs_file), "--server", tuning.url).err
+    assert "queued" in told
+    assert "step 3/19  epoch 1/5  loss 0.833  321 tokens/s  32s left" in told
+    assert "step 19/19" in told
+    assert "\x1b" not in told
+
+
+def test_tune_sends_what_was_asked_and_nothing_else(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    kastor(
+        "tune", str(pairs_file), "--server", tuning.url, "--epochs", "3", "--name", "my-model", "--api-key", "secret"
+    )
+    create = next(s for s in tuning.seen if s.method == "POST")
+    assert create.query == {"tunedModelId": ["my-model"]}
+    assert create.headers["x-goog-api-key"] == "secret"
+    assert create.body == {
+        "baseModel": "models/smollm2-135m-instruct",
+        "tuningTask": {
+            "hyperparameters": {"epochCount": 3},
+            "trainingData": {
+                "examples": {"examples": [{"textInput": "1", "output": "2"}, {"textInput": "3", "output": "4"}]}
+            },
+        },
+    }
+
+
+def test_tune_as_json_holds_the_name_and_the_job(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    document = kastor("tune", str(pairs_file), "--server", tuning.url, "--json").json
+    assert document["name"] == MODEL
+    assert document["job"]["state"] == "SUCCEEDED"
+
+
+def test_a_detached_tune_returns_at_once(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    ran = kastor("tune", str(pairs_file), "--server", tuning.url, "--detach", "--json")
+    assert ran.json == {"name": MODEL, "job": JOB_ID}
+    assert not any(s.path.startswith("/kastor") for s in tuning.seen)
+
+
+def test_tune_shows_what_a_job_is_prepared_with(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    fetching = [{"at": "2026-01-02T03:04:06Z", "level": "info", "message": "fetching the base model"}]
+    tuning.on_job(make_job("PREPARING"), make_job("PREPARING", events=fetching), make_job("SUCCEEDED", 19))
+    assert "preparing: fetching the base model" in kastor("tune", str(pairs_file), "--server", tuning.url).err
+
+
+def test_a_queued_job_says_how_many_stand_before_it(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    others = [make_job("QUEUED"), make_job("RUNNING", 3, id="other"), make_job("SUCCEEDED", 19, id="past")]
+    tuning.on("GET", "/kastor/v1/jobs", {"jobs": others})
+    tuning.on_job(make_job("QUEUED"), make_job("QUEUED"), make_job("SUCCEEDED", 19))
+    assert "queued: 1 job ahead" in kastor("tune", str(pairs_file), "--server", tuning.url).err
+
+
+def test_the_death_of_a_worker_is_told_once(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    death = {"at": "2026-01-02T03:04:06Z", "level": "warning", "message": "worker died (SIGKILL); going on from step 8"}
+    again = make_job("RUNNING", 9, attempt=2, events=[death])
+    tuning.on_job(
+        make_job(step=8, events=[]), make_job(step=8, events=[]), again, again, again, make_job("SUCCEEDED", 19)
+    )
+    assert kastor("tune", str(pairs_file), "--server", tuning.url).err.count("worker died") == 1
+
+
+def test_a_failed_job_is_an_error_with_its_reason(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    tuning.on_job(make_job("FAILED", 3, error={"code": 8, "message": "The disk is full. Free some."}))
+    ran = kastor("tune", str(pairs_file), "--server", tuning.url)
+    assert (ran.code, ran.out) == (1, "")
+    assert f"Job {JOB_ID} failed: The disk is full. Free some. Its log: kastor jobs logs {JOB_ID}" in ran.err
+
+
+def test_a_cancelled_job_is_an_error(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    tuning.on_job(make_job("CANCELLED", 3))
+    ran = kastor("tune", str(pairs_file), "--server", tuning.url)
+    assert ran.code == 1
+    assert "was cancelled after 3 of 19 steps" in ran.err
+
+
+def test_the_servers_refusal_is_shown_as_it_is(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    refusal = error_body(404, "NOT_FOUND", "models/x is not found. Near names: models/y.")
+    tuning.on("POST", "/v1beta/tunedModels", Reply(refusal, 404))
+    ran = kastor("tune", str(pairs_file), "--server", tuning.url)
+    assert (ran.code, ran.err) == (1, "Error: models/x is not found. Near names: models/y.\n")
+
+
+def test_a_lost_connection_is_tried_again(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    away = Reply(error_body(503, "UNAVAILABLE", "The server restarts."), 503)
+    tuning.on("GET", f"/kastor/v1/jobs/{JOB_ID}", Reply(make_job(step=3)), Reply(make_job(step=3)), away)
+    tuning.replies["GET", f"/kastor/v1/jobs/{JOB_ID}"].append(Reply(make_job("SUCCEEDED", 19)))
+    ran = kastor("tune", str(pairs_file), "--server", tuning.url)
+    assert ran.code == 0
+    assert "The server restarts. Trying again for 120 s.\nThe server answers again." in ran.err
+
+
+def test_faulty_rows_are_refused_before_anything_is_sent(kastor: Kastor, tuning: FakeServer, tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.jsonl"
+    faulty.write_text('{"text_input": "1"}\n')
+    ran = kastor("tune", str(faulty), "--server", tuning.url)
+    assert ran.code == 1
+    assert "line 1" in ran.err
+    assert tuning.seen == []
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"contents": [%s, %s, %s, %s]}', "Example 1 has 4 turns"),
+        (
+            '{"systemInstruction": {"parts": [{"text": "s"}]}, "contents": [%s, %s]}',
+            "Example 1 has a system instruction",
+        ),
+    ],
+)
+def test_what_the_wire_cannot_carry_is_refused_not_dropped(
+    row: str, said: str, kastor: Kastor, tuning: FakeServer, tmp_path: Path
+) -> None:
+    turns = ['{"role": "user", "parts": [{"text": "a"}]}', '{"role": "model", "parts": [{"text": "b"}]}'] * 2
+    data = tmp_path / "turns.jsonl"
+    data.write_text(row % tuple(turns[: row.count("%s")]) + "\n")
+    ran = kastor("tune", str(data), "--server", tuning.url)
+    assert ran.code == 1
+    assert said in ran.err
+    assert tuning.seen == []
+
+
+def test_ctrl_c_detaches_from_a_shared_server(home: Path, tuning: FakeServer, pairs_file: Path) -> None:
+    tuning.on_job(make_job(step=3))
+    command = [sys.executable, "-m", "kastor.cli", "tune", str(pairs_file), "--server", tuning.url]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        tuning.wait_for(f"/kastor/v1/jobs/{JOB_ID}", count=3)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (130, "")
+    assert f"Detached; job {JOB_ID} goes on." in err
+    assert "Traceback" not in err
+    assert not any(s.path.endswith(":cancel") for s in tuning.seen)
