@@ -1,1 +1,1 @@
-"""Generation from a base and its adapters, and the client of the process that does it."""
+"""Generation: one base, many adapters, many answers side by side. No HTTP server here; that is `kastor.engine`."""

@@ -1,0 +1,164 @@
+"""Keys and values of answers that are produced side by side: one slot an answer, each as long as it is.
+
+Answers in the decode batch occupy slots 0 … n-1 without a hole, so that a step reads views and copies nothing. Who sits
+where is the business of `batching`; it calls `move` when somebody leaves.
+
+Shapes: N rows, T new tokens, H key-value heads, S slots, L capacity in tokens, D head width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache
+
+GROWTH = 1.5
+GRAIN_TOKENS = 64
+"""Capacity is a multiple of this; growing copies everything, so it grows by half at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a prompt that goes through the model: `num_tokens` of it, from position `start`, into `slot`."""
+
+    slot: int
+    start: int
+    num_tokens: int
+
+
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
+    """The cache a model writes to. Say what the next forward pass is (`decode` or `prefill`), then run it."""
+
+    def __init__(self, *, num_layers: int, num_heads: int, head_dim: int, dtype: torch.dtype, device: Any) -> None:  # noqa: ANN401
+        super().__init__(layers=[])
+        self._shape_HD = (num_heads, head_dim)
+        self._num_layers = num_layers
+        self._dtype, self._device = dtype, torch.device(device)
+        self._pass: _Decode | _Prefill | None = None
+        self.clear()
+
+    @classmethod
+    def like(cls, model: Any) -> "SlotCache":  # noqa: ANN401 - transformers is untyped
+        """An empty cache that fits the model."""
+        config = model.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_key_value_heads,
+            head_dim=head_dim,
+            dtype=model.dtype,
+            device=model.device,
+        )
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory one position of one slot takes."""
+        heads, width = self._shape_HD
+        return 2 * self._num_layers * heads * width * self._dtype.itemsize
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+        self.num_slots = self.capacity = 0
+        self.keys: list[torch.Tensor] = []  # per layer (S, H, L, D)
+        self.values: list[torch.Tensor] = []
+
+    def reserve(self, num_slots: int, capacity: int) -> None:
+        """Make room for so many slots of so many tokens each. New room holds zeros: NaN there would get past a mask."""
+        if num_slots <= self.num_slots and capacity <= self.capacity:
+            return
+        slots = max(num_slots, self.num_slots)
+        length = self.capacity
+        if capacity > length:
+            length = max(capacity, int(length * GROWTH))
+            length = -(-length // GRAIN_TOKENS) * GRAIN_TOKENS
+        self.keys = self._grown(self.keys, slots, length)
+        self.values = self._grown(self.values, slots, length)
+        self.num_slots, self.capacity = slots, length
+
+    def _grown(self, old: list[torch.Tensor], slots: int, length: int) -> list[torch.Tensor]:
+        heads, width = self._shape_HD
+        grown = []
+        for layer in range(self._num_layers):
+            tensor_SHLD = torch.zeros(slots, heads, length, width, dtype=self._dtype, device=self._device)
+            if old:
+                tensor_SHLD[: self.num_slots, :, : self.capacity] = old[layer]
+            grown.append(tensor_SHLD)
+        return grown
+
+    def move(self, source: int, target: int, num_tokens: int) -> None:
+        """Copy the first tokens of one slot to another."""
+        for tensor_SHLD in (*self.keys, *self.values):
+            tensor_SHLD[target, :, :num_tokens] = tensor_SHLD[source, :, :num_tokens]
+
+    def decode(self, lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next pass adds one token to each of the slots 0 … n-1, which hold `lengths` tokens.
+
+        Returns the mask (N, 1, 1, L) and the positions (N, 1) to run the model with.
+        """
+        device = self._device
+        positions_N1 = torch.tensor(lengths, device=device).unsqueeze(1)
+        longest = max(lengths) + 1
+        self._pass = _Decode(torch.arange(len(lengths), device=device), positions_N1.squeeze(1), longest)
+        mask_NL = torch.arange(longest, device=device) <= positions_N1
+        return mask_NL[:, None, None, :], positions_N1
+
+    def prefill(self, pieces: Sequence[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next pass is one row: the pieces' tokens, end to end. Several pieces must all start at 0.
+
+        Returns the mask (1, 1, T, L) that keeps the pieces apart, and the positions (1, T).
+        """
+        device = self._device
+        self._pass = _Prefill(tuple(pieces))
+        positions_T = torch.cat([torch.arange(p.start, p.start + p.num_tokens, device=device) for p in pieces])
+        if len(pieces) == 1:
+            mask_TL = torch.arange(pieces[0].start + pieces[0].num_tokens, device=device) <= positions_T[:, None]
+        else:
+            assert all(piece.start == 0 for piece in pieces)  # noqa: S101 - our own bug
+            sizes = torch.tensor([piece.num_tokens for piece in pieces], device=device)
+            owner_T = torch.repeat_interleave(torch.arange(len(pieces), device=device), sizes)
+            mask_TL = (owner_T == owner_T[:, None]) & (positions_T <= positions_T[:, None])
+        return mask_TL[None, None], positions_T.unsqueeze(0)
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_: object,
+        **__: object,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write a layer's new keys and values; returns all that this pass attends to. Called by the model."""
+        assert self._pass is not None  # noqa: S101 - decode() or prefill() comes first
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        return self._pass.write(keys, key_states), self._pass.write(values, value_states)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    """One token for each of the first N slots."""
+
+    rows_N: torch.Tensor
+    positions_N: torch.Tensor
+    longest: int
+
+    def write(self, store_SHLD: torch.Tensor, new_NH1D: torch.Tensor) -> torch.Tensor:
+        store_SHLD[self.rows_N, :, self.positions_N] = new_NH1D.squeeze(2)
+        return store_SHLD[: len(self.rows_N), :, : self.longest]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """Pieces of prompts, end to end in one row."""
+
+    pieces: tuple[Piece, ...]
+
+    def write(self, store_SHLD: torch.Tensor, new_1HTD: torch.Tensor) -> torch.Tensor:
+        at = 0
+        for piece in self.pieces:
+            end = piece.start + piece.num_tokens
+            store_SHLD[piece.slot, :, piece.start : end] = new_1HTD[0, :, at : at + piece.num_tokens]
+            at += piece.num_tokens
+        if len(self.pieces) == 1:
+            return store_SHLD[piece.slot : piece.slot + 1, :, :end]
+        return new_1HTD

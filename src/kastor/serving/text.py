@@ -1,0 +1,86 @@
+"""Token ids -> text that can be sent: whole characters only, and nothing of a stop sequence."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+MAX_HELD_TOKENS = 4
+"""A character has at most four bytes; a longer run of undecodable tokens is not a character to wait for."""
+
+
+class Detokenizer:
+    """Text of a growing list of token ids, piece by piece; half a character waits for its other half."""
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._window: list[int] = []  # the tokens of the last piece, then those not yet given out
+        self._given = 0  # tokens of the window that were given out: they decide on the next one's leading space
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes; often a word, sometimes nothing."""
+        self._window.append(token_id)
+        text = self._fresh()
+        if text.endswith(REPLACEMENT) and len(self._window) - self._given < MAX_HELD_TOKENS:
+            return ""
+        del self._window[: self._given]
+        self._given = len(self._window)
+        return text
+
+    def end(self) -> str:
+        """What was held back, without the half character at its end."""
+        return self._fresh().rstrip(REPLACEMENT)
+
+    def _fresh(self) -> str:
+        before = self._decode(self._window[: self._given])
+        return self._decode(self._window)[len(before) :]
+
+
+def stop_at(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first stop sequence begins.
+
+    >>> stop_at("one, two", (" two", ",")), stop_at("one", (",",))
+    (3, None)
+    """
+    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+    return min(found) if found else None
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end of `text` may be the beginning of a stop sequence.
+
+    >>> held_back("the EN", ("END", "STOP")), held_back("the end", ("END",))
+    (2, 0)
+    """
+    for size in range(min(len(text), max(map(len, stops), default=1) - 1), 0, -1):
+        if any(stop.startswith(text[-size:]) for stop in stops):
+            return size
+    return 0
+
+
+@dataclass(slots=True)
+class Writer:
+    """One answer's text: what may be sent so far, and whether a stop sequence ended it."""
+
+    detokenizer: Detokenizer
+    stops: tuple[str, ...] = ()
+    stopped: bool = False
+    _pending: str = field(default="")
+
+    def push(self, token_id: int) -> str:
+        """The text to send after this token."""
+        return self._checked(self.detokenizer.push(token_id))
+
+    def end(self) -> str:
+        """The text to send when no token follows."""
+        text = self._checked(self.detokenizer.end())
+        return text if self.stopped else text + self._pending
+
+    def _checked(self, text: str) -> str:
+        text = self._pending + text
+        at = stop_at(text, self.stops)
+        if at is not None:
+            self.stopped, self._pending = True, ""
+            return text[:at]
+        cut = len(text) - held_back(text, self.stops)
+        self._pending = text[cut:]
+        return text[:cut]

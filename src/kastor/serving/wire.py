@@ -1,0 +1,146 @@
+"""The private wire between the server and a generation process: JSON over HTTP on a unix socket. No torch.
+
+`POST /generate` takes a request and answers one JSON object a line: chunks, then, if it went wrong, an error.
+`POST /count` takes a prompt and answers with one line: a count or an error. `GET /ready` answers once all is loaded.
+"""
+
+from typing import Any
+
+import orjson
+
+from kastor.domain import errors
+from kastor.domain.content import Content, Prompt, Role, Text
+from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
+from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Sampling
+
+READY, GENERATE, COUNT = "/ready", "/generate", "/count"
+
+ERRORS = {
+    kind.__name__: kind
+    for kind in (
+        errors.InvalidArgument,
+        errors.NotFound,
+        errors.AlreadyExists,
+        errors.PermissionDenied,
+        errors.ResourceExhausted,
+        errors.FailedPrecondition,
+        errors.Unimplemented,
+        errors.Internal,
+        errors.Unavailable,
+        errors.Unauthenticated,
+    )
+}
+
+
+def encode_prompt(prompt: Prompt) -> bytes:
+    """A prompt as JSON."""
+    return orjson.dumps(_prompt_object(prompt))
+
+
+def decode_prompt(body: bytes) -> Prompt:
+    """The prompt of a JSON body."""
+    return _prompt(orjson.loads(body))
+
+
+def encode_request(request: GenerateRequest) -> bytes:
+    """A request as JSON."""
+    sampling = request.sampling
+    return orjson.dumps(
+        {
+            "base": request.base_model,
+            "adapter": request.adapter,
+            "prompt": _prompt_object(request.prompt),
+            "temperature": sampling.temperature,
+            "topP": sampling.top_p,
+            "topK": sampling.top_k,
+            "stop": sampling.stop_sequences,
+            "maxOutputTokens": sampling.max_output_tokens,
+            "seed": sampling.seed,
+        }
+    )
+
+
+def decode_request(body: bytes) -> GenerateRequest:
+    """The request of a JSON body."""
+    fields = orjson.loads(body)
+    sampling = Sampling(
+        temperature=fields["temperature"],
+        top_p=fields["topP"],
+        top_k=fields["topK"],
+        stop_sequences=tuple(fields["stop"]),
+        max_output_tokens=fields["maxOutputTokens"],
+        seed=fields["seed"],
+    )
+    return GenerateRequest(fields["base"], _prompt(fields["prompt"]), sampling, fields["adapter"])
+
+
+def encode_event(event: Chunk | KastorError) -> bytes:
+    """A line of an answer."""
+    if isinstance(event, KastorError):
+        return encode_error(event)
+    fields: dict[str, Any] = {"text": event.text, "prompt": event.prompt_tokens, "output": event.output_tokens}
+    if event.finish_reason is not None:
+        fields["finish"] = event.finish_reason
+    return orjson.dumps(fields) + b"\n"
+
+
+def decode_chunk(line: str | bytes) -> Chunk:
+    """The chunk of a line.
+
+    Raises:
+        KastorError: the line carries one.
+
+    """
+    fields = _fields(line)
+    finish = fields.get("finish")
+    return Chunk(fields["text"], fields["prompt"], fields["output"], None if finish is None else FinishReason(finish))
+
+
+def encode_count(num_tokens: int) -> bytes:
+    """The line that answers a count."""
+    return orjson.dumps({"tokens": num_tokens}) + b"\n"
+
+
+def decode_count(line: str | bytes) -> int:
+    """The count of a line.
+
+    Raises:
+        KastorError: the line carries one.
+
+    """
+    return int(_fields(line)["tokens"])
+
+
+def encode_error(error: KastorError) -> bytes:
+    """An error as a line; a class the other side need not know travels as the one above it."""
+    name = next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in ERRORS), Internal.__name__)
+    violations = error.violations if isinstance(error, InvalidArgument) else ()
+    fields = {
+        "kind": name,
+        "message": error.message,
+        "reason": error.reason,
+        "violations": [[violation.field, violation.description] for violation in violations],
+    }
+    return orjson.dumps({"error": fields}) + b"\n"
+
+
+def _fields(line: str | bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = orjson.loads(line)
+    error = fields.get("error")
+    if error is None:
+        return fields
+    kind = ERRORS.get(error["kind"], Internal)
+    if kind is InvalidArgument:
+        violations = tuple(FieldViolation(*pair) for pair in error["violations"])
+        raise InvalidArgument(error["message"], violations=violations, reason=error["reason"])
+    raise kind(error["message"], reason=error["reason"])
+
+
+def _prompt_object(prompt: Prompt) -> dict[str, Any]:
+    turns = [{"role": turn.role, "parts": [part.text for part in turn.parts]} for turn in prompt.contents]
+    return {"system": prompt.system, "turns": turns}
+
+
+def _prompt(fields: dict[str, Any]) -> Prompt:
+    turns = tuple(Content(Role(turn["role"]), tuple(map(Text, turn["parts"]))) for turn in fields["turns"])
+    return Prompt(turns, fields["system"])

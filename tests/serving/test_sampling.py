@@ -1,0 +1,67 @@
+"""Choosing a token: temperature, top-k and top-p as defined, one draw each."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kastor.domain.generation import Sampling
+from kastor.serving.sampling import FIRST_LOOK, candidates, drawn, greedy
+
+LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.2, 0.3]))
+
+
+def test_temperature_zero_and_top_k_one_are_greedy() -> None:
+    assert greedy(Sampling(temperature=0))
+    assert greedy(Sampling(top_k=1))
+    assert not greedy(Sampling(temperature=0.1))
+
+
+def test_candidates_are_the_softmax_likeliest_first() -> None:
+    ids, probabilities = candidates(LOGITS, Sampling())
+    assert ids.tolist() == [1, 3, 2, 0]
+    torch.testing.assert_close(probabilities, torch.tensor([0.4, 0.3, 0.2, 0.1]))
+
+
+def test_temperature_sharpens() -> None:
+    _, probabilities = candidates(LOGITS, Sampling(temperature=0.5))
+    torch.testing.assert_close(probabilities, torch.tensor([0.16, 0.09, 0.04, 0.01]) / 0.30)
+
+
+def test_top_p_keeps_the_fewest_that_hold_it() -> None:
+    assert candidates(LOGITS, Sampling(top_p=0.69))[0].tolist() == [1, 3]
+    assert candidates(LOGITS, Sampling(top_p=0.75))[0].tolist() == [1, 3, 2]
+    assert candidates(LOGITS, Sampling(top_p=0.01))[0].tolist() == [1]
+
+
+def test_top_p_counts_within_the_top_k() -> None:
+    ids, probabilities = candidates(LOGITS, Sampling(top_k=2, top_p=0.5))
+    assert ids.tolist() == [1]  # 0.4 of 0.7 is more than half
+    assert probabilities.tolist() == [1.0]
+
+
+def test_top_p_looks_further_when_the_first_look_does_not_hold_it() -> None:
+    flat = torch.zeros(4 * FIRST_LOOK)
+    assert candidates(flat, Sampling(top_p=0.5))[0].numel() == 2 * FIRST_LOOK
+
+
+def test_draws_follow_the_probabilities() -> None:
+    uniforms = [(i + 0.5) / 1000 for i in range(1000)]
+    counts = torch.bincount(torch.tensor([drawn(LOGITS, Sampling(), u) for u in uniforms]), minlength=4)
+    assert counts.tolist() == [100, 400, 200, 300]
+
+
+@given(
+    st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40),
+    st.floats(0.01, 2),
+    st.floats(0.001, 1),
+    st.none() | st.integers(1, 50),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_any_draw_is_one_of_the_candidates(
+    logits: list[float], temperature: float, top_p: float, top_k: int | None, uniform: float
+) -> None:
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+    ids, probabilities = candidates(torch.tensor(logits), sampling)
+    assert 1 <= ids.numel() <= len(logits)
+    assert abs(float(probabilities.sum()) - 1) < 1e-4
+    assert drawn(torch.tensor(logits), sampling, uniform) in ids.tolist()
