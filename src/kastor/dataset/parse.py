@@ -252,10 +252,6 @@ def _parts(value: dict[str, JsonValue], path: str) -> tuple[Text, ...]:
 def _text(value: JsonValue, path: str) -> str:
     if not isinstance(value, str):
         raise _Fault(path, "type", f"{_kind(value)}, expected text", 'put it in quotes, as "1"')
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _Fault(path, "encoding", f"half of a surrogate pair at character {error.start}") from error
     return value
 
 

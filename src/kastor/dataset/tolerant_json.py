@@ -49,7 +49,7 @@ def _said(message: str) -> str:
     plain = _NEAR.sub("", message).replace("b'", "").replace("'", "").replace("JSON5Value", "a value")
     code = re.search(r"U\+([0-9a-fA-F]{4,6})", plain)
     shown = repr(chr(int(code.group(1), 16))) if code else ""
-    return re.sub(r"U\+[0-9a-fA-F]{4,6}", shown, plain).removesuffix(" starting")
+    return re.sub(r"U\+[0-9a-fA-F]{4,6}", lambda _: shown, plain).removesuffix(" starting")
 
 
 def _place(text: str, at: int) -> str:

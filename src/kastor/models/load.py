@@ -1,11 +1,14 @@
 """A folder in transformers' format -> the base model in memory, frozen, in the dtype this machine is fastest in."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 
@@ -26,6 +29,11 @@ def best_dtype() -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def compute_threads() -> int:
+    """The cores this process may use; more threads than that only wait for one another."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def best_device() -> torch.device:
     """The GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,6 +47,8 @@ def load_base(folder: Path, *, dtype: torch.dtype | None = None) -> CausalModel:
         ResourceExhausted: it does not fit in memory; says how much is needed and free.
 
     """
+    transformers_logging.set_verbosity_error()  # our own errors say what matters
+    transformers_logging.disable_progress_bar()
     wanted = dtype or best_dtype()
     _check_memory(folder, wanted)
     try:

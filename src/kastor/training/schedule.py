@@ -18,6 +18,6 @@ def learning_rate(step: int, total_steps: int, peak: float) -> float:
     """
     warmup = math.ceil(WARMUP_FRACTION * total_steps)
     if step <= warmup:
-        return peak * step / warmup
+        return peak * (step / warmup)
     progress = (step - warmup) / (total_steps - warmup)
     return peak * (FINAL_FRACTION + (1 - FINAL_FRACTION) * (1 + math.cos(math.pi * progress)) / 2)

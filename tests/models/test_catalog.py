@@ -1,0 +1,80 @@
+"""Names lead to bases; what is wrong in an operator's catalog is said by name."""
+
+from pathlib import Path
+
+import pytest
+
+from kastor.domain.errors import InvalidArgument, NotFound
+from kastor.models.catalog import FolderSource, load_catalog
+
+OWN = """
+[bases.mine]
+display_name = "Mine"
+description = "A folder of ours."
+family = "smollm2"
+licence = "Apache-2.0"
+input_token_limit = 100
+output_token_limit = 20
+num_parameters = 1000
+source = { kind = "folder", path = "/somewhere" }
+adapter = { rank = 4, alpha = 8, targets = ["q_proj"] }
+
+[aliases]
+"gemini-1.5-flash-001-tuning" = "mine"
+"""
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "models/smollm2-135m-instruct"])
+def test_a_base_is_found_with_and_without_prefix(name: str) -> None:
+    assert load_catalog().base(name).id == "smollm2-135m-instruct"
+
+
+def test_googles_name_leads_to_the_embedded_base() -> None:
+    assert load_catalog().base("models/gemini-1.5-flash-001-tuning").id == "smollm2-135m-instruct"
+
+
+def test_an_unknown_name_is_answered_with_the_near_ones() -> None:
+    with pytest.raises(NotFound, match=r"models/smolm-135 is not found.*Near names: models/smollm2-135m-instruct"):
+        load_catalog().base("smolm-135")
+
+
+def test_every_shipped_alias_leads_to_a_base_and_every_base_names_its_licence() -> None:
+    catalog = load_catalog()
+    assert all(target in catalog.bases for target in catalog.aliases.values())
+    for base in catalog.bases.values():
+        assert base.licence
+        assert base.adapter.rank >= 1
+        assert base.adapter.targets
+
+
+def test_an_operators_file_adds_bases_and_points_aliases_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(OWN)
+    base = load_catalog(file).base("gemini-1.5-flash-001-tuning")
+    assert base.id == "mine"
+    assert base.source == FolderSource(Path("/somewhere"))
+    assert base.adapter.targets == ("q_proj",)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('family = "smollm2"', 'family = "nope"'), "bases.mine: 'nope'"),
+        (('kind = "folder"', 'kind = "ftp"'), "source kind 'ftp'"),
+        (("rank = 4, ", ""), "bases.mine: 'rank'"),
+        (('= "mine"', '= "theirs"'), "there is no base 'theirs'"),
+        (("[aliases]", "[aliases"), "own.toml"),
+        (("num_parameters", "num_paramters"), "num_paramters"),
+    ],
+)
+def test_what_is_wrong_in_an_operators_file_is_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(OWN.replace(*change))
+    with pytest.raises(InvalidArgument) as caught:
+        load_catalog(file)
+    assert said in caught.value.message
+
+
+def test_a_missing_catalog_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="No such file"):
+        load_catalog(tmp_path / "none.toml")

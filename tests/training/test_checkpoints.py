@@ -1,0 +1,117 @@
+"""Checkpoints are whole or not there, plain PEFT directories, and refuse to resume from damage."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from kastor.domain.errors import FailedPrecondition
+from kastor.domain.job import AdapterShape
+from kastor.models.families import LLAMA_LINEARS
+from kastor.training import checkpoints as module
+from kastor.training.checkpoints import STATE_FILE, Checkpoint, Checkpoints, restore
+from kastor.training.lora import attach
+from tiny import tiny_model
+
+SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
+STATE = {"step": torch.tensor(3)}
+
+
+@pytest.fixture(name="model")
+def a_model() -> Any:
+    return attach(tiny_model(), SHAPE, seed=1)
+
+
+def save(root: Path, model: Any, step: int, *, ends_epoch: bool = True) -> Checkpoint:
+    return Checkpoints(root).save(model, STATE, step=step, ends_epoch=ends_epoch, about={"job": "abc"})
+
+
+def test_peft_opens_a_checkpoint_as_it_lies_there(tmp_path: Path, model: Any) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.01)
+    ids = torch.arange(3, 20)[None]
+    expected = model(ids).logits
+    opened = PeftModel.from_pretrained(tiny_model(), str(save(tmp_path, model, 3).folder))
+    torch.testing.assert_close(opened(ids).logits, expected)
+
+
+def test_the_manifest_names_every_file_and_no_path_of_this_machine(tmp_path: Path, model: Any) -> None:
+    checkpoint = save(tmp_path, model, 3)
+    manifest = checkpoint.manifest
+    assert manifest["step"] == 3
+    assert manifest["job"] == "abc"
+    assert {*manifest["files"], "manifest.json"} == {file.name for file in checkpoint.folder.iterdir()}
+    for file in checkpoint.folder.glob("*.json"):
+        assert str(tmp_path) not in file.read_text()
+
+
+def test_ends_of_epochs_are_kept_and_only_the_newest_can_be_resumed_from(tmp_path: Path, model: Any) -> None:
+    for step, ends in ((2, True), (3, False), (4, True), (5, False)):
+        save(tmp_path, model, step, ends_epoch=ends)
+    kept = Checkpoints(tmp_path).all()
+    assert [(c.step, c.resumable) for c in kept] == [(2, False), (4, False), (5, True)]
+    latest = Checkpoints(tmp_path).latest()
+    assert latest is not None
+    assert latest.step == 5
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it_and_nothing_half_written(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, model, 2)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, model, 3)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-000002"]
+    latest = Checkpoints(tmp_path).latest()
+    assert latest is not None
+    assert latest.step == 2
+
+
+def test_what_a_killed_writer_left_is_neither_seen_nor_in_the_way(tmp_path: Path, model: Any) -> None:
+    left = tmp_path / ".step-000003.partial"
+    left.mkdir(parents=True)
+    (left / "adapter_model.safetensors").write_bytes(b"half")
+    assert Checkpoints(tmp_path).latest() is None
+    assert save(tmp_path, model, 3).manifest["step"] == 3
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", STATE_FILE])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, model: Any, name: str) -> None:
+    checkpoint = save(tmp_path, model, 3)
+    file = checkpoint.folder / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FailedPrecondition, match=name):
+        restore(checkpoint, model)
+
+
+def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, model: Any) -> None:
+    checkpoint = save(tmp_path, model, 3)
+    fewer = attach(tiny_model(), AdapterShape(4, 8.0, ("q_proj",)), seed=1)
+    with pytest.raises(FailedPrecondition, match="do not fit this model"):
+        restore(checkpoint, fewer)
+
+
+def test_publishing_copies_the_adapter_without_the_training_state(tmp_path: Path, model: Any) -> None:
+    checkpoint = save(tmp_path / "checkpoints", model, 3)
+    target = tmp_path / "adapter"
+    Checkpoints(tmp_path / "checkpoints").publish(checkpoint, target)
+    assert {file.name for file in target.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+    }
+    assert Checkpoint(target, 3).manifest["job"] == "abc"
+    Checkpoints(tmp_path / "checkpoints").publish(checkpoint, target)  # again, after a crash before the job's end
