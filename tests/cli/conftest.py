@@ -28,7 +28,7 @@ class Ran:
     err: str
 
     @property
-    def json(self) -> Any:  # noqa: ANN401  # JSON, of which each test knows the shape
+    def json(self) -> Any:  # JSON, of which each test knows the shape
         """Stdout, which must be nothing but JSON."""
         return json.loads(self.out)
 

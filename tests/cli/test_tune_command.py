@@ -1,6 +1,7 @@
 """`kastor tune` against a server whose answers are known."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -153,3 +154,34 @@ def test_ctrl_c_detaches_from_a_shared_server(home: Path, tuning: FakeServer, pa
     assert f"Detached; job {JOB_ID} goes on." in err
     assert "Traceback" not in err
     assert not any(s.path.endswith(":cancel") for s in tuning.seen)
+
+
+def test_in_a_terminal_there_is_a_bar_and_the_cursor_comes_back(
+    home: Path, tuning: FakeServer, pairs_file: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "kastor.cli", "tune", str(pairs_file), "--server", tuning.url]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"TERM": "xterm"}, text=True
+    ) as process:
+        os.close(theirs)
+        shown = read_all(ours)
+        out, _ = process.communicate(timeout=10)
+    assert (process.returncode, out) == (0, f"{MODEL}\n")
+    assert "step 12/19" in shown
+    assert "step 19/19" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+def read_all(fd: int) -> str:
+    """What comes out of a pseudo-terminal until its other end is closed."""
+    said = b""
+    with os.fdopen(fd, "rb", buffering=0) as terminal:
+        while True:
+            try:
+                piece = terminal.read(4096)
+            except OSError:  # EIO: nobody holds the other end any more
+                return said.decode()
+            if not piece:
+                return said.decode()
+            said += piece

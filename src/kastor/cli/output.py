@@ -63,7 +63,7 @@ class Output:
 
     def say(self, text: str, *, style: str = "dim") -> None:
         """Talk: a line on stderr."""
-        self.err.print(Text(text, style=style))
+        self.err.print(Text(text, style=style), soft_wrap=True)  # commands in it stay whole
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:

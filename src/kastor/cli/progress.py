@@ -6,7 +6,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
 
 from kastor.cli.output import duration
 from kastor.cli.records import Job
@@ -56,6 +57,14 @@ def waiting_text(job: Job, note: str) -> str:
     return f"{job.state.lower()}: {note}" if note else job.state.lower()
 
 
+class _StepBar(BarColumn):
+    """A bar where there are steps to count, nothing else."""
+
+    def render(self, task: Task) -> ProgressBar:
+        """The bar of `task`."""
+        return super().render(task) if task.total is not None else ProgressBar(width=0)
+
+
 class BarDisplay:
     """A bar that redraws itself."""
 
@@ -63,7 +72,7 @@ class BarDisplay:
         self._progress = Progress(
             SpinnerColumn("line", style="cyan", finished_text=" "),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=22, complete_style="cyan", finished_style="green", pulse_style="dim"),
+            _StepBar(bar_width=22, complete_style="cyan", finished_style="green"),
             TextColumn("{task.fields[measures]}"),
             console=err,
             refresh_per_second=8,
