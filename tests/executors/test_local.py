@@ -1,6 +1,5 @@
 """Workers as real child processes: small scripts stand for `kastor.worker`."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -188,8 +187,9 @@ def test_a_machine_that_cannot_start_a_process_is_unavailable(blobs: Blobs, tmp_
 
 
 SERVER = """
-import os, sys, time
+import sys, time
 from pathlib import Path
+sys.path.insert(0, sys.argv[2])
 from kastor.executors.local import LocalExecutor
 from kastor.store.blobs import Blobs
 from making import make_job
@@ -202,11 +202,11 @@ time.sleep(60)
 
 
 def test_a_killed_server_leaves_no_worker(blobs: Blobs, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    server = subprocess.Popen([sys.executable, "-c", SERVER, tmp_path], env=environment)
-    worker = psutil.Process(int(wait_until_up(blobs)))
-    server.kill()
-    server.wait()
+    with subprocess.Popen([sys.executable, "-c", SERVER, tmp_path, Path(__file__).parent.parent]) as server:
+        try:
+            worker = psutil.Process(int(wait_until_up(blobs)))
+        finally:
+            server.kill()
     with suppress(psutil.NoSuchProcess):
         worker.wait(10)
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

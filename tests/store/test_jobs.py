@@ -267,6 +267,14 @@ def test_a_loss_that_is_no_number_can_be_kept(jobs: JobStore) -> None:
     assert [str(step.mean_loss) for step in jobs.snapshots("job1")] == ["nan", "inf"]
 
 
+def test_the_steps_of_all_jobs_can_be_counted(jobs: JobStore) -> None:
+    assert jobs.total_steps() == 0
+    for job_id, step in (("job1", 3), ("job2", 4)):
+        bring_to(jobs, State.RUNNING, job_id)
+        jobs.record_step(job_id, 1, make_snapshot(step))
+    assert jobs.total_steps() == 7
+
+
 def test_rewinding_forgets_the_steps_after_the_checkpoint(jobs: JobStore) -> None:
     bring_to(jobs, State.RUNNING)
     for step in range(1, 6):

@@ -53,8 +53,8 @@ def migrate_in_a_process(url: str) -> bool:
 
 
 def test_processes_that_start_at_once_migrate_once(empty_database_url: str) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        assert pool.map(migrate_in_a_process, [empty_database_url] * 3, chunksize=1) == [True] * 3
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(migrate_in_a_process, [empty_database_url] * 2, chunksize=1) == [True] * 2
         pool.close()
         pool.join()
     database = open_database(empty_database_url)
