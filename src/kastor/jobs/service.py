@@ -6,7 +6,8 @@ model is stored as its owner.
 
 import secrets
 import string
-from collections.abc import Callable, Iterator
+from collections import abc
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -43,8 +44,8 @@ Item = TypeVar("Item")
 class Generator(Protocol):
     """What generates: an engine, wherever it runs."""
 
-    def stream(self, request: GenerateRequest) -> Iterator[Chunk]:
-        """The answer as it is made. Blocks between pieces; closing the iterator ends the generation."""
+    def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
+        """The answer as it is made. Blocks between pieces; closing it ends the generation."""
 
     def count_tokens(self, base_model: str, prompt: Prompt) -> int:
         """How many tokens the prompt is for this base."""
@@ -82,7 +83,7 @@ class Answer:
     """An answer on its way; `base` is what really generates it."""
 
     base: BaseModel
-    chunks: Iterator[Chunk]
+    chunks: abc.Generator[Chunk, None, None]
 
 
 def random_id() -> str:
@@ -255,6 +256,10 @@ class TuningService:
     def job_counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
         return self._jobs.counts()
+
+    def total_steps(self) -> int:
+        """Optimizer steps done, over all kept jobs."""
+        return self._jobs.total_steps()
 
     # base models
 

@@ -206,6 +206,11 @@ class JobStore:
             rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
         return dict.fromkeys(State, 0) | {State(state): number for state, number in rows}
 
+    def total_steps(self) -> int:
+        """Optimizer steps done, over all kept jobs."""
+        with self._database.read() as connection:
+            return int(connection.execute(select(func.coalesce(func.sum(jobs.c.completed_steps), 0))).scalar_one())
+
     def snapshots(self, job_id: str) -> list[Snapshot]:
         """What each completed step did, in order; empty for an unknown job."""
         table = tables.snapshots

@@ -1,0 +1,179 @@
+"""The operator's routes under `/kastor/v1`: jobs as they are, which the dialects hide. Same error shape."""
+
+from collections.abc import Sequence
+
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kastor.api.http import Call, Endpoints, Reply
+from kastor.api.paging import page_size, parts_of, token_of
+from kastor.api.wire import Float32, Wire, timestamp
+from kastor.domain.errors import InvalidArgument
+from kastor.domain.job import Event, Snapshot, State
+from kastor.jobs.service import JobView, TuningService
+
+PREFIX = "/kastor/v1"
+JOBS_PAGE_SIZE = 50
+ETA_STEPS = 10  # the latest steps foretell the next ones
+
+
+class HyperparametersOut(Wire):
+    """What a job trains with."""
+
+    epoch_count: int
+    batch_size: int
+    learning_rate: Float32
+
+
+class AdapterOut(Wire):
+    """The adapter's shape."""
+
+    rank: int
+    alpha: Float32
+
+
+class ErrorOut(Wire):
+    """Why the job failed."""
+
+    code: str
+    message: str
+
+
+class StepOut(Wire):
+    """What a step did. Unlike the dialect's, zeros are written."""
+
+    step: int
+    epoch: int
+    mean_loss: Float32
+    num_tokens: int
+    tokens_per_second: Float32 | None
+    compute_time: str | None
+
+
+class EventOut(Wire):
+    """A line of what happened to the job."""
+
+    at: str | None
+    level: str
+    message: str
+
+
+class JobOut(Wire):
+    """A job."""
+
+    id: str
+    tuned_model: str
+    operation: str
+    state: str
+    base_model: str
+    num_examples: int
+    total_steps: int
+    completed_steps: int
+    hyperparameters: HyperparametersOut
+    adapter: AdapterOut
+    create_time: str | None
+    start_time: str | None
+    end_time: str | None
+    attempt: int
+    error: ErrorOut | None
+    last_snapshot: StepOut | None
+    eta_seconds: Float32 | None
+    events: list[EventOut] | None = None
+    snapshots: list[StepOut] | None = None
+
+
+class AdminRoutes:
+    """Handlers of the jobs."""
+
+    def __init__(self, service: TuningService) -> None:
+        self._service = service
+
+    def routes(self, endpoints: Endpoints) -> Sequence[Route]:
+        """All of them."""
+        jobs, job = f"{PREFIX}/jobs", f"{PREFIX}/jobs/{{job}}"
+        return [
+            endpoints.route(jobs, "GET", self.list_jobs, query=("page_size", "page_token")),
+            endpoints.route(f"{job}/log", "GET", self.log, query=("offset",)),
+            endpoints.route(f"{job}:cancel", "POST", self.cancel),
+            endpoints.route(job, "GET", self.get, query=("view",)),
+        ]
+
+    def list_jobs(self, call: Call) -> Reply:
+        """Jobs, newest first."""
+        token = call.query.get("page_token")
+        before = parts_of(token, 1)[0] if token else None
+        page = self._service.jobs(call.principal, limit=page_size(call, default=JOBS_PAGE_SIZE), before=before)
+        listed: dict[str, object] = {"jobs": [job_out(view).json_value() for view in page.items]}
+        return listed | {"nextPageToken": token_of(page.items[-1].job.id)} if page.more else listed
+
+    def get(self, call: Call) -> Reply:
+        """One job; with its events and snapshots if view=full."""
+        full = call.query.get("view", "").lower() == "full"
+        return job_out(self._service.job(call.path["job"], call.principal, events=full), full=full).json_value()
+
+    def cancel(self, call: Call) -> Reply:
+        """The job, asked to stop."""
+        return job_out(self._service.cancel(call.path["job"], call.principal)).json_value()
+
+    def log(self, call: Call) -> Reply:
+        """The job's log from a byte on."""
+        text = call.query.get("offset") or "0"
+        if not (text.isascii() and text.isdigit()) or len(text) > 18:
+            raise InvalidArgument.of("offset", f"{text[:20]!r} is not a whole number from 0")
+        found = self._service.job_log(call.path["job"], call.principal, offset=int(text))
+        headers = {"x-kastor-next-offset": str(int(text) + len(found))}
+        return Response(found, media_type="text/plain; charset=utf-8", headers=headers)
+
+
+def job_out(view: JobView, *, full: bool = False) -> JobOut:
+    """The job as a message."""
+    job, spec, snapshots = view.job, view.job.spec, view.snapshots
+    chosen = spec.hyperparameters
+    return JobOut(
+        id=job.id,
+        tuned_model=f"tunedModels/{job.tuned_model_id}",
+        operation=f"tunedModels/{job.tuned_model_id}/operations/{job.id}",
+        state=job.state.value,
+        base_model=f"models/{spec.base_model}",
+        num_examples=spec.num_examples,
+        total_steps=spec.total_steps,
+        completed_steps=job.completed_steps,
+        hyperparameters=HyperparametersOut(
+            epoch_count=chosen.num_epochs, batch_size=chosen.batch_size, learning_rate=chosen.learning_rate
+        ),
+        adapter=AdapterOut(rank=spec.adapter.rank, alpha=spec.adapter.alpha),
+        create_time=timestamp(job.created_at),
+        start_time=timestamp(job.started_at),
+        end_time=timestamp(job.finished_at),
+        attempt=job.attempt,
+        error=ErrorOut(code=job.error.code.name, message=job.error.message) if job.error else None,
+        last_snapshot=_step(snapshots[-1]) if snapshots else None,
+        eta_seconds=_eta_s(view),
+        events=list(map(_event, view.events)) if full else None,
+        snapshots=list(map(_step, snapshots)) if full else None,
+    )
+
+
+def _eta_s(view: JobView) -> float | None:
+    """Seconds until a running job's last step, at the pace of its latest ones."""
+    latest = view.snapshots[-ETA_STEPS:]
+    if view.job.state is not State.RUNNING or not latest:
+        return None
+    pace = sum(snapshot.elapsed_s for snapshot in latest) / len(latest)
+    return round((view.job.spec.total_steps - latest[-1].step) * pace, 1)
+
+
+def _step(snapshot: Snapshot) -> StepOut:
+    elapsed = snapshot.elapsed_s
+    return StepOut(
+        step=snapshot.step,
+        epoch=snapshot.epoch,
+        mean_loss=snapshot.mean_loss,
+        num_tokens=snapshot.num_tokens,
+        tokens_per_second=round(snapshot.num_tokens / elapsed, 1) if elapsed > 0 else None,
+        compute_time=timestamp(snapshot.computed_at),
+    )
+
+
+def _event(event: Event) -> EventOut:
+    return EventOut(at=timestamp(event.at), level=event.level, message=event.message)

@@ -1,0 +1,57 @@
+"""The HTTP application: all dialects over one service. What it is made of is handed in by the composition root."""
+
+import threading
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from kastor.api.admin import AdminRoutes
+from kastor.api.errors import HTTP_STATUS, error_body
+from kastor.api.gemini import VERSIONS, GeminiRoutes
+from kastor.api.generate import GenerateRoutes
+from kastor.api.http import Endpoints, json_response
+from kastor.api.observe import Metrics, Observed, healthz
+from kastor.domain.errors import KastorError, NotFound, Unimplemented
+from kastor.jobs.service import TuningService
+from kastor.security.auth import Authenticator
+
+
+def make_app(
+    service: TuningService, authenticator: Authenticator, metrics: Metrics, closing: threading.Event
+) -> ASGIApp:
+    """The application; `closing`, once set, ends the streams under way."""
+    metrics.watch_jobs(service.job_counts, service.total_steps)
+    endpoints = Endpoints(authenticator, service.limits.max_body_bytes, closing)
+    gemini, generate, admin = GeminiRoutes(service), GenerateRoutes(service, metrics), AdminRoutes(service)
+    routes: list[BaseRoute] = [Route("/healthz", healthz), Route("/metrics", metrics.scrape)]
+    for version in VERSIONS:
+        routes += generate.routes(endpoints, version)
+        routes += gemini.routes(endpoints, version)
+    routes += admin.routes(endpoints)
+    app = Starlette(routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted})
+    app.router.redirect_slashes = False
+    return Observed(app, metrics)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    if not isinstance(error, KastorError):  # what Starlette's signature allows, and its table does not
+        raise error
+    return json_response(error_body(error), status=HTTP_STATUS[error.code])
+
+
+def _unrouted(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router, in Google's shape."""
+    if not isinstance(error, HTTPException):
+        raise error
+    method, path = request.method, request.url.path
+    if error.status_code != 405:
+        return _refused(request, NotFound(f"There is no {method} {path} here; see /v1beta/models for a beginning."))
+    allowed = (error.headers or {}).get("Allow", "")
+    wrong = Unimplemented(f"{path} takes {allowed}, not {method}.")
+    response = json_response(error_body(wrong, http_status=405), status=405)
+    response.headers["allow"] = allowed
+    return response

@@ -1,0 +1,158 @@
+"""The Gemini API's routes for tuned models, their operations and base models, under every version alike.
+
+Mirrors gemini-api.md §1. Generation is in `generate`; what messages hold, in `tuned_models`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from starlette.routing import Route
+
+from kastor.api.http import Call, Endpoints, Reply
+from kastor.api.paging import page_size, parts_of, time_and_id, token_of
+from kastor.api.tuned_models import TunedModelIn, base_model, model_change, new_tuning, operation, tuned_model
+from kastor.api.wire import Wire, message
+from kastor.domain.errors import InvalidArgument, KastorError, Unimplemented
+from kastor.jobs.service import Page, Tuning, TuningService
+
+VERSIONS = ("/v1", "/v1beta", "/v1alpha")
+PAGED = ("page_size", "page_token")
+MODELS_PAGE_SIZE = 50
+
+
+class Empty(Wire):
+    """google.protobuf.Empty."""
+
+
+class GeminiRoutes:
+    """Handlers of the dialect. Each one: read the message, call the service, write the message."""
+
+    def __init__(self, service: TuningService) -> None:
+        self._service = service
+
+    def routes(self, endpoints: Endpoints, version: str) -> Sequence[Route]:
+        """All of them under one version."""
+        route = endpoints.route
+        models, model = f"{version}/tunedModels", f"{version}/tunedModels/{{model}}"
+        operations, one_operation = f"{model}/operations", f"{model}/operations/{{operation}}"
+        return [
+            route(models, "POST", self.create, query=("tuned_model_id",)),
+            route(models, "GET", self.list_models, query=(*PAGED, "filter")),
+            route(f"{model}:cancel", "POST", self.cancel_model),
+            route(f"{model}:transferOwnership", "POST", not_offered),
+            route(model, "GET", self.get),
+            route(model, "PATCH", self.patch, query=("update_mask",)),
+            route(model, "DELETE", self.delete),
+            route(operations, "GET", self.list_operations, query=(*PAGED, "filter", "return_partial_success")),
+            route(f"{one_operation}:cancel", "POST", self.cancel_operation),
+            route(one_operation, "GET", self.get_operation),
+            route(one_operation, "DELETE", self.delete_operation),
+            route(f"{version}/operations", "GET", self.all_operations, query=(*PAGED, "filter")),
+            route(f"{version}/models", "GET", self.list_bases, query=PAGED),
+            route(f"{version}/models/{{model}}", "GET", self.get_base),
+        ]
+
+    def create(self, call: Call) -> Reply:
+        """The method tunedModels.create."""
+        body = message(TunedModelIn, call.body, root="tuned_model")
+        new = new_tuning(body, call.query.get("tuned_model_id") or None)
+        return operation(self._service.create(new, call.principal)).json_value()
+
+    def get(self, call: Call) -> Reply:
+        """The method tunedModels.get."""
+        return tuned_model(self._service.model(call.path["model"], call.principal)).json_value()
+
+    def list_models(self, call: Call) -> Reply:
+        """The method tunedModels.list."""
+        page = self._page(call)
+        return _listed("tunedModels", [tuned_model(tuning) for tuning in page.items], _next(page))
+
+    def patch(self, call: Call) -> Reply:
+        """The method tunedModels.patch."""
+        body = message(TunedModelIn, call.body, root="tuned_model", may_be_empty=True)
+        change = model_change(body, call.query.get("update_mask") or None)
+        return tuned_model(self._service.update_model(call.path["model"], change, call.principal)).json_value()
+
+    def delete(self, call: Call) -> Reply:
+        """The method tunedModels.delete."""
+        self._service.delete_model(call.path["model"], call.principal)
+        return {}
+
+    def cancel_model(self, call: Call) -> Reply:
+        """The method tunedModels.cancel, which google-genai calls."""
+        message(Empty, call.body, may_be_empty=True)
+        self._service.cancel_model(call.path["model"], call.principal)
+        return {}
+
+    def get_operation(self, call: Call) -> Reply:
+        """The method operations.get."""
+        return operation(self._operation(call)).json_value()
+
+    def list_operations(self, call: Call) -> Reply:
+        """The method operations.list of one model: it has one, and no second page."""
+        _refuse_filter(call)
+        page_size(call)
+        found = [] if call.query.get("page_token") else [self._service.model(call.path["model"], call.principal)]
+        return _listed("operations", [operation(tuning) for tuning in found], None)
+
+    def all_operations(self, call: Call) -> Reply:
+        """The method operations.list."""
+        page = self._page(call)
+        return _listed("operations", [operation(tuning) for tuning in page.items], _next(page))
+
+    def cancel_operation(self, call: Call) -> Reply:
+        """The method operations.cancel."""
+        message(Empty, call.body, may_be_empty=True)
+        self._service.cancel(self._operation(call).job.id, call.principal)
+        return {}
+
+    def delete_operation(self, call: Call) -> Reply:
+        """The method operations.delete: the caller lost interest. It cancels nothing, and the model keeps its job."""
+        self._operation(call)
+        return {}
+
+    def list_bases(self, call: Call) -> Reply:
+        """The method models.list: bases, then aliases."""
+        token, size, found = call.query.get("page_token"), page_size(call, default=MODELS_PAGE_SIZE), 0
+        known = self._service.base_models()
+        if token:
+            (last,) = parts_of(token, 1)
+            found = next((i + 1 for i, (name, _) in enumerate(known) if name == last), len(known))
+        page = known[found : found + size]
+        more = token_of(page[-1][0]) if found + size < len(known) else None
+        return _listed("models", [base_model(name, base) for name, base in page], more)
+
+    def get_base(self, call: Call) -> Reply:
+        """The method models.get."""
+        name = call.path["model"]
+        return base_model(name, self._service.base_model(name)).json_value()
+
+    def _operation(self, call: Call) -> Tuning:
+        return self._service.operation(call.path["model"], call.path["operation"], call.principal)
+
+    def _page(self, call: Call) -> Page[Tuning]:
+        _refuse_filter(call)
+        return self._service.models(call.principal, limit=page_size(call), before=time_and_id(call))
+
+
+def not_offered(call: Call) -> Reply:
+    """The answer of methods that the wire knows and this server does not have."""
+    error: KastorError = Unimplemented("This method is not offered by this server yet.")
+    raise error
+
+
+def _refuse_filter(call: Call) -> None:
+    if call.query.get("filter"):
+        raise InvalidArgument.of("filter", "filtering is not offered yet; leave it out")
+
+
+def _next(page: Page[Tuning]) -> str | None:
+    if not page.more:
+        return None
+    last = page.items[-1].model
+    return token_of(last.created_at.isoformat(), last.id)
+
+
+def _listed(field: str, items: Sequence[Wire], token: str | None) -> Mapping[str, object]:
+    """A page of a list; an empty one is `{}`."""
+    found: dict[str, object] = {field: [item.json_value() for item in items]} if items else {}
+    return found | {"nextPageToken": token} if token else found

@@ -1,0 +1,270 @@
+"""What every route shares: credentials, query parameters, the body under its limit, JSON out, and streams.
+
+A handler is a plain function `Call -> Reply` that runs in a thread; it knows no request objects. What routes there are
+is the dialects' business.
+"""
+
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+import anyio
+import anyio.to_thread
+import structlog
+from pydantic.alias_generators import to_snake
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from kastor.api.wire import dumped
+from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError, Unavailable
+from kastor.domain.tuned_model import Principal
+from kastor.security.auth import Authenticator
+
+JSON_TYPE = "application/json; charset=UTF-8"
+IGNORED = frozenset({"key", "access_token", "oauth_token", "alt", "$alt", "pretty_print", "$pretty_print"}) | frozenset(
+    {"quota_user", "$.xgafv", "upload_protocol", "upload_type"}
+)
+"""Parameters of every method: read here, or without a meaning for this server."""
+GLUED = frozenset({"page_token", "page_size"})
+MAX_DRAINED_BYTES = 64 * 1024 * 1024
+DRAIN_TIMEOUT_S = 5.0
+MAX_GENERATING_THREADS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request, as handlers see it."""
+
+    principal: Principal
+    path: Mapping[str, str]  # the variable segments
+    query: Mapping[str, str]  # names in snake_case
+    body: bytes
+    stopped: Callable[[], bool]  # whether a long answer is to be given up: the caller is gone, or the server ends
+
+    @property
+    def sse(self) -> bool:
+        """Whether the answer is wanted as server-sent events."""
+        return self.query.get("alt") == "sse"
+
+    @property
+    def pretty(self) -> bool:
+        """Whether the answer is wanted with line breaks, as it is by default."""
+        said = self.query.get("pretty_print", self.query.get("$pretty_print", "true"))
+        return said.lower() not in ("false", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer in pieces. `first` is there already, so what goes wrong before it is an ordinary error."""
+
+    first: bytes
+    rest: Generator[bytes, None, None]
+    media_type: str
+    failed: Callable[[KastorError], bytes]  # how a piece tells of an error in mid-stream
+
+
+Reply = Mapping[str, object] | Response | Stream
+Handler = Callable[[Call], Reply]
+
+
+def json_response(value: object, *, status: int = 200, pretty: bool = True) -> Response:
+    """JSON as Google's front end sends it."""
+    return Response(
+        dumped(value, pretty=pretty), status_code=status, media_type=None, headers={"content-type": JSON_TYPE}
+    )
+
+
+class Endpoints:
+    """Makes routes of handlers."""
+
+    def __init__(self, authenticator: Authenticator, max_body_bytes: int, closing: threading.Event) -> None:
+        self._authenticator = authenticator
+        self._max_body_bytes = max_body_bytes
+        self._closing = closing
+        self._generating = anyio.CapacityLimiter(MAX_GENERATING_THREADS)
+
+    def route(self, path: str, method: str, handler: Handler, *, query: Iterable[str] = ()) -> Route:
+        """A route whose answer is quick; `query` are the parameters it knows, in snake_case."""
+        return Route(path, Endpoint(self, handler, frozenset(query)), methods=[method])
+
+    def generating(self, path: str, handler: Handler, *, sse: bool = False) -> Route:
+        """A POST route whose answer takes its time, and is given up when the caller goes away."""
+        return Route(path, Endpoint(self, handler, frozenset(), sse=sse, limiter=self._generating), methods=["POST"])
+
+    def principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
+        """Who calls. Raises what `Authenticator.principal` does."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        bearer = token.strip() if scheme.lower() == "bearer" else None
+        return self._authenticator.principal(
+            api_key=headers.get("x-goog-api-key") or query.get("key"),
+            bearer=bearer or query.get("access_token") or query.get("oauth_token"),
+        )
+
+    async def body(self, headers: Headers, receive: Receive) -> bytes:
+        """The body, never more of it in memory than the limit.
+
+        Raises:
+            InvalidArgument: it is too large.
+
+        """
+        announced = headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > self._max_body_bytes:
+            if headers.get("expect", "").lower() != "100-continue":  # else the client has sent nothing yet
+                await _drain(receive)
+            raise self._too_large()
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in _pieces(receive):
+            size += len(piece)
+            if size > self._max_body_bytes:
+                pieces.clear()
+                await _drain(receive)
+                raise self._too_large()
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _too_large(self) -> InvalidArgument:
+        return InvalidArgument(f"Request payload size exceeds the limit: {self._max_body_bytes} bytes.")
+
+    def stopped(self, gone: threading.Event) -> Callable[[], bool]:
+        """Whether to give up on an answer: its caller is gone, or the server ends."""
+        return lambda: gone.is_set() or self._closing.is_set()
+
+
+class Endpoint:
+    """One handler behind HTTP, as an ASGI application. Domain errors pass through it to the application's handlers."""
+
+    def __init__(
+        self,
+        shared: Endpoints,
+        handler: Handler,
+        query: frozenset[str],
+        *,
+        sse: bool = False,
+        limiter: anyio.CapacityLimiter | None = None,
+    ) -> None:
+        self._shared = shared
+        self._handler = handler
+        self._query = query
+        self._sse = sse
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = Headers(scope=scope)
+        query = query_of(scope["query_string"])
+        principal = self._shared.principal(headers, query)
+        _check_query(query, self._query, sse=self._sse)
+        body = await self._shared.body(headers, receive)
+        gone = threading.Event()
+        call = Call(principal, scope["path_params"], query, body, self._shared.stopped(gone))
+        if self._limiter is None:
+            await self._answer(call, scope, receive, send)
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(_watch, receive, gone)
+            try:
+                await self._answer(call, scope, receive, send)
+            except KastorError as error:  # alone, not in the group's bundle
+                raised: KastorError | None = error
+            else:
+                raised = None
+            group.cancel_scope.cancel()
+        if raised is not None:
+            raise raised
+
+    async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = await anyio.to_thread.run_sync(self._handler, call, limiter=self._limiter)
+        if isinstance(reply, Stream):
+            await self._send_stream(reply, call, send)
+            return
+        response = reply if isinstance(reply, Response) else json_response(reply, pretty=call.pretty)
+        await response(scope, receive, send)
+
+    async def _send_stream(self, stream: Stream, call: Call, send: Send) -> None:
+        headers = [(b"content-type", stream.media_type.encode("ascii")), (b"cache-control", b"no-cache")]
+        pieces = _guarded(stream, call.stopped)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while (piece := await anyio.to_thread.run_sync(next, pieces, None, limiter=self._limiter)) is not None:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(pieces.close, limiter=self._limiter)
+
+
+def _guarded(stream: Stream, stopped: Callable[[], bool]) -> Generator[bytes, None, None]:
+    """The stream's pieces; the status is sent by now, so what goes wrong becomes a last piece."""
+    try:
+        yield stream.first
+        for piece in stream.rest:
+            yield piece
+            if stopped():
+                raise Unavailable("The server is shutting down. Try again.")
+    except KastorError as error:
+        yield stream.failed(error)
+    except Exception:  # noqa: BLE001  # the server's loop: one answer's bug is told and logged, and ends there
+        structlog.get_logger().exception("stream_failed")
+        yield stream.failed(Internal("Internal error in mid-stream; the server's log says more."))
+    finally:
+        stream.rest.close()
+
+
+def query_of(query_string: bytes) -> dict[str, str]:
+    """The query's parameters by snake_case name; of several values the last.
+
+    Google's own script glues `?key=…` onto the page token: what follows a `?` in a value is read as more parameters.
+
+    >>> query_of(b"pageSize=5&page_token=abc?key=K")
+    {'page_size': '5', 'key': 'K', 'page_token': 'abc'}
+    """
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+        snake = to_snake(name)
+        if snake in GLUED and "?" in value:
+            value, _, glued = value.partition("?")
+            found.update({to_snake(n): v for n, v in parse_qsl(glued, keep_blank_values=True)})
+        found[snake] = value
+    return found
+
+
+def _check_query(query: Mapping[str, str], known: frozenset[str], *, sse: bool) -> None:
+    alt = query.get("alt", query.get("$alt", "json")).partition(";")[0] or "json"
+    if alt != "json" and not (sse and alt == "sse"):
+        offered = "json and sse" if sse else "json"
+        raise InvalidArgument.of("alt", f"{alt!r} is not offered here; use {offered}")
+    for name in query.keys() - IGNORED - known:
+        raise InvalidArgument(
+            f'Invalid JSON payload received. Unknown name "{name}": Cannot bind query parameter.',
+            violations=(FieldViolation(name, "is not a query parameter of this method"),),
+        )
+
+
+async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return
+        yield event.get("body", b"")
+        more = event.get("more_body", False)
+
+
+async def _drain(receive: Receive) -> None:
+    """Read on and forget: an answer before the end of the body would be lost with the connection's reset."""
+    size = 0
+    with anyio.move_on_after(DRAIN_TIMEOUT_S):
+        async for piece in _pieces(receive):
+            size += len(piece)
+            if size > MAX_DRAINED_BYTES:
+                return
+
+
+async def _watch(receive: Receive, gone: threading.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    gone.set()

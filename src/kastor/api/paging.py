@@ -1,0 +1,75 @@
+"""Page sizes and page tokens.
+
+A token names the last item given, so that what comes or goes between two pages neither repeats nor hides another.
+"""
+
+import base64
+import binascii
+from datetime import datetime
+
+import orjson
+
+from kastor.api.http import Call
+from kastor.domain.errors import InvalidArgument
+
+
+def page_size(call: Call, *, default: int = 10, most: int = 1000) -> int:
+    """How many items are wanted; more than `most` is `most`.
+
+    Raises:
+        InvalidArgument: not a whole number, or negative.
+
+    """
+    text = call.query.get("page_size") or "0"
+    if not (text.isascii() and text.isdigit()) or len(text) > 10:
+        raise InvalidArgument.of("pageSize", f"{text[:20]!r} is not a whole number from 0")
+    return min(int(text), most) or default
+
+
+def token_of(*parts: str) -> str:
+    """A page token that holds `parts`.
+
+    >>> parts_of(token_of("a", "b"), 2)
+    ('a', 'b')
+    """
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode("ascii").rstrip("=")
+
+
+def parts_of(token: str, count: int) -> tuple[str, ...]:
+    """What `token_of` put into the token.
+
+    Raises:
+        InvalidArgument: it is none of ours.
+
+    """
+    try:
+        parts = orjson.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        parts = None
+    if not isinstance(parts, list) or len(parts) != count or not all(isinstance(part, str) for part in parts):
+        raise _bad_token(token)
+    return tuple(parts)
+
+
+def time_and_id(call: Call) -> tuple[datetime, str] | None:
+    """The place after which the page begins, in a list ordered by creation; `None` is the beginning.
+
+    Raises:
+        InvalidArgument: the token is none of ours.
+
+    """
+    token = call.query.get("page_token")
+    if not token:
+        return None
+    moment, item_id = parts_of(token, 2)
+    try:
+        created_at = datetime.fromisoformat(moment)
+    except ValueError:
+        raise _bad_token(token) from None
+    if created_at.tzinfo is None:
+        raise _bad_token(token)
+    return created_at, item_id
+
+
+def _bad_token(token: str) -> InvalidArgument:
+    return InvalidArgument.of("pageToken", f"{token[:40]!r} is not a token of this list; leave it out to start anew")

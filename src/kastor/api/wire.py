@@ -1,0 +1,221 @@
+"""How JSON is read into wire values and written from them: the base of every dialect's messages.
+
+Proto3 JSON as Google's front end does it (gemini-api.md §3.1): names in camelCase and snake_case, mixed; whole numbers
+as 5, 5.0 or "5"; enums by name or number; null is unset; an unknown field is an error. What a field means is the
+dialects' business.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic.alias_generators import to_camel, to_snake
+from pydantic_core import ErrorDetails
+
+from kastor.dataset.tolerant_json import JsonValue, read_json
+from kastor.domain.errors import FieldViolation, InvalidArgument, MalformedJson
+
+INT32 = range(-(2**31), 2**31)
+FLOAT_MAX = 3.4028234663852886e38
+MAX_VIOLATIONS = 20
+MAX_SHOWN_CHARS = 40  # of a wrong value that a message repeats
+BAD_JSON = "Invalid JSON payload received. "
+
+
+class Wire(BaseModel):
+    """A message. In: either spelling, unknown names refused. Out: camelCase, `None` is left out."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+    def json_value(self) -> dict[str, object]:
+        """The message as JSON writes it."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+Message = TypeVar("Message", bound=Wire)
+
+
+def _int32(value: object) -> int:
+    if isinstance(value, str):
+        try:
+            value = float(value) if set(value) & set(".eE") else int(value)
+        except ValueError:
+            raise ValueError(f"must be a whole number, not {shown(value)}") from None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"must be a whole number, not {shown(value)}")
+    if value not in INT32:
+        raise ValueError(f"{shown(value)} does not fit into 32 bits")
+    return value
+
+
+def _float32(value: object) -> float:
+    number = _as_float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+    if number is None:
+        raise ValueError(f"must be a number, not {shown(value)}")
+    if not math.isfinite(number) or abs(number) > FLOAT_MAX:
+        raise ValueError(f"{shown(value)} is not a finite 32-bit number")
+    return number
+
+
+def _as_float(value: str | float) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+    except OverflowError:
+        return math.inf
+
+
+def clean_float(value: float) -> float:
+    """The shortest decimal that means the same 32-bit float, as Google writes floats.
+
+    >>> clean_float(0.001), clean_float(1.402067184448242), clean_float(100 / 3)
+    (0.001, 1.4020672, 33.333333)
+    """
+    try:
+        wanted = struct.pack("f", value)
+    except OverflowError:
+        return value
+    for digits in range(1, 9):
+        short = float(f"{value:.{digits}g}")
+        if struct.pack("f", short) == wanted:
+            return short
+    return float(f"{value:.9g}")
+
+
+Int32 = Annotated[int, BeforeValidator(_int32)]
+Float32 = Annotated[float, BeforeValidator(_float32), PlainSerializer(clean_float, return_type=float)]
+
+
+def enum_field(kind: str, names: Sequence[str]) -> BeforeValidator:
+    """A validator of an enum's name; a value is a name, or its number, which is its place in `names`."""
+
+    def name(value: object) -> str:
+        if isinstance(value, str) and value in names:
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
+            return names[value]
+        raise ValueError(f"{shown(value)} is not a {kind}; known are {', '.join(names)}")
+
+    return BeforeValidator(name)
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """RFC 3339 in UTC with a Z.
+
+    >>> timestamp(datetime(2025, 1, 15, 19, 31, 29, 123456, tzinfo=UTC))
+    '2025-01-15T19:31:29.123456Z'
+    """
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def dumped(value: object, *, pretty: bool) -> bytes:
+    """JSON text: two spaces of indent and a line end, or everything on one line."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE if pretty else 0)
+
+
+def message(kind: type[Message], body: bytes, *, root: str = "", may_be_empty: bool = False) -> Message:
+    """The message that a request's body spells; `root` is its name in Google's messages about unknown fields.
+
+    Raises:
+        MalformedJson: it is not JSON, or no object.
+        InvalidArgument: a field is unknown or of a wrong type; names each.
+
+    """
+    if not body.strip():
+        if may_be_empty:
+            return kind()
+        raise MalformedJson(BAD_JSON + "The body is empty; a JSON object was expected.")
+    try:
+        value = read_json(body.removeprefix(b"\xef\xbb\xbf"))
+    except MalformedJson as error:
+        raise MalformedJson(BAD_JSON + error.message) from error
+    if not isinstance(value, dict):
+        raise MalformedJson(f"{BAD_JSON}The root must be an object, not {shown(value)}.")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _refusal(error, value, root) from error
+
+
+def shown(value: object) -> str:
+    """A wrong value in words: what it is, and how it begins."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {_cut(repr(value))}"
+    if isinstance(value, str):
+        return f"the text {_cut(repr(value))}"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
+
+
+def _refusal(error: ValidationError, value: JsonValue, root: str) -> InvalidArgument:
+    details = error.errors(include_url=False)
+    wrong = tuple(_violation(one, value, root) for one in details[:MAX_VIOLATIONS])
+    said = [v.description if v.description.startswith(BAD_JSON) else f"{v.field}: {v.description}" for v in wrong[:3]]
+    more = len(details) - len(said)
+    return InvalidArgument("; ".join(said) + (f"; and {more} more" if more > 0 else ""), violations=wrong)
+
+
+def _violation(error: ErrorDetails, value: JsonValue, root: str) -> FieldViolation:
+    loc = error["loc"]
+    if error["type"] == "extra_forbidden":
+        return _unknown(loc, value, root)
+    return FieldViolation(_path(loc, camel=True) or "body", _said(error))
+
+
+def _said(error: ErrorDetails) -> str:
+    kind, value = error["type"], error["input"]
+    if kind == "value_error":
+        return str(error.get("ctx", {}).get("error", error["msg"]))
+    if kind == "missing":
+        return "is missing"
+    expected = {"string_type": "a text", "list_type": "a list", "model_type": "an object", "bool_type": "true or false"}
+    return f"must be {expected[kind]}, not {shown(value)}" if kind in expected else error["msg"]
+
+
+def _unknown(loc: tuple[int | str, ...], value: JsonValue, root: str) -> FieldViolation:
+    name, parent = str(loc[-1]), value
+    for step in loc[:-1]:
+        parent = _child(parent, step)
+    if isinstance(parent, dict) and len({to_camel(name), to_snake(name)} & parent.keys()) == 2:
+        return FieldViolation(_path(loc, camel=True), f"is given twice, as {to_camel(name)} and {to_snake(name)}")
+    inner = _path(loc[:-1], camel=False)
+    at = ".".join(part for part in (root, inner) if part)
+    where = f" at '{at}'" if at else ""
+    return FieldViolation(at or name, f'{BAD_JSON}Unknown name "{_cut(name)}"{where}: Cannot find field.')
+
+
+def _child(parent: JsonValue, step: int | str) -> JsonValue:
+    if isinstance(parent, dict):
+        return parent.get(str(step))
+    return parent[step] if isinstance(parent, list) and isinstance(step, int) else None
+
+
+def _path(loc: tuple[int | str, ...], *, camel: bool) -> str:
+    """The field as a path.
+
+    >>> _path(("contents", 0, "parts", 1, "inline_data"), camel=True)
+    'contents[0].parts[1].inlineData'
+    """
+    path = ""
+    for step in loc:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += ("." if path else "") + (to_camel(to_snake(step)) if camel else to_snake(step))
+    return path
