@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.text import Text
 
 from kastor.cli.client import Client
 from kastor.cli.connection import Access, connect
@@ -17,7 +18,7 @@ from kastor.settings import load_settings
 STAGES = {
     "downloading": "downloading",
     "verifying": "checking sha256",
-    "converting": "converting to safetensors (~30 s)",
+    "converting": "converting to safetensors, once (about a minute)",
 }
 
 
@@ -75,7 +76,11 @@ def pull_model(name: str, out: Output) -> None:
     """Fetch a base's weights into the cache."""
     settings = load_settings()
     base = load_catalog(settings.catalog_file).base(name)
-    folder = fetched(base, settings.cache_dir, out)
+    try:
+        folder = fetched(base, settings.cache_dir, out)
+    except KeyboardInterrupt:
+        out.say("\nInterrupted; nothing half-fetched is left.", style="")
+        raise
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     out.result({"name": base.name, "folder": str(folder), "bytes": size}, f"{base.name}  {megabytes(size)}  {folder}")
 
@@ -89,7 +94,7 @@ def fetched(base: BaseModel, cache_dir: Path, out: Output) -> Path:
         SpinnerColumn("line", style="cyan", finished_text=" "),
         TextColumn("{task.description}"),
         BarColumn(bar_width=22, complete_style="cyan", finished_style="green", pulse_style="dim"),
-        DownloadColumn(),
+        _Bytes(),
     )
     with Progress(*columns, console=out.err, transient=True, disable=not out.err.is_terminal) as progress:
         told: dict[str, Any] = {}
@@ -105,6 +110,14 @@ def fetched(base: BaseModel, cache_dir: Path, out: Output) -> Path:
             progress.update(told[at.stage], completed=at.done, total=at.total)
 
         return sources.ensure_local(base, cache_dir, on_progress)
+
+
+class _Bytes(DownloadColumn):
+    """The bytes of a stage that counts them."""
+
+    def render(self, task: Task) -> Text:
+        """How many of how many."""
+        return super().render(task) if task.total is not None else Text("")
 
 
 def show_model(name: str, access: Access, out: Output) -> None:
