@@ -21,6 +21,7 @@ from kastor.settings import Settings, load_settings
 
 LEARNT, GIVEN = "bold green", "dim"
 MAX_SHOWN_ISSUES = 20
+HALF_CHARACTER = "\ufffd"
 
 
 def run(data: Path, base_name: str, show_tokens: int, out: Output) -> None:
@@ -89,9 +90,16 @@ def _views(data: Path, renderer: Renderer, number: int) -> list[list[tuple[str, 
 
 
 def _pieces(renderer: Renderer, rendered: Rendered) -> list[tuple[str, bool]]:
-    decode = renderer.tokenizer.decode
-    texts = [decode([token], skip_special_tokens=False) for token in rendered.token_ids]
-    return list(zip(texts, rendered.supervised, strict=True))
+    """Tokens as text; those that only together make a character are shown together."""
+    pieces: list[tuple[str, bool]] = []
+    pending: list[int] = []
+    for token, learnt in zip(rendered.token_ids, rendered.supervised, strict=True):
+        pending.append(token)
+        text = renderer.tokenizer.decode(pending, skip_special_tokens=False)
+        if HALF_CHARACTER not in text:
+            pieces.append((text, learnt))
+            pending = []
+    return pieces
 
 
 def _legend(views: list[list[tuple[str, bool]]]) -> list[Text]:
