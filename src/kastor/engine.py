@@ -1,0 +1,240 @@
+"""Composition root of a generation process: one base model, its adapters, HTTP on a unix socket.
+
+Started by `serving.remote` in the server process, one for each base in use: `python -m kastor.engine --base ID --socket
+PATH --parent-fd N`. It ends on SIGTERM and with its parent. If it cannot serve, its last line on stderr says why.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+import structlog
+import torch
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from kastor.domain.errors import Internal, KastorError
+from kastor.domain.generation import Chunk
+from kastor.lifeline import watch_parent
+from kastor.logs import configure_logs
+from kastor.models.catalog import BaseModel, load_catalog
+from kastor.models.load import compute_threads, load_base
+from kastor.models.render import Renderer
+from kastor.models.sources import Progress, ensure_local
+from kastor.serving import wire
+from kastor.serving.adapters import AdapterBank
+from kastor.serving.batching import Batcher, Bounds
+from kastor.serving.cache import SlotCache
+from kastor.settings import Settings, load_settings
+from kastor.store.blobs import Blobs
+
+NDJSON = "application/x-ndjson"
+CACHE_SHARE = 0.25
+"""Of the memory that is free once the base is loaded, the part that keys and values may take."""
+GRACE_S = 5.0
+"""An orphaned process that has not ended by itself by then is killed, with whatever it started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The endpoints; each is a few lines between `serving.wire` and the batcher."""
+
+    renderer: Renderer
+    batcher: Batcher
+
+    def app(self) -> Starlette:
+        """The HTTP application."""
+        return Starlette(
+            routes=[
+                Route(wire.READY, self.ready, methods=["GET"]),
+                Route(wire.GENERATE, self.generate, methods=["POST"]),
+                Route(wire.COUNT, self.count, methods=["POST"]),
+            ]
+        )
+
+    async def ready(self, request: Request) -> Response:
+        """Says that the base is loaded: nobody listens on the socket before."""
+        return Response(status_code=204)
+
+    async def count(self, request: Request) -> Response:
+        """The number of tokens of a prompt."""
+        prompt = wire.decode_prompt(await request.body())
+        token_ids = await run_in_threadpool(self.renderer.prompt, prompt)
+        return Response(wire.encode_count(len(token_ids)), media_type=NDJSON)
+
+    async def generate(self, request: Request) -> Response:
+        """An answer, a line for each piece of it; it is cancelled when the connection closes."""
+        return StreamingResponse(self._lines(await request.body()), media_type=NDJSON)
+
+    async def _lines(self, body: bytes) -> AsyncIterator[bytes]:
+        events: asyncio.Queue[Chunk | KastorError] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        ticket = None
+        try:
+            asked = wire.decode_request(body)
+            token_ids = await run_in_threadpool(self.renderer.prompt, asked.prompt)
+            ticket = self.batcher.submit(
+                token_ids, asked.sampling, asked.adapter, lambda event: _hand_over(loop, events, event)
+            )
+            while True:
+                event = await events.get()
+                yield wire.encode_event(event)
+                if isinstance(event, KastorError) or event.finish_reason is not None:
+                    return
+        except KastorError as error:
+            yield wire.encode_error(error)
+        finally:
+            if ticket is not None:
+                ticket.cancel()
+
+
+def _hand_over(
+    loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Chunk | KastorError]", event: Chunk | KastorError
+) -> None:
+    loop.call_soon_threadsafe(events.put_nowait, event)
+
+
+def service(settings: Settings, base: BaseModel) -> Service:
+    """The base loaded and everything put together; fetches the base if need be.
+
+    Raises:
+        KastorError: the base is missing, broken or too large; one sentence that says what to do.
+
+    """
+    log = structlog.get_logger()
+    folder = ensure_local(base, settings.cache_dir, _StageLog())
+    began = time.monotonic()
+    renderer = Renderer.open(folder, base.family)
+    model = load_base(folder)
+    cache = SlotCache.like(model)
+    bounds = Bounds(
+        max_rows=settings.max_batch_rows,
+        max_prompt_tokens=base.input_token_limit,
+        max_output_tokens=base.output_token_limit,
+        context_tokens=model.config.max_position_embeddings,
+        max_cache_tokens=int(_free_bytes() * CACHE_SHARE) // cache.bytes_per_token,
+    )
+    bank = AdapterBank(model, Blobs(settings.data_dir).adapter, settings.max_resident_adapters)
+    log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
+    return Service(renderer, Batcher(model, bank, renderer.tokenizer, _end_ids(model, renderer), bounds, cache))
+
+
+class _StageLog:
+    """Logs each stage of a fetch once."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            structlog.get_logger().info("fetching_base", stage=progress.stage)
+
+
+def _end_ids(model: Any, renderer: Renderer) -> frozenset[int]:  # noqa: ANN401 - transformers is untyped
+    """The family's closing token, and what the base itself was taught to end with."""
+    own = model.config.eos_token_id
+    own_ids = [] if own is None else own if isinstance(own, list) else [own]
+    return frozenset({renderer.closing_id, *own_ids})
+
+
+def _free_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)
+
+
+def serve(settings: Settings, base_id: str, socket: Path) -> None:
+    """Load the base, then answer on the socket until SIGTERM."""
+    torch.set_num_threads(settings.num_threads or compute_threads())
+    served = service(settings, load_catalog(settings.catalog_file).base(base_id))
+    thread = threading.Thread(target=_generate_until_closed, args=(served.batcher,), name="generating", daemon=True)
+    thread.start()
+    config = uvicorn.Config(
+        served.app(),
+        uds=str(socket),
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,  # whoever still listens is told by the closed connection
+    )
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        served.batcher.close()
+        thread.join(GRACE_S)
+
+
+def _generate_until_closed(batcher: Batcher) -> None:
+    try:
+        batcher.run()
+    except BaseException as error:  # noqa: BLE001 - without this thread the process is of no use
+        structlog.get_logger().error("generating_thread_died", exc_info=error)
+        _say(f"The generating thread died of {type(error).__name__}: {error}")
+        os._exit(1)  # the server starts another process when it is next asked
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(sentence.strip() + "\n")
+    sys.stderr.flush()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KastorError) and not isinstance(error, Internal):
+        return error.message
+    structlog.get_logger().error("engine_failed", exc_info=error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return "The base model does not fit in memory: close other programs, or use a smaller base."
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"The generation process failed with {type(error).__name__}: {first}"
+
+
+def _end_with_parent() -> None:
+    """Ask the main thread to end; if it cannot, end the whole session: a converter, a download."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Read the arguments and settings, then serve."""
+    parser = argparse.ArgumentParser(prog="kastor.engine", description=__doc__)
+    parser.add_argument("--base", required=True, help="id of the base model in the catalog")
+    parser.add_argument("--socket", required=True, type=Path, help="unix socket to listen on")
+    parser.add_argument("--parent-fd", type=int, help="ends this process when the pipe's other end closes")
+    given = parser.parse_args(arguments)
+    configure_logs("json")
+    structlog.contextvars.bind_contextvars(base=given.base)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if given.parent_fd is not None:
+        watch_parent(given.parent_fd, _end_with_parent)
+    try:
+        serve(load_settings(), given.base, given.socket)
+    except Exception as error:  # noqa: BLE001 - the process's outermost loop: whatever it was, the server is told
+        _say(_reason(error))
+        sys.exit(1)
+    finally:
+        with contextlib.suppress(OSError):
+            given.socket.unlink(missing_ok=True)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

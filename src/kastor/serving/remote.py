@@ -1,0 +1,302 @@
+"""The server's side of generation: starts a process for each base in use, talks to it, ends it when it idles. No torch.
+
+Thread-safe: every thread that serves a request calls `stream` or `count_tokens`. What the processes say is `wire`.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import structlog
+
+from kastor.domain.content import Prompt
+from kastor.domain.errors import Unavailable
+from kastor.domain.generation import Chunk, GenerateRequest
+from kastor.lifeline import Lifeline
+from kastor.serving import wire
+
+START_TIMEOUT_S = 900.0
+"""The first start may have to fetch and convert the base."""
+POLL_S = 0.05
+STOP_GRACE_S = 5.0
+SOCKET_PATH_BYTES = 100
+"""The kernel takes 108 (macOS: 104) with the closing zero."""
+MAX_LOG_BYTES = 4 * 1024 * 1024
+TAIL_BYTES = 16 * 1024
+
+Command = Callable[[str, Path, int], list[str]]
+
+
+def engine_command(base_model: str, socket: Path, parent_fd: int) -> list[str]:
+    """How a generation process is started with this interpreter."""
+    own = [sys.executable, "-m", "kastor.engine"]
+    return [*own, "--base", base_model, "--socket", str(socket), "--parent-fd", str(parent_fd)]
+
+
+@dataclass(slots=True, eq=False)
+class _Process:
+    """A started generation process. `in_use` and `used_at` are guarded by the engine's lock."""
+
+    base_model: str
+    popen: "subprocess.Popen[bytes]"
+    socket: Path
+    log: Path
+    log_start: int  # bytes in the log before this process
+    client: httpx.Client
+    used_at: float
+    in_use: int = 0
+    ready: bool = False
+    ending: bool = False
+    starting: threading.Lock = field(default_factory=threading.Lock)  # held by the thread that waits until it is ready
+
+    @property
+    def dead(self) -> bool:
+        return self.popen.poll() is not None
+
+
+class RemoteEngine:
+    """Generates text in processes of its own, one for each base model, started when first asked for.
+
+    `environment` carries the settings to them (`kastor.settings.environment`); their stderr goes to
+    `log_dir/engine-BASE.log`.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        log_dir: Path,
+        idle_timeout_s: float,
+        start_timeout_s: float = START_TIMEOUT_S,
+        command: Command = engine_command,
+    ) -> None:
+        self._environment = environment
+        self._log_dir = log_dir
+        self._idle_timeout_s = idle_timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._command = command
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._processes: dict[str, _Process] = {}
+        self._lifeline: Lifeline | None = None
+        self._sockets: Path | None = None
+        self._num_started = 0
+
+    def stream(self, request: GenerateRequest) -> Iterator[Chunk]:
+        """The answer, piece by piece, as it is made; closing the iterator cancels what is not made yet.
+
+        Raises:
+            InvalidArgument: the prompt is too long, or more output is asked for than the base gives.
+            FailedPrecondition: the adapter cannot be served.
+            Unavailable: the generation process cannot start, died or is ending; says what it said last.
+
+        """
+        body = wire.encode_request(request)
+        with contextlib.closing(self._lines(request.base_model, wire.GENERATE, body)) as lines:
+            for line in lines:
+                chunk = wire.decode_chunk(line)
+                yield chunk
+                if chunk.finish_reason is not None:
+                    return
+        raise Unavailable(f"The generation process for models/{request.base_model} ended in mid-answer; try again.")
+
+    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+        """The number of tokens the base sees of a prompt, its system instruction and control tokens included."""
+        with contextlib.closing(self._lines(base_model, wire.COUNT, wire.encode_prompt(prompt))) as lines:
+            for line in lines:
+                return wire.decode_count(line)
+        raise Unavailable(f"The generation process for models/{base_model} gave no answer; try again.")
+
+    def close(self) -> None:
+        """End all processes; later calls raise `Unavailable`."""
+        with self._lock:
+            self._closed.set()
+            processes, self._processes = list(self._processes.values()), {}
+            lifeline, self._lifeline = self._lifeline, None
+            sockets, self._sockets = self._sockets, None
+        for process in processes:
+            process.popen.terminate()
+        for process in processes:
+            self._end(process)
+        if lifeline is not None:
+            lifeline.close()
+        if sockets is not None:
+            shutil.rmtree(sockets, ignore_errors=True)
+
+    # ---- talking
+
+    def _lines(self, base_model: str, path: str, body: bytes) -> Generator[str]:
+        process = self._taken(base_model)
+        try:
+            self._await_ready(process)
+            with process.client.stream("POST", path, content=body) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise Unavailable(
+                        f"The generation process for models/{base_model} failed; its log is {process.log}."
+                    )
+                yield from response.iter_lines()
+        except httpx.HTTPError as error:
+            raise self._gone(process, error) from error
+        finally:
+            with self._lock:
+                process.in_use -= 1
+                process.used_at = time.monotonic()
+                self._close_client(process)
+
+    def _gone(self, process: _Process, error: httpx.HTTPError) -> Unavailable:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.popen.wait(1)  # a process whose connection broke is about to be seen dead
+        name = f"The generation process for models/{process.base_model}"
+        if self._closed.is_set() or process.ending:
+            return Unavailable(f"{name} is ending; try again later.")
+        if process.dead:
+            return Unavailable(f"{name} died ({_end_of(process)}). Try again.")
+        return Unavailable(f"{name} did not answer ({error}); try again.")
+
+    # ---- starting
+
+    def _taken(self, base_model: str) -> _Process:
+        """The base's process, started if there is none alive, marked as in use."""
+        with self._lock:
+            if self._closed.is_set():
+                raise Unavailable("The server is ending; try again later.")
+            process = self._processes.get(base_model)
+            if process is None or process.dead:
+                if process is not None:
+                    _reap(process)
+                    self._close_client(process)
+                process = self._processes[base_model] = self._started(base_model)
+            process.in_use += 1
+            return process
+
+    def _started(self, base_model: str) -> _Process:
+        if self._lifeline is None or self._sockets is None:
+            self._lifeline, self._sockets = Lifeline(), _short_folder()
+            threading.Thread(target=self._end_idle, name="engine-idle", daemon=True).start()
+        self._num_started += 1
+        socket = self._sockets / f"{self._num_started}.sock"
+        log = self._log_dir / f"engine-{re.sub(r'[^A-Za-z0-9._-]', '-', base_model)}.log"
+        try:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            with log.open("wb" if log.exists() and log.stat().st_size > MAX_LOG_BYTES else "ab") as output:
+                start = output.tell()
+                popen = subprocess.Popen(  # noqa: S603 - our own module; the base is one of the catalog's
+                    self._command(base_model, socket, self._lifeline.child_fd),
+                    env={**os.environ, **self._environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(self._lifeline.child_fd,),
+                    start_new_session=True,  # Ctrl-C in a terminal is the server's, which ends its children in order
+                )
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Unavailable(f"The generation process for models/{base_model} cannot start: {reason}.") from error
+        structlog.get_logger().info("engine_started", base=base_model, pid=popen.pid, log=str(log))
+        client = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None)),
+            base_url="http://engine",
+            timeout=httpx.Timeout(None, connect=10.0),  # an answer may wait for its turn as long as it has to
+        )
+        return _Process(base_model, popen, socket, log, start, client, used_at=time.monotonic())
+
+    def _await_ready(self, process: _Process) -> None:
+        """Wait until it answers; one thread asks, the others wait for that one."""
+        if process.ready:
+            return
+        name = f"The generation process for models/{process.base_model}"
+        deadline = time.monotonic() + self._start_timeout_s
+        with process.starting:
+            while not process.ready:
+                if self._closed.is_set() or process.ending:
+                    raise Unavailable("The server is ending; try again later.")
+                if process.dead:
+                    raise Unavailable(f"{name} could not start: {_end_of(process)}")
+                if time.monotonic() > deadline:
+                    process.popen.kill()
+                    raise Unavailable(
+                        f"{name} was not ready after {self._start_timeout_s:.0f} s; its log is {process.log}."
+                    )
+                process.ready = _answers(process)
+
+    # ---- ending
+
+    def _end_idle(self) -> None:
+        """End processes that nobody used for the idle time; runs until `close`."""
+        while not self._closed.wait(min(1.0, self._idle_timeout_s / 4)):
+            before = time.monotonic() - self._idle_timeout_s
+            with self._lock:
+                idle = [p for p in self._processes.values() if not p.in_use and p.used_at < before]
+                for process in idle:
+                    process.ending = True
+                    del self._processes[process.base_model]
+            for process in idle:
+                structlog.get_logger().info("engine_idle", base=process.base_model, pid=process.popen.pid)
+                process.popen.terminate()
+                self._end(process)
+
+    def _end(self, process: _Process) -> None:
+        _reap(process)
+        with self._lock:
+            self._close_client(process)
+
+    def _close_client(self, process: _Process) -> None:
+        """Close a dead process's connections, unless another thread still reads from one and will do it."""
+        if process.dead and not process.in_use:
+            process.client.close()
+
+
+def _answers(process: _Process) -> bool:
+    if not process.socket.exists():
+        time.sleep(POLL_S)
+        return False
+    try:
+        return process.client.get(wire.READY).is_success
+    except httpx.HTTPError:
+        time.sleep(POLL_S)  # bound, not listening yet
+        return False
+
+
+def _reap(process: _Process) -> None:
+    """See a process that was asked to end to its end, and whatever it started."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.popen.wait(STOP_GRACE_S)
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the latter for a group of zombies
+        os.killpg(process.popen.pid, signal.SIGKILL)
+    process.popen.wait()
+    process.socket.unlink(missing_ok=True)
+
+
+def _short_folder() -> Path:
+    """A private folder with a path short enough for a socket in it, whatever TMPDIR is."""
+    folder = Path(tempfile.mkdtemp(prefix="kastor-"))
+    if len(os.fsencode(folder / "999999.sock")) > SOCKET_PATH_BYTES:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="kastor-", dir="/tmp"))
+    return folder
+
+
+def _end_of(process: _Process) -> str:
+    """What a dead process said last, else how it ended."""
+    said = ""
+    with contextlib.suppress(OSError), process.log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(process.log_start, end - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+        said = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("{")), "")
+    code = process.popen.poll()
+    if code is not None and code < 0:
+        hint = ", probably for want of memory" if -code == signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-code).name}{hint}"
+    return said or f"exit code {code}"

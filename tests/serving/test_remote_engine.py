@@ -1,0 +1,178 @@
+"""The server's side of generation: processes start when asked for, are shared, restarted, and ended."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kastor.domain.content import Prompt
+from kastor.domain.errors import InvalidArgument, Unavailable
+from kastor.domain.generation import FinishReason, GenerateRequest, Sampling
+from kastor.serving.remote import RemoteEngine
+
+STUB = Path(__file__).with_name("stub_engine.py")
+
+
+def stub_command(base: str, socket: Path, parent_fd: int) -> list[str]:
+    return [sys.executable, str(STUB), "--base", base, "--socket", str(socket), "--parent-fd", str(parent_fd)]
+
+
+def asked(text: str, base: str = "good") -> GenerateRequest:
+    return GenerateRequest(base, Prompt.of(text), Sampling())
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[Callable[..., RemoteEngine]]:
+    made: list[RemoteEngine] = []
+
+    def make(idle_timeout_s: float = 60, **options: object) -> RemoteEngine:
+        environment = {"STUB_TOLD": str(tmp_path / "told")}
+        given = {"log_dir": tmp_path / "logs", "command": stub_command, **options}
+        made.append(RemoteEngine(environment, idle_timeout_s=idle_timeout_s, **given))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def pids(engine: RemoteEngine) -> set[int]:
+    return {process.popen.pid for process in engine._processes.values()}
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def test_an_answer_arrives_piece_by_piece(remote: Callable[..., RemoteEngine]) -> None:
+    chunks = list(remote().stream(asked("one two three")))
+    assert [chunk.text for chunk in chunks] == ["one", "two", "three"]
+    assert chunks[-1].finish_reason is FinishReason.STOP
+
+
+def test_tokens_are_counted(remote: Callable[..., RemoteEngine]) -> None:
+    assert remote().count_tokens("good", Prompt.of("one two three")) == 3
+
+
+def test_many_threads_share_one_process(remote: Callable[..., RemoteEngine]) -> None:
+    engine = remote()
+    answers: list[str] = []
+
+    def ask(number: int) -> None:
+        answers.append("".join(chunk.text for chunk in engine.stream(asked(f"a b {number}"))))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == sorted(f"ab{n}" for n in range(12))
+    assert engine._num_started == 1
+
+
+def test_closing_the_iterator_cancels(remote: Callable[..., RemoteEngine], tmp_path: Path) -> None:
+    answer = remote().stream(asked("word " * 1000))
+    next(answer)
+    answer.close()  # type: ignore[attr-defined]
+    until((tmp_path / "told").exists)
+
+
+def test_an_error_of_the_request_arrives_as_it_was(remote: Callable[..., RemoteEngine]) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        next(remote().stream(asked("x", "refuses")))
+    assert refused.value.violations[0].field == "contents"
+
+
+def test_a_process_that_cannot_start_says_why(remote: Callable[..., RemoteEngine]) -> None:
+    with pytest.raises(Unavailable, match=r"models/broken could not start: The base does not fit; use a smaller one\."):
+        next(remote().stream(asked("x", "broken")))
+
+
+def test_a_process_that_dies_in_mid_answer_is_reported_and_replaced(remote: Callable[..., RemoteEngine]) -> None:
+    engine = remote()
+    answer = engine.stream(asked("one two", "dies-midway"))
+    assert next(answer).text == "one"
+    with pytest.raises(Unavailable, match=r"dies-midway .*"):
+        list(answer)
+    assert next(engine.stream(asked("one two", "dies-midway"))).text == "one"
+    assert engine._num_started == 2
+
+
+def test_a_killed_process_is_replaced(remote: Callable[..., RemoteEngine]) -> None:
+    engine = remote()
+    list(engine.stream(asked("one")))
+    (pid,) = pids(engine)
+    os.kill(pid, 9)
+    until(lambda: next(iter(engine._processes.values())).dead)
+    assert [chunk.text for chunk in engine.stream(asked("two"))] == ["two"]
+
+
+def test_an_unused_process_ends_and_the_next_request_starts_another(remote: Callable[..., RemoteEngine]) -> None:
+    engine = remote(idle_timeout_s=0.3)
+    long = engine.stream(asked("word " * 60))
+    next(long)
+    (pid,) = pids(engine)
+    assert len(list(long)) == 59  # longer than the idle time, and not cut off
+    until(lambda: not alive(pid))
+    assert engine.count_tokens("good", Prompt.of("one")) == 1
+
+
+def test_closing_ends_every_process_and_refuses_new_requests(remote: Callable[..., RemoteEngine]) -> None:
+    engine = remote()
+    engine.count_tokens("good", Prompt.of("x"))
+    engine.count_tokens("better", Prompt.of("x"))
+    started, sockets = pids(engine), engine._sockets
+    assert len(started) == 2
+    engine.close()
+    assert not any(alive(pid) for pid in started)
+    assert sockets is not None
+    assert not sockets.exists()
+    with pytest.raises(Unavailable, match="ending"):
+        engine.count_tokens("good", Prompt.of("x"))
+
+
+def test_closing_does_not_wait_for_a_start(remote: Callable[..., RemoteEngine]) -> None:
+    engine = remote()
+    told: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            engine.count_tokens("slow", Prompt.of("x"))
+        except Unavailable as error:
+            told.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(lambda: bool(engine._processes))
+    engine.close()
+    thread.join(5)
+    assert told
+
+
+def test_a_start_that_takes_too_long_is_given_up(remote: Callable[..., RemoteEngine]) -> None:
+    with pytest.raises(Unavailable, match="was not ready after 0 s"):
+        remote(start_timeout_s=0.2).count_tokens("slow", Prompt.of("x"))
+
+
+def test_a_long_temporary_folder_still_gives_a_short_socket_path(
+    remote: Callable[..., RemoteEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    assert remote().count_tokens("good", Prompt.of("one two")) == 2

@@ -1,0 +1,113 @@
+"""The real generation process, with a tiny base, behind the server's side of it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kastor.domain.content import Prompt
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
+from kastor.domain.generation import FinishReason, GenerateRequest, Sampling
+from kastor.lifeline import Lifeline
+from kastor.serving.remote import RemoteEngine, engine_command
+from kastor.settings import Settings, environment
+from tiny import tiny_adapter, tiny_base
+
+GREEDY = Sampling(temperature=0, max_output_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    root = tmp_path_factory.mktemp("engine")
+    tiny_base(root / "base")
+    tiny_adapter(root / "data" / "jobs" / "job1" / "adapter", seed=1)
+    lines = []
+    for name, folder in (("tiny", root / "base"), ("gone", root / "nowhere")):
+        lines += [
+            f"[bases.{name}]",
+            'display_name = "T"\ndescription = "T"\nfamily = "smollm2"\nlicence = "Apache-2.0"\nnum_parameters = 1',
+            "input_token_limit = 300\noutput_token_limit = 100\nadapter = { rank = 4, alpha = 8 }",
+            f"source = {{ kind = 'folder', path = {json.dumps(str(folder))} }}",
+        ]
+    catalog = root / "catalog.toml"
+    catalog.write_text("\n".join(lines))
+    return Settings(data_dir=root / "data", cache_dir=root / "cache", catalog_file=catalog, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def engine(settings: Settings) -> Iterator[RemoteEngine]:
+    made = RemoteEngine(environment(settings), log_dir=settings.data_dir, idle_timeout_s=60)
+    yield made
+    made.close()
+
+
+def asked(text: str, adapter: str | None = None, sampling: Sampling = GREEDY, base: str = "tiny") -> GenerateRequest:
+    return GenerateRequest(base, Prompt.of(text), sampling, adapter)
+
+
+def answer(engine: RemoteEngine, request: GenerateRequest) -> str:
+    return "".join(chunk.text for chunk in engine.stream(request))
+
+
+def test_base_and_adapter_answer_side_by_side(engine: RemoteEngine) -> None:
+    base, tuned = answer(engine, asked("one")), answer(engine, asked("one", "job1"))
+    assert base != tuned
+    with ThreadPoolExecutor(8) as pool:
+        # not compared letter by letter: the base is in bf16, where the batch's size decides between near-equal tokens
+        requests = [asked("one"), asked("one", "job1")] * 4
+        assert all(pool.map(lambda request: answer(engine, request), requests))
+
+
+def test_prompt_tokens_are_those_that_are_counted(engine: RemoteEngine) -> None:
+    chunks = list(engine.stream(asked("one")))
+    assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", Prompt.of("one"))
+    assert chunks[-1].finish_reason in (FinishReason.MAX_TOKENS, FinishReason.STOP)
+
+
+def test_errors_arrive_as_they_are(engine: RemoteEngine) -> None:
+    with pytest.raises(InvalidArgument, match=r"exceeds the maximum number of tokens allowed \(300\)"):
+        answer(engine, asked("x" * 400))
+    with pytest.raises(FailedPrecondition, match="There is no adapter"):
+        answer(engine, asked("x", "job2"))
+
+
+def test_an_answer_nobody_waits_for_is_dropped(engine: RemoteEngine) -> None:
+    long = Sampling(temperature=2, max_output_tokens=100)
+    for _ in range(20):
+        begun = engine.stream(asked("one", sampling=long))
+        next(begun)
+        begun.close()  # type: ignore[attr-defined]
+    assert answer(engine, asked("one"))
+
+
+def test_a_base_that_is_not_there_is_one_clear_sentence(engine: RemoteEngine) -> None:
+    with pytest.raises(Unavailable, match=r"could not start: .*nowhere holds no config\.json"):
+        answer(engine, asked("one", base="gone"))
+
+
+def test_an_orphaned_process_ends_and_removes_its_socket(settings: Settings, tmp_path: Path) -> None:
+    lifeline, socket = Lifeline(), tmp_path / "s"
+    command = engine_command("tiny", socket, lifeline.child_fd)
+    with subprocess.Popen(
+        command, env={**os.environ, **environment(settings)}, pass_fds=(lifeline.child_fd,), start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not socket.exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+        lifeline.close()
+        assert process.wait(10) == 0
+    assert not socket.exists()
+
+
+def test_the_servers_side_never_imports_torch() -> None:
+    script = (
+        "import sys, kastor.serving.remote; sys.exit(bool({'torch', 'transformers', 'uvicorn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
