@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.store.database import Database, migrate, open_database
+from kastor.store.database import MIGRATIONS, Database, migrate, newest_revision, open_database
 from kastor.store.jobs import JobStore
 from kastor.store.tables import metadata
 from making import make_job, make_model
@@ -60,6 +62,12 @@ def test_processes_that_start_at_once_migrate_once(empty_database_url: str) -> N
     database = open_database(empty_database_url)
     assert differences(database) == []
     database.close()
+
+
+def test_the_newest_revision_is_told_without_alembic() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert newest_revision() == ScriptDirectory.from_config(config).get_current_head()
 
 
 def test_a_database_of_a_newer_kastor_is_refused(database: Database) -> None:

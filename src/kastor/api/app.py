@@ -50,8 +50,5 @@ def _unrouted(request: Request, error: Exception) -> Response:
     method, path = request.method, request.url.path
     if error.status_code != 405:
         return _refused(request, NotFound(f"There is no {method} {path} here; see /v1beta/models for a beginning."))
-    allowed = (error.headers or {}).get("Allow", "")
-    wrong = Unimplemented(f"{path} takes {allowed}, not {method}.")
-    response = json_response(error_body(wrong, http_status=405), status=405)
-    response.headers["allow"] = allowed
-    return response
+    wrong = Unimplemented(f"{method} is not offered for {path}.")
+    return json_response(error_body(wrong, http_status=405), status=405)

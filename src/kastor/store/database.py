@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
@@ -21,6 +21,7 @@ BUSY_TIMEOUT_S = 30.0
 MIGRATION_LOCK = 0x6B6173746F72  # "kastor": key of the advisory lock under which PostgreSQL is migrated
 POOL = {"pool_size": 8, "max_overflow": 40}  # more than the threads an HTTP server runs handlers in
 WRITE = "kastor_write"
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
@@ -114,13 +115,16 @@ def migrate(database: Database) -> None:
 
 
 def _upgrade(database: Database) -> None:
+    with database.read() as connection:
+        if _revision(connection) == newest_revision():
+            return  # as at every start but the first
     # Alembic doubles the time to import this module, and only a process that migrates needs it: workers do not
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with database.write() as connection:
         if database.postgresql:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -131,6 +135,17 @@ def _upgrade(database: Database) -> None:
             raise FailedPrecondition(
                 f"The database {_shown(database.engine.url)} was written by a newer Kastor: {error}. Upgrade Kastor."
             ) from error
+
+
+def newest_revision() -> str:
+    """The revision that a migrated database has: the last by name of the files in `migrations/versions`."""
+    return max(path.name[1:5] for path in (MIGRATIONS / "versions").glob("v[0-9]*.py"))
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
 def _checked(url: str) -> URL:

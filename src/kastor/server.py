@@ -1,0 +1,359 @@
+"""Composition root of the HTTP process: puts service, application, scheduler and engine client together and runs them.
+
+No torch here: it starts in under a second. Training and generation happen in child processes.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from kastor import __version__
+from kastor.api.app import make_app
+from kastor.api.observe import Metrics
+from kastor.domain.content import Prompt
+from kastor.domain.errors import FailedPrecondition, Unavailable
+from kastor.domain.generation import Chunk, GenerateRequest
+from kastor.domain.limits import PROFILES
+from kastor.executors.local import LocalExecutor
+from kastor.jobs.scheduler import Scheduler
+from kastor.jobs.service import TuningService
+from kastor.logs import configure_logs
+from kastor.models.catalog import load_catalog
+from kastor.security.auth import Authenticator
+from kastor.settings import Settings, environment
+from kastor.store.blobs import Blobs
+from kastor.store.database import Database, migrate, open_database
+from kastor.store.jobs import JobStore
+from kastor.store.registry import ModelStore
+
+if TYPE_CHECKING:
+    from kastor.serving.remote import RemoteEngine
+
+SERVER_FILE = "server.json"
+GRACE_S = 5  # for answers under way, once the server is told to end
+TIDY_S = 2.0  # how soon the files of a model deleted in mid-training go after its worker
+Handler = Callable[[int, FrameType | None], object] | int | None
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where clients of this machine reach it
+
+
+def serve(
+    settings: Settings,
+    *,
+    run_scheduler: bool = True,
+    announce: bool = True,
+    on_listening: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; a second one ends the end quickly.
+
+    `run_scheduler` False only answers, and leaves jobs to another server of the same database. `announce` writes
+    `server.json` into the data folder, by which commands find this server. `on_listening` gets the URL.
+
+    Raises:
+        FailedPrecondition: the port is taken, or a folder cannot be used.
+        Unavailable: the database cannot be reached.
+
+    """
+    configure_logs(settings.log_format)
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(_Signals())
+        listener = stack.enter_context(_bound(settings))
+        url = _url(listener)
+        database = open_database(settings.resolved_database_url)
+        stack.callback(database.close)
+        migrate(database)
+        running = _Running(settings, database, signals.closing)
+        server = _Server(running.config(), on_started=lambda: on_listening(url), on_ending=running.hang_up)
+        stack.callback(running.end)
+        if run_scheduler:
+            running.begin()
+        if announce:
+            stack.enter_context(_announced(settings.data_dir, url))
+        signals.serving(server)
+        server.run(sockets=[listener])
+
+
+class _Running:
+    """The parts of one server and the threads beside the HTTP loop."""
+
+    def __init__(self, settings: Settings, database: Database, closing: threading.Event) -> None:
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        jobs, blobs = JobStore(database), Blobs(settings.data_dir)
+        self._engine = _Engine(settings)
+        self._executor = LocalExecutor(environment(settings), blobs)
+        self._scheduler = Scheduler(
+            jobs,
+            self._executor,
+            max_running=settings.max_running_jobs,
+            max_deaths=settings.max_worker_deaths,
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            clock=_now,
+        )
+        self._service = TuningService(
+            jobs=jobs,
+            models=ModelStore(database),
+            blobs=blobs,
+            catalog=load_catalog(settings.catalog_file),
+            generator=self._engine,
+            limits=PROFILES[settings.profile],
+            clock=_now,
+            wake=self._wake.set,
+        )
+        keys = {email: secret.get_secret_value() for email, secret in settings.api_keys.items()}
+        self._app = make_app(self._service, Authenticator(keys), Metrics(CollectorRegistry()), closing)
+        self._threads: tuple[threading.Thread, ...] = ()
+
+    def config(self) -> uvicorn.Config:
+        """How HTTP is served."""
+        return uvicorn.Config(
+            self._app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            http="h11",
+            loop="asyncio",
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+
+    def begin(self) -> None:
+        """Start the threads that run jobs."""
+        self._threads = (
+            threading.Thread(target=self._scheduler.run, args=(self._stop, self._wake), name="scheduler"),
+            threading.Thread(target=self._tidy, name="tidy"),
+        )
+        for thread in self._threads:
+            thread.start()
+
+    def hang_up(self) -> None:
+        """End the generating processes, and with them the answers under way."""
+        self._engine.close()
+
+    def end(self) -> None:
+        """Stop the threads, the workers and the engines; an interrupt in the meantime makes it quick."""
+        self._stop.set()
+        self._wake.set()
+        try:
+            self._end_jobs()
+            self._engine.close()
+        except KeyboardInterrupt:
+            self._executor.shutdown(0.0)
+            self._end_jobs()
+            self._engine.close()
+
+    def _end_jobs(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        if self._threads:
+            self._scheduler.shutdown()
+
+    def _tidy(self) -> None:
+        while not self._stop.wait(TIDY_S):
+            try:
+                self._service.tidy()
+            except Exception:  # noqa: BLE001  # a process loop: what could not be removed now is tried again
+                structlog.get_logger().exception("tidy_failed")
+
+
+class _Engine:
+    """The client of the generating processes, made at the first use: importing it costs what the start may not."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._made: RemoteEngine | None = None
+        self._closed = False
+
+    def stream(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
+        """The answer as it is made."""
+        yield from self._client().stream(request)
+
+    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+        """How many tokens the prompt is for this base."""
+        return self._client().count_tokens(base_model, prompt)
+
+    def close(self) -> None:
+        """End the processes; the client cannot be used any more."""
+        with self._lock:
+            self._closed = True
+            made = self._made
+        if made is not None:
+            made.close()
+
+    def _client(self) -> "RemoteEngine":
+        from kastor.serving.remote import RemoteEngine
+
+        with self._lock:
+            if self._closed:
+                raise Unavailable("The server is shutting down. Try again.")
+            if self._made is None:
+                self._made = RemoteEngine(
+                    environment(self._settings),
+                    log_dir=self._settings.data_dir / "logs",
+                    idle_timeout_s=self._settings.engine_idle_timeout_s,
+                )
+            return self._made
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals left to `_Signals`: it raises them again, which would end us before the clean-up."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+        self._on_ending = on_ending
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Nothing is captured."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and wait for answers under way, which end now."""
+        await asyncio.to_thread(self._on_ending)
+        await super().shutdown(sockets)
+
+
+class _Signals:
+    """SIGINT and SIGTERM: while serving, the first ends the server in order; at another time, or again, at once."""
+
+    def __init__(self) -> None:
+        self.closing = threading.Event()
+        self._server: uvicorn.Server | None = None
+        self._before: list[tuple[int, Handler]] = []
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # signals are the main thread's
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before.append((number, signal.signal(number, self._end)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+    def serving(self, server: uvicorn.Server) -> None:
+        """From now on the signals are this server's."""
+        self._server = server
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        server = self._server
+        if server is None or (self.closing.is_set() and server.force_exit):
+            raise KeyboardInterrupt
+        server.force_exit = self.closing.is_set()
+        server.should_exit = True
+        self.closing.set()
+
+
+@contextlib.contextmanager
+def _bound(settings: Settings) -> Iterator[socket.socket]:
+    """A socket bound to the address of the settings, not listening yet.
+
+    Raises:
+        FailedPrecondition: the port is taken, or the address is none of this machine's.
+
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise FailedPrecondition(f"{settings.host!r} is not an address: {error.strerror}. Choose --host.") from error
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen()  # only now is it known that nobody else does
+        except OSError as error:
+            raise FailedPrecondition(_why_not_bound(settings, error)) from error
+        yield listener
+
+
+def _why_not_bound(settings: Settings, error: OSError) -> str:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno != errno.EADDRINUSE:
+        return f"Cannot listen on {where}: {error.strerror}. Choose another --host or --port."
+    other = running_server(settings.data_dir)
+    if other is not None and other.url.endswith(f":{settings.port}"):
+        return f"{where} is taken by the Kastor server of process {other.pid} ({other.url}). Use it, or choose --port."
+    return f"{where} is taken by another program. Choose another --port; 0 takes a free one."
+
+
+def _url(listener: socket.socket) -> str:
+    """Where clients on this machine reach the listener."""
+    host, port = listener.getsockname()[:2]
+    host = ANY_ADDRESS.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What `server.json` says of a running server."""
+
+    url: str
+    pid: int
+    version: str
+
+
+def running_server(data_dir: Path) -> Announcement | None:
+    """The server that announced itself in this folder, if its process is still there."""
+    try:
+        found = json.loads((data_dir / SERVER_FILE).read_bytes())
+        announcement = Announcement(str(found["url"]), int(found["pid"]), str(found["version"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return announcement if _alive(announcement.pid) else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's process is one, too
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _announced(data_dir: Path, url: str) -> Iterator[None]:
+    """The server's file, written at once and removed at the end, if it is still this server's."""
+    mine = Announcement(url, os.getpid(), __version__)
+    path = data_dir / SERVER_FILE
+    temporary = data_dir / f".{SERVER_FILE}.{mine.pid}"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(asdict(mine)) + "\n", "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise FailedPrecondition(f"Cannot write {path}: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        if running_server(data_dir) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
