@@ -14,8 +14,8 @@ from kastor.api.errors import HTTP_STATUS, error_body
 from kastor.api.gemini import VERSIONS, GeminiRoutes
 from kastor.api.generate import GenerateRoutes
 from kastor.api.http import Endpoints, json_response
-from kastor.api.observe import Metrics, Observed, healthz
-from kastor.domain.errors import KastorError, NotFound, Unimplemented
+from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz
+from kastor.domain.errors import Internal, KastorError, NotFound, Unimplemented
 from kastor.jobs.service import TuningService
 from kastor.security.auth import Authenticator
 
@@ -32,7 +32,9 @@ def make_app(
         routes += generate.routes(endpoints, version)
         routes += gemini.routes(endpoints, version)
     routes += admin.routes(endpoints)
-    app = Starlette(routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted})
+    app = Starlette(
+        routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted, Exception: _bug}
+    )
     app.router.redirect_slashes = False
     return Observed(app, metrics)
 
@@ -52,3 +54,9 @@ def _unrouted(request: Request, error: Exception) -> Response:
         return _refused(request, NotFound(f"There is no {method} {path} here; see /v1beta/models for a beginning."))
     wrong = Unimplemented(f"{method} is not offered for {path}.")
     return json_response(error_body(wrong, http_status=405), status=405)
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    """What nobody caught. `Observed` logs it, as Starlette raises it again."""
+    said = f"Internal error. The server's log has the details under request_id {request.scope.get(REQUEST_ID)}."
+    return _refused(request, Internal(said))

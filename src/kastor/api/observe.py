@@ -1,7 +1,4 @@
-"""What an operator sees of the HTTP side: request log, request ids, metrics, `/healthz`. Keys never get here.
-
-Also the outermost guard: whatever a handler meets, the caller gets Google's error shape and the server goes on.
-"""
+"""What an operator sees of the HTTP side: request log, request ids, metrics, `/healthz`. Keys never get here."""
 
 import secrets
 import time
@@ -17,12 +14,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kastor import __version__
-from kastor.api.errors import HTTP_STATUS, error_body
 from kastor.api.http import json_response
-from kastor.domain.errors import Internal
 from kastor.domain.job import State
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+REQUEST_ID = "kastor.request_id"  # where the scope carries it
 QUIET = frozenset({"/healthz", "/metrics"})  # asked every few seconds; logged only when they fail
 
 
@@ -88,7 +84,7 @@ def healthz(request: Request) -> Response:
 
 
 class Observed:
-    """Middleware: gives each request an id, logs and counts it, and turns what nobody caught into an answer."""
+    """Middleware: gives each request an id, logs and counts it, and logs what nobody caught."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -101,6 +97,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         request_id, began, status = secrets.token_hex(8), time.perf_counter(), 0
+        scope[REQUEST_ID] = request_id
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -114,8 +111,6 @@ class Observed:
                 await self._app(scope, receive, noted)
             except Exception:  # noqa: BLE001  # the server's loop: a bug costs one answer, not the server
                 self._log.exception("request_failed", method=scope["method"], path=scope["path"])
-                if not status:
-                    await _internal_error(request_id)(scope, receive, noted)
             self._note(scope, status, time.perf_counter() - began)
 
     def _note(self, scope: Scope, status: int, elapsed_s: float) -> None:
@@ -126,8 +121,3 @@ class Observed:
             return
         say = self._log.warning if status >= 500 else self._log.info
         say("request", method=scope["method"], path=scope["path"], status=status, ms=round(elapsed_s * 1000, 1))
-
-
-def _internal_error(request_id: str) -> Response:
-    error = Internal(f"Internal error. The server's log has the details under request_id {request_id}.")
-    return json_response(error_body(error), status=HTTP_STATUS[error.code])

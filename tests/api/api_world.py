@@ -1,0 +1,169 @@
+"""A whole API over a real store, with fakes where processes would be: a generator that says what it is told to."""
+
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+from prometheus_client import CollectorRegistry
+
+from kastor.api.app import make_app
+from kastor.api.observe import Metrics
+from kastor.domain.content import Prompt
+from kastor.domain.errors import Code, KastorError
+from kastor.domain.generation import Chunk, FinishReason, GenerateRequest
+from kastor.domain.job import JobError, Snapshot, State, TuningJob
+from kastor.domain.limits import GEMINI_API, Limits
+from kastor.jobs.service import TuningService
+from kastor.models.catalog import load_catalog
+from kastor.security.auth import Authenticator
+from kastor.store.blobs import Blobs
+from kastor.store.database import Database
+from kastor.store.jobs import JobStore
+from kastor.store.registry import ModelStore
+
+ALIAS = "models/gemini-1.5-flash-001-tuning"
+BASE = "models/smollm2-135m-instruct"
+
+
+class FakeGenerator:
+    """Says `words`, a piece each; fails with `error` before the piece `fails_at`."""
+
+    def __init__(self, words: Sequence[str] = ("twenty ", "three")) -> None:
+        self.words = tuple(words)
+        self.error: Exception | None = None
+        self.fails_at = 0
+        self.requests: list[GenerateRequest] = []
+        self.closed = threading.Event()
+        self.between: Callable[[], object] = lambda: None
+
+    def stream(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
+        self.requests.append(request)
+        try:
+            for i, word in enumerate(self.words):
+                if self.error is not None and i == self.fails_at:
+                    raise self.error
+                last = i == len(self.words) - 1
+                yield Chunk(word, 7, i + 1, FinishReason.STOP if last else None)
+                self.between()
+        finally:
+            self.closed.set()
+
+    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+        return sum(len(content.text.split()) for content in prompt.contents)
+
+
+class Client:
+    """Calls the application in this process, without a socket."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def __call__(self, method: str, target: str, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://kastor") as client:
+                return await client.request(method, target, **options)
+
+        return anyio.run(ask)
+
+
+def pairs(count: int = 15) -> list[dict[str, str]]:
+    return [{"textInput": str(i), "output": str(i + 1)} for i in range(count)]
+
+
+def tuning_body(examples: object = None, **changes: object) -> dict[str, Any]:
+    """A create request for the number data set."""
+    listed = pairs() if examples is None else examples
+    task = {"trainingData": {"examples": {"examples": listed}}}
+    return {"displayName": "number generator", "baseModel": ALIAS, "tuningTask": task} | changes
+
+
+@dataclass
+class World:
+    """Store, service, application."""
+
+    folder: Path
+    database: Database
+    limits: Limits = GEMINI_API
+    keys: Mapping[str, str] = field(default_factory=dict)
+    generator: FakeGenerator = field(default_factory=FakeGenerator)
+
+    def __post_init__(self) -> None:
+        self.jobs = JobStore(self.database)
+        self.models = ModelStore(self.database)
+        self.blobs = Blobs(self.folder)
+        self.closing = threading.Event()
+        self.woken = threading.Event()
+        self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+        self.service = TuningService(
+            jobs=self.jobs,
+            models=self.models,
+            blobs=self.blobs,
+            catalog=load_catalog(),
+            generator=self.generator,
+            limits=self.limits,
+            clock=self.clock,
+            wake=self.woken.set,
+        )
+        self.app = make_app(self.service, Authenticator(self.keys), Metrics(CollectorRegistry()), self.closing)
+        self.call = Client(self.app)
+
+    def clock(self) -> datetime:
+        self.now += timedelta(seconds=1)
+        return self.now
+
+    def create(self, model_id: str = "numbers", **changes: object) -> TuningJob:
+        """A tuned model whose job is queued."""
+        answer = self.call("POST", f"/v1beta/tunedModels?tunedModelId={model_id}", json=tuning_body(**changes))
+        assert answer.status_code == 200, answer.text
+        return self.jobs.get(answer.json()["name"].rsplit("/", 1)[1])
+
+    def start(self) -> TuningJob:
+        """The oldest queued job, now running."""
+        job = self.jobs.claim(at=self.clock(), max_active=10)
+        assert job is not None
+        return self.jobs.move(job, State.RUNNING, at=self.clock())
+
+    def step(self, job: TuningJob, number: int, mean_loss: float = 1.402067184448242) -> State:
+        """One optimizer step of the job."""
+        epoch = 1 + (number - 1) * 4 // 15
+        snapshot = Snapshot(number, epoch, mean_loss, 120, 14, 0.5, self.clock())
+        return self.jobs.record_step(job.id, job.attempt, snapshot)
+
+    def active(self, model_id: str = "numbers", **changes: object) -> TuningJob:
+        """A tuned model that is ready."""
+        self.create(model_id, **changes)
+        job = self.start()
+        for number in range(1, job.spec.total_steps + 1):
+            self.step(job, number)
+        return self.jobs.move(job, State.SUCCEEDED, at=self.clock())
+
+    def failed(self, model_id: str = "numbers") -> TuningJob:
+        """A tuned model whose job failed."""
+        self.create(model_id)
+        error = JobError(Code.RESOURCE_EXHAUSTED, "No space left on the disk; free some and tune again.")
+        return self.jobs.move(self.start(), State.FAILED, at=self.clock(), error=error)
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    """The error in the answer, after checking that it has Google's shape."""
+    error = answer.json()["error"]
+    assert error["code"] == answer.status_code
+    assert set(error) <= {"code", "message", "status", "details"}
+    assert isinstance(error["message"], str) and error["message"]
+    return dict(error)
+
+
+def fields_of(answer: httpx.Response) -> list[str]:
+    """The fields that a 400 names."""
+    details = error_of(answer).get("details", [])
+    return [v["field"] for d in details if d["@type"].endswith("BadRequest") for v in d["fieldViolations"]]
+
+
+def raised(kind: type[KastorError]) -> KastorError:
+    return kind(f"{kind.__name__} for a test.")
