@@ -47,6 +47,15 @@ def database(empty_database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
+def sqlite_database(tmp_path: Path) -> Iterator[Database]:
+    """A fresh SQLite database with tables, for tests of what does not depend on the kind."""
+    database = open_database(f"sqlite:///{tmp_path / 'kastor.db'}")
+    migrate(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
 def database_url(database: Database) -> str:
     """The same, for processes that open it themselves."""
     return database.engine.url.render_as_string(hide_password=False)

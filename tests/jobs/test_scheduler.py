@@ -1,26 +1,22 @@
-"""Which job runs when, and what becomes of a job whose worker is gone: with a fake executor and with real processes."""
+"""Which job runs when, and what becomes of a job whose worker is gone: with a fake executor."""
 
 import signal
-import sys
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 
 import pytest
 from structlog.testing import capture_logs
 
 from kastor.domain.errors import Code, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.job import JobError, State, TuningJob
-from kastor.executors.local import Exit, LocalExecutor
+from kastor.executors.local import Exit
 from kastor.jobs.scheduler import Scheduler, loss
-from kastor.store.blobs import Blobs
-from kastor.store.database import Database, migrate, open_database
+from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
 from making import after, make_job, make_model
+from waiting import wait_until
 
 TIMEOUT_S = 10.0
 
@@ -67,16 +63,8 @@ class Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Database]:
-    database = open_database(f"sqlite:///{tmp_path / 'kastor.db'}")
-    migrate(database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def jobs(store: Database) -> JobStore:
-    return JobStore(store)
+def jobs(sqlite_database: Database) -> JobStore:
+    return JobStore(sqlite_database)
 
 
 @pytest.fixture
@@ -292,11 +280,11 @@ def test_a_worker_that_cannot_be_started_fails_the_job_with_what_to_do(
 
 
 def test_a_job_deleted_under_its_worker_is_forgotten(
-    store: Database, jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
+    sqlite_database: Database, jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
 ) -> None:
     add(jobs)
     scheduler.step()
-    ModelStore(store).delete("model-of-job1")
+    ModelStore(sqlite_database).delete("model-of-job1")
     executor.end(-signal.SIGKILL)
     scheduler.step()
     assert jobs.page(limit=9) == []
@@ -312,10 +300,10 @@ class CancelledMeanwhile(JobStore):
 
 
 def test_a_cancel_that_comes_in_while_a_death_is_settled_wins(
-    store: Database, jobs: JobStore, executor: FakeExecutor, clock: Clock
+    sqlite_database: Database, jobs: JobStore, executor: FakeExecutor, clock: Clock
 ) -> None:
     add(jobs)
-    scheduler = make_scheduler(CancelledMeanwhile(store), executor, clock)
+    scheduler = make_scheduler(CancelledMeanwhile(sqlite_database), executor, clock)
     scheduler.step()
     executor.end(1)
     scheduler.step()
@@ -335,10 +323,10 @@ class OftenAway(JobStore):
 
 
 def test_an_exit_is_settled_though_the_database_was_away(
-    store: Database, jobs: JobStore, executor: FakeExecutor, clock: Clock
+    sqlite_database: Database, jobs: JobStore, executor: FakeExecutor, clock: Clock
 ) -> None:
     add(jobs)
-    scheduler = make_scheduler(OftenAway(store), executor, clock)
+    scheduler = make_scheduler(OftenAway(sqlite_database), executor, clock)
     scheduler.step()
     executor.end(1)
     with pytest.raises(Unavailable):
@@ -347,8 +335,8 @@ def test_an_exit_is_settled_though_the_database_was_away(
     assert (jobs.get("job1").attempt, jobs.get("job1").deaths) == (2, 1)
 
 
-def test_the_loop_outlives_a_step_that_failed(store: Database, executor: FakeExecutor, clock: Clock) -> None:
-    jobs, stop, wake = OftenAway(store), threading.Event(), threading.Event()
+def test_the_loop_outlives_a_step_that_failed(sqlite_database: Database, executor: FakeExecutor, clock: Clock) -> None:
+    jobs, stop, wake = OftenAway(sqlite_database), threading.Event(), threading.Event()
     add(jobs)
     loop = threading.Thread(target=make_scheduler(jobs, executor, clock).run, args=(stop, wake))
     with capture_logs() as logs:
@@ -392,147 +380,3 @@ def test_a_shutdown_puts_jobs_back_into_the_queue_without_counting_a_death(
     assert executor.grace_s == 5.0
     assert [state(jobs, f"job{n}") for n in (1, 2, 3)] == [State.QUEUED, State.CANCELLED, State.QUEUED]
     assert jobs.get("job1").deaths == 0
-
-
-# With real processes: a script stands for the worker and does to the store what the worker does.
-
-WORKER = """
-import os, signal, sys, time
-from datetime import UTC, datetime
-from kastor.domain.job import State
-from kastor.lifeline import watch_parent
-from kastor.store.database import open_database
-from kastor.store.jobs import JobStore
-
-url, behaviour, job_id, attempt, fd = sys.argv[1:]
-watch_parent(int(fd), lambda: os._exit(1))
-jobs, attempt = JobStore(open_database(url)), int(attempt)
-stopped = []
-signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-job = jobs.move(jobs.get(job_id), State.RUNNING, at=datetime.now(UTC))
-if behaviour == "die" or behaviour == "die-once" and attempt == 1:
-    os.kill(os.getpid(), signal.SIGKILL)
-if behaviour == "freeze" and attempt == 1:
-    os.kill(os.getpid(), signal.SIGSTOP)
-if behaviour != "train":
-    jobs.move(job, State.SUCCEEDED, at=datetime.now(UTC))
-    sys.exit(0)
-while True:
-    if stopped:
-        sys.exit(75)
-    if jobs.beat(job_id, attempt, at=datetime.now(UTC)) is State.CANCELLING:
-        jobs.move(jobs.get(job_id), State.CANCELLED, at=datetime.now(UTC))
-        sys.exit(0)
-    time.sleep(0.02)
-"""
-
-
-@dataclass
-class Service:
-    """A scheduler over real processes, in a thread, as the server runs it."""
-
-    jobs: JobStore
-    scheduler: Scheduler
-    stop: threading.Event = field(default_factory=threading.Event)
-    wake: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        self._loop = threading.Thread(target=self.scheduler.run, args=(self.stop, self.wake))
-        self._loop.start()
-
-    def end(self) -> None:
-        self.stop.set()
-        self.wake.set()
-        self._loop.join()
-        self.scheduler.shutdown()
-
-
-def wait_until(condition: object, timeout_s: float = 20) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
-
-
-def real_service(
-    store: Database, tmp_path: Path, behaviour: str, timeout_s: float = 60, max_deaths: int = 2
-) -> Service:
-    jobs = JobStore(store)
-    url = str(store.engine.url)
-    executor = LocalExecutor(
-        {},
-        Blobs(tmp_path),
-        command=lambda job, fd: [sys.executable, "-c", WORKER, url, behaviour, job.id, str(job.attempt), str(fd)],
-    )
-    scheduler = Scheduler(
-        jobs,
-        executor,
-        max_running=1,
-        max_deaths=max_deaths,
-        heartbeat_timeout_s=timeout_s,
-        clock=lambda: datetime.now(UTC),
-    )
-    return Service(jobs, scheduler)
-
-
-def run_to_the_end(
-    store: Database, tmp_path: Path, behaviour: str, timeout_s: float = 60, max_deaths: int = 2
-) -> TuningJob:
-    add(JobStore(store))
-    service = real_service(store, tmp_path, behaviour, timeout_s, max_deaths)
-    try:
-        wait_until(lambda: state(service.jobs).terminal)
-    finally:
-        service.end()
-    return service.jobs.get("job1")
-
-
-def test_a_really_killed_worker_is_noticed_and_started_again(store: Database, tmp_path: Path) -> None:
-    job = run_to_the_end(store, tmp_path, "die-once")
-    assert (job.state, job.attempt, job.deaths) == (State.SUCCEEDED, 2, 1)
-
-
-def test_workers_that_keep_dying_fail_the_job(store: Database, tmp_path: Path) -> None:
-    job = run_to_the_end(store, tmp_path, "die")
-    assert (job.state, job.attempt, job.deaths) == (State.FAILED, 2, 2)
-    assert job.error is not None
-    assert job.error.message == (
-        "The worker died 2 times; the last time it was killed (SIGKILL), as happens when memory runs out: "
-        "free memory, or choose a smaller base model or batch size, and tune again."
-    )
-
-
-def test_a_really_frozen_worker_is_replaced(store: Database, tmp_path: Path) -> None:
-    # on a machine out of breath a sound worker may look frozen as well: that costs further deaths, not the job
-    job = run_to_the_end(store, tmp_path, "freeze", timeout_s=2, max_deaths=50)
-    assert job.state is State.SUCCEEDED
-    assert job.deaths == job.attempt - 1 >= 1
-
-
-def test_a_running_job_ends_soon_after_a_cancel(store: Database, tmp_path: Path) -> None:
-    add(JobStore(store))
-    service = real_service(store, tmp_path, "train")
-    try:
-        wait_until(lambda: state(service.jobs) is State.RUNNING)
-        service.jobs.request_cancel("job1", at=datetime.now(UTC))
-        wait_until(lambda: state(service.jobs) is State.CANCELLED)
-    finally:
-        service.end()
-
-
-def test_a_shutdown_ends_the_workers_and_the_next_server_goes_on(store: Database, tmp_path: Path) -> None:
-    add(JobStore(store))
-    service = real_service(store, tmp_path, "train")
-    try:
-        wait_until(lambda: state(service.jobs) is State.RUNNING)
-    finally:
-        service.end()
-    job = service.jobs.get("job1")
-    assert (job.state, job.attempt, job.deaths) == (State.QUEUED, 1, 0)
-    assert "the worker was stopped with its server" in service.jobs.events("job1")[-1].message
-    later = real_service(store, tmp_path, "finish")
-    try:
-        wait_until(lambda: state(later.jobs) is State.SUCCEEDED)
-    finally:
-        later.end()

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from kastor.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
+from kastor.domain.job import Event
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.jobs import JobStore
 from making import START, make_job, make_model
@@ -81,6 +82,19 @@ def test_a_second_writer_waits_for_the_first_instead_of_failing(database: Databa
     slow.join()
     # PostgreSQL skips the row that somebody else holds; SQLite has waited
     assert claimed is None if database.postgresql else claimed is not None and claimed.deaths == 7
+
+
+def test_a_write_that_reads_first_is_not_overtaken(sqlite_database: Database) -> None:
+    jobs, job = JobStore(sqlite_database), make_job()
+    jobs.add(job, make_model(job))
+    other = threading.Thread(target=jobs.add_event, args=("job1", Event(START, "info", "overtaking")))
+    with sqlite_database.write() as connection:
+        connection.execute(text("SELECT deaths FROM jobs")).all()
+        other.start()
+        other.join(0.2)
+        connection.execute(text("UPDATE jobs SET deaths = 7"))  # at once "locked" if somebody wrote since the SELECT
+    other.join()
+    assert jobs.get("job1").deaths == 7
 
 
 def test_an_error_in_a_transaction_undoes_all_of_it(database: Database) -> None:
