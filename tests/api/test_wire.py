@@ -1,0 +1,146 @@
+"""Reading JSON as Google's front end does, and writing it: whatever comes, a value or a clean refusal."""
+
+import json
+import math
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kastor.api.errors import HTTP_STATUS, error_body
+from kastor.api.generate import CountIn, GenerateIn
+from kastor.api.tuned_models import TunedModelIn
+from kastor.api.wire import clean_float, message
+from kastor.dataset.tolerant_json import read_json
+from kastor.domain.errors import Code, InvalidArgument, KastorError, MalformedJson
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+NAMES = st.sampled_from(
+    sorted({*TunedModelIn.model_fields, *GenerateIn.model_fields, "contents", "parts", "text", "generationConfig"})
+)
+MESSAGES = st.dictionaries(NAMES, JSON, max_size=5)
+NEARLY = st.text(alphabet='{}[]",:.-+eE0123456789 \n\t\\/*u\'NaInfityrulse\ud800é', max_size=60)
+
+
+def read_or_refused(data: bytes) -> object:
+    try:
+        return read_json(data)
+    except KastorError:
+        return None
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_value_or_a_refusal(data: bytes) -> None:
+    read_or_refused(data)
+
+
+@given(NEARLY)
+def test_nearly_json_is_a_value_or_a_refusal_and_never_not_a_number(text: str) -> None:
+    value = read_or_refused(text.encode("utf-8", "surrogatepass"))
+    assert not (isinstance(value, float) and not math.isfinite(value))
+
+
+@given(JSON)
+def test_what_the_standard_writes_is_read_the_same(value: Any) -> None:
+    text = json.dumps(value)
+    if "NaN" not in text and "Infinity" not in text and "\\ud" not in text:
+        read = read_json(text.encode())
+        assert read == value or "e" in text or any(c.isdigit() for c in text)  # huge integers become floats
+
+
+@given(MESSAGES)
+@pytest.mark.parametrize("kind", [TunedModelIn, GenerateIn, CountIn])
+def test_any_json_object_is_a_message_or_a_refusal(kind: Any, value: dict[str, Any]) -> None:
+    try:
+        message(kind, json.dumps(value).encode())
+    except InvalidArgument as refused:
+        assert refused.message
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "column"),
+    [
+        ('{"a": 1,, }', 1, 8),
+        ('{"displayName": "x",\n "baseModel": }', 2, 15),
+        ('{"a": [1, 2,], // fine so far\n  "b": tru}', 2, 8),
+        ('{"a": 1} {"b": 2}', 1, 10),
+        ('{"a": 1', 1, 8),
+        ('{\n"a": "x\n"}', 2, 8),
+        ('{"é": 01}', 1, 7),
+        ('{"a": NaN}', 1, 7),
+        ('{"a": 1,\n "b": [Infinity]}', 2, 8),
+        ('[1, 2', 1, 6),
+        ('{"a" 1}', 1, 6),
+    ],
+)
+def test_malformed_json_is_told_with_line_and_column_of_what_was_sent(body: str, line: int, column: int) -> None:
+    with pytest.raises(MalformedJson, match=rf"^Invalid JSON payload received\..* line {line}, column {column}\."):
+        message(TunedModelIn, body.encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "empty"),
+        (b"  \n", "empty"),
+        (b"[]", "must be an object, not a list"),
+        (b'"text"', "must be an object, not the text 'text'"),
+        (b"5", "must be an object, not the number 5"),
+        (b"null", "must be an object, not null"),
+        (b'{"displayName": "\xff"}', "UTF-8"),
+        (b"[" * 100_000, "line 1"),
+        (b'{"a":' * 100_000, "line 1"),
+        (b"/*" * 100_000, "line"),
+        (b'{"a": "' + b"\\\"" * 100_000, "line"),
+        (b"9" * 10_000 + b",", "line"),
+        (b'{"description": "\\ud800"}', "line 1"),
+    ],
+)
+def test_hostile_bodies_get_a_clean_refusal(body: bytes, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=says):
+        message(TunedModelIn, body)
+
+
+def test_what_googles_scripts_write_is_read() -> None:
+    body = b"""\xef\xbb\xbf
+      { // a comment
+        'display_name': "next number",
+        base_model: "models/x",
+        "tuning_task": { "hyperparameters": { "batch_size": 2, "learning_rate": .001, "epoch_count":5, }, },
+      }"""
+    read = message(TunedModelIn, body)
+    assert read.display_name == "next number"
+    assert read.tuning_task is not None and read.tuning_task.hyperparameters is not None
+    assert read.tuning_task.hyperparameters.learning_rate == 0.001
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_a_clean_float_means_the_same_32_bit_number(value: float) -> None:
+    assert struct.pack("f", clean_float(value)) == struct.pack("f", value)
+
+
+@given(st.integers(-999, 999), st.integers(-6, 6))
+def test_a_short_decimal_reads_back_as_it_was_written(digits: int, exponent: int) -> None:
+    value = float(f"{digits}e{exponent}")
+    stored = struct.unpack("f", struct.pack("f", value))[0]
+    assert clean_float(stored) == clean_float(value) == value
+
+
+def test_every_code_has_a_status() -> None:
+    assert set(HTTP_STATUS) == set(Code)
+
+
+def test_every_error_has_a_body() -> None:
+    def kinds(kind: type[KastorError]) -> list[type[KastorError]]:
+        return [kind, *(below for child in kind.__subclasses__() for below in kinds(child))]
+
+    for kind in kinds(KastorError):
+        body = error_body(kind("said"))["error"]
+        assert isinstance(body, dict)
+        assert (body["message"], body["status"], body["code"]) == ("said", kind.code.name, HTTP_STATUS[kind.code])
