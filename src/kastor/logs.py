@@ -15,7 +15,9 @@ def configure_logs(form: Literal["console", "json"]) -> None:
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
     else:
-        look = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        look = [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

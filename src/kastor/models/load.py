@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -53,7 +54,7 @@ def load_base(folder: Path, *, dtype: torch.dtype | None = None) -> CausalModel:
     _check_memory(folder, wanted)
     try:
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=wanted, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FailedPrecondition(
             f"The base model in {folder} cannot be loaded: {_first_line(error)} "
             "Delete the folder and run `kastor models pull` to fetch it again."

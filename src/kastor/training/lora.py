@@ -1,0 +1,26 @@
+"""The LoRA adapter on a frozen base: made by peft, kept in fp32, saved as peft saves it."""
+
+import warnings
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from kastor.domain.job import AdapterShape
+
+
+def attach(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401  # transformers model -> peft model
+    """The base with a fresh adapter: A random from `seed`, B zero, so that the first step starts from the base."""
+    config = LoraConfig(
+        r=shape.rank,
+        lora_alpha=shape.alpha,  # type: ignore[arg-type]  # peft says int; any number scales
+        target_modules=list(shape.targets),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft 0.21 reads an attribute that transformers 5.23 deprecates
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        torch.manual_seed(seed)
+        return get_peft_model(base, config)

@@ -1,0 +1,129 @@
+"""What a worker does for its job, in order: fetch, render, load, resume, train, publish."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+import torch
+
+from kastor.dataset.gate import token_faults
+from kastor.dataset.parse import decode_example
+from kastor.domain.errors import InvalidArgument
+from kastor.domain.job import Snapshot, TuningJob
+from kastor.models.catalog import BaseModel, load_catalog
+from kastor.models.load import compute_threads, load_base
+from kastor.models.render import Rendered, Renderer
+from kastor.models.sources import Progress, ensure_local
+from kastor.settings import Settings
+from kastor.store.blobs import Blobs
+from kastor.training.checkpoints import Checkpoints, restore
+from kastor.training.loop import StepReport, Trainer, train
+from kastor.training.lora import attach
+from kastor.worker.ownership import Ownership, now
+
+
+class Steps:
+    """The steps of one job."""
+
+    def __init__(self, settings: Settings, job: TuningJob, blobs: Blobs, ownership: Ownership) -> None:
+        self._settings = settings
+        self._job = job
+        self._blobs = blobs
+        self._ownership = ownership
+        self._checkpoints = Checkpoints(blobs.checkpoints(job.id))
+        self._log = structlog.get_logger()
+
+    def run(self) -> bool:
+        """Train to the end and publish; False when a request ended it early."""
+        torch.set_num_threads(self._settings.num_threads or compute_threads())
+        base = load_catalog(self._settings.catalog_file).base(self._job.spec.base_model)
+        folder = ensure_local(base, self._settings.cache_dir, self._on_progress())
+        examples = self._examples(base, Renderer.open(folder, base.family))
+        model = attach(load_base(folder), self._job.spec.adapter, seed=self._job.spec.seed)
+        trainer = Trainer(model, examples, self._job.spec)
+        self._resume(model, trainer)
+        self._ownership.begin_training()
+        self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, examples))
+        if not train(trainer, on_step=self._on_step, save=lambda step, ends: self._save(model, trainer, ends)):
+            return False
+        self._publish()
+        return True
+
+    def _on_progress(self) -> Any:  # noqa: ANN401  # a closure; sources.OnProgress
+        told: set[str] = set()
+
+        def tell(progress: Progress) -> None:
+            if progress.stage not in told:
+                told.add(progress.stage)
+                self._ownership.note(f"{progress.stage} the base model {self._job.spec.base_model}")
+
+        return tell
+
+    def _examples(self, base: BaseModel, renderer: Renderer) -> list[Rendered]:
+        with self._blobs.dataset(self._job.id).open("rb") as file:
+            examples = [renderer.example(decode_example(line)) for line in file]
+        longest = base.input_token_limit + base.output_token_limit
+        for number, example in enumerate(examples):
+            for fault in token_faults(len(example.token_ids), longest, base.name):
+                raise InvalidArgument.of(f"examples[{number}]", f"{fault.message}; {fault.hint}")
+        return examples
+
+    def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
+        checkpoint = self._checkpoints.latest()
+        if checkpoint is not None:
+            trainer.restore(restore(checkpoint, model))
+            self._ownership.note(f"going on from the checkpoint of step {checkpoint.step}")
+        self._ownership.rewind(trainer.step)
+
+    def _on_step(self, report: StepReport) -> bool:
+        self._ownership.record(
+            Snapshot(
+                step=report.step,
+                epoch=report.epoch,
+                mean_loss=report.mean_loss,
+                num_tokens=report.num_tokens,
+                num_supervised=report.num_supervised,
+                elapsed_s=report.elapsed_s,
+                computed_at=now(),
+            )
+        )
+        self._log.info(
+            "step",
+            step=report.step,
+            epoch=report.epoch,
+            mean_loss=round(report.mean_loss, 5),
+            learning_rate=report.learning_rate,
+            grad_norm=round(report.grad_norm, 4),
+            tokens_per_s=round(report.num_tokens / report.elapsed_s, 1),
+        )
+        return not self._ownership.interrupted
+
+    def _save(self, model: Any, trainer: Trainer, ends_epoch: bool) -> None:  # noqa: ANN401  # peft model
+        spec = self._job.spec
+        about = {
+            "job": self._job.id,
+            "baseModel": spec.base_model,
+            "numExamples": spec.num_examples,
+            "seed": spec.seed,
+            "numEpochs": spec.hyperparameters.num_epochs,
+            "batchSize": spec.hyperparameters.batch_size,
+            "learningRate": spec.hyperparameters.learning_rate,
+        }
+        self._checkpoints.save(model, trainer.state(), step=trainer.step, ends_epoch=ends_epoch, about=about)
+        self._log.info("checkpoint", step=trainer.step, ends_epoch=ends_epoch)
+
+    def _publish(self) -> None:
+        checkpoint = self._checkpoints.latest()
+        assert checkpoint is not None  # noqa: S101  # the last step saves one
+        self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id))
+
+
+def _sizes(model: Any, examples: Sequence[Rendered]) -> dict[str, object]:  # noqa: ANN401  # peft model
+    return {
+        "examples": len(examples),
+        "tokens": sum(len(example.token_ids) for example in examples),
+        "supervised_tokens": sum(example.num_supervised for example in examples),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }

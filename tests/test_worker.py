@@ -1,0 +1,260 @@
+"""One job's process, on a tiny base: it ends the job in every case, and resumes to the same bits."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kastor.dataset.parse import encode_example
+from kastor.domain.content import Example
+from kastor.domain.job import AdapterShape, Hyperparameters, State, TuningJob, TuningSpec
+from kastor.executors.local import LocalExecutor
+from kastor.jobs.scheduler import Scheduler
+from kastor.models.families import LLAMA_LINEARS
+from kastor.settings import Settings, environment
+from kastor.store.blobs import Blobs
+from kastor.store.database import migrate, open_database
+from kastor.store.jobs import JobStore
+from kastor.worker.outcome import failure, work
+from kastor.worker.ownership import SUPERSEDED, Ownership
+from kastor.worker.steps import Steps
+from making import make_job, make_model
+from tiny import tiny_base
+
+CATALOG = """
+[bases.tiny]
+display_name = "Tiny"
+description = "Random."
+family = "smollm2"
+licence = "none"
+input_token_limit = 400
+output_token_limit = 112
+num_parameters = 1000
+source = {{ kind = "folder", path = "{folder}" }}
+adapter = {{ rank = 4, alpha = 8 }}
+"""
+PAIRS = [(f"{number}", f"{number + 1}") for number in range(12)]
+
+
+class Place:
+    """A data folder with a tiny base in its catalog, and one queued job."""
+
+    def __init__(self, folder: Path) -> None:
+        tiny_base(folder / "base")
+        (folder / "catalog.toml").write_text(CATALOG.format(folder=folder / "base"))
+        self.settings = Settings(
+            data_dir=folder, cache_dir=folder / "cache", catalog_file=folder / "catalog.toml", heartbeat_timeout_s=5
+        )
+        self.database = open_database(self.settings.resolved_database_url)
+        migrate(self.database)
+        self.jobs, self.blobs = JobStore(self.database), Blobs(folder)
+
+    def add(self, job_id: str = "job1", *, num_epochs: int = 3, pairs: list[tuple[str, str]] = PAIRS) -> TuningJob:
+        spec = TuningSpec(
+            base_model="tiny",
+            hyperparameters=Hyperparameters(num_epochs=num_epochs, batch_size=4, learning_rate=0.01),
+            adapter=AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS),
+            num_examples=len(pairs),
+        )
+        at = datetime.now(UTC)
+        job = make_job(job_id, spec=spec, created_at=at, updated_at=at)
+        self.blobs.write_dataset(job_id, (encode_example(Example.pair(*pair)) for pair in pairs))
+        self.jobs.add(job, make_model(job))
+        return job
+
+    def claim(self) -> TuningJob:
+        job = self.jobs.claim(at=datetime.now(UTC), max_active=9)
+        assert job is not None
+        return job
+
+    def work(self, job: TuningJob) -> int:
+        ownership = Ownership(self.jobs, job, beat_every_s=1)
+        return work(Steps(self.settings, job, self.blobs, ownership).run, ownership)
+
+
+@pytest.fixture(name="place")
+def a_place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.database.close()
+
+
+def adapter(place: Place, job_id: str) -> dict[str, torch.Tensor]:
+    return dict(load_file(place.blobs.adapter(job_id) / "adapter_model.safetensors"))
+
+
+def test_a_job_is_trained_and_its_adapter_published_before_it_is_called_a_success(place: Place) -> None:
+    place.add()
+    assert place.work(place.claim()) == 0
+    job = place.jobs.get("job1")
+    assert job.state is State.SUCCEEDED
+    assert job.completed_steps == job.spec.total_steps == 9
+    snapshots = place.jobs.snapshots("job1")
+    assert [s.step for s in snapshots] == list(range(1, 10))
+    assert [s.epoch for s in snapshots] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert snapshots[-1].mean_loss < snapshots[0].mean_loss
+    assert all(s.num_supervised >= 8 for s in snapshots)
+    assert any(tensor.any() for name, tensor in adapter(place, "job1").items() if "lora_B" in name)
+
+
+def test_a_cancel_is_obeyed_within_one_step(place: Place) -> None:
+    place.add(num_epochs=50)
+    job = place.claim()
+    cancelled_at = threading.Event()
+
+    def cancel() -> None:
+        while place.jobs.get("job1").completed_steps < 2:
+            time.sleep(0.002)
+        place.jobs.request_cancel("job1", at=datetime.now(UTC))
+        cancelled_at.set()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    assert place.work(job) == 0
+    thread.join()
+    ended = place.jobs.get("job1")
+    assert ended.state is State.CANCELLED
+    assert 2 <= ended.completed_steps < ended.spec.total_steps
+    assert not place.blobs.adapter("job1").exists()
+
+
+def test_a_cancel_before_the_first_step_ends_the_job_cancelled(place: Place) -> None:
+    place.add()
+    job = place.claim()
+    place.jobs.request_cancel("job1", at=datetime.now(UTC))
+    assert place.work(job) == 0
+    assert place.jobs.get("job1").state is State.CANCELLED
+
+
+def test_a_worker_that_was_superseded_writes_nothing(place: Place) -> None:
+    place.add()
+    job = place.claim()
+    place.jobs.move(job, State.QUEUED, at=datetime.now(UTC))
+    again = place.claim()
+    assert place.work(job) == SUPERSEDED
+    assert place.jobs.get("job1") == again
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("no weights", "holds no *.safetensors"),
+        ("no config", "holds no config.json"),
+        ("no tokenizer", "tokenizer.json"),
+        ("broken weights", "cannot be loaded"),
+        ("long example", "examples[12]: "),
+        ("no dataset", "dataset.jsonl"),
+    ],
+)
+def test_what_cannot_work_fails_the_job_with_one_sentence(place: Place, harm: str, said: str) -> None:
+    pairs = [*PAIRS, ("x" * 600, "y")] if harm == "long example" else PAIRS
+    place.add(pairs=pairs)
+    base = place.settings.data_dir / "base"
+    for name, file in (
+        ("no weights", "model.safetensors"),
+        ("no config", "config.json"),
+        ("no tokenizer", "tokenizer.json"),
+    ):
+        if harm == name:
+            (base / file).unlink()
+    if harm == "broken weights":
+        (base / "model.safetensors").write_bytes(b"\x00" * 100)
+    if harm == "no dataset":
+        place.blobs.dataset("job1").unlink()
+    assert place.work(place.claim()) == 0
+    job = place.jobs.get("job1")
+    assert job.state is State.FAILED
+    assert job.error is not None
+    assert said in job.error.message
+    assert "\n" not in job.error.message
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "/data/x"), "The disk is full at /data/x"),
+        (MemoryError(), "Memory ran out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "Memory ran out"),
+        (ValueError("odd\nmore"), "failed with ValueError: odd; the traceback stands in the job's log"),
+    ],
+)
+def test_every_failure_becomes_one_sentence(error: Exception, said: str) -> None:
+    message = failure(error).message
+    assert said in message
+    assert "\n" not in message
+
+
+def run_until(place: Place, scheduler: Scheduler, job_id: str, *, timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not place.jobs.get(job_id).state.terminal:
+        assert time.monotonic() < deadline, place.blobs.log(job_id).read_text()[-3000:]
+        scheduler.step()
+        time.sleep(0.05)
+
+
+def scheduler_of(place: Place, executor: LocalExecutor) -> Scheduler:
+    return Scheduler(
+        place.jobs,
+        executor,
+        max_running=1,
+        max_deaths=3,
+        heartbeat_timeout_s=10,
+        clock=lambda: datetime.now(UTC),
+    )
+
+
+def test_killed_in_the_middle_a_job_goes_on_and_ends_with_the_same_bits(place: Place) -> None:
+    place.add("through", num_epochs=20)
+    assert place.work(place.claim()) == 0
+    place.add("killed", num_epochs=20)
+    executor = LocalExecutor(environment(place.settings), place.blobs)
+    scheduler = scheduler_of(place, executor)
+    try:
+        scheduler.step()
+        while place.jobs.get("killed").completed_steps < 10:
+            assert place.jobs.get("killed").state.active, place.jobs.get("killed").error
+            time.sleep(0.005)
+        executor.kill("killed")  # SIGKILL
+        interrupted_at = place.jobs.get("killed").completed_steps
+        run_until(place, scheduler, "killed")
+    finally:
+        scheduler.shutdown()
+    job = place.jobs.get("killed")
+    assert interrupted_at < job.spec.total_steps
+    assert job.state is State.SUCCEEDED, job.error
+    assert (job.deaths, job.attempt) == (1, 2)
+    assert any("going on from the checkpoint" in event.message for event in place.jobs.events("killed"))
+    one, other = adapter(place, "through"), adapter(place, "killed")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    losses = [[s.mean_loss for s in place.jobs.snapshots(job_id)] for job_id in ("through", "killed")]
+    assert losses[0] == losses[1]
+
+
+def test_stopped_with_its_server_a_job_keeps_its_last_step_and_waits_in_the_queue(place: Place) -> None:
+    place.add(num_epochs=3000)
+    scheduler = scheduler_of(place, LocalExecutor(environment(place.settings), place.blobs))
+    scheduler.step()
+    while place.jobs.get("job1").completed_steps < 3:
+        time.sleep(0.01)
+    scheduler.shutdown()
+    job = place.jobs.get("job1")
+    assert (job.state, job.deaths) == (State.QUEUED, 0)
+    steps = {int(entry.name[5:]) for entry in place.blobs.checkpoints("job1").iterdir()}
+    assert job.completed_steps in steps
+
+
+def test_an_attempt_that_is_not_the_jobs_present_one_leaves_without_a_write(place: Place) -> None:
+    before = place.add()
+    command = [sys.executable, "-m", "kastor.worker", "job1", "99"]
+    done = subprocess.run(command, env={**os.environ, **environment(place.settings)}, capture_output=True, text=True)
+    assert done.returncode == SUPERSEDED
+    assert place.jobs.get("job1") == before
