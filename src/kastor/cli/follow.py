@@ -1,5 +1,6 @@
 """Following a job to its end by asking the server, over lost connections and restarts of its worker."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ POLL_S = 0.4
 PATIENCE_S = 120.0
 """For so long a lost connection is tried again."""
 
+MOVE = re.compile(r"^[A-Z]+ -> [A-Z]+( \(attempt \d+\))?(: )?")
 AHEAD_LIMIT = 200  # jobs looked at to say how many stand before a queued one
 
 
@@ -89,7 +91,7 @@ def _tell_troubles(job: Job, seen: _Seen, display: Display) -> None:
         return
     for event in job.events[seen.events :]:
         if event.level in ("warning", "error") and not job.state.terminal:
-            display.say(event.message)
+            display.say(without_move(event.message))
     seen.events = len(job.events)
 
 
@@ -97,9 +99,22 @@ def _note(client: Client, job: Job) -> str:
     if job.state is State.QUEUED:
         ahead = _num_ahead(client, job)
         return f"{ahead} job{'s' if ahead > 1 else ''} ahead" if ahead else ""
-    if job.state is State.PREPARING and job.events:
-        return job.events[-1].message
+    if job.state is State.PREPARING:
+        return (without_move(job.events[-1].message) if job.events else "") or "starting its process"
+    if job.state is State.RUNNING and not job.completed_steps:
+        return "the first step"
     return ""
+
+
+def without_move(message: str) -> str:
+    """An event's message without the move of states, which is shown anyway.
+
+    >>> without_move("RUNNING -> QUEUED: the worker ended by SIGKILL")
+    'the worker ended by SIGKILL'
+    >>> without_move("QUEUED -> PREPARING (attempt 1)"), without_move("fetching")
+    ('', 'fetching')
+    """
+    return MOVE.sub("", message)
 
 
 def _num_ahead(client: Client, job: Job) -> int:

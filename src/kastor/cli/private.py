@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import IO
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
@@ -18,7 +19,7 @@ from kastor.settings import Settings, environment
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0  # its workers write a checkpoint first
-SLOW_STOP_S = 1.0
+LAST_WORDS_S = 5.0  # for a server that could not start to say why
 
 
 class PrivateServer:
@@ -26,6 +27,7 @@ class PrivateServer:
 
     def __init__(self, settings: Settings, *, scheduler: bool) -> None:
         self.log = settings.data_dir / "logs" / f"private-server-{os.getpid()}.log"
+        self._failed = False
         self._lifeline = Lifeline()
         try:
             self._process = self._spawned(settings, scheduler=scheduler)
@@ -59,8 +61,9 @@ class PrivateServer:
         try:
             return str(json.loads(line)["url"])
         except (ValueError, KeyError, TypeError) as error:
-            ended = self._process.poll() is not None or not line
-            raise self._failure("did not start" if ended else f"said {line[:80]!r} instead of its address") from error
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(LAST_WORDS_S)
+            raise self._failure(f"said {line[:80]!r} instead of its address" if line else "did not start") from error
 
     def check(self) -> None:
         """Nothing, while it runs.
@@ -73,25 +76,25 @@ class PrivateServer:
             raise self._failure(f"ended unexpectedly (exit code {self._process.returncode})", FailedPrecondition)
 
     def _failure(self, what: str, kind: type[Unavailable] | type[FailedPrecondition] = Unavailable) -> Exception:
+        self._failed = True
         said = self.log.read_text("utf-8", "replace").strip().splitlines()
         last = f" Its last words: {said[-1][:300]}" if said else ""
         return kind(f"The private server {what}; its log is {self.log}.{last}")
 
     def stop(self) -> None:
         """End it and everything below it; returns when it is gone."""
-        clean = self._process.poll() is None
-        if clean:
+        if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
+                self._failed = True
                 self._process.kill()
-                clean = False
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._lifeline.close()
-        if clean:
+        if not self._failed:
             self.log.unlink(missing_ok=True)
 
 

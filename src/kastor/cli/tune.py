@@ -84,12 +84,7 @@ def report(job: Job, name: str, out: Output) -> None:
     """
     if job.state is not State.SUCCEEDED:
         out.result({"name": name, "job": dict(job.raw)})
-        reason = job.error or "no reason was given"
-        raise KastorError(
-            f"Job {job.id} was cancelled after {job.completed_steps} of {job.total_steps} steps."
-            if job.state is State.CANCELLED
-            else f"Job {job.id} failed: {reason.rstrip('.')}. Its log: {program()} jobs logs {job.id}"
-        )
+        raise KastorError(_why(job))
     took = (job.ended_at - job.started_at).total_seconds() if job.ended_at and job.started_at else None
     loss = f", last loss {job.last.mean_loss:.3f}" if job.last else ""
     out.say(
@@ -103,3 +98,12 @@ def report(job: Job, name: str, out: Output) -> None:
 
 def _where(link: Link) -> str:
     return ", with a server of its own" if link.private else f", on {link.client.url}"
+
+
+def _why(job: Job) -> str:
+    """One or two sentences on a job without a model."""
+    if job.state is State.CANCELLED:
+        return f"Job {job.id} was cancelled after {job.completed_steps} of {job.total_steps} steps."
+    reason = (job.error or "no reason was given").rstrip(".")
+    log = "" if "jobs logs" in reason else f" Its log: {program()} jobs logs {job.id}"
+    return f"Job {job.id} failed: {reason}.{log}"
