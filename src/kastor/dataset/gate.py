@@ -34,8 +34,7 @@ class TokenCount:
 
 def text_faults(example: Example, limits: Limits) -> Iterator[Fault]:
     """What the limits say about an example's texts."""
-    prompt, output = example.prompt, example.contents[-1].text
-    num_input = len(prompt.system or "") + sum(len(content.text) for content in prompt.contents)
+    num_input, output = example.prompt.num_chars, example.contents[-1].text
     if limits.max_input_chars is not None and num_input > limits.max_input_chars:
         yield Fault("input", "input_too_long", too_long(num_input, limits.max_input_chars))
     if limits.max_output_chars is not None and len(output) > limits.max_output_chars:

@@ -44,6 +44,11 @@ class Prompt:
     contents: tuple[Content, ...]
     system: str | None = None
 
+    @property
+    def num_chars(self) -> int:
+        """Characters (Unicode code points) of the system instruction and all turns."""
+        return len(self.system or "") + sum(len(content.text) for content in self.contents)
+
     @classmethod
     def of(cls, text: str) -> "Prompt":
         """A single user turn."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypedDict
 
-from kastor.domain.content import Content, Example, Prompt
+from kastor.dataset.gate import text_faults, too_long
+from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.generation import Sampling
 from kastor.domain.job import RequestedHyperparameters
@@ -80,14 +81,9 @@ def check_examples(examples: tuple[Example, ...], limits: Limits) -> None:
 
 def _example_violations(examples: Iterable[Example], limits: Limits) -> Iterator[FieldViolation]:
     for index, example in enumerate(examples):
-        at = f"{EXAMPLES}[{index}]"
-        output, num_input = example.contents[-1].text, _num_chars(example.prompt)
-        if _exceeds(num_input, limits.max_input_chars):
-            yield FieldViolation(f"{at}.textInput", _too_long(num_input, limits.max_input_chars))
-        if _exceeds(len(output), limits.max_output_chars):
-            yield FieldViolation(f"{at}.output", _too_long(len(output), limits.max_output_chars))
-        if not output:
-            yield FieldViolation(f"{at}.output", "is empty; there is nothing to learn from it")
+        for fault in text_faults(example, limits):
+            field = "textInput" if fault.side == "input" else "output"
+            yield FieldViolation(f"{EXAMPLES}[{index}].{field}", fault.message)
 
 
 def check_settings(model: TunedModel, limits: Limits) -> None:
@@ -99,7 +95,7 @@ def check_settings(model: TunedModel, limits: Limits) -> None:
     """
     wrong = []
     if len(model.display_name) > limits.max_display_name_chars:
-        wrong.append(FieldViolation("displayName", _too_long(len(model.display_name), limits.max_display_name_chars)))
+        wrong.append(FieldViolation("displayName", too_long(len(model.display_name), limits.max_display_name_chars)))
     wrong += _sampling_violations("", model.temperature, model.top_p, model.top_k, max_temperature=1.0)
     if wrong:
         raise InvalidArgument.of_all(tuple(wrong))
@@ -117,9 +113,8 @@ def check_prompt(prompt: Prompt, name: str, limits: Limits) -> None:
             f"Developer instruction is not enabled for {name}",
             violations=(FieldViolation("systemInstruction", "tuned models take none; write it into the prompt"),),
         )
-    num_chars = _num_chars(prompt)
-    if _exceeds(num_chars, limits.max_input_chars):
-        raise InvalidArgument.of("contents", _too_long(num_chars, limits.max_input_chars) + " for a tuned model")
+    if limits.max_input_chars is not None and prompt.num_chars > limits.max_input_chars:
+        raise InvalidArgument.of("contents", too_long(prompt.num_chars, limits.max_input_chars) + " for a tuned model")
 
 
 def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:
@@ -172,22 +167,6 @@ def _sampling_violations(
     if top_k is not None and top_k < 1:
         wrong.append(FieldViolation(f"{at}topK", f"{top_k} is out of range; use a whole number from 1"))
     return wrong
-
-
-def _num_chars(prompt: Prompt) -> int:
-    return len(prompt.system or "") + sum(map(_chars_of, prompt.contents))
-
-
-def _chars_of(content: Content) -> int:
-    return sum(len(part.text) for part in content.parts)
-
-
-def _exceeds(number: int, most: int | None) -> bool:
-    return most is not None and number > most
-
-
-def _too_long(number: int, most: int | None) -> str:
-    return f"{number:,} characters, at most {most:,} are allowed"
 
 
 def _first(value: float | None, otherwise: float) -> float:
