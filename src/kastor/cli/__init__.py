@@ -31,11 +31,11 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except KastorError as error:
-        console(stderr=True).print(f"Error: {error.message}", style="red", soft_wrap=True)
+        console(stderr=True).print(f"Error: {error.message}", style="red")
         return 1
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        console(stderr=True).print(f"Error: {error.strerror or error}{where}", style="red", soft_wrap=True)
+        console(stderr=True).print(f"Error: {error.strerror or error}{where}", style="red")
         return 1
     return 0
 

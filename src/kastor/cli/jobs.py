@@ -19,6 +19,7 @@ LAST_EVENTS = 8
 SEARCHED_JOBS = 1000
 FOLLOW_EVERY_S = 0.5
 LEVEL_STYLE = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "red"}
+UNSAID_KEYS = ("exception", "job_id", "attempt")  # printed below the line; known; the same for many lines
 TIME_KEYS, MESSAGE_KEYS = ("timestamp", "time", "at"), ("event", "message", "msg")
 
 
@@ -141,10 +142,14 @@ def _print_log_line(line: bytes, out: Output) -> None:
     message = next((str(entry[key]) for key in MESSAGE_KEYS if key in entry), "")
     level = str(entry.get("level", ""))
     rest = {key: value for key, value in entry.items() if key not in (*TIME_KEYS, *MESSAGE_KEYS, "level")}
-    told = "  ".join([message, *(f"{key}={value}" for key, value in rest.items() if key != "exception")])
+    told = "  ".join([message, *(f"{key}={_brief(value)}" for key, value in rest.items() if key not in UNSAID_KEYS)])
     out.out.print(_event_line(_parsed(at), told, level))
     if "exception" in rest:
         out.out.print(str(rest["exception"]), style="red")
+
+
+def _brief(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _event_line(at: datetime | None, message: str, level: str) -> Text:
