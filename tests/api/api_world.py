@@ -1,7 +1,9 @@
 """A whole API over a real store, with fakes where processes would be: a generator that says what it is told to."""
 
+import socket
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import anyio
 import httpx
+import uvicorn
 from prometheus_client import CollectorRegistry
 
 from kastor.api.app import make_app
@@ -167,3 +170,49 @@ def fields_of(answer: httpx.Response) -> list[str]:
 
 def raised(kind: type[KastorError]) -> KastorError:
     return kind(f"{kind.__name__} for a test.")
+
+
+@contextmanager
+def listening(world: World) -> Iterator[str]:
+    """The world's application on a socket; its URL."""
+    config = uvicorn.Config(world.app, port=0, log_config=None, lifespan="off", ws="none", http="h11")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def training(world: World, step_s: float = 0.01) -> Iterator[None]:
+    """Something that runs the queued jobs through the store, as scheduler and worker do, a step each `step_s`."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.01):
+            job = world.jobs.claim(at=datetime.now(UTC), max_active=1)
+            if job is not None:
+                _train(world, world.jobs.move(job, State.RUNNING, at=datetime.now(UTC)), stop, step_s)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _train(world: World, job: TuningJob, stop: threading.Event, step_s: float) -> None:
+    for number in range(1, job.spec.total_steps + 1):
+        stop.wait(step_s)
+        epoch = 1 + (number - 1) * job.spec.hyperparameters.batch_size // job.spec.num_examples
+        snapshot = Snapshot(number, epoch, 2.5 / number, 120, 14, step_s, datetime.now(UTC))
+        if world.jobs.record_step(job.id, job.attempt, snapshot) is State.CANCELLING:
+            world.jobs.move(world.jobs.get(job.id), State.CANCELLED, at=datetime.now(UTC))
+            return
+    world.jobs.move(world.jobs.get(job.id), State.SUCCEEDED, at=datetime.now(UTC))

@@ -25,7 +25,7 @@ NAMES = st.sampled_from(
     sorted({*TunedModelIn.model_fields, *GenerateIn.model_fields, "contents", "parts", "text", "generationConfig"})
 )
 MESSAGES = st.dictionaries(NAMES, JSON, max_size=5)
-NEARLY = st.text(alphabet='{}[]",:.-+eE0123456789 \n\t\\/*u\'NaInfityrulse\ud800é', max_size=60)
+NEARLY = st.text(alphabet="{}[]\",:.-+eE0123456789 \n\t\\/*u'NaInfityrulse\ud800é", max_size=60)
 
 
 def read_or_refused(data: bytes) -> object:
@@ -75,7 +75,7 @@ def test_any_json_object_is_a_message_or_a_refusal(kind: Any, value: dict[str, A
         ('{"é": 01}', 1, 7),
         ('{"a": NaN}', 1, 7),
         ('{"a": 1,\n "b": [Infinity]}', 2, 8),
-        ('[1, 2', 1, 6),
+        ("[1, 2", 1, 6),
         ('{"a" 1}', 1, 6),
     ],
 )
@@ -97,7 +97,7 @@ def test_malformed_json_is_told_with_line_and_column_of_what_was_sent(body: str,
         (b"[" * 100_000, "line 1"),
         (b'{"a":' * 100_000, "line 1"),
         (b"/*" * 100_000, "line"),
-        (b'{"a": "' + b"\\\"" * 100_000, "line"),
+        (b'{"a": "' + b'\\"' * 100_000, "line"),
         (b"9" * 10_000 + b",", "line"),
         (b'{"description": "\\ud800"}', "line 1"),
     ],

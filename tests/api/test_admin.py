@@ -1,0 +1,91 @@
+"""The operator's routes: jobs as they are."""
+
+import pytest
+from api_world import World, error_of
+
+from kastor.domain.job import State
+
+
+def test_a_job_shows_what_it_does_and_how_far_it_is(world: World) -> None:
+    world.create()
+    job = world.start()
+    for number in (1, 2):
+        world.step(job, number)
+    shown = world.call("GET", f"/kastor/v1/jobs/{job.id}").json()
+    assert shown == {
+        "id": job.id,
+        "tunedModel": "tunedModels/numbers",
+        "operation": f"tunedModels/numbers/operations/{job.id}",
+        "state": "RUNNING",
+        "baseModel": "models/smollm2-135m-instruct",
+        "numExamples": 15,
+        "totalSteps": 19,
+        "completedSteps": 2,
+        "hyperparameters": {"epochCount": 5, "batchSize": 4, "learningRate": 0.001},
+        "adapter": {"rank": 8, "alpha": 16.0},
+        "createTime": "2026-03-01T12:00:01.000000Z",
+        "startTime": "2026-03-01T12:00:02.000000Z",
+        "attempt": 1,
+        "lastSnapshot": {
+            "step": 2,
+            "epoch": 1,
+            "meanLoss": 1.4020672,
+            "numTokens": 120,
+            "tokensPerSecond": 240.0,
+            "computeTime": "2026-03-01T12:00:05.000000Z",
+        },
+        "etaSeconds": 8.5,
+    }
+
+
+def test_a_full_view_adds_events_and_snapshots(world: World) -> None:
+    job = world.failed()
+    shown = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
+    assert shown["error"] == {
+        "code": "RESOURCE_EXHAUSTED",
+        "message": "No space left on the disk; free some and tune again.",
+    }
+    assert shown["events"][0] == {"at": "2026-03-01T12:00:01.000000Z", "level": "info", "message": "QUEUED"}
+    assert shown["snapshots"] == [] and "etaSeconds" not in shown and shown["endTime"]
+
+
+def test_jobs_are_paged_newest_first(world: World) -> None:
+    ids = [world.create(name).id for name in ("one", "two", "three")]
+    first = world.call("GET", "/kastor/v1/jobs?pageSize=2").json()
+    second = world.call("GET", f"/kastor/v1/jobs?pageSize=2&pageToken={first['nextPageToken']}").json()
+    assert [job["id"] for job in first["jobs"] + second["jobs"]] == ids[::-1]
+    assert "nextPageToken" not in second
+
+
+def test_no_jobs_are_an_empty_list(world: World) -> None:
+    assert world.call("GET", "/kastor/v1/jobs").json() == {"jobs": []}
+
+
+def test_cancel_answers_with_the_job(world: World) -> None:
+    job = world.create()
+    assert world.call("POST", f"/kastor/v1/jobs/{job.id}:cancel", json={}).json()["state"] == "CANCELLED"
+    assert world.jobs.get(job.id).state is State.CANCELLED
+
+
+def test_a_log_is_read_on_from_an_offset(world: World) -> None:
+    job = world.create()
+    target = f"/kastor/v1/jobs/{job.id}/log"
+    empty = world.call("GET", target)
+    assert (empty.text, empty.headers["x-kastor-next-offset"]) == ("", "0")
+    world.blobs.log(job.id).write_bytes(b'{"event": "a"}\nb\xc3')
+    whole = world.call("GET", target)
+    assert whole.content == b'{"event": "a"}\nb\xc3'
+    rest = world.call("GET", f"{target}?offset=15")
+    assert (rest.content, rest.headers["x-kastor-next-offset"]) == (b"b\xc3", "17")
+    assert world.call("GET", f"{target}?offset=999").content == b""
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "9" * 30])
+def test_a_bad_offset_is_refused(world: World, offset: str) -> None:
+    job = world.create()
+    assert world.call("GET", f"/kastor/v1/jobs/{job.id}/log?offset={offset}").status_code == 400
+
+
+@pytest.mark.parametrize("target", ["/kastor/v1/jobs/nope", "/kastor/v1/jobs/nope/log", "/kastor/v1/jobs/..%2f/log"])
+def test_an_unknown_job_is_not_found(world: World, target: str) -> None:
+    assert error_of(world.call("GET", target))["status"] == "NOT_FOUND"

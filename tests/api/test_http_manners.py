@@ -1,0 +1,208 @@
+"""What every route shares: credentials, limits, unknown routes, bugs, logs, metrics."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import httpx
+import pytest
+from api_world import BASE, World, error_of, fields_of, listening, raised, tuning_body
+
+from kastor.domain.errors import Unavailable
+from kastor.store.database import Database
+
+LIMIT = 4 * 1024 * 1024
+SAID = "Request payload size exceeds the limit: 4194304 bytes."
+
+
+@pytest.fixture
+def locked(world: World, store: Database) -> World:
+    return World(world.folder, store, keys={"ada@example.org": "key-of-ada"})
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        ("/v1/tunedModels", {"x-goog-api-key": "key-of-ada"}),
+        ("/v1/tunedModels?key=key-of-ada", {}),
+        ("/v1/tunedModels", {"Authorization": "Bearer key-of-ada", "x-goog-user-project": "p"}),
+        ("/v1/tunedModels?access_token=key-of-ada", {}),
+        ("/kastor/v1/jobs", {"x-goog-api-key": "key-of-ada"}),
+        ("/healthz", {}),
+        ("/metrics", {}),
+    ],
+)
+def test_a_key_in_any_place_lets_in(locked: World, target: str, headers: dict[str, str]) -> None:
+    assert locked.call("GET", target, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status", "reason"),
+    [
+        ("/v1/tunedModels", {}, 403, "PERMISSION_DENIED"),
+        ("/v1/tunedModels?key=wrong", {}, 400, "INVALID_ARGUMENT"),
+        ("/v1/tunedModels", {"Authorization": "Bearer wrong"}, 401, "UNAUTHENTICATED"),
+        ("/kastor/v1/jobs", {}, 403, "PERMISSION_DENIED"),
+    ],
+)
+def test_a_wrong_or_missing_key_gets_googles_answer(
+    locked: World, target: str, headers: dict[str, str], status: int, reason: str
+) -> None:
+    answer = locked.call("GET", target, headers=headers)
+    assert (answer.status_code, error_of(answer)["status"]) == (status, reason)
+    if "key=wrong" in target:
+        (detail,) = error_of(answer)["details"]
+        assert (detail["reason"], detail["domain"]) == ("API_KEY_INVALID", "googleapis.com")
+
+
+def test_a_key_is_checked_before_a_body_is_read(locked: World) -> None:
+    assert locked.call("POST", "/v1/tunedModels", content=b"x" * (LIMIT + 1)).status_code == 403
+
+
+def test_keys_never_reach_the_log(locked: World, logged: list[MutableMapping[str, Any]]) -> None:
+    locked.generator.error = ValueError("a bug")
+    locked.call("GET", "/v1/tunedModels?pageToken=zz?key=key-of-ada")
+    locked.call("POST", f"/v1/{BASE}:generateContent?key=key-of-ada", json={"contents": [{"parts": [{"text": "x"}]}]})
+    assert {entry["event"] for entry in logged} == {"request", "request_failed"}
+    assert "key-of-ada" not in str(logged)
+
+
+def test_a_request_is_logged_with_what_an_operator_needs(world: World, logged: list[MutableMapping[str, Any]]) -> None:
+    answer = world.call("GET", "/v1/tunedModels")
+    (entry,) = logged
+    assert (entry["event"], entry["method"], entry["path"], entry["status"]) == (
+        "request",
+        "GET",
+        "/v1/tunedModels",
+        200,
+    )
+    assert entry["ms"] > 0
+    assert len(answer.headers["x-request-id"]) == 16
+    world.call("GET", "/healthz")
+    assert len(logged) == 1
+
+
+def test_the_owner_is_whose_key_it_was(locked: World) -> None:
+    locked.call("POST", "/v1/tunedModels?tunedModelId=mine&key=key-of-ada", json=tuning_body())
+    assert locked.models.get("mine").owner == "ada@example.org"
+
+
+def test_a_body_at_the_limit_passes_and_one_above_is_refused(world: World) -> None:
+    def body(size: int) -> bytes:
+        filler = size - len(json.dumps(tuning_body(description="")))
+        return json.dumps(tuning_body(description="x" * filler)).encode()
+
+    assert world.call("POST", "/v1/tunedModels", content=body(LIMIT)).status_code == 200
+    answer = world.call("POST", "/v1/tunedModels", content=body(LIMIT + 1))
+    assert (answer.status_code, error_of(answer)["message"]) == (400, SAID)
+
+
+def test_a_body_of_untold_length_is_refused_over_a_socket_and_the_answer_arrives(world: World) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(12):
+            yield b"x" * (1024 * 1024)
+
+    with listening(world) as url:
+        for content in (pieces(), b"x" * (12 * 1024 * 1024)):
+            answer = httpx.post(f"{url}/v1/tunedModels", content=content, timeout=20)
+            assert (answer.status_code, error_of(answer)["message"]) == (400, SAID)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain", None])
+def test_the_content_type_does_not_matter(world: World, content_type: str | None) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    answer = world.call("POST", "/v1/tunedModels", content=json.dumps(tuning_body()).encode(), headers=headers)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1", 404),
+        ("GET", "/v2/tunedModels", 404),
+        ("POST", "/v1/tunedModels/x:embedContent", 405),
+        ("GET", "/v1/tunedModels/", 404),
+        ("PUT", "/v1/tunedModels", 405),
+        ("POST", "/healthz", 405),
+        ("GET", "/kastor/v1/nothing", 404),
+        ("GET", "/v1/tunedModels/x/permissions", 404),
+        ("POST", "/v1beta/tunedModels/x:transferOwnership", 501),
+        ("GET", "/v1/" + "%00" * 9, 404),
+        ("GET", "/v1/tunedModels/..%2f..%2fetc", 404),
+    ],
+)
+def test_an_unknown_route_is_refused_in_googles_shape(world: World, method: str, target: str, status: int) -> None:
+    answer = world.call(method, target)
+    assert answer.status_code == status
+    error_of(answer)
+
+
+@pytest.mark.parametrize("query", ["colour=blue", "fields=name", "callback=f", "view=full"])
+def test_a_parameter_that_is_not_honoured_is_refused_by_name(world: World, query: str) -> None:
+    answer = world.call("GET", f"/v1/tunedModels?{query}")
+    assert answer.status_code == 400
+    assert fields_of(answer) == [query.partition("=")[0]]
+
+
+def test_parameters_of_googles_front_end_are_let_through(world: World) -> None:
+    query = "quotaUser=u&%24.xgafv=2&alt=json&%24alt=json%3Benum-encoding%3Dint&uploadType=x&prettyPrint=true"
+    assert world.call("GET", f"/v1/tunedModels?{query}").status_code == 200
+
+
+def test_a_bug_is_a_500_that_says_nothing_but_where_to_look(
+    world: World, logged: list[MutableMapping[str, Any]]
+) -> None:
+    world.generator.error = ValueError("secret detail")
+    answer = world.call("POST", f"/v1/{BASE}:generateContent", json={"contents": [{"parts": [{"text": "x"}]}]})
+    assert (answer.status_code, error_of(answer)["status"]) == (500, "INTERNAL")
+    assert answer.headers["x-request-id"] in error_of(answer)["message"]
+    assert "secret" not in answer.text
+    (failure,) = (entry for entry in logged if entry["event"] == "request_failed")
+    assert failure["log_level"] == "error" and failure["exc_info"]
+    assert world.call("GET", "/v1/tunedModels").status_code == 200
+
+
+def test_a_database_that_cannot_be_used_is_unavailable_and_says_so(world: World) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise raised(Unavailable)
+
+    world.jobs.add = broken  # type: ignore[method-assign]
+    answer = world.call("POST", "/v1/tunedModels", json=tuning_body())
+    assert (answer.status_code, error_of(answer)["status"]) == (503, "UNAVAILABLE")
+    assert list((world.folder / "jobs").iterdir()) == []
+
+
+def test_metrics_count_jobs_steps_and_requests_by_route_not_by_name(world: World) -> None:
+    world.active("one")
+    world.create("two")
+    text = world.call("GET", "/metrics").text
+    assert 'kastor_jobs{state="SUCCEEDED"} 1.0' in text and 'kastor_jobs{state="QUEUED"} 1.0' in text
+    assert "kastor_steps 19.0" in text
+    assert 'kastor_http_requests_total{method="POST",route="/v1beta/tunedModels",status="200"} 2.0' in text
+    assert 'kastor_http_request_seconds_count{method="POST",route="/v1beta/tunedModels"} 2.0' in text
+    world.call("GET", "/v1/tunedModels/one")
+    assert 'route="/v1/tunedModels/{model}"' in world.call("GET", "/metrics").text
+
+
+def test_health_tells_the_version(world: World) -> None:
+    assert world.call("GET", "/healthz").json() == {"status": "ok", "version": "0.1.0"}
+
+
+def test_many_slow_answers_leave_room_for_quick_ones(world: World) -> None:
+    release = threading.Event()
+    world.generator.between = lambda: release.wait(20)
+    body = {"contents": [{"parts": [{"text": "x"}]}]}
+    with listening(world) as url, httpx.Client(timeout=30) as client:
+        target = f"{url}/v1/{BASE}:generateContent"
+        threads = [threading.Thread(target=client.post, args=(target,), kwargs={"json": body}) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        while len(world.generator.requests) < 50:
+            time.sleep(0.01)
+        assert client.get(f"{url}/v1/tunedModels").status_code == 200
+        release.set()
+        for thread in threads:
+            thread.join()
