@@ -101,6 +101,14 @@ def test_the_servers_refusal_is_shown_as_it_is(kastor: Kastor, tuning: FakeServe
     assert (ran.code, ran.err) == (1, "Error: models/x is not found. Near names: models/y.\n")
 
 
+def test_a_set_too_large_for_googles_limits_says_which_setting_lifts_them(
+    kastor: Kastor, tuning: FakeServer, pairs_file: Path
+) -> None:
+    refusal = error_body(400, "INVALID_ARGUMENT", "Request payload size exceeds the limit: 4194304 bytes.")
+    tuning.on("POST", "/v1beta/tunedModels", Reply(refusal, 400))
+    assert "KASTOR_PROFILE=open" in kastor("tune", str(pairs_file), "--server", tuning.url).err
+
+
 def test_a_lost_connection_is_tried_again(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
     away = Reply(error_body(503, "UNAVAILABLE", "The server restarts."), 503)
     tuning.on("GET", f"/kastor/v1/jobs/{JOB_ID}", Reply(make_job(step=3)), Reply(make_job(step=3)), away)

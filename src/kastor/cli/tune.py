@@ -9,8 +9,11 @@ from kastor.cli.output import Output, duration, program
 from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
 from kastor.dataset.parse import read_examples
-from kastor.domain.errors import FailedPrecondition, KastorError, Unavailable
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, Unavailable
 from kastor.domain.job import State
+
+
+BODY_TOO_LARGE = "Request payload size exceeds the limit"  # the wording of the wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,23 @@ def run(data: Path, wanted: Wanted, detach: bool, access: Access, out: Output) -
             raise FailedPrecondition(
                 f"--detach needs a server that stays. Start one first: {program()} serve (in another terminal)."
             )
-        job_id, name = link.client.create_tuning(new)
+        job_id, name = _created(link, new)
         if detach:
             out.result({"name": name, "job": job_id}, name)
             return
         out.say(f"Tuning {name} (job {job_id}) on {len(examples)} examples" + _where(link))
         job = followed(link, job_id, out)
     report(job, name, out)
+
+
+def _created(link: Link, new: NewTuning) -> tuple[str, str]:
+    try:
+        return link.client.create_tuning(new)
+    except InvalidArgument as error:
+        if BODY_TOO_LARGE in error.message:
+            more = "That is the limit of Google's service; a server with the setting KASTOR_PROFILE=open takes more."
+            raise InvalidArgument(f"{error.message} {more}") from error
+        raise
 
 
 def followed(link: Link, job_id: str, out: Output) -> Job:
