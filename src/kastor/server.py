@@ -68,10 +68,10 @@ def serve(
         Unavailable: the database cannot be reached.
 
     """
-    configure_logs(settings.log_format)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_Signals())
         listener = stack.enter_context(_bound(settings))
+        configure_logs(settings.log_format)
         url = _url(listener)
         database = open_database(settings.resolved_database_url)
         stack.callback(database.close)

@@ -14,7 +14,6 @@ from kastor.executors.local import Exit
 from kastor.jobs.scheduler import Scheduler, loss
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
 from making import after, make_job, make_model
 from waiting import wait_until
 
@@ -280,11 +279,11 @@ def test_a_worker_that_cannot_be_started_fails_the_job_with_what_to_do(
 
 
 def test_a_job_deleted_under_its_worker_is_forgotten(
-    sqlite_database: Database, jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
+    jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
 ) -> None:
     add(jobs)
     scheduler.step()
-    ModelStore(sqlite_database).delete("model-of-job1")
+    jobs.delete("job1")
     executor.end(-signal.SIGKILL)
     scheduler.step()
     assert jobs.page(limit=9) == []

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select
 
-from kastor.domain.errors import NotFound
-from kastor.domain.job import Event
+from kastor.domain.errors import Code, NotFound
+from kastor.domain.job import Event, JobError, State
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
@@ -49,7 +49,7 @@ def test_a_model_comes_back_as_it_was_kept(jobs: JobStore, models: ModelStore) -
 
 
 def test_an_unknown_model_is_not_found(models: ModelStore) -> None:
-    for ask in (models.get, models.delete, lambda name: models.update(make_model(make_job(), id=name))):
+    for ask in (models.get, models.release, lambda name: models.update(make_model(make_job(), id=name))):
         with pytest.raises(NotFound, match=r"Tuned model tunedModels/nobody does not exist\."):
             ask("nobody")
 
@@ -70,7 +70,7 @@ def test_pages_hold_models_with_their_jobs_newest_first(jobs: JobStore, models: 
 
 def test_a_page_goes_on_where_the_last_ended_though_that_model_was_deleted(jobs: JobStore, models: ModelStore) -> None:
     first, second = add(jobs, "new", 1), add(jobs, "old", 0)
-    models.delete(first.id)
+    models.release(first.id)
     assert [model for model, _ in models.page(limit=5, before=(first.created_at, first.id))] == [second]
 
 
@@ -90,9 +90,12 @@ def test_deleting_a_model_leaves_nothing_of_it_and_all_of_the_others(
         jobs.claim(at=START, max_active=9)
         jobs.record_step(job_id, 1, make_snapshot())
         jobs.add_event(job_id, Event(START, "info", "hello"))
-    models.delete(gone.id)
+    models.release(gone.id)
     with pytest.raises(NotFound):
         models.get(gone.id)
+    assert jobs.get("gone").state is State.PREPARING  # its worker may still be at it
+    jobs.delete("gone")
+    jobs.delete("gone")
     with pytest.raises(NotFound):
         jobs.get("gone")
     with database.read() as connection:
@@ -104,8 +107,29 @@ def test_deleting_a_model_leaves_nothing_of_it_and_all_of_the_others(
     assert models.get(kept.id) == kept
 
 
+def test_a_job_is_abandoned_once_it_has_ended_and_its_model_was_released(jobs: JobStore, models: ModelStore) -> None:
+    for number, job_id in enumerate(("running", "ended", "kept")):
+        add(jobs, job_id, number)
+    running, ended, kept = (jobs.claim(at=after(9), max_active=9) for _ in range(3))
+    assert running is not None and ended is not None and kept is not None
+    for job in (ended, kept):
+        jobs.move(job, State.FAILED, at=after(10), error=JobError(Code.INTERNAL, "failed"))
+    for job in (running, ended):
+        models.release(job.tuned_model_id)
+    assert jobs.abandoned() == ["ended"]
+
+
+def test_steps_are_counted_over_all_kept_jobs(jobs: JobStore) -> None:
+    assert jobs.total_steps() == 0
+    for number, job_id in enumerate(("one", "two")):
+        add(jobs, job_id, number)
+        jobs.claim(at=START, max_active=9)
+        jobs.record_step(job_id, 1, make_snapshot(number + 3))
+    assert jobs.total_steps() == 7
+
+
 def test_the_name_of_a_deleted_model_can_be_used_again(jobs: JobStore, models: ModelStore) -> None:
     old = add(jobs, "job1", id="numbers")
-    models.delete(old.id)
+    models.release(old.id)
     new = add(jobs, "job2", id="numbers")
     assert models.get("numbers") == new

@@ -8,14 +8,14 @@ import secrets
 import string
 from collections import abc
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from kastor.dataset.parse import encode_example
 from kastor.domain.content import Prompt
-from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import Chunk, GenerateRequest, Sampling
 from kastor.domain.job import Event, Snapshot, State, TuningJob, TuningSpec, resolve
 from kastor.domain.limits import Limits
@@ -178,8 +178,9 @@ class TuningService:
         model = self._models.get(model_id)
         self._jobs.request_cancel(model.job_id, at=self._clock())
         self._models.release(model_id)
-        self.tidy()
         self._wake()
+        with suppress(KastorError):  # the model is gone; what is left over is tried again by the next tidying
+            self.tidy()
 
     def tidy(self) -> None:
         """Remove the rows and files of ended jobs whose model was deleted. To be called now and then."""

@@ -1,4 +1,4 @@
-"""Tuned models as rows. A model is added with its job (`JobStore.add`) and goes with it (`delete`)."""
+"""Tuned models as rows. A model is added with its job (`JobStore.add`) and may go before it (`release`)."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -53,18 +53,6 @@ class ModelStore:
             changed = connection.execute(update(tuned_models).where(tuned_models.c.id == model.id).values(values))
             if changed.rowcount == 0:
                 raise _no_model(model.id)
-
-    def delete(self, model_id: str) -> None:
-        """Forget the model, its job, and the job's events and snapshots. Files are the caller's business.
-
-        Raises:
-            NotFound: there is none of this id.
-
-        """
-        job_id = select(tuned_models.c.job_id).where(tuned_models.c.id == model_id).scalar_subquery()
-        with self._database.write() as connection:
-            if connection.execute(delete(jobs).where(jobs.c.id == job_id)).rowcount == 0:
-                raise _no_model(model_id)
 
     def release(self, model_id: str) -> None:
         """Forget the model only: its job stays, abandoned, until a worker that may be at it has ended.

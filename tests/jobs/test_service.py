@@ -1,0 +1,150 @@
+"""What the use cases promise beside what the wire's tests show."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kastor.domain.content import Example, Prompt
+from kastor.domain.errors import FailedPrecondition, KastorError, NotFound, Unavailable
+from kastor.domain.job import RequestedHyperparameters, State, TuningJob
+from kastor.domain.limits import GEMINI_API
+from kastor.domain.tuned_model import Principal, TunedModel
+from kastor.jobs.requests import Ask, NewTuning
+from kastor.jobs.service import TuningService, random_id
+from kastor.models.catalog import Catalog, load_catalog
+from kastor.store.blobs import Blobs
+from kastor.store.database import Database, migrate, open_database
+from kastor.store.jobs import JobStore
+from kastor.store.registry import ModelStore
+
+ADA = Principal("ada@example.org")
+NEW = NewTuning("smollm2-135m-instruct", (Example.pair("1", "2"),), RequestedHyperparameters(), "numbers")
+
+
+class NoGenerator:
+    """Nothing is generated here."""
+
+    def stream(self, request: object) -> Any:
+        raise AssertionError("not asked to")
+
+    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+        raise AssertionError("not asked to")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Database]:
+    database = open_database(f"sqlite:///{tmp_path / 'kastor.db'}")
+    migrate(database)
+    yield database
+    database.close()
+
+
+def make_service(store: Database, folder: Path, **parts: Any) -> TuningService:
+    given: dict[str, Any] = {
+        "jobs": JobStore(store),
+        "models": ModelStore(store),
+        "blobs": Blobs(folder),
+        "catalog": load_catalog(),
+        "generator": NoGenerator(),
+        "limits": GEMINI_API,
+        "clock": lambda: datetime.now(UTC),
+        "wake": lambda: None,
+    }
+    return TuningService(**(given | parts))
+
+
+@pytest.fixture
+def service(store: Database, tmp_path: Path) -> TuningService:
+    return make_service(store, tmp_path)
+
+
+def folders(root: Path) -> list[str]:
+    return [path.name for path in (root / "jobs").iterdir()]
+
+
+def test_a_job_holds_what_decides_its_outcome_and_the_model_its_owner(service: TuningService) -> None:
+    tuning = service.create(NEW, ADA)
+    assert tuning.model.owner == ADA.email
+    assert tuning.job.spec.seed == 0
+    assert tuning.job.spec.adapter == load_catalog().base("smollm2-135m-instruct").adapter
+
+
+class FailingJobs(JobStore):
+    """A database that fails in the very moment."""
+
+    def add(self, job: TuningJob, model: TunedModel) -> None:
+        raise Unavailable("The database was busy.")
+
+
+def test_a_create_that_cannot_be_stored_leaves_no_files(store: Database, tmp_path: Path) -> None:
+    service = make_service(store, tmp_path, jobs=FailingJobs(store))
+    with pytest.raises(Unavailable):
+        service.create(NEW, ADA)
+    assert folders(tmp_path) == []
+
+
+def test_of_many_creates_of_one_id_one_wins_and_only_its_files_stay(service: TuningService, tmp_path: Path) -> None:
+    won: list[str] = []
+
+    def create() -> None:
+        try:
+            won.append(service.create(NEW, ADA).job.id)
+        except KastorError as error:
+            assert error.code.name == "ALREADY_EXISTS"
+
+    threads = [threading.Thread(target=create) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert folders(tmp_path) == won
+
+
+def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
+    service: TuningService, store: Database, tmp_path: Path
+) -> None:
+    job = service.create(NEW, ADA).job
+    jobs = JobStore(store)
+    claimed = jobs.claim(at=datetime.now(UTC), max_active=1)
+    assert claimed is not None
+    running = jobs.move(claimed, State.RUNNING, at=datetime.now(UTC))
+    jobs.move(running, State.SUCCEEDED, at=datetime.now(UTC))
+    emptied = make_service(store, tmp_path, catalog=Catalog({}, {}))
+    assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]
+    with pytest.raises(NotFound):
+        emptied.stream("tunedModels/numbers", Ask(Prompt.of("1")), ADA)
+
+
+def test_an_interrupted_tidying_is_finished_by_the_next(
+    service: TuningService, store: Database, tmp_path: Path
+) -> None:
+    class StuckBlobs(Blobs):
+        def remove_job(self, job_id: str) -> None:
+            raise FailedPrecondition("Cannot write to it.")
+
+    service.create(NEW, ADA)
+    stuck = make_service(store, tmp_path, blobs=StuckBlobs(tmp_path))
+    stuck.delete_model("numbers", ADA)
+    assert len(folders(tmp_path)) == 1
+    with pytest.raises(NotFound):
+        stuck.model("numbers", ADA)
+    service.tidy()
+    assert folders(tmp_path) == []
+    assert service.jobs(ADA, limit=5).items == ()
+
+
+def test_a_new_job_wakes_the_scheduler(store: Database, tmp_path: Path) -> None:
+    woken = threading.Event()
+    service = make_service(store, tmp_path, wake=woken.set)
+    service.create(replace(NEW, tuned_model_id=None), ADA)
+    assert woken.is_set()
+
+
+def test_ids_look_like_googles() -> None:
+    assert all(len(random_id()) == 12 and random_id().isalnum() and random_id().islower() for _ in range(50))
