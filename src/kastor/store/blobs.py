@@ -3,10 +3,11 @@
 import errno
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted
@@ -66,9 +67,9 @@ class Blobs:
         """Remove a job's files; nothing happens if there are none."""
         folder = self.job_dir(job_id)
         with _storage_errors(folder):
-            if folder.exists():
+            with suppress(FileNotFoundError):
                 # by a rename first, so that nobody meets half a job; what an interrupted removal left goes as well
-                folder.rename(Path(tempfile.mkdtemp(prefix=REMOVED, dir=self._jobs)) / job_id)
+                folder.rename(self._jobs / f"{REMOVED}{job_id}-{secrets.token_hex(4)}")
             for left in self._jobs.glob(f"{REMOVED}*"):
                 shutil.rmtree(left, ignore_errors=True)
 
