@@ -4,13 +4,18 @@ Fixtures that tests of several folders share: a fresh, migrated database of each
 """
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kastor.settings import COMPUTE_VARIABLES
 from kastor.store.database import Database, migrate, open_database
 from postgres import fresh_schema, running_postgres
+
+for variable, value in COMPUTE_VARIABLES.items():  # before any test loads torch
+    os.environ.setdefault(variable, value)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from kastor.domain.errors import InvalidArgument
 
 PREFIX = "KASTOR_"
+COMPUTE_VARIABLES = {
+    # threads that wait for one another sleep instead of spinning: with other programs on the same cores a step took
+    # 1.2-1.6 s instead of 32-49 s (docs/log.md)
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 FILE_VARIABLE = "KASTOR_CONFIG"
 
 
@@ -102,8 +107,8 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The same settings as environment variables: how a process hands them to its children."""
-    variables = {}
+    """The same settings as environment variables, and what must be set before torch is loaded: for child processes."""
+    variables = {name: os.environ.get(name, value) for name, value in COMPUTE_VARIABLES.items()}
     for name, value in settings.model_dump(mode="json", exclude_none=True, exclude={"api_keys"}).items():
         variables[PREFIX + name.upper()] = str(value)
     return variables
