@@ -29,7 +29,13 @@ BAD_JSON = "Invalid JSON payload received. "
 class Wire(BaseModel):
     """A message. In: either spelling, unknown names refused. Out: camelCase, `None` is left out."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        defer_build=True,  # the start of the server does not wait for what the first request needs
+    )
 
     def json_value(self) -> dict[str, object]:
         """The message as JSON writes it."""
