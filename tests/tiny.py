@@ -13,7 +13,7 @@ CONTEXT_TOKENS = 512
 MERGES = (("Ġ", "t"), ("h", "e"), ("i", "n"), ("e", "r"), ("t", "w"), ("o", "n"), ("tw", "e"), ("Ġt", "he"))
 
 
-def tiny_tokenizer() -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, imported on call
+def tiny_tokenizer() -> Any:
     """A byte-level BPE tokenizer: three control tokens, 256 bytes, a few merges. Any text goes through it unharmed."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -26,7 +26,7 @@ def tiny_tokenizer() -> Any:  # noqa: ANN401 - tokenizers.Tokenizer, imported on
     return tokenizer
 
 
-def tiny_config() -> Any:  # noqa: ANN401 - untyped in transformers
+def tiny_config() -> Any:
     """A Llama of 2 layers, 64 wide, 4 query heads on 2 key-value heads, tied embeddings, a context of 512 tokens."""
     from transformers import LlamaConfig
 
@@ -48,7 +48,7 @@ def tiny_config() -> Any:  # noqa: ANN401 - untyped in transformers
     )
 
 
-def tiny_model(seed: int = 0) -> Any:  # noqa: ANN401 - untyped in transformers
+def tiny_model(seed: int = 0) -> Any:
     """The tiny Llama with random fp32 weights; the same weights for the same seed."""
     import torch
     from transformers import LlamaForCausalLM

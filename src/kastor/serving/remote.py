@@ -35,6 +35,10 @@ SOCKET_PATH_BYTES = 100
 MAX_LOG_BYTES = 4 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
 
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""OpenMP threads that wait asleep, not spinning. A decode step is hundreds of short parallel regions; with a busy trainer
+on the same two cores, spinning for a thread that is not scheduled made a step last 570 ms, waiting asleep 116 ms."""
+
 Command = Callable[[str, Path, int], list[str]]
 
 
@@ -193,7 +197,7 @@ class RemoteEngine:
                 start = output.tell()
                 popen = subprocess.Popen(  # noqa: S603 - our own module; the base is one of the catalog's
                     self._command(base_model, socket, self._lifeline.child_fd),
-                    env={**os.environ, **self._environment},
+                    env={**PATIENT_THREADS, **os.environ, **self._environment},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
