@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from conftest import Kastor
+from kastor.cli.private import interrupts_held
 from tiny import tiny_base
 
 CATALOG = """
@@ -97,6 +98,14 @@ def tiny(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KASTOR_CATALOG_FILE", str(home / "catalog.toml"))
     monkeypatch.setenv("KASTOR_NUM_THREADS", "1")
     monkeypatch.setenv("KASTOR_HEARTBEAT_TIMEOUT_S", "60")
+
+
+def test_an_interrupt_waits_for_the_end_of_what_must_not_be_cut() -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("end")
+    assert reached == ["end"]
 
 
 def test_a_private_server_leaves_no_trace(kastor: Kastor, home: Path) -> None:

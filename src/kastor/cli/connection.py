@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kastor.cli.client import Client
 from kastor.cli.output import Output
-from kastor.cli.private import PrivateServer
+from kastor.cli.private import PrivateServer, interrupts_held
 from kastor.domain.errors import KastorError
 from kastor.settings import Settings, load_settings
 
@@ -55,12 +55,15 @@ def connect(access: Access, out: Output, *, scheduler: bool = False) -> Iterator
 @contextmanager
 def private_link(settings: Settings, key: str | None, out: Output, *, scheduler: bool) -> Iterator[Link]:
     """A link to a server started for this block."""
-    server = PrivateServer(settings, scheduler=scheduler)
+    server: PrivateServer | None = None
     try:
+        with interrupts_held():
+            server = PrivateServer(settings, scheduler=scheduler)
         with Client(server.wait_until_listening(), key) as client:
             yield Link(client, private=True, check=server.check)
     finally:
-        server.stop()
+        if server is not None:
+            server.stop()
 
 
 def running_server(settings: Settings) -> str | None:

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
@@ -19,6 +20,7 @@ from kastor.settings import Settings, environment
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0  # its workers write a checkpoint first
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_WORDS_S = 5.0  # for a server that could not start to say why
 
 
@@ -87,7 +89,7 @@ class PrivateServer:
             self._process.send_signal(signal.SIGTERM)
             try:
                 self._process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):  # Ctrl-C again: its children end by their lifeline
                 self._failed = True
                 self._process.kill()
         self._process.wait()
@@ -96,6 +98,20 @@ class PrivateServer:
         self._lifeline.close()
         if not self._failed:
             self.log.unlink(missing_ok=True)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C and the like wait until the block has ended: what it starts is known to who must end it."""
+    came: list[int] = []
+    held = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in ENDING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+    for late in came:
+        signal.raise_signal(late)
 
 
 def _first_line(stream: IO[bytes] | None, timeout_s: float) -> str:

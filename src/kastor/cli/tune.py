@@ -12,7 +12,6 @@ from kastor.dataset.parse import read_examples
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, Unavailable
 from kastor.domain.job import State
 
-
 BODY_TOO_LARGE = "Request payload size exceeds the limit"  # the wording of the wire
 
 
