@@ -7,6 +7,7 @@ from kastor.serving.text import Detokenizer, Writer
 from tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
+TOKENIZER.encode_special_tokens = True  # control tokens in a text are plain text
 
 
 def pieces(text: str, stops: tuple[str, ...] = ()) -> tuple[list[str], Writer]:

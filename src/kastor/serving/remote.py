@@ -36,8 +36,8 @@ MAX_LOG_BYTES = 4 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
 
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP threads that wait asleep, not spinning. A decode step is hundreds of short parallel regions; with a busy trainer
-on the same two cores, spinning for a thread that is not scheduled made a step last 570 ms, waiting asleep 116 ms."""
+"""OpenMP threads that wait asleep, not spinning. A decode step is hundreds of short parallel regions: with a busy
+trainer on the same two cores a step took 570 ms when threads spun for others that were not scheduled, 116 ms asleep."""
 
 Command = Callable[[str, Path, int], list[str]]
 
@@ -67,6 +67,10 @@ class _Process:
     @property
     def dead(self) -> bool:
         return self.popen.poll() is not None
+
+
+class _DiedUnheard(Unavailable):
+    """The process was dying when it was asked, and began no answer: another may be asked the same."""
 
 
 class RemoteEngine:
@@ -141,31 +145,41 @@ class RemoteEngine:
     # ---- talking
 
     def _lines(self, base_model: str, path: str, body: bytes) -> Generator[str]:
-        process = self._taken(base_model)
+        try:
+            yield from self._asked(self._taken(base_model), path, body)
+        except _DiedUnheard:
+            try:
+                yield from self._asked(self._taken(base_model), path, body)
+            except _DiedUnheard as again:
+                raise Unavailable(again.message) from again
+
+    def _asked(self, process: _Process, path: str, body: bytes) -> Generator[str]:
+        begun = False
         try:
             self._await_ready(process)
             with process.client.stream("POST", path, content=body) as response:
+                begun = True
                 if response.status_code != httpx.codes.OK:
-                    raise Unavailable(
-                        f"The generation process for models/{base_model} failed; its log is {process.log}."
-                    )
+                    name = f"The generation process for models/{process.base_model}"
+                    raise Unavailable(f"{name} failed; its log is {process.log}.")
                 yield from response.iter_lines()
         except httpx.HTTPError as error:
-            raise self._gone(process, error) from error
+            raise self._gone(process, error, begun=begun) from error
         finally:
             with self._lock:
                 process.in_use -= 1
                 process.used_at = time.monotonic()
                 self._close_client(process)
 
-    def _gone(self, process: _Process, error: httpx.HTTPError) -> Unavailable:
+    def _gone(self, process: _Process, error: httpx.HTTPError, *, begun: bool) -> Unavailable:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.popen.wait(1)  # a process whose connection broke is about to be seen dead
         name = f"The generation process for models/{process.base_model}"
         if self._closed.is_set() or process.ending:
             return Unavailable(f"{name} is ending; try again later.")
         if process.dead:
-            return Unavailable(f"{name} died ({_end_of(process)}). Try again.")
+            kind = Unavailable if begun else _DiedUnheard
+            return kind(f"{name} died ({_end_of(process)}). Try again.")
         return Unavailable(f"{name} did not answer ({error}); try again.")
 
     # ---- starting
