@@ -36,7 +36,7 @@ from kastor.settings import Settings, load_settings
 BASE = "smollm2-135m-instruct"
 DISPLAY_NAME = "numbers"
 GREEDY = SamplingOptions(temperature=0.0, max_tokens=24)  # the longest right answer has 12 tokens
-SHOWN_CHARS = 28
+SHOWN_CHARS = 20
 NUM_STEPS = 4
 
 
