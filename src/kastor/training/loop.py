@@ -14,6 +14,7 @@ import torch
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import TuningSpec, epoch_of_step
 from kastor.models.render import Rendered
+from kastor.training.fused import use_fused_layers
 from kastor.training.packed import sum_loss, use_packed_attention
 from kastor.training.packing import MAX_ROW_TOKENS, pack_step, step_examples
 from kastor.training.schedule import learning_rate
@@ -60,6 +61,7 @@ class Trainer:
         )
         self.step = 0
         use_packed_attention(model)
+        use_fused_layers(model)
         model.eval()  # the base has no dropout to train with; the adapter has none
 
     @property
