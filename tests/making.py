@@ -22,7 +22,7 @@ def after(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def make_job(job_id: str = "job1", **changes: Any) -> TuningJob:  # noqa: ANN401 - fields of the job
+def make_job(job_id: str = "job1", **changes: Any) -> TuningJob:
     """A queued job that makes the model `model-of-{job_id}`."""
     job = TuningJob(
         id=job_id,
@@ -35,7 +35,7 @@ def make_job(job_id: str = "job1", **changes: Any) -> TuningJob:  # noqa: ANN401
     return replace(job, **changes)
 
 
-def make_model(job: TuningJob, **changes: Any) -> TunedModel:  # noqa: ANN401 - fields of the model
+def make_model(job: TuningJob, **changes: Any) -> TunedModel:
     """The model that a job makes."""
     model = TunedModel(
         id=job.tuned_model_id,
@@ -48,7 +48,7 @@ def make_model(job: TuningJob, **changes: Any) -> TunedModel:  # noqa: ANN401 - 
     return replace(model, **changes)
 
 
-def make_snapshot(step: int = 1, **changes: Any) -> Snapshot:  # noqa: ANN401 - fields of the snapshot
+def make_snapshot(step: int = 1, **changes: Any) -> Snapshot:
     """What step `step` did."""
     snapshot = Snapshot(
         step=step,

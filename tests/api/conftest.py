@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import structlog
-from api_world import World
 
+from api_world import World
 from kastor.store.database import Database, migrate, open_database
 
 

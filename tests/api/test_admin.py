@@ -1,8 +1,8 @@
 """The operator's routes: jobs as they are."""
 
 import pytest
-from api_world import World, error_of
 
+from api_world import World, error_of
 from kastor.domain.job import State
 
 

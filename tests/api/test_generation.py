@@ -6,8 +6,8 @@ from typing import Any
 
 import anyio
 import pytest
-from api_world import ALIAS, BASE, World, error_of, fields_of, raised
 
+from api_world import ALIAS, BASE, World, error_of, fields_of, raised
 from kastor.domain.content import Content, Prompt, Role, Text
 from kastor.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.generation import Sampling

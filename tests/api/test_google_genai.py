@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from api_world import ALIAS, World, listening, training
 from google import genai
 from google.genai import errors, types
 
+from api_world import ALIAS, World, listening, training
 from kastor.domain.errors import Unavailable
 
 pytestmark = pytest.mark.filterwarnings("ignore:The SDK's tuning implementation is experimental")

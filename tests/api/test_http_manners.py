@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from api_world import BASE, World, error_of, fields_of, listening, raised, tuning_body
 
+from api_world import BASE, World, error_of, fields_of, listening, raised, tuning_body
 from kastor.domain.errors import Unavailable
 from kastor.store.database import Database
 

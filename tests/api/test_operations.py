@@ -1,8 +1,8 @@
 """Operations and cancelling, by all the routes that clients use."""
 
 import pytest
-from api_world import World, error_of
 
+from api_world import World, error_of
 from kastor.domain.errors import Code
 from kastor.domain.job import State
 

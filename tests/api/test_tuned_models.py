@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from api_world import ALIAS, BASE, World, error_of, fields_of, pairs, tuning_body
 
+from api_world import ALIAS, BASE, World, error_of, fields_of, pairs, tuning_body
 from kastor.api.gemini import VERSIONS
 from kastor.dataset.parse import decode_example
 from kastor.domain.content import Example

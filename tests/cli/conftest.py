@@ -1,15 +1,13 @@
 """The CLI run in this process against a fake server, with folders of the test's own."""
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fake_kastor import JOB_ID, MODEL, FakeServer, fake_server, make_job
 
+from fake_kastor import JOB_ID, MODEL, FakeServer, fake_server, make_job
 from kastor.cli import run
+from ran_command import Kastor, Ran
 
 
 @pytest.fixture
@@ -17,23 +15,6 @@ def server() -> Iterator[FakeServer]:
     """A fake Kastor on a free port."""
     with fake_server() as fake:
         yield fake
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:  # JSON, of which each test knows the shape
-        """Stdout, which must be nothing but JSON."""
-        return json.loads(self.out)
-
-
-Kastor = Callable[..., Ran]
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import typer
-from fake_kastor import FakeServer, Reply
 from typer.main import get_command
 
-from conftest import Kastor
+from fake_kastor import FakeServer, Reply
 from kastor.cli.app import app
+from ran_command import Kastor
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], list[str], str]]:

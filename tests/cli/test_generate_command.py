@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_kastor import MODEL, FakeServer, Reply, error_body
 
-from conftest import Kastor
+from fake_kastor import MODEL, FakeServer, Reply, error_body
+from ran_command import Kastor
 
 STREAM = f"/v1beta/{MODEL}:streamGenerateContent"
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
 
-from conftest import Kastor
+from fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
+from ran_command import Kastor
 
 LOG = f"/kastor/v1/jobs/{JOB_ID}/log"
 

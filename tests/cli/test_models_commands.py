@@ -1,9 +1,9 @@
 """`kastor models` against a server whose answers are known."""
 
 import pytest
-from fake_kastor import MODEL, FakeServer, Reply, error_body
 
-from conftest import Kastor
+from fake_kastor import MODEL, FakeServer, Reply, error_body
+from ran_command import Kastor
 
 TUNED = {
     "name": MODEL,

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import Kastor
 from kastor.cli.private import interrupts_held
+from ran_command import Kastor
 from tiny import tiny_base
 
 CATALOG = """

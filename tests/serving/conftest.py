@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from stepping import Stepper
 
 from kastor.models.families import SMOLLM2
 from kastor.models.load import load_base
@@ -14,6 +13,7 @@ from kastor.models.render import Renderer
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.batching import Batcher, Bounds
 from kastor.serving.cache import SlotCache
+from stepping import Stepper
 from tiny import CONTEXT_TOKENS, tiny_adapter, tiny_base
 
 BOUNDS = Bounds(

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from stepping import Heard, Stepper
 from structlog.testing import capture_logs
 
 from kastor.domain.errors import FailedPrecondition, Internal, InvalidArgument, KastorError, Unavailable
 from kastor.domain.generation import Chunk, FinishReason, Sampling
+from stepping import Heard, Stepper
 
 MakeStepper = Callable[..., Stepper]
 

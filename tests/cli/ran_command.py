@@ -1,0 +1,23 @@
+"""What a command that a test ran did."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:  # JSON, of which each test knows the shape
+        """Stdout, which must be nothing but JSON."""
+        return json.loads(self.out)
+
+
+Kastor = Callable[..., Ran]
