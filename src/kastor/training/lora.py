@@ -13,7 +13,7 @@ def attach(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401
     """The base with a fresh adapter: A random from `seed`, B zero, so that the first step starts from the base."""
     config = LoraConfig(
         r=shape.rank,
-        lora_alpha=shape.alpha,  # type: ignore[arg-type]  # peft says int; any number scales
+        lora_alpha=shape.alpha,
         target_modules=list(shape.targets),
         lora_dropout=0.0,
         bias="none",
