@@ -36,8 +36,8 @@ MAX_LOG_BYTES = 4 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
 
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP threads that wait asleep, not spinning. A decode step is hundreds of short parallel regions: with a busy
-trainer on the same two cores a step took 570 ms when threads spun for others that were not scheduled, 116 ms asleep."""
+"""OpenMP threads that wait asleep, not spinning. A decode step is hundreds of short parallel regions: beside busy
+neighbours on two cores a step took 0.6 s to 11 s when threads spun for one that was not scheduled, 0.1 s asleep."""
 
 Command = Callable[[str, Path, int], list[str]]
 
