@@ -15,8 +15,8 @@ from kastor.domain.errors import InvalidArgument
 
 PREFIX = "KASTOR_"
 COMPUTE_VARIABLES = {
-    # threads that wait for one another sleep instead of spinning: with other programs on the same cores a step took
-    # 1.2-1.6 s instead of 32-49 s (docs/log.md)
+    # OpenMP threads that wait for one another sleep instead of spinning. Beside busy neighbours on two cores a training
+    # step took 1.2-1.6 s instead of 32-49 s, a decode step 0.1 s instead of 0.6-11 s (docs/log.md)
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 FILE_VARIABLE = "KASTOR_CONFIG"

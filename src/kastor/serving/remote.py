@@ -35,10 +35,6 @@ SOCKET_PATH_BYTES = 100
 MAX_LOG_BYTES = 4 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
 
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP threads that wait asleep, not spinning. A decode step is hundreds of short parallel regions: beside busy
-neighbours on two cores a step took 0.6 s to 11 s when threads spun for one that was not scheduled, 0.1 s asleep."""
-
 Command = Callable[[str, Path, int], list[str]]
 
 
@@ -211,7 +207,7 @@ class RemoteEngine:
                 start = output.tell()
                 popen = subprocess.Popen(  # noqa: S603 - our own module; the base is one of the catalog's
                     self._command(base_model, socket, self._lifeline.child_fd),
-                    env={**PATIENT_THREADS, **os.environ, **self._environment},
+                    env={**os.environ, **self._environment},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
