@@ -77,7 +77,7 @@ class Place:
 
     def work(self, job: TuningJob) -> int:
         ownership = Ownership(self.jobs, job, beat_every_s=1)
-        return work(Steps(self.settings, job, self.blobs, ownership).run, ownership)
+        return work(Steps(self.settings, job, self.blobs, ownership).run, ownership, self.settings.data_dir)
 
 
 @pytest.fixture(name="place")
@@ -180,14 +180,15 @@ def test_what_cannot_work_fails_the_job_with_one_sentence(place: Place, harm: st
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(28, "No space left on device", "/data/x"), "The disk is full at /data/x"),
+        (OSError(28, "No space left on device", "/data/x"), "The disk that holds /data is full"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "/data is full"),
         (MemoryError(), "Memory ran out"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "Memory ran out"),
         (ValueError("odd\nmore"), "failed with ValueError: odd; the traceback stands in the job's log"),
     ],
 )
 def test_every_failure_becomes_one_sentence(error: Exception, said: str) -> None:
-    message = failure(error).message
+    message = failure(error, Path("/data")).message
     assert said in message
     assert "\n" not in message
 

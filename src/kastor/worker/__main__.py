@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     ownership.start()
     if given.parent_fd is not None:
         watch_parent(given.parent_fd, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    sys.exit(work(lambda: _run(settings, job, ownership), ownership))
+    sys.exit(work(lambda: _run(settings, job, ownership), ownership, settings.data_dir))
 
 
 def _run(settings: Settings, job: TuningJob, ownership: Ownership) -> bool:

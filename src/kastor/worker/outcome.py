@@ -1,18 +1,22 @@
 """How a run becomes its job's end, whatever it met. No torch."""
 
-import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
+from kastor.store.blobs import NO_SPACE
 from kastor.worker.ownership import SUPERSEDED, Interrupted, Ownership
 
 
-def work(run: Callable[[], bool], ownership: Ownership) -> int:
-    """Run the job and write how it ended; the process's exit code. `run` is False when a request ended it early."""
+def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
+    """Run the job and write how it ended; the process's exit code.
+
+    `run` is False when a request ended it early. `data_dir` is what to make room in when a disk is full.
+    """
     log = structlog.get_logger()
     try:
         try:
@@ -23,7 +27,7 @@ def work(run: Callable[[], bool], ownership: Ownership) -> int:
             raise
         except Exception as error:  # the worker's loop: the job must end with a reason, whatever it was
             log.exception("job_failed")
-            ownership.move(State.FAILED, failure(error))
+            ownership.move(State.FAILED, failure(error, data_dir))
             return 0
     except Interrupted:
         pass  # before anything was learnt
@@ -45,19 +49,17 @@ def _back_to_queue(ownership: Ownership) -> int:
     return os.EX_TEMPFAIL
 
 
-def failure(error: Exception) -> JobError:
+def failure(error: Exception, data_dir: Path) -> JobError:
     """The sentence a user reads about what ended the job."""
     if isinstance(error, KastorError):
         return JobError(error.code, error.message)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" at {error.filename}" if error.filename else ""
-        return JobError(Code.RESOURCE_EXHAUSTED, f"The disk is full{where}: free some space and tune again.")
     # torch reports a full memory as a RuntimeError; safetensors a full disk as an error of its own
     said = str(error).lower()
+    if (isinstance(error, OSError) and error.errno in NO_SPACE) or "no space left on device" in said:
+        message = f"The disk that holds {data_dir} is full: free some space and tune again."
+        return JobError(Code.RESOURCE_EXHAUSTED, message)
     if isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said:
         message = "Memory ran out: use a smaller batch size, shorter examples or a smaller base model."
         return JobError(Code.RESOURCE_EXHAUSTED, message)
-    if "no space left on device" in said:
-        return JobError(Code.RESOURCE_EXHAUSTED, "The disk is full: free some space and tune again.")
     first = f"{type(error).__name__}: {error}".splitlines()[0]
     return JobError(Code.INTERNAL, f"The worker failed with {first}; the traceback stands in the job's log.")
