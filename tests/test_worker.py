@@ -11,73 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from kastor.dataset.parse import encode_example
-from kastor.domain.content import Example
-from kastor.domain.job import AdapterShape, Hyperparameters, State, TuningJob, TuningSpec
+from kastor.domain.job import State
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.scheduler import Scheduler
-from kastor.models.families import LLAMA_LINEARS
-from kastor.settings import Settings, environment
-from kastor.store.blobs import Blobs
-from kastor.store.database import migrate, open_database
-from kastor.store.jobs import JobStore
-from kastor.worker.outcome import failure, work
-from kastor.worker.ownership import SUPERSEDED, Ownership
-from kastor.worker.steps import Steps
-from making import make_job, make_model
-from tiny import tiny_base
-
-CATALOG = """
-[bases.tiny]
-display_name = "Tiny"
-description = "Random."
-family = "smollm2"
-licence = "none"
-input_token_limit = 400
-output_token_limit = 112
-num_parameters = 1000
-source = {{ kind = "folder", path = "{folder}" }}
-adapter = {{ rank = 4, alpha = 8 }}
-"""
-PAIRS = [(f"{number}", f"{number + 1}") for number in range(12)]
-
-
-class Place:
-    """A data folder with a tiny base in its catalog, and one queued job."""
-
-    def __init__(self, folder: Path) -> None:
-        tiny_base(folder / "base")
-        (folder / "catalog.toml").write_text(CATALOG.format(folder=folder / "base"))
-        self.settings = Settings(
-            data_dir=folder, cache_dir=folder / "cache", catalog_file=folder / "catalog.toml", heartbeat_timeout_s=5
-        )
-        self.database = open_database(self.settings.resolved_database_url)
-        migrate(self.database)
-        self.jobs, self.blobs = JobStore(self.database), Blobs(folder)
-
-    def add(self, job_id: str = "job1", *, num_epochs: int = 3, pairs: list[tuple[str, str]] = PAIRS) -> TuningJob:
-        spec = TuningSpec(
-            base_model="tiny",
-            hyperparameters=Hyperparameters(num_epochs=num_epochs, batch_size=4, learning_rate=0.01),
-            adapter=AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS),
-            num_examples=len(pairs),
-        )
-        at = datetime.now(UTC)
-        job = make_job(job_id, spec=spec, created_at=at, updated_at=at)
-        self.blobs.write_dataset(job_id, (encode_example(Example.pair(*pair)) for pair in pairs))
-        self.jobs.add(job, make_model(job))
-        return job
-
-    def claim(self) -> TuningJob:
-        job = self.jobs.claim(at=datetime.now(UTC), max_active=9)
-        assert job is not None
-        return job
-
-    def work(self, job: TuningJob) -> int:
-        ownership = Ownership(self.jobs, job, beat_every_s=1)
-        return work(Steps(self.settings, job, self.blobs, ownership).run, ownership, self.settings.data_dir)
+from kastor.settings import environment
+from kastor.worker.outcome import failure
+from kastor.worker.ownership import SUPERSEDED
+from worker_place import PAIRS, Place, adapter
 
 
 @pytest.fixture(name="place")
@@ -85,10 +26,6 @@ def a_place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path)
     yield place
     place.database.close()
-
-
-def adapter(place: Place, job_id: str) -> dict[str, torch.Tensor]:
-    return dict(load_file(place.blobs.adapter(job_id) / "adapter_model.safetensors"))
 
 
 def test_a_job_is_trained_and_its_adapter_published_before_it_is_called_a_success(place: Place) -> None:
