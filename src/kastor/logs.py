@@ -1,10 +1,27 @@
 """How the processes log: structured, to stderr. Each composition root calls `configure_logs` once."""
 
+import contextlib
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
+
+
+class _Forgiving:
+    """A stream whose full disk or closed terminal ends no work: what cannot be logged is not."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def configure_logs(form: Literal["console", "json"]) -> None:
@@ -26,6 +43,6 @@ def configure_logs(form: Literal["console", "json"]) -> None:
             *look,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Forgiving(sys.stderr)),  # type: ignore[arg-type]  # as much of a file as it needs
         cache_logger_on_first_use=True,
     )

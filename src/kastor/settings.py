@@ -5,11 +5,18 @@ for is not here: it comes with the request and is stored with the job.
 """
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from kastor.domain.errors import InvalidArgument
 
@@ -104,6 +111,9 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InvalidArgument(f"Wrong settings: {wrong}.") from error
+    except (SettingsError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        where = f" (the file is {file})" if file else ""
+        raise InvalidArgument(f"Settings cannot be read{where}: {error}.") from error
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -42,6 +42,22 @@ def test_every_form_people_hold_pairs_in_is_read(tmp_path: Path, name: str, text
     assert read_examples(written(tmp_path, name, text)) == PAIRS
 
 
+@pytest.mark.parametrize(("row", "said"), [("hi,Hello, friend", "3 fields"), ("hi", "1 fields")])
+def test_a_csv_row_with_more_or_fewer_fields_than_the_header_is_an_issue_never_cut(
+    tmp_path: Path, row: str, said: str
+) -> None:
+    file = written(tmp_path, "t.csv", f"text_input,output\n1,2\n{row}\n")
+    good, bad = read_rows(file)
+    assert isinstance(bad, Issue)
+    assert (bad.line, bad.rule) == (3, "csv_fields")
+    assert f"{said}, the header has 2" in bad.message
+
+
+def test_a_header_that_is_not_csv_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="line 1: not CSV"):
+        read_examples(written(tmp_path, "t.csv", '"text_input"x,output\n1,2\n'))
+
+
 def test_columns_may_be_named(tmp_path: Path) -> None:
     file = written(tmp_path, "t.csv", "q,a\n1,2\n")
     assert read_examples(file, input_key="q", output_key="a") == PAIRS[:1]

@@ -64,6 +64,8 @@ def test_an_operators_file_adds_bases_and_points_aliases_elsewhere(tmp_path: Pat
         (("rank = 4, ", ""), "bases.mine: 'rank'"),
         (('= "mine"', '= "theirs"'), "there is no base 'theirs'"),
         (("[aliases]", "[aliases"), "own.toml"),
+        (('= "mine"', '= ["mine"]'), "names in quotes"),
+        (("[bases.mine]", "bases = 3\n[mine]"), "must be tables"),
         (("num_parameters", "num_paramters"), "num_paramters"),
     ],
 )

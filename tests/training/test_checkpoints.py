@@ -85,7 +85,7 @@ def test_what_a_killed_writer_left_is_neither_seen_nor_in_the_way(tmp_path: Path
     left.mkdir(parents=True)
     (left / "adapter_model.safetensors").write_bytes(b"half")
     assert Checkpoints(tmp_path).latest() is None
-    assert save(tmp_path, model, 3).manifest["step"] == 3
+    assert save(tmp_path, model, 4).manifest["step"] == 4
     assert not left.exists()
 
 

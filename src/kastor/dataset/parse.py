@@ -6,9 +6,10 @@ columns, a JSON array of pairs. Faults are collected as issues with their line, 
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -161,17 +162,28 @@ def _csv_rows(path: Path, keys: Keys) -> Iterator[Row | Issue]:
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"{path} is not UTF-8 (byte {error.start}); convert it first.") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns = reader.fieldnames or []
+    try:
+        columns = reader.fieldnames or []
+    except csv.Error as error:
+        raise InvalidArgument(f"{path}, line 1: not CSV: {error}.") from error
     chosen = [next((key for key in names if key in columns), None) for names in keys]
     if None in chosen:
         wanted = " and ".join(" or ".join(names) for names in keys)
         raise InvalidArgument(f"{path} has the columns {', '.join(columns) or '(none)'}; needed are {wanted}.")
     try:
         for row in reader:
-            pair: JsonValue = {str(key): row[str(key)] for key in chosen}
-            yield _row(reader.line_num, pair, keys)
+            yield _csv_row(reader.line_num, row, columns, [str(key) for key in chosen], keys)
     except csv.Error as error:
         yield Issue(reader.line_num, "", "not_csv", f"not CSV: {error}")
+
+
+def _csv_row(number: int, row: dict[Any, Any], columns: Sequence[str], chosen: list[str], keys: Keys) -> Row | Issue:
+    missing = sum(value is None for value in row.values())
+    surplus = len(row.get(None, ()))  # where csv puts what has no column
+    if missing or surplus:
+        message = f"{len(columns) - missing + surplus} fields, the header has {len(columns)}"
+        return Issue(number, "", "csv_fields", message, "put texts that hold the separator in double quotes")
+    return _row(number, {key: row[key] for key in chosen}, keys)
 
 
 def _row(number: int, value: JsonValue, keys: Keys) -> Row | Issue:

@@ -117,13 +117,20 @@ def _read(text: str, name: str) -> Catalog:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidArgument(f"Catalog {name}: {error}") from error
+    tables, aliases = document.get("bases", {}), document.get("aliases", {})
+    if not (_is_table(tables, dict) and _is_table(aliases, str)):
+        raise InvalidArgument(f"Catalog {name}: [bases.NAME] must be tables, and [aliases] names in quotes.")
     bases = {}
-    for base_id, table in document.get("bases", {}).items():
+    for base_id, table in tables.items():
         try:
             bases[base_id] = _base(base_id, table)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidArgument(f"Catalog {name}, bases.{base_id}: {error}") from error
-    return Catalog(bases, document.get("aliases", {}))
+    return Catalog(bases, aliases)
+
+
+def _is_table(value: object, of: type) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, of) for item in value.values())
 
 
 def load_catalog(extra: Path | None = None) -> Catalog:
@@ -140,6 +147,8 @@ def load_catalog(extra: Path | None = None) -> Catalog:
         own = _read(extra.read_text("utf-8"), str(extra))
     except OSError as error:
         raise InvalidArgument(f"Catalog {extra}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"Catalog {extra} is not UTF-8 (byte {error.start}).") from error
     merged = Catalog({**shipped.bases, **own.bases}, {**shipped.aliases, **own.aliases})
     for alias, target in merged.aliases.items():
         if target not in merged.bases:

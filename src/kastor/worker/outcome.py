@@ -26,27 +26,27 @@ def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
         except Superseded:
             raise
         except Exception as error:  # the worker's loop: the job must end with a reason, whatever it was
-            log.exception("job_failed")
             ownership.move(State.FAILED, failure(error, data_dir))
+            log.exception("job_failed")
             return 0
     except Interrupted:
         pass  # before anything was learnt
     except Superseded as error:
         log.warning("superseded", reason=error.message)
         return SUPERSEDED
-    if ownership.cancelled:
-        ownership.move(State.CANCELLED)
-        return 0
-    return _back_to_queue(ownership)
+    ownership.deafen()
+    return _ended_early(ownership)
 
 
-def _back_to_queue(ownership: Ownership) -> int:
+def _ended_early(ownership: Ownership) -> int:
     try:
-        ownership.move(State.QUEUED)
-    except Interrupted:  # cancelled at the last moment
-        ownership.move(State.CANCELLED)
-        return 0
-    return os.EX_TEMPFAIL
+        if not ownership.cancelled:
+            ownership.move(State.QUEUED)
+            return os.EX_TEMPFAIL
+    except Interrupted:
+        pass  # cancelled at the last moment
+    ownership.move(State.CANCELLED)
+    return 0
 
 
 def failure(error: Exception, data_dir: Path) -> JobError:

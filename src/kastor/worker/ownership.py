@@ -4,8 +4,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
+from typing import TypeVar
 
 import structlog
 
@@ -13,12 +16,17 @@ from kastor.domain.errors import Superseded, Unavailable
 from kastor.domain.job import Event, JobError, Snapshot, State, TuningJob
 from kastor.store.jobs import JobStore
 
+T = TypeVar("T")
 SUPERSEDED = 76  # exit code: somebody else owns the job
 
 
 def now() -> datetime:
     """The wall clock."""
     return datetime.now(UTC)
+
+
+class DatabaseGone(BaseException):
+    """The database could not be reached for so long that the worker gives up; the job is resumed when it is back."""
 
 
 class Interrupted(BaseException):
@@ -28,10 +36,11 @@ class Interrupted(BaseException):
 class Ownership:
     """The worker's hold on its job: heartbeats, requests to stop, and the writes that only an owner may make."""
 
-    def __init__(self, jobs: JobStore, job: TuningJob, *, beat_every_s: float) -> None:
+    def __init__(self, jobs: JobStore, job: TuningJob, *, beat_every_s: float, patience_s: float = 60.0) -> None:
         self._jobs = jobs
         self._job = job
         self._beat_every_s = beat_every_s
+        self._patience_s = patience_s
         self._cancelled = threading.Event()
         self._stopped = threading.Event()
         self._training = False
@@ -62,15 +71,15 @@ class Ownership:
     def note(self, message: str) -> None:
         """Add a line to the job's events and its log."""
         self._log.info(message)
-        self._jobs.add_event(self._job.id, Event(now(), "info", message))
+        self._patiently(lambda: self._jobs.add_event(self._job.id, Event(now(), "info", message)))
 
     def record(self, snapshot: Snapshot) -> None:
         """Keep what a step did, and learn of a cancel."""
-        self._see(self._jobs.record_step(self._job.id, self._job.attempt, snapshot))
+        self._see(self._patiently(lambda: self._jobs.record_step(self._job.id, self._job.attempt, snapshot)))
 
     def rewind(self, step: int) -> None:
         """Forget the steps after `step`."""
-        self._jobs.rewind(self._job.id, self._job.attempt, step)
+        self._patiently(lambda: self._jobs.rewind(self._job.id, self._job.attempt, step))
 
     def move(self, to: State, error: JobError | None = None) -> None:
         """Move the job, whatever a cancel made of its state meanwhile.
@@ -80,17 +89,33 @@ class Ownership:
 
         """
         while True:
-            job = self._jobs.get(self._job.id)
+            job = self._patiently(lambda: self._jobs.get(self._job.id))
             if job.attempt != self._job.attempt or not job.state.active:
                 raise Superseded(f"Job {job.id} is {job.state} in attempt {job.attempt}.")
             if job.state is State.CANCELLING and to in (State.RUNNING, State.QUEUED):
                 self._cancelled.set()
                 raise Interrupted
             try:
-                self._jobs.move(job, to, at=now(), error=error)
+                self._patiently(partial(self._jobs.move, job, to, at=now(), error=error))
             except Superseded:
                 continue
             return
+
+    def deafen(self) -> None:
+        """Heed no further request to stop: the end is being written."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        """What `write` gives, tried again while the database cannot be reached: a restart of it ends no job."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return write()
+            except Unavailable as error:
+                if time.monotonic() > deadline:
+                    raise DatabaseGone(error.message) from error
+                self._log.warning("database_unavailable", reason=error.message)
+                time.sleep(min(1.0, self._patience_s / 10))
 
     def _see(self, state: State) -> None:
         if state is State.CANCELLING:
@@ -110,7 +135,7 @@ class Ownership:
             except Superseded:
                 self._log.warning("superseded")
                 os._exit(SUPERSEDED)
-            except Unavailable as error:
-                self._log.warning("heartbeat_failed", reason=error.message)
+            except Exception as error:  # noqa: BLE001  # a loop: a beat that failed must not be the last
+                self._log.warning("heartbeat_failed", reason=str(error))
             if self._cancelled.is_set() and not self._training:
                 os.kill(os.getpid(), signal.SIGTERM)  # wakes the main thread out of a download or a load
