@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kastor.api.errors import HTTP_STATUS, error_body
 from kastor.api.generate import CountIn, GenerateIn
 from kastor.api.tuned_models import TunedModelIn
-from kastor.api.wire import clean_float, message
+from kastor.api.wire import clean_float, dumped, message
 from kastor.dataset.tolerant_json import read_json
 from kastor.domain.errors import Code, InvalidArgument, KastorError, MalformedJson
 
@@ -130,6 +130,13 @@ def test_a_short_decimal_reads_back_as_it_was_written(digits: int, exponent: int
     value = float(f"{digits}e{exponent}")
     stored = struct.unpack("f", struct.pack("f", value))[0]
     assert clean_float(stored) == clean_float(value) == value
+
+
+@given(st.text())
+def test_what_is_written_reads_back_and_is_one_line_to_every_client(text: str) -> None:
+    written = dumped({"text": text + "\x85\u2028\u2029\x0b\x0c\x1c"}, pretty=False)
+    assert json.loads(written) == {"text": text + "\x85\u2028\u2029\x0b\x0c\x1c"}
+    assert len(written.decode().splitlines()) == 1
 
 
 def test_every_code_has_a_status() -> None:

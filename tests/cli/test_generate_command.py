@@ -35,6 +35,16 @@ def test_the_answer_and_a_line_end_are_all_that_is_on_stdout(kastor: Kastor, ans
     assert (ran.code, ran.out, ran.err) == (0, "forty two\n", "")
 
 
+def test_an_answer_with_line_separators_arrives_whole(kastor: Kastor, server: FakeServer) -> None:
+    said = "one\u2028two\x85three\x0cfour"
+    document = {"candidates": [{"content": {"parts": [{"text": said}]}}]}
+    body = b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\r\n\r\n" + event("", finish="STOP")
+    server.on("POST", STREAM, Reply(body, headers={"content-type": "text/event-stream"}))
+    server.on("GET", f"/v1beta/{MODEL}", {"name": MODEL, "state": "ACTIVE"})
+    ran = kastor("generate", MODEL, "x", "--server", server.url)
+    assert (ran.code, ran.out) == (0, said + "\n")
+
+
 def test_options_become_the_generation_config(kastor: Kastor, answering: FakeServer) -> None:
     sampling = ["--temperature", "0", "--top-p", "0.9", "--top-k", "3", "--max-tokens", "5", "--seed", "7"]
     options = [*sampling, "--stop", "a", "--stop", "b"]

@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == wire.COUNT:
             self.wfile.write(wire.encode_count(len(wire.decode_prompt(body).contents[-1].text.split())))
             return
-        words = wire.decode_request(body).prompt.contents[-1].text.split()
+        words = [word for word in wire.decode_request(body).prompt.contents[-1].text.split(" ") if word]
         if self.base == "refuses":
             self.wfile.write(wire.encode_error(InvalidArgument.of("contents", "too long")))
             return

@@ -65,6 +65,11 @@ def test_an_answer_arrives_piece_by_piece(remote: Callable[..., RemoteEngine]) -
     assert chunks[-1].finish_reason is FinishReason.STOP
 
 
+def test_line_separators_within_an_answer_do_not_end_a_line(remote: Callable[..., RemoteEngine]) -> None:
+    words = ["one\u2028two", "three\x85four\x0bfive", "\u2029"]
+    assert [chunk.text for chunk in remote().stream(asked(" ".join(words)))] == words
+
+
 def test_tokens_are_counted(remote: Callable[..., RemoteEngine]) -> None:
     assert remote().count_tokens("good", Prompt.of("one two three")) == 3
 

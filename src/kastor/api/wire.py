@@ -23,6 +23,8 @@ INT32 = range(-(2**31), 2**31)
 FLOAT_MAX = 3.4028234663852886e38
 MAX_VIOLATIONS = 20
 MAX_SHOWN_CHARS = 40  # of a wrong value that a message repeats
+LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
+"""Legal in JSON as they are; yet many clients end a line of a stream there."""
 BAD_JSON = "Invalid JSON payload received. "
 
 
@@ -125,7 +127,10 @@ def timestamp(moment: datetime | None) -> str | None:
 
 def dumped(value: object, *, pretty: bool) -> bytes:
     """JSON text: two spaces of indent and a line end, or everything on one line."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE if pretty else 0)
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE if pretty else 0)
+    for raw, escape in LINE_ENDS:
+        text = text.replace(raw, escape)
+    return text
 
 
 def message(kind: type[Message], body: bytes, *, root: str = "", may_be_empty: bool = False) -> Message:

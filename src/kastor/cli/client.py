@@ -11,6 +11,7 @@ import httpx
 
 from kastor.cli.records import Answer, Job, NewTuning, SamplingOptions, TunedModelRecord
 from kastor.domain.errors import Code, Internal, KastorError, Unavailable
+from kastor.lines import byte_lines
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -121,9 +122,9 @@ class Client:
             if answer.is_error:
                 answer.read()
                 self._raise_for(answer)
-            for line in answer.iter_lines():
-                if line.startswith("data:"):
-                    event = self._decoded(line.removeprefix("data:"))
+            for line in byte_lines(answer.iter_bytes()):
+                if line.startswith(b"data:"):
+                    event = self._decoded(line.removeprefix(b"data:").decode("utf-8", "replace"))
                     if "error" in event:
                         raise _error_of(event)
                     yield Answer.of(event)

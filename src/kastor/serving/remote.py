@@ -24,6 +24,7 @@ from kastor.domain.content import Prompt
 from kastor.domain.errors import Unavailable
 from kastor.domain.generation import Chunk, GenerateRequest
 from kastor.lifeline import Lifeline
+from kastor.lines import byte_lines
 from kastor.serving import wire
 
 START_TIMEOUT_S = 900.0
@@ -140,7 +141,7 @@ class RemoteEngine:
 
     # ---- talking
 
-    def _lines(self, base_model: str, path: str, body: bytes) -> Generator[str]:
+    def _lines(self, base_model: str, path: str, body: bytes) -> Generator[bytes]:
         try:
             yield from self._asked(self._taken(base_model), path, body)
         except _DiedUnheard:
@@ -149,7 +150,7 @@ class RemoteEngine:
             except _DiedUnheard as again:
                 raise Unavailable(again.message) from again
 
-    def _asked(self, process: _Process, path: str, body: bytes) -> Generator[str]:
+    def _asked(self, process: _Process, path: str, body: bytes) -> Generator[bytes]:
         begun = False
         try:
             self._await_ready(process)
@@ -158,7 +159,7 @@ class RemoteEngine:
                 if response.status_code != httpx.codes.OK:
                     name = f"The generation process for models/{process.base_model}"
                     raise Unavailable(f"{name} failed; its log is {process.log}.")
-                yield from response.iter_lines()
+                yield from byte_lines(response.iter_bytes())
         except httpx.HTTPError as error:
             raise self._gone(process, error, begun=begun) from error
         finally:
