@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
 from kastor import server
 from kastor.domain.errors import FailedPrecondition
@@ -79,6 +80,15 @@ def test_a_signal_ends_it_in_order(tmp_path: Path, number: signal.Signals) -> No
         assert (process.returncode, out) == (0, "ended in order\n")
         assert not (tmp_path / "server.json").exists()
         assert "Traceback" not in (tmp_path / "stderr").read_text()
+
+
+def test_a_second_signal_interrupts_what_comes_after_serving() -> None:
+    with server._Signals() as signals:
+        with signals.serving(uvicorn.Server(uvicorn.Config("kastor:none"))):
+            signal.raise_signal(signal.SIGINT)  # the first: in order
+            assert signals.closing.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_taken_port_is_told_with_who_has_it(tmp_path: Path) -> None:

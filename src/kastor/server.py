@@ -83,8 +83,8 @@ def serve(
             running.begin()
         if announce:
             stack.enter_context(_announced(settings.data_dir, url))
-        signals.serving(server)
-        server.run(sockets=[listener])
+        with signals.serving(server):
+            server.run(sockets=[listener])
 
 
 class _Running:
@@ -253,9 +253,14 @@ class _Signals:
         for number, handler in self._before:
             signal.signal(number, handler)
 
-    def serving(self, server: uvicorn.Server) -> None:
-        """From now on the signals are this server's."""
+    @contextlib.contextmanager
+    def serving(self, server: uvicorn.Server) -> Iterator[None]:
+        """In this block the signals are this server's."""
         self._server = server
+        try:
+            yield
+        finally:
+            self._server = None  # it listens to none any more: one that comes while the workers end makes that quick
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         server = self._server
