@@ -2,7 +2,8 @@
 
 import pytest
 
-from api_world import World, error_of
+from api_world import World, error_of, fields_of
+from kastor.api.paging import token_of
 from kastor.domain.job import State
 
 
@@ -55,6 +56,21 @@ def test_jobs_are_paged_newest_first(world: World) -> None:
     second = world.call("GET", f"/kastor/v1/jobs?pageSize=2&pageToken={first['nextPageToken']}").json()
     assert [job["id"] for job in first["jobs"] + second["jobs"]] == ids[::-1]
     assert "nextPageToken" not in second
+
+
+def test_a_page_goes_on_after_a_job_that_was_deleted_meanwhile(world: World) -> None:
+    ids = [world.create(name).id for name in ("one", "two")]
+    token = world.call("GET", "/kastor/v1/jobs?pageSize=1").json()["nextPageToken"]
+    world.call("DELETE", "/v1/tunedModels/two")
+    rest = world.call("GET", f"/kastor/v1/jobs?pageSize=1&pageToken={token}").json()
+    assert [job["id"] for job in rest["jobs"]] == ids[:1]
+
+
+@pytest.mark.parametrize("target", ["/kastor/v1/jobs", "/v1/tunedModels"])
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00"])
+def test_a_made_up_page_token_is_refused(world: World, target: str, moment: str) -> None:
+    answer = world.call("GET", target, params={"pageToken": token_of(moment, "x")})
+    assert (answer.status_code, fields_of(answer)) == (400, ["pageToken"])
 
 
 def test_no_jobs_are_an_empty_list(world: World) -> None:

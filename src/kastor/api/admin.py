@@ -6,7 +6,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kastor.api.http import Call, Endpoints, Reply
-from kastor.api.paging import page_size, parts_of, token_of
+from kastor.api.paging import page_size, place_token, time_and_id
 from kastor.api.wire import Float32, Wire, timestamp
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Event, Snapshot, State
@@ -100,11 +100,13 @@ class AdminRoutes:
 
     def list_jobs(self, call: Call) -> Reply:
         """Jobs, newest first."""
-        token = call.query.get("page_token")
-        before = parts_of(token, 1)[0] if token else None
-        page = self._service.jobs(call.principal, limit=page_size(call, default=JOBS_PAGE_SIZE), before=before)
+        size, before = page_size(call, default=JOBS_PAGE_SIZE), time_and_id(call)
+        page = self._service.jobs(call.principal, limit=size, before=before)
         listed: dict[str, object] = {"jobs": [job_out(view).json_value() for view in page.items]}
-        return listed | {"nextPageToken": token_of(page.items[-1].job.id)} if page.more else listed
+        if not page.more:
+            return listed
+        last = page.items[-1].job
+        return listed | {"nextPageToken": place_token(last.created_at, last.id)}
 
     def get(self, call: Call) -> Reply:
         """One job; with its events and snapshots if view=full."""

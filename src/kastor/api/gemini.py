@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from starlette.routing import Route
 
 from kastor.api.http import Call, Endpoints, Reply
-from kastor.api.paging import page_size, parts_of, time_and_id, token_of
+from kastor.api.paging import page_size, parts_of, place_token, time_and_id, token_of
 from kastor.api.tuned_models import TunedModelIn, base_model, model_change, new_tuning, operation, tuned_model
 from kastor.api.wire import Wire, message
 from kastor.domain.errors import InvalidArgument, KastorError, Unimplemented
@@ -149,7 +149,7 @@ def _next(page: Page[Tuning]) -> str | None:
     if not page.more:
         return None
     last = page.items[-1].model
-    return token_of(last.created_at.isoformat(), last.id)
+    return place_token(last.created_at, last.id)
 
 
 def _listed(field: str, items: Sequence[Wire], token: str | None) -> Mapping[str, object]:

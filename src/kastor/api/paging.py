@@ -5,7 +5,7 @@ A token names the last item given, so that what comes or goes between two pages 
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 
 import orjson
 
@@ -51,6 +51,11 @@ def parts_of(token: str, count: int) -> tuple[str, ...]:
     return tuple(parts)
 
 
+def place_token(created_at: datetime, item_id: str) -> str:
+    """The token of the page that begins after this item, in a list ordered by creation."""
+    return token_of(created_at.isoformat(), item_id)
+
+
 def time_and_id(call: Call) -> tuple[datetime, str] | None:
     """The place after which the page begins, in a list ordered by creation; `None` is the beginning.
 
@@ -64,11 +69,11 @@ def time_and_id(call: Call) -> tuple[datetime, str] | None:
     moment, item_id = parts_of(token, 2)
     try:
         created_at = datetime.fromisoformat(moment)
-    except ValueError:
+        if created_at.tzinfo is None:
+            raise _bad_token(token)
+        return created_at.astimezone(UTC), item_id
+    except (ValueError, OverflowError):  # the latter: a moment before the year 1 of UTC, or after the last
         raise _bad_token(token) from None
-    if created_at.tzinfo is None:
-        raise _bad_token(token)
-    return created_at, item_id
 
 
 def _bad_token(token: str) -> InvalidArgument:

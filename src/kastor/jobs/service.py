@@ -234,7 +234,7 @@ class TuningService:
         view = self._view(self._jobs.get(job_id))
         return replace(view, events=tuple(self._jobs.events(job_id))) if events else view
 
-    def jobs(self, caller: Principal, *, limit: int, before: str | None = None) -> Page[JobView]:
+    def jobs(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[JobView]:
         """Up to `limit` jobs, newest first."""
         found = self._jobs.page(limit=limit + 1, before=before)
         return Page(tuple(map(self._view, found[:limit])), len(found) > limit)

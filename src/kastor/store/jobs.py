@@ -66,18 +66,12 @@ class JobStore:
         with self._database.read() as connection:
             return _found(connection, job_id)
 
-    def page(self, *, limit: int, before: str | None = None) -> list[TuningJob]:
-        """Up to `limit` jobs, newest first; those older than the job `before`, if given.
-
-        Raises:
-            NotFound: the job `before` was deleted meanwhile.
-
-        """
+    def page(self, *, limit: int, before: tuple[datetime, str] | None = None) -> list[TuningJob]:
+        """Up to `limit` jobs, newest first; those older than (created_at, id), if given."""
         query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(tables.older(jobs, *before))
         with self._database.read() as connection:
-            if before is not None:
-                last = _found(connection, before)
-                query = query.where(tables.older(jobs, last.created_at, last.id))
             return [tuning_job(row) for row in connection.execute(query).mappings()]
 
     def claim(self, *, at: datetime, max_active: int) -> TuningJob | None:
