@@ -168,9 +168,7 @@ def _run_converter(gguf: Path, result: Path) -> None:
     command = [sys.executable, "-m", "kastor.models.convert", str(gguf), str(result)]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     if done.returncode == -signal.SIGKILL:
-        raise ResourceExhausted(
-            f"Converting {gguf.name} was killed, as happens when memory runs out."
-        )
+        raise ResourceExhausted(f"Converting {gguf.name} was killed, as happens when memory runs out.")
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise FailedPrecondition(f"Converting {gguf.name} failed: {last}")
