@@ -206,3 +206,16 @@ def test_many_slow_answers_leave_room_for_quick_ones(world: World) -> None:
         release.set()
         for thread in threads:
             thread.join()
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"), [("https://evil.example", 403), ("null", 403), ("http://127.0.0.1", 200)]
+)
+def test_without_keys_a_page_of_another_site_may_not_use_the_server(world: World, origin: str, status: int) -> None:
+    answer = world.call("GET", "/v1/tunedModels", headers={"Origin": origin, "Host": "127.0.0.1:8080"})
+    assert answer.status_code == status
+
+
+def test_with_keys_the_key_decides_whatever_the_page(locked: World) -> None:
+    headers = {"Origin": "https://app.example", "x-goog-api-key": "key-of-ada"}
+    assert locked.call("GET", "/v1/tunedModels", headers=headers).status_code == 200

@@ -207,9 +207,10 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(
     assert fields_of(answer) == [field]
 
 
-def test_an_unknown_base_is_not_found_and_near_names_are_told(world: World) -> None:
+def test_tuning_an_unknown_base_names_the_field_and_the_near_names(world: World) -> None:
     answer = create(world, tuning_body(baseModel="models/gemini-1.5-flash-tuning"))
-    assert answer.status_code == 404
+    assert answer.status_code == 400
+    assert fields_of(answer) == ["baseModel"]
     assert ALIAS in error_of(answer)["message"]
 
 

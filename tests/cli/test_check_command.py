@@ -71,3 +71,9 @@ def test_without_the_weights_at_hand_everything_else_is_checked(tmp_path: Path) 
     result = CliRunner().invoke(app, ["check", dataset(tmp_path, GOOD, "{}")])
     assert result.exit_code == 1
     assert "models pull smollm2-135m-instruct" in result.stderr
+
+
+def test_columns_of_other_names_may_be_given(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("question,answer\n1,2\n")
+    columns = ["--input-key", "question", "--output-key", "answer"]
+    assert CliRunner().invoke(app, ["check", str(tmp_path / "t.csv"), "--base", "tiny", *columns]).exit_code == 0

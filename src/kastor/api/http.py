@@ -19,9 +19,17 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kastor.api.wire import dumped
-from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError, Unavailable
+from kastor.domain.errors import (
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    KastorError,
+    PermissionDenied,
+    Unavailable,
+)
 from kastor.domain.tuned_model import Principal
 from kastor.security.auth import Authenticator
+from kastor.security.origin import trusted
 
 JSON_TYPE = "application/json; charset=UTF-8"
 IGNORED = frozenset({"key", "access_token", "oauth_token", "alt", "$alt", "pretty_print", "$pretty_print"}) | frozenset(
@@ -95,7 +103,12 @@ class Endpoints:
         return Route(path, Endpoint(self, handler, frozenset(), sse=sse, limiter=self._generating), methods=["POST"])
 
     def principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
-        """Who calls. Raises what `Authenticator.principal` does."""
+        """Who calls. Raises what `Authenticator.principal` does, and `PermissionDenied` for a page of another site."""
+        origin = headers.get("origin")
+        if self._authenticator.open and origin is not None and not trusted(origin, headers.get("host", "")):
+            raise PermissionDenied(
+                f"A page of {origin} may not use this server, which has no keys. Set KASTOR_API_KEYS and send one."
+            )
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else None
         return self._authenticator.principal(

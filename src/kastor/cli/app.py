@@ -83,6 +83,8 @@ def tune(
         str | None, typer.Option(metavar="ID", help="Id of the tuned model.  [default: made from the display name]")
     ] = None,
     display_name: Annotated[str | None, typer.Option(help="Name for people, at most 40 characters.")] = None,
+    input_key: options.InputKey = None,
+    output_key: options.OutputKey = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return; needs a running server.")] = False,
     server: options.Server = None,
     api_key: options.ApiKey = None,
@@ -91,7 +93,7 @@ def tune(
     """Tune a model on the examples in DATA and print its name.
 
     Uses the running server, or a private one that ends with this command. Ctrl-C leaves the job: on a running server it
-    goes on, with a private one it waits for the next `kastor serve`.
+    goes on, with a private one it waits for the next server of this data folder: `kastor serve`, or a later `tune`.
 
     \b
     Examples:
@@ -103,7 +105,7 @@ def tune(
     from kastor.cli.output import Output
 
     wanted = doing.Wanted(base, epochs, batch_size, learning_rate, name, display_name)
-    doing.run(data, wanted, detach, Access(server, api_key), Output.of(as_json))
+    doing.run(data, (input_key, output_key), wanted, detach, Access(server, api_key), Output.of(as_json))
 
 
 @app.command()
@@ -154,6 +156,8 @@ def check(
     show_tokens: Annotated[
         int, typer.Option(metavar="N", min=0, help="Show the first N examples as tokens, what is learnt in colour.")
     ] = 0,
+    input_key: options.InputKey = None,
+    output_key: options.OutputKey = None,
     as_json: options.Json = False,
 ) -> None:
     """Look at a dataset before tuning.
@@ -167,7 +171,7 @@ def check(
     from kastor.cli import check as doing
     from kastor.cli.output import Output
 
-    doing.run(data, base, show_tokens, Output.of(as_json))
+    doing.run(data, base, show_tokens, (input_key, output_key), Output.of(as_json))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from rich.text import Text
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, fields, program
 from kastor.dataset.gate import Ledger, TokenCount, check
-from kastor.dataset.parse import Row, read_rows
+from kastor.dataset.parse import Columns, Row, read_rows
 from kastor.domain.content import Example
 from kastor.domain.job import RequestedHyperparameters, resolve
 from kastor.domain.limits import PROFILES
@@ -24,19 +24,19 @@ MAX_SHOWN_ISSUES = 20
 HALF_CHARACTER = "\ufffd"
 
 
-def run(data: Path, base_name: str, show_tokens: int, out: Output) -> None:
+def run(data: Path, base_name: str, show_tokens: int, columns: Columns, out: Output) -> None:
     """Look at the examples in `data`; exits with 1 if a row would be refused."""
     settings = load_settings()
     base = load_catalog(settings.catalog_file).base(base_name)
     renderer = _renderer(base, settings, out, needed=show_tokens > 0)
     ledger = check(
-        read_rows(data),
+        read_rows(data, input_key=columns[0], output_key=columns[1]),
         PROFILES[settings.profile],
         count_tokens=None if renderer is None else lambda example: _count(renderer, example),
         max_tokens=base.input_token_limit + base.output_token_limit,
         base=base.name,
     )
-    shown = _views(data, renderer, show_tokens) if renderer is not None and show_tokens else []
+    shown = _views(data, columns, renderer, show_tokens) if renderer is not None and show_tokens else []
     out.result(
         _document(ledger, base, shown), _summary(ledger, base, settings), *_legend(shown), *map(_coloured, shown)
     )
@@ -78,10 +78,10 @@ def _summary(ledger: Ledger, base: BaseModel, settings: Settings) -> Any:  # noq
     return fields(rows)
 
 
-def _views(data: Path, renderer: Renderer, number: int) -> list[list[tuple[str, bool]]]:
+def _views(data: Path, columns: Columns, renderer: Renderer, number: int) -> list[list[tuple[str, bool]]]:
     """Of the first `number` good rows: each token's text, and whether it is learnt."""
     views: list[list[tuple[str, bool]]] = []
-    for row in read_rows(data):
+    for row in read_rows(data, input_key=columns[0], output_key=columns[1]):
         if len(views) == number:
             break
         if isinstance(row, Row):

@@ -20,3 +20,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 
 JOB_HELP = "The job's id, or the name of its tuned model."
 JobName = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]
+
+InputKey = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Field or CSV column of the inputs, if it is not text_input.")
+]
+OutputKey = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Field or CSV column of the outputs, if it is not output.")
+]

@@ -8,7 +8,7 @@ from kastor.cli.follow import follow
 from kastor.cli.output import Output, duration, program
 from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
-from kastor.dataset.parse import read_examples
+from kastor.dataset.parse import Columns, read_examples
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, Unavailable
 from kastor.domain.job import State
 
@@ -27,9 +27,9 @@ class Wanted:
     display_name: str | None
 
 
-def run(data: Path, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
+def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
     """Tune on the examples in `data`."""
-    examples = read_examples(data)
+    examples = read_examples(data, input_key=columns[0], output_key=columns[1])
     new = NewTuning(
         wanted.base,
         examples,

@@ -22,6 +22,10 @@ OUTPUT_COLUMNS = ("output", "completion", "response")
 SHAPES = '{"text_input": …, "output": …} or {"contents": [{"role": "user", …}, {"role": "model", …}]}'
 
 
+Columns = tuple[str | None, str | None]
+"""Fields of inputs and of outputs, where they are not the usual ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Issue:
     """One fault in a dataset."""

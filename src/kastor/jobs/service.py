@@ -324,7 +324,10 @@ class TuningService:
             raise InvalidArgument.of("baseModel", f"{name!r}: tuning on top of a tuned model is not offered yet")
         if not name:
             raise InvalidArgument.of("baseModel", "is missing; name one of GET /v1beta/models")
-        return self._catalog.base(name)
+        try:
+            return self._catalog.base(name)
+        except NotFound as error:
+            raise InvalidArgument.of("baseModel", error.message) from error
 
     def _new_job(self, new: NewTuning, base: BaseModel) -> TuningJob:
         hyperparameters = resolve(new.hyperparameters, len(new.examples), self.limits)

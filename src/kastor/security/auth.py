@@ -17,6 +17,11 @@ class Authenticator:
     def __init__(self, secrets: Mapping[str, str]) -> None:
         self._digests = tuple((_digest(secret), Principal(email)) for email, secret in secrets.items())
 
+    @property
+    def open(self) -> bool:
+        """Whether everybody is let in."""
+        return not self._digests
+
     def principal(self, *, api_key: str | None = None, bearer: str | None = None) -> Principal:
         """The caller; a bearer token, which is one of the same secrets, goes before a key.
 
@@ -26,7 +31,7 @@ class Authenticator:
             Unauthenticated: the token is none of ours.
 
         """
-        if not self._digests:
+        if self.open:
             return LOCAL
         if bearer:
             return self._owner(bearer) or _refuse_token()
