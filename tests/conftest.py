@@ -5,6 +5,7 @@ Fixtures that tests of several folders share: a fresh, migrated database of each
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import pytest
 from kastor.settings import COMPUTE_VARIABLES
 from kastor.store.database import Database, migrate, open_database
 from postgres import fresh_schema, running_postgres
+
+# a shell that starts the suite in the background has interrupts ignored, and children would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for variable, value in COMPUTE_VARIABLES.items():  # before any test loads torch
     os.environ.setdefault(variable, value)
