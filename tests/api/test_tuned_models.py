@@ -207,6 +207,13 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(
     assert fields_of(answer) == [field]
 
 
+@pytest.mark.parametrize("field", ["displayName", "description"])
+def test_a_text_that_no_database_keeps_is_refused(world: World, field: str) -> None:
+    answer = create(world, tuning_body(**{field: "a\0b"}))
+    assert answer.status_code == 400
+    assert fields_of(answer) == [field]
+
+
 def test_tuning_an_unknown_base_names_the_field_and_the_near_names(world: World) -> None:
     answer = create(world, tuning_body(baseModel="models/gemini-1.5-flash-tuning"))
     assert answer.status_code == 400

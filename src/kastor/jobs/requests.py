@@ -96,6 +96,11 @@ def check_settings(model: TunedModel, limits: Limits) -> None:
     wrong = []
     if len(model.display_name) > limits.max_display_name_chars:
         wrong.append(FieldViolation("displayName", too_long(len(model.display_name), limits.max_display_name_chars)))
+    wrong += [
+        FieldViolation(field, "holds the character U+0000; leave it out")
+        for field, text in (("displayName", model.display_name), ("description", model.description))
+        if "\0" in text  # PostgreSQL keeps none
+    ]
     wrong += _sampling_violations("", model.temperature, model.top_p, model.top_k, max_temperature=1.0)
     if wrong:
         raise InvalidArgument.of_all(tuple(wrong))
