@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from kastor.api.app import make_app
 from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
-from kastor.domain.errors import Code, KastorError
+from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.generation import Chunk, FinishReason, GenerateRequest
 from kastor.domain.job import JobError, Snapshot, State, TuningJob
 from kastor.domain.limits import GEMINI_API, Limits
@@ -195,8 +195,14 @@ def training(world: World, step_s: float = 0.01) -> Iterator[None]:
     def run() -> None:
         while not stop.wait(0.01):
             job = world.jobs.claim(at=datetime.now(UTC), max_active=1)
-            if job is not None:
-                _train(world, world.jobs.move(job, State.RUNNING, at=datetime.now(UTC)), stop, step_s)
+            if job is None:
+                continue
+            try:
+                running = world.jobs.move(job, State.RUNNING, at=datetime.now(UTC))
+            except Superseded:  # cancelled in between
+                world.jobs.move(world.jobs.get(job.id), State.CANCELLED, at=datetime.now(UTC))
+            else:
+                _train(world, running, stop, step_s)
 
     thread = threading.Thread(target=run)
     thread.start()
