@@ -156,16 +156,22 @@ def test_a_prompt_that_breaks_the_model_fails_alone(stepper: MakeStepper) -> Non
 
 def test_a_consumer_that_raises_is_dropped(stepper: MakeStepper) -> None:
     mixed = stepper()
+    calls: list[Chunk | KastorError] = []
 
     def deaf(event: Chunk | KastorError) -> None:
+        calls.append(event)
         raise RuntimeError("gone")
 
-    mixed.batcher.submit(mixed.renderer.text("one"), Sampling(max_output_tokens=50), None, deaf)
-    _, told = mixed.ask("two")
-    mixed.steps(3)
+    greedy = Sampling(temperature=0, max_output_tokens=50)
+    mixed.batcher.submit(mixed.renderer.text("one"), greedy, None, deaf)
+    _, told = mixed.ask("two", max_output_tokens=50)
+    while not calls:  # a token may complete no character
+        mixed.steps(1)
+    mixed.steps(1)
     assert len(mixed.batcher._rows) == 1
-    mixed.steps(12)
+    mixed.steps(50)
     assert told.finish
+    assert len(calls) == 1
 
 
 def test_no_more_rows_than_allowed_and_first_come_first_served(stepper: MakeStepper) -> None:
