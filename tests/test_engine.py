@@ -1,6 +1,5 @@
 """The real generation process, with a tiny base, behind the server's side of it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from kastor.lifeline import Lifeline
 from kastor.serving.remote import RemoteEngine, engine_command
 from kastor.settings import Settings, environment
 from tiny import tiny_adapter, tiny_base
+from tiny_catalog import tiny_catalog
 
 GREEDY = Sampling(temperature=0, max_output_tokens=12)
 
@@ -25,18 +25,9 @@ GREEDY = Sampling(temperature=0, max_output_tokens=12)
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     root = tmp_path_factory.mktemp("engine")
-    tiny_base(root / "base")
     tiny_adapter(root / "data" / "jobs" / "job1" / "adapter", seed=1)
-    lines = []
-    for name, folder in (("tiny", root / "base"), ("gone", root / "nowhere")):
-        lines += [
-            f"[bases.{name}]",
-            'display_name = "T"\ndescription = "T"\nfamily = "smollm2"\nlicence = "Apache-2.0"\nnum_parameters = 1',
-            "input_token_limit = 300\noutput_token_limit = 100\nadapter = { rank = 4, alpha = 8 }",
-            f"source = {{ kind = 'folder', path = {json.dumps(str(folder))} }}",
-        ]
-    catalog = root / "catalog.toml"
-    catalog.write_text("\n".join(lines))
+    bases = {"tiny": tiny_base(root / "base"), "gone": root / "nowhere"}
+    catalog = tiny_catalog(root / "catalog.toml", bases, input_token_limit=300, output_token_limit=100)
     return Settings(data_dir=root / "data", cache_dir=root / "cache", catalog_file=catalog, num_threads=1)
 
 

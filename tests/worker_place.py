@@ -19,19 +19,8 @@ from kastor.worker.ownership import Ownership
 from kastor.worker.steps import Steps
 from making import make_job, make_model
 from tiny import tiny_base
+from tiny_catalog import tiny_catalog
 
-CATALOG = """
-[bases.tiny]
-display_name = "Tiny"
-description = "Random."
-family = "smollm2"
-licence = "none"
-input_token_limit = 400
-output_token_limit = 112
-num_parameters = 1000
-source = {{ kind = "folder", path = "{folder}" }}
-adapter = {{ rank = 4, alpha = 8 }}
-"""
 PAIRS = [(f"{number}", f"{number + 1}") for number in range(12)]
 
 
@@ -39,10 +28,9 @@ class Place:
     """A data folder with a tiny base in its catalog, and one queued job."""
 
     def __init__(self, folder: Path) -> None:
-        tiny_base(folder / "base")
-        (folder / "catalog.toml").write_text(CATALOG.format(folder=folder / "base"))
+        catalog = tiny_catalog(folder / "catalog.toml", {"tiny": tiny_base(folder / "base")})
         self.settings = Settings(
-            data_dir=folder, cache_dir=folder / "cache", catalog_file=folder / "catalog.toml", heartbeat_timeout_s=5
+            data_dir=folder, cache_dir=folder / "cache", catalog_file=catalog, heartbeat_timeout_s=5
         )
         self.database = open_database(self.settings.resolved_database_url)
         migrate(self.database)

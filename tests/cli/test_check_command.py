@@ -8,19 +8,7 @@ from typer.testing import CliRunner
 
 from kastor.cli.app import app
 from tiny import tiny_tokenizer
-
-CATALOG = """
-[bases.tiny]
-display_name = "Tiny"
-description = "Random."
-family = "smollm2"
-licence = "none"
-input_token_limit = 200
-output_token_limit = 56
-num_parameters = 1000
-source = {{ kind = "folder", path = "{folder}" }}
-adapter = {{ rank = 4, alpha = 8 }}
-"""
+from tiny_catalog import tiny_catalog
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +17,8 @@ def a_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "config.json").write_text("{}")
-    (tmp_path / "catalog.toml").write_text(CATALOG.format(folder=folder))
-    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(tmp_path / "catalog.toml"))
+    catalog = tiny_catalog(tmp_path / "catalog.toml", {"tiny": folder}, input_token_limit=200, output_token_limit=56)
+    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(catalog))
     monkeypatch.setenv("KASTOR_CACHE_DIR", str(tmp_path / "cache"))
 
 

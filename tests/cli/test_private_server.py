@@ -18,19 +18,8 @@ import pytest
 from kastor.cli.private import interrupts_held
 from ran_command import Kastor
 from tiny import tiny_base
+from tiny_catalog import tiny_catalog
 
-CATALOG = """
-[bases.smollm2-135m-instruct]
-display_name = "Tiny"
-description = "Random, in the place of the embedded base."
-family = "smollm2"
-licence = "none"
-input_token_limit = 400
-output_token_limit = 112
-num_parameters = 1000
-source = {{ kind = "folder", path = "{folder}" }}
-adapter = {{ rank = 4, alpha = 8 }}
-"""
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -94,8 +83,8 @@ def left_in(folder: Path) -> set[str]:
 @pytest.fixture
 def tiny(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny model in the place of the embedded base."""
-    (home / "catalog.toml").write_text(CATALOG.format(folder=tiny_base(home / "tiny")))
-    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(home / "catalog.toml"))
+    catalog = tiny_catalog(home / "catalog.toml", {"smollm2-135m-instruct": tiny_base(home / "tiny")})
+    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(catalog))
     monkeypatch.setenv("KASTOR_NUM_THREADS", "1")
     monkeypatch.setenv("KASTOR_HEARTBEAT_TIMEOUT_S", "60")
 
