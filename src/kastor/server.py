@@ -23,13 +23,15 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from kastor import __version__
-from kastor.api.app import make_app
+from kastor.api.app import Services, make_app
 from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition, Unavailable
 from kastor.domain.generation import Chunk, GenerateRequest
 from kastor.domain.limits import PROFILES
 from kastor.executors.local import LocalExecutor
+from kastor.jobs.access import Access
+from kastor.jobs.generation import GenerationService
 from kastor.jobs.scheduler import Scheduler
 from kastor.jobs.service import TuningService
 from kastor.logs import configure_logs
@@ -104,18 +106,22 @@ class _Running:
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
             clock=_now,
         )
-        self._service = TuningService(
+        models, catalog, limits = ModelStore(database), load_catalog(settings.catalog_file), PROFILES[settings.profile]
+        self._tuning = TuningService(
             jobs=jobs,
-            models=ModelStore(database),
+            models=models,
             blobs=blobs,
-            catalog=load_catalog(settings.catalog_file),
-            generator=self._engine,
-            limits=PROFILES[settings.profile],
+            catalog=catalog,
+            limits=limits,
             clock=_now,
             wake=self._wake.set,
         )
+        generation = GenerationService(
+            access=Access(models), jobs=jobs, catalog=catalog, generator=self._engine, limits=limits
+        )
         keys = {email: secret.get_secret_value() for email, secret in settings.api_keys.items()}
-        self._app = make_app(self._service, Authenticator(keys), Metrics(CollectorRegistry()), closing)
+        services = Services(self._tuning, generation)
+        self._app = make_app(services, Authenticator(keys), Metrics(CollectorRegistry()), closing)
         self._threads: tuple[threading.Thread, ...] = ()
 
     def config(self) -> uvicorn.Config:
@@ -166,7 +172,7 @@ class _Running:
     def _tidy(self) -> None:
         while not self._stop.wait(TIDY_S):
             try:
-                self._service.tidy()
+                self._tuning.tidy()
             except Exception:  # noqa: BLE001  # a process loop: what could not be removed now is tried again
                 structlog.get_logger().exception("tidy_failed")
 

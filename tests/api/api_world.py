@@ -14,13 +14,15 @@ import httpx
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from kastor.api.app import make_app
+from kastor.api.app import Services, make_app
 from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.generation import Chunk, FinishReason, GenerateRequest
 from kastor.domain.job import JobError, Snapshot, State, TuningJob
 from kastor.domain.limits import GEMINI_API, Limits
+from kastor.jobs.access import Access
+from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
@@ -108,12 +110,19 @@ class World:
             models=self.models,
             blobs=self.blobs,
             catalog=load_catalog(),
-            generator=self.generator,
             limits=self.limits,
             clock=self.clock,
             wake=self.woken.set,
         )
-        self.app = make_app(self.service, Authenticator(self.keys), Metrics(CollectorRegistry()), self.closing)
+        generation = GenerationService(
+            access=Access(self.models),
+            jobs=self.jobs,
+            catalog=load_catalog(),
+            generator=self.generator,
+            limits=self.limits,
+        )
+        services = Services(self.service, generation)
+        self.app = make_app(services, Authenticator(self.keys), Metrics(CollectorRegistry()), self.closing)
         self.call = Client(self.app)
 
     def clock(self) -> datetime:

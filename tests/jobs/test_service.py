@@ -13,8 +13,12 @@ from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, KastorError, NotFound, Unavailable
 from kastor.domain.job import RequestedHyperparameters, State, TuningJob
 from kastor.domain.limits import GEMINI_API
-from kastor.domain.tuned_model import Principal, TunedModel
-from kastor.jobs.requests import Ask, NewTuning
+from kastor.domain.permission import Principal
+from kastor.domain.tuned_model import TunedModel
+from kastor.jobs.access import Access
+from kastor.jobs.asks import Ask
+from kastor.jobs.generation import GenerationService
+from kastor.jobs.requests import NewTuning
 from kastor.jobs.service import TuningService, random_id
 from kastor.models.catalog import Catalog, load_catalog
 from kastor.store.blobs import Blobs
@@ -50,7 +54,6 @@ def make_service(store: Database, folder: Path, **parts: Any) -> TuningService:
         "models": ModelStore(store),
         "blobs": Blobs(folder),
         "catalog": load_catalog(),
-        "generator": NoGenerator(),
         "limits": GEMINI_API,
         "clock": lambda: datetime.now(UTC),
         "wake": lambda: None,
@@ -115,10 +118,14 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
     assert claimed is not None
     running = jobs.move(claimed, State.RUNNING, at=datetime.now(UTC))
     jobs.move(running, State.SUCCEEDED, at=datetime.now(UTC))
-    emptied = make_service(store, tmp_path, catalog=Catalog({}, {}))
+    nothing = Catalog({}, {})
+    emptied = make_service(store, tmp_path, catalog=nothing)
+    generation = GenerationService(
+        access=Access(ModelStore(store)), jobs=jobs, catalog=nothing, generator=NoGenerator(), limits=GEMINI_API
+    )
     assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]
     with pytest.raises(NotFound):
-        emptied.stream("tunedModels/numbers", Ask(Prompt.of("1")), ADA)
+        generation.stream("tunedModels/numbers", Ask(Prompt.of("1")), ADA)
 
 
 def test_an_interrupted_tidying_is_finished_by_the_next(

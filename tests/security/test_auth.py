@@ -3,7 +3,7 @@
 import pytest
 
 from kastor.domain.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from kastor.domain.tuned_model import Principal
+from kastor.domain.permission import Principal
 from kastor.security.auth import LOCAL, Authenticator
 
 AUTHENTICATOR = Authenticator({"ada@example.org": "key-of-ada", "bo@example.org": "schlüssel"})

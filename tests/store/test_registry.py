@@ -103,7 +103,12 @@ def test_deleting_a_model_leaves_nothing_of_it_and_all_of_the_others(
             name: connection.execute(select(func.count()).select_from(t)).scalar()
             for name, t in metadata.tables.items()
         }
-    assert rows == {"jobs": 1, "tuned_models": 1, "snapshots": 1, "events": 3}
+    assert {name: count for name, count in rows.items() if count} == {
+        "jobs": 1,
+        "tuned_models": 1,
+        "snapshots": 1,
+        "events": 3,
+    }
     assert models.get(kept.id) == kept
 
 

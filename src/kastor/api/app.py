@@ -1,6 +1,7 @@
 """The HTTP application: all dialects over one service. What it is made of is handed in by the composition root."""
 
 import threading
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,17 +17,26 @@ from kastor.api.generate import GenerateRoutes
 from kastor.api.http import Endpoints, json_response
 from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz
 from kastor.domain.errors import Internal, KastorError, NotFound, Unimplemented
+from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
 from kastor.security.auth import Authenticator
 
 
-def make_app(
-    service: TuningService, authenticator: Authenticator, metrics: Metrics, closing: threading.Event
-) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The use cases behind the routes."""
+
+    tuning: TuningService
+    generation: GenerationService
+
+
+def make_app(services: Services, authenticator: Authenticator, metrics: Metrics, closing: threading.Event) -> ASGIApp:
     """The application; `closing`, once set, ends the streams under way."""
-    metrics.watch_jobs(service.job_counts, service.total_steps)
-    endpoints = Endpoints(authenticator, service.limits.max_body_bytes, closing)
-    gemini, generate, admin = GeminiRoutes(service), GenerateRoutes(service, metrics), AdminRoutes(service)
+    tuning, generation = services.tuning, services.generation
+    metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
+    endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing)
+    gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
+    admin = AdminRoutes(tuning)
     routes: list[BaseRoute] = [Route("/healthz", healthz), Route("/metrics", metrics.scrape)]
     for version in VERSIONS:
         routes += generate.routes(endpoints, version)

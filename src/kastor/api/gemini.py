@@ -12,6 +12,7 @@ from kastor.api.paging import page_size, parts_of, place_token, time_and_id, tok
 from kastor.api.tuned_models import TunedModelIn, base_model, model_change, new_tuning, operation, tuned_model
 from kastor.api.wire import Wire, message
 from kastor.domain.errors import InvalidArgument, KastorError, Unimplemented
+from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import Page, Tuning, TuningService
 
 VERSIONS = ("/v1", "/v1beta", "/v1alpha")
@@ -26,8 +27,9 @@ class Empty(Wire):
 class GeminiRoutes:
     """Handlers of the dialect. Each one: read the message, call the service, write the message."""
 
-    def __init__(self, service: TuningService) -> None:
+    def __init__(self, service: TuningService, generation: GenerationService) -> None:
         self._service = service
+        self._generation = generation
 
     def routes(self, endpoints: Endpoints, version: str) -> Sequence[Route]:
         """All of them under one version."""
@@ -113,7 +115,7 @@ class GeminiRoutes:
     def list_bases(self, call: Call) -> Reply:
         """The method models.list: bases, then aliases."""
         token, size, found = call.query.get("page_token"), page_size(call, default=MODELS_PAGE_SIZE), 0
-        known = self._service.base_models()
+        known = self._generation.base_models()
         if token:
             (last,) = parts_of(token, 1)
             found = next((i + 1 for i, (name, _) in enumerate(known) if name == last), len(known))
@@ -124,7 +126,7 @@ class GeminiRoutes:
     def get_base(self, call: Call) -> Reply:
         """The method models.get."""
         name = call.path["model"]
-        return base_model(name, self._service.base_model(name)).json_value()
+        return base_model(name, self._generation.base_model(name)).json_value()
 
     def _operation(self, call: Call) -> Tuning:
         return self._service.operation(call.path["model"], call.path["operation"], call.principal)

@@ -10,15 +10,14 @@ from typing import Annotated
 
 from starlette.routing import Route
 
-from kastor.api.errors import error_body
-from kastor.api.http import JSON_TYPE, Call, Endpoints, Reply, Stream
+from kastor.api.http import Call, Endpoints, Reply, Stream
 from kastor.api.observe import Metrics
-from kastor.api.wire import Float32, Int32, Wire, dumped, enum_field, message
+from kastor.api.wire import Float32, Int32, Wire, enum_field, message
 from kastor.domain.content import Content, Prompt, Role, Text
-from kastor.domain.errors import FieldViolation, InvalidArgument, KastorError, Unavailable
+from kastor.domain.errors import FieldViolation, InvalidArgument, Unavailable
 from kastor.domain.generation import Chunk
-from kastor.jobs.requests import Ask
-from kastor.jobs.service import Answer, TuningService
+from kastor.jobs.asks import Ask
+from kastor.jobs.generation import Answer, GenerationService
 
 HARM = "HARM_CATEGORY_"
 HARM_CATEGORIES = tuple(
@@ -169,7 +168,7 @@ class CountOut(Wire):
 class GenerateRoutes:
     """Handlers of the three methods."""
 
-    def __init__(self, service: TuningService, metrics: Metrics) -> None:
+    def __init__(self, service: GenerationService, metrics: Metrics) -> None:
         self._service = service
         self._metrics = metrics
 
@@ -200,14 +199,9 @@ class GenerateRoutes:
         return _response(answer, last, "".join(texts), _response_id()).json_value()
 
     def stream(self, call: Call) -> Reply:
-        """The method streamGenerateContent: server-sent events with alt=sse, else the pieces of a JSON array."""
-        answer = self._answer(call)
-        messages = self._messages(answer)
-        pieces = _events(messages) if call.sse else _array(messages, pretty=call.pretty)
-        first = next(pieces, b"")  # what goes wrong by now is an ordinary error
-        if call.sse:
-            return Stream(first, pieces, "text/event-stream", failed=_event_of_error)
-        return Stream(first, pieces, JSON_TYPE, failed=_last_of_array)
+        """The method streamGenerateContent."""
+        messages = self._messages(self._answer(call))
+        return Stream(next(messages, None), messages)  # what goes wrong by now is an ordinary error
 
     def count(self, call: Call) -> Reply:
         """The method countTokens."""
@@ -235,38 +229,11 @@ class GenerateRoutes:
             finally:
                 self._metrics.generated(prompt_tokens, output_tokens)
 
-    def _messages(self, answer: Answer) -> Generator[GenerateOut, None, None]:
+    def _messages(self, answer: Answer) -> Generator[dict[str, object], None, None]:
         response_id = _response_id()
         with closing(self._counted(answer)) as chunks:
             for chunk in chunks:
-                yield _response(answer, chunk, chunk.text, response_id)
-
-
-def _events(messages: Generator[GenerateOut, None, None]) -> Generator[bytes, None, None]:
-    with closing(messages):
-        for one in messages:
-            yield _event(one.json_value())
-
-
-def _event(value: object) -> bytes:
-    return b"data: " + dumped(value, pretty=False) + b"\r\n\r\n"
-
-
-def _event_of_error(error: KastorError) -> bytes:
-    return _event(error_body(error))
-
-
-def _array(messages: Generator[GenerateOut, None, None], *, pretty: bool) -> Generator[bytes, None, None]:
-    opening = b"["
-    with closing(messages):
-        for one in messages:
-            yield opening + dumped(one.json_value(), pretty=pretty).rstrip()
-            opening = b",\r\n"
-    yield b"]" if opening == b",\r\n" else b"[]"
-
-
-def _last_of_array(error: KastorError) -> bytes:
-    return b",\r\n" + dumped(error_body(error), pretty=False) + b"]"
+                yield _response(answer, chunk, chunk.text, response_id).json_value()
 
 
 def _response_id() -> str:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from kastor.api.framing import JSON_TYPE, Array, Events, Framing
 from kastor.api.wire import dumped
 from kastor.domain.errors import (
     FieldViolation,
@@ -27,11 +28,10 @@ from kastor.domain.errors import (
     PermissionDenied,
     Unavailable,
 )
-from kastor.domain.tuned_model import Principal
+from kastor.domain.permission import Principal
 from kastor.security.auth import Authenticator
 from kastor.security.origin import trusted
 
-JSON_TYPE = "application/json; charset=UTF-8"
 IGNORED = frozenset({"key", "access_token", "oauth_token", "alt", "$alt", "pretty_print", "$pretty_print"}) | frozenset(
     {"quota_user", "$.xgafv", "upload_protocol", "upload_type"}
 )
@@ -66,12 +66,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """An answer in pieces. `first` is there already, so what goes wrong before it is an ordinary error."""
+    """An answer in messages; how they are framed is the edge's business.
 
-    first: bytes
-    rest: Generator[bytes, None, None]
-    media_type: str
-    failed: Callable[[KastorError], bytes]  # how a piece tells of an error in mid-stream
+    `first` is there already, so what goes wrong before it is an ordinary error; `None` is an empty answer.
+    """
+
+    first: Mapping[str, object] | None
+    rest: Generator[Mapping[str, object], None, None]
 
 
 Reply = Mapping[str, object] | Response | Stream
@@ -198,8 +199,9 @@ class Endpoint:
         await response(scope, receive, send)
 
     async def _send_stream(self, stream: Stream, call: Call, send: Send) -> None:
-        headers = [(b"content-type", stream.media_type.encode("ascii")), (b"cache-control", b"no-cache")]
-        pieces = _guarded(stream, call.stopped)
+        framing = Events() if call.sse else Array(pretty=call.pretty)
+        headers = [(b"content-type", framing.media_type.encode("ascii")), (b"cache-control", b"no-cache")]
+        pieces = _pieces_of(stream, framing, call.stopped)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while (piece := await anyio.to_thread.run_sync(next, pieces, None, limiter=self._limiter)) is not None:
@@ -210,19 +212,21 @@ class Endpoint:
                 await anyio.to_thread.run_sync(pieces.close, limiter=self._limiter)
 
 
-def _guarded(stream: Stream, stopped: Callable[[], bool]) -> Generator[bytes, None, None]:
-    """The stream's pieces; the status is sent by now, so what goes wrong becomes a last piece."""
+def _pieces_of(stream: Stream, framing: Framing, stopped: Callable[[], bool]) -> Generator[bytes, None, None]:
+    """The stream's messages, framed; the status is sent by now, so what goes wrong becomes a last piece."""
     try:
-        yield stream.first
-        for piece in stream.rest:
-            yield piece
+        if stream.first is not None:
+            yield framing.message(stream.first)
+        for message in stream.rest:
+            yield framing.message(message)
             if stopped():
                 raise Unavailable("The server is shutting down. Try again.")
+        yield framing.end()
     except KastorError as error:
-        yield stream.failed(error)
+        yield framing.error(error)
     except Exception:  # noqa: BLE001  # the server's loop: one answer's bug is told and logged, and ends there
         structlog.get_logger().exception("stream_failed")
-        yield stream.failed(Internal("Internal error in mid-stream; the server's log says more."))
+        yield framing.error(Internal("Internal error in mid-stream; the server's log says more."))
     finally:
         stream.rest.close()
 

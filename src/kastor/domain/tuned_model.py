@@ -11,6 +11,7 @@ from kastor.domain.limits import Limits
 
 ID_PATTERN = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 DEFAULT_SLUG_CHARS = 40
+TUNED = "tunedModels/"
 
 
 class ModelState(StrEnum):
@@ -33,13 +34,6 @@ MODEL_STATE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Principal:
-    """Who calls."""
-
-    email: str
-
-
-@dataclass(frozen=True, slots=True)
 class TunedModel:
     """A tuned model as stored. Sampling values are defaults for generation; `None` means the base model's."""
 
@@ -54,11 +48,12 @@ class TunedModel:
     temperature: float | None = None  # [0, 1]
     top_p: float | None = None  # (0, 1]
     top_k: int | None = None  # >= 1
+    source: str | None = None  # resource name of the tuned model it was tuned on
 
     @property
     def name(self) -> str:
         """The resource name."""
-        return f"tunedModels/{self.id}"
+        return f"{TUNED}{self.id}"
 
 
 def checked_id(model_id: str, limits: Limits) -> str:

@@ -1,54 +1,31 @@
-"""The use cases: what a caller may do with jobs, tuned models and base models. Permission is checked here, once.
-
-So far an installation has one circle of callers: whoever is let in sees and may do everything; the maker of a tuned
-model is stored as its owner.
-"""
+"""The use cases of tuning: what a caller may do with tuned models and the jobs that make them."""
 
 import secrets
 import string
-from collections import abc
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from kastor.dataset.parse import encode_example
-from kastor.domain.content import Prompt
-from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound
-from kastor.domain.generation import Chunk, GenerateRequest, Sampling
+from kastor.domain.errors import InvalidArgument, KastorError, NotFound
+from kastor.domain.generation import Sampling
 from kastor.domain.job import Event, Snapshot, State, TuningJob, TuningSpec, resolve
 from kastor.domain.limits import Limits
-from kastor.domain.tuned_model import MODEL_STATE, ModelState, Principal, TunedModel, checked_id, generated_id
-from kastor.jobs.requests import (
-    Ask,
-    ModelChange,
-    NewTuning,
-    check_examples,
-    check_prompt,
-    check_settings,
-    model_sampling,
-    sampling,
-)
+from kastor.domain.permission import Principal
+from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, generated_id
+from kastor.jobs.access import Access
+from kastor.jobs.asks import model_sampling
+from kastor.jobs.requests import ModelChange, NewTuning, check_examples, check_settings
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import Blobs
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
 
 MAX_LOG_BYTES = 1024 * 1024  # of one answer; the caller goes on from the offset it got
-TUNED = "tunedModels/"
 ID_ALPHABET = string.ascii_lowercase + string.digits
 Item = TypeVar("Item")
-
-
-class Generator(Protocol):
-    """What generates: an engine, wherever it runs."""
-
-    def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
-        """The answer as it is made. Blocks between pieces; closing it ends the generation."""
-
-    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
-        """How many tokens the prompt is for this base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +55,6 @@ class Page(Generic[Item]):
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer on its way; `base` is what really generates it."""
-
-    base: BaseModel
-    chunks: abc.Generator[Chunk, None, None]
-
-
 def random_id() -> str:
     """12 random letters and digits, as Google's operations have them."""
     return "".join(secrets.choice(ID_ALPHABET) for _ in range(12))
@@ -101,16 +70,15 @@ class TuningService:
         models: ModelStore,
         blobs: Blobs,
         catalog: Catalog,
-        generator: Generator,
         limits: Limits,
         clock: Callable[[], datetime],
         wake: Callable[[], None],
     ) -> None:
         self._jobs = jobs
         self._models = models
+        self._access = Access(models)
         self._blobs = blobs
         self._catalog = catalog
-        self._generator = generator
         self._clock = clock
         self._wake = wake
         self.limits = limits
@@ -146,7 +114,7 @@ class TuningService:
             NotFound: there is none of this id.
 
         """
-        found = self._models.get(model_id)
+        found = self._access.model(model_id, caller)
         return self._tuning(found, self._jobs.get(found.job_id))
 
     def models(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[Tuning]:
@@ -162,7 +130,7 @@ class TuningService:
             NotFound: there is none of this id.
 
         """
-        present = self._models.get(model_id)
+        present = self._access.model(model_id, caller)
         changed = replace(present, updated_at=self._clock(), **change)
         check_settings(changed, self.limits)
         self._models.update(changed)
@@ -175,7 +143,7 @@ class TuningService:
             NotFound: there is none of this id.
 
         """
-        model = self._models.get(model_id)
+        model = self._access.model(model_id, caller)
         self._jobs.request_cancel(model.job_id, at=self._clock())
         self._models.release(model_id)
         self._wake()
@@ -197,7 +165,7 @@ class TuningService:
             NotFound: there is no such model, or its job is another.
 
         """
-        found = self._models.get(model_id)
+        found = self._access.model(model_id, caller)
         if found.job_id != job_id:
             raise NotFound(f"Operation tunedModels/{model_id}/operations/{job_id} does not exist.")
         return self._tuning(found, self._jobs.get(job_id))
@@ -209,7 +177,7 @@ class TuningService:
             NotFound: there is no such model.
 
         """
-        self.cancel(self._models.get(model_id).job_id, caller)
+        self.cancel(self._access.model(model_id, caller).job_id, caller)
 
     # jobs
 
@@ -262,61 +230,6 @@ class TuningService:
         """Optimizer steps done, over all kept jobs."""
         return self._jobs.total_steps()
 
-    # base models
-
-    def base_models(self) -> tuple[tuple[str, BaseModel], ...]:
-        """Every name of a base, the aliases last, and what it means."""
-        own = tuple((base.id, base) for base in self._catalog.bases.values())
-        return own + tuple((alias, self._catalog.base(alias)) for alias in self._catalog.aliases)
-
-    def base_model(self, name: str) -> BaseModel:
-        """The base that `name` means.
-
-        Raises:
-            NotFound: names near ones.
-
-        """
-        return self._catalog.base(name)
-
-    # generation
-
-    def stream(self, name: str, ask: Ask, caller: Principal) -> Answer:
-        """An answer by the base model `models/…` or the tuned model `tunedModels/…`; made as its chunks are read.
-
-        Raises:
-            InvalidArgument: the prompt or a value is out of bounds.
-            NotFound: there is no such model.
-            FailedPrecondition: the tuned model is not ready.
-
-        """
-        if name.startswith(TUNED):
-            model, job = self._asked_model(name, ask.prompt)
-            base, adapter = self._catalog.base(job.spec.base_model), job.id
-            default = model_sampling(model, base.sampling)
-        else:
-            base, adapter = self._catalog.base(name), None
-            default = base.sampling
-        chosen = sampling(ask, default, base.output_token_limit)
-        return Answer(base, self._generator.stream(GenerateRequest(base.id, ask.prompt, chosen, adapter)))
-
-    def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> int:
-        """How many tokens the prompt is for the model.
-
-        Raises:
-            NotFound: there is no such model.
-
-        """
-        if name.startswith(TUNED):
-            name = self._jobs.get(self._models.get(name.removeprefix(TUNED)).job_id).spec.base_model
-        return self._generator.count_tokens(self._catalog.base(name).id, prompt)
-
-    def _asked_model(self, name: str, prompt: Prompt) -> tuple[TunedModel, TuningJob]:
-        model = self._models.get(name.removeprefix(TUNED))
-        job = self._jobs.get(model.job_id)
-        _require_active(model, job)
-        check_prompt(prompt, model.name, self.limits)
-        return model, job
-
     # below: parts
 
     def _tunable(self, name: str) -> BaseModel:
@@ -364,15 +277,3 @@ class TuningService:
 
     def _view(self, job: TuningJob) -> JobView:
         return JobView(job, tuple(self._jobs.snapshots(job.id)))
-
-
-def _require_active(model: TunedModel, job: TuningJob) -> None:
-    state = MODEL_STATE[job.state]
-    if state is ModelState.CREATING:
-        raise FailedPrecondition(
-            f"Tuned model {model.name} is CREATING (its job is {job.state}, {job.completed_steps} of "
-            f"{job.spec.total_steps} steps done). Try again when its state is ACTIVE."
-        )
-    if state is ModelState.FAILED:
-        why = job.error.message if job.error else "its tuning was cancelled."
-        raise FailedPrecondition(f"Tuned model {model.name} is FAILED: {why} Tune a new one.")

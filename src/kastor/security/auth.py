@@ -5,9 +5,9 @@ import hmac
 from collections.abc import Mapping
 
 from kastor.domain.errors import InvalidArgument, PermissionDenied, Unauthenticated
-from kastor.domain.tuned_model import Principal
+from kastor.domain.permission import Principal
 
-LOCAL = Principal("local@kastor")
+LOCAL = Principal("local@kastor", operator=True)
 """Everybody, on a server without keys."""
 
 

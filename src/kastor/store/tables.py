@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     DateTime,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     and_,
     or_,
 )
@@ -88,7 +90,64 @@ tuned_models = Table(
     Column("temperature", Double),
     Column("top_p", Double),
     Column("top_k", Integer),
+    Column("source", String(255)),  # name of the tuned model it was tuned on
     Index(None, "created_at", "id"),  # page
+    Index(None, "owner", "created_at", "id"),  # page of one owner
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("model_id", ForeignKey("tuned_models.id", ondelete="CASCADE"), nullable=False),
+    Column("grantee_type", String(8), nullable=False),
+    Column("email", String(320), nullable=False),  # empty for EVERYONE
+    Column("role", String(8), nullable=False),  # never OWNER: that is the model's own column
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("model_id", "grantee_type", "email"),
+    Index(None, "email", "model_id"),  # what is shared with somebody
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),  # SHA-256 of the secret, which is random and long
+    Column("email", String(320), nullable=False),
+    Column("label", Text, nullable=False),
+    Column("operator", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("owner", String(320), nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("mime_type", String(255), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),  # hexadecimal
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Index(None, "owner", "created_at", "id"),  # page
+    Index(None, "expires_at"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(64), primary_key=True),  # SHA-256 of the secret in the session's URL
+    Column("file_id", String(40), nullable=False),
+    Column("owner", String(320), nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("mime_type", String(255), nullable=False),
+    Column("declared_bytes", BigInteger),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "created_at"),
 )
 
 snapshots = Table(

@@ -1,0 +1,101 @@
+"""What callers ask to be generated, as values, and the rules it is held to. Arithmetic only.
+
+Fields are named as the caller wrote them, so that a refusal can be understood; defaults are filled in from the base.
+"""
+
+from dataclasses import dataclass
+
+from kastor.dataset.gate import too_long
+from kastor.domain.content import Prompt
+from kastor.domain.errors import FieldViolation, InvalidArgument
+from kastor.domain.generation import Sampling
+from kastor.domain.limits import Limits
+from kastor.domain.tuned_model import TunedModel
+
+MAX_STOP_SEQUENCES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What to generate. `None` is the tuned model's own value, or else the base's."""
+
+    prompt: Prompt
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop_sequences: tuple[str, ...] = ()
+    max_output_tokens: int | None = None
+    seed: int | None = None
+
+
+def check_prompt(prompt: Prompt, name: str, limits: Limits) -> None:
+    """Nothing, if the tuned model called `name` may be asked this.
+
+    Raises:
+        InvalidArgument: it is too long, or holds what this profile's tuned models do not take.
+
+    """
+    if prompt.system is not None and not limits.system_on_tuned:
+        raise InvalidArgument(
+            f"Developer instruction is not enabled for {name}",
+            violations=(FieldViolation("systemInstruction", "tuned models take none; write it into the prompt"),),
+        )
+    if limits.max_input_chars is not None and prompt.num_chars > limits.max_input_chars:
+        raise InvalidArgument.of("contents", too_long(prompt.num_chars, limits.max_input_chars) + " for a tuned model")
+
+
+def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:
+    """How tokens are chosen: as asked, else as `default` says; never more than the base's `max_output_tokens`.
+
+    Raises:
+        InvalidArgument: a value is out of range; names each.
+
+    """
+    at = "generationConfig."
+    wrong = sampling_violations(at, ask.temperature, ask.top_p, ask.top_k, max_temperature=2.0)
+    if len(ask.stop_sequences) > MAX_STOP_SEQUENCES:
+        said = f"{len(ask.stop_sequences)} sequences, at most {MAX_STOP_SEQUENCES} are allowed"
+        wrong.append(FieldViolation(at + "stopSequences", said))
+    if any(not stop for stop in ask.stop_sequences):
+        wrong.append(FieldViolation(at + "stopSequences", "holds an empty text; leave it out"))
+    asked = ask.max_output_tokens
+    if asked is not None and asked < 1:
+        wrong.append(FieldViolation(at + "maxOutputTokens", f"{asked} is out of range; use 1 or more"))
+    if wrong:
+        raise InvalidArgument.of_all(tuple(wrong))
+    return Sampling(
+        temperature=_first(ask.temperature, default.temperature),
+        top_p=_first(ask.top_p, default.top_p),
+        top_k=ask.top_k if ask.top_k is not None else default.top_k,
+        stop_sequences=ask.stop_sequences,
+        max_output_tokens=max_output_tokens if asked is None else min(asked, max_output_tokens),
+        seed=ask.seed,
+    )
+
+
+def model_sampling(model: TunedModel, base: Sampling) -> Sampling:
+    """The defaults of a tuned model: its own values, else its base's."""
+    return Sampling(
+        temperature=_first(model.temperature, base.temperature),
+        top_p=_first(model.top_p, base.top_p),
+        top_k=model.top_k if model.top_k is not None else base.top_k,
+    )
+
+
+def sampling_violations(
+    at: str, temperature: float | None, top_p: float | None, top_k: int | None, *, max_temperature: float
+) -> list[FieldViolation]:
+    """A violation for each sampling value that is out of range; `at` stands before the field's name."""
+    wrong = []
+    if temperature is not None and not 0 <= temperature <= max_temperature:
+        said = f"{temperature} is out of range; use 0 to {max_temperature}"
+        wrong.append(FieldViolation(f"{at}temperature", said))
+    if top_p is not None and not 0 < top_p <= 1:
+        wrong.append(FieldViolation(f"{at}topP", f"{top_p} is out of range; use one above 0, at most 1"))
+    if top_k is not None and top_k < 1:
+        wrong.append(FieldViolation(f"{at}topK", f"{top_k} is out of range; use a whole number from 1"))
+    return wrong
+
+
+def _first(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
