@@ -1,5 +1,6 @@
 """The real generation process, with a tiny base, behind the server's side of it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
-from kastor.domain.generation import FinishReason, GenerateRequest, Sampling
+from kastor.domain.generation import FinishReason, Form, GenerateRequest, Sampling
 from kastor.lifeline import Lifeline
 from kastor.serving.remote import RemoteEngine, engine_command
 from kastor.settings import Settings, environment
@@ -66,6 +67,27 @@ def test_errors_arrive_as_they_are(engine: RemoteEngine) -> None:
         answer(engine, asked("x" * 400))
     with pytest.raises(FailedPrecondition, match="There is no adapter"):
         answer(engine, asked("x", "job2"))
+
+
+def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: RemoteEngine) -> None:
+    schema = json.dumps({"type": "integer", "minimum": 0, "maximum": 99})
+    sampling = Sampling(
+        seed=3, max_output_tokens=20, presence_penalty=0.5, top_logprobs=2, form=Form("responseSchema", schema)
+    )
+    chunks = list(engine.stream(GenerateRequest("tiny", Prompt.of("one"), sampling, "job1", num_candidates=3)))
+    assert sum(chunk.finish_reason is not None for chunk in chunks) == 3
+    for index in range(3):
+        own = [chunk for chunk in chunks if chunk.index == index]
+        assert 0 <= json.loads("".join(chunk.text for chunk in own)) <= 99
+        assert sum(len(chunk.steps) for chunk in own) == own[-1].output_tokens
+        assert all(len(step.top) == 2 for chunk in own for step in chunk.steps)
+
+
+def test_a_form_that_cannot_be_followed_is_refused_by_its_name(engine: RemoteEngine) -> None:
+    sampling = Sampling(form=Form("responseSchema", '{"type": "string", "pattern": "(?=a)b"}'))
+    with pytest.raises(InvalidArgument, match="responseSchema: cannot be followed: .*look-ahead"):
+        answer(engine, asked("one", sampling=sampling))
+    assert answer(engine, asked("one"))
 
 
 def test_an_answer_nobody_waits_for_is_dropped(engine: RemoteEngine) -> None:

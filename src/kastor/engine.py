@@ -39,6 +39,7 @@ from kastor.serving import wire
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.batching import Batcher, Bounds
 from kastor.serving.cache import SlotCache
+from kastor.serving.guides import Guides
 from kastor.settings import Settings, load_settings
 from kastor.store.blobs import Blobs
 
@@ -55,6 +56,7 @@ class Service:
 
     renderer: Renderer
     batcher: Batcher
+    guides: Guides
 
     def app(self) -> Starlette:
         """The HTTP application."""
@@ -87,14 +89,22 @@ class Service:
         try:
             asked = wire.decode_request(body)
             token_ids = await run_in_threadpool(self.renderer.prompt, asked.prompt)
+            form = asked.sampling.form
             ticket = self.batcher.submit(
-                token_ids, asked.sampling, asked.adapter, lambda event: _hand_over(loop, events, event)
+                token_ids,
+                asked.sampling,
+                asked.adapter,
+                lambda event: _hand_over(loop, events, event),
+                num_candidates=asked.num_candidates,
+                guide=None if form is None else await run_in_threadpool(self.guides.guide, form),
             )
-            while True:
+            num_open = asked.num_candidates
+            while num_open:
                 event = await events.get()
                 yield wire.encode_event(event)
-                if isinstance(event, KastorError) or event.finish_reason is not None:
+                if isinstance(event, KastorError):
                     return
+                num_open -= event.finish_reason is not None
         except KastorError as error:
             yield wire.encode_error(error)
         finally:
@@ -130,7 +140,9 @@ def service(settings: Settings, base: BaseModel) -> Service:
     )
     bank = AdapterBank(model, Blobs(settings.data_dir).adapter, settings.max_resident_adapters)
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
-    return Service(renderer, Batcher(model, bank, renderer.tokenizer, _end_ids(model, renderer), bounds, cache))
+    end_ids = _end_ids(model, renderer)
+    guides = Guides(renderer.tokenizer.to_str(), end_ids, model.config.vocab_size)
+    return Service(renderer, Batcher(model, bank, renderer.tokenizer, end_ids, bounds, cache), guides)
 
 
 class _StageLog:

@@ -13,6 +13,7 @@ from kastor.models.render import Renderer
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.batching import Batcher, Bounds
 from kastor.serving.cache import SlotCache
+from kastor.serving.guides import Guides
 from stepping import Stepper
 from tiny import CONTEXT_TOKENS, tiny_adapter, tiny_base
 
@@ -45,6 +46,7 @@ def stepper(base_folder: Path, adapters_root: Path) -> Callable[..., Stepper]:
         bank = AdapterBank(model, adapters_root.joinpath, max_resident)
         cache = SlotCache.like(model)
         end_ids = frozenset({renderer.closing_id})
-        return Stepper(Batcher(model, bank, renderer.tokenizer, end_ids, replace(BOUNDS, **bounds), cache), renderer)
+        batcher = Batcher(model, bank, renderer.tokenizer, end_ids, replace(BOUNDS, **bounds), cache)
+        return Stepper(batcher, renderer, Guides(renderer.tokenizer.to_str(), end_ids, model.config.vocab_size))
 
     return make

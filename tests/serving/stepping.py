@@ -7,7 +7,9 @@ import torch
 from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling
 from kastor.models.render import Renderer
-from kastor.serving.batching import Batcher, Ticket
+from kastor.serving.batching import Batcher
+from kastor.serving.guides import Guides
+from kastor.serving.rows import Ticket
 
 
 @dataclass
@@ -31,6 +33,16 @@ class Heard:
         return "".join(chunk.text for chunk in self.chunks)
 
     @property
+    def texts(self) -> list[str]:
+        """The text of each candidate."""
+        indices = {chunk.index for chunk in self.chunks}
+        return ["".join(c.text for c in self.chunks if c.index == index) for index in sorted(indices)]
+
+    @property
+    def num_ended(self) -> int:
+        return sum(chunk.finish_reason is not None for chunk in self.chunks)
+
+    @property
     def finish(self) -> FinishReason | None:
         return self.chunks[-1].finish_reason if self.chunks else None
 
@@ -41,21 +53,27 @@ class Stepper:
 
     batcher: Batcher
     renderer: Renderer
+    guides: Guides
 
-    def ask(self, text: str, adapter: str | None = None, **sampling: object) -> tuple[Ticket, Heard]:
+    def ask(
+        self, text: str, adapter: str | None = None, num_candidates: int = 1, **sampling: object
+    ) -> tuple[Ticket, Heard]:
         heard = Heard()
         asked = replace(Sampling(temperature=0, max_output_tokens=12), **sampling)
-        return self.batcher.submit(self.renderer.text(text), asked, adapter, heard), heard
+        guide = None if asked.form is None else self.guides.guide(asked.form)
+        ids = self.renderer.text(text)
+        ticket = self.batcher.submit(ids, asked, adapter, heard, num_candidates=num_candidates, guide=guide)
+        return ticket, heard
 
     def steps(self, num_steps: int) -> None:
         with torch.inference_mode():
             for _ in range(num_steps):
                 self.batcher.step()
 
-    def answer(self, text: str, adapter: str | None = None, **sampling: object) -> Heard:
-        _, heard = self.ask(text, adapter, **sampling)
+    def answer(self, text: str, adapter: str | None = None, num_candidates: int = 1, **sampling: object) -> Heard:
+        _, heard = self.ask(text, adapter, num_candidates, **sampling)
         for _ in range(200):
             self.steps(1)
-            if heard.events and (isinstance(heard.events[-1], KastorError) or heard.events[-1].finish_reason):
+            if heard.events and (isinstance(heard.events[-1], KastorError) or heard.num_ended == num_candidates):
                 return heard
         raise AssertionError("no end after 200 steps")

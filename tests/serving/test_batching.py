@@ -106,6 +106,41 @@ def test_counts_are_totals_so_far_and_only_the_last_chunk_finishes(stepper: Make
     assert told.finish is FinishReason.MAX_TOKENS
 
 
+def test_a_presence_penalty_keeps_an_answer_from_repeating_itself(stepper: MakeStepper) -> None:
+    def repeats(told: Heard) -> int:
+        ids = [step.chosen.token_id for chunk in told.chunks for step in chunk.steps]
+        return len(ids) - len(set(ids))
+
+    asked = {"max_output_tokens": 40, "top_logprobs": 0}
+    free = stepper().answer("one", "a", **asked)
+    held = stepper().answer("one", "a", presence_penalty=1.99, frequency_penalty=1.99, **asked)
+    spurred = stepper().answer("one", "a", presence_penalty=-2.0, frequency_penalty=-2.0, **asked)
+    assert repeats(held) < repeats(free) < repeats(spurred)
+
+
+def test_logprobs_are_told_of_every_token_once(stepper: MakeStepper) -> None:
+    one = stepper()
+    told = one.answer("über", "a", max_output_tokens=30, top_logprobs=3, temperature=1.5, seed=2)
+    steps = [step for chunk in told.chunks for step in chunk.steps]
+    assert len(steps) == told.chunks[-1].output_tokens
+    tokens = [step.chosen.token_id for step in steps]
+    ids = one.renderer.text("über")
+    with torch.inference_mode():
+        held = one.batcher.adapters.acquire("a")
+        one.batcher.adapters.assign([held])
+        logits = one.batcher.model(input_ids=torch.tensor([[*ids, *tokens]])).logits[0, len(ids) - 1 : -1]
+    expected = torch.log_softmax(logits, dim=-1)
+    for step, token, row in zip(steps, tokens, expected, strict=True):
+        assert abs(step.chosen.logprob - float(row[token])) < 1e-3
+        assert [one.token_id for one in step.top] == row.topk(3).indices.tolist()
+        assert step.chosen.text == one.renderer.tokenizer.decode([token], skip_special_tokens=False)
+
+
+def test_who_does_not_ask_for_logprobs_gets_none(stepper: MakeStepper) -> None:
+    told = stepper().answer("one", "a")
+    assert all(chunk.steps == () for chunk in told.chunks)
+
+
 def test_an_answer_ends_with_the_end_of_turn_token(stepper: MakeStepper) -> None:
     one = stepper()
     first = reference(one, "one", "a", 1)[0]

@@ -1,11 +1,14 @@
 """What the server and a generation process say to each other arrives unchanged."""
 
+import dataclasses
+import json
+
 import pytest
 
 from kastor.domain import errors
 from kastor.domain.content import Content, Prompt, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
-from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Sampling
+from kastor.domain.generation import Chunk, FinishReason, Form, GenerateRequest, Sampling, Step, TokenLogprob
 from kastor.serving import wire
 
 PROMPT = Prompt(
@@ -18,7 +21,17 @@ PROMPT = Prompt(
     "request_",
     [
         GenerateRequest("base", PROMPT, Sampling()),
-        GenerateRequest("base", Prompt.of("x"), Sampling(0.5, 0.9, 40, ("END", "\n"), 12, 2**31), "job123"),
+        GenerateRequest("base", Prompt.of("x"), Sampling(0.5, 0.9, 40, ("END", "\n"), 12, 2**31), "job123", 8),
+        GenerateRequest(
+            "base",
+            PROMPT,
+            Sampling(
+                presence_penalty=-2.0,
+                frequency_penalty=0.25,
+                top_logprobs=0,
+                form=Form("f", '{"type":"object"}', ("a", "ü")),
+            ),
+        ),
     ],
 )
 def test_a_request_arrives_unchanged(request_: GenerateRequest) -> None:
@@ -29,7 +42,17 @@ def test_a_prompt_arrives_unchanged() -> None:
     assert wire.decode_prompt(wire.encode_prompt(PROMPT)) == PROMPT
 
 
-@pytest.mark.parametrize("chunk", [Chunk("ü\n", 3, 1), Chunk("", 3, 2, FinishReason.MAX_TOKENS)])
+STEPS = (Step(TokenLogprob("ü", 7, -0.25), (TokenLogprob("\n", 2, -0.125), TokenLogprob("ü", 7, -0.25))),)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        Chunk("ü\n", 3, 1),
+        Chunk("", 3, 2, FinishReason.MAX_TOKENS),
+        Chunk("x", 3, 2, FinishReason.STOP, 7, (*STEPS, Step(TokenLogprob("", 0, 0.0)))),
+    ],
+)
 def test_a_chunk_arrives_unchanged_on_one_line(chunk: Chunk) -> None:
     line = wire.encode_event(chunk)
     assert line.count(b"\n") == 1
@@ -61,3 +84,8 @@ def test_field_violations_arrive() -> None:
 def test_an_unknown_kind_of_error_is_internal() -> None:
     with pytest.raises(Internal, match="odd"):
         wire.decode_count(b'{"error":{"kind":"New","message":"odd","reason":"","violations":[]}}')
+
+
+def test_every_setting_of_sampling_is_sent() -> None:
+    body = json.loads(wire.encode_request(GenerateRequest("base", PROMPT, Sampling())))
+    assert set(body["sampling"]) == {field.name for field in dataclasses.fields(Sampling)}

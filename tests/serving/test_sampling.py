@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kastor.domain.generation import Sampling
-from kastor.serving.sampling import FIRST_LOOK, candidates, drawn, greedy
+from kastor.serving.sampling import FIRST_LOOK, candidate_seed, candidates, drawn, greedy, logprobs, penalised
 
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.2, 0.3]))
 
@@ -48,6 +48,35 @@ def test_draws_follow_the_probabilities() -> None:
     uniforms = [(i + 0.5) / 1000 for i in range(1000)]
     counts = torch.bincount(torch.tensor([drawn(LOGITS, Sampling(), u) for u in uniforms]), minlength=4)
     assert counts.tolist() == [100, 400, 200, 300]
+
+
+def test_penalties_are_taken_off_the_logits_of_what_was_said_already() -> None:
+    sampling = Sampling(presence_penalty=0.5, frequency_penalty=-0.25)
+    torch.testing.assert_close(
+        penalised(torch.ones(4), {0: 1, 3: 4}, sampling), torch.tensor([1 - 0.5 + 0.25, 1, 1, 1 - 0.5 + 1.0])
+    )
+
+
+def test_without_penalties_or_without_tokens_the_logits_are_untouched() -> None:
+    assert penalised(LOGITS, {1: 3}, Sampling()) is LOGITS
+    assert penalised(LOGITS, {}, Sampling(presence_penalty=1.0)) is LOGITS
+
+
+def test_logprobs_are_the_models_own_likeliest_first() -> None:
+    own, top = logprobs(LOGITS + 3.0, 2, 3)
+    assert round(own, 4) == -1.6094
+    assert [(token, round(logprob, 4)) for token, logprob in top] == [(1, -0.9163), (3, -1.204), (2, -1.6094)]
+    assert logprobs(LOGITS, 0, 0)[1] == []
+    assert len(logprobs(LOGITS, 0, 20)[1]) == 4
+
+
+@given(st.integers(-(2**31), 2**31 - 1))
+def test_each_candidate_has_a_seed_of_its_own_that_a_generator_takes(seed: int) -> None:
+    seeds = [candidate_seed(seed, index) for index in range(8)]
+    assert len(set(seeds)) == 8
+    assert seeds == [candidate_seed(seed, index) for index in range(8)]
+    for one in seeds:
+        torch.Generator().manual_seed(one)
 
 
 @given(

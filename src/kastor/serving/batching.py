@@ -2,39 +2,30 @@
 
 One loop: waiting prompts are taken in (several short ones end to end in one pass; a long one in pieces, so that it does
 not hold up the others), then every answer in the batch moves on by one token. An error in a request ends that request.
-Text and sampling are arithmetic elsewhere (`text`, `sampling`); adapters and the cache keep themselves.
+A prompt with several candidates is taken in once, its keys and values then copied. What becomes of a row's logits is
+`rows`; adapters and the cache keep themselves.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import torch
 
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, ResourceExhausted, Unavailable
-from kastor.domain.generation import Chunk, FinishReason, Sampling
-from kastor.serving.adapters import Adapter, AdapterBank
+from kastor.domain.generation import Chunk, Sampling
+from kastor.serving.adapters import AdapterBank
 from kastor.serving.cache import Piece, SlotCache
-from kastor.serving.sampling import drawn, greedy
-from kastor.serving.text import Detokenizer, Writer
+from kastor.serving.guides import Guide
+from kastor.serving.rows import Row, Sink, Ticket, Tokens
 
 PIECE_TOKENS = 256
 """Prompt tokens taken in between two steps: a quarter of a second for the embedded base on two cores."""
 MAX_WAITING = 1000
 """Requests that may wait; more are turned away at once."""
-
-Sink = Callable[[Chunk | KastorError], None]
-"""Where an answer goes, from the generating thread: must return at once. An error, or a finish reason, is the last."""
-
-
-class Tokens(Protocol):
-    """What the batch needs of a tokenizer."""
-
-    def decode(self, ids: list[int]) -> str:
-        """Text of token ids, without control tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +37,6 @@ class Bounds:
     max_output_tokens: int  # of one answer
     context_tokens: int  # prompt and answer together; an answer ends where the context does
     max_cache_tokens: int  # over all rows; a single row is always taken in
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A request on its way. `cancel` may be called from any thread, at any time."""
-
-    prompt_ids: list[int]
-    sampling: Sampling
-    adapter_id: str | None
-    sink: Sink
-    max_output_tokens: int
-    cancelled: bool = False
-
-    def cancel(self) -> None:
-        """Nobody waits for the answer any more: it is dropped before the next step."""
-        self.cancelled = True
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A request that is being answered."""
-
-    ticket: Ticket
-    writer: Writer
-    generator: torch.Generator
-    adapter: Adapter | None = None
-    cached_tokens: int = 0  # of prompt and answer, in the cache
-    output_tokens: int = 0
-    last_token: int = -1  # chosen, not yet in the cache
-
-    @property
-    def reserved_tokens(self) -> int:
-        """Cache this row may come to need."""
-        return len(self.ticket.prompt_ids) + self.ticket.max_output_tokens
 
 
 @dataclass
@@ -98,15 +55,26 @@ class Batcher:
     _rows: list[Row] = field(default_factory=list)  # a row's index is its slot
     _entering: list[Row] = field(default_factory=list)  # their slots follow; more than one only if all are short
 
-    def submit(self, prompt_ids: list[int], sampling: Sampling, adapter_id: str | None, sink: Sink) -> Ticket:
-        """Queue a request; from any thread.
+    def submit(
+        self,
+        prompt_ids: list[int],
+        sampling: Sampling,
+        adapter_id: str | None,
+        sink: Sink,
+        *,
+        num_candidates: int = 1,
+        guide: Guide | None = None,
+    ) -> Ticket:
+        """Queue a request; from any thread. `guide` is the beginning of the form that its answers must take.
 
         Raises:
-            InvalidArgument: the prompt, or the answer asked for, is longer than the base allows.
+            InvalidArgument: the prompt, or what is asked for, is more than the base allows.
             Unavailable: too many wait already, or the process is ending.
 
         """
-        ticket = Ticket(prompt_ids, sampling, adapter_id, sink, self._room_for_answer(len(prompt_ids), sampling))
+        most = self._room_for_answer(len(prompt_ids), sampling)
+        ticket = Ticket(prompt_ids, sampling, adapter_id, sink, most, num_candidates, guide)
+        self._check_candidates(ticket)
         with self._wake:
             if self._closing:
                 raise Unavailable("The generation process is ending; try again.")
@@ -130,6 +98,14 @@ class Batcher:
             )
         return min(limit if asked is None else asked, self.bounds.context_tokens - num_prompt)
 
+    def _check_candidates(self, ticket: Ticket) -> None:
+        num, rows, memory = ticket.num_candidates, self.bounds.max_rows, self.bounds.max_cache_tokens
+        if num > rows:
+            raise InvalidArgument.of("generationConfig.candidateCount", f"{num}; at most {rows} are made side by side")
+        if num > 1 and num * ticket.reserved_tokens > memory:
+            said = f"{num} answers of up to {ticket.reserved_tokens} tokens with their prompt do not fit into memory"
+            raise InvalidArgument.of("generationConfig.candidateCount", said + "; ask for fewer, or for shorter ones")
+
     def close(self) -> None:
         """End `run` before its next step; whoever is still waiting is told so. From any thread."""
         with self._wake:
@@ -142,9 +118,7 @@ class Batcher:
             while self._work_or_wait():
                 self.step()
         error = Unavailable("The generation process is ending; try again.")
-        for row in [*self._rows, *self._entering]:
-            self._tell(row.ticket, error)
-        for ticket in self._waiting:
+        for ticket in dict.fromkeys([*(row.ticket for row in [*self._rows, *self._entering]), *self._waiting]):
             self._tell(ticket, error)
 
     def _work_or_wait(self) -> bool:
@@ -156,14 +130,18 @@ class Batcher:
 
     def step(self) -> None:
         """Drop who is gone, take in some of who waits, and move every answer on by one token."""
-        for row in [*self._rows, *self._entering]:
-            if row.ticket.cancelled:
-                self._leave(row)
+        self._drop()
         self._admit()
         if self._entering:
             self._guarded(self._prefill, self._entering)
+            self._drop()  # candidates of what failed
         if self._rows:
             self._guarded(self._decode, self._rows)
+
+    def _drop(self) -> None:
+        for row in [*self._rows, *self._entering]:
+            if row.ticket.cancelled:
+                self._leave(row)
 
     # ---- joining and leaving
 
@@ -174,35 +152,30 @@ class Batcher:
             if ticket.cancelled:
                 continue
             try:
-                row = self._row(ticket)
-                if ticket.adapter_id is not None:
-                    row.adapter = self.adapters.acquire(ticket.adapter_id)
+                row = self._row(ticket, 0)
             except Exception as error:  # noqa: BLE001 - the process loop: one bad request must not end the others
                 self._tell(ticket, _reported(error))
             else:
                 self._entering.append(row)
 
     def _fits(self, ticket: Ticket) -> bool:
-        present = [*self._rows, *self._entering]
-        if len(present) >= self.bounds.max_rows:
+        tickets = [row.ticket for row in [*self._rows, *self._entering]]
+        if not tickets:
+            return True
+        num_rows = len(self._rows) + sum(row.ticket.num_candidates for row in self._entering) + ticket.num_candidates
+        if num_rows > self.bounds.max_rows:
             return False
         if ticket.adapter_id is not None and not self.adapters.can_hold(ticket.adapter_id):
             return False
         entering = sum(len(row.ticket.prompt_ids) for row in self._entering)
         if self._entering and entering + len(ticket.prompt_ids) > PIECE_TOKENS:
             return False
-        longest = max((row.reserved_tokens for row in present), default=0)
-        longest = max(longest, len(ticket.prompt_ids) + ticket.max_output_tokens)
-        return not present or (len(present) + 1) * longest <= self.bounds.max_cache_tokens
+        longest = max(one.reserved_tokens for one in [*tickets, ticket])
+        return num_rows * longest <= self.bounds.max_cache_tokens
 
-    def _row(self, ticket: Ticket) -> Row:
-        writer = Writer(Detokenizer(self.tokens.decode), ticket.sampling.stop_sequences)
-        generator = torch.Generator()
-        if ticket.sampling.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(ticket.sampling.seed)
-        return Row(ticket, writer, generator)
+    def _row(self, ticket: Ticket, index: int) -> Row:
+        adapter = None if ticket.adapter_id is None else self.adapters.acquire(ticket.adapter_id)
+        return Row.begin(ticket, index, self.tokens, adapter)
 
     def _leave(self, row: Row) -> None:
         """Take a row out and close the hole it leaves."""
@@ -241,7 +214,8 @@ class Batcher:
         for slot, row in enumerate(rows, start=len(self._rows)):
             rest = len(row.ticket.prompt_ids) - row.cached_tokens
             pieces.append(Piece(slot, row.cached_tokens, min(rest, PIECE_TOKENS)))
-        self.cache.reserve(pieces[-1].slot + 1, max(piece.start + piece.num_tokens for piece in pieces))
+        num_slots = len(self._rows) + sum(row.ticket.num_candidates for row in rows)
+        self.cache.reserve(num_slots, max(piece.start + piece.num_tokens for piece in pieces))
         sizes = [piece.num_tokens for piece in pieces]
         ids = [
             token
@@ -257,11 +231,25 @@ class Batcher:
             row.cached_tokens += size
             if row.cached_tokens == len(row.ticket.prompt_ids):
                 complete.append(row)
-        for row in complete:
+        if complete:  # a prompt in pieces is alone, so it is all of them or none
+            self._join(complete, logits_NV)
+
+    def _join(self, rows: list[Row], logits_NV: torch.Tensor) -> None:
+        """Prompts that are taken in begin to be answered: each as often as it was asked for."""
+        for row in rows:
             self._entering.remove(row)
             self._rows.append(row)
-        if complete:
-            self._choose(complete, logits_NV)
+        joined, places = list(rows), list(range(len(rows)))
+        for place, row in enumerate(rows):
+            slot = self._rows.index(row)
+            for index in range(1, row.ticket.num_candidates):
+                other = self._row(row.ticket, index)
+                self.cache.move(slot, len(self._rows), row.cached_tokens)
+                other.cached_tokens = row.cached_tokens
+                self._rows.append(other)
+                joined.append(other)
+                places.append(place)
+        self._choose(joined, logits_NV[places])
 
     def _decode(self, rows: list[Row]) -> None:
         """One token for every row."""
@@ -294,40 +282,28 @@ class Batcher:
         logits_NV = logits_NV.float().cpu()
         best_N = logits_NV.argmax(dim=-1).tolist()
         finite_N = torch.isfinite(logits_NV).all(dim=-1).tolist()
-        for index, row in enumerate(rows):
-            if not finite_N[index]:
+        for row, logits_V, best, finite in zip(rows, logits_NV, best_N, finite_N, strict=True):
+            if row.ticket.cancelled:
+                continue
+            if not finite:
                 which = f"adapter {row.ticket.adapter_id}" if row.ticket.adapter_id else "base model"
                 self._end_with(row, Internal(f"The {which} gives numbers that are not finite; it cannot be used."))
                 continue
             try:
-                sampling, token = row.ticket.sampling, best_N[index]
-                if not greedy(sampling):
-                    token = drawn(logits_NV[index], sampling, float(torch.rand(1, generator=row.generator)))
-                self._accept(row, token)
+                chunk = row.accept(row.choose(logits_V, best), logits_V, self.end_ids)
             except Exception as error:  # noqa: BLE001 - the process loop: the other rows go on
                 self._end_with(row, _reported(error))
-
-    def _accept(self, row: Row, token: int) -> None:
-        """Tell the row's consumer what this token adds; the row leaves if it was the last."""
-        finish = None
-        if token in self.end_ids:
-            finish, text = FinishReason.STOP, row.writer.end()
-        else:
-            row.last_token = token
-            row.output_tokens += 1
-            text = row.writer.push(token)
-            if not row.writer.stopped and row.output_tokens >= row.ticket.max_output_tokens:
-                text += row.writer.end()
-                finish = FinishReason.MAX_TOKENS
-            if row.writer.stopped:
-                finish = FinishReason.STOP
-        if text or finish:
-            self._tell(row.ticket, Chunk(text, len(row.ticket.prompt_ids), row.output_tokens, finish))
-        if finish:
-            self._leave(row)
+                continue
+            if chunk is not None:
+                self._tell(row.ticket, chunk)
+                if chunk.finish_reason is not None:
+                    self._leave(row)
 
     def _end_with(self, row: Row, error: KastorError) -> None:
-        self._tell(row.ticket, error)
+        """End a row's request; other candidates of it leave before the next pass."""
+        if not row.ticket.cancelled:
+            self._tell(row.ticket, error)
+            row.ticket.cancel()
         if row in self._rows or row in self._entering:
             self._leave(row)
 

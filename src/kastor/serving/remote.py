@@ -99,20 +99,23 @@ class RemoteEngine:
         self._num_started = 0
 
     def stream(self, request: GenerateRequest) -> Iterator[Chunk]:
-        """The answer, piece by piece, as it is made; closing the iterator cancels what is not made yet.
+        """The answers, piece by piece, as they are made; closing the iterator cancels what is not made yet.
 
         Raises:
-            InvalidArgument: the prompt is too long, or more output is asked for than the base gives.
+            InvalidArgument: the prompt is too long, more is asked for than the base gives, or the form asked for
+                cannot be followed.
             FailedPrecondition: the adapter cannot be served.
             Unavailable: the generation process cannot start, died or is ending; says what it said last.
 
         """
         body = wire.encode_request(request)
+        num_open = request.num_candidates
         with contextlib.closing(self._lines(request.base_model, wire.GENERATE, body)) as lines:
             for line in lines:
                 chunk = wire.decode_chunk(line)
+                num_open -= chunk.finish_reason is not None
                 yield chunk
-                if chunk.finish_reason is not None:
+                if not num_open:
                     return
         raise Unavailable(f"The generation process for models/{request.base_model} ended in mid-answer; try again.")
 

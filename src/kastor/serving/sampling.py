@@ -1,7 +1,10 @@
-"""Logits -> the next token, as pure functions: temperature, top-k, top-p, one uniform draw a token.
+"""Logits -> the next token, as pure functions: penalties, temperature, top-k, top-p, one uniform draw a token.
 
 Shapes: V vocabulary, K candidates by falling probability.
 """
+
+from collections.abc import Mapping
+from hashlib import blake2b
 
 import torch
 
@@ -14,6 +17,44 @@ FIRST_LOOK = 1024
 def greedy(sampling: Sampling) -> bool:
     """Whether the draw plays no part."""
     return sampling.temperature == 0 or sampling.top_k == 1
+
+
+def candidate_seed(seed: int, index: int) -> int:
+    """The seed of one of several answers to a prompt; the first has the request's own.
+
+    >>> candidate_seed(7, 0), candidate_seed(7, 1) == candidate_seed(7, 2)
+    (7, False)
+    """
+    if index == 0:
+        return seed
+    return int.from_bytes(blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()) >> 1  # torch takes 63 bits
+
+
+def penalised(logits_V: torch.Tensor, counts: Mapping[int, int], sampling: Sampling) -> torch.Tensor:
+    """The logits, less the penalties of the tokens that an answer holds already, `counts` times each.
+
+    The formula that OpenAI documents, and Google describes: frequency x count + presence.
+
+    >>> penalised(torch.zeros(3), {1: 2}, Sampling(presence_penalty=0.5, frequency_penalty=1.0)).tolist()
+    [0.0, -2.5, 0.0]
+    """
+    if not counts or not (sampling.presence_penalty or sampling.frequency_penalty):
+        return logits_V
+    ids_K = torch.tensor(list(counts))
+    counts_K = torch.tensor(list(counts.values()), dtype=logits_V.dtype)
+    return logits_V.index_add(0, ids_K, -(sampling.frequency_penalty * counts_K + sampling.presence_penalty))
+
+
+def logprobs(logits_V: torch.Tensor, token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The token's log-probability, and the `num_top` likeliest tokens with theirs: the model's own, at temperature 1.
+
+    >>> own, top = logprobs(torch.log(torch.tensor([0.25, 0.75])), 0, 1)
+    >>> round(own, 3), [(token, round(logprob, 3)) for token, logprob in top]
+    (-1.386, [(1, -0.288)])
+    """
+    logprobs_V = torch.log_softmax(logits_V, dim=0)
+    values_K, ids_K = logprobs_V.topk(min(num_top, logprobs_V.numel()))
+    return float(logprobs_V[token]), list(zip(ids_K.tolist(), values_K.tolist(), strict=True))
 
 
 def candidates(logits_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:

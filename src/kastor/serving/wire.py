@@ -1,9 +1,11 @@
 """The private wire between the server and a generation process: JSON over HTTP on a unix socket. No torch.
 
-`POST /generate` takes a request and answers one JSON object a line: chunks, then, if it went wrong, an error.
+`POST /generate` takes a request and answers one JSON object a line: chunks of each candidate as they come, then, if it
+went wrong, an error; it ends when every candidate has its last chunk.
 `POST /count` takes a prompt and answers with one line: a count or an error. `GET /ready` answers once all is loaded.
 """
 
+import dataclasses
 from typing import Any
 
 import orjson
@@ -11,9 +13,10 @@ import orjson
 from kastor.domain import errors
 from kastor.domain.content import Content, Prompt, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
-from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Sampling
+from kastor.domain.generation import Chunk, FinishReason, Form, GenerateRequest, Sampling, Step, TokenLogprob
 
 READY, GENERATE, COUNT = "/ready", "/generate", "/count"
+SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
 
 ERRORS = {
     kind.__name__: kind
@@ -44,18 +47,17 @@ def decode_prompt(body: bytes) -> Prompt:
 
 def encode_request(request: GenerateRequest) -> bytes:
     """A request as JSON."""
-    sampling = request.sampling
+    sampling = {name: getattr(request.sampling, name) for name in SAMPLING}
+    form = request.sampling.form
+    if form is not None:
+        sampling["form"] = {"field": form.field, "schema": form.schema, "choices": form.choices}
     return orjson.dumps(
         {
             "base": request.base_model,
             "adapter": request.adapter,
+            "candidates": request.num_candidates,
             "prompt": _prompt_object(request.prompt),
-            "temperature": sampling.temperature,
-            "topP": sampling.top_p,
-            "topK": sampling.top_k,
-            "stop": sampling.stop_sequences,
-            "maxOutputTokens": sampling.max_output_tokens,
-            "seed": sampling.seed,
+            "sampling": sampling,
         }
     )
 
@@ -63,15 +65,13 @@ def encode_request(request: GenerateRequest) -> bytes:
 def decode_request(body: bytes) -> GenerateRequest:
     """The request of a JSON body."""
     fields = orjson.loads(body)
-    sampling = Sampling(
-        temperature=fields["temperature"],
-        top_p=fields["topP"],
-        top_k=fields["topK"],
-        stop_sequences=tuple(fields["stop"]),
-        max_output_tokens=fields["maxOutputTokens"],
-        seed=fields["seed"],
-    )
-    return GenerateRequest(fields["base"], _prompt(fields["prompt"]), sampling, fields["adapter"])
+    said = fields["sampling"]
+    form = said["form"]
+    if form is not None:
+        form = Form(form["field"], form["schema"], tuple(form["choices"]))
+    sampling = Sampling(**said | {"stop_sequences": tuple(said["stop_sequences"]), "form": form})
+    prompt = _prompt(fields["prompt"])
+    return GenerateRequest(fields["base"], prompt, sampling, fields["adapter"], fields["candidates"])
 
 
 def encode_event(event: Chunk | KastorError) -> bytes:
@@ -81,6 +81,10 @@ def encode_event(event: Chunk | KastorError) -> bytes:
     fields: dict[str, Any] = {"text": event.text, "prompt": event.prompt_tokens, "output": event.output_tokens}
     if event.finish_reason is not None:
         fields["finish"] = event.finish_reason
+    if event.index:
+        fields["index"] = event.index
+    if event.steps:
+        fields["steps"] = [[_logprob_list(one) for one in (step.chosen, *step.top)] for step in event.steps]
     return orjson.dumps(fields) + b"\n"
 
 
@@ -93,7 +97,14 @@ def decode_chunk(line: str | bytes) -> Chunk:
     """
     fields = _fields(line)
     finish = fields.get("finish")
-    return Chunk(fields["text"], fields["prompt"], fields["output"], None if finish is None else FinishReason(finish))
+    return Chunk(
+        fields["text"],
+        fields["prompt"],
+        fields["output"],
+        None if finish is None else FinishReason(finish),
+        fields.get("index", 0),
+        tuple(_step(*step) for step in fields.get("steps", ())),
+    )
 
 
 def encode_count(num_tokens: int) -> bytes:
@@ -134,6 +145,14 @@ def _fields(line: str | bytes) -> dict[str, Any]:
         violations = tuple(FieldViolation(*pair) for pair in error["violations"])
         raise InvalidArgument(error["message"], violations=violations, reason=error["reason"])
     raise kind(error["message"], reason=error["reason"])
+
+
+def _logprob_list(one: TokenLogprob) -> list[object]:
+    return [one.text, one.token_id, one.logprob]
+
+
+def _step(chosen: list[Any], *top: list[Any]) -> Step:
+    return Step(TokenLogprob(*chosen), tuple(TokenLogprob(*one) for one in top))
 
 
 def _prompt_object(prompt: Prompt) -> dict[str, Any]:

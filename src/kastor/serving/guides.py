@@ -1,0 +1,119 @@
+"""Which tokens may come next so that an answer takes the form asked for: JSON by a schema, or one of several texts.
+
+The grammar is llguidance's, in its home module. Its work for one grammar, and for one step of it, is bounded below, so
+a hostile schema is refused or ends its own answer and holds up nobody. Between the parts of a JSON answer there is at
+most one line end with indentation: a model cannot go on with white space for ever.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from kastor.domain.errors import InvalidArgument
+from kastor.domain.generation import Form
+
+WHITE_SPACE = r"\n?[ ]{0,16}"
+MAX_REASON_CHARS = 300
+LIMITS = LLParserLimits(
+    initial_lexer_fuel=1_000_000,  # 20 ms
+    step_lexer_fuel=200_000,  # 14 ms
+    step_max_items=50_000,  # 3 ms
+    max_lexer_states=20_000,  # 2 kB each
+    max_grammar_size=100_000,
+    verbose_errors=False,
+)
+
+
+@dataclass(slots=True, eq=False)
+class Guide:
+    """Where one answer stands in its grammar."""
+
+    matcher: LLMatcher
+    field: str
+
+    def masked(self, logits_V: torch.Tensor) -> torch.Tensor:
+        """The logits with -inf for each token that may not come next.
+
+        Raises:
+            InvalidArgument: the form is too complex to go on, or nothing fits it.
+
+        """
+        words = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
+        self._check()
+        allowed_V = torch.zeros(logits_V.numel(), dtype=torch.bool)
+        bits = np.unpackbits(words, bitorder="little", count=min(words.size * 8, logits_V.numel()))
+        allowed_V[: bits.size] = torch.from_numpy(bits).bool()
+        if not bool(allowed_V.any()):
+            raise InvalidArgument.of(self.field, "no text fits it as far as the answer has come; ask for less")
+        return logits_V.masked_fill(~allowed_V, -torch.inf)
+
+    def accept(self, token: int) -> bool:
+        """Go on by this token, which `masked` allowed; whether the answer is complete and nothing may follow.
+
+        Raises:
+            InvalidArgument: the form is too complex to go on.
+
+        """
+        self.matcher.consume_token(token)
+        self._check()
+        return self.matcher.is_stopped()
+
+    def copy(self) -> "Guide":
+        """The same place, to go on from by another way."""
+        return Guide(self.matcher.deep_copy(), self.field)
+
+    def _check(self) -> None:
+        if self.matcher.is_error():
+            raise _refused(self.field, self.matcher.get_error())
+
+
+class Guides:
+    """Makes guides for one base. Thread-safe; to be called outside the generating thread, for it takes its time."""
+
+    def __init__(self, tokenizer: str, end_ids: Iterable[int], vocabulary_size: int) -> None:
+        """For the tokenizer in `tokenizer` (the text of its tokenizer.json) and logits of `vocabulary_size`."""
+        self._text, self._end_ids, self._vocabulary_size = tokenizer, sorted(end_ids), vocabulary_size
+        self._lock = threading.Lock()
+        self._tokenizer: LLTokenizer | None = None
+
+    def guide(self, form: Form) -> Guide:
+        """The beginning of an answer of this form.
+
+        Raises:
+            InvalidArgument: the form cannot be compiled; names the caller's field and the reason.
+
+        """
+        matcher = LLMatcher(self._made_tokenizer(), _grammar(form), log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise _refused(form.field, matcher.get_error())
+        return Guide(matcher, form.field)
+
+    def _made_tokenizer(self) -> LLTokenizer:
+        with self._lock:  # half a second for a vocabulary of 50,000: made when first needed
+            if self._tokenizer is None:
+                self._tokenizer = LLTokenizer(self._text, n_vocab=self._vocabulary_size, eos_token=self._end_ids)
+            return self._tokenizer
+
+
+def _grammar(form: Form) -> str:
+    if form.choices:
+        return LLMatcher.grammar_from_regex("|".join(map(re.escape, form.choices)))
+    try:
+        return LLMatcher.grammar_from_json_schema(
+            json.loads(form.schema), overrides={"whitespace_pattern": WHITE_SPACE}
+        )
+    except ValueError as error:  # a number beyond its 64 bits
+        raise _refused(form.field, str(error)) from error
+
+
+def _refused(field: str, reason: str) -> InvalidArgument:
+    said = reason.partition("\n<")[0].strip()  # its own state follows in a tag
+    said = said.splitlines()[-1].removeprefix("error: ")  # a pattern stands before what is wrong with it
+    said = said if len(said) <= MAX_REASON_CHARS else said[:MAX_REASON_CHARS] + "…"
+    return InvalidArgument.of(field, f"cannot be followed: {said}")

@@ -1,0 +1,134 @@
+"""One answer in the making: the request it belongs to, and the way from logits to what its consumer is told.
+
+Who shares a pass of the model with whom, and where keys and values lie, is the business of `batching`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from kastor.domain.errors import KastorError
+from kastor.domain.generation import Chunk, FinishReason, Sampling, Step, TokenLogprob
+from kastor.serving.adapters import Adapter
+from kastor.serving.guides import Guide
+from kastor.serving.sampling import candidate_seed, drawn, greedy, logprobs, penalised
+from kastor.serving.text import Detokenizer, Writer
+
+Sink = Callable[[Chunk | KastorError], None]
+"""Where answers go, from the generating thread: must return at once. The last is an error, or the finish reason of the
+last candidate."""
+
+
+class Tokens(Protocol):
+    """What is needed of a tokenizer."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids, without control tokens or with them."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request on its way. `cancel` may be called from any thread, at any time."""
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    adapter_id: str | None
+    sink: Sink
+    max_output_tokens: int
+    num_candidates: int = 1
+    guide: Guide | None = None  # at its beginning; each candidate goes on from a copy
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more: it is dropped before the next step."""
+        self.cancelled = True
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Cache that each of its candidates may come to need."""
+        return len(self.prompt_ids) + self.max_output_tokens
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A candidate that is being produced."""
+
+    ticket: Ticket
+    index: int  # which of the request's candidates
+    tokens: Tokens
+    writer: Writer
+    generator: torch.Generator
+    guide: Guide | None
+    adapter: Adapter | None
+    cached_tokens: int = 0  # of prompt and answer, in the cache
+    output_tokens: int = 0
+    last_token: int = -1  # chosen, not yet in the cache
+    counts: Counter[int] = field(default_factory=Counter)  # of the answer's tokens
+    steps: list[Step] = field(default_factory=list)  # not yet told
+
+    @classmethod
+    def begin(cls, ticket: Ticket, index: int, tokens: Tokens, adapter: Adapter | None) -> "Row":
+        """The candidate before its first token."""
+        writer = Writer(Detokenizer(tokens.decode), ticket.sampling.stop_sequences)
+        generator = torch.Generator()
+        if ticket.sampling.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(candidate_seed(ticket.sampling.seed, index))
+        guide = None if ticket.guide is None else ticket.guide.copy()
+        return cls(ticket, index, tokens, writer, generator, guide, adapter)
+
+    def choose(self, logits_V: torch.Tensor, best: int) -> int:
+        """The next token; `best` is where the logits are highest.
+
+        Raises:
+            InvalidArgument: the answer's form cannot be followed any further.
+
+        """
+        sampling = self.ticket.sampling
+        scores_V = penalised(logits_V, self.counts, sampling)
+        if self.guide is not None:
+            scores_V = self.guide.masked(scores_V)
+        if not greedy(sampling):
+            return drawn(scores_V, sampling, float(torch.rand(1, generator=self.generator)))
+        return best if scores_V is logits_V else int(scores_V.argmax())
+
+    def accept(self, token: int, logits_V: torch.Tensor, end_ids: Set[int]) -> Chunk | None:
+        """What there is to tell once this token was chosen; a chunk with a finish reason is the last.
+
+        Raises:
+            InvalidArgument: the answer's form cannot be followed any further.
+
+        """
+        finish = None
+        if token in end_ids:
+            finish, text = FinishReason.STOP, self.writer.end()
+        else:
+            complete = self._take(token, logits_V)
+            text = self.writer.push(token)
+            if self.writer.stopped:
+                finish = FinishReason.STOP
+            elif complete or self.output_tokens >= self.ticket.max_output_tokens:
+                text += self.writer.end()
+                finish = FinishReason.STOP if complete or self.writer.stopped else FinishReason.MAX_TOKENS
+        if not text and finish is None:
+            return None
+        steps, self.steps = tuple(self.steps), []
+        return Chunk(text, len(self.ticket.prompt_ids), self.output_tokens, finish, self.index, steps)
+
+    def _take(self, token: int, logits_V: torch.Tensor) -> bool:
+        """Note a token of the answer; whether its form allows nothing after it."""
+        self.last_token = token
+        self.output_tokens += 1
+        self.counts[token] += 1
+        num_top = self.ticket.sampling.top_logprobs
+        if num_top is not None:
+            own, top = logprobs(logits_V, token, num_top)
+            self.steps.append(Step(self._told(token, own), tuple(self._told(*one) for one in top)))
+        return self.guide is not None and self.guide.accept(token)
+
+    def _told(self, token: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(self.tokens.decode([token], skip_special_tokens=False), token, logprob)
