@@ -42,6 +42,31 @@ def test_a_job_is_trained_and_its_adapter_published_before_it_is_called_a_succes
     assert any(tensor.any() for name, tensor in adapter(place, "job1").items() if "lora_B" in name)
 
 
+def test_tuning_on_a_tuned_model_goes_on_from_its_adapter_and_leaves_it_alone(place: Place) -> None:
+    place.add()
+    place.work(place.claim())
+    first = adapter(place, "job1")
+    place.add("job2", on="job1", learning_rate=1e-12, num_epochs=1)
+    place.blobs.remove_job("job1")  # the source may be deleted while the job waits
+    assert place.work(place.claim()) == 0
+    second = adapter(place, "job2")
+    assert first.keys() == second.keys()
+    assert all(torch.allclose(first[name], second[name], atol=1e-8) for name in first)
+    losses = [place.jobs.snapshots(job)[step].mean_loss for job, step in (("job1", 0), ("job2", 0))]
+    assert losses[1] < losses[0]
+
+
+def test_a_damaged_adapter_to_go_on_from_fails_the_job_by_name(place: Place) -> None:
+    place.add()
+    place.work(place.claim())
+    place.add("job2", on="job1")
+    (place.blobs.initial_adapter("job2") / "adapter_model.safetensors").write_bytes(b"no adapter")
+    assert place.work(place.claim()) == 0
+    job = place.jobs.get("job2")
+    assert job.state is State.FAILED
+    assert job.error is not None and "adapter_model.safetensors is missing or damaged" in job.error.message
+
+
 def test_a_cancel_is_obeyed_within_one_step(place: Place) -> None:
     place.add(num_epochs=50)
     job = place.claim()

@@ -36,16 +36,28 @@ class Place:
         migrate(self.database)
         self.jobs, self.blobs = JobStore(self.database), Blobs(folder)
 
-    def add(self, job_id: str = "job1", *, num_epochs: int = 3, pairs: list[tuple[str, str]] = PAIRS) -> TuningJob:
+    def add(
+        self,
+        job_id: str = "job1",
+        *,
+        num_epochs: int = 3,
+        pairs: list[tuple[str, str]] = PAIRS,
+        learning_rate: float = 0.01,
+        on: str | None = None,
+    ) -> TuningJob:
+        """A queued job; `on` is the job whose adapter it goes on from."""
         spec = TuningSpec(
             base_model="tiny",
-            hyperparameters=Hyperparameters(num_epochs=num_epochs, batch_size=4, learning_rate=0.01),
+            hyperparameters=Hyperparameters(num_epochs=num_epochs, batch_size=4, learning_rate=learning_rate),
             adapter=AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS),
             num_examples=len(pairs),
+            from_tuned=on is not None,
         )
         at = datetime.now(UTC)
         job = make_job(job_id, spec=spec, created_at=at, updated_at=at)
         self.blobs.write_dataset(job_id, (encode_example(Example.pair(*pair)) for pair in pairs))
+        if on is not None:
+            self.blobs.copy_adapter(on, job_id)
         self.jobs.add(job, make_model(job))
         return job
 

@@ -194,8 +194,8 @@ def test_a_bad_hyperparameter_is_named(world: World, asked: dict[str, object], f
         ({"topP": 0}, "topP"),
         ({"topK": 0}, "topK"),
         ({"tunedModelSource": {"tunedModel": "tunedModels/x"}}, "tunedModelSource"),
+        ({"baseModel": "", "tunedModelSource": {"tunedModel": "models/x"}}, "tunedModelSource.tunedModel"),
         ({"readerProjectNumbers": ["1"]}, "readerProjectNumbers"),
-        ({"baseModel": "tunedModels/x"}, "baseModel"),
         ({"baseModel": ""}, "baseModel"),
     ],
 )

@@ -14,7 +14,7 @@ from kastor.api.wire import Float32, Int32, Wire, clean_float, timestamp
 from kastor.domain.content import Example
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument
 from kastor.domain.job import RequestedHyperparameters, Snapshot, State
-from kastor.domain.tuned_model import MODEL_STATE
+from kastor.domain.tuned_model import MODEL_STATE, TUNED
 from kastor.jobs.requests import ModelChange, NewTuning
 from kastor.jobs.service import Tuning
 from kastor.models.catalog import BaseModel
@@ -66,13 +66,20 @@ class TuningTaskIn(Wire):
     snapshots: OutputOnly = None
 
 
+class SourceIn(Wire):
+    """TunedModelSource. Its base model is the source's, whatever clients send along."""
+
+    tuned_model: str | None = None
+    base_model: OutputOnly = None
+
+
 class TunedModelIn(Wire):
     """TunedModel, as asked for."""
 
     display_name: str | None = None
     description: str | None = None
     base_model: str | None = None
-    tuned_model_source: object | None = None
+    tuned_model_source: SourceIn | None = None
     temperature: Float32 | None = None
     top_p: Float32 | None = None
     top_k: Int32 | None = None
@@ -110,15 +117,23 @@ class TuningTaskOut(Wire):
     hyperparameters: HyperparametersOut
 
 
+class SourceOut(Wire):
+    """TunedModelSource. The legacy SDK needs both fields."""
+
+    tuned_model: str
+    base_model: str
+
+
 class TunedModelOut(Wire):
-    """TunedModel."""
+    """TunedModel, with either a base model or a tuned one as its source."""
 
     type_url: Annotated[str | None, Field(alias="@type")] = None
     name: str
     display_name: str | None
     description: str | None
     state: str
-    base_model: str
+    base_model: str | None
+    tuned_model_source: SourceOut | None
     temperature: Float32
     top_p: Float32
     top_k: int | None
@@ -185,7 +200,7 @@ def new_tuning(body: TunedModelIn, tuned_model_id: str | None) -> NewTuning:
     pairs = (dataset.examples or TuningExamplesIn()).examples or []
     asked = task.hyperparameters or HyperparametersIn()
     return NewTuning(
-        base_model=body.base_model or "",
+        base_model=_source(body),
         examples=tuple(Example.pair(pair.text_input, pair.output) for pair in pairs),
         hyperparameters=RequestedHyperparameters(
             num_epochs=asked.epoch_count,
@@ -200,6 +215,18 @@ def new_tuning(body: TunedModelIn, tuned_model_id: str | None) -> NewTuning:
         top_p=body.top_p,
         top_k=body.top_k,
     )
+
+
+def _source(body: TunedModelIn) -> str:
+    """The base model's or the tuned model's name; google-genai puts the latter into baseModel."""
+    named = body.tuned_model_source.tuned_model if body.tuned_model_source else None
+    if not named:
+        return body.base_model or ""
+    if body.base_model:
+        raise InvalidArgument.of("tunedModelSource", "is given with baseModel; set one of them")
+    if not named.startswith(TUNED):
+        raise InvalidArgument.of("tunedModelSource.tunedModel", f"{named!r} is not of the form {TUNED}ID")
+    return named
 
 
 def model_change(body: TunedModelIn, mask: str | None) -> ModelChange:
@@ -245,7 +272,6 @@ def _snake(name: str) -> str:
 
 def _refuse_unoffered(body: TunedModelIn, only: tuple[str, ...] | None = None) -> None:
     unoffered = {
-        "tuned_model_source": ("tunedModelSource", "tuning on top of a tuned model is not offered yet; use baseModel"),
         "reader_project_numbers": ("readerProjectNumbers", "sharing with projects is not offered; leave it out"),
     }
     said = [unoffered[name] for name in only or unoffered if getattr(body, name)]
@@ -257,13 +283,15 @@ def tuned_model(tuning: Tuning, *, typed: bool = False) -> TunedModelOut:
     """The resource; `typed` as the response of an operation."""
     model, job = tuning.model, tuning.job
     chosen = job.spec.hyperparameters
+    source = SourceOut(tuned_model=model.source, base_model=model.base_model) if model.source else None
     return TunedModelOut(
         type_url=PACKAGE + "TunedModel" if typed else None,
         name=model.name,
         display_name=model.display_name or None,
         description=model.description or None,
         state=MODEL_STATE[job.state].value,
-        base_model=model.base_model,
+        base_model=None if source else model.base_model,
+        tuned_model_source=source,
         temperature=tuning.sampling.temperature,
         top_p=tuning.sampling.top_p,
         top_k=tuning.sampling.top_k,

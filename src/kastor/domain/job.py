@@ -173,6 +173,7 @@ class TuningSpec:
     adapter: AdapterShape
     num_examples: int
     seed: int = 0
+    from_tuned: bool = False  # starts from a copy of another tuned model's adapter instead of a fresh one
 
     @property
     def total_steps(self) -> int:

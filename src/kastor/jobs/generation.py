@@ -94,12 +94,18 @@ class GenerationService:
     def _asked_model(self, name: str, prompt: Prompt, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)
         job = self._jobs.get(model.job_id)
-        _require_active(model, job)
+        require_active(model, job)
         check_prompt(prompt, model.name, self._limits)
         return model, job
 
 
-def _require_active(model: TunedModel, job: TuningJob) -> None:
+def require_active(model: TunedModel, job: TuningJob) -> None:
+    """Nothing, if the model can be used.
+
+    Raises:
+        FailedPrecondition: it is still being made, or failed; says how far, or why.
+
+    """
     state = MODEL_STATE[job.state]
     if state is ModelState.CREATING:
         raise FailedPrecondition(

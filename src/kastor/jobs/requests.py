@@ -30,7 +30,7 @@ MAX_VIOLATIONS = 100  # a data set may be wrong in every line; nobody reads more
 class NewTuning:
     """A tuning to start. What is `None` or empty was not said."""
 
-    base_model: str
+    base_model: str  # a base, or `tunedModels/…`: the tuned model to go on from
     examples: tuple[Example, ...]
     hyperparameters: RequestedHyperparameters = RequestedHyperparameters()
     tuned_model_id: str | None = None

@@ -11,12 +11,13 @@ from typing import Generic, TypeVar
 from kastor.dataset.parse import encode_example
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import Sampling
-from kastor.domain.job import Event, Snapshot, State, TuningJob, TuningSpec, resolve
+from kastor.domain.job import AdapterShape, Event, Snapshot, State, TuningJob, TuningSpec, resolve
 from kastor.domain.limits import Limits
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, generated_id
 from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
+from kastor.jobs.generation import require_active
 from kastor.jobs.requests import ModelChange, NewTuning, check_examples, check_settings
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import Blobs
@@ -55,6 +56,16 @@ class Page(Generic[Item]):
     more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a job begins with."""
+
+    base: BaseModel
+    adapter: AdapterShape
+    base_name: str  # as the caller, or the caller of the source, named it
+    source: TunedModel | None = None  # whose adapter it goes on from
+
+
 def random_id() -> str:
     """12 random letters and digits, as Google's operations have them."""
     return "".join(secrets.choice(ID_ALPHABET) for _ in range(12))
@@ -90,18 +101,21 @@ class TuningService:
 
         Raises:
             InvalidArgument: something asked for is wrong; names the fields.
-            NotFound: there is no such base model.
+            NotFound: there is no such tuned model to go on from.
+            FailedPrecondition: the tuned model to go on from is not ready.
             AlreadyExists: the id is taken.
             ResourceExhausted: the disk is full.
 
         """
-        base = self._tunable(new.base_model)
+        start = self._start(new.base_model, caller)
         check_examples(new.examples, self.limits)
-        job = self._new_job(new, base)
-        model = self._new_model(new, job, caller)
+        job = self._new_job(new, start)
+        model = self._new_model(new, job, start, caller)
         with ExitStack() as undo:
             undo.callback(self._blobs.remove_job, job.id)
             self._blobs.write_dataset(job.id, map(encode_example, new.examples))
+            if start.source is not None:
+                self._blobs.copy_adapter(start.source.job_id, job.id)
             self._jobs.add(job, model)
             undo.pop_all()
         self._wake()
@@ -232,19 +246,33 @@ class TuningService:
 
     # below: parts
 
-    def _tunable(self, name: str) -> BaseModel:
-        if name.startswith(TUNED):
-            raise InvalidArgument.of("baseModel", f"{name!r}: tuning on top of a tuned model is not offered yet")
+    def _start(self, name: str, caller: Principal) -> "_Start":
         if not name:
             raise InvalidArgument.of("baseModel", "is missing; name one of GET /v1beta/models")
+        if name.startswith(TUNED):
+            return self._start_from_tuned(name, caller)
         try:
-            return self._catalog.base(name)
+            base = self._catalog.base(name)
         except NotFound as error:
             raise InvalidArgument.of("baseModel", error.message) from error
+        return _Start(base, base.adapter, f"models/{name.removeprefix('models/')}")
 
-    def _new_job(self, new: NewTuning, base: BaseModel) -> TuningJob:
+    def _start_from_tuned(self, name: str, caller: Principal) -> "_Start":
+        source = self._access.model(name.removeprefix(TUNED), caller)
+        job = self._jobs.get(source.job_id)
+        require_active(source, job)
+        base = self._catalog.base(job.spec.base_model)
+        return _Start(base, job.spec.adapter, source.base_model, source)
+
+    def _new_job(self, new: NewTuning, start: "_Start") -> TuningJob:
         hyperparameters = resolve(new.hyperparameters, len(new.examples), self.limits)
-        spec = TuningSpec(base.id, hyperparameters, base.adapter, len(new.examples))
+        spec = TuningSpec(
+            start.base.id,
+            hyperparameters,
+            start.adapter,
+            len(new.examples),
+            from_tuned=start.source is not None,
+        )
         job_id, now = random_id(), self._clock()
         model_id = new.tuned_model_id
         if model_id is None:
@@ -253,11 +281,12 @@ class TuningService:
             checked_id(model_id, self.limits)
         return TuningJob(job_id, model_id, spec, State.QUEUED, created_at=now, updated_at=now)
 
-    def _new_model(self, new: NewTuning, job: TuningJob, caller: Principal) -> TunedModel:
+    def _new_model(self, new: NewTuning, job: TuningJob, start: "_Start", caller: Principal) -> TunedModel:
         model = TunedModel(
             id=job.tuned_model_id,
             job_id=job.id,
-            base_model=f"models/{new.base_model.removeprefix('models/')}",
+            base_model=start.base_name,
+            source=start.source.name if start.source else None,
             owner=caller.email,
             created_at=job.created_at,
             updated_at=job.created_at,

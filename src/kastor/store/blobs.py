@@ -46,6 +46,10 @@ class Blobs:
         """The published adapter; exists only once the job succeeded."""
         return self.job_dir(job_id) / "adapter"
 
+    def initial_adapter(self, job_id: str) -> Path:
+        """The adapter that the job starts from; exists only where it was made on top of a tuned model."""
+        return self.job_dir(job_id) / "initial"
+
     def log(self, job_id: str) -> Path:
         """The worker's log: JSON lines, and whatever else its process printed."""
         return self.job_dir(job_id) / "log.jsonl"
@@ -62,6 +66,23 @@ class Blobs:
         with _storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
+
+    def copy_adapter(self, source_job_id: str, job_id: str) -> None:
+        """Make the published adapter of one job the initial one of another, which then needs the first no more.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+            FailedPrecondition: there is no published adapter, or the folder cannot be written to.
+
+        """
+        source, target = self.adapter(source_job_id), self.initial_adapter(job_id)
+        with _storage_errors(target):
+            target.mkdir(parents=True, exist_ok=True)
+            try:
+                for file in source.iterdir():
+                    shutil.copyfile(file, target / file.name)
+            except FileNotFoundError as error:
+                raise FailedPrecondition(f"{source} is not there any more; tune on a base model.") from error
 
     def remove_job(self, job_id: str) -> None:
         """Remove a job's files; nothing happens if there are none."""

@@ -42,7 +42,7 @@ class Checkpoint:
     @property
     def manifest(self) -> dict[str, Any]:
         """What its manifest says."""
-        return dict(json.loads((self.folder / MANIFEST_FILE).read_text("utf-8")))
+        return _manifest(self.folder)
 
     @property
     def resumable(self) -> bool:
@@ -113,28 +113,36 @@ class Checkpoints:
 
 
 def restore(checkpoint: Checkpoint, model: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401  # peft model
-    """Load the adapter of `checkpoint` into `model` and return its training state.
+    """Load the adapter of `checkpoint` into `model` and return its training state. Raises what `load_adapter` does."""
+    load_adapter(checkpoint.folder, model)
+    return dict(load_file(checkpoint.folder / STATE_FILE))
+
+
+def load_adapter(folder: Path, model: Any) -> None:  # noqa: ANN401  # peft model
+    """Load the adapter in `folder` into `model`.
 
     Raises:
         FailedPrecondition: a file is damaged, or is not of this model's adapter; names it.
 
     """
-    _verify(checkpoint)
-    weights = load_file(checkpoint.folder / ADAPTER_FILES[1])
-    loaded = set_peft_model_state_dict(model, weights)
+    _verify(folder)
+    loaded = set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[1]))
     wrong = list(loaded.unexpected_keys) + [key for key in loaded.missing_keys if "lora_" in key]
     if wrong:
-        raise FailedPrecondition(f"{checkpoint.folder}: {len(wrong)} tensors do not fit this model, first {wrong[0]}.")
-    return dict(load_file(checkpoint.folder / STATE_FILE))
+        raise FailedPrecondition(f"{folder}: {len(wrong)} tensors do not fit this model, first {wrong[0]}.")
 
 
-def _verify(checkpoint: Checkpoint) -> None:
-    for name, said in checkpoint.manifest["files"].items():
-        file = checkpoint.folder / name
+def _verify(folder: Path) -> None:
+    for name, said in _manifest(folder)["files"].items():
+        file = folder / name
         if not file.is_file() or _sha256(file) != said["sha256"]:
             raise FailedPrecondition(
                 f"{file} is missing or damaged: its sha256 is not the manifest's. Check the disk, and tune again."
             )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / MANIFEST_FILE).read_text("utf-8")))
 
 
 def _write_manifest(folder: Path, about: Mapping[str, object]) -> None:

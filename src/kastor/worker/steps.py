@@ -16,7 +16,7 @@ from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
-from kastor.training.checkpoints import Checkpoints, restore
+from kastor.training.checkpoints import Checkpoints, load_adapter, restore
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach
 from kastor.worker.ownership import Ownership, now
@@ -40,6 +40,8 @@ class Steps:
         folder = ensure_local(base, self._settings.cache_dir, self._on_progress())
         examples = self._examples(base, Renderer.open(folder, base.family))
         model = attach(load_base(folder), self._job.spec.adapter, seed=self._job.spec.seed)
+        if self._job.spec.from_tuned:
+            load_adapter(self._blobs.initial_adapter(self._job.id), model)
         trainer = Trainer(model, examples, self._job.spec)
         self._resume(model, trainer)
         self._ownership.begin_training()
