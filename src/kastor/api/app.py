@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kastor.api.admin import AdminRoutes
 from kastor.api.errors import HTTP_STATUS, error_body
@@ -30,7 +30,22 @@ class Services:
     generation: GenerationService
 
 
-def make_app(services: Services, authenticator: Authenticator, metrics: Metrics, closing: threading.Event) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The HTTP application, with what another edge needs to answer by the same handlers."""
+
+    routes: tuple[BaseRoute, ...]
+    endpoints: Endpoints
+    asgi: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request over HTTP."""
+        await self.asgi(scope, receive, send)
+
+
+def make_app(
+    services: Services, authenticator: Authenticator, metrics: Metrics, closing: threading.Event
+) -> Application:
     """The application; `closing`, once set, ends the streams under way."""
     tuning, generation = services.tuning, services.generation
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
@@ -46,7 +61,7 @@ def make_app(services: Services, authenticator: Authenticator, metrics: Metrics,
         routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted, Exception: _bug}
     )
     app.router.redirect_slashes = False
-    return Observed(app, metrics)
+    return Application(tuple(routes), endpoints, Observed(app, metrics))
 
 
 def _refused(request: Request, error: Exception) -> Response:

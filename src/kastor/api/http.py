@@ -128,7 +128,7 @@ class Endpoints:
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             if headers.get("expect", "").lower() != "100-continue":  # else the client has sent nothing yet
                 await _drain(receive)
-            raise self._too_large()
+            raise self.too_large()
         pieces: list[bytes] = []
         size = 0
         async for piece in _pieces(receive):
@@ -136,11 +136,17 @@ class Endpoints:
             if size > self._max_body_bytes:
                 pieces.clear()
                 await _drain(receive)
-                raise self._too_large()
+                raise self.too_large()
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _too_large(self) -> InvalidArgument:
+    @property
+    def max_body_bytes(self) -> int:
+        """How large a request may be."""
+        return self._max_body_bytes
+
+    def too_large(self) -> InvalidArgument:
+        """What a larger request is told."""
         return InvalidArgument(f"Request payload size exceeds the limit: {self._max_body_bytes} bytes.")
 
     def stopped(self, gone: threading.Event) -> Callable[[], bool]:
@@ -166,12 +172,26 @@ class Endpoint:
         self._sse = sse
         self._limiter = limiter
 
+    @property
+    def handler(self) -> Handler:
+        """What answers a call whose query was checked."""
+        return self._handler
+
+    def check(self, query: Mapping[str, str]) -> None:
+        """Nothing, if the method knows these parameters.
+
+        Raises:
+            InvalidArgument: it does not.
+
+        """
+        _check_query(query, self._query, sse=self._sse)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = Headers(scope=scope)
         query = query_of(scope["query_string"])
         principal = self._shared.principal(headers, query)
-        _check_query(query, self._query, sse=self._sse)
+        self.check(query)
         body = await self._shared.body(headers, receive)
         gone = threading.Event()
         call = Call(principal, scope["path_params"], query, body, self._shared.stopped(gone))
