@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint bench soak docs clean
+.PHONY: help install demo test clients check lint bench soak docs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ demo: $(VENV)/.installed  ## fetch the embedded base, tune it on 15 number pairs
 test: $(VENV)/.installed-dev  ## the test suite
 	@exec scripts/test
 
+clients: $(VENV)/.installed-dev  ## environments of Google's clients, and the tests that run the guide with them
+	@$(BIN)/python scripts/clients
+	@exec $(BIN)/python -m pytest tests/clients
+
 check: $(VENV)/.installed-dev  ## lint, types, contracts; writes nothing
 	@exec scripts/check
 
@@ -44,5 +48,5 @@ docs: $(VENV)/.installed-dev  ## regenerate docs/reference
 soak: $(VENV)/.installed-dev  ## faults on a running job: kill -9, full disk, cancels (minutes)
 	@exec $(BIN)/python -m pytest -m slow tests
 
-clean:  ## remove the virtual environment and caches of the tools
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## remove the virtual environments and caches of the tools
+	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,73 @@
+"""The shell quick start as the guide has it: only host and key differ from Google's."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from client_runs import Ran, run_shell
+from guide_page import program
+from kastor_server import Kastor
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("curl") and shutil.which("jq")), reason="curl and jq are not both on this machine"
+)
+
+
+@pytest.fixture(scope="module")
+def earlier(kastor: Kastor) -> Iterator[str]:
+    """A model that the caller has already, so that the list has a second page."""
+    with httpx.Client(base_url=kastor.url, headers={"x-goog-api-key": kastor.key("emil")}) as client:
+        examples = {"examples": {"examples": [{"textInput": "1", "output": "2"}]}}
+        task = {"trainingData": examples, "hyperparameters": {"epochCount": 1}}
+        body = {"baseModel": "models/smollm2-135m-instruct", "tuningTask": task}
+        answer = client.post("/v1/tunedModels?tunedModelId=earlier", json=body)
+        assert answer.status_code == 200, answer.text
+        yield "tunedModels/earlier"
+        client.delete("/v1/tunedModels/earlier").raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def page(kastor: Kastor, earlier: str, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder, variables = tmp_path_factory.mktemp("page"), {"GOOGLE_API_KEY": kastor.key("emil")}
+    return run_shell(program("curl.md", "sh", url=kastor.url), folder, variables)
+
+
+def left(page: Ran, file: str) -> Any:
+    """The JSON in a file that the page wrote."""
+    return json.loads((page.folder / file).read_bytes())
+
+
+def test_the_loop_ends_with_100_percent_and_a_line_that_says_active(page: Ran) -> None:
+    assert left(page, "tunemodel.json")["metadata"]["totalSteps"] == 13
+    assert "Tuning...100%\n" in page.out
+    assert '  "state": "ACTIVE",\n' in page.out
+
+
+def test_it_generates_at_once_and_piece_by_piece(page: Ran) -> None:
+    whole = left(page, "answer.json")["candidates"][0]
+    assert whole["content"]["role"] == "model"
+    events = (page.folder / "stream.txt").read_bytes().decode().split("\r\n\r\n")
+    assert events.pop() == ""
+    pieces = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert pieces[-1]["candidates"][0]["finishReason"] in ("STOP", "MAX_TOKENS")
+    assert pieces[-1]["usageMetadata"]["totalTokenCount"] > 0
+
+
+def test_pages_follow_one_another_with_the_key_glued_to_the_token(page: Ran, earlier: str) -> None:
+    name = left(page, "tunemodel.json")["metadata"]["tunedModel"]
+    assert f'"{name}"\n' in page.out
+    assert [model["name"] for model in left(page, "more_models.json")["tunedModels"]] == [earlier]
+    assert "nextPageToken" not in left(page, "more_models.json")
+
+
+def test_it_is_edited_deleted_and_gone(page: Ran) -> None:
+    name = left(page, "tunemodel.json")["metadata"]["tunedModel"]
+    assert left(page, "patched.json")["description"] == "Says the next number."
+    assert left(page, "deleted.json") == {}
+    error = left(page, "gone.json")["error"]
+    assert (error["code"], error["status"]) == (404, "NOT_FOUND")
+    assert error["message"] == f"Tuned model {name} does not exist."

@@ -1,0 +1,39 @@
+"""Google's two packages for Node: the page of the guide."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from client_runs import Ran, run_node
+from guide_page import program
+from kastor_server import Kastor
+
+
+@pytest.fixture(scope="module")
+def page(kastor: Kastor, environment: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    modules = environment("node") / "node_modules"
+    tell = ["operation", "model", "answer", "pieces", "totalTokens", "mine", "olderAnswer", "olderPieces"]
+    variables = {"GEMINI_API_KEY": kastor.key("gus")}
+    return run_node(modules, program("node.md", "js", url=kastor.url), tmp_path_factory.mktemp("page"), variables, tell)
+
+
+def test_a_model_is_tuned_by_plain_http(page: Ran) -> None:
+    operation = page.told["operation"]
+    assert operation["done"] is True
+    assert operation["response"]["state"] == "ACTIVE"
+    assert page.told["model"].startswith("tunedModels/increment-")
+
+
+def test_genai_generates_streams_counts_and_lists(page: Ran) -> None:
+    answer = page.told["answer"]
+    assert answer["candidates"][0]["content"]["parts"][0]["text"]
+    assert answer["modelVersion"] == "smollm2-135m-instruct"
+    assert "".join(page.told["pieces"]) == answer["candidates"][0]["content"]["parts"][0]["text"]
+    assert page.told["totalTokens"] > 2
+    assert page.told["mine"] == [page.told["model"]]
+
+
+def test_generative_ai_generates_and_streams_the_same(page: Ran) -> None:
+    assert page.told["olderAnswer"] == page.told["answer"]["candidates"][0]["content"]["parts"][0]["text"]
+    assert "".join(page.told["olderPieces"]) == page.told["olderAnswer"]
