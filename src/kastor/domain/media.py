@@ -1,0 +1,97 @@
+"""What is known about a medium, as values: what it is, which frames are taken from it, what is wrong with it.
+
+Files are fetched, opened and decoded in `kastor.media`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+
+from kastor.domain.errors import InvalidArgument
+
+
+class MediaKind(StrEnum):
+    """What a file's bytes hold, whatever its name or declared type says."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+    PDF = "pdf"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a file says about itself; `None` where it has no such thing.
+
+    Width and height are those of the picture as shown: after `rotation`, the degrees counterclockwise (0, 90, 180 or
+    270) by which decoding turns the stored picture. `page_sizes` are (width, height) in points of 1/72 inch.
+    """
+
+    kind: MediaKind
+    container: str
+    num_bytes: int
+    codec: str | None = None
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    fps: float | None = None
+    rotation: int = 0
+    num_frames: int | None = None
+    num_pages: int | None = None
+    page_sizes: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a video are wanted: `fps` a second of [start_s, end_s), to the end if `end_s` is absent."""
+
+    fps: float = 1.0
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPlan:
+    """The frames chosen from one video: for each moment the presentation time of the frame nearest to it.
+
+    Moments are seconds since the video's first shown frame; `pts` are in units of `time_base` as stored, of which
+    `start_pts` is that first frame. Neither list ever goes back, and a frame nearest to several moments is repeated.
+    """
+
+    moments_s: tuple[float, ...]
+    pts: tuple[int, ...]
+    time_base: Fraction
+    start_pts: int
+    duration_s: float  # of the whole video
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames the plan gives, repeated ones counted."""
+        return len(self.moments_s)
+
+    @property
+    def shown_s(self) -> tuple[float, ...]:
+        """When the chosen frames are really shown, in seconds since the first."""
+        return tuple(float((pts - self.start_pts) * self.time_base) for pts in self.pts)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFault:
+    """Why one medium cannot be used: a stable rule id, what is wrong with it, and what would help."""
+
+    rule: str
+    message: str
+    hint: str = ""
+
+
+class BadMedium(InvalidArgument):
+    """One medium cannot be used; `fault` says why. Nothing else is disturbed by it."""
+
+    def __init__(self, fault: MediaFault) -> None:
+        super().__init__(f"{fault.message} {fault.hint}".strip())
+        self.fault = fault
+
+    @classmethod
+    def of(cls, rule: str, message: str, hint: str = "") -> "BadMedium":
+        """A fault of these words."""
+        return cls(MediaFault(rule, message, hint))

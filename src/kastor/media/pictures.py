@@ -1,0 +1,191 @@
+"""Pictures and PDF pages inside the child process. Runs only in `media.child`.
+
+A picture's size is read from its header and judged before any pixel is unpacked.
+"""
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pillow_heif
+import pypdfium2  # type: ignore[import-untyped]  # no stubs; stays in this module
+from numpy.typing import NDArray
+
+from kastor.domain.media import BadMedium, MediaKind, Probe
+from kastor.media.guards import Guards
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "HEIF")
+ORIENTATION_TAG = 0x0112
+TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}  # EXIF orientation -> counterclockwise quarter turns
+PDF_POINTS_PER_INCH = 72
+PDF_DPI = 144  # of a page whose size nobody asked for
+
+
+def set_up(guards: Guards) -> None:
+    """Make Pillow refuse what is too large, and know HEIC."""
+    PIL.Image.MAX_IMAGE_PIXELS = guards.max_image_pixels
+    warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+    pillow_heif.register_heif_opener()
+
+
+def probe_picture(path: Path, guards: Guards) -> Probe:
+    """What the picture's header says.
+
+    Raises:
+        BadMedium: no picture we accept, too large, or animated.
+
+    """
+    with _opened(path, guards) as image:
+        turns = TURNS.get(_orientation(image), 0)
+        width, height = (image.height, image.width) if turns % 2 else image.size
+        name = str(image.format).lower()
+        return Probe(
+            kind=MediaKind.IMAGE,
+            container="jpeg" if name == "mpo" else name,
+            num_bytes=path.stat().st_size,
+            width=width,
+            height=height,
+            rotation=turns * 90,
+            num_frames=1,
+        )
+
+
+def picture(path: Path, size: tuple[int, int] | None, guards: Guards) -> NDArray[np.uint8]:
+    """The whole picture upright, on white where it is transparent, (height, width, 3); scaled to `size` if given.
+
+    Raises:
+        BadMedium: it is cut off or damaged, or as `probe_picture` says.
+
+    """
+    with _opened(path, guards) as image:
+        try:
+            upright = PIL.ImageOps.exif_transpose(image)
+            return _pixels(_rgb(upright), size)
+        except MemoryError as error:
+            raise _too_much_memory() from error
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise BadMedium.of(
+                "image_corrupt", f"The picture is cut off or damaged: {error}.", "Export it again from the original."
+            ) from error
+
+
+def probe_pdf(path: Path, guards: Guards) -> Probe:
+    """The number of pages and their sizes.
+
+    Raises:
+        BadMedium: no readable PDF, one that asks for a password, or too many pages.
+
+    """
+    document = _pdf(path, guards)
+    try:
+        sizes = tuple(document.get_page_size(i) for i in range(len(document)))
+    except pypdfium2.PdfiumError as error:
+        raise _bad_pdf(error) from error
+    finally:
+        document.close()
+    return Probe(
+        kind=MediaKind.PDF,
+        container="pdf",
+        num_bytes=path.stat().st_size,
+        num_pages=len(sizes),
+        page_sizes=sizes,
+    )
+
+
+def pdf_page(path: Path, number: int, size: tuple[int, int] | None, guards: Guards) -> NDArray[np.uint8]:
+    """Page `number`, counted from 0, as a picture; at 144 dots an inch if no size is asked for.
+
+    Raises:
+        BadMedium: as `probe_pdf`, or there is no such page.
+
+    """
+    document = _pdf(path, guards)
+    try:
+        if not 0 <= number < len(document):
+            raise BadMedium.of("pdf_page_missing", f"There is no page {number + 1}; the file has {len(document)}.")
+        width, height = document.get_page_size(number)
+        asked = size or (width / PDF_POINTS_PER_INCH * PDF_DPI, height / PDF_POINTS_PER_INCH * PDF_DPI)
+        scale = max(asked[0] / max(width, 1e-3), asked[1] / max(height, 1e-3))
+        scale = min(scale, math.sqrt(guards.max_image_pixels / max(width * height, 1e-3)))
+        return _pixels(document[number].render(scale=scale).to_pil().convert("RGB"), size)
+    except pypdfium2.PdfiumError as error:
+        raise _bad_pdf(error) from error
+    except MemoryError as error:
+        raise _too_much_memory() from error
+    finally:
+        document.close()
+
+
+def _opened(path: Path, guards: Guards) -> PIL.Image.Image:
+    try:
+        image = PIL.Image.open(path, formats=FORMATS)
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise _too_large(str(error), guards) from error
+    except MemoryError as error:
+        raise _too_much_memory() from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise BadMedium.of(
+            "media_unreadable", "Not a readable png, jpeg, webp, heic or heif picture.", "Export it again."
+        ) from error
+    width, height = image.size
+    if width * height > guards.max_image_pixels or max(width, height) > guards.max_side:
+        raise _too_large(f"{width} x {height}", guards)
+    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        raise BadMedium.of("image_animated", "The picture is animated.", "Send it as a video, or one picture of it.")
+    return image
+
+
+def _too_large(what: str, guards: Guards) -> BadMedium:
+    return BadMedium.of(
+        "image_too_many_pixels",
+        f"The picture is too large: {what}; at most {guards.max_image_pixels} pixels are unpacked.",
+        "Scale it down, for example with `kastor prepare`.",
+    )
+
+
+def _too_much_memory() -> BadMedium:
+    return BadMedium.of("media_too_much_memory", "The file asks for more memory than a medium may have.")
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION_TAG, 1))
+    except (OSError, ValueError, SyntaxError, TypeError):
+        return 1  # broken EXIF: shown as stored, as browsers do
+
+
+def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image, dtype=np.uint32)
+        return PIL.Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        see_through = image.convert("RGBA")
+        paper = PIL.Image.new("RGBA", see_through.size, "white")
+        return PIL.Image.alpha_composite(paper, see_through).convert("RGB")
+    return image.convert("RGB")
+
+
+def _pixels(image: PIL.Image.Image, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    if size is not None and image.size != size:
+        image = image.resize(size, PIL.Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _pdf(path: Path, guards: Guards) -> pypdfium2.PdfDocument:
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        raise _bad_pdf(error) from error
+    if len(document) > guards.max_pages:
+        document.close()
+        raise BadMedium.of("pdf_too_many_pages", f"More than {guards.max_pages} pages.", "Split the file.")
+    return document
+
+
+def _bad_pdf(error: Exception) -> BadMedium:
+    if "password" in str(error).lower():
+        return BadMedium.of("pdf_encrypted", "The PDF asks for a password.", "Save it without one.")
+    return BadMedium.of("media_unreadable", f"Not a readable PDF ({error}).", "Export it again.")

@@ -1,0 +1,168 @@
+"""What media files are, and which frames would be taken from them, found out in child processes.
+
+A child reads many files, as starting one costs as much as probing fifty. When one dies, the file it died of is named
+and the others are tried again in a new child.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+
+from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling, SamplingPlan
+from kastor.media.guards import Guards
+from kastor.media.sandbox import Child, ChildDied, Patience
+
+FILES_PER_CHILD = 256
+AHEAD = 4  # requests sent before the first is answered; as much as surely fits a pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A video, as its frames (not only its header) tell, and the frames to take."""
+
+    probe: Probe
+    plan: SamplingPlan
+
+
+class Inspector:
+    """Probes and plans, one child process at a time; for one thread at a time. Close it, or use it as a context."""
+
+    def __init__(self, guards: Guards | None = None, *, files_per_child: int = FILES_PER_CHILD) -> None:
+        self._guards = guards or Guards()
+        self._files_per_child = files_per_child
+        self._child: Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def probes(self, paths: Iterable[Path]) -> Iterator[Probe | MediaFault]:
+        """What each file is or why it cannot be used, in order: from its header where that can be trusted."""
+        requests = ({"do": "probe", "path": _absolute(path)} for path in paths)
+        yield from (_probe(answer) if isinstance(answer, dict) else answer for answer in self._answers(requests))
+
+    def plans(self, wanted: Iterable[tuple[Path, Sampling]]) -> Iterator[Planned | MediaFault]:
+        """For each video the frames that `Sampling` asks for, in order; reads each file once in whole."""
+        requests = (
+            {
+                "do": "plan",
+                "path": _absolute(path),
+                "sampling": {"fps": sampling.fps, "start_s": sampling.start_s, "end_s": sampling.end_s},
+            }
+            for path, sampling in wanted
+        )
+        yield from (_planned(answer) if isinstance(answer, dict) else answer for answer in self._answers(requests))
+
+    def _answers(self, requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any] | MediaFault]:
+        """One answer for each request; the dead are replaced."""
+        unsent: deque[dict[str, Any]] = deque()  # given back by a child that died
+        waiting: deque[dict[str, Any]] = deque()
+        while True:
+            try:
+                child = self._ready_child(idle=not waiting)
+                self._send_ahead(child, unsent, waiting, requests)
+                if not waiting:
+                    return
+                answer, _ = child.receive(Patience(self._guards.probe_wall_s))
+            except ChildDied as died:
+                first = self._child is None or self._child.num_answers == 0
+                self.close()
+                if waiting and (first or died.timed_out):
+                    waiting.popleft()
+                    yield died.fault
+                # one that was not the first may have died of an earlier file's harm: it gets a child of its own
+                unsent.extendleft(reversed(waiting))
+                waiting.clear()
+                continue
+            waiting.popleft()
+            yield _fault(answer) or answer
+
+    def _ready_child(self, *, idle: bool) -> Child:
+        if self._child is not None and idle and self._child.num_answers >= self._files_per_child:
+            self.close()
+        if self._child is None:
+            self._child = Child(self._guards)
+        return self._child
+
+    def _send_ahead(
+        self,
+        child: Child,
+        unsent: deque[dict[str, Any]],
+        waiting: deque[dict[str, Any]],
+        requests: Iterator[dict[str, Any]],
+    ) -> None:
+        while len(waiting) < AHEAD and child.num_answers + len(waiting) < self._files_per_child:
+            request = unsent.popleft() if unsent else next(requests, None)
+            if request is None:
+                return
+            waiting.append(request)
+            child.send(request | {"cpu_s": self._guards.probe_cpu_s})
+
+
+def probe(path: Path, guards: Guards | None = None) -> Probe:
+    """What one file is; for many, an `Inspector` is faster.
+
+    Raises:
+        BadMedium: it cannot be used.
+
+    """
+    with Inspector(guards) as inspector:
+        (answer,) = inspector.probes([path])
+    if isinstance(answer, MediaFault):
+        raise BadMedium(answer)
+    return answer
+
+
+def plan(path: Path, sampling: Sampling, guards: Guards | None = None) -> Planned:
+    """The frames to take from one video; for many, an `Inspector` is faster.
+
+    Raises:
+        BadMedium: it cannot be used, or the sampling asks for what it has not.
+
+    """
+    with Inspector(guards) as inspector:
+        (answer,) = inspector.plans([(path, sampling)])
+    if isinstance(answer, MediaFault):
+        raise BadMedium(answer)
+    return answer
+
+
+def _absolute(path: Path) -> str:
+    return str(path.absolute())
+
+
+def _fault(answer: dict[str, Any]) -> MediaFault | None:
+    fault = answer.get("fault")
+    return MediaFault(*map(str, fault)) if isinstance(fault, list) and len(fault) == 3 else None
+
+
+def _probe(answer: dict[str, Any]) -> Probe:
+    fields = dict(answer["probe"])
+    fields["kind"] = MediaKind(fields["kind"])
+    fields["page_sizes"] = tuple((float(width), float(height)) for width, height in fields["page_sizes"])
+    return Probe(**fields)
+
+
+def _planned(answer: dict[str, Any]) -> Planned:
+    plan = answer["plan"]
+    return Planned(
+        _probe(answer),
+        SamplingPlan(
+            tuple(map(float, plan["moments_s"])),
+            tuple(map(int, plan["pts"])),
+            Fraction(*plan["time_base"]),
+            int(plan["start_pts"]),
+            float(plan["duration_s"]),
+        ),
+    )

@@ -1,0 +1,89 @@
+"""What a file is, by its first bytes. Its name and its declared type are not asked."""
+
+import codecs
+from enum import Enum
+
+from kastor.domain.media import BadMedium
+
+NUM_BYTES = 4096
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+REFUSED_PICTURES = {b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff", b"8BPS": "psd"}
+SOUND = {b"ID3": "mp3", b"fLaC": "flac", b"\xff\xfb": "mp3", b"\xff\xf3": "mp3", b"\xff\xf1": "aac", b"\xff\xf9": "aac"}
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<smil", b"[playlist]", b"file '", b"v=0")
+
+
+class Opener(Enum):
+    """Which library opens it."""
+
+    PICTURE = "picture"
+    PDF = "pdf"
+    CONTAINER = "container"
+    SOUND = "sound"
+
+
+def opener(head: bytes) -> tuple[Opener, str]:
+    r"""Who opens a file that begins with `head`, and the format's name where the bytes alone tell it.
+
+    >>> opener(b"\x89PNG\r\n\x1a\n...")[0], opener(b"%PDF-1.7")[0], opener(b"OggS\0")
+    (<Opener.PICTURE: 'picture'>, <Opener.PDF: 'pdf'>, (<Opener.SOUND: 'sound'>, 'ogg'))
+
+    Raises:
+        BadMedium: empty, a playlist or other text, or a format that is not accepted.
+
+    """
+    if not head.strip(b"\0"):
+        raise BadMedium.of("media_empty", "The file is empty." if not head else "The file holds only zeros.")
+    if _is_picture(head):
+        return Opener.PICTURE, ""
+    if b"%PDF-" in head[:1024]:
+        return Opener.PDF, "pdf"
+    if (sound := _sound(head)) is not None:
+        return Opener.SOUND, sound
+    _refuse(head)
+    return Opener.CONTAINER, ""
+
+
+def _is_picture(head: bytes) -> bool:
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    return (
+        head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or brand in HEIF_BRANDS
+    )
+
+
+def _sound(head: bytes) -> str | None:
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return "wav"
+    if head[:4] == b"OggS":
+        if b"theora" in head[:256]:
+            raise BadMedium.of("media_type_unsupported", "Ogg video is not accepted.", "Convert it to mp4 or webm.")
+        return "ogg"
+    return next((name for magic, name in SOUND.items() if head.startswith(magic)), None)
+
+
+def _refuse(head: bytes) -> None:
+    picture = next((name for magic, name in REFUSED_PICTURES.items() if head.startswith(magic)), None)
+    if picture is None and head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        picture = "avif"
+    if picture is not None:
+        raise BadMedium.of(
+            "media_type_unsupported",
+            f"Pictures of type {picture} are not accepted.",
+            "Convert it to png, jpeg, webp, heic or heif.",
+        )
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(PLAYLISTS):
+        raise BadMedium.of(
+            "media_playlist", "The file is a playlist, not a medium; what it names is not followed.", "Name the medium."
+        )
+    if _is_text(head):
+        raise BadMedium.of("media_is_text", "The file is text, not a medium.", "See whether the right file is named.")
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut in two
+    except UnicodeDecodeError:
+        return False
+    return not any(byte < 9 or 13 < byte < 32 for byte in head)
