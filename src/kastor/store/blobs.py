@@ -63,7 +63,7 @@ class Blobs:
 
         """
         path = self.dataset(job_id)
-        with _storage_errors(path.parent):
+        with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
 
@@ -76,7 +76,7 @@ class Blobs:
 
         """
         source, target = self.adapter(source_job_id), self.initial_adapter(job_id)
-        with _storage_errors(target):
+        with storage_errors(target):
             target.mkdir(parents=True, exist_ok=True)
             try:
                 for file in source.iterdir():
@@ -87,7 +87,7 @@ class Blobs:
     def remove_job(self, job_id: str) -> None:
         """Remove a job's files; nothing happens if there are none."""
         folder = self.job_dir(job_id)
-        with _storage_errors(folder):
+        with storage_errors(folder):
             with suppress(FileNotFoundError):
                 # by a rename first, so that nobody meets half a job; what an interrupted removal left goes as well
                 folder.rename(self._jobs / f"{REMOVED}{job_id}-{secrets.token_hex(4)}")
@@ -108,15 +108,27 @@ def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that the names in a folder, too, survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the name, too, survives a power cut
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 @contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Failures of the file system as ours.
+
+    Raises:
+        ResourceExhausted: the disk is full.
+        FailedPrecondition: the folder cannot be written to.
+
+    """
     try:
         yield
     except OSError as error:
