@@ -81,7 +81,7 @@ def test_turns_and_a_system_instruction_reach_a_base_model(world: World) -> None
         Content(Role.MODEL, (Text("c"),)),
         Content(Role.USER, (Text("d"),)),
     )
-    assert world.generator.requests[0].prompt == Prompt(turns, "be brief")
+    assert world.generator.requests[0].prompt == Prompt(turns, (Text("be brief"),))
 
 
 def test_a_system_instruction_for_a_tuned_model_depends_on_the_profile(world: World, store: Database) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kastor.dataset.gate import TokenCount, check, text_faults
-from kastor.dataset.parse import Issue, Row
+from kastor.dataset.issues import Issue, Row
 from kastor.domain.content import Example
 from kastor.domain.limits import GEMINI_API, OPEN
 

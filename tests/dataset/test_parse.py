@@ -1,14 +1,29 @@
 """People's files become examples; faults become issues with their line and what would work."""
 
 import contextlib
+import gzip
 from pathlib import Path
 
+import orjson
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.dataset.parse import Issue, decode_example, encode_example, read_examples, read_rows
-from kastor.domain.content import Content, Example, Role, Text
+from kastor.dataset.issues import Issue
+from kastor.dataset.parse import decode_example, encode_example
+from kastor.dataset.read import read_examples, read_rows
+from kastor.domain.content import (
+    Content,
+    Example,
+    FunctionCall,
+    FunctionResponse,
+    Media,
+    Part,
+    Resolution,
+    Role,
+    Text,
+)
 from kastor.domain.errors import InvalidArgument
 
 PAIRS = [Example.pair("1", "2"), Example.pair("twenty two", "twenty three")]
@@ -67,7 +82,7 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
 
 def test_vertex_lines_are_read_with_trailing_commas(tmp_path: Path) -> None:
     (example,) = read_examples(written(tmp_path, "v.jsonl", VERTEX))
-    assert example == Example(PAIRS[0].contents, system="Count.")
+    assert example == Example(PAIRS[0].contents, (Text("Count."),))
 
 
 @pytest.mark.parametrize(
@@ -87,8 +102,8 @@ def test_vertex_lines_are_read_with_trailing_commas(tmp_path: Path) -> None:
         ('{"contents": [{"role": "assistant", "parts": [{"text": "x"}]}]}', "role", 'Gemini calls it "model"'),
         (
             '{"contents": [{"parts": [{"fileData": {}}]}, {"role": "model", "parts": [{"text": "x"}]}]}',
-            "part_kind",
-            "contents[0].parts[0]: holds 'fileData'; only text",
+            "type",
+            "contents[0].parts[0].fileData.fileUri: null, expected text",
         ),
         (
             '{"contents": [{"role": "user", "parts": [{"text": "a"}]}, {"role": "user", "parts": [{"text": "b"}]},'
@@ -132,12 +147,29 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+seconds = st.none() | st.integers(0, 10**9).map(lambda tenths: tenths / 10)
+resolutions = st.none() | st.sampled_from(Resolution)
+segments = {"start_s": seconds, "end_s": st.none(), "fps": st.none() | st.floats(0.01, 24), "resolution": resolutions}
+objects = st.dictionaries(texts, texts | st.integers(-9, 9) | st.booleans(), max_size=2).map(
+    lambda held: orjson.dumps(held).decode()
+)
+parts = st.lists(
+    st.builds(Text, texts)
+    | st.builds(Media, st.just("video/mp4"), texts.filter(bool), st.just(b""), **segments)
+    | st.builds(Media, st.just("image/png"), st.just(""), st.binary(min_size=1, max_size=20), resolution=resolutions)
+    | st.builds(FunctionCall, texts.filter(bool), objects)
+    | st.builds(FunctionResponse, texts.filter(bool), objects),
+    min_size=1,
+    max_size=4,
+).map(tuple)
 
 
-@given(question=texts, answer=texts, system=st.none() | texts)
-def test_what_is_kept_is_read_back_as_it_was(question: str, answer: str, system: str | None) -> None:
-    turns = (Content(Role.USER, (Text(question), Text("x"))), Content(Role.MODEL, (Text(answer),)))
-    example = Example(turns, system)
+@given(question=parts, answer=parts, system=st.none() | parts, resolution=resolutions)
+def test_what_is_kept_is_read_back_as_it_was(
+    question: tuple[Part, ...], answer: tuple[Part, ...], system: tuple[Part, ...] | None, resolution: Resolution | None
+) -> None:
+    turns = (Content(Role.USER, question), Content(Role.MODEL, answer))
+    example = Example(turns, system, '[{"functionDeclarations":[{"name":"f"}]}]', resolution)
     line = encode_example(example)
     assert b"\n" not in line
     assert decode_example(line) == example
@@ -147,3 +179,111 @@ def test_what_is_kept_is_read_back_as_it_was(question: str, answer: str, system:
 def test_no_bytes_bring_the_reader_down(data: bytes) -> None:
     with contextlib.suppress(InvalidArgument):
         decode_example(data)
+
+
+def row(**fields: object) -> str:
+    answer = {"role": "model", "parts": {"text": "a cat"}}
+    return orjson.dumps({"contents": [{"parts": [fields]}, answer]}).decode() + "\n"
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (
+            {"fileData": {"mimeType": "video/mp4", "fileUri": "gs://b/v.mp4"}, "videoMetadata": {"startOffset": "5s"}},
+            Media("video/mp4", "gs://b/v.mp4", start_s=5.0),
+        ),
+        (
+            {
+                "file_data": {"mime_type": "VIDEO/MP4", "file_uri": "v.mp4"},
+                "video_metadata": {"start_offset": "1.5s", "end_offset": {"seconds": "25", "nanos": 0}, "fps": 2},
+                "media_resolution": {"level": "MEDIA_RESOLUTION_LOW"},
+            },
+            Media("video/mp4", "v.mp4", start_s=1.5, end_s=25.0, fps=2.0, resolution=Resolution.LOW),
+        ),
+        ({"inlineData": {"mimeType": "image/png", "data": "aGk"}}, Media("image/png", data=b"hi")),
+        ({"functionCall": {"name": "f", "args": {"b": 1, "a": [2]}}}, FunctionCall("f", '{"b":1,"a":[2]}')),
+        ({"functionResponse": {"name": "f", "response": {"x": None}}}, FunctionResponse("f", '{"x":null}')),
+    ],
+)
+def test_media_and_functions_are_read_in_both_spellings(
+    tmp_path: Path, part: dict[str, object], expected: Part
+) -> None:
+    (example,) = read_examples(written(tmp_path, "d.jsonl", row(**part)))
+    assert example.contents[0].parts == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"text": "a", "fileData": {}}, "contents[0].parts[0]: holds 'text' and 'fileData'"),
+        ({"thought": True, "text": "hm"}, "holds 'thought', which cannot be tuned on"),
+        ({"inlineData": {"mimeType": "image/png", "data": "%%%"}}, "inlineData.data: is not base64"),
+        ({"fileData": {"mimeType": "png", "fileUri": "x"}}, "mimeType: 'png', expected one such as image/png"),
+        (
+            {"fileData": {"mimeType": "video/mp4", "fileUri": "x"}, "videoMetadata": {"endOffset": "0:05"}},
+            "videoMetadata.endOffset: '0:05', expected seconds such as",
+        ),
+        (
+            {
+                "fileData": {"mimeType": "video/mp4", "fileUri": "x"},
+                "videoMetadata": {"startOffset": "9s", "endOffset": "5s"},
+            },
+            "endOffset: 5s is not after startOffset, 9s",
+        ),
+        (
+            {"fileData": {"mimeType": "video/mp4", "fileUri": "x"}, "videoMetadata": {"fps": 25}},
+            "fps: 25 is out of range",
+        ),
+        ({"functionCall": {"name": "", "args": {}}}, "functionCall.name: is empty"),
+        ({"text": "x", "mediaResolution": {"level": "LOW"}}, "stand beside media, not beside text"),
+    ],
+)
+def test_a_part_that_cannot_be_read_is_named_with_its_place(tmp_path: Path, part: dict[str, object], said: str) -> None:
+    (issue,) = read_rows(written(tmp_path, "d.jsonl", row(**part)))
+    assert isinstance(issue, Issue)
+    assert said in str(issue)
+
+
+def test_the_resolution_of_a_line_and_its_tools_are_kept(tmp_path: Path) -> None:
+    line = VERTEX.replace("{", '{"generation_config": {"media_resolution": "MEDIA_RESOLUTION_LOW"}, "tools": {}, ', 1)
+    (example,) = read_examples(written(tmp_path, "d.jsonl", line))
+    assert example.resolution is Resolution.LOW
+    assert example.tools == ""
+
+
+def test_what_plays_no_part_is_noted_and_the_row_kept(tmp_path: Path) -> None:
+    line = VERTEX.replace("{", '{"labels": {}, "generationConfig": {"temperature": 1}, ', 1)
+    (found,) = read_rows(written(tmp_path, "d.jsonl", line))
+    assert not isinstance(found, Issue)
+    assert [(note.line, note.rule) for note in found.notes] == [(1, "unknown_field"), (1, "no_effect")]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
+def test_packed_files_are_read(tmp_path: Path, pack: object) -> None:
+    assert callable(pack)
+    text = b"".join(encode_example(pair) + b"\n" for pair in PAIRS)
+    (tmp_path / "d.jsonl.packed").write_bytes(pack(text))
+    assert read_examples(tmp_path / "d.jsonl.packed") == PAIRS
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"text_input,output\n1,2\n"))
+    assert read_examples(tmp_path / "t.csv.gz") == PAIRS[:1]
+
+
+@pytest.mark.parametrize("cut", [5, 20, 40])
+def test_a_packed_file_cut_short_is_named(tmp_path: Path, cut: int) -> None:
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text_input": "1", "output": "2"}\n' * 9)[:cut])
+    with pytest.raises(InvalidArgument, match=r"d\.jsonl\.gz cannot be unpacked"):
+        list(read_rows(tmp_path / "d.jsonl.gz"))
+
+
+def test_an_endless_line_is_one_issue_and_the_next_lines_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kastor.dataset.read.MAX_LINE_BYTES", 100)
+    good = '{"text_input": "1", "output": "2"}\n'
+    found = list(read_rows(written(tmp_path, "d.jsonl", good + "x" * 1000 + "\n" + good)))
+    assert [(item.line, isinstance(item, Issue)) for item in found] == [(1, False), (2, True), (3, False)]
+
+
+def test_lines_may_be_pairs(tmp_path: Path) -> None:
+    assert read_examples(written(tmp_path, "d.jsonl", '["1", "2"]\n["twenty two", "twenty three"]\n')) == PAIRS

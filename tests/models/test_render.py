@@ -30,8 +30,9 @@ def test_the_tokens_of_a_served_prompt_are_a_prefix_of_the_tokens_trained_on(
     question: str, answer: str, system: str | None
 ) -> None:
     turn = Content(Role.USER, (Text(question),))
-    example = Example((turn, Content(Role.MODEL, (Text(answer),))), system)
-    served = RENDERER.prompt(Prompt((turn,), system))
+    said = None if system is None else (Text(system),)
+    example = Example((turn, Content(Role.MODEL, (Text(answer),))), said)
+    served = RENDERER.prompt(Prompt((turn,), said))
     trained = RENDERER.example(example)
     assert trained.token_ids[: len(served)] == served
     assert trained.supervised == [place >= len(served) for place in range(len(trained.token_ids))]

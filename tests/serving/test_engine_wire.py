@@ -13,7 +13,7 @@ from kastor.serving import wire
 
 PROMPT = Prompt(
     (Content(Role.USER, (Text("a"), Text("ü\n"))), Content(Role.MODEL, (Text("b"),)), Content(Role.USER, (Text(""),))),
-    "be brief",
+    (Text("be brief"),),
 )
 
 

@@ -10,7 +10,8 @@ from rich.text import Text
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, fields, program
 from kastor.dataset.gate import Ledger, TokenCount, check
-from kastor.dataset.parse import Columns, Row, read_rows
+from kastor.dataset.issues import Row
+from kastor.dataset.read import Columns, read_rows
 from kastor.domain.content import Example
 from kastor.domain.job import RequestedHyperparameters, resolve
 from kastor.domain.limits import PROFILES

@@ -8,7 +8,7 @@ from kastor.cli.follow import follow
 from kastor.cli.output import Output, duration, program
 from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
-from kastor.dataset.parse import Columns, read_examples
+from kastor.dataset.read import Columns, read_examples
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, Unavailable
 from kastor.domain.job import State
 
@@ -43,7 +43,7 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
     with connect(access, out, scheduler=True) as link:
         if detach and link.private:
             raise FailedPrecondition(
-                f"--detach needs a server that stays. Start one first: {program()} serve (in another terminal)."
+                f"--detach needs a server that stays. Start one first: {program()} serve --no-auth (in another terminal)."
             )
         job_id, name = _created(link, new)
         if detach:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from kastor.dataset.parse import Issue, Row
+from kastor.dataset.issues import Issue, Row
 from kastor.domain.content import Example
 from kastor.domain.limits import Limits
 

@@ -1,73 +1,54 @@
-"""Dataset bytes -> examples. Knows the shapes people hold data in; which examples are good is `gate`'s business.
+"""A JSON value -> an example, in every shape people hold them in. Which examples are good is `gate`'s business.
 
-Shapes: `{"text_input": …, "output": …}` lines (Gemini API), `{"contents": […]}` lines (Vertex), a CSV with named
-columns, a JSON array of pairs. Faults are collected as issues with their line, never raised one at a time.
+Shapes: `{"text_input": …, "output": …}` (Gemini API), `{"contents": […]}` (Vertex; vertex-api.md §7.1), a pair as a
+list of two texts. Names in camelCase and snake_case alike; a lone object where a list is expected is that list.
 """
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterator, Mapping
 
 import orjson
 
+from kastor.dataset.issues import Faulty, Issue, Row
 from kastor.dataset.tolerant_json import JsonValue, read_json
-from kastor.domain.content import Content, Example, Role, Text
-from kastor.domain.errors import InvalidArgument, MalformedJson
+from kastor.domain.content import (
+    Content,
+    Example,
+    FunctionCall,
+    FunctionResponse,
+    Media,
+    Part,
+    Resolution,
+    Role,
+    Text,
+)
+from kastor.domain.errors import InvalidArgument
 
 INPUT_COLUMNS = ("text_input", "textInput", "input", "prompt")
 OUTPUT_COLUMNS = ("output", "completion", "response")
 SHAPES = '{"text_input": …, "output": …} or {"contents": [{"role": "user", …}, {"role": "model", …}]}'
+RESOLUTION_PREFIX = "MEDIA_RESOLUTION_"
+ROLES = {"user": Role.USER, "model": Role.MODEL, "function": Role.USER}
+DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
+MAX_FPS = 24.0
+EXAMPLE_FIELDS = {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig"}
+PART_FIELDS = {"text", "fileData", "inlineData", "functionCall", "functionResponse", "videoMetadata", "mediaResolution"}
+
+Keys = tuple[tuple[str, ...], tuple[str, ...]]
+"""Names under which a pair's input and output may stand."""
+USUAL_KEYS: Keys = (INPUT_COLUMNS, OUTPUT_COLUMNS)
+Fields = Mapping[str, JsonValue]
 
 
-Columns = tuple[str | None, str | None]
-"""Fields of inputs and of outputs, where they are not the usual ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Issue:
-    """One fault in a dataset."""
-
-    line: int  # from 1: line of the file, or place in the array
-    path: str  # the field, as in contents[0].parts[1]; empty for the whole row
-    rule: str  # stable name of the broken rule
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        where = f"line {self.line}" + (f", {self.path}" if self.path else "")
-        return f"{where}: {self.message}" + (f" ({self.hint})" if self.hint else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """An example and where it came from."""
-
-    line: int
-    example: Example
-
-
-class _Fault(Exception):
-    """Becomes an `Issue` where the line is known."""
-
-    def __init__(self, path: str, rule: str, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.path, self.rule, self.message, self.hint = path, rule, message, hint
-
-
-def encode_example(example: Example) -> bytes:
-    """One line, without its end, in the Vertex form: what jobs keep."""
-    document: dict[str, object] = {
-        "contents": [
-            {"role": content.role.value, "parts": [{"text": part.text} for part in content.parts]}
-            for content in example.contents
-        ]
-    }
-    if example.system is not None:
-        document["systemInstruction"] = {"parts": [{"text": example.system}]}
-    return orjson.dumps(document)
+def row_of(number: int, value: JsonValue, keys: Keys = USUAL_KEYS) -> Row | Issue:
+    """The row of line `number`: an example, or why it is none."""
+    try:
+        example = _example(value, keys)
+    except Faulty as fault:
+        return fault.issue(number)
+    return Row(number, example, tuple(_notes(number, value)) if isinstance(value, dict) else ())
 
 
 def decode_example(line: bytes) -> Example:
@@ -78,197 +59,295 @@ def decode_example(line: bytes) -> Example:
 
     """
     try:
-        return _example(read_json(line))
-    except _Fault as fault:
+        return _example(read_json(line), USUAL_KEYS)
+    except Faulty as fault:
         raise InvalidArgument.of(fault.path or "example", fault.message) from fault
 
 
-def read_rows(path: Path, *, input_key: str | None = None, output_key: str | None = None) -> Iterator[Row | Issue]:
-    """Every row of the file in order, good ones as `Row`, faulty ones as `Issue`. Reads line by line where it can.
-
-    `input_key` and `output_key` name the fields (or CSV columns) of a pair when they are not the usual ones.
-
-    Raises:
-        InvalidArgument: the file cannot be read at all, or a CSV lacks the columns.
-
-    """
-    keys = (_keys(input_key, INPUT_COLUMNS), _keys(output_key, OUTPUT_COLUMNS))
-    try:
-        with path.open("rb") as file:
-            first = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-        if path.suffix.lower() in (".csv", ".tsv"):
-            yield from _csv_rows(path, keys)
-        elif first == b"[":
-            yield from _array_rows(path, keys)
-        else:
-            yield from _json_lines(path, keys)
-    except OSError as error:
-        raise InvalidArgument(f"Cannot read {path}: {error.strerror}.") from error
+def encode_example(example: Example) -> bytes:
+    """One line, without its end, in the Vertex form: what jobs keep."""
+    document: dict[str, object] = {
+        "contents": [
+            {"role": content.role.value, "parts": [_part_object(part) for part in content.parts]}
+            for content in example.contents
+        ]
+    }
+    if example.system is not None:
+        document["systemInstruction"] = {"parts": [_part_object(part) for part in example.system]}
+    if example.tools:
+        document["tools"] = orjson.Fragment(example.tools)
+    if example.resolution is not None:
+        document["generationConfig"] = {"mediaResolution": RESOLUTION_PREFIX + example.resolution}
+    return orjson.dumps(document)
 
 
-def read_examples(path: Path, *, input_key: str | None = None, output_key: str | None = None) -> list[Example]:
-    """All examples of the file.
-
-    Raises:
-        InvalidArgument: a row is faulty, or there is none; the message shows the first faults.
-
-    """
-    items = list(read_rows(path, input_key=input_key, output_key=output_key))
-    issues = [item for item in items if isinstance(item, Issue)]
-    if issues:
-        shown = "\n".join(f"  {issue}" for issue in issues[:5])
-        more = f"\n  … and {len(issues) - 5} more" if len(issues) > 5 else ""
-        raise InvalidArgument(f"{path}: {len(issues)} of {len(items)} rows are faulty.\n{shown}{more}")
-    if not items:
-        raise InvalidArgument(f"{path} holds no examples; one line looks like {SHAPES}.")
-    return [item.example for item in items if isinstance(item, Row)]
+def _part_object(part: Part) -> dict[str, object]:
+    if isinstance(part, Text):
+        return {"text": part.text}
+    if isinstance(part, FunctionCall):
+        return {"functionCall": {"name": part.name, "args": orjson.Fragment(part.arguments)}}
+    if isinstance(part, FunctionResponse):
+        return {"functionResponse": {"name": part.name, "response": orjson.Fragment(part.response)}}
+    return _media_object(part)
 
 
-Keys = tuple[tuple[str, ...], tuple[str, ...]]
+def _media_object(media: Media) -> dict[str, object]:
+    if media.uri:
+        found: dict[str, object] = {"fileData": {"mimeType": media.mime_type, "fileUri": media.uri}}
+    else:
+        data = base64.b64encode(media.data).decode("ascii")
+        found = {"inlineData": {"mimeType": media.mime_type, "data": data}}
+    segment: dict[str, object] = {
+        name: f"{value:.9f}".rstrip("0").rstrip(".") + "s"
+        for name, value in (("startOffset", media.start_s), ("endOffset", media.end_s))
+        if value is not None
+    }
+    if media.fps is not None:
+        segment["fps"] = media.fps
+    if segment:
+        found["videoMetadata"] = segment
+    if media.resolution is not None:
+        found["mediaResolution"] = {"level": RESOLUTION_PREFIX + media.resolution}
+    return found
 
 
-def _keys(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
-    return (given,) if given else usual
-
-
-def _json_lines(path: Path, keys: Keys) -> Iterator[Row | Issue]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            stripped = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
-            if stripped:
-                yield _row_of_line(number, stripped, keys)
-
-
-def _row_of_line(number: int, line: bytes, keys: Keys) -> Row | Issue:
-    try:
-        value = read_json(line)
-    except MalformedJson as error:
-        hint = "each example stands on a line of its own" if line in (b"{", b"{,") else ""
-        return Issue(number, "", "not_json", error.message, hint)
-    return _row(number, value, keys)
-
-
-def _array_rows(path: Path, keys: Keys) -> Iterator[Row | Issue]:
-    try:
-        values = read_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except MalformedJson as error:
-        raise InvalidArgument(f"{path}: {error.message}") from error
-    if not isinstance(values, list):
-        raise InvalidArgument(f"{path}: a JSON array of pairs was expected.")
-    for number, value in enumerate(values, start=1):
-        yield _row(number, value, keys)
-
-
-def _csv_rows(path: Path, keys: Keys) -> Iterator[Row | Issue]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{path} is not UTF-8 (byte {error.start}); convert it first.") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        columns = reader.fieldnames or []
-    except csv.Error as error:
-        raise InvalidArgument(f"{path}, line 1: not CSV: {error}.") from error
-    chosen = [next((key for key in names if key in columns), None) for names in keys]
-    if None in chosen:
-        wanted = " and ".join(" or ".join(names) for names in keys)
-        raise InvalidArgument(f"{path} has the columns {', '.join(columns) or '(none)'}; needed are {wanted}.")
-    try:
-        for row in reader:
-            yield _csv_row(reader.line_num, row, columns, [str(key) for key in chosen], keys)
-    except csv.Error as error:
-        yield Issue(reader.line_num, "", "not_csv", f"not CSV: {error}")
-
-
-def _csv_row(number: int, row: dict[Any, Any], columns: Sequence[str], chosen: list[str], keys: Keys) -> Row | Issue:
-    missing = sum(value is None for value in row.values())
-    surplus = len(row.get(None, ()))  # where csv puts what has no column
-    if missing or surplus:
-        message = f"{len(columns) - missing + surplus} fields, the header has {len(columns)}"
-        return Issue(number, "", "csv_fields", message, "put texts that hold the separator in double quotes")
-    return _row(number, {key: row[key] for key in chosen}, keys)
-
-
-def _row(number: int, value: JsonValue, keys: Keys) -> Row | Issue:
-    try:
-        return Row(number, _example(value, keys))
-    except _Fault as fault:
-        return Issue(number, fault.path, fault.rule, fault.message, fault.hint)
-
-
-def _example(value: JsonValue, keys: Keys = (INPUT_COLUMNS, OUTPUT_COLUMNS)) -> Example:
+def _example(value: JsonValue, keys: Keys) -> Example:
     if isinstance(value, list) and len(value) == 2:
         return Example.pair(_text(value[0], "[0]"), _text(value[1], "[1]"))
     if not isinstance(value, dict):
-        raise _Fault("", "shape", f"{_kind(value)}, not an object", f"an example is {SHAPES}")
+        raise Faulty("", "shape", f"{_kind(value)}, not an object", f"an example is {SHAPES}")
     if "contents" in value:
         return _conversation(value)
     chosen = [next((key for key in names if key in value), None) for names in keys]
     if chosen[0] is None or chosen[1] is None:
         have = ", ".join(map(repr, value)) or "nothing"
-        raise _Fault("", "shape", f"the object holds {have}", f"an example is {SHAPES}")
+        raise Faulty("", "shape", f"the object holds {have}", f"an example is {SHAPES}")
     return Example.pair(_text(value[chosen[0]], chosen[0]), _text(value[chosen[1]], chosen[1]))
 
 
-def _conversation(value: dict[str, JsonValue]) -> Example:
-    turns = value["contents"]
-    if not isinstance(turns, list) or not turns:
-        raise _Fault("contents", "shape", "must be a list of turns that is not empty")
+def _conversation(value: Fields) -> Example:
+    turns = _listed(value["contents"])
+    if not turns:
+        raise Faulty("contents", "shape", "must be a list of turns that is not empty")
     contents = tuple(_turn(turn, f"contents[{i}]") for i, turn in enumerate(turns))
+    _check_order(contents)
+    system = _field(value, "systemInstruction", "system_instruction")
+    tools = _field(value, "tools", "tools")
+    return Example(
+        contents,
+        None if system is None else _system(system),
+        orjson.dumps(_listed(tools)).decode() if tools else "",
+        _resolution_of_all(value),
+    )
+
+
+def _check_order(contents: tuple[Content, ...]) -> None:
     if contents[-1].role is not Role.MODEL:
-        raise _Fault(f"contents[{len(contents) - 1}].role", "last_turn", "the last turn must be the model's")
+        raise Faulty(f"contents[{len(contents) - 1}].role", "last_turn", "the last turn must be the model's")
     if len(contents) == 1:
-        raise _Fault("contents", "first_turn", "a user turn must stand before the model's")
+        raise Faulty("contents", "first_turn", "a user turn must stand before the model's")
     for i, content in enumerate(contents):
         if content.role is not (Role.MODEL if i % 2 else Role.USER):
             expected = "model" if i % 2 else "user"
-            raise _Fault(
-                f"contents[{i}].role", "turn_order", f"{content.role.value}, expected {expected}: turns alternate"
-            )
-    system = value.get("systemInstruction", value.get("system_instruction"))
-    return Example(contents, None if system is None else _system(system))
+            message = f"{content.role.value}, expected {expected}: turns alternate"
+            raise Faulty(f"contents[{i}].role", "turn_order", message)
 
 
-def _system(value: JsonValue) -> str:
+def _resolution_of_all(value: Fields) -> Resolution | None:
+    config = _field(value, "generationConfig", "generation_config")
+    if config is None:
+        return None
+    if not isinstance(config, dict):
+        raise Faulty("generationConfig", "shape", f"{_kind(config)}, not an object")
+    asked = _field(config, "mediaResolution", "media_resolution")
+    return None if asked is None else _resolution(asked, "generationConfig.mediaResolution")
+
+
+def _system(value: JsonValue) -> tuple[Part, ...]:
     if isinstance(value, str):
-        return value
+        return (Text(value),)
     if not isinstance(value, dict):
-        raise _Fault("systemInstruction", "shape", f"{_kind(value)}, not an object with parts")
-    return "".join(part.text for part in _parts(value, "systemInstruction"))
+        raise Faulty("systemInstruction", "shape", f"{_kind(value)}, not an object with parts")
+    return _parts(value, "systemInstruction")
 
 
 def _turn(value: JsonValue, path: str) -> Content:
     if not isinstance(value, dict):
-        raise _Fault(path, "shape", f"{_kind(value)}, not an object with role and parts")
-    role = value.get("role", "user")
-    if role not in ("user", "model"):
-        hint = 'Gemini calls it "model"' if role == "assistant" else "system text goes into systemInstruction"
-        raise _Fault(f"{path}.role", "role", f"{role!r}, expected user or model", hint)
-    return Content(Role(role), _parts(value, path))
+        raise Faulty(path, "shape", f"{_kind(value)}, not an object with role and parts")
+    said = value.get("role")
+    role = Role.USER if said is None else ROLES.get(said.lower()) if isinstance(said, str) else None
+    if role is None:
+        hint = 'Gemini calls it "model"' if said == "assistant" else "system text goes into systemInstruction"
+        raise Faulty(f"{path}.role", "role", f"{said!r}, expected user or model", hint)
+    return Content(role, _parts(value, path))
 
 
-def _parts(value: dict[str, JsonValue], path: str) -> tuple[Text, ...]:
-    parts = value.get("parts")
-    if isinstance(parts, dict):
-        parts = [parts]
-    if not isinstance(parts, list) or not parts:
-        raise _Fault(f"{path}.parts", "shape", "must be a list of parts that is not empty")
-    texts = []
-    for i, part in enumerate(parts):
-        if not isinstance(part, dict) or "text" not in part:
-            held = ", ".join(map(repr, part)) if isinstance(part, dict) else _kind(part)
-            raise _Fault(
-                f"{path}.parts[{i}]", "part_kind", f"holds {held or 'nothing'}; only text can be tuned on so far"
-            )
-        texts.append(Text(_text(part["text"], f"{path}.parts[{i}].text")))
-    return tuple(texts)
+def _parts(value: Fields, path: str) -> tuple[Part, ...]:
+    parts = _listed(value.get("parts"))
+    if not parts:
+        raise Faulty(f"{path}.parts", "shape", "must be a list of parts that is not empty")
+    return tuple(_part(part, f"{path}.parts[{i}]") for i, part in enumerate(parts))
+
+
+def _part(part: JsonValue, path: str) -> Part:
+    if isinstance(part, dict) and len(part) == 1 and "text" in part:
+        return Text(_text(part["text"], f"{path}.text"))
+    if not isinstance(part, dict):
+        raise Faulty(path, "part_kind", f"{_kind(part)}, not an object such as {{'text': …}}")
+    fields = {_camel(name): held for name, held in part.items() if held is not None}
+    unknown = sorted(fields.keys() - PART_FIELDS)
+    if unknown:
+        message = f"holds {', '.join(map(repr, unknown))}, which cannot be tuned on"
+        raise Faulty(path, "part_kind", message, f"a part holds one of {', '.join(_PARTS)}")
+    held = [name for name in _PARTS if name in fields]
+    if len(held) != 1:
+        found = " and ".join(map(repr, held)) or "nothing"
+        raise Faulty(path, "part_kind", f"holds {found}, one of {', '.join(_PARTS)} is expected")
+    return _PARTS[held[0]](fields, path)
+
+
+def _text_part(fields: Fields, path: str) -> Part:
+    if len(fields) > 1:
+        raise Faulty(path, "part_kind", "videoMetadata and mediaResolution stand beside media, not beside text")
+    return Text(_text(fields["text"], f"{path}.text"))
+
+
+def _file_part(fields: Fields, path: str) -> Part:
+    held = _object(fields["fileData"], f"{path}.fileData")
+    uri = _text(_field(held, "fileUri", "file_uri"), f"{path}.fileData.fileUri")
+    if not uri:
+        raise Faulty(f"{path}.fileData.fileUri", "media_address", "is empty")
+    return _media(fields, path, _mime_type(held, f"{path}.fileData"), uri=uri)
+
+
+def _inline_part(fields: Fields, path: str) -> Part:
+    held = _object(fields["inlineData"], f"{path}.inlineData")
+    text = _text(held.get("data"), f"{path}.inlineData.data")
+    try:
+        data = base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Faulty(f"{path}.inlineData.data", "base64", "is not base64") from error
+    if not data:
+        raise Faulty(f"{path}.inlineData.data", "base64", "is empty")
+    return _media(fields, path, _mime_type(held, f"{path}.inlineData"), data=data)
+
+
+def _media(fields: Fields, path: str, mime_type: str, *, uri: str = "", data: bytes = b"") -> Media:
+    at = f"{path}.videoMetadata"
+    segment = _object(fields.get("videoMetadata", {}), at)
+    start = _duration(_field(segment, "startOffset", "start_offset"), f"{at}.startOffset")
+    end = _duration(_field(segment, "endOffset", "end_offset"), f"{at}.endOffset")
+    if end is not None and end <= (start or 0):
+        raise Faulty(f"{at}.endOffset", "segment", f"{end:g}s is not after startOffset, {start or 0:g}s")
+    fps = segment.get("fps")
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS):
+        raise Faulty(f"{at}.fps", "fps", f"{fps!r} is out of range; use one above 0, at most {MAX_FPS:g}")
+    asked = fields.get("mediaResolution")
+    level = asked.get("level") if isinstance(asked, dict) else asked
+    resolution = None if level is None else _resolution(level, f"{path}.mediaResolution.level")
+    return Media(mime_type, uri, data, start, end, None if fps is None else float(fps), resolution)
+
+
+def _call_part(fields: Fields, path: str) -> Part:
+    name, arguments = _function(fields["functionCall"], f"{path}.functionCall", "args")
+    return FunctionCall(name, arguments)
+
+
+def _response_part(fields: Fields, path: str) -> Part:
+    name, response = _function(fields["functionResponse"], f"{path}.functionResponse", "response")
+    return FunctionResponse(name, response)
+
+
+def _function(value: JsonValue, path: str, holds: str) -> tuple[str, str]:
+    held = _object(value, path)
+    name = _text(held.get("name"), f"{path}.name")
+    if not name:
+        raise Faulty(f"{path}.name", "function_name", "is empty")
+    return name, orjson.dumps(_object(held.get(holds) or {}, f"{path}.{holds}")).decode()
+
+
+_PARTS: Mapping[str, Callable[[Fields, str], Part]] = {
+    "text": _text_part,
+    "fileData": _file_part,
+    "inlineData": _inline_part,
+    "functionCall": _call_part,
+    "functionResponse": _response_part,
+}
+
+
+def _notes(number: int, value: Fields) -> Iterator[Issue]:
+    """What is read over in a row that is kept."""
+    if "contents" not in value:
+        return
+    unknown = sorted({_camel(name) for name in value} - EXAMPLE_FIELDS)
+    if unknown:
+        message = f"{', '.join(unknown)}: not a field of an example; it plays no part"
+        yield Issue(number, "", "unknown_field", message)
+    config = _field(value, "generationConfig", "generation_config")
+    if isinstance(config, dict) and {_camel(name) for name in config} - {"mediaResolution"}:
+        message = "only mediaResolution plays a part in tuning"
+        yield Issue(number, "generationConfig", "no_effect", message)
+
+
+def _mime_type(held: Fields, path: str) -> str:
+    said = _text(_field(held, "mimeType", "mime_type"), f"{path}.mimeType").strip().lower()
+    if "/" not in said:
+        raise Faulty(f"{path}.mimeType", "mime_type", f"{said!r}, expected one such as image/png or video/mp4")
+    return said
+
+
+def _duration(value: JsonValue, path: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, dict):  # google.protobuf.Duration as an object, as SDKs dump it
+        seconds, nanos = value.get("seconds", 0), value.get("nanos", 0)
+        if isinstance(seconds, int | str) and isinstance(nanos, int) and str(seconds).isdigit():
+            return int(seconds) + nanos / 1e9
+    match = DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise Faulty(path, "duration", f'{_shown(value)}, expected seconds such as "5s" or "1.5s"')
+    return float(match[1])
+
+
+def _resolution(value: JsonValue, path: str) -> Resolution | None:
+    name = value.upper().removeprefix(RESOLUTION_PREFIX) if isinstance(value, str) else ""
+    if name == "UNSPECIFIED":
+        return None
+    if name not in Resolution.__members__:
+        known = ", ".join(RESOLUTION_PREFIX + one for one in Resolution)
+        raise Faulty(path, "media_resolution", f"{_shown(value)}, expected one of {known}")
+    return Resolution[name]
+
+
+def _field(held: Fields, camel: str, snake: str) -> JsonValue:
+    found = held.get(camel)
+    return held.get(snake) if found is None else found
+
+
+def _listed(value: JsonValue) -> list[JsonValue]:
+    """The list; a lone object is a list of one."""
+    return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+
+
+def _object(value: JsonValue, path: str) -> Fields:
+    if not isinstance(value, dict):
+        raise Faulty(path, "type", f"{_kind(value)}, expected an object")
+    return value
 
 
 def _text(value: JsonValue, path: str) -> str:
     if not isinstance(value, str):
-        raise _Fault(path, "type", f"{_kind(value)}, expected text", 'put it in quotes, as "1"')
+        raise Faulty(path, "type", f"{_kind(value)}, expected text", 'put it in quotes, as "1"')
     return value
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
+def _shown(value: JsonValue) -> str:
+    return repr(value)[:40] if isinstance(value, str | int | float) else _kind(value)
 
 
 def _kind(value: JsonValue) -> str:

@@ -3,6 +3,7 @@
 Parsing is in `dataset.parse` and `api`; tokens are made in `models.render`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,17 @@ class Role(StrEnum):
     MODEL = "model"
 
 
+class Resolution(StrEnum):
+    """How many tokens a frame or an image may take: LOW 64, MEDIUM 256; HIGH as MEDIUM for video.
+
+    On the wires each has the prefix `MEDIA_RESOLUTION_`.
+    """
+
+    LOW = "LOW"
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A part made of text."""
@@ -21,7 +33,49 @@ class Text:
     text: str
 
 
-Part = Text  # media and function calls join this union when they are supported
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image, a video or a document: a file named by its address, or the bytes themselves; never both.
+
+    The segment `[start_s, end_s)` and `fps` (frames a second to look at) are for videos; `None` is the whole, at 1.
+    """
+
+    mime_type: str
+    uri: str = ""  # gs://, s3://, http(s)://, files/… or a local path
+    data: bytes = b""
+    start_s: float | None = None
+    end_s: float | None = None
+    fps: float | None = None
+    resolution: Resolution | None = None  # of this part alone
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self.uri or f"the inline {self.mime_type} of {len(self.data):,} bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A model's wish to have a function called."""
+
+    name: str
+    arguments: str  # a JSON object, keys in the order given
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionResponse:
+    """What the function gave."""
+
+    name: str
+    response: str  # a JSON object, keys in the order given
+
+
+Part = Text | Media | FunctionCall | FunctionResponse
+
+
+def text_of(parts: tuple[Part, ...]) -> str:
+    """The text parts, joined without a separator (as the Gemini SDKs' `.text` does)."""
+    return "".join(part.text for part in parts if isinstance(part, Text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +87,8 @@ class Content:
 
     @property
     def text(self) -> str:
-        """The turn's text parts, joined without a separator (as the Gemini SDKs' `.text` does)."""
-        return "".join(part.text for part in self.parts)
+        """The turn's text parts, joined."""
+        return text_of(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +96,26 @@ class Prompt:
     """What a model is asked: an optional system instruction and turns of which the last is the user's."""
 
     contents: tuple[Content, ...]
-    system: str | None = None
+    system: tuple[Part, ...] | None = None
+    tools: str = ""  # a JSON list of the wire's Tool messages; empty for none
+    resolution: Resolution | None = None  # of all media that name none of their own
 
     @property
     def num_chars(self) -> int:
         """Characters (Unicode code points) of the system instruction and all turns."""
-        return len(self.system or "") + sum(len(content.text) for content in self.contents)
+        return len(text_of(self.system or ())) + sum(len(content.text) for content in self.contents)
+
+    @property
+    def parts(self) -> Iterator[Part]:
+        """All parts in order, those of the system instruction first."""
+        yield from self.system or ()
+        for content in self.contents:
+            yield from content.parts
 
     @classmethod
-    def of(cls, text: str) -> "Prompt":
+    def of(cls, text: str, system: str | None = None) -> "Prompt":
         """A single user turn."""
-        return cls((Content(Role.USER, (Text(text),)),))
+        return cls((Content(Role.USER, (Text(text),)),), None if system is None else (Text(system),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +123,9 @@ class Example:
     """One training example: turns of which at least the last is the model's, which is what is learnt."""
 
     contents: tuple[Content, ...]
-    system: str | None = None
+    system: tuple[Part, ...] | None = None
+    tools: str = ""
+    resolution: Resolution | None = None
 
     @classmethod
     def pair(cls, text_input: str, output: str) -> "Example":
@@ -70,4 +135,9 @@ class Example:
     @property
     def prompt(self) -> Prompt:
         """Everything before the last turn: what would be served."""
-        return Prompt(self.contents[:-1], self.system)
+        return Prompt(self.contents[:-1], self.system, self.tools, self.resolution)
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """All media, in order."""
+        return tuple(part for part in (*self.prompt.parts, *self.contents[-1].parts) if isinstance(part, Media))

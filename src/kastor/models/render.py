@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from kastor.domain.content import Content, Example, Prompt, Role
-from kastor.domain.errors import FailedPrecondition
+from kastor.domain.content import Content, Example, Media, Prompt, Role, Text, text_of
+from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.models.families import Family
 
 
@@ -63,8 +63,14 @@ class Renderer:
         return cls(recognising, plain, family)
 
     def prompt(self, prompt: Prompt) -> list[int]:
-        """Token ids that end with the opening of the model's turn."""
-        ids = self._system(prompt.system)
+        """Token ids that end with the opening of the model's turn.
+
+        Raises:
+            InvalidArgument: it holds what this family's models cannot read.
+
+        """
+        _require_text(prompt)
+        ids = self._system(prompt)
         for content in prompt.contents:
             ids += self._turn(content)
         return ids + self._opening["model"]
@@ -79,8 +85,8 @@ class Renderer:
         """Tokens of a caller's text; control tokens in it are plain text."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _system(self, system: str | None) -> list[int]:
-        said = self._family.default_system if system is None else system
+    def _system(self, prompt: Prompt) -> list[int]:
+        said = self._family.default_system if prompt.system is None else text_of(prompt.system)
         return [] if said is None else self._closed(self._opening["system"] + self.text(said))
 
     def _turn(self, content: Content) -> list[int]:
@@ -92,3 +98,12 @@ class Renderer:
 
     def _control(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _require_text(prompt: Prompt) -> None:
+    for part in prompt.parts:
+        if not isinstance(part, Text):
+            what = part.name if isinstance(part, Media) else f"the function {part.name}"
+            raise InvalidArgument(f"This base model reads text only, not {what}.")
+    if prompt.tools:
+        raise InvalidArgument("This base model cannot call functions; leave tools out.")

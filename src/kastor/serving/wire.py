@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from kastor.domain import errors
-from kastor.domain.content import Content, Prompt, Role, Text
+from kastor.domain.content import Content, Part, Prompt, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
 from kastor.domain.generation import Chunk, FinishReason, Form, GenerateRequest, Sampling, Step, TokenLogprob
 
@@ -156,10 +156,17 @@ def _step(chosen: list[Any], *top: list[Any]) -> Step:
 
 
 def _prompt_object(prompt: Prompt) -> dict[str, Any]:
-    turns = [{"role": turn.role, "parts": [part.text for part in turn.parts]} for turn in prompt.contents]
-    return {"system": prompt.system, "turns": turns}
+    turns = [{"role": turn.role, "parts": _texts(turn.parts)} for turn in prompt.contents]
+    return {"system": None if prompt.system is None else _texts(prompt.system), "turns": turns}
+
+
+def _texts(parts: tuple[Part, ...]) -> list[str]:
+    if not all(isinstance(part, Text) for part in parts):
+        raise InvalidArgument("Generation from images, videos and function calls is not offered yet; send text.")
+    return [part.text for part in parts if isinstance(part, Text)]
 
 
 def _prompt(fields: dict[str, Any]) -> Prompt:
     turns = tuple(Content(Role(turn["role"]), tuple(map(Text, turn["parts"]))) for turn in fields["turns"])
-    return Prompt(turns, fields["system"])
+    system = fields["system"]
+    return Prompt(turns, None if system is None else tuple(map(Text, system)))
