@@ -25,6 +25,7 @@ TELL = {
     "left": "[model.name for model in client.models.list(config={'query_base': False})]",
     "cancelled": "[other.name, other.state.name]",
     "file": "[file.display_name, file.mime_type, file.size_bytes, file.state.name]",
+    "content": "content.decode()",
     "same": "same.name == file.name and file.name in names",
     "files": "[f.name for f in client.files.list()]",
 }
@@ -77,9 +78,10 @@ def test_a_cancelled_job_has_ended(page: Ran) -> None:
     assert page.told["left"] == [name]
 
 
-def test_a_file_goes_up_is_found_and_deleted(page: Ran) -> None:
+def test_a_file_goes_up_comes_down_and_is_deleted(page: Ran) -> None:
     assert page.told["file"] == ["numbers", "text/plain", 5, "ACTIVE"]
     assert page.told["same"]
+    assert page.told["content"] == "1 2 3"
     assert page.told["files"] == []
 
 

@@ -104,7 +104,8 @@ def test_a_model_is_its_owners_until_it_is_shared_and_handed_over(kastor: Kastor
     told = run_python(python, script("two_people.py"), tmp_path, variables, {"told": "told"}).told["told"]
     refused = f"You do not have permission to access tuned model {told['name']}"
     assert told["stranger"] == ["Forbidden", refused]
-    assert told["reader"] == [told["name"], ["Forbidden", refused]]
-    assert told["writer"] == ["by the writer", ["Forbidden", refused]]
-    assert told["former owner"] == [{"ada@example.org": "WRITER", "ben@example.org": "OWNER"}, ["Forbidden", refused]]
+    assert told["reader"] == [told["name"], ["Forbidden", f"{refused} as WRITER: you are its READER."]]
+    assert told["writer"] == ["by the writer", ["Forbidden", f"{refused} as OWNER: you are its WRITER."]]
+    assert told["former owner"][0] == {"ada@example.org": "WRITER", "ben@example.org": "OWNER"}
+    assert told["former owner"][1] == told["writer"][1]
     assert told["in the end"][0] == "NotFound"
