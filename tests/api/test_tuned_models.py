@@ -314,7 +314,7 @@ def test_pages_of_one_hold_every_model_once_newest_first(world: World, size: str
 def test_a_key_glued_onto_the_page_token_is_cut_off_and_used(world: World, store: Database) -> None:
     locked = World(world.folder, store, keys={"ada@example.org": "K"})
     for model_id in ("one", "two"):
-        world.create(model_id)
+        locked.call("POST", f"/v1beta/tunedModels?tunedModelId={model_id}&key=K", json=tuning_body())
     first = locked.call("GET", "/v1beta/tunedModels?page_size=1?key=K").json()
     second = locked.call("GET", f"/v1beta/tunedModels?page_size=1&page_token={first['nextPageToken']}?key=K").json()
     assert [m["name"] for m in second["tunedModels"]] == ["tunedModels/one"]

@@ -7,12 +7,15 @@ from sqlalchemy import func, select
 
 from kastor.domain.errors import Code, NotFound
 from kastor.domain.job import Event, JobError, State
+from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
 from kastor.store.tables import metadata
 from making import START, after, make_job, make_model, make_snapshot
+
+OPERATOR = Principal("root@example.org", operator=True)
 
 
 @pytest.fixture
@@ -49,9 +52,15 @@ def test_a_model_comes_back_as_it_was_kept(jobs: JobStore, models: ModelStore) -
 
 
 def test_an_unknown_model_is_not_found(models: ModelStore) -> None:
-    for ask in (models.get, models.release, lambda name: models.update(make_model(make_job(), id=name))):
+    nobody = make_model(make_job(), id="nobody")
+    for ask in (
+        lambda: models.get("nobody"),
+        lambda: models.for_caller("nobody", OPERATOR),
+        lambda: models.release(nobody),
+        lambda: models.update(nobody, {"top_k": 1}, at=START),
+    ):
         with pytest.raises(NotFound, match=r"Tuned model tunedModels/nobody does not exist\."):
-            ask("nobody")
+            ask()
 
 
 def test_pages_hold_models_with_their_jobs_newest_first(jobs: JobStore, models: ModelStore) -> None:
@@ -59,7 +68,7 @@ def test_pages_hold_models_with_their_jobs_newest_first(jobs: JobStore, models: 
         add(jobs, job_id, seconds)
     claimed = jobs.claim(at=after(9), max_active=1)
     pages, before = [], None
-    while page := models.page(limit=2, before=before):
+    while page := models.page(OPERATOR, limit=2, before=before):
         pages.append(page)
         before = (page[-1][0].created_at, page[-1][0].id)
     flat = [pair for page in pages for pair in page]
@@ -70,16 +79,36 @@ def test_pages_hold_models_with_their_jobs_newest_first(jobs: JobStore, models: 
 
 def test_a_page_goes_on_where_the_last_ended_though_that_model_was_deleted(jobs: JobStore, models: ModelStore) -> None:
     first, second = add(jobs, "new", 1), add(jobs, "old", 0)
-    models.release(first.id)
-    assert [model for model, _ in models.page(limit=5, before=(first.created_at, first.id))] == [second]
+    models.release(first)
+    assert [model for model, _ in models.page(OPERATOR, limit=5, before=(first.created_at, first.id))] == [second]
 
 
 def test_an_update_is_kept(jobs: JobStore, models: ModelStore) -> None:
-    changed = replace(add(jobs), display_name="new name", temperature=None, top_k=3, updated_at=after(60))
-    other = add(jobs, "job2")
-    models.update(changed)
-    assert models.get(changed.id) == changed
+    present, other = add(jobs, temperature=0.5), add(jobs, "job2")
+    change = {"display_name": "new name", "temperature": None, "top_k": 3}
+    changed = replace(present, **change, updated_at=after(60))
+    assert models.update(present, change, at=after(60)) == changed
+    assert models.get(present.id) == changed
     assert models.get(other.id) == other
+
+
+def test_an_update_leaves_the_columns_alone_that_somebody_else_changed_meanwhile(
+    jobs: JobStore, models: ModelStore
+) -> None:
+    seen_by_both = add(jobs)
+    models.update(seen_by_both, {"description": "d"}, at=after(1))
+    changed = models.update(seen_by_both, {"top_k": 3}, at=after(2))
+    assert (changed.description, changed.top_k) == ("d", 3)
+
+
+def test_whoever_saw_a_deleted_model_changes_none_that_took_its_name(jobs: JobStore, models: ModelStore) -> None:
+    old = add(jobs, "job1", id="numbers")
+    models.release(old)
+    new = add(jobs, "job2", id="numbers", owner="bob@example.org")
+    for act in (lambda: models.update(old, {"top_k": 1}, at=START), lambda: models.release(old)):
+        with pytest.raises(NotFound):
+            act()
+    assert models.get("numbers") == new
 
 
 def test_deleting_a_model_leaves_nothing_of_it_and_all_of_the_others(
@@ -90,7 +119,7 @@ def test_deleting_a_model_leaves_nothing_of_it_and_all_of_the_others(
         jobs.claim(at=START, max_active=9)
         jobs.record_step(job_id, 1, make_snapshot())
         jobs.add_event(job_id, Event(START, "info", "hello"))
-    models.release(gone.id)
+    models.release(gone)
     with pytest.raises(NotFound):
         models.get(gone.id)
     assert jobs.get("gone").state is State.PREPARING  # its worker may still be at it
@@ -120,7 +149,7 @@ def test_a_job_is_abandoned_once_it_has_ended_and_its_model_was_released(jobs: J
     for job in (ended, kept):
         jobs.move(job, State.FAILED, at=after(10), error=JobError(Code.INTERNAL, "failed"))
     for job in (running, ended):
-        models.release(job.tuned_model_id)
+        models.release(models.get(job.tuned_model_id))
     assert jobs.abandoned() == ["ended"]
 
 
@@ -135,6 +164,6 @@ def test_steps_are_counted_over_all_kept_jobs(jobs: JobStore) -> None:
 
 def test_the_name_of_a_deleted_model_can_be_used_again(jobs: JobStore, models: ModelStore) -> None:
     old = add(jobs, "job1", id="numbers")
-    models.release(old.id)
+    models.release(old)
     new = add(jobs, "job2", id="numbers")
     assert models.get("numbers") == new

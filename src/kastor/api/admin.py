@@ -111,7 +111,7 @@ class AdminRoutes:
     def get(self, call: Call) -> Reply:
         """One job; with its events and snapshots if view=full."""
         full = call.query.get("view", "").lower() == "full"
-        return job_out(self._service.job(call.path["job"], call.principal, events=full), full=full).json_value()
+        return job_out(self._service.job(call.path["job"], call.principal, full=full), full=full).json_value()
 
     def cancel(self, call: Call) -> Reply:
         """The job, asked to stop."""

@@ -1,6 +1,16 @@
-"""Permission, checked once: the way to a tuned model for every use case."""
+"""Permission, checked once: the way to a tuned model for every use case.
 
-from kastor.domain.permission import Principal, Role
+| role | may |
+|---|---|
+| READER | get the model and its operation, generate, count tokens, see the job |
+| WRITER | the same, and change the model, cancel its job, read the job's log, see and change permissions |
+| OWNER | the same, and delete the model and give it to another owner |
+
+An operator may do everything. Lists hold what `store.grants.listed_for` says.
+"""
+
+from kastor.domain.errors import PermissionDenied
+from kastor.domain.permission import Principal, Role, role_of
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.registry import ModelStore
 
@@ -16,6 +26,15 @@ class Access:
 
         Raises:
             NotFound: there is none of this id.
+            PermissionDenied: the caller has no such role.
 
         """
-        return self._models.get(model_id)
+        model, granted = self._models.for_caller(model_id, caller)
+        has = role_of(caller, model.owner, granted)
+        if has is None:
+            raise PermissionDenied(f"You do not have permission to access tuned model {model.name}")
+        if has.rank < role.rank:
+            raise PermissionDenied(
+                f"You do not have permission to access tuned model {model.name} as {role}: you are its {has}."
+            )
+        return model

@@ -2,7 +2,7 @@
 
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,7 +13,8 @@ from kastor.domain.errors import InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import Sampling
 from kastor.domain.job import AdapterShape, Event, Snapshot, State, TuningJob, TuningSpec, resolve
 from kastor.domain.limits import Limits
-from kastor.domain.permission import Principal
+from kastor.domain.listing import ModelFilter
+from kastor.domain.permission import Principal, Role
 from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, generated_id
 from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
@@ -22,9 +23,10 @@ from kastor.jobs.requests import ModelChange, NewTuning, check_examples, check_s
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import Blobs
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
+from kastor.store.registry import ALL, ModelStore
 
 MAX_LOG_BYTES = 1024 * 1024  # of one answer; the caller goes on from the offset it got
+LATEST_STEPS = 10  # of a job in short: enough to tell its pace
 ID_ALPHABET = string.ascii_lowercase + string.digits
 Item = TypeVar("Item")
 
@@ -41,7 +43,7 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job with what happened to it."""
+    """A job with what happened to it; in short, without its events, only the latest snapshots."""
 
     job: TuningJob
     snapshots: tuple[Snapshot, ...]
@@ -126,15 +128,23 @@ class TuningService:
 
         Raises:
             NotFound: there is none of this id.
+            PermissionDenied: the caller is no reader of it.
 
         """
         found = self._access.model(model_id, caller)
         return self._tuning(found, self._jobs.get(found.job_id))
 
-    def models(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[Tuning]:
-        """Up to `limit` tuned models, newest first."""
-        found = self._models.page(limit=limit + 1, before=before)
-        return Page(tuple(self._tuning(model, job) for model, job in found[:limit]), len(found) > limit)
+    def models(
+        self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None, where: ModelFilter = ALL
+    ) -> Page[Tuning]:
+        """Up to `limit` tuned models, newest first: the caller's and those shared with them, so far as `where` holds.
+
+        Those shared with everyone are listed only where `where` asks for them.
+        """
+        found = self._models.page(caller, limit=limit + 1, before=before, where=where)
+        snapshots = self._jobs.snapshots_of([job.id for _, job in found[:limit]])
+        shown = tuple(self._tuning(model, job, snapshots[job.id]) for model, job in found[:limit])
+        return Page(shown, len(found) > limit)
 
     def update_model(self, model_id: str, change: ModelChange, caller: Principal) -> Tuning:
         """The tuned model after the change.
@@ -142,12 +152,12 @@ class TuningService:
         Raises:
             InvalidArgument: a value is out of range.
             NotFound: there is none of this id.
+            PermissionDenied: the caller is no writer of it.
 
         """
-        present = self._access.model(model_id, caller)
-        changed = replace(present, updated_at=self._clock(), **change)
-        check_settings(changed, self.limits)
-        self._models.update(changed)
+        present = self._access.model(model_id, caller, Role.WRITER)
+        check_settings(replace(present, **change), self.limits)
+        changed = self._models.update(present, change, at=self._clock())
         return self._tuning(changed, self._jobs.get(changed.job_id))
 
     def delete_model(self, model_id: str, caller: Principal) -> None:
@@ -155,11 +165,12 @@ class TuningService:
 
         Raises:
             NotFound: there is none of this id.
+            PermissionDenied: the caller is not its owner.
 
         """
-        model = self._access.model(model_id, caller)
+        model = self._access.model(model_id, caller, Role.OWNER)
         self._jobs.request_cancel(model.job_id, at=self._clock())
-        self._models.release(model_id)
+        self._models.release(model)
         self._wake()
         with suppress(KastorError):  # the model is gone; what is left over is tried again by the next tidying
             self.tidy()
@@ -177,6 +188,7 @@ class TuningService:
 
         Raises:
             NotFound: there is no such model, or its job is another.
+            PermissionDenied: the caller is no reader of it.
 
         """
         found = self._access.model(model_id, caller)
@@ -189,9 +201,12 @@ class TuningService:
 
         Raises:
             NotFound: there is no such model.
+            PermissionDenied: the caller is no writer of it.
 
         """
-        self.cancel(self._access.model(model_id, caller).job_id, caller)
+        model = self._access.model(model_id, caller, Role.WRITER)
+        self._jobs.request_cancel(model.job_id, at=self._clock())
+        self._wake()
 
     # jobs
 
@@ -200,35 +215,42 @@ class TuningService:
 
         Raises:
             NotFound: there is no such job.
+            PermissionDenied: the caller is no writer of its model.
 
         """
+        self._job(job_id, caller, Role.WRITER)
         job = self._jobs.request_cancel(job_id, at=self._clock())
         self._wake()
-        return self._view(job)
+        return self._views([job])[0]
 
-    def job(self, job_id: str, caller: Principal, *, events: bool = False) -> JobView:
-        """The job.
+    def job(self, job_id: str, caller: Principal, *, full: bool = False) -> JobView:
+        """The job; `full` with its events and all of its snapshots.
 
         Raises:
             NotFound: there is no such job.
+            PermissionDenied: the caller is no reader of its model.
 
         """
-        view = self._view(self._jobs.get(job_id))
-        return replace(view, events=tuple(self._jobs.events(job_id))) if events else view
+        job = self._job(job_id, caller, Role.READER)
+        if not full:
+            return self._views([job])[0]
+        return JobView(job, tuple(self._jobs.snapshots(job_id)), tuple(self._jobs.events(job_id)))
 
     def jobs(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[JobView]:
-        """Up to `limit` jobs, newest first."""
-        found = self._jobs.page(limit=limit + 1, before=before)
-        return Page(tuple(map(self._view, found[:limit])), len(found) > limit)
+        """Up to `limit` jobs, newest first: those of the models that the caller's list holds; for an operator all."""
+        lists = None if caller.operator else caller  # an operator sees jobs whose model was deleted, too
+        found = self._jobs.page(limit=limit + 1, before=before, caller=lists)
+        return Page(self._views(found[:limit]), len(found) > limit)
 
     def job_log(self, job_id: str, caller: Principal, *, offset: int) -> bytes:
         """The job's log from byte `offset`: as much as one answer holds; nothing where it has not begun.
 
         Raises:
             NotFound: there is no such job.
+            PermissionDenied: the caller is no writer of its model.
 
         """
-        self._jobs.get(job_id)
+        self._job(job_id, caller, Role.WRITER)
         try:
             with self._blobs.log(job_id).open("rb") as file:
                 file.seek(offset)
@@ -299,10 +321,19 @@ class TuningService:
         check_settings(model, self.limits)
         return model
 
-    def _tuning(self, model: TunedModel, job: TuningJob) -> Tuning:
+    def _job(self, job_id: str, caller: Principal, role: Role) -> TuningJob:
+        if "\0" in job_id:  # PostgreSQL takes none
+            raise NotFound(f"Job {job_id!r} does not exist.")
+        job = self._jobs.get(job_id)
+        if not caller.operator and self._access.model(job.tuned_model_id, caller, role).job_id != job_id:
+            raise NotFound(f"Job {job_id} does not exist.")  # its model was deleted, and another has the name now
+        return job
+
+    def _tuning(self, model: TunedModel, job: TuningJob, snapshots: tuple[Snapshot, ...] | None = None) -> Tuning:
         base = self._catalog.bases.get(job.spec.base_model)  # the operator may have taken it out since
         defaults = model_sampling(model, base.sampling if base else Sampling())
-        return Tuning(model, job, defaults, tuple(self._jobs.snapshots(job.id)))
+        return Tuning(model, job, defaults, tuple(self._jobs.snapshots(job.id)) if snapshots is None else snapshots)
 
-    def _view(self, job: TuningJob) -> JobView:
-        return JobView(job, tuple(self._jobs.snapshots(job.id)))
+    def _views(self, found: Sequence[TuningJob]) -> tuple[JobView, ...]:
+        latest = self._jobs.snapshots_of([job.id for job in found], latest=LATEST_STEPS)
+        return tuple(JobView(job, latest[job.id]) for job in found)

@@ -5,11 +5,12 @@ to a later attempt, or taken away, it gets `Superseded`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, delete, func, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, and_, delete, exists, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from kastor.domain.errors import AlreadyExists, Code, NotFound, Superseded
@@ -25,9 +26,11 @@ from kastor.domain.job import (
     TuningJob,
     TuningSpec,
 )
+from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
 from kastor.store import tables
 from kastor.store.database import Database
+from kastor.store.grants import listed_for
 from kastor.store.tables import jobs
 
 CLAIM_LOCK = 0x636C61696D  # "claim": key of PostgreSQL's advisory lock that makes claimers count one after the other
@@ -66,9 +69,14 @@ class JobStore:
         with self._database.read() as connection:
             return _found(connection, job_id)
 
-    def page(self, *, limit: int, before: tuple[datetime, str] | None = None) -> list[TuningJob]:
-        """Up to `limit` jobs, newest first; those older than (created_at, id), if given."""
+    def page(
+        self, *, limit: int, before: tuple[datetime, str] | None = None, caller: Principal | None = None
+    ) -> list[TuningJob]:
+        """Up to `limit` jobs, newest first; those older than (created_at, id), those of the caller's list, if given."""
         query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+        if caller is not None:
+            theirs = exists().where(tables.tuned_models.c.job_id == jobs.c.id, listed_for(caller))
+            query = query.where(theirs)
         if before is not None:
             query = query.where(tables.older(jobs, *before))
         with self._database.read() as connection:
@@ -207,10 +215,19 @@ class JobStore:
 
     def snapshots(self, job_id: str) -> list[Snapshot]:
         """What each completed step did, in order; empty for an unknown job."""
+        return list(self.snapshots_of([job_id])[job_id])
+
+    def snapshots_of(self, job_ids: Sequence[str], *, latest: int | None = None) -> dict[str, tuple[Snapshot, ...]]:
+        """The same for several jobs, each of which is a key; of each only the `latest` ones, if given."""
         table = tables.snapshots
-        query = select(table).where(table.c.job_id == job_id).order_by(table.c.step)
+        query = select(table).where(table.c.job_id.in_(job_ids)).order_by(table.c.job_id, table.c.step)
+        if latest is not None:
+            query = query.join(jobs).where(table.c.step > jobs.c.completed_steps - latest)
+        found: dict[str, list[Snapshot]] = {job_id: [] for job_id in job_ids}
         with self._database.read() as connection:
-            return [_snapshot(row) for row in connection.execute(query).mappings()]
+            for row in connection.execute(query).mappings():
+                found[row["job_id"]].append(_snapshot(row))
+        return {job_id: tuple(steps) for job_id, steps in found.items()}
 
     def events(self, job_id: str) -> list[Event]:
         """The job's events in the order they were written; empty for an unknown job."""

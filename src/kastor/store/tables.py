@@ -18,9 +18,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    Tuple,
     UniqueConstraint,
-    and_,
-    or_,
+    literal,
+    tuple_,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -178,5 +179,9 @@ events = Table(
 
 def older(table: Table, created_at: datetime, row_id: str) -> ColumnElement[bool]:
     """The rows that come after the given one where the newest stand first."""
-    column = table.c.created_at
-    return or_(column < created_at, and_(column == created_at, table.c.id < row_id))
+    return tuple_(table.c.created_at, table.c.id) < place(created_at, row_id)
+
+
+def place(created_at: datetime, row_id: str) -> Tuple:
+    """A place in a list ordered by (created_at, id). Compared as one value: so an index leads to it."""
+    return tuple_(literal(created_at, UtcDateTime), literal(row_id, String))

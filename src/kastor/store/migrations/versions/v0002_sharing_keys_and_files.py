@@ -12,6 +12,7 @@ MOMENT = sa.DateTime(timezone=True)
 def upgrade() -> None:
     """Create the tables."""
     op.add_column("tuned_models", sa.Column("source", sa.String(255)))
+    op.execute("UPDATE tuned_models SET owner = lower(owner)")  # e-mails are compared so from now on
     op.create_index("ix_tuned_models_owner_created_at_id", "tuned_models", ["owner", "created_at", "id"])
     _create_grants()
     _create_api_keys()
