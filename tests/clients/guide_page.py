@@ -6,6 +6,7 @@ from pathlib import Path
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide"
 PRINTED_URL = "http://127.0.0.1:8080"
+PRINTED_ENDPOINT = "localhost:8443"  # of gRPC
 RUNNABLE = ("python", "js", "sh")
 FENCE = re.compile(r"^```(?P<language>\w+)(?: (?P<variant>\S+))?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -29,13 +30,16 @@ def blocks(text: str) -> list[Block]:
     return [Block(**found.groupdict()) for found in FENCE.finditer(text)]
 
 
-def program(page: str, language: str, *, url: str, variant: str | None = None) -> str:
-    """What a reader would have typed who copied every block of the page that is meant for this client."""
+def program(page: str, language: str, *, at: str, printed: str = PRINTED_URL, variant: str | None = None) -> str:
+    """What a reader would have typed who copied every block of the page that is meant for this client.
+
+    The address that the page prints is replaced by `at`.
+    """
     wanted = [
         block.code
         for block in blocks((GUIDE / page).read_text("utf-8"))
         if block.language == language and block.variant in (None, variant)
     ]
     whole = "\n".join(wanted)
-    assert PRINTED_URL in whole, f"{page} has no {language} block that names a server"
-    return whole.replace(PRINTED_URL, url)
+    assert printed in whole, f"{page} has no {language} block that names {printed}"
+    return whole.replace(printed, at)

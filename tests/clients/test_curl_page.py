@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def earlier(kastor: Kastor) -> Iterator[str]:
     """A model that the caller has already, so that the list has a second page."""
-    with httpx.Client(base_url=kastor.url, headers={"x-goog-api-key": kastor.key("emil")}) as client:
+    with httpx.Client(base_at=kastor.url, headers={"x-goog-api-key": kastor.key("emil")}) as client:
         examples = {"examples": {"examples": [{"textInput": "1", "output": "2"}]}}
         task = {"trainingData": examples, "hyperparameters": {"epochCount": 1}}
         body = {"baseModel": "models/smollm2-135m-instruct", "tuningTask": task}
@@ -33,7 +33,7 @@ def earlier(kastor: Kastor) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def page(kastor: Kastor, earlier: str, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder, variables = tmp_path_factory.mktemp("page"), {"GOOGLE_API_KEY": kastor.key("emil")}
-    return run_shell(program("curl.md", "sh", url=kastor.url), folder, variables)
+    return run_shell(program("curl.md", "sh", at=kastor.url), folder, variables)
 
 
 def left(page: Ran, file: str) -> Any:

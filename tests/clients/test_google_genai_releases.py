@@ -43,7 +43,7 @@ def python(release: str, environment: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def page(kastor: Kastor, release: str, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    whole = program("google-genai.md", "python", url=kastor.url, variant=release)
+    whole = program("google-genai.md", "python", at=kastor.url, variant=release)
     variables = {"GEMINI_API_KEY": kastor.key(CALLERS[release])}
     return run_python(python, whole, tmp_path_factory.mktemp("page"), variables, TELL)
 

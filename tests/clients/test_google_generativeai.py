@@ -46,7 +46,7 @@ def python(environment: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def page(kastor: Kastor, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    whole = program("google-generativeai.md", "python", url=kastor.url)
+    whole = program("google-generativeai.md", "python", at=kastor.url)
     return run_python(python, whole, tmp_path_factory.mktemp("page"), {"GEMINI_API_KEY": kastor.key("ada")}, TELL)
 
 

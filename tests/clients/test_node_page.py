@@ -15,7 +15,7 @@ def page(kastor: Kastor, environment: Callable[[str], Path], tmp_path_factory: p
     modules = environment("node") / "node_modules"
     tell = ["operation", "model", "answer", "pieces", "totalTokens", "mine", "olderAnswer", "olderPieces"]
     variables = {"GEMINI_API_KEY": kastor.key("gus")}
-    return run_node(modules, program("node.md", "js", url=kastor.url), tmp_path_factory.mktemp("page"), variables, tell)
+    return run_node(modules, program("node.md", "js", at=kastor.url), tmp_path_factory.mktemp("page"), variables, tell)
 
 
 def test_a_model_is_tuned_by_plain_http(page: Ran) -> None:
