@@ -18,7 +18,7 @@ from kastor.api.app import Services, make_app
 from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Code, KastorError, Superseded
-from kastor.domain.generation import Chunk, FinishReason, GenerateRequest
+from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Step, TokenLogprob
 from kastor.domain.job import JobError, Snapshot, State, TuningJob
 from kastor.domain.limits import GEMINI_API, Limits
 from kastor.jobs.access import Access
@@ -53,13 +53,23 @@ class FakeGenerator:
                 if self.error is not None and i == self.fails_at:
                     raise self.error
                 last = i == len(self.words) - 1
-                yield Chunk(word, 7, i + 1, FinishReason.STOP if last else None)
+                for index in range(request.num_candidates):
+                    yield Chunk(word, 7, i + 1, FinishReason.STOP if last else None, index, _steps(request, i, word))
                 self.between()
         finally:
             self.closed.set()
 
     def count_tokens(self, base_model: str, prompt: Prompt) -> int:
         return sum(len(content.text.split()) for content in prompt.contents)
+
+
+def _steps(request: GenerateRequest, place: int, word: str) -> tuple[Step, ...]:
+    """Log-probabilities -0.5, -1.5, … of the words, where they are asked for."""
+    num_top = request.sampling.top_logprobs
+    if num_top is None:
+        return ()
+    top = tuple(TokenLogprob(f"top{rank}", rank, -0.25 * (rank + 1)) for rank in range(num_top))
+    return (Step(TokenLogprob(word, 100 + place, -0.5 - place), top),)
 
 
 class Client:
@@ -71,7 +81,7 @@ class Client:
     def __call__(self, method: str, target: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://kastor") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.request(method, target, **options)
 
         return anyio.run(ask)
@@ -95,7 +105,9 @@ class World:
     folder: Path
     database: Database
     limits: Limits = GEMINI_API
-    keys: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)  # none: everybody is let in
+    authenticator: Authenticator | None = None  # one that is more than these keys
+    cors_origins: Sequence[str] = ()
     generator: FakeGenerator = field(default_factory=FakeGenerator)
 
     def __post_init__(self) -> None:
@@ -122,7 +134,14 @@ class World:
             limits=self.limits,
         )
         services = Services(self.service, generation)
-        self.app = make_app(services, Authenticator(self.keys), Metrics(CollectorRegistry()), self.closing)
+        self.app = make_app(
+            services,
+            self.authenticator or Authenticator(self.keys, no_auth=not self.keys),
+            Metrics(CollectorRegistry()),
+            self.closing,
+            instance="this-one",
+            cors_origins=self.cors_origins,
+        )
         self.call = Client(self.app)
 
     def clock(self) -> datetime:

@@ -32,7 +32,14 @@ def test_an_answer_has_text_reason_usage_and_the_base_that_served(world: World) 
     response_id = answer.pop("responseId")
     assert response_id
     assert answer == {
-        "candidates": [{"content": {"parts": [{"text": "twenty three"}], "role": "model"}, "finishReason": "STOP"}],
+        "candidates": [
+            {
+                "content": {"parts": [{"text": "twenty three"}], "role": "model"},
+                "finishReason": "STOP",
+                "index": 0,
+                "tokenCount": 2,
+            }
+        ],
         "usageMetadata": {
             "promptTokenCount": 7,
             "candidatesTokenCount": 2,
@@ -138,13 +145,23 @@ def test_an_unknown_model_is_not_found(world: World, model: str, verb: str) -> N
         ({"stopSequences": list("abcdef")}, "stopSequences"),
         ({"stopSequences": [""]}, "stopSequences"),
         ({"stopSequences": "x"}, "stopSequences"),
-        ({"candidateCount": 2}, "candidateCount"),
-        ({"responseMimeType": "application/json"}, "responseMimeType"),
-        ({"responseSchema": {"type": "STRING"}}, "responseSchema"),
-        ({"responseJsonSchema": {"type": "string"}}, "responseJsonSchema"),
-        ({"responseLogprobs": True}, "responseLogprobs"),
-        ({"presencePenalty": 0.5}, "presencePenalty"),
-        ({"frequency_penalty": 0.5}, "frequencyPenalty"),
+        ({"candidateCount": 9}, "candidateCount"),
+        ({"candidate_count": 0}, "candidateCount"),
+        ({"responseMimeType": "image/png"}, "responseMimeType"),
+        ({"responseSchema": {"type": "STRING"}}, "responseMimeType"),
+        ({"responseMimeType": "text/plain", "responseJsonSchema": {"type": "string"}}, "responseMimeType"),
+        ({"responseMimeType": "application/json", "responseSchema": {"type": "TEXT"}}, "responseSchema.type"),
+        ({"responseMimeType": "application/json", "response_json_schema": {"not": {}}}, "responseJsonSchema.not"),
+        ({"responseMimeType": "application/json", "responseSchema": "x"}, "responseSchema"),
+        ({"responseMimeType": "text/x.enum"}, "responseMimeType"),
+        ({"responseMimeType": "text/x.enum", "responseSchema": {"type": "STRING"}}, "responseSchema"),
+        ({"responseLogprobs": True, "logprobs": 21}, "logprobs"),
+        ({"responseLogprobs": True, "logprobs": -1}, "logprobs"),
+        ({"responseLogprobs": "yes"}, "responseLogprobs"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"presencePenalty": 2}, "presencePenalty"),
+        ({"presencePenalty": -2.5}, "presencePenalty"),
+        ({"frequency_penalty": 2.0}, "frequencyPenalty"),
         ({"thinkingConfig": {"thinkingBudget": 5}}, "thinkingConfig"),
         ({"speechConfig": {"a": 1}}, "speechConfig"),
         ({"responseModalities": ["AUDIO"]}, "responseModalities"),
@@ -161,7 +178,14 @@ def test_a_setting_out_of_range_or_not_offered_is_named(world: World, config: di
 
 def test_settings_that_say_nothing_are_no_reason_to_refuse(world: World) -> None:
     config = {"candidateCount": 1, "responseMimeType": "text/plain", "presencePenalty": 0, "thinkingConfig": {}}
-    config |= {"responseLogprobs": False, "responseModalities": ["TEXT"], "temperature": None, "stopSequences": []}
+    config |= {"thinkingConfig": {"thinkingBudget": 0, "includeThoughts": False}, "mediaResolution": 0}
+    config |= {
+        "responseLogprobs": False,
+        "responseSchema": None,
+        "responseModalities": ["TEXT"],
+        "temperature": None,
+        "stopSequences": [],
+    }
     assert configured(world, **config).status_code == 200
     assert ask(world, generationConfig={}, tools=[], toolConfig=None, safetySettings=[]).status_code == 200
 
@@ -212,7 +236,7 @@ def streamed(world: World, query: str = "?alt=sse") -> Any:
 
 def test_a_stream_of_events_ends_with_reason_and_usage_and_no_done(world: World) -> None:
     first, last = events(streamed(world))
-    assert first["candidates"] == [{"content": {"parts": [{"text": "twenty "}], "role": "model"}}]
+    assert first["candidates"] == [{"content": {"parts": [{"text": "twenty "}], "role": "model"}, "index": 0}]
     assert first["usageMetadata"]["totalTokenCount"] == 8
     assert last["candidates"][0]["finishReason"] == "STOP"
     assert last["usageMetadata"]["totalTokenCount"] == 9

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kastor.api.errors import HTTP_STATUS, error_body
-from kastor.api.generate import CountIn, GenerateIn
+from kastor.api.generate_messages import CountIn, GenerateIn
 from kastor.api.tuned_models import TunedModelIn
 from kastor.api.wire import clean_float, dumped, message
 from kastor.dataset.tolerant_json import read_json

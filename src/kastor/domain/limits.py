@@ -22,6 +22,7 @@ class Limits:
     max_batch_size: int = 1024
     max_learning_rate: float = 1.0
     system_on_tuned: bool = True  # whether a tuned model may be given a system instruction
+    json_on_tuned: bool = True  # whether a tuned model's answers may be asked for as JSON or as one of an enum
 
 
 GEMINI_API = Limits(
@@ -30,6 +31,7 @@ GEMINI_API = Limits(
     max_output_chars=5_000,
     max_body_bytes=4 * 1024 * 1024,
     system_on_tuned=False,
+    json_on_tuned=False,
 )
 OPEN = Limits("open", max_input_chars=None, max_output_chars=None, max_body_bytes=256 * 1024 * 1024)
 

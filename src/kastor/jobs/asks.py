@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from kastor.dataset.gate import too_long
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FieldViolation, InvalidArgument
-from kastor.domain.generation import Sampling
+from kastor.domain.generation import Form, Sampling
 from kastor.domain.limits import Limits
 from kastor.domain.tuned_model import TunedModel
 
+AT = "generationConfig."
 MAX_STOP_SEQUENCES = 5
+MAX_CANDIDATES = 8
+MAX_TOP_LOGPROBS = 20
+PENALTY = 2.0  # from -PENALTY, up to but not PENALTY itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +24,32 @@ class Ask:
     """What to generate. `None` is the tuned model's own value, or else the base's."""
 
     prompt: Prompt
+    num_candidates: int = 1
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     stop_sequences: tuple[str, ...] = ()
     max_output_tokens: int | None = None
     seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int | None = None
+    form: Form | None = None
 
 
-def check_prompt(prompt: Prompt, name: str, limits: Limits) -> None:
+def check_tuned(ask: Ask, name: str, limits: Limits) -> None:
     """Nothing, if the tuned model called `name` may be asked this.
 
     Raises:
         InvalidArgument: it is too long, or holds what this profile's tuned models do not take.
 
     """
+    prompt = ask.prompt
+    if ask.form is not None and not limits.json_on_tuned:
+        said = f"tuned models give plain text in the profile {limits.name}; leave it out, or ask a base model"
+        raise InvalidArgument(
+            f"Json mode is not enabled for {name}", violations=(FieldViolation(AT + "responseMimeType", said),)
+        )
     if prompt.system is not None and not limits.system_on_tuned:
         raise InvalidArgument(
             f"Developer instruction is not enabled for {name}",
@@ -51,16 +66,12 @@ def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:
         InvalidArgument: a value is out of range; names each.
 
     """
-    at = "generationConfig."
-    wrong = sampling_violations(at, ask.temperature, ask.top_p, ask.top_k, max_temperature=2.0)
-    if len(ask.stop_sequences) > MAX_STOP_SEQUENCES:
-        said = f"{len(ask.stop_sequences)} sequences, at most {MAX_STOP_SEQUENCES} are allowed"
-        wrong.append(FieldViolation(at + "stopSequences", said))
-    if any(not stop for stop in ask.stop_sequences):
-        wrong.append(FieldViolation(at + "stopSequences", "holds an empty text; leave it out"))
+    wrong = sampling_violations(AT, ask.temperature, ask.top_p, ask.top_k, max_temperature=2.0)
+    wrong += _stop_violations(ask.stop_sequences)
     asked = ask.max_output_tokens
     if asked is not None and asked < 1:
-        wrong.append(FieldViolation(at + "maxOutputTokens", f"{asked} is out of range; use 1 or more"))
+        wrong.append(FieldViolation(AT + "maxOutputTokens", f"{asked} is out of range; use 1 or more"))
+    wrong += _other_violations(ask)
     if wrong:
         raise InvalidArgument.of_all(tuple(wrong))
     return Sampling(
@@ -70,7 +81,36 @@ def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:
         stop_sequences=ask.stop_sequences,
         max_output_tokens=max_output_tokens if asked is None else min(asked, max_output_tokens),
         seed=ask.seed,
+        presence_penalty=ask.presence_penalty,
+        frequency_penalty=ask.frequency_penalty,
+        top_logprobs=ask.top_logprobs,
+        form=ask.form,
     )
+
+
+def _stop_violations(stops: tuple[str, ...]) -> list[FieldViolation]:
+    wrong = []
+    if len(stops) > MAX_STOP_SEQUENCES:
+        said = f"{len(stops)} sequences, at most {MAX_STOP_SEQUENCES} are allowed"
+        wrong.append(FieldViolation(AT + "stopSequences", said))
+    if any(not stop for stop in stops):
+        wrong.append(FieldViolation(AT + "stopSequences", "holds an empty text; leave it out"))
+    return wrong
+
+
+def _other_violations(ask: Ask) -> list[FieldViolation]:
+    wrong = []
+    if not 1 <= ask.num_candidates <= MAX_CANDIDATES:
+        said = f"{ask.num_candidates} is out of range; use 1 to {MAX_CANDIDATES}"
+        wrong.append(FieldViolation(AT + "candidateCount", said))
+    for name, value in (("presencePenalty", ask.presence_penalty), ("frequencyPenalty", ask.frequency_penalty)):
+        if not -PENALTY <= value < PENALTY:
+            said = f"{value} is out of range; use one from -{PENALTY:g} on, below {PENALTY:g}"
+            wrong.append(FieldViolation(AT + name, said))
+    if ask.top_logprobs is not None and not 0 <= ask.top_logprobs <= MAX_TOP_LOGPROBS:
+        said = f"{ask.top_logprobs} is out of range; use 0 to {MAX_TOP_LOGPROBS}"
+        wrong.append(FieldViolation(AT + "logprobs", said))
+    return wrong
 
 
 def model_sampling(model: TunedModel, base: Sampling) -> Sampling:

@@ -12,7 +12,7 @@ from kastor.domain.limits import Limits
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import MODEL_STATE, TUNED, ModelState, TunedModel
 from kastor.jobs.access import Access
-from kastor.jobs.asks import Ask, check_prompt, model_sampling, sampling
+from kastor.jobs.asks import Ask, check_tuned, model_sampling, sampling
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.jobs import JobStore
 
@@ -21,7 +21,7 @@ class Generator(Protocol):
     """What generates: an engine, wherever it runs."""
 
     def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
-        """The answer as it is made. Blocks between pieces; closing it ends the generation."""
+        """The candidates as they are made. Blocks between pieces; closing it ends the generation."""
 
     def count_tokens(self, base_model: str, prompt: Prompt) -> int:
         """How many tokens the prompt is for this base."""
@@ -29,7 +29,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer on its way; `base` is what really generates it."""
+    """An answer on its way, with all its candidates; `base` is what really generates it."""
 
     base: BaseModel
     chunks: abc.Generator[Chunk, None, None]
@@ -71,14 +71,15 @@ class GenerationService:
 
         """
         if name.startswith(TUNED):
-            model, job = self._asked_model(name, ask.prompt, caller)
+            model, job = self._asked_model(name, ask, caller)
             base, adapter = self._catalog.base(job.spec.base_model), job.id
             default = model_sampling(model, base.sampling)
         else:
             base, adapter = self._catalog.base(name), None
             default = base.sampling
         chosen = sampling(ask, default, base.output_token_limit)
-        return Answer(base, self._generator.stream(GenerateRequest(base.id, ask.prompt, chosen, adapter)))
+        request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates)
+        return Answer(base, self._generator.stream(request))
 
     def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> int:
         """How many tokens the prompt is for the model.
@@ -91,11 +92,11 @@ class GenerationService:
             name = self._jobs.get(self._access.model(name.removeprefix(TUNED), caller).job_id).spec.base_model
         return self._generator.count_tokens(self._catalog.base(name).id, prompt)
 
-    def _asked_model(self, name: str, prompt: Prompt, caller: Principal) -> tuple[TunedModel, TuningJob]:
+    def _asked_model(self, name: str, ask: Ask, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)
         job = self._jobs.get(model.job_id)
         require_active(model, job)
-        check_prompt(prompt, model.name, self._limits)
+        check_tuned(ask, model.name, self._limits)
         return model, job
 
 

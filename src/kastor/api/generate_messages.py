@@ -1,0 +1,182 @@
+"""Messages of generation on the Gemini API's wire (gemini-api.md §2.9). What they mean is `generate_ask`'s business.
+
+A field of type `Unoffered` is known to the wire and honoured by nobody here: whatever is said in it is refused by name.
+"""
+
+from typing import Annotated
+
+from pydantic import StrictBool
+
+from kastor.api.wire import Float32, Int32, Wire, enum_field
+from kastor.domain.content import Role
+
+HARM = "HARM_CATEGORY_"
+HARM_CATEGORIES = tuple(
+    HARM + name
+    for name in (
+        *("UNSPECIFIED", "DEROGATORY", "TOXICITY", "VIOLENCE", "SEXUAL", "MEDICAL", "DANGEROUS"),
+        *("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT", "CIVIC_INTEGRITY"),
+    )
+)
+THRESHOLDS = (
+    *("HARM_BLOCK_THRESHOLD_UNSPECIFIED", "BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH"),
+    *("BLOCK_NONE", "OFF"),
+)
+Unoffered = object | None
+
+
+class PartIn(Wire):
+    """Part: only text so far."""
+
+    text: str | None = None
+    inline_data: Unoffered = None
+    file_data: Unoffered = None
+    function_call: Unoffered = None
+    function_response: Unoffered = None
+    executable_code: Unoffered = None
+    code_execution_result: Unoffered = None
+    video_metadata: Unoffered = None
+    media_resolution: Unoffered = None
+    thought: Unoffered = None
+    thought_signature: Unoffered = None
+    part_metadata: Unoffered = None
+
+
+class ContentIn(Wire):
+    """Content."""
+
+    role: str | None = None
+    parts: list[PartIn] | None = None
+
+
+class SafetySettingIn(Wire):
+    """SafetySetting: checked, and without effect, as nothing is filtered."""
+
+    category: Annotated[str, enum_field("HarmCategory", HARM_CATEGORIES)] | None = None
+    threshold: Annotated[str, enum_field("HarmBlockThreshold", THRESHOLDS)] | None = None
+
+
+class GenerationConfigIn(Wire):
+    """GenerationConfig."""
+
+    candidate_count: Int32 | None = None
+    stop_sequences: list[str] | None = None
+    max_output_tokens: Int32 | None = None
+    temperature: Float32 | None = None
+    top_p: Float32 | None = None
+    top_k: Int32 | None = None
+    seed: Int32 | None = None
+    presence_penalty: Float32 | None = None
+    frequency_penalty: Float32 | None = None
+    response_mime_type: str | None = None
+    response_schema: dict[str, object] | None = None
+    response_json_schema: dict[str, object] | None = None
+    response_json_schema_ordered: Unoffered = None
+    response_logprobs: StrictBool | None = None
+    logprobs: Int32 | None = None
+    response_modalities: list[str | int] | None = None
+    thinking_config: dict[str, object] | None = None
+    media_resolution: str | int | None = None
+    speech_config: Unoffered = None
+    image_config: Unoffered = None
+    enable_enhanced_civic_answers: Unoffered = None
+
+
+class GenerateIn(Wire):
+    """GenerateContentRequest."""
+
+    model: str | None = None
+    contents: list[ContentIn] | None = None
+    system_instruction: ContentIn | None = None
+    generation_config: GenerationConfigIn | None = None
+    safety_settings: list[SafetySettingIn] | None = None
+    tools: Unoffered = None
+    tool_config: Unoffered = None
+    cached_content: Unoffered = None
+
+
+class CountIn(Wire):
+    """CountTokensRequest: contents, or a whole request."""
+
+    model: str | None = None
+    contents: list[ContentIn] | None = None
+    generate_content_request: GenerateIn | None = None
+
+
+class TextOut(Wire):
+    """Part. An empty text is written, too: the legacy SDK cannot read a candidate without parts."""
+
+    text: str
+
+
+class ContentOut(Wire):
+    """Content."""
+
+    parts: list[TextOut]
+    role: str = Role.MODEL.value
+
+
+class TokenOut(Wire):
+    """LogprobsResult.Candidate."""
+
+    token: str
+    token_id: int
+    log_probability: Float32
+
+
+class TopOut(Wire):
+    """LogprobsResult.TopCandidates: of one step, likeliest first."""
+
+    candidates: list[TokenOut]
+
+
+class LogprobsOut(Wire):
+    """LogprobsResult: of the tokens of this message. The token that ends an answer is not among them."""
+
+    log_probability_sum: Float32
+    top_candidates: list[TopOut] | None
+    chosen_candidates: list[TokenOut]
+
+
+class CandidateOut(Wire):
+    """Candidate. There are no safety ratings, for nothing is rated."""
+
+    content: ContentOut
+    finish_reason: str | None
+    index: int
+    token_count: int | None = None
+    avg_logprobs: float | None = None
+    logprobs_result: LogprobsOut | None = None
+
+
+class ModalityCount(Wire):
+    """ModalityTokenCount."""
+
+    modality: str = "TEXT"
+    token_count: int
+
+
+class UsageOut(Wire):
+    """UsageMetadata."""
+
+    prompt_token_count: int
+    candidates_token_count: int | None
+    total_token_count: int
+    prompt_tokens_details: list[ModalityCount]
+    candidates_tokens_details: list[ModalityCount] | None
+
+
+class GenerateOut(Wire):
+    """GenerateContentResponse. `model_version` is the base that really served."""
+
+    candidates: list[CandidateOut]
+    usage_metadata: UsageOut
+    model_version: str
+    response_id: str
+
+
+class CountOut(Wire):
+    """CountTokensResponse."""
+
+    total_tokens: int
+    prompt_tokens_details: list[ModalityCount]
