@@ -1,0 +1,219 @@
+"""The gRPC edge: a call becomes the HTTP method that it is, goes to the same handler, and its JSON becomes the answer.
+
+One core, two edges: credentials, query names, bodies, limits and errors are judged where HTTP judges them. Here are
+only messages, statuses and streams. Needs the extra `kastor[grpc]`; imported only by a server that speaks gRPC.
+"""
+
+import importlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from google.longrunning import operations_pb2  # noqa: F401  # registers its messages
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2  # noqa: F401  # registers what a status' details are
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute
+
+from kastor.api.errors import error_body
+from kastor.api.http import Call, Endpoint, Endpoints, Reply, Stream
+from kastor.api.observe import Metrics
+from kastor.api.transcoding import Json, Method, bound
+from kastor.domain.errors import Internal, InvalidArgument, KastorError, Unavailable, Unimplemented
+
+CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+MAX_MESSAGE_CHARS = 1500  # a status travels in trailers, which clients bound at 8 to 16 KiB
+MAX_DETAILS_BYTES = 4096
+
+
+class Messages:
+    """The message classes of one method."""
+
+    def __init__(self, method: Method) -> None:
+        pool = descriptor_pool.Default()
+        request, answer = (pool.FindMessageTypeByName(name) for name in method.messages)
+        self._request: type[Message] = message_factory.GetMessageClass(request)
+        self._answer: type[Message] = message_factory.GetMessageClass(answer)
+
+    def request(self, data: bytes) -> Json:
+        """The request as proto3 JSON: what is set and only that, so a temperature of 0 stays set.
+
+        Raises:
+            InvalidArgument: it cannot be read, or holds what JSON cannot say.
+
+        """
+        try:
+            value: Json = json_format.MessageToDict(self._request.FromString(data))
+        except (DecodeError, json_format.Error, ValueError) as error:
+            raise InvalidArgument(f"The request is no {self._request.DESCRIPTOR.full_name}: {error}.") from None
+        return value
+
+    def answer(self, value: Mapping[str, object], *, cut: Callable[[str], None]) -> bytes:
+        """The answer's bytes. What the installed protos do not know is left out, and `cut` is told of it."""
+        made = self._answer()
+        try:
+            json_format.ParseDict(value, made)
+        except json_format.ParseError as error:
+            cut(str(error))
+            made.Clear()
+            json_format.ParseDict(value, made, ignore_unknown_fields=True)
+        data: bytes = made.SerializeToString()
+        return data
+
+
+class RpcEdge:
+    """All the methods that have routes, under every version whose messages are installed.
+
+    It is a `grpc.GenericRpcHandler` by its one method.
+    """
+
+    def __init__(self, routes: Iterable[BaseRoute], endpoints: Endpoints, metrics: Metrics) -> None:
+        self._methods = bound(routes)
+        self._endpoints = endpoints
+        self._metrics = metrics
+        self._log = structlog.get_logger()
+        self._lock = threading.Lock()
+        self._messages: dict[str, Messages | None] = {}
+        self._told: set[str] = set()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """How the method is answered; `None` is UNIMPLEMENTED."""
+        method = self._methods.get(details.method)
+        messages = self._messages_of(method) if method is not None else None
+        if method is None or messages is None:
+            return None
+        if method.rpc.streams:
+            return grpc.unary_stream_rpc_method_handler(self._streaming(method, messages))
+        return grpc.unary_unary_rpc_method_handler(self._single(method, messages))
+
+    def _messages_of(self, method: Method) -> Messages | None:
+        with self._lock:
+            if method.full_name not in self._messages:
+                importlib.import_module(f"google.ai.generativelanguage_{method.version}.types")
+                try:
+                    self._messages[method.full_name] = Messages(method)
+                except KeyError:  # v1 has no tuned models
+                    self._messages[method.full_name] = None
+            return self._messages[method.full_name]
+
+    def _single(self, method: Method, messages: Messages) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+        def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+            with self._observed(method, context):
+                reply = self._asked(method, messages, data, context).reply()
+                if isinstance(reply, Mapping):
+                    return messages.answer(reply, cut=self._cut)
+                raise Unimplemented("This method's answer cannot be told over gRPC; use HTTP.")
+
+        return answer
+
+    def _streaming(
+        self, method: Method, messages: Messages
+    ) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
+        def answer(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            with self._observed(method, context):
+                asked = self._asked(method, messages, data, context)
+                reply = asked.reply()
+                if not isinstance(reply, Stream):
+                    raise Unimplemented("This method does not stream over gRPC; use HTTP.")
+                for value in _values(reply, asked.call.stopped):
+                    yield messages.answer(value, cut=self._cut)
+
+        return answer
+
+    def _asked(self, method: Method, messages: Messages, data: bytes, context: grpc.ServicerContext) -> "_Asked":
+        """The call as handlers see it; checked in the order in which HTTP does."""
+        headers = Headers(raw=[_header(name, value) for name, value in context.invocation_metadata()])
+        principal = self._endpoints.caller(headers, {})
+        if len(data) > self._endpoints.max_body_bytes:
+            raise self._endpoints.too_large()
+        found = method.transcoded(messages.request(data))
+        found.endpoint.check(found.query)
+        gone = threading.Event()
+        if not context.add_callback(gone.set):
+            gone.set()
+        stopped = self._endpoints.stopped(gone)
+        return _Asked(found.endpoint, Call(principal, found.path, found.query, found.body, stopped))
+
+    @contextmanager
+    def _observed(self, method: Method, context: grpc.ServicerContext) -> Iterator[None]:
+        """Gives the call an id and its status, and notes it. What goes wrong ends it here, as a status."""
+        request_id, began = secrets.token_hex(8), time.perf_counter()
+        context.send_initial_metadata((("x-request-id", request_id),))
+        code, error = grpc.StatusCode.CANCELLED, None  # a stream that nobody reads on ends at its yield
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                yield
+                code = grpc.StatusCode.OK
+            except KastorError as refused:
+                error = refused
+            except Exception:  # noqa: BLE001  # the server's loop: a bug costs one answer, not the server
+                self._log.exception("request_failed", method="gRPC", path=method.full_name)
+                error = Internal(f"Internal error. The server's log has the details under request_id {request_id}.")
+            finally:
+                code = CODES[error.code] if error is not None else code
+                self._note(method, code, time.perf_counter() - began)
+        if error is not None:
+            context.set_trailing_metadata(details_of(error))
+            context.abort(code, said(error))
+
+    def _note(self, method: Method, code: grpc.StatusCode, elapsed_s: float) -> None:
+        self._metrics.called(method.full_name, code.name, elapsed_s)
+        say = self._log.warning if code is grpc.StatusCode.INTERNAL else self._log.info
+        say("request", method="gRPC", path=method.full_name, status=code.name, ms=round(elapsed_s * 1000, 1))
+
+    def _cut(self, what: str) -> None:
+        """Log, once for each field, that the installed protos do not know it."""
+        with self._lock:
+            new = what not in self._told
+            self._told.add(what)
+        if new:
+            self._log.info("grpc_answer_cut", error=what)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    endpoint: Endpoint
+    call: Call
+
+    def reply(self) -> Reply:
+        return self.endpoint.handler(self.call)
+
+
+def _values(stream: Stream, stopped: Callable[[], bool]) -> Iterator[Mapping[str, object]]:
+    """The stream's messages, until somebody stops it."""
+    try:
+        if stream.first is not None:
+            yield stream.first
+        for value in stream.rest:
+            yield value
+            if stopped():
+                raise Unavailable("The server is shutting down. Try again.")
+    finally:
+        stream.rest.close()
+
+
+def details_of(error: KastorError) -> tuple[tuple[str, bytes], ...]:
+    """The trailer with the whole `google.rpc.Status`, whose details HTTP's body has too; nothing if it is too large."""
+    body = error_body(error)["error"]
+    details = body.get("details") if isinstance(body, dict) else None
+    if not details:
+        return ()
+    value = {"code": int(error.code), "message": said(error), "details": details}
+    packed = json_format.ParseDict(value, status_pb2.Status()).SerializeToString()
+    return (("grpc-status-details-bin", packed),) if len(packed) <= MAX_DETAILS_BYTES else ()
+
+
+def said(error: KastorError) -> str:
+    """The error's message, as much of it as a trailer holds."""
+    message = error.message
+    return message if len(message) <= MAX_MESSAGE_CHARS else message[:MAX_MESSAGE_CHARS] + "…"
+
+
+def _header(name: str, value: str | bytes) -> tuple[bytes, bytes]:
+    return name.encode("ascii"), value if isinstance(value, bytes) else value.encode("latin-1", "replace")
