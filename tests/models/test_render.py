@@ -1,5 +1,6 @@
 """One renderer for training and serving: a served prompt is a prefix of what was trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from kastor.domain.content import Content, Example, Prompt, Role, Text
-from kastor.domain.errors import FailedPrecondition
-from kastor.models.families import FAMILIES, SMOLLM2
-from kastor.models.render import Renderer
+from kastor.domain.content import (
+    Content,
+    Example,
+    FunctionCall,
+    FunctionResponse,
+    Media,
+    Part,
+    Prompt,
+    Resolution,
+    Role,
+    Text,
+)
+from kastor.domain.errors import FailedPrecondition, InvalidArgument
+from kastor.models.families import FAMILIES, SMOLLM2, Vision
+from kastor.models.render import Renderer, View
 from tiny import tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer(), tiny_tokenizer(), SMOLLM2)
@@ -89,3 +101,75 @@ def test_every_family_can_open_every_role() -> None:
     for family in FAMILIES.values():
         assert set(family.opening) == {"system", "user", "model"}
         assert family.lora_targets
+
+
+SEEING = replace(
+    SMOLLM2,
+    vision=Vision(
+        placeholder="<|endoftext|>",
+        before="\n",
+        after="<|im_end|>",
+        size={Resolution.LOW: 256, Resolution.MEDIUM: 512},
+        tokens={Resolution.LOW: 4, Resolution.MEDIUM: 16},
+        default=Resolution.LOW,
+    ),
+)
+
+
+def a_seer() -> Renderer:
+    plain = tiny_tokenizer()
+    plain.encode_special_tokens = True
+    return Renderer(tiny_tokenizer(), plain, SEEING)
+
+
+SEER = a_seer()
+CAT, FILM = Media("image/png", "cat.png"), Media("video/mp4", "film.mp4", start_s=1.0)
+VIEWS = {CAT: View(Resolution.MEDIUM), FILM: View(Resolution.LOW, 2, (1.0, 62.5))}
+
+
+def test_each_picture_has_its_tokens_and_frames_their_moments() -> None:
+    question = Content(Role.USER, (Text("see "), CAT, Text(" and "), FILM, Text("?")))
+    rendered = SEER.example(Example((question, Content(Role.MODEL, (Text("ok"),)))), VIEWS)
+    assert [(picture.media, picture.index, picture.num_tokens) for picture in rendered.pictures] == [
+        (CAT, 0, 16),
+        (FILM, 0, 4),
+        (FILM, 1, 4),
+    ]
+    for picture in rendered.pictures:
+        assert set(rendered.token_ids[picture.start : picture.start + picture.num_tokens]) == {0}
+    written = SEER.tokenizer.decode(rendered.token_ids, skip_special_tokens=False)
+    seen = written.replace("<|endoftext|>" * 4, "#")
+    assert "see \n####<|im_end|> and 00:01\n#<|im_end|>01:02.5\n#<|im_end|>?<|im_end|>" in seen
+    assert rendered.token_ids.count(0) == 24
+
+
+@given(st.lists(st.tuples(texts, st.sampled_from(["", "cat", "film"]), texts), max_size=4))
+def test_counting_many_examples_at_once_counts_what_rendering_gives(rows: list[tuple[str, str, str]]) -> None:
+    media: dict[str, tuple[Part, ...]] = {"": (), "cat": (CAT,), "film": (FILM, CAT)}
+    examples = [
+        Example((Content(Role.USER, (Text(q), *media[which])), Content(Role.MODEL, (Text(a), Text(a)))))
+        for q, which, a in rows
+    ]
+    counts = SEER.counts(examples, [VIEWS] * len(examples))
+    rendered = [SEER.example(example, VIEWS) for example in examples]
+    assert [(count.total, count.supervised) for count in counts] == [
+        (len(one.token_ids), one.num_supervised) for one in rendered
+    ]
+
+
+def test_texts_cut_into_parts_are_tokenised_as_one(renderer: Renderer) -> None:
+    whole = Prompt.of("twelve")
+    cut = Prompt((Content(Role.USER, (Text("twe"), Text("lve"))),))
+    assert renderer.prompt(whole) == renderer.prompt(cut)
+
+
+@pytest.mark.parametrize("part", [CAT, FunctionCall("f", "{}"), FunctionResponse("f", "{}")])
+def test_what_a_family_cannot_read_is_named(renderer: Renderer, part: Part) -> None:
+    with pytest.raises(InvalidArgument, match=r"reads text only, not cat\.png|cannot call functions, such as f"):
+        renderer.prompt(Prompt((Content(Role.USER, (part,)),)))
+
+
+def test_media_in_an_answer_are_refused() -> None:
+    turns = (Content(Role.USER, (Text("draw"),)), Content(Role.MODEL, (CAT,)))
+    with pytest.raises(InvalidArgument, match="in its own turn"):
+        SEER.example(Example(turns), VIEWS)

@@ -1,10 +1,28 @@
 """Model families as values: how turns are written, which token ends them, where LoRA goes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from kastor.domain.content import Resolution
+
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """How a family sees: what a picture is resized to and how many tokens it becomes, at each resolution.
+
+    A picture is written `before`, then `placeholder` as many times as it has tokens, then `after`. Before a frame of a
+    video stands the moment it was taken at, as text (`clock`).
+    """
+
+    placeholder: str  # a control token; its embeddings are replaced by the picture's
+    before: str
+    after: str
+    size: Mapping[Resolution, int]  # pixels, of each side
+    tokens: Mapping[Resolution, int]  # of one picture
+    default: Resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +40,7 @@ class Family:
     separator: str  # stands between a closed turn and the next opening
     default_system: str | None  # written when the caller gives no system instruction
     lora_targets: tuple[str, ...]
+    vision: Vision | None = None  # a family without reads text only
 
 
 SMOLLM2 = Family(
@@ -35,4 +54,29 @@ SMOLLM2 = Family(
     lora_targets=LLAMA_LINEARS,
 )
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (SMOLLM2,)})
+NANO_VL = replace(
+    SMOLLM2,
+    name="kastor-nano-vl",
+    vision=Vision(
+        placeholder="<jupyter_output>",  # of SmolLM2's vocabulary; no text has it
+        before="",
+        after="\n",
+        size=MappingProxyType({Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}),
+        tokens=MappingProxyType({Resolution.LOW: 64, Resolution.MEDIUM: 256, Resolution.HIGH: 256}),
+        default=Resolution.LOW,
+    ),
+)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (SMOLLM2, NANO_VL)})
+
+
+def clock(moment_s: float) -> str:
+    """A moment as a video's frames carry it, to a tenth of a second where it is not whole.
+
+    >>> clock(5), clock(62.5), clock(3725.04)
+    ('00:05', '01:02.5', '62:05')
+    """
+    tenths = round(moment_s * 10)
+    minutes, rest = divmod(tenths, 600)
+    seconds, tenth = divmod(rest, 10)
+    return f"{minutes:02d}:{seconds:02d}" + (f".{tenth}" if tenth else "")

@@ -5,14 +5,39 @@ recognised, the caller's text with control tokens taken as plain text. So the to
 the tokens trained on *by construction*, the mask needs no search, and no text can smuggle in a control token.
 """
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tokenizers import Tokenizer
 
-from kastor.domain.content import Content, Example, Media, Prompt, Role, Text, text_of
+from kastor.domain.content import Example, Media, Part, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.models.families import Family
+from kastor.models.families import Family, Vision, clock
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a model is shown of one medium: so many pictures, of a video each with its moment in seconds."""
+
+    resolution: Resolution
+    num_pictures: int = 1
+    moments_s: tuple[float, ...] = ()  # of a video, as many as there are pictures
+
+
+Views = Mapping[Media, View]
+NO_VIEWS: Views = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Where in the token ids a picture's own embeddings go."""
+
+    media: Media
+    index: int  # of the medium's pictures
+    start: int
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +46,33 @@ class Rendered:
 
     token_ids: list[int]
     supervised: list[bool]  # True where the token is learnt: the last answer and the token that ends it
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def num_supervised(self) -> int:
         """Tokens that carry a loss."""
         return sum(self.supervised)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How many tokens an example is trained with."""
+
+    total: int
+    supervised: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Placeholders:
+    """The tokens that one picture takes."""
+
+    media: Media
+    index: int
+    num_tokens: int
+
+
+_Piece = list[int] | str | _Placeholders
+"""Control tokens, a caller's text, or a picture."""
 
 
 class Renderer:
@@ -37,13 +84,11 @@ class Renderer:
         self._family = family
         self._opening = {role: self._control(text) for role, text in family.opening.items()}
         self._separator = self._control(family.separator)
-        closing = self._control(family.closing)
-        if len(closing) != 1:
-            raise FailedPrecondition(
-                f"The tokenizer splits {family.closing!r} into {len(closing)} tokens: it is not one of the family "
-                f"{family.name!r}. Name the right family in the catalog."
-            )
-        self.closing_id = closing[0]
+        self.closing_id = self._single(family.closing)
+        vision = family.vision
+        self._before = self._control(vision.before) if vision else []
+        self._after = self._control(vision.after) if vision else []
+        self._placeholder_id = self._single(vision.placeholder) if vision else -1
 
     @classmethod
     def open(cls, folder: Path, family: Family) -> "Renderer":
@@ -62,48 +107,122 @@ class Renderer:
         plain.encode_special_tokens = True
         return cls(recognising, plain, family)
 
-    def prompt(self, prompt: Prompt) -> list[int]:
-        """Token ids that end with the opening of the model's turn.
+    @property
+    def vision(self) -> Vision | None:
+        """How the family sees, if it does."""
+        return self._family.vision
+
+    def prompt(self, prompt: Prompt, views: Views = NO_VIEWS) -> list[int]:
+        """Token ids that end with the opening of the model's turn. `views` has each of its media.
 
         Raises:
             InvalidArgument: it holds what this family's models cannot read.
 
         """
-        _require_text(prompt)
-        ids = self._system(prompt)
-        for content in prompt.contents:
-            ids += self._turn(content)
-        return ids + self._opening["model"]
+        return self._ids(self._prompt_pieces(prompt, views))[0]
 
-    def example(self, example: Example) -> Rendered:
-        """The served prompt followed by the answer and the closing token, which alone are supervised."""
-        before = self.prompt(example.prompt)
-        answer = [*self.text(example.contents[-1].text), self.closing_id]
-        return Rendered(before + answer, [False] * len(before) + [True] * len(answer))
+    def example(self, example: Example, views: Views = NO_VIEWS) -> Rendered:
+        """The served prompt followed by the answer and the closing token, which alone are supervised.
+
+        Raises:
+            InvalidArgument: it holds what this family's models cannot read.
+
+        """
+        before, pictures = self._ids(self._prompt_pieces(example.prompt, views))
+        answer, _ = self._ids(self._answer_pieces(example))
+        return Rendered(before + answer, [False] * len(before) + [True] * len(answer), pictures)
+
+    def counts(self, examples: Sequence[Example], views: Sequence[Views] = ()) -> list[TokenCount]:
+        """What `example` would give for each, all their texts tokenised in one go; `views` is empty or one for each.
+
+        Raises:
+            InvalidArgument: one holds what this family's models cannot read.
+
+        """
+        pieces = []
+        for index, example in enumerate(examples):
+            pieces.append(list(self._prompt_pieces(example.prompt, views[index] if views else NO_VIEWS)))
+            pieces.append(list(self._answer_pieces(example)))
+        texts = [piece for held in pieces for piece in held if isinstance(piece, str)]
+        encoded = iter(self._plain.encode_batch_fast(texts, add_special_tokens=False))
+        sizes = [sum(len(next(encoded)) if isinstance(p, str) else _size(p) for p in held) for held in pieces]
+        return [TokenCount(before + answer, answer) for before, answer in zip(sizes[::2], sizes[1::2], strict=True)]
 
     def text(self, text: str) -> list[int]:
         """Tokens of a caller's text; control tokens in it are plain text."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _system(self, prompt: Prompt) -> list[int]:
-        said = self._family.default_system if prompt.system is None else text_of(prompt.system)
-        return [] if said is None else self._closed(self._opening["system"] + self.text(said))
+    def _prompt_pieces(self, prompt: Prompt, views: Views) -> Iterator[_Piece]:
+        if prompt.tools:
+            raise InvalidArgument("This base model cannot call functions; leave tools out.")
+        if prompt.system is not None:
+            yield from self._turn("system", prompt.system, views)
+        elif self._family.default_system is not None:
+            yield from self._turn("system", (Text(self._family.default_system),), views)
+        for content in prompt.contents:
+            yield from self._turn("model" if content.role is Role.MODEL else "user", content.parts, views)
+        yield self._opening["model"]
 
-    def _turn(self, content: Content) -> list[int]:
-        opening = self._opening["model" if content.role is Role.MODEL else "user"]
-        return self._closed(opening + self.text(content.text))
+    def _answer_pieces(self, example: Example) -> Iterator[_Piece]:
+        yield from self._part_pieces(example.contents[-1].parts, NO_VIEWS)
+        yield [self.closing_id]
 
-    def _closed(self, ids: list[int]) -> list[int]:
-        return [*ids, self.closing_id, *self._separator]
+    def _turn(self, who: str, parts: tuple[Part, ...], views: Views) -> Iterator[_Piece]:
+        yield self._opening[who]
+        yield from self._part_pieces(parts, views)
+        yield [self.closing_id, *self._separator]
+
+    def _part_pieces(self, parts: tuple[Part, ...], views: Views) -> Iterator[_Piece]:
+        text = ""  # neighbouring texts are one, however they were cut into parts
+        for part in parts:
+            if isinstance(part, Text):
+                text += part.text
+                continue
+            yield text
+            text = ""
+            if not isinstance(part, Media):
+                raise InvalidArgument(f"This base model cannot call functions, such as {part.name}.")
+            yield from self._media_pieces(part, views)
+        yield text
+
+    def _media_pieces(self, media: Media, views: Views) -> Iterator[_Piece]:
+        vision, view = self._family.vision, views.get(media)
+        if vision is None:
+            raise InvalidArgument(f"This base model reads text only, not {media.name}.")
+        if view is None:
+            raise InvalidArgument(f"{media.name} stands where this base model sees no media: in its own turn.")
+        for index in range(view.num_pictures):
+            if view.moments_s:
+                yield clock(view.moments_s[index])
+            yield self._before
+            yield _Placeholders(media, index, vision.tokens[view.resolution])
+            yield self._after
+
+    def _ids(self, pieces: Iterable[_Piece]) -> tuple[list[int], tuple[Picture, ...]]:
+        ids: list[int] = []
+        pictures = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                ids += self.text(piece)
+            elif isinstance(piece, _Placeholders):
+                pictures.append(Picture(piece.media, piece.index, len(ids), piece.num_tokens))
+                ids += [self._placeholder_id] * piece.num_tokens
+            else:
+                ids += piece
+        return ids, tuple(pictures)
+
+    def _single(self, text: str) -> int:
+        ids = self._control(text)
+        if len(ids) != 1:
+            raise FailedPrecondition(
+                f"The tokenizer splits {text!r} into {len(ids)} tokens: it is not one of the family "
+                f"{self._family.name!r}. Name the right family in the catalog."
+            )
+        return ids[0]
 
     def _control(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _require_text(prompt: Prompt) -> None:
-    for part in prompt.parts:
-        if not isinstance(part, Text):
-            what = part.name if isinstance(part, Media) else f"the function {part.name}"
-            raise InvalidArgument(f"This base model reads text only, not {what}.")
-    if prompt.tools:
-        raise InvalidArgument("This base model cannot call functions; leave tools out.")
+def _size(piece: list[int] | _Placeholders) -> int:
+    return piece.num_tokens if isinstance(piece, _Placeholders) else len(piece)
