@@ -97,6 +97,7 @@ def test_a_system_instruction_for_a_tuned_model_depends_on_the_profile(world: Wo
     answer = ask(world, TUNED, systemInstruction=instruction)
     assert answer.status_code == 400
     assert error_of(answer)["message"] == "Developer instruction is not enabled for tunedModels/numbers"
+    assert "profile gemini-api" in answer.text
     lifted = World(world.folder, store, limits=OPEN)
     assert ask(lifted, TUNED, systemInstruction=instruction).status_code == 200
 
@@ -106,6 +107,7 @@ def test_a_prompt_too_long_for_a_tuned_model_is_refused(world: World) -> None:
     answer = ask(world, TUNED, contents=[{"parts": [{"text": "x" * 40_001}]}])
     assert answer.status_code == 400
     assert "40,001 characters, at most 40,000" in error_of(answer)["message"]
+    assert "profile gemini-api" in error_of(answer)["message"]
     assert ask(world, BASE, contents=[{"parts": [{"text": "x" * 40_001}]}]).status_code == 200
 
 

@@ -51,12 +51,14 @@ def check_tuned(ask: Ask, name: str, limits: Limits) -> None:
             f"Json mode is not enabled for {name}", violations=(FieldViolation(AT + "responseMimeType", said),)
         )
     if prompt.system is not None and not limits.system_on_tuned:
+        said = f"tuned models take none in the profile {limits.name}; write it into the prompt"
         raise InvalidArgument(
             f"Developer instruction is not enabled for {name}",
-            violations=(FieldViolation("systemInstruction", "tuned models take none; write it into the prompt"),),
+            violations=(FieldViolation("systemInstruction", said),),
         )
     if limits.max_input_chars is not None and prompt.num_chars > limits.max_input_chars:
-        raise InvalidArgument.of("contents", too_long(prompt.num_chars, limits.max_input_chars) + " for a tuned model")
+        said = f"{too_long(prompt.num_chars, limits.max_input_chars)} for a tuned model in the profile {limits.name}"
+        raise InvalidArgument.of("contents", said)
 
 
 def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:
