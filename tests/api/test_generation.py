@@ -293,7 +293,12 @@ def disconnecting(world: World, verb: str) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
     body = json.dumps({"contents": [{"parts": [{"text": "x"}]}]}).encode()
     scope = {"type": "http", "method": "POST", "path": f"/v1/{BASE}:{verb}", "query_string": b"alt=sse"}
-    scope |= {"headers": [], "http_version": "1.1", "scheme": "http", "server": ("kastor", 80)}
+    scope |= {
+        "headers": [(b"host", b"localhost")],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("localhost", 80),
+    }
     begun, hung_up, messages = threading.Event(), threading.Event(), iter([body])
 
     def between() -> None:
