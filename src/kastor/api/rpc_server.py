@@ -1,5 +1,6 @@
 """The gRPC listener: address, TLS, threads, and an end in order. What it answers is `rpc`'s business."""
 
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 import grpc
 from starlette.routing import BaseRoute
 
+from kastor.api.app import Application
 from kastor.api.http import MAX_GENERATING_THREADS, Endpoints
 from kastor.api.observe import Metrics
 from kastor.api.rpc import RpcEdge
@@ -18,20 +20,6 @@ from kastor.security.rpc_door import RpcDoor
 QUICK_THREADS = 32  # beside those that answer for long
 SAID_BYTES = 1024 * 1024
 """A request larger than the limit by less than this is told so in our words; a still larger one, in gRPC's."""
-
-
-def identity_of(door: RpcDoor, folder: Path, *, now: datetime) -> Identity | None:
-    """Who the server is behind this door: as given, or made in `folder`; `None` in plain text.
-
-    Raises:
-        FailedPrecondition: a file cannot be read or written.
-
-    """
-    if door.insecure:
-        return None
-    if door.certificate is not None and door.key is not None:
-        return given_identity(door.certificate, door.key)
-    return own_identity(folder, door.names, now=now)
 
 
 class RpcServer:
@@ -60,13 +48,18 @@ class RpcServer:
                 ("grpc.max_receive_message_length", endpoints.max_body_bytes + SAID_BYTES),
             ),
         )
+        self._ended: threading.Event | None = None
         try:
-            self.port = self._bind(door.address, identity)
+            port = self._bind(door.address, identity)
         except RuntimeError as error:
             raise FailedPrecondition(
                 f"Cannot listen for gRPC on {door.address}: taken by another program, or not an address of this "
                 "machine. Choose another --grpc-port; 0 takes a free one."
             ) from error
+        self.endpoint = door.endpoint(port)
+        """What callers of this machine write for the address."""
+        self.authority = identity.authority if identity is not None else None
+        """The file that callers are to trust, where the certificate was made here."""
 
     def _bind(self, address: str, identity: Identity | None) -> int:
         if identity is None:
@@ -81,6 +74,26 @@ class RpcServer:
         self._server.start()
 
     def stop(self, grace_s: float) -> None:
-        """Take no more calls, and wait for those under way; what has not ended by then is cut off."""
-        self._server.stop(grace_s).wait(grace_s + 1)
+        """Take no more calls; what is under way and has not ended after `grace_s` is cut off then. Does not wait."""
+        self._ended = self._server.stop(grace_s)
+
+    def close(self) -> None:
+        """Wait for the end, which comes at once if nobody asked for it before."""
+        ended = self._ended or self._server.stop(None)
+        ended.wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def open_rpc(application: Application, metrics: Metrics, door: RpcDoor, folder: Path, *, now: datetime) -> RpcServer:
+    """The server behind this door, which shows the given certificate or one of `folder`.
+
+    Raises:
+        FailedPrecondition: the address is taken, or a file cannot be read or written.
+
+    """
+    identity = None
+    if door.certificate is not None and door.key is not None:
+        identity = given_identity(door.certificate, door.key)
+    elif not door.insecure:
+        identity = own_identity(folder, door.names, now=now)
+    return RpcServer(application.routes, application.endpoints, metrics, door, identity)

@@ -67,7 +67,7 @@ def own_identity(folder: Path, hosts: Iterable[str], *, now: datetime) -> Identi
     """
     names = tuple(dict.fromkeys((*ALWAYS_NAMED, *hosts)))
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=LOCK_TIMEOUT_S):
             authority = _authority(folder, now)
             return _server(folder, authority, names, now)
