@@ -34,12 +34,14 @@ from kastor.jobs.access import Access
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.scheduler import Scheduler
 from kastor.jobs.service import TuningService
+from kastor.jobs.sharing import SharingService
 from kastor.logs import configure_logs
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.settings import Settings, environment
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database, migrate, open_database
+from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
 
@@ -120,7 +122,8 @@ class _Running:
             access=Access(models), jobs=jobs, catalog=catalog, generator=self._engine, limits=limits
         )
         keys = {email: secret.get_secret_value() for email, secret in settings.api_keys.items()}
-        services = Services(self._tuning, generation)
+        sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
+        services = Services(self._tuning, generation, sharing)
         self._app = make_app(services, Authenticator(keys), Metrics(CollectorRegistry()), closing)
         self._threads: tuple[threading.Thread, ...] = ()
 

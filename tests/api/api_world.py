@@ -24,10 +24,12 @@ from kastor.domain.limits import GEMINI_API, Limits
 from kastor.jobs.access import Access
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
+from kastor.jobs.sharing import SharingService
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database
+from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
 
@@ -133,7 +135,8 @@ class World:
             generator=self.generator,
             limits=self.limits,
         )
-        services = Services(self.service, generation)
+        self.sharing = SharingService(access=Access(self.models), grants=GrantStore(self.database), clock=self.clock)
+        services = Services(self.service, generation, self.sharing)
         self.app = make_app(
             services,
             self.authenticator or Authenticator(self.keys, no_auth=not self.keys),

@@ -3,7 +3,7 @@
 import pytest
 
 from api_world import World, error_of, fields_of
-from kastor.api.paging import token_of
+from kastor.api.paging import parts_of, place_token, token_of
 from kastor.domain.job import State
 
 
@@ -66,10 +66,13 @@ def test_a_page_goes_on_after_a_job_that_was_deleted_meanwhile(world: World) -> 
     assert [job["id"] for job in rest["jobs"]] == ids[:1]
 
 
-@pytest.mark.parametrize("target", ["/kastor/v1/jobs", "/v1/tunedModels"])
+@pytest.mark.parametrize(("target", "of"), [("/kastor/v1/jobs", "jobs"), ("/v1/tunedModels", "tunedModels ")])
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00"])
-def test_a_made_up_page_token_is_refused(world: World, target: str, moment: str) -> None:
-    answer = world.call("GET", target, params={"pageToken": token_of(moment, "x")})
+def test_a_made_up_page_token_is_refused(world: World, target: str, of: str, moment: str) -> None:
+    sound = place_token(world.now, "x", of=of)
+    assert world.call("GET", target, params={"pageToken": sound}).status_code == 200
+    made_up = token_of(moment, *parts_of(sound, 3)[1:])
+    answer = world.call("GET", target, params={"pageToken": made_up})
     assert (answer.status_code, fields_of(answer)) == (400, ["pageToken"])
 
 

@@ -10,11 +10,10 @@ from kastor.api.paging import page_size, place_token, time_and_id
 from kastor.api.wire import Float32, Wire, timestamp
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Event, Snapshot, State
-from kastor.jobs.service import JobView, TuningService
+from kastor.jobs.service import LATEST_STEPS, JobView, TuningService
 
 PREFIX = "/kastor/v1"
 JOBS_PAGE_SIZE = 50
-ETA_STEPS = 10  # the latest steps foretell the next ones
 
 
 class HyperparametersOut(Wire):
@@ -100,13 +99,13 @@ class AdminRoutes:
 
     def list_jobs(self, call: Call) -> Reply:
         """Jobs, newest first."""
-        size, before = page_size(call, default=JOBS_PAGE_SIZE), time_and_id(call)
+        size, before = page_size(call, default=JOBS_PAGE_SIZE), time_and_id(call, of="jobs")
         page = self._service.jobs(call.principal, limit=size, before=before)
         listed: dict[str, object] = {"jobs": [job_out(view).json_value() for view in page.items]}
         if not page.more:
             return listed
         last = page.items[-1].job
-        return listed | {"nextPageToken": place_token(last.created_at, last.id)}
+        return listed | {"nextPageToken": place_token(last.created_at, last.id, of="jobs")}
 
     def get(self, call: Call) -> Reply:
         """One job; with its events and snapshots if view=full."""
@@ -158,7 +157,7 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
 
 def _eta_s(view: JobView) -> float | None:
     """Seconds until a running job's last step, at the pace of its latest ones."""
-    latest = view.snapshots[-ETA_STEPS:]
+    latest = view.snapshots[-LATEST_STEPS:]
     if view.job.state is not State.RUNNING or not latest:
         return None
     pace = sum(snapshot.elapsed_s for snapshot in latest) / len(latest)

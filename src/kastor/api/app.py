@@ -16,9 +16,11 @@ from kastor.api.gemini import VERSIONS, GeminiRoutes
 from kastor.api.generate import GenerateRoutes
 from kastor.api.http import Endpoints, json_response
 from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz
+from kastor.api.permissions import PermissionRoutes
 from kastor.domain.errors import Internal, KastorError, NotFound, Unimplemented
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
+from kastor.jobs.sharing import SharingService
 from kastor.security.auth import Authenticator
 
 
@@ -28,6 +30,7 @@ class Services:
 
     tuning: TuningService
     generation: GenerationService
+    sharing: SharingService
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,12 @@ def make_app(
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
     endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing)
     gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
-    admin = AdminRoutes(tuning)
+    admin, permissions = AdminRoutes(tuning), PermissionRoutes(services.sharing)
     routes: list[BaseRoute] = [Route("/healthz", healthz), Route("/metrics", metrics.scrape)]
     for version in VERSIONS:
         routes += generate.routes(endpoints, version)
         routes += gemini.routes(endpoints, version)
+        routes += permissions.routes(endpoints, version)
     routes += admin.routes(endpoints)
     app = Starlette(
         routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted, Exception: _bug}

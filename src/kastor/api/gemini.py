@@ -1,22 +1,24 @@
 """The Gemini API's routes for tuned models, their operations and base models, under every version alike.
 
-Mirrors gemini-api.md §1. Generation is in `generate`; what messages hold, in `tuned_models`.
+Mirrors gemini-api.md §1. Generation is in `generate`, sharing in `permissions`; what messages hold, in `tuned_models`.
 """
 
 from collections.abc import Mapping, Sequence
 
 from starlette.routing import Route
 
+from kastor.api.filters import model_filter, operation_filter
 from kastor.api.http import Call, Endpoints, Reply
 from kastor.api.paging import page_size, parts_of, place_token, time_and_id, token_of
 from kastor.api.tuned_models import TunedModelIn, base_model, model_change, new_tuning, operation, tuned_model
 from kastor.api.wire import Wire, message
-from kastor.domain.errors import InvalidArgument, KastorError, Unimplemented
+from kastor.domain.listing import ModelFilter
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import Page, Tuning, TuningService
 
 VERSIONS = ("/v1", "/v1beta", "/v1alpha")
 PAGED = ("page_size", "page_token")
+OPERATIONS = (*PAGED, "filter", "return_partial_success")  # of the last one: nothing here is ever unreachable
 MODELS_PAGE_SIZE = 50
 
 
@@ -40,15 +42,14 @@ class GeminiRoutes:
             route(models, "POST", self.create, query=("tuned_model_id",)),
             route(models, "GET", self.list_models, query=(*PAGED, "filter")),
             route(f"{model}:cancel", "POST", self.cancel_model),
-            route(f"{model}:transferOwnership", "POST", not_offered),
             route(model, "GET", self.get),
             route(model, "PATCH", self.patch, query=("update_mask",)),
             route(model, "DELETE", self.delete),
-            route(operations, "GET", self.list_operations, query=(*PAGED, "filter", "return_partial_success")),
+            route(operations, "GET", self.list_operations, query=OPERATIONS),
             route(f"{one_operation}:cancel", "POST", self.cancel_operation),
             route(one_operation, "GET", self.get_operation),
             route(one_operation, "DELETE", self.delete_operation),
-            route(f"{version}/operations", "GET", self.all_operations, query=(*PAGED, "filter")),
+            route(f"{version}/operations", "GET", self.all_operations, query=OPERATIONS),
             route(f"{version}/models", "GET", self.list_bases, query=PAGED),
             route(f"{version}/models/{{model}}", "GET", self.get_base),
         ]
@@ -65,8 +66,8 @@ class GeminiRoutes:
 
     def list_models(self, call: Call) -> Reply:
         """The method tunedModels.list."""
-        page = self._page(call)
-        return _listed("tunedModels", [tuned_model(tuning) for tuning in page.items], _next(page))
+        page, token = self._page(call, "tunedModels", model_filter(call.query.get("filter")))
+        return _listed("tunedModels", [tuned_model(tuning) for tuning in page.items], token)
 
     def patch(self, call: Call) -> Reply:
         """The method tunedModels.patch."""
@@ -91,15 +92,16 @@ class GeminiRoutes:
 
     def list_operations(self, call: Call) -> Reply:
         """The method operations.list of one model: it has one, and no second page."""
-        _refuse_filter(call)
         page_size(call)
-        found = [] if call.query.get("page_token") else [self._service.model(call.path["model"], call.principal)]
-        return _listed("operations", [operation(tuning) for tuning in found], None)
+        done = operation_filter(call.query.get("filter")).done
+        only = self._service.model(call.path["model"], call.principal)
+        wanted = not call.query.get("page_token") and done in (None, only.job.state.terminal)
+        return _listed("operations", [operation(only)] if wanted else [], None)
 
     def all_operations(self, call: Call) -> Reply:
         """The method operations.list."""
-        page = self._page(call)
-        return _listed("operations", [operation(tuning) for tuning in page.items], _next(page))
+        page, token = self._page(call, "operations", operation_filter(call.query.get("filter")))
+        return _listed("operations", [operation(tuning) for tuning in page.items], token)
 
     def cancel_operation(self, call: Call) -> Reply:
         """The method operations.cancel."""
@@ -131,27 +133,15 @@ class GeminiRoutes:
     def _operation(self, call: Call) -> Tuning:
         return self._service.operation(call.path["model"], call.path["operation"], call.principal)
 
-    def _page(self, call: Call) -> Page[Tuning]:
-        _refuse_filter(call)
-        return self._service.models(call.principal, limit=page_size(call), before=time_and_id(call))
-
-
-def not_offered(call: Call) -> Reply:
-    """The answer of methods that the wire knows and this server does not have."""
-    error: KastorError = Unimplemented("This method is not offered by this server yet.")
-    raise error
-
-
-def _refuse_filter(call: Call) -> None:
-    if call.query.get("filter"):
-        raise InvalidArgument.of("filter", "filtering is not offered yet; leave it out")
-
-
-def _next(page: Page[Tuning]) -> str | None:
-    if not page.more:
-        return None
-    last = page.items[-1].model
-    return place_token(last.created_at, last.id)
+    def _page(self, call: Call, listed: str, where: ModelFilter) -> tuple[Page[Tuning], str | None]:
+        """The page asked for, and the token of the next."""
+        of = f"{listed} {call.query.get('filter', '')}"
+        before = time_and_id(call, of=of)
+        page = self._service.models(call.principal, limit=page_size(call), before=before, where=where)
+        if not page.more:
+            return page, None
+        last = page.items[-1].model
+        return page, place_token(last.created_at, last.id, of=of)
 
 
 def _listed(field: str, items: Sequence[Wire], token: str | None) -> Mapping[str, object]:

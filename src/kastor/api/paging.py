@@ -5,6 +5,7 @@ A token names the last item given, so that what comes or goes between two pages 
 
 import base64
 import binascii
+import hashlib
 from datetime import UTC, datetime
 
 import orjson
@@ -51,29 +52,36 @@ def parts_of(token: str, count: int) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def place_token(created_at: datetime, item_id: str) -> str:
-    """The token of the page that begins after this item, in a list ordered by creation."""
-    return token_of(created_at.isoformat(), item_id)
+def place_token(created_at: datetime, item_id: str, *, of: str = "") -> str:
+    """The token of the page that begins after this item, in a list ordered by creation; `of` says which list."""
+    return token_of(created_at.isoformat(), item_id, _mark(of))
 
 
-def time_and_id(call: Call) -> tuple[datetime, str] | None:
+def time_and_id(call: Call, *, of: str = "") -> tuple[datetime, str] | None:
     """The place after which the page begins, in a list ordered by creation; `None` is the beginning.
 
     Raises:
-        InvalidArgument: the token is none of ours.
+        InvalidArgument: the token is none of ours, or of another list than `of`: another filter makes another one.
 
     """
     token = call.query.get("page_token")
     if not token:
         return None
-    moment, item_id = parts_of(token, 2)
+    moment, item_id, mark = parts_of(token, 3)
+    if mark != _mark(of):
+        raise InvalidArgument.of("pageToken", "is of a list with another filter; leave it out to start anew")
     try:
         created_at = datetime.fromisoformat(moment)
-        if created_at.tzinfo is None:
+        if created_at.tzinfo is None or "\0" in item_id:
             raise _bad_token(token)
         return created_at.astimezone(UTC), item_id
     except (ValueError, OverflowError):  # the latter: a moment before the year 1 of UTC, or after the last
         raise _bad_token(token) from None
+
+
+def _mark(of: str) -> str:
+    """A few letters that tell lists apart: against mistakes, not against intent."""
+    return hashlib.sha256(of.encode()).hexdigest()[:8]
 
 
 def _bad_token(token: str) -> InvalidArgument:

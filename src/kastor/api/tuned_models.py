@@ -257,11 +257,15 @@ def model_change(body: TunedModelIn, mask: str | None) -> ModelChange:
 
 
 def _masked(mask: str) -> set[str]:
-    names = {_snake(path.strip().partition(".")[0]) for path in mask.split(",") if path.strip()}
-    if "*" in names:
-        return set(MUTABLE) | {"reader_project_numbers"}
-    for name in sorted(names - TunedModelIn.model_fields.keys()):
-        raise InvalidArgument.of("updateMask", f"{name!r} is not a field of TunedModel; use {', '.join(MUTABLE)}")
+    names = set()
+    for path in filter(None, map(str.strip, mask.split(","))):
+        name, _, below = path.partition(".")
+        name = _snake(name)
+        if name == "*":
+            return set(MUTABLE) | {"reader_project_numbers"}
+        if name not in TunedModelIn.model_fields or (below and name in MUTABLE):
+            raise InvalidArgument.of("updateMask", f"{path!r} is not a field of TunedModel; use {', '.join(MUTABLE)}")
+        names.add(name)
     return names
 
 
