@@ -21,6 +21,8 @@ class Kastor:
     """A running server."""
 
     url: str
+    grpc: str  # host:port
+    grpc_ca: str  # path of the authority that gRPC's callers are to trust
     log: Path
 
     def key(self, name: str) -> str:
@@ -29,17 +31,18 @@ class Kastor:
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Kastor]:
-    """`kastor serve OPTIONS…` with its data in the folder, until the block ends."""
+def serving(folder: Path) -> Iterator[Kastor]:
+    """`kastor serve`, gRPC included, with its data in the folder, until the block ends."""
     log = folder / "log"
-    command = [sys.executable, "-m", "kastor.cli", "serve", "--port", "0", "--json", *options]
+    command = [sys.executable, "-m", "kastor.cli", "serve", "--port", "0", "--grpc-port", "0", "--json"]
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=_environment(folder))
     assert process.stdout is not None
     try:
-        announced = process.stdout.readline()
-        assert announced, log.read_text()
-        yield Kastor(json.loads(announced)["url"], log)
+        line = process.stdout.readline()
+        assert line, log.read_text()
+        said = json.loads(line)
+        yield Kastor(said["url"], said["grpc"], said["grpc_ca"], log)
     finally:
         process.terminate()
         process.communicate(timeout=30)
@@ -60,7 +63,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "KASTOR_CATALOG_FILE": str(tiny_catalog(folder / "catalog.toml", bases)),
         "KASTOR_API_KEYS": json.dumps({f"{name}@example.org": _key(name) for name in PEOPLE}),
         "KASTOR_NUM_THREADS": "1",
-        "KASTOR_MAX_RUNNING_JOBS": "2",
+        "KASTOR_MAX_RUNNING_JOBS": "1",  # what a page starts beside its first job and cancels costs no worker
         "KASTOR_HEARTBEAT_TIMEOUT_S": "60",
     }
     return {name: value for name, value in os.environ.items() if not name.startswith("KASTOR_")} | own

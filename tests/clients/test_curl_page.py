@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from client_runs import Ran, run_shell
@@ -18,20 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def earlier(kastor: Kastor) -> Iterator[str]:
-    """A model that the caller has already, so that the list has a second page."""
-    with httpx.Client(base_at=kastor.url, headers={"x-goog-api-key": kastor.key("emil")}) as client:
-        examples = {"examples": {"examples": [{"textInput": "1", "output": "2"}]}}
-        task = {"trainingData": examples, "hyperparameters": {"epochCount": 1}}
-        body = {"baseModel": "models/smollm2-135m-instruct", "tuningTask": task}
-        answer = client.post("/v1/tunedModels?tunedModelId=earlier", json=body)
-        assert answer.status_code == 200, answer.text
-        yield "tunedModels/earlier"
-        client.delete("/v1/tunedModels/earlier").raise_for_status()
-
-
-@pytest.fixture(scope="module")
-def page(kastor: Kastor, earlier: str, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def page(kastor: Kastor, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder, variables = tmp_path_factory.mktemp("page"), {"GOOGLE_API_KEY": kastor.key("emil")}
     return run_shell(program("curl.md", "sh", at=kastor.url), folder, variables)
 
@@ -57,10 +42,17 @@ def test_it_generates_at_once_and_piece_by_piece(page: Ran) -> None:
     assert pieces[-1]["usageMetadata"]["totalTokenCount"] > 0
 
 
-def test_pages_follow_one_another_with_the_key_glued_to_the_token(page: Ran, earlier: str) -> None:
-    name = left(page, "tunemodel.json")["metadata"]["tunedModel"]
-    assert f'"{name}"\n' in page.out
-    assert [model["name"] for model in left(page, "more_models.json")["tunedModels"]] == [earlier]
+def test_a_cancelled_job_ends_with_code_1(page: Ran) -> None:
+    assert left(page, "cancelled.json") == {}
+    operation = left(page, "other_operation.json")
+    assert operation["done"] is True
+    assert operation["error"]["code"] == 1
+
+
+def test_pages_follow_one_another_with_the_key_glued_to_the_token(page: Ran) -> None:
+    name, other = (left(page, f"{which}model.json")["metadata"]["tunedModel"] for which in ("tune", "other"))
+    assert f'"{other}"\n' in page.out  # the newest first
+    assert [model["name"] for model in left(page, "more_models.json")["tunedModels"]] == [name]
     assert "nextPageToken" not in left(page, "more_models.json")
 
 

@@ -26,7 +26,7 @@ def refusal(call: Callable[..., object], *arguments: object) -> list[str]:
     try:
         call(*arguments)
     except exceptions.GoogleAPICallError as error:
-        return [type(error).__name__, error.message.partition("?%24alt=json%3Benum-encoding%3Dint: ")[2]]
+        return [type(error).__name__, error.message.partition("enum-encoding%3Dint: ")[2]]
     return ["nothing", "was refused"]
 
 
