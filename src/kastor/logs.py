@@ -1,27 +1,54 @@
-"""How the processes log: structured, to stderr. Each composition root calls `configure_logs` once."""
+"""How the processes log: structured, to stderr, without keys. Each composition root calls `configure_logs` once."""
 
 import contextlib
 import logging
+import re
 import sys
 from typing import Literal, TextIO
 
 import structlog
 
+_SECRETS = re.compile(
+    r"(?P<name>(?:[?&\s]|%3F|%26)(?:key|access_token|oauth_token)(?:=|%3D)|\bBearer\s+)[^&\s\"'<>\\\x1b]+"
+    r"|(?P<id>\bkastor_[a-z0-9]{10}_)[A-Za-z0-9]{20,}",
+    re.IGNORECASE,
+)
+
+
+def scrubbed(text: str) -> str:
+    """The text without the keys in it: those in a query, after the word Bearer, and Kastor's own wherever they stand.
+
+    >>> scrubbed("GET /v1/models?key=AIza-1&alt=json"), scrubbed("Authorization: Bearer abc.def")
+    ('GET /v1/models?key=***&alt=json', 'Authorization: Bearer ***')
+    >>> scrubbed("kastor_0123456789_" + "x" * 43)
+    'kastor_0123456789_***'
+    """
+    return _SECRETS.sub(lambda found: (found["name"] or found["id"]) + "***", text)
+
 
 class _Forgiving:
-    """A stream whose full disk or closed terminal ends no work: what cannot be logged is not."""
+    """A stream whose full disk or closed terminal ends no work: what cannot be logged is not. Keys are taken out."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
-            return self._stream.write(text)
+            return self._stream.write(scrubbed(text))
         return len(text)
 
     def flush(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
+
+
+class _Forwarded(logging.Handler):
+    """What libraries log, in the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record as an event of ours."""
+        log = structlog.get_logger(logger=record.name)
+        log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
 def configure_logs(form: Literal["console", "json"]) -> None:
@@ -46,3 +73,4 @@ def configure_logs(form: Literal["console", "json"]) -> None:
         logger_factory=structlog.PrintLoggerFactory(_Forgiving(sys.stderr)),  # type: ignore[arg-type]  # as much of a file as it needs
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(handlers=[_Forwarded()], level=logging.WARNING)

@@ -187,8 +187,8 @@ def test_metrics_count_jobs_steps_and_requests_by_route_not_by_name(world: World
     assert 'route="/v1/tunedModels/{model}"' in world.call("GET", "/metrics").text
 
 
-def test_health_tells_the_version(world: World) -> None:
-    assert world.call("GET", "/healthz").json() == {"status": "ok", "version": "0.1.0"}
+def test_health_tells_version_and_instance(world: World) -> None:
+    assert world.call("GET", "/healthz").json() == {"status": "ok", "version": "0.1.0", "instance": "this-one"}
 
 
 def test_many_slow_answers_leave_room_for_quick_ones(world: World) -> None:
@@ -218,4 +218,17 @@ def test_without_keys_a_page_of_another_site_may_not_use_the_server(world: World
 
 def test_with_keys_the_key_decides_whatever_the_page(locked: World) -> None:
     headers = {"Origin": "https://app.example", "x-goog-api-key": "key-of-ada"}
+    assert locked.call("GET", "/v1/tunedModels", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/tunedModels", "/healthz", "/metrics", "/nothing"])
+def test_without_keys_a_name_pointed_here_by_somebody_gets_nothing(world: World, path: str) -> None:
+    refused = world.call("GET", path, headers={"Host": "evil.example:8080"})
+    assert refused.status_code == 403
+    assert "kastor keys create" in error_of(refused)["message"]
+    assert world.call("GET", path, headers={"Host": "127.0.0.1:8080"}).status_code != 403
+
+
+def test_with_keys_any_name_of_the_server_will_do(locked: World) -> None:
+    headers = {"Host": "kastor.example", "x-goog-api-key": "key-of-ada"}
     assert locked.call("GET", "/v1/tunedModels", headers=headers).status_code == 200

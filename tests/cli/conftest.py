@@ -7,6 +7,7 @@ import pytest
 
 from fake_kastor import JOB_ID, MODEL, FakeServer, fake_server, make_job
 from kastor.cli import run
+from kastor_process import Serve, servers
 from ran_command import Kastor, Ran
 
 
@@ -20,7 +21,7 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user without settings, whose folders are the test's own."""
-    for name in ("KASTOR_SERVER", "KASTOR_API_KEY", "KASTOR_CONFIG"):
+    for name in ("KASTOR_SERVER", "KASTOR_API_KEY", "KASTOR_API_KEYS", "KASTOR_NO_AUTH", "KASTOR_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KASTOR_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("KASTOR_CACHE_DIR", str(tmp_path / "cache"))
@@ -38,6 +39,13 @@ def kastor(home: Path, capsys: pytest.CaptureFixture[str]) -> Kastor:
         return Ran(code, said.out, said.err)
 
     return ran
+
+
+@pytest.fixture
+def serve(home: Path) -> Iterator[Serve]:
+    """Start real servers on this user's data folder."""
+    with servers(home) as start:
+        yield start
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ Json = dict[str, Any]
 
 JOB_ID = "bvl8dymw0fhw"
 MODEL = "tunedModels/numbers-q1w2"
+INSTANCE = "fake-instance"
 
 
 def make_job(state: str = "RUNNING", step: int = 0, **changes: object) -> Json:
@@ -145,7 +146,7 @@ def fake_server() -> Iterator[FakeServer]:
     http.daemon_threads = True
     fake = FakeServer(f"http://127.0.0.1:{http.server_address[1]}")
     fakes.append(fake)
-    fake.on("GET", "/healthz", {"status": "ok", "version": "0.1.0"})
+    fake.on("GET", "/healthz", {"status": "ok", "version": "0.1.0", "instance": INSTANCE})
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield fake

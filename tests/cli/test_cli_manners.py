@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from fake_kastor import FakeServer, Reply
+from fake_kastor import INSTANCE, FakeServer, Reply, error_body
 from kastor.cli.app import app
 from ran_command import Kastor
 
@@ -33,6 +33,11 @@ def commands() -> Iterator[tuple[tuple[str, ...], list[str], str]]:
 
 
 ALL = list(commands())
+
+
+def announcement(server: FakeServer, *, instance: str = INSTANCE) -> str:
+    """What `server.json` says of the fake."""
+    return json.dumps({"url": server.url, "pid": 1, "version": "0.1.0", "instance": instance})
 
 
 @pytest.mark.parametrize(("path", "names", "text"), ALL, ids=[" ".join(path[1:]) for path, _, _ in ALL])
@@ -77,9 +82,54 @@ def test_a_wrong_setting_is_said_in_one_line(kastor: Kastor, monkeypatch: pytest
 
 def test_the_server_that_runs_on_the_data_folder_is_found(kastor: Kastor, server: FakeServer, home: Path) -> None:
     (home / "data").mkdir()
-    (home / "data" / "server.json").write_text(json.dumps({"url": server.url, "pid": 1, "version": "0.1.0"}))
+    (home / "data" / "server.json").write_text(announcement(server))
     server.on("GET", "/kastor/v1/jobs", {"jobs": []})
     assert kastor("jobs", "list", "--json").json == []
+
+
+def test_another_program_on_an_announced_servers_port_is_not_taken_for_it(
+    kastor: Kastor, server: FakeServer, home: Path
+) -> None:
+    (home / "data").mkdir()
+    (home / "data" / "server.json").write_text(announcement(server, instance="one-that-is-gone"))
+    server.on("GET", "/kastor/v1/jobs", {"jobs": [{}]})
+    assert kastor("jobs", "list", "--json").json == []  # of a private server
+    assert [seen.path for seen in server.seen] == ["/healthz"]
+    assert "x-goog-api-key" not in server.seen[0].headers
+
+
+REFUSALS = [
+    (403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers (callers without …).", "wants a key"),
+    (400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", "does not take this key"),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "message", "said"), REFUSALS)
+def test_a_missing_or_wrong_key_is_said_with_the_way_to_one(
+    code: int, status: str, message: str, said: str, kastor: Kastor, server: FakeServer, home: Path, pairs_file: Path
+) -> None:
+    (home / "data").mkdir()
+    (home / "data" / "server.json").write_text(announcement(server))
+    body = error_body(code, status, message)
+    if code == 400:
+        info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+        body["error"]["details"] = [info]
+    server.on("POST", "/v1beta/tunedModels", Reply(body, code))
+    ran = kastor("tune", str(pairs_file))
+    assert ran.code == 1 and said in ran.err and server.url in ran.err
+    assert "KASTOR_API_KEY" in ran.err and "kastor keys create --email" in ran.err
+
+
+def test_an_ordinary_refusal_speaks_of_no_keys(kastor: Kastor, server: FakeServer) -> None:
+    server.on("GET", "/kastor/v1/jobs", Reply(error_body(403, "PERMISSION_DENIED", "Not yours."), 403))
+    assert kastor("jobs", "list", "--server", server.url).err == "Error: Not yours.\n"
+
+
+def test_the_environments_key_is_sent(kastor: Kastor, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KASTOR_API_KEY", "a-key")
+    server.on("GET", "/kastor/v1/jobs", {"jobs": []})
+    assert kastor("jobs", "list", "--server", server.url).code == 0
+    assert server.seen[-1].headers["x-goog-api-key"] == "a-key"
 
 
 def test_the_environment_names_the_server(kastor: Kastor, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def test_detach_is_refused_without_a_server_that_stays(kastor: Kastor, pairs_fil
 
 
 def test_serve_announces_itself_and_is_found_until_it_ends(start: Start, kastor: Kastor, home: Path) -> None:
-    served = start("serve", "--port", "0", "--json")
+    served = start("serve", "--no-auth", "--port", "0", "--json")
     assert served.stdout is not None
     url = json.loads(served.stdout.readline())["url"]
     assert json.loads((home / "data" / "server.json").read_text())["url"] == url

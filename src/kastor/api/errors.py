@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from kastor.domain.errors import Code, InvalidArgument, KastorError
+from kastor.logs import scrubbed
 
 HTTP_STATUS: Mapping[Code, int] = MappingProxyType(
     {
@@ -35,7 +36,7 @@ def error_body(error: KastorError, *, http_status: int | None = None) -> Json:
     """The body that says `error`; `http_status` where it is not the code's usual one (405)."""
     body: Json = {
         "code": http_status or HTTP_STATUS[error.code],
-        "message": error.message,
+        "message": scrubbed(error.message),  # it may repeat what was sent
         "status": error.code.name,
     }
     details = _details(error)

@@ -37,6 +37,14 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
+        self._calls = Counter("kastor_grpc_calls", "gRPC calls answered.", ("method", "code"), registry=registry)
+        self._call_latency = Histogram(
+            "kastor_grpc_call_seconds",
+            "Time from a call's message to its answer's last.",
+            ("method",),
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
         self._prompt_tokens = Counter("kastor_prompt_tokens", "Tokens of prompts answered.", registry=registry)
         self._output_tokens = Counter("kastor_generated_tokens", "Tokens generated.", registry=registry)
 
@@ -48,6 +56,11 @@ class Metrics:
         """Count a request."""
         self._requests.labels(route, method, str(status)).inc()
         self._latency.labels(route, method).observe(elapsed_s)
+
+    def called(self, method: str, code: str, elapsed_s: float) -> None:
+        """Count a gRPC call."""
+        self._calls.labels(method, code).inc()
+        self._call_latency.labels(method).observe(elapsed_s)
 
     def generated(self, prompt_tokens: int, output_tokens: int) -> None:
         """Count an answer's tokens."""
@@ -78,9 +91,13 @@ class _Jobs(Collector):
         return iter(())
 
 
-def healthz(request: Request) -> Response:
-    """`GET /healthz`."""
-    return json_response({"status": "ok", "version": __version__})
+def healthz(instance: str) -> Callable[[Request], Response]:
+    """`GET /healthz` of the server that announced itself as `instance`."""
+
+    def answer(request: Request) -> Response:
+        return json_response({"status": "ok", "version": __version__, "instance": instance})
+
+    return answer
 
 
 class Observed:

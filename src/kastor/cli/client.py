@@ -10,8 +10,9 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from kastor.cli.records import Answer, Job, NewTuning, SamplingOptions, TunedModelRecord
-from kastor.domain.errors import Code, Internal, KastorError, Unavailable
+from kastor.domain.errors import Code, Internal, KastorError, PermissionDenied, Unavailable
 from kastor.lines import byte_lines
+from kastor.security.auth import INVALID_KEY, UNREGISTERED
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -44,9 +45,9 @@ class Client:
         """Let the connections go."""
         self._http.close()
 
-    def healthy(self, timeout_s: float) -> bool:
-        """Whether a Kastor server answers there."""
-        return self._json("GET", "/healthz", timeout_s=timeout_s).get("status") == "ok"
+    def instance(self, timeout_s: float) -> str | None:
+        """The id that the Kastor server there drew at its start; `None` if it tells none."""
+        return self._json("GET", "/healthz", timeout_s=timeout_s).get("instance")
 
     # jobs
 
@@ -164,7 +165,21 @@ class Client:
         document = self._decoded(answer.text, status=answer.status_code)
         if "error" not in document:
             raise self._not_kastor(answer.text, answer.status_code)
-        raise _error_of(document)
+        raise self._about_key(_error_of(document))
+
+    def _about_key(self, error: KastorError) -> KastorError:
+        """The error; one about a missing or wrong key says how to get a right one."""
+        if isinstance(error, PermissionDenied) and error.message.startswith(UNREGISTERED):
+            said = f"The server at {self.url} wants a key, and none was given: set KASTOR_API_KEY or --api-key."
+        elif error.reason == INVALID_KEY:
+            said = (
+                f"The server at {self.url} does not take this key: {error.message} Check KASTOR_API_KEY or --api-key."
+            )
+        else:
+            return error
+        return type(error)(
+            f"{said} On the server's machine, this makes one: kastor keys create --email you@example.com"
+        )
 
     def _decoded(self, text: str, *, status: int = 200) -> dict[str, Any]:
         try:
@@ -207,4 +222,5 @@ def _error_of(document: Mapping[str, Any]) -> KastorError:
     status, message = str(body.get("status", "")), str(body.get("message", "The server gave no reason."))
     by_code = {kind.code: kind for kind in KastorError.__subclasses__()}
     kind = by_code.get(Code[status]) if status in Code.__members__ else None
-    return (kind or Internal)(message)
+    reasons = [detail.get("reason", "") for detail in body.get("details", ()) if isinstance(detail, dict)]
+    return (kind or Internal)(message, reason=next(filter(None, reasons), ""))

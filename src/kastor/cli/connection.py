@@ -1,10 +1,10 @@
 """The one way to a server: the one named, else the one that runs on this data folder, else a private one."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from kastor.announcement import announced_server
 from kastor.cli.client import Client
 from kastor.cli.output import Output
 from kastor.cli.private import PrivateServer, interrupts_held
@@ -42,24 +42,23 @@ def connect(access: Access, out: Output, *, scheduler: bool = False) -> Iterator
             yield Link(client, private=False, check=_nothing)
         return
     settings = load_settings()
-    key = access.api_key or _own_key(settings)
     running = running_server(settings)
     if running is not None:
-        with Client(running, key) as client:
+        with Client(running, access.api_key or _own_key(settings)) as client:
             yield Link(client, private=False, check=_nothing)
         return
-    with private_link(settings, key, out, scheduler=scheduler) as link:
+    with private_link(settings, out, scheduler=scheduler) as link:
         yield link
 
 
 @contextmanager
-def private_link(settings: Settings, key: str | None, out: Output, *, scheduler: bool) -> Iterator[Link]:
+def private_link(settings: Settings, out: Output, *, scheduler: bool) -> Iterator[Link]:
     """A link to a server started for this block."""
     server: PrivateServer | None = None
     try:
         with interrupts_held():
             server = PrivateServer(settings, scheduler=scheduler)
-        with Client(server.wait_until_listening(), key) as client:
+        with Client(server.wait_until_listening(), server.key) as client:
             yield Link(client, private=True, check=server.check)
     finally:
         if server is not None:
@@ -67,14 +66,13 @@ def private_link(settings: Settings, key: str | None, out: Output, *, scheduler:
 
 
 def running_server(settings: Settings) -> str | None:
-    """The URL of the server that runs on this data folder, if one answers."""
-    try:
-        url = str(json.loads((settings.data_dir / "server.json").read_bytes())["url"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """The URL of the server that runs on this data folder, if it is really that one which answers there."""
+    announced = announced_server(settings.data_dir)
+    if announced is None:
         return None
     try:
-        with Client(url) as client:
-            return url if client.healthy(HEALTH_TIMEOUT_S) else None
+        with Client(announced.url) as client:
+            return announced.url if client.instance(HEALTH_TIMEOUT_S) == announced.instance else None
     except KastorError:
         return None
 

@@ -82,7 +82,7 @@ def run(out: Output) -> None:
     try:
         _step(out, 1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
         fetched(base, settings.cache_dir, out)
-        with private_link(settings, _key(settings), out, scheduler=True) as link:
+        with private_link(settings, out, scheduler=True) as link:
             _step(out, 2, "server", f"{link.client.url}, for this demo only")
             job = _tuned(link, base, out)
             compared = _compared(link.client, base, job.tuned_model, out)
@@ -99,11 +99,6 @@ def run(out: Output) -> None:
 
 def _step(out: Output, number: int, what: str, detail: str) -> None:
     out.err.print(Text.assemble((f"{number}/{NUM_STEPS} ", "cyan"), (f"{what:<11}", "bold"), detail))
-
-
-def _key(settings: Settings) -> str | None:
-    first = next(iter(settings.api_keys.values()), None)
-    return None if first is None else first.get_secret_value()
 
 
 def _tuned(link: Link, base: BaseModel, out: Output) -> Job:
@@ -199,7 +194,8 @@ def _show_next(settings: Settings, job: Job, seconds: float, out: Output) -> Non
         ("tune on your own data", f"{me} tune data.jsonl"),
     ]
     if running is None:
-        commands.append(("keep a server running", f"{me} serve"))
+        without = "" if settings.api_keys or settings.no_auth else " --no-auth"
+        commands.append(("keep a server running", f"{me} serve{without}"))
     commands.append(("and talk to it as to Google's", f"curl {url}/v1beta/{name}:generateContent{key} -d {body}"))
     out.say(f"Done in {duration(seconds)}. The tuned model is {name}.\n", style="bold")
     out.say("What to try next:", style="")

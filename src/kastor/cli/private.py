@@ -5,6 +5,7 @@ It ends in any case: by SIGTERM when the command is done, by the lifeline when t
 
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -16,7 +17,8 @@ from typing import IO
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.lifeline import Lifeline
-from kastor.settings import Settings, environment
+from kastor.security.auth import LOCAL
+from kastor.settings import PREFIX, Settings, environment
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0  # its workers write a checkpoint first
@@ -25,9 +27,13 @@ LAST_WORDS_S = 5.0  # for a server that could not start to say why
 
 
 class PrivateServer:
-    """A running server process. Its log is deleted when all went well, kept otherwise."""
+    """A running server process. Its log is deleted when all went well, kept otherwise.
+
+    Nobody but the command that started it comes in: `key`, drawn for it, is the only one besides those of the database.
+    """
 
     def __init__(self, settings: Settings, *, scheduler: bool) -> None:
+        self.key = secrets.token_urlsafe(32)
         self.log = settings.data_dir / "logs" / f"private-server-{os.getpid()}.log"
         self._failed = False
         self._lifeline = Lifeline()
@@ -47,10 +53,19 @@ class PrivateServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ | environment(settings),
+                env=os.environ | environment(settings) | self._doors(settings),
                 pass_fds=(self._lifeline.child_fd,),
                 start_new_session=True,  # Ctrl-C is for us to handle: the server is then ended in order
             )
+
+    def _doors(self, settings: Settings) -> dict[str, str]:
+        """The settings by which the server lets in us, as an operator, whatever its users' ways in are."""
+        return {
+            f"{PREFIX}NO_AUTH": "false",
+            f"{PREFIX}API_KEYS": json.dumps({LOCAL.email: self.key}),
+            f"{PREFIX}OPERATORS": json.dumps([*settings.operators, LOCAL.email]),
+            f"{PREFIX}CORS_ORIGINS": "[]",
+        }
 
     def wait_until_listening(self) -> str:
         """The URL, once it answers.

@@ -43,7 +43,7 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
     with connect(access, out, scheduler=True) as link:
         if detach and link.private:
             raise FailedPrecondition(
-                f"--detach needs a server that stays. Start one first: {program()} serve --no-auth (in another terminal)."
+                f"--detach needs a server that stays. Start one first, in another terminal: {program()} serve --no-auth"
             )
         job_id, name = _created(link, new)
         if detach:

@@ -1,7 +1,56 @@
-"""Whether a browser's page may speak to a server that asks nobody for a key."""
+"""Addresses: which are this machine's own, and which pages may speak to a server that asks nobody for a key."""
 
 import ipaddress
 from urllib.parse import urlsplit
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, without a port, can only be this machine.
+
+    >>> [is_loopback(host) for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LOCALHOST")]
+    [True, True, True, True, True, True]
+    >>> [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.1.2", "localhost.evil.example", "127.1", "")]
+    [False, False, False, False, False, False]
+    """
+    name = host.lower().removeprefix("[").removesuffix("]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def names_loopback(host: str) -> bool:
+    """Whether the header Host names this machine by an address or as localhost.
+
+    A browser's page that was pointed here by its own name (DNS rebinding) names itself.
+
+    >>> names_loopback("127.0.0.1:8080"), names_loopback("localhost"), names_loopback("[::1]:8080")
+    (True, True, True)
+    >>> [names_loopback(host) for host in ("evil.example:8080", "", "u@localhost", "[::1", "localhost:x")]
+    [False, False, False, False, False]
+    """
+    try:
+        parsed = urlsplit(f"//{host}")
+        name, _ = parsed.hostname, parsed.port
+    except ValueError:
+        return False
+    return name is not None and parsed.netloc == host and "@" not in host and is_loopback(name)
+
+
+def secure(url: str) -> bool:
+    """Whether nobody on the way can change what is read there: https, or http of this machine.
+
+    >>> secure("https://accounts.example"), secure("http://127.0.0.1:9000"), secure("http://accounts.example")
+    (True, True, False)
+    """
+    try:
+        parsed = urlsplit(url)
+    except ValueError:
+        return False
+    name = parsed.hostname or ""
+    return bool(name) and (parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(name)))
 
 
 def trusted(origin: str, host: str) -> bool:
@@ -20,12 +69,4 @@ def trusted(origin: str, host: str) -> bool:
         page, asked = urlsplit(origin).hostname, urlsplit(f"//{host}").hostname
     except ValueError:
         return False
-    return page is not None and page == asked and (page == "localhost" or _is_address(page))
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return page is not None and page == asked and is_loopback(page)

@@ -1,0 +1,82 @@
+"""`server.json`: how a running server tells commands on the same data folder where it is.
+
+The file alone proves nothing: its server may be gone, and another program may have taken the port. A client believes it
+if `/healthz` tells the same instance.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kastor import __version__
+from kastor.domain.errors import FailedPrecondition
+
+SERVER_FILE = "server.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What the file says of a server."""
+
+    url: str
+    pid: int
+    version: str
+    instance: str  # drawn anew at each start; `/healthz` tells it too
+
+
+def new_instance() -> str:
+    """An id for a server that starts."""
+    return secrets.token_hex(8)
+
+
+def announced_server(data_dir: Path) -> Announcement | None:
+    """The server that announced itself in this folder last and has not taken it back, if any."""
+    try:
+        found = json.loads((data_dir / SERVER_FILE).read_bytes())
+        return Announcement(str(found["url"]), int(found["pid"]), str(found["version"]), str(found["instance"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def running_server(data_dir: Path) -> Announcement | None:
+    """The announced server, if its process is still there."""
+    found = announced_server(data_dir)
+    return found if found is not None and _alive(found.pid) else None
+
+
+@contextmanager
+def announced(data_dir: Path, url: str, instance: str) -> Iterator[None]:
+    """The file of this process, written at once and removed at the end, if it is still its own.
+
+    Raises:
+        FailedPrecondition: it cannot be written.
+
+    """
+    mine = Announcement(url, os.getpid(), __version__, instance)
+    path = data_dir / SERVER_FILE
+    temporary = data_dir / f".{SERVER_FILE}.{mine.pid}"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(asdict(mine)) + "\n", "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise FailedPrecondition(f"Cannot write {path}: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        if announced_server(data_dir) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's process is one, too
+        return True
+    return True
