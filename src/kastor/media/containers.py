@@ -4,16 +4,15 @@ Runs only in `media.child`. What FFmpeg's demuxers and decoders may be reached i
 files to join or a nested protocol in a file of any name is refused before anything of it is followed.
 """
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import av.container
 import av.error
-import av.index
 import av.packet
 import av.video.stream
 from av.stream import Discard, Disposition
@@ -21,6 +20,7 @@ from av.stream import Discard, Disposition
 from kastor.domain.media import BadMedium, MediaKind, Probe
 from kastor.media.guards import Guards
 from kastor.media.sample import Packet, PacketTable
+from kastor.media.sniff import NUM_BYTES, promised_bytes
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,asf"
 DECODERS = "h264,hevc,vp8,vp9,libvpx,libvpx-vp9,libdav1d,libaom-av1,av1,mpeg1video,mpeg2video,mpegvideo,mpeg4"
@@ -49,6 +49,7 @@ CODECS = frozenset(
         "mjpeg",
     ]
 )
+SOON_READ_BYTES = 4 << 20
 FIRST_PACKETS = 300  # within which a frame must come out
 TRUNCATED_S = 1.0  # a container that promises this much more than it holds was cut off
 
@@ -73,7 +74,16 @@ def opened(path: Path, guards: Guards) -> Iterator[av.container.InputContainer]:
     except (av.error.FFmpegError, ValueError, UnicodeDecodeError) as error:
         raise unreadable(error) from error
     with container:
+        _check_whole(path)
         yield container
+
+
+def _check_whole(path: Path) -> None:
+    with path.open("rb") as file:
+        promised = promised_bytes(file.read(NUM_BYTES))
+    num_bytes = path.stat().st_size
+    if promised is not None and promised > num_bytes:
+        raise _truncated(f"it promises {promised} bytes and has {num_bytes}")
 
 
 def unreadable(error: Exception) -> BadMedium:
@@ -126,7 +136,9 @@ def _codec_name(stream: av.video.stream.VideoStream) -> str:
 def _check_size(width: int, height: int, guards: Guards) -> None:
     if width <= 0 or height <= 0:
         raise BadMedium.of(
-            "video_without_frames", "The video says nothing of its size: it is empty, damaged, or was cut off."
+            "video_size_unknown",
+            f"The video's pictures have no size, or one beyond {guards.max_video_pixels} pixels.",
+            "It is empty or damaged, or has to be scaled down, for example with `kastor prepare`.",
         )
     if width * height > guards.max_video_pixels or max(width, height) > guards.max_side:
         raise BadMedium.of(
@@ -146,7 +158,7 @@ def read_table(
 
     """
     packets: list[Packet] = []
-    last_duration = 0
+    end_pts = 0
     try:
         for packet in container.demux(stream):
             if not packet.size:
@@ -154,14 +166,14 @@ def read_table(
             if packet.is_corrupt:
                 raise _truncated(f"packet {len(packets)} is not whole")
             packets.append(Packet(packet.pts, packet.is_keyframe, packet.is_discard))
-            last_duration = packet.duration or last_duration
+            end_pts = max(end_pts, (packet.pts or 0) + (packet.duration or 0))
             if len(packets) > guards.max_packets:
                 raise BadMedium.of(
                     "video_too_many_packets", f"The video has more than {guards.max_packets} packets.", "Cut it."
                 )
     except (av.error.FFmpegError, OSError) as error:
         raise _truncated(str(getattr(error, "strerror", None) or error)) from error
-    table = PacketTable(tuple(packets), stream.time_base or _no_clock(), last_duration)
+    table = PacketTable(tuple(packets), stream.time_base or _no_clock(), end_pts)
     _check_table(table, container, stream, guards)
     return table
 
@@ -179,34 +191,22 @@ def _check_table(
     if not table.shown:
         raise BadMedium.of("video_without_frames", "The video has no frames that are shown at a known time.")
     check_duration(table.duration_s, guards)
-    promised_s = _promised_s(container, stream)
-    if promised_s is not None and table.duration_s < promised_s - max(TRUNCATED_S, 0.02 * promised_s):
-        raise _truncated(f"it promises {promised_s:.1f} s and holds {table.duration_s:.1f} s")
-    indexed = stream.frames
-    if "avi" in container.format.name and len(table.packets) < 0.98 * indexed - 1:
-        raise _truncated(f"it promises {indexed} frames and holds {len(table.packets)}")
+    name = container.format.name
+    if "mov" in name or "flv" in name:
+        promised_s = _promised_s(container, stream)
+        held_s = max(table.duration_s, float((table.end_pts - table.shown[0]) * table.time_base))
+        if promised_s is not None and held_s < promised_s - max(TRUNCATED_S, 0.02 * promised_s):
+            raise _truncated(f"it promises {promised_s:.1f} s and holds {held_s:.1f} s")
+    if "avi" in name and len(table.packets) < 0.98 * stream.frames - 1:
+        raise _truncated(f"it promises {stream.frames} frames and holds {len(table.packets)}")
 
 
 def _promised_s(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
-    """What the header says, where it speaks of the picture and not of a longer sound track or of a bit rate."""
-    name = container.format.name
-    if ("mov" in name or "avi" in name) and stream.duration is not None and stream.time_base is not None:
+    """What the header says, where it speaks of the picture and not of a longer sound track."""
+    if "mov" in container.format.name and stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    if "matroska" in name and "DURATION" in stream.metadata:
-        return _clock_s(stream.metadata["DURATION"])
-    if ("matroska" in name or "flv" in name) and len(container.streams) == 1 and container.duration is not None:
-        return container.duration / 1_000_000
-    return None
-
-
-def _clock_s(text: str) -> float | None:
-    """Seconds of Matroska's tag DURATION.
-
-    >>> _clock_s("00:01:02.500000000"), _clock_s("soon")
-    (62.5, None)
-    """
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip())
-    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
+    alone = len(container.streams) == 1 and container.duration is not None
+    return (container.duration or 0) / av.time_base if alone else None
 
 
 def check_duration(duration_s: float, guards: Guards) -> None:
@@ -264,27 +264,37 @@ def probe_container(path: Path, guards: Guards, table: PacketTable | None = None
 
 
 def _trusted(container: av.container.InputContainer, stream: av.video.stream.VideoStream, path: Path) -> bool:
-    """Whether the header has every frame: an MP4 or MOV that is not in fragments.
+    """Whether the header is enough: a large MP4 or MOV without fragments, edits and pauses.
+
+    Its index holds decoding times; when frames are shown only the packets tell, and small files are soon read.
 
     Raises:
         BadMedium: the index names bytes beyond the end of the file.
 
     """
-    if "mov" not in container.format.name or not stream.frames or not stream.duration:
+    if "mov" not in container.format.name or stream.frames < 2 or not stream.duration:
         return False
-    entries = stream.index_entries
-    end = max((entry.pos + entry.size for entry in _ends(entries)), default=0)
+    times = []
+    end = 0
     num_bytes = path.stat().st_size
+    for entry in stream.index_entries:
+        if entry.is_discard:
+            return False
+        times.append(entry.timestamp)
+        end = max(end, entry.pos + entry.size)
     if end > num_bytes:
         raise _truncated(f"its index names {end} bytes and it has {num_bytes}")
-    return len(entries) >= stream.frames
+    return num_bytes > SOON_READ_BYTES and len(times) == stream.frames and is_steady(times)
 
 
-def _ends(entries: av.index.IndexEntries) -> Iterator[av.index.IndexEntry]:
-    # frames are laid out in the order of the index but for rare files; every 16th and the last are enough of a check
-    yield from (entries[i] for i in range(0, len(entries), 16))
-    if len(entries):
-        yield entries[len(entries) - 1]
+def is_steady(times: Sequence[int]) -> bool:
+    """Whether no step between (ascending) times is more than twice the mean: decoding times then tell the duration.
+
+    >>> is_steady([0, 10, 21, 30]), is_steady([0, 10, 20, 120])
+    (True, False)
+    """
+    mean = (times[-1] - times[0]) / max(1, len(times) - 1)
+    return all(after - before <= 2 * mean for before, after in pairwise(times))
 
 
 def _first_picture(path: Path, guards: Guards) -> tuple[int, int, int]:
@@ -301,6 +311,8 @@ def _first_picture(path: Path, guards: Guards) -> tuple[int, int, int]:
         try:
             for count, packet in enumerate(container.demux(stream)):
                 for frame in _decoded(stream, packet):
+                    if frame.is_corrupt:
+                        continue
                     _check_size(frame.width, frame.height, guards)
                     turned = quarter_turns(frame.rotation)
                     size = (frame.height, frame.width) if turned % 2 else (frame.width, frame.height)
@@ -336,7 +348,7 @@ def _sound(path: Path, container: av.container.InputContainer) -> Probe:
     sound = container.streams.audio[0]
     duration_s = float(sound.duration * sound.time_base) if sound.duration and sound.time_base else None
     if duration_s is None and container.duration is not None:
-        duration_s = container.duration / 1_000_000
+        duration_s = container.duration / av.time_base
     return Probe(
         kind=MediaKind.AUDIO,
         container=container.format.name,

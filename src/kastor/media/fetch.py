@@ -4,8 +4,6 @@ Local files are used where they lie, if they lie under an allowed root; what com
 A source that cannot be had is a `BadMedium`; an error of ours (disk full, cache unusable) is not.
 """
 
-import base64
-import binascii
 import hashlib
 import os
 import stat
@@ -109,21 +107,16 @@ class Fetcher:
             return self._upload(uri)
         return self._local(Path(uri), uri)
 
-    def fetch_inline(self, data: str) -> Fetched:
-        """The medium whose bytes `data` are in base64, of either alphabet, padded or not.
+    def fetch_bytes(self, content: bytes) -> Fetched:
+        """The medium whose bytes stood in the example itself.
 
         Raises:
-            BadMedium: it is not base64, or too much.
+            BadMedium: it is too large.
             ResourceExhausted: the disk or the cache is full.
 
         """
-        if len(data) > self._limits.max_bytes // 3 * 4 + 4:
+        if len(content) > self._limits.max_bytes:
             raise _too_big(self._limits.max_bytes)
-        try:
-            plain = "".join(data.split()).replace("-", "+").replace("_", "/").rstrip("=")
-            content = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise BadMedium.of("inline_data_invalid", f"inlineData.data is not base64 ({error}).") from error
         sha256 = hashlib.sha256(content).hexdigest()
         return self._cache.get(sha256, self._lease) or self._cache.put([content], self._lease)
 

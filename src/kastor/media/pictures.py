@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kastor.domain.media import BadMedium, MediaKind, Probe
 from kastor.media.guards import Guards
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "HEIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "HEIF")  # a JPEG of several pictures (MPO) gives its first
 ORIENTATION_TAG = 0x0112
 TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}  # EXIF orientation -> counterclockwise quarter turns
 PDF_POINTS_PER_INCH = 72

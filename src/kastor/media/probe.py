@@ -5,7 +5,7 @@ and the others are tried again in a new child.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,8 +30,15 @@ class Planned:
 class Inspector:
     """Probes and plans, one child process at a time; for one thread at a time. Close it, or use it as a context."""
 
-    def __init__(self, guards: Guards | None = None, *, files_per_child: int = FILES_PER_CHILD) -> None:
+    def __init__(
+        self,
+        guards: Guards | None = None,
+        *,
+        files_per_child: int = FILES_PER_CHILD,
+        start: Callable[[Guards], Child] = Child,
+    ) -> None:
         self._guards = guards or Guards()
+        self._start = start
         self._files_per_child = files_per_child
         self._child: Child | None = None
 
@@ -92,7 +99,7 @@ class Inspector:
         if self._child is not None and idle and self._child.num_answers >= self._files_per_child:
             self.close()
         if self._child is None:
-            self._child = Child(self._guards)
+            self._child = self._start(self._guards)
         return self._child
 
     def _send_ahead(

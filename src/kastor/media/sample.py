@@ -27,11 +27,11 @@ class Packet(NamedTuple):
 
 @dataclass(frozen=True)
 class PacketTable:
-    """All packets of one video stream; `last_duration` is that of the last one, in units of `time_base`."""
+    """All packets of one video stream; `end_pts` is when the last one ends, if that is known."""
 
     packets: tuple[Packet, ...]
     time_base: Fraction
-    last_duration: int = 0
+    end_pts: int = 0
 
     @cached_property
     def shown(self) -> list[int]:
@@ -56,7 +56,7 @@ class PacketTable:
         """
         shown = self.shown
         if len(shown) < 2:
-            return float(self.last_duration * self.time_base) if shown else 0.0
+            return max(0.0, float((self.end_pts - shown[0]) * self.time_base)) if shown else 0.0
         return float((shown[-1] - shown[0]) * self.time_base) * (1 + 1 / (len(shown) - 1))
 
 

@@ -26,6 +26,7 @@ LENGTH = struct.Struct(">I")
 MAX_HEADER_BYTES = 64 << 20  # a plan of 50,000 moments has 2 MB
 MAX_RAW_BYTES = 1 << 30
 KILL_WAIT_S = 5.0
+DYING_S = 0.5
 LAST_WORDS_BYTES = 300
 
 
@@ -131,8 +132,11 @@ class Child:
         return data
 
     def _died(self) -> ChildDied:
-        self._process.kill()  # it may be talking nonsense instead
-        code = self._process.wait()
+        try:
+            code = self._process.wait(DYING_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # it is not dead but talks nonsense
+            code = self._process.wait()
         if code == -signal.SIGXCPU:
             return ChildDied(_timed_out(), timed_out=True)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -9,6 +9,7 @@ NUM_BYTES = 4096
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 REFUSED_PICTURES = {b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff", b"8BPS": "psd"}
 SOUND = {b"ID3": "mp3", b"fLaC": "flac", b"\xff\xfb": "mp3", b"\xff\xf3": "mp3", b"\xff\xf1": "aac", b"\xff\xf9": "aac"}
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<smil", b"[playlist]", b"file '", b"v=0")
 
 
@@ -87,3 +88,30 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return not any(byte < 9 or 13 < byte < 32 for byte in head)
+
+
+def promised_bytes(head: bytes) -> int | None:
+    r"""How long a Matroska or WebM file says it is; `None` if it is another kind, or was recorded without knowing.
+
+    >>> promised_bytes(b"\x1a\x45\xdf\xa3\x81\0" + b"\x18\x53\x80\x67\x41\x00")
+    268
+    >>> promised_bytes(b"\x1a\x45\xdf\xa3\x81\0" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7), promised_bytes(b"other")
+    (None, None)
+    """
+    if not head.startswith(EBML):
+        return None
+    size, start = _vint(head, len(EBML))
+    if size is None or not head.startswith(SEGMENT, start + size):
+        return None
+    length, data = _vint(head, start + size + len(SEGMENT))
+    return None if length is None else data + length
+
+
+def _vint(data: bytes, at: int) -> tuple[int | None, int]:
+    """The number at `at` in EBML's variable length (`None`: unknown), and where it ends."""
+    if at >= len(data) or data[at] == 0:
+        return None, at
+    num_bytes = 9 - data[at].bit_length()
+    bits = 7 * num_bytes
+    value = int.from_bytes(data[at : at + num_bytes], "big") & ((1 << bits) - 1)
+    return (None if value == (1 << bits) - 1 else value), at + num_bytes

@@ -1,0 +1,171 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from films import Recipe, make_film, nearest_numbers, number_in, painted
+from kastor.domain.media import BadMedium, MediaFault, Sampling
+from kastor.media.decode import frames, picture
+from kastor.media.guards import Guards
+from kastor.media.probe import Inspector, plan
+from leftovers import child_processes, open_files
+
+QUIET = {"x265-params": "log-level=none"}
+FILMS = {
+    "h264.mp4": Recipe(),
+    "h264-b-frames.mp4": Recipe(codec_options={"bf": "3"}, num_frames=40, gop=15),
+    "h264-open-gop.mp4": Recipe(codec_options={"x264-params": "open-gop=1:bframes=3:scenecut=0"}, num_frames=40),
+    "h264.mkv": Recipe(sound=True),
+    "h264.ts": Recipe(),
+    "h264.flv": Recipe(),
+    "fragments.mp4": Recipe(container_options={"movflags": "frag_keyframe+empty_moov"}),
+    "edit-list.mp4": Recipe(skipped=7),
+    "variable-rate.mp4": Recipe(times_ms=(0, 40, 300, 333, 400, 900, 1500, 1540, 1580, 1990, 2500)),
+    "variable-rate.mkv": Recipe(times_ms=(0, 40, 300, 333, 400, 900, 1500, 1540, 1580, 1990, 2500)),
+    "10-bit.mp4": Recipe(pix_fmt="yuv420p10le"),
+    "hevc.mp4": Recipe(codec="libx265", codec_options=QUIET, num_frames=40),
+    "hevc-10-bit.mkv": Recipe(codec="libx265", codec_options=QUIET, pix_fmt="yuv420p10le", num_frames=40),
+    "vp9.webm": Recipe(codec="libvpx-vp9", codec_options={"deadline": "realtime", "cpu-used": "8"}),
+    "vp8.webm": Recipe(codec="libvpx", codec_options={"deadline": "realtime", "cpu-used": "8"}),
+    "av1.mp4": Recipe(codec="libsvtav1", codec_options={"preset": "12", "svtav1-params": "lp=1"}),
+    "mpeg4.avi": Recipe(codec="mpeg4", codec_options={"bf": "2"}),
+    "mpeg2.mpg": Recipe(codec="mpeg2video", rate=25),
+    "wmv2.wmv": Recipe(codec="wmv2"),
+    "odd-size.webm": Recipe(codec="libvpx-vp9", codec_options={"deadline": "realtime"}, size=(65, 49)),
+    "no-duration.webm": Recipe(codec="libvpx", container_options={"live": "1"}),
+    "one-frame.mp4": Recipe(num_frames=1),
+}
+
+
+@pytest.fixture(scope="module")
+def inspector() -> Iterator[Inspector]:
+    with Inspector() as inspector:
+        yield inspector
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_each_sampled_frame_is_the_one_nearest_to_its_moment(name: str, tmp_path: Path, inspector: Inspector) -> None:
+    recipe = FILMS[name]
+    path = make_film(tmp_path / name, recipe)
+    (planned,) = inspector.plans([(path, Sampling(fps=3))])
+    assert not isinstance(planned, MediaFault), planned
+    sampled = list(frames(path, planned.plan))
+    assert [frame.moment_s for frame in sampled] == list(planned.plan.moments_s)
+    assert [number_in(frame.pixels) for frame in sampled] == nearest_numbers(recipe, planned.plan.moments_s)
+    assert {frame.pixels.shape for frame in sampled} == {(recipe.size[1], recipe.size[0], 3)}
+
+
+def test_every_frame_of_a_film_can_be_had_and_in_order(tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.mp4", replace(FILMS["h264-open-gop.mp4"], num_frames=70))
+    planned = plan(path, Sampling(fps=10))
+    assert [number_in(frame.pixels) for frame in frames(path, planned.plan)] == list(range(70))
+
+
+def test_a_segment_starts_and_ends_where_it_says(tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.webm", replace(FILMS["vp9.webm"], num_frames=40))
+    planned = plan(path, Sampling(fps=5, start_s=1.5, end_s=2.5))
+    assert [number_in(frame.pixels) for frame in frames(path, planned.plan)] == [15, 17, 19, 21, 23]
+
+
+def test_more_moments_than_frames_repeat_frames(tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.mp4", Recipe(num_frames=3))
+    planned = plan(path, Sampling(fps=23))
+    numbers = [number_in(frame.pixels) for frame in frames(path, planned.plan)]
+    assert numbers == nearest_numbers(Recipe(num_frames=3), planned.plan.moments_s)
+    assert len(numbers) == 7
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_a_turned_video_comes_upright(rotation: int, tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.mp4", Recipe(rotation=rotation, num_frames=6))
+    planned = plan(path, Sampling(fps=10))
+    assert (planned.probe.width, planned.probe.height) == ((64, 48) if rotation == 180 else (48, 64))
+    assert planned.probe.rotation == rotation % 360
+    stored = [np.rot90(frame.pixels, -rotation // 90) for frame in frames(path, planned.plan)]
+    assert [number_in(picture) for picture in stored] == list(range(6))
+
+
+def test_frames_come_in_the_size_asked_for_also_when_turned(tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.mp4", Recipe(rotation=90, num_frames=3))
+    planned = plan(path, Sampling())
+    assert {frame.pixels.shape for frame in frames(path, planned.plan, (30, 40))} == {(40, 30, 3)}
+
+
+def test_a_file_that_changed_after_planning_is_refused(tmp_path: Path) -> None:
+    planned = plan(make_film(tmp_path / "x.mp4", Recipe(num_frames=30)), Sampling())
+    other = make_film(tmp_path / "y.mp4", Recipe(num_frames=12))
+    with pytest.raises(BadMedium) as caught:
+        list(frames(other, planned.plan))
+    assert caught.value.fault.rule == "media_changed"
+
+
+def test_a_damaged_frame_is_named_and_not_replaced(tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.mp4", Recipe(noise=True, num_frames=40, container_options={"movflags": "faststart"}))
+    planned = plan(path, Sampling(fps=10))
+    content = bytearray(path.read_bytes())
+    middle = len(content) * 6 // 10
+    content[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(content)
+    seen = []
+    with pytest.raises(BadMedium) as caught:
+        seen.extend(number_in(frame.pixels) for frame in frames(path, planned.plan))
+    assert caught.value.fault.rule == "frame_corrupt"
+    assert seen == list(range(len(seen)))
+
+
+def test_leaving_early_ends_the_child(tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.mp4", Recipe(num_frames=30))
+    planned = plan(path, Sampling(fps=10))
+    files, others = open_files(), child_processes()
+    sampled = frames(path, planned.plan)
+    next(sampled)
+    assert len(child_processes() - others) == 1
+    sampled.close()  # type: ignore[attr-defined]  # a generator
+    assert child_processes() == others
+    assert open_files() == files
+
+
+def test_a_decoder_that_keeps_us_waiting_is_a_timeout(tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.mp4")
+    planned = plan(path, Sampling(fps=10))
+    with pytest.raises(BadMedium) as caught:
+        list(frames(path, planned.plan, guards=Guards(decode_stall_s=-1000)))
+    assert caught.value.fault.rule == "decoder_timeout"
+
+
+def test_pictures_are_upright_on_white_and_scaled(tmp_path: Path) -> None:
+    upright = PIL.Image.fromarray(painted(1234, (64, 48)))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter clockwise
+    upright.rotate(90, expand=True).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    assert number_in(picture(tmp_path / "a.jpg")) == 1234
+    assert picture(tmp_path / "a.jpg", (32, 32)).shape == (32, 32, 3)
+    PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "b.png")
+    assert picture(tmp_path / "b.png").min() == 255
+    PIL.Image.fromarray(np.full((4, 4), 0x8000, np.uint16)).save(tmp_path / "c.png")
+    assert picture(tmp_path / "c.png").tolist() == [[[128] * 3] * 4] * 4
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.heic"])
+def test_each_kind_of_picture_is_read_and_cut_off_ones_are_refused(name: str, tmp_path: Path) -> None:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    path = tmp_path / name
+    PIL.Image.fromarray(painted(777, (64, 48), noise=True)).save(path)
+    assert number_in(picture(path)) == 777
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(BadMedium) as caught:
+        picture(path)
+    assert caught.value.fault.rule in ("image_corrupt", "media_unreadable")
+
+
+def test_pages_of_a_pdf_are_pictures(tmp_path: Path) -> None:
+    pages = [PIL.Image.fromarray(painted(number, (128, 96))) for number in (5, 6)]
+    pages[0].save(tmp_path / "a.pdf", save_all=True, append_images=pages[1:])
+    assert number_in(picture(tmp_path / "a.pdf", (64, 48), page=1)) == 6
+    with pytest.raises(BadMedium, match="no page 3"):
+        picture(tmp_path / "a.pdf", page=2)
