@@ -1,5 +1,6 @@
 """google-genai 1.46.0, the last that sends its examples, and the newest: the page of the guide and what it says."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ TELL = {
     "usage": "answer.usage_metadata.candidates_token_count",
     "pieces": "pieces",
     "tokens": "tokens",
+    "formed": "[candidate.content.parts[0].text for candidate in formed.candidates]",
+    "parsed": "formed.parsed",
+    "logprobs": "len(formed.candidates[0].logprobs_result.top_candidates[0].candidates)",
     "mine": "mine",
     "description": "updated.description",
     "left": "[model.name for model in client.models.list(config={'query_base': False})]",
@@ -63,6 +67,14 @@ def test_it_generates_streams_and_counts(page: Ran) -> None:
     assert 1 <= page.told["usage"] <= 8
     assert "".join(page.told["pieces"]) == page.told["answer"]  # temperature 0
     assert page.told["tokens"] > 2
+
+
+def test_answers_have_the_form_that_was_asked_for(page: Ran) -> None:
+    for answer in page.told["formed"]:
+        assert json.loads(answer)["parity"] in ("even", "odd")
+    assert len(page.told["formed"]) == 2
+    assert page.told["parsed"] == json.loads(page.told["formed"][0])
+    assert page.told["logprobs"] == 2
 
 
 def test_it_lists_edits_and_deletes(page: Ran) -> None:
