@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
@@ -31,6 +31,7 @@ from kastor.domain.generation import Chunk, GenerateRequest
 from kastor.domain.limits import PROFILES
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.access import Access
+from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.scheduler import Scheduler
 from kastor.jobs.service import TuningService
@@ -41,6 +42,8 @@ from kastor.security.auth import Authenticator
 from kastor.settings import Settings, environment
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database, migrate, open_database
+from kastor.store.file_blobs import FileBlobs
+from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
@@ -123,7 +126,14 @@ class _Running:
         )
         keys = {email: secret.get_secret_value() for email, secret in settings.api_keys.items()}
         sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
-        services = Services(self._tuning, generation, sharing)
+        self._files = FileService(
+            files=FileStore(database),
+            blobs=FileBlobs(settings.data_dir),
+            clock=_now,
+            max_file_bytes=settings.max_file_bytes,
+            ttl=timedelta(hours=settings.file_ttl_hours),
+        )
+        services = Services(self._tuning, generation, sharing, self._files)
         self._app = make_app(services, Authenticator(keys), Metrics(CollectorRegistry()), closing)
         self._threads: tuple[threading.Thread, ...] = ()
 
@@ -176,6 +186,7 @@ class _Running:
         while not self._stop.wait(TIDY_S):
             try:
                 self._tuning.tidy()
+                self._files.tidy()
             except Exception:  # noqa: BLE001  # a process loop: what could not be removed now is tried again
                 structlog.get_logger().exception("tidy_failed")
 

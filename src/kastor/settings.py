@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     num_threads: int | None = Field(
         None, ge=1, description="Threads a worker or engine computes with; all cores if absent."
     )
+    max_file_bytes: int = Field(2 * 1024**3, ge=1, description="Size of one uploaded file.")
+    file_ttl_hours: float = Field(48.0, gt=0, le=87_600, description="An uploaded file is deleted after this.")
     log_format: Literal["console", "json"] = Field("console", description="How the processes' logs look.")
 
     @property

@@ -22,6 +22,7 @@ from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Step,
 from kastor.domain.job import JobError, Snapshot, State, TuningJob
 from kastor.domain.limits import GEMINI_API, Limits
 from kastor.jobs.access import Access
+from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
@@ -29,6 +30,8 @@ from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database
+from kastor.store.file_blobs import FileBlobs
+from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
@@ -111,6 +114,7 @@ class World:
     authenticator: Authenticator | None = None  # one that is more than these keys
     cors_origins: Sequence[str] = ()
     generator: FakeGenerator = field(default_factory=FakeGenerator)
+    max_file_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         self.jobs = JobStore(self.database)
@@ -136,7 +140,14 @@ class World:
             limits=self.limits,
         )
         self.sharing = SharingService(access=Access(self.models), grants=GrantStore(self.database), clock=self.clock)
-        services = Services(self.service, generation, self.sharing)
+        self.files = FileService(
+            files=FileStore(self.database),
+            blobs=FileBlobs(self.folder),
+            clock=self.clock,
+            max_file_bytes=self.max_file_bytes,
+            ttl=timedelta(hours=48),
+        )
+        services = Services(self.service, generation, self.sharing, self.files)
         self.app = make_app(
             services,
             self.authenticator or Authenticator(self.keys, no_auth=not self.keys),

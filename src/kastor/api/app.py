@@ -11,13 +11,18 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kastor.api.admin import AdminRoutes
+from kastor.api.discovery import PATH as DISCOVERY
+from kastor.api.discovery import Discovery
 from kastor.api.errors import HTTP_STATUS, error_body
+from kastor.api.files import FileRoutes
 from kastor.api.gemini import VERSIONS, GeminiRoutes
 from kastor.api.generate import GenerateRoutes
 from kastor.api.http import Endpoints, json_response
 from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz
 from kastor.api.permissions import PermissionRoutes
+from kastor.api.uploads import UploadRoutes
 from kastor.domain.errors import Internal, KastorError, NotFound, Unimplemented
+from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
@@ -31,6 +36,7 @@ class Services:
     tuning: TuningService
     generation: GenerationService
     sharing: SharingService
+    files: FileService
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,9 @@ def make_app(
         routes += generate.routes(endpoints, version)
         routes += gemini.routes(endpoints, version)
         routes += permissions.routes(endpoints, version)
+        routes += FileRoutes(services.files).routes(endpoints, version)
+    routes += UploadRoutes(services.files).routes(endpoints, VERSIONS)
+    routes.append(Route(DISCOVERY, Discovery(services.files.max_file_bytes)))
     routes += admin.routes(endpoints)
     app = Starlette(
         routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted, Exception: _bug}

@@ -5,8 +5,8 @@ is the dialects' business.
 """
 
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 import anyio
@@ -51,6 +51,8 @@ class Call:
     query: Mapping[str, str]  # names in snake_case
     body: bytes
     stopped: Callable[[], bool]  # whether a long answer is to be given up: the caller is gone, or the server ends
+    headers: Mapping[str, str] = field(default_factory=Headers)
+    base_url: str = ""  # by which the caller reached this server
 
     @property
     def sse(self) -> bool:
@@ -95,13 +97,16 @@ class Endpoints:
         self._closing = closing
         self._generating = anyio.CapacityLimiter(MAX_GENERATING_THREADS)
 
-    def route(self, path: str, method: str, handler: Handler, *, query: Iterable[str] = ()) -> Route:
-        """A route whose answer is quick; `query` are the parameters it knows, in snake_case."""
-        return Route(path, Endpoint(self, handler, frozenset(query)), methods=[method])
+    def route(
+        self, path: str, method: str, handler: Handler, *, query: Iterable[str] = (), alts: Sequence[str] = ("json",)
+    ) -> Route:
+        """A route whose answer is quick; `query` are the parameters it knows, in snake_case, `alts` its formats."""
+        return Route(path, Endpoint(self, handler, frozenset(query), alts=alts), methods=[method])
 
     def generating(self, path: str, handler: Handler, *, sse: bool = False) -> Route:
         """A POST route whose answer takes its time, and is given up when the caller goes away."""
-        return Route(path, Endpoint(self, handler, frozenset(), sse=sse, limiter=self._generating), methods=["POST"])
+        alts = ("json", "sse") if sse else ("json",)
+        return Route(path, Endpoint(self, handler, frozenset(), alts=alts, limiter=self._generating), methods=["POST"])
 
     def principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
         """Who calls. Raises what `Authenticator.principal` does, and `PermissionDenied` for a page of another site."""
@@ -127,7 +132,7 @@ class Endpoints:
         announced = headers.get("content-length", "")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             if headers.get("expect", "").lower() != "100-continue":  # else the client has sent nothing yet
-                await _drain(receive)
+                await drain(receive)
             raise self.too_large()
         pieces: list[bytes] = []
         size = 0
@@ -135,7 +140,7 @@ class Endpoints:
             size += len(piece)
             if size > self._max_body_bytes:
                 pieces.clear()
-                await _drain(receive)
+                await drain(receive)
                 raise self.too_large()
             pieces.append(piece)
         return b"".join(pieces)
@@ -163,13 +168,13 @@ class Endpoint:
         handler: Handler,
         query: frozenset[str],
         *,
-        sse: bool = False,
+        alts: Sequence[str] = ("json",),
         limiter: anyio.CapacityLimiter | None = None,
     ) -> None:
         self._shared = shared
         self._handler = handler
         self._query = query
-        self._sse = sse
+        self._alts = alts
         self._limiter = limiter
 
     @property
@@ -184,7 +189,7 @@ class Endpoint:
             InvalidArgument: it does not.
 
         """
-        _check_query(query, self._query, sse=self._sse)
+        check_query(query, self._query, self._alts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -194,7 +199,8 @@ class Endpoint:
         self.check(query)
         body = await self._shared.body(headers, receive)
         gone = threading.Event()
-        call = Call(principal, scope["path_params"], query, body, self._shared.stopped(gone))
+        stopped = self._shared.stopped(gone)
+        call = Call(principal, scope["path_params"], query, body, stopped, headers, base_url(scope))
         if self._limiter is None:
             await self._answer(call, scope, receive, send)
             return
@@ -269,11 +275,25 @@ def query_of(query_string: bytes) -> dict[str, str]:
     return found
 
 
-def _check_query(query: Mapping[str, str], known: frozenset[str], *, sse: bool) -> None:
+def base_url(scope: Scope) -> str:
+    """The URL of this server as the caller wrote it; the scheme is the connection's, or a trusted proxy's word."""
+    host = Headers(scope=scope).get("host")
+    if not host:  # only in HTTP/1.0
+        address, port = scope.get("server") or ("localhost", None)
+        host = address if port is None else f"{address}:{port}"
+    return f"{scope.get('scheme', 'http')}://{host}{scope.get('root_path', '')}"
+
+
+def check_query(query: Mapping[str, str], known: frozenset[str], alts: Sequence[str] = ("json",)) -> None:
+    """Nothing, if a method that knows these parameters and formats may be called so.
+
+    Raises:
+        InvalidArgument: it may not; names the parameter.
+
+    """
     alt = query.get("alt", query.get("$alt", "json")).partition(";")[0] or "json"
-    if alt != "json" and not (sse and alt == "sse"):
-        offered = "json and sse" if sse else "json"
-        raise InvalidArgument.of("alt", f"{alt!r} is not offered here; use {offered}")
+    if alt not in alts:
+        raise InvalidArgument.of("alt", f"{alt!r} is not offered here; use {' or '.join(alts)}")
     for name in query.keys() - IGNORED - known:
         raise InvalidArgument(
             f'Invalid JSON payload received. Unknown name "{name}": Cannot bind query parameter.',
@@ -291,7 +311,7 @@ async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
         more = event.get("more_body", False)
 
 
-async def _drain(receive: Receive) -> None:
+async def drain(receive: Receive) -> None:
     """Read on and forget: an answer before the end of the body would be lost with the connection's reset."""
     size = 0
     with anyio.move_on_after(DRAIN_TIMEOUT_S):

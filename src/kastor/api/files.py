@@ -1,0 +1,146 @@
+"""The Gemini API's routes for files that are there: list, get, download, delete. How they come is in `uploads`.
+
+Mirrors gemini-api.md §1 and §2.8. Whatever was uploaded is served as an attachment of its declared type only: a page
+among the files must not run as a page of this server.
+"""
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BeforeValidator
+from starlette.responses import FileResponse
+from starlette.routing import Route
+
+from kastor.api.gemini import PAGED
+from kastor.api.http import Call, Endpoints, Reply
+from kastor.api.paging import page_size, place_token, time_and_id
+from kastor.api.wire import Wire, shown, timestamp
+from kastor.domain.errors import InvalidArgument
+from kastor.domain.file import StoredFile
+from kastor.jobs.files import FileService
+
+MAX_PAGE_SIZE = 100
+INT64_DIGITS = 18
+UPLOAD_INSTEAD = (
+    "this method takes no bytes, and a file without any is of no use. Upload to POST /upload{version}/files, as "
+    "client.files.upload of google-genai does, or curl with X-Goog-Upload-Protocol: raw"
+)
+HARMLESS = {"x-content-type-options": "nosniff", "content-security-policy": "sandbox; default-src 'none'"}
+
+
+def _size(value: object) -> int:
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= INT64_DIGITS:
+        return int(value)
+    if number is None or not number.is_integer() or not 0 <= number < 10**INT64_DIGITS:
+        raise ValueError(f"must be a whole number from 0, not {shown(value)}")
+    return int(number)
+
+
+class FileIn(Wire):
+    """google.ai.generativelanguage.v1beta.File, as clients send it; what only the server sets is let through."""
+
+    name: str | None = None
+    display_name: str | None = None
+    mime_type: str | None = None
+    size_bytes: Annotated[int, BeforeValidator(_size)] | None = None
+    create_time: object = None
+    update_time: object = None
+    expiration_time: object = None
+    sha256_hash: object = None
+    uri: object = None
+    download_uri: object = None
+    state: object = None
+    source: object = None
+    error: object = None
+    video_metadata: object = None
+
+
+class UploadIn(Wire):
+    """google.ai.generativelanguage.v1beta.CreateFileRequest."""
+
+    file: FileIn | None = None
+
+
+class FileOut(Wire):
+    """google.ai.generativelanguage.v1beta.File."""
+
+    name: str
+    display_name: str | None
+    mime_type: str
+    size_bytes: str
+    create_time: str | None
+    update_time: str | None
+    expiration_time: str | None
+    sha256_hash: str
+    uri: str
+    download_uri: str
+    state: str = "ACTIVE"
+    source: str = "UPLOADED"
+
+
+def file_out(file: StoredFile, base_url: str) -> FileOut:
+    """The file as a message, for a caller who reaches this server at `base_url`."""
+    uri = f"{base_url}/v1beta/{file.name}"
+    return FileOut(
+        name=file.name,
+        display_name=file.display_name or None,
+        mime_type=file.mime_type,
+        size_bytes=str(file.size_bytes),
+        create_time=timestamp(file.created_at),
+        update_time=timestamp(file.updated_at),
+        expiration_time=timestamp(file.expires_at),
+        sha256_hash=base64.b64encode(file.sha256.encode("ascii")).decode("ascii"),  # of the text, as Google does
+        uri=uri,
+        download_uri=f"{uri}:download?alt=media",
+    )
+
+
+class FileRoutes:
+    """Handlers of the files."""
+
+    def __init__(self, service: FileService) -> None:
+        self._service = service
+
+    def routes(self, endpoints: Endpoints, version: str) -> Sequence[Route]:
+        """All of them under one version."""
+        files, file = f"{version}/files", f"{version}/files/{{file}}"
+        return [
+            endpoints.route(files, "POST", self.create),
+            endpoints.route(files, "GET", self.list_files, query=PAGED),
+            endpoints.route(f"{file}:download", "GET", self.download, alts=("media", "json")),
+            endpoints.route(file, "GET", self.get),
+            endpoints.route(file, "DELETE", self.delete),
+        ]
+
+    def create(self, call: Call) -> Reply:
+        """The method files.create, which this server does not have."""
+        raise InvalidArgument.of("file", UPLOAD_INSTEAD.format(version="/v1beta"))
+
+    def get(self, call: Call) -> Reply:
+        """The method files.get."""
+        return file_out(self._service.get(call.path["file"], call.principal), call.base_url).json_value()
+
+    def list_files(self, call: Call) -> Reply:
+        """The method files.list."""
+        size, before = page_size(call, most=MAX_PAGE_SIZE), time_and_id(call)
+        page = self._service.page(call.principal, limit=size, before=before)
+        if not page.items:
+            return {}
+        listed: dict[str, object] = {"files": [file_out(file, call.base_url).json_value() for file in page.items]}
+        if not page.more:
+            return listed
+        last = page.items[-1]
+        return listed | {"nextPageToken": place_token(last.created_at, last.id)}
+
+    def delete(self, call: Call) -> Reply:
+        """The method files.delete."""
+        self._service.delete(call.path["file"], call.principal)
+        return {}
+
+    def download(self, call: Call) -> Reply:
+        """The method files.download: the bytes, or the ranges of them that are asked for."""
+        file = self._service.get(call.path["file"], call.principal)
+        path = self._service.path_of(file.name, call.principal)
+        return FileResponse(path, media_type=file.mime_type, filename=file.display_name or file.id, headers=HARMLESS)

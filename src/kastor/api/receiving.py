@@ -1,0 +1,144 @@
+"""Routes whose body is written away while it arrives: of any size, never more of it in memory than a piece.
+
+A handler opens a `Sink` for the request, in a thread; the body is poured into that, piece by piece, and it answers.
+No thread waits for a slow client.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from kastor.api.http import DRAIN_TIMEOUT_S, MAX_DRAINED_BYTES, Call, Endpoints, base_url, check_query, query_of
+from kastor.domain.errors import KastorError, Unavailable
+from kastor.domain.permission import Principal
+
+PIECE_BYTES = 64 * 1024
+IDLE_TIMEOUT_S = 60.0  # a client that sends nothing for so long is given up
+MAX_WRITING_THREADS = 32
+NOBODY = Principal("")
+"""Who calls where the URL itself is the credential."""
+
+
+class Sink(Protocol):
+    """Where a request's body goes. All but `close` may raise domain errors."""
+
+    def write(self, piece: bytes) -> None:
+        """Take in the next piece."""
+
+    def finish(self) -> Response:
+        """The answer; the body was whole."""
+
+    def refused(self, error: KastorError) -> Response:
+        """The answer when `write` or `finish` has failed; raises what it has no words of its own for."""
+
+    def close(self) -> None:
+        """Let go of everything; called once in any case, also when the client has gone away in the middle."""
+
+
+Opener = Callable[[Call], Sink]
+
+
+class Receiving:
+    """Makes routes that receive bodies."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self.endpoints = endpoints
+        self.limiter = anyio.CapacityLimiter(MAX_WRITING_THREADS)
+
+    def route(
+        self, path: str, methods: Collection[str], opener: Opener, *, query: Collection[str] = (), keyless: bool = False
+    ) -> Route:
+        """A route; a `keyless` one asks for no credentials, as its URL is one."""
+        return Route(path, _Endpoint(self, opener, frozenset(query), keyless=keyless), methods=list(methods))
+
+
+class _Gone(Exception):
+    """The client has gone away; there is nobody to answer."""
+
+
+class _Endpoint:
+    """One opener behind HTTP, as an ASGI application."""
+
+    def __init__(self, shared: Receiving, opener: Opener, query: frozenset[str], *, keyless: bool) -> None:
+        self._shared = shared
+        self._opener = opener
+        self._query = query
+        self._keyless = keyless
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers, query = Headers(scope=scope), query_of(scope["query_string"])
+        principal = await self._principal(headers, query)
+        check_query(query, self._query)
+        stopped = self._shared.endpoints.stopped(threading.Event())
+        call = Call(principal, scope["path_params"], query, b"", stopped, headers, base_url(scope))
+        body = _Body(receive)
+        try:
+            response = await self._received(call, body)
+        except _Gone:
+            return
+        except KastorError:
+            await body.drain()
+            raise
+        await response(scope, receive, send)
+
+    async def _principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
+        return NOBODY if self._keyless else await self._shared.endpoints.principal(headers, query)
+
+    async def _received(self, call: Call, body: "_Body") -> Response:
+        limiter = self._shared.limiter
+        sink = await anyio.to_thread.run_sync(self._opener, call, limiter=limiter)
+        try:
+            while piece := await body.piece():
+                await anyio.to_thread.run_sync(sink.write, piece, limiter=limiter)
+                if call.stopped():
+                    raise Unavailable("The server is shutting down. Try again.")
+            if body.gone:
+                raise _Gone
+            return await anyio.to_thread.run_sync(sink.finish, limiter=limiter)
+        except KastorError as error:
+            await body.drain()
+            return await anyio.to_thread.run_sync(sink.refused, error, limiter=limiter)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(sink.close, limiter=limiter)
+
+
+class _Body:
+    """A request's body as it arrives."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._more = True
+        self.gone = False  # the client went away before the end
+
+    async def piece(self) -> bytes:
+        """The next piece; empty at the end, whole or not."""
+        pending = bytearray()
+        while self._more and len(pending) < PIECE_BYTES:
+            pending += await self._event()
+        return bytes(pending)
+
+    async def drain(self) -> None:
+        """Read on and forget: an answer before the end of the body would be lost with the connection's reset."""
+        size = 0
+        with anyio.move_on_after(DRAIN_TIMEOUT_S):
+            while self._more and size < MAX_DRAINED_BYTES:
+                size += len(await self._event())
+
+    async def _event(self) -> bytes:
+        event = None
+        with anyio.move_on_after(IDLE_TIMEOUT_S):
+            event = await self._receive()
+        if event is None or event["type"] == "http.disconnect":
+            self._more, self.gone = False, True
+            return b""
+        self._more = event.get("more_body", False)
+        return bytes(event.get("body", b""))
