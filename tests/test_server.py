@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 
 from kastor import server
+from kastor.announcement import running_server
 from kastor.domain.errors import FailedPrecondition
 from kastor.settings import Settings
 
@@ -24,7 +25,7 @@ import sys
 from pathlib import Path
 from kastor.settings import Settings
 from kastor.server import serve
-settings = Settings(data_dir=Path(sys.argv[1]), port=0, log_format="json")
+settings = Settings(data_dir=Path(sys.argv[1]), port=0, log_format="json", no_auth=True)
 serve(settings, run_scheduler=sys.argv[2] == "jobs", on_listening=lambda url: print(url, flush=True))
 print("ended in order", flush=True)
 """
@@ -53,7 +54,7 @@ def serving(folder: Path, *, jobs: bool = True) -> Iterator[tuple[subprocess.Pop
 
 
 def test_importing_the_server_brings_in_nothing_heavy() -> None:
-    heavy = {"torch", "transformers", "peft", "numpy", "tokenizers", "alembic", "httpx"}
+    heavy = {"torch", "transformers", "peft", "numpy", "tokenizers", "alembic", "httpx", "jwt", "cryptography"}
     said = f"import sys, kastor.server; print(*sorted({heavy} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True, env=environment())
     assert found.stdout.split() == []
@@ -68,7 +69,8 @@ def test_it_starts_with_little_computing_and_says_where(tmp_path: Path) -> None:
         used = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         assert sum(map(int, used)) / os.sysconf("SC_CLK_TCK") < START_CPU_S
         announced = json.loads((tmp_path / "server.json").read_bytes())
-        assert announced == {"url": url, "pid": process.pid, "version": "0.1.0"}
+        instance = httpx.get(f"{url}/healthz").json()["instance"]
+        assert announced == {"url": url, "pid": process.pid, "version": "0.1.0", "instance": instance}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -95,26 +97,26 @@ def test_a_taken_port_is_told_with_who_has_it(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, url):
         port = int(url.rpartition(":")[2])
         with pytest.raises(FailedPrecondition, match=f"taken by the Kastor server of process {process.pid} .*--port"):
-            server.serve(Settings(data_dir=tmp_path, port=port))
+            server.serve(Settings(data_dir=tmp_path, port=port, no_auth=True))
     another = pytest.raises(FailedPrecondition, match="taken by another program. Choose another --port")
     with socket.create_server(("127.0.0.1", 0)) as other, another:
-        server.serve(Settings(data_dir=tmp_path, port=other.getsockname()[1]))
+        server.serve(Settings(data_dir=tmp_path, port=other.getsockname()[1], no_auth=True))
 
 
 def test_a_host_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="--host"):
-        server.serve(Settings(data_dir=tmp_path, host="256.1.1.1", port=0))
+        server.serve(Settings(data_dir=tmp_path, host="256.1.1.1", port=0, api_keys={"ada@example.org": "key"}))
 
 
 def test_a_dead_servers_file_is_not_believed(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, _):
-        assert server.running_server(tmp_path) is not None
+        assert running_server(tmp_path) is not None
         process.kill()
         process.wait()
     assert (tmp_path / "server.json").exists()
-    assert server.running_server(tmp_path) is None
+    assert running_server(tmp_path) is None
     (tmp_path / "server.json").write_text("{")
-    assert server.running_server(tmp_path) is None
+    assert running_server(tmp_path) is None
 
 
 def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:

@@ -5,14 +5,11 @@ No torch here: it starts in under a second. Training and generation happen in ch
 
 import asyncio
 import contextlib
-import errno
-import json
-import os
+import shlex
 import signal
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -22,8 +19,9 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from kastor import __version__
+from kastor.announcement import announced, new_instance
 from kastor.api.app import Services, make_app
+from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition, Unavailable
@@ -39,6 +37,8 @@ from kastor.jobs.sharing import SharingService
 from kastor.logs import configure_logs
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
+from kastor.security.doors import Doors
+from kastor.security.rpc_door import RpcDoor
 from kastor.settings import Settings, environment
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database, migrate, open_database
@@ -46,16 +46,16 @@ from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
+from kastor.store.keys import KeyStore
 from kastor.store.registry import ModelStore
 
 if TYPE_CHECKING:
+    from kastor.api.rpc_server import RpcServer
     from kastor.serving.remote import RemoteEngine
 
-SERVER_FILE = "server.json"
 GRACE_S = 5  # for answers under way, once the server is told to end
 TIDY_S = 2.0  # how soon the files of a model deleted in mid-training go after its worker
 Handler = Callable[[int, FrameType | None], object] | int | None
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where clients of this machine reach it
 
 
 def serve(
@@ -64,32 +64,47 @@ def serve(
     run_scheduler: bool = True,
     announce: bool = True,
     on_listening: Callable[[str], None] = lambda url: None,
+    on_grpc: Callable[[str, Path | None], None] = lambda endpoint, authority: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends the end quickly.
 
     `run_scheduler` False only answers, and leaves jobs to another server of the same database. `announce` writes
-    `server.json` into the data folder, by which commands find this server. `on_listening` gets the URL.
+    `server.json` into the data folder, by which commands find this server, and speaks gRPC if the settings
+    say so. `on_listening` gets the URL; `on_grpc`, before it, gRPC's address and the authority that callers must trust.
 
     Raises:
-        FailedPrecondition: the port is taken, or a folder cannot be used.
+        InvalidArgument: settings contradict one another.
+        FailedPrecondition: the port is taken, a folder cannot be used, or nobody could come in.
         Unavailable: the database cannot be reached.
 
     """
+    doors, rpc_door = doors_of(settings), _rpc_door(settings)
+    doors.check()
+    rpc_door.check()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_Signals())
-        listener = stack.enter_context(_bound(settings))
+        listener = stack.enter_context(bound(settings.host, settings.port, settings.data_dir))
         configure_logs(settings.log_format)
-        url = _url(listener)
+        url = url_of(listener)
         database = open_database(settings.resolved_database_url)
         stack.callback(database.close)
         migrate(database)
-        running = _Running(settings, database, signals.closing)
-        server = _Server(running.config(), on_started=lambda: on_listening(url), on_ending=running.hang_up)
+        _check_entry(settings, doors, database)
+        instance = new_instance()
+        running = _Running(settings, database, signals.closing, instance)
         stack.callback(running.end)
+        if announce and rpc_door.port is not None:
+            running.open_rpc(rpc_door, settings.data_dir / "tls")
+
+        def started() -> None:
+            running.start_rpc(on_grpc)
+            on_listening(url)
+
+        server = _Server(running.config(), on_started=started, on_ending=running.hang_up)
         if run_scheduler:
             running.begin()
         if announce:
-            stack.enter_context(_announced(settings.data_dir, url))
+            stack.enter_context(announced(settings.data_dir, url, instance))
         with signals.serving(server):
             server.run(sockets=[listener])
 
@@ -97,7 +112,7 @@ def serve(
 class _Running:
     """The parts of one server and the threads beside the HTTP loop."""
 
-    def __init__(self, settings: Settings, database: Database, closing: threading.Event) -> None:
+    def __init__(self, settings: Settings, database: Database, closing: threading.Event, instance: str) -> None:
         self._stop = threading.Event()
         self._wake = threading.Event()
         jobs, blobs = JobStore(database), Blobs(settings.data_dir)
@@ -124,7 +139,6 @@ class _Running:
         generation = GenerationService(
             access=Access(models), jobs=jobs, catalog=catalog, generator=self._engine, limits=limits
         )
-        keys = {email: secret.get_secret_value() for email, secret in settings.api_keys.items()}
         sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
         self._files = FileService(
             files=FileStore(database),
@@ -134,7 +148,16 @@ class _Running:
             ttl=timedelta(hours=settings.file_ttl_hours),
         )
         services = Services(self._tuning, generation, sharing, self._files)
-        self._app = make_app(services, Authenticator(keys), Metrics(CollectorRegistry()), closing)
+        self._metrics = Metrics(CollectorRegistry())
+        self._rpc: RpcServer | None = None
+        self._app = make_app(
+            services,
+            _authenticator(settings, database),
+            self._metrics,
+            closing,
+            instance=instance,
+            cors_origins=settings.cors_origins,
+        )
         self._threads: tuple[threading.Thread, ...] = ()
 
     def config(self) -> uvicorn.Config:
@@ -151,6 +174,21 @@ class _Running:
             timeout_graceful_shutdown=GRACE_S,
         )
 
+    def open_rpc(self, door: RpcDoor, folder: Path) -> None:
+        """Take the port of gRPC; only here is anything of it imported."""
+        try:
+            from kastor.api.rpc_server import open_rpc
+        except ImportError as error:
+            said = f"gRPC needs the package {error.name}: pip install 'kastor[grpc]', or leave --grpc-port out."
+            raise FailedPrecondition(said) from error
+        self._rpc = open_rpc(self._app, self._metrics, door, folder, now=_now())
+
+    def start_rpc(self, on_grpc: Callable[[str, Path | None], None]) -> None:
+        """Answer over gRPC, if its port was taken, and say so."""
+        if self._rpc is not None:
+            self._rpc.start()
+            on_grpc(self._rpc.endpoint, self._rpc.authority)
+
     def begin(self) -> None:
         """Start the threads that run jobs."""
         self._threads = (
@@ -162,6 +200,8 @@ class _Running:
 
     def hang_up(self) -> None:
         """End the generating processes, and with them the answers under way."""
+        if self._rpc is not None:
+            self._rpc.stop(GRACE_S)
         self._engine.close()
 
     def end(self) -> None:
@@ -169,6 +209,8 @@ class _Running:
         self._stop.set()
         self._wake.set()
         try:
+            if self._rpc is not None:
+                self._rpc.close()
             self._end_jobs()
             self._engine.close()
         except KeyboardInterrupt:
@@ -291,93 +333,55 @@ class _Signals:
         self.closing.set()
 
 
-@contextlib.contextmanager
-def _bound(settings: Settings) -> Iterator[socket.socket]:
-    """A socket bound to the address of the settings, not listening yet.
-
-    Raises:
-        FailedPrecondition: the port is taken, or the address is none of this machine's.
-
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise FailedPrecondition(f"{settings.host!r} is not an address: {error.strerror}. Choose --host.") from error
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen()  # only now is it known that nobody else does
-        except OSError as error:
-            raise FailedPrecondition(_why_not_bound(settings, error)) from error
-        yield listener
+def doors_of(settings: Settings) -> Doors:
+    """The ways in that the settings open."""
+    return Doors(
+        host=settings.host,
+        no_auth=settings.no_auth,
+        secrets=[secret.get_secret_value() for secret in settings.api_keys.values()],
+        issuer=settings.oidc_issuer,
+        audience=settings.oidc_audience,
+        cors_origins=settings.cors_origins,
+    )
 
 
-def _why_not_bound(settings: Settings, error: OSError) -> str:
-    where = f"{settings.host}:{settings.port}"
-    if error.errno != errno.EADDRINUSE:
-        return f"Cannot listen on {where}: {error.strerror}. Choose another --host or --port."
-    other = running_server(settings.data_dir)
-    if other is not None and other.url.endswith(f":{settings.port}"):
-        return f"{where} is taken by the Kastor server of process {other.pid} ({other.url}). Use it, or choose --port."
-    return f"{where} is taken by another program. Choose another --port; 0 takes a free one."
+def _rpc_door(settings: Settings) -> RpcDoor:
+    return RpcDoor(
+        host=settings.host,
+        port=settings.grpc_port,
+        certificate=settings.grpc_cert_file,
+        key=settings.grpc_key_file,
+        hosts=settings.grpc_hosts,
+        insecure=settings.grpc_insecure,
+    )
 
 
-def _url(listener: socket.socket) -> str:
-    """Where clients on this machine reach the listener."""
-    host, port = listener.getsockname()[:2]
-    host = ANY_ADDRESS.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _check_entry(settings: Settings, doors: Doors, database: Database) -> None:
+    elsewhere = settings.data_dir != Settings.model_fields["data_dir"].get_default(call_default_factory=True)
+    options = f" --data-dir {shlex.quote(str(settings.data_dir))}" if elsewhere else ""
+    doors.check_entry(stored_key=KeyStore(database).any_usable(_now()), options=options)
+    for warning in doors.warnings():
+        structlog.get_logger().warning(warning)
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """What `server.json` says of a running server."""
+def _authenticator(settings: Settings, database: Database) -> Authenticator:
+    tokens = None
+    if settings.oidc_issuer is not None and settings.oidc_audience is not None:
+        from kastor.security.oidc import ProviderTokens  # costs 0.1 s, which other servers save
 
-    url: str
-    pid: int
-    version: str
-
-
-def running_server(data_dir: Path) -> Announcement | None:
-    """The server that announced itself in this folder, if its process is still there."""
-    try:
-        found = json.loads((data_dir / SERVER_FILE).read_bytes())
-        announcement = Announcement(str(found["url"]), int(found["pid"]), str(found["version"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return announcement if _alive(announcement.pid) else None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's process is one, too
-        return True
-    return True
-
-
-@contextlib.contextmanager
-def _announced(data_dir: Path, url: str) -> Iterator[None]:
-    """The server's file, written at once and removed at the end, if it is still this server's."""
-    mine = Announcement(url, os.getpid(), __version__)
-    path = data_dir / SERVER_FILE
-    temporary = data_dir / f".{SERVER_FILE}.{mine.pid}"
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(mine)) + "\n", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise FailedPrecondition(f"Cannot write {path}: {error.strerror}.") from error
-    try:
-        yield
-    finally:
-        if running_server(data_dir) == mine:
-            path.unlink(missing_ok=True)
+        tokens = ProviderTokens(
+            settings.oidc_issuer,
+            settings.oidc_audience,
+            email_claim=settings.oidc_email_claim,
+            groups_claim=settings.oidc_groups_claim,
+        )
+    return Authenticator(
+        {email: secret.get_secret_value() for email, secret in settings.api_keys.items()},
+        keys=KeyStore(database),
+        tokens=tokens,
+        operators=settings.operators,
+        no_auth=settings.no_auth,
+    )
 
 
 def _now() -> datetime:

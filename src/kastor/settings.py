@@ -4,6 +4,7 @@ Unknown keys are refused. Read at the composition roots only (`server`, `worker`
 for is not here: it comes with the request and is stored with the job.
 """
 
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -49,9 +50,29 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, description="postgresql+psycopg://… ; SQLite inside data_dir when absent.")
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the server listens on; 0 picks a free one.")
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for gRPC, on the same host; 0 picks a free one. Absent: no gRPC."
+    )
+    grpc_cert_file: Path | None = Field(None, description="Certificate that gRPC shows, PEM; made here when absent.")
+    grpc_key_file: Path | None = Field(None, description="Its key, PEM.")
+    grpc_hosts: list[str] = Field(
+        default_factory=list, description="More names and addresses for the certificate that is made here."
+    )
+    grpc_insecure: bool = Field(False, description="Speak gRPC in plain text; only where `host` is this machine.")
     api_keys: dict[str, SecretStr] = Field(
         default_factory=dict,
-        description="E-mail of a caller -> their key. Empty: every caller is let in, with or without a key.",
+        description="E-mail of a caller -> their key, beside the keys that `kastor keys create` makes. For containers.",
+    )
+    operators: list[str] = Field(
+        default_factory=list, description="E-mails of callers who may do everything, however they come in."
+    )
+    no_auth: bool = Field(False, description="Let everybody in as operator; only where `host` is this machine.")
+    oidc_issuer: str | None = Field(None, description="OpenID provider whose bearer tokens are taken; https://…")
+    oidc_audience: str | None = Field(None, description="Whom its tokens must be meant for (aud); needs oidc_issuer.")
+    oidc_email_claim: str = Field("email", min_length=1, description="Claim that says who the caller is.")
+    oidc_groups_claim: str = Field("groups", min_length=1, description="Claim that lists the caller's groups.")
+    cors_origins: list[str] = Field(
+        default_factory=list, description="Pages of other sites that may call: https://app.example, or * for any."
     )
     profile: Literal["gemini-api", "open"] = Field("gemini-api", description="Which limits requests are held to.")
     catalog_file: Path | None = Field(None, description="A TOML file of further base models and aliases.")
@@ -122,5 +143,5 @@ def environment(settings: Settings) -> dict[str, str]:
     """The same settings as environment variables, and what must be set before torch is loaded: for child processes."""
     variables = {name: os.environ.get(name, value) for name, value in COMPUTE_VARIABLES.items()}
     for name, value in settings.model_dump(mode="json", exclude_none=True, exclude={"api_keys"}).items():
-        variables[PREFIX + name.upper()] = str(value)
+        variables[PREFIX + name.upper()] = value if isinstance(value, str) else json.dumps(value)
     return variables

@@ -129,7 +129,6 @@ def test_the_content_type_does_not_matter(world: World, content_type: str | None
         ("POST", "/healthz", 405),
         ("GET", "/kastor/v1/nothing", 404),
         ("GET", "/v1/tunedModels/x/permissions", 404),
-        ("POST", "/v1beta/tunedModels/x:transferOwnership", 501),
         ("GET", "/v1/" + "%00" * 9, 404),
         ("GET", "/v1/tunedModels/..%2f..%2fetc", 404),
     ],

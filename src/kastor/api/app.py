@@ -1,6 +1,7 @@
 """The HTTP application: all dialects over one service. What it is made of is handed in by the composition root."""
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -17,6 +18,7 @@ from kastor.api.errors import HTTP_STATUS, error_body
 from kastor.api.files import FileRoutes
 from kastor.api.gemini import VERSIONS, GeminiRoutes
 from kastor.api.generate import GenerateRoutes
+from kastor.api.guard import LocalOnly, with_cors
 from kastor.api.http import Endpoints, json_response
 from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz
 from kastor.api.permissions import PermissionRoutes
@@ -53,15 +55,21 @@ class Application:
 
 
 def make_app(
-    services: Services, authenticator: Authenticator, metrics: Metrics, closing: threading.Event
+    services: Services,
+    authenticator: Authenticator,
+    metrics: Metrics,
+    closing: threading.Event,
+    *,
+    instance: str = "",
+    cors_origins: Collection[str] = (),
 ) -> Application:
-    """The application; `closing`, once set, ends the streams under way."""
+    """The application; `closing`, once set, ends the streams under way. `instance` is what `/healthz` calls it."""
     tuning, generation = services.tuning, services.generation
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
     endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing)
     gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
     admin, permissions = AdminRoutes(tuning), PermissionRoutes(services.sharing)
-    routes: list[BaseRoute] = [Route("/healthz", healthz), Route("/metrics", metrics.scrape)]
+    routes: list[BaseRoute] = [Route("/healthz", healthz(instance)), Route("/metrics", metrics.scrape)]
     for version in VERSIONS:
         routes += generate.routes(endpoints, version)
         routes += gemini.routes(endpoints, version)
@@ -74,7 +82,8 @@ def make_app(
         routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted, Exception: _bug}
     )
     app.router.redirect_slashes = False
-    return Application(tuple(routes), endpoints, Observed(app, metrics))
+    guarded = LocalOnly(app, cors_origins) if authenticator.open else app
+    return Application(tuple(routes), endpoints, Observed(with_cors(guarded, cors_origins), metrics))
 
 
 def _refused(request: Request, error: Exception) -> Response:

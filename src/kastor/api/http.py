@@ -25,12 +25,10 @@ from kastor.domain.errors import (
     Internal,
     InvalidArgument,
     KastorError,
-    PermissionDenied,
     Unavailable,
 )
 from kastor.domain.permission import Principal
 from kastor.security.auth import Authenticator
-from kastor.security.origin import trusted
 
 IGNORED = frozenset({"key", "access_token", "oauth_token", "alt", "$alt", "pretty_print", "$pretty_print"}) | frozenset(
     {"quota_user", "$.xgafv", "upload_protocol", "upload_type"}
@@ -40,6 +38,7 @@ GLUED = frozenset({"page_token", "page_size"})
 MAX_DRAINED_BYTES = 64 * 1024 * 1024
 DRAIN_TIMEOUT_S = 5.0
 MAX_GENERATING_THREADS = 128
+MAX_AUTHENTICATING_THREADS = 16  # of their own: a slow provider of tokens holds up no answers to known callers
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,7 @@ class Endpoints:
         self._max_body_bytes = max_body_bytes
         self._closing = closing
         self._generating = anyio.CapacityLimiter(MAX_GENERATING_THREADS)
+        self._authenticating = anyio.CapacityLimiter(MAX_AUTHENTICATING_THREADS)
 
     def route(
         self, path: str, method: str, handler: Handler, *, query: Iterable[str] = (), alts: Sequence[str] = ("json",)
@@ -108,19 +108,18 @@ class Endpoints:
         alts = ("json", "sse") if sse else ("json",)
         return Route(path, Endpoint(self, handler, frozenset(), alts=alts, limiter=self._generating), methods=["POST"])
 
-    def principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
-        """Who calls. Raises what `Authenticator.principal` does, and `PermissionDenied` for a page of another site."""
-        origin = headers.get("origin")
-        if self._authenticator.open and origin is not None and not trusted(origin, headers.get("host", "")):
-            raise PermissionDenied(
-                f"A page of {origin} may not use this server, which has no keys. Set KASTOR_API_KEYS and send one."
-            )
+    def caller(self, headers: Headers, query: Mapping[str, str]) -> Principal:
+        """Who calls. Blocks, and raises, as `Authenticator.principal` does."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else None
         return self._authenticator.principal(
             api_key=headers.get("x-goog-api-key") or query.get("key"),
             bearer=bearer or query.get("access_token") or query.get("oauth_token"),
         )
+
+    async def principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
+        """Who calls. Raises what `Authenticator.principal` does."""
+        return await anyio.to_thread.run_sync(self.caller, headers, query, limiter=self._authenticating)
 
     async def body(self, headers: Headers, receive: Receive) -> bytes:
         """The body, never more of it in memory than the limit.
@@ -195,7 +194,7 @@ class Endpoint:
         """Answer one request."""
         headers = Headers(scope=scope)
         query = query_of(scope["query_string"])
-        principal = self._shared.principal(headers, query)
+        principal = await self._shared.principal(headers, query)
         self.check(query)
         body = await self._shared.body(headers, receive)
         gone = threading.Event()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import kastor
-from kastor.cli import job_commands, model_commands, options
+from kastor.cli import job_commands, key_commands, model_commands, options
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Results go to stdout, all else to stderr."
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(job_commands.app, name="jobs")
 app.add_typer(model_commands.app, name="models")
+app.add_typer(key_commands.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
@@ -43,7 +44,7 @@ def root(
     kastor demo                see it work, in a few minutes
     kastor tune data.jsonl     tune on your own examples
     kastor generate NAME "…"   ask the tuned model
-    kastor serve               serve the HTTP API on http://127.0.0.1:8080
+    kastor serve --no-auth     serve the HTTP API on http://127.0.0.1:8080
     """
 
 
@@ -181,6 +182,19 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Jobs, datasets and tuned models.  [default: ~/.local/share/kastor]")
     ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Speak gRPC too, on this port; 0 takes a free one.  [default: no gRPC]")
+    ] = None,
+    grpc_cert: Annotated[
+        Path | None, typer.Option(help="Certificate for gRPC, PEM.  [default: made in the data folder]")
+    ] = None,
+    grpc_key: Annotated[Path | None, typer.Option(help="Key of --grpc-cert, PEM.")] = None,
+    grpc_insecure: Annotated[
+        bool, typer.Option("--grpc-insecure", help="Speak gRPC in plain text; only where --host is this machine.")
+    ] = False,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Ask nobody for a key; only where --host is this machine.")
+    ] = False,
     as_json: options.Json = False,
     private: Annotated[bool, typer.Option("--private", hidden=True)] = False,
     scheduler: Annotated[bool, typer.Option("--scheduler/--no-scheduler", hidden=True)] = True,
@@ -188,18 +202,21 @@ def serve(
 ) -> None:
     """Serve the HTTP API and run tuning jobs, until Ctrl-C.
 
+    Callers need a key, which `kastor keys create` makes, unless --no-auth is given.
     Every other setting is an environment variable KASTOR_… or stands in the TOML file that KASTOR_CONFIG names.
     With --json a line with the URL is printed once the server listens.
 
     \b
     Examples:
-      kastor serve
+      kastor serve --no-auth
       kastor serve --host 0.0.0.0 --port 9000
     """
     from kastor.cli import serve as doing
     from kastor.cli.output import Output
 
-    given: dict[str, object] = {"host": host, "port": port, "data_dir": data_dir}
+    given: dict[str, object] = {"host": host, "port": port, "data_dir": data_dir, "no_auth": no_auth or None}
+    given |= {"grpc_port": grpc_port, "grpc_cert_file": grpc_cert, "grpc_key_file": grpc_key}
+    given["grpc_insecure"] = grpc_insecure or None
     doing.run(given, doing.Internals(private, scheduler, parent_fd), Output.of(as_json))
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from kastor import server
 from kastor.cli.output import Output
@@ -27,14 +28,28 @@ def run(given: dict[str, object], internals: Internals, out: Output) -> None:
     if internals.parent_fd is not None:
         watch_parent(internals.parent_fd, _end)
 
+    said: dict[str, object] = {}
+
+    def grpc(endpoint: str, authority: Path | None) -> None:
+        said.update({"grpc": endpoint} if authority is None else {"grpc": endpoint, "grpc_ca": str(authority)})
+        if not out.as_json:
+            trust = f"  (clients need GRPC_DEFAULT_SSL_ROOTS_FILE_PATH={authority})" if authority is not None else ""
+            out.say(f"Kastor speaks gRPC on {endpoint}{trust}", style="")
+
     def listening(url: str) -> None:
         if out.as_json:
-            sys.stdout.write(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+            sys.stdout.write(json.dumps({"url": url, "pid": os.getpid()} | said) + "\n")
             sys.stdout.flush()
         else:
             out.say(f"Kastor listens on {url}  (data in {settings.data_dir}; Ctrl-C ends it)", style="")
 
-    server.serve(settings, run_scheduler=internals.scheduler, announce=not internals.private, on_listening=listening)
+    server.serve(
+        settings,
+        run_scheduler=internals.scheduler,
+        announce=not internals.private,
+        on_listening=listening,
+        on_grpc=grpc,
+    )
 
 
 def _end() -> None:
