@@ -134,3 +134,23 @@ def test_a_long_lived_foreign_lock_ends_in_a_refusal_not_a_hang(tmp_path: Path) 
         JobStore(database).add(job, make_model(job))
     holder.close()
     database.close()
+
+
+def test_a_version_is_another_one_after_a_commit_by_anybody(database: Database, database_url: str) -> None:
+    before = database.version()
+    assert database.version() == before
+    with database.write() as connection:
+        connection.execute(text("CREATE TABLE first (x INTEGER)"))
+    own = database.version()
+    other = open_database(database_url)
+    with other.write() as connection:
+        connection.execute(text("CREATE TABLE second (x INTEGER)"))
+    other.close()
+    seen = {before, own, database.version()}
+    assert seen == {None} if database.postgresql else len(seen) == 3
+
+
+def test_a_version_is_not_told_where_the_database_cannot_be_asked(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'no-folder' / 'kastor.db'}")
+    assert database.version() is None
+    database.close()

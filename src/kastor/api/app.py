@@ -66,7 +66,7 @@ def make_app(
     """The application; `closing`, once set, ends the streams under way. `instance` is what `/healthz` calls it."""
     tuning, generation = services.tuning, services.generation
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
-    endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing)
+    endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing, tuning.version)
     gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
     admin, permissions = AdminRoutes(tuning), PermissionRoutes(services.sharing)
     routes: list[BaseRoute] = [Route("/healthz", healthz(instance)), Route("/metrics", metrics.scrape)]

@@ -47,7 +47,7 @@ class GeminiRoutes:
             route(model, "DELETE", self.delete),
             route(operations, "GET", self.list_operations, query=OPERATIONS),
             route(f"{one_operation}:cancel", "POST", self.cancel_operation),
-            route(one_operation, "GET", self.get_operation),
+            endpoints.polled(one_operation, self.get_operation),
             route(one_operation, "DELETE", self.delete_operation),
             route(f"{version}/operations", "GET", self.all_operations, query=OPERATIONS),
             route(f"{version}/models", "GET", self.list_bases, query=PAGED),

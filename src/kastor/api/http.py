@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kastor.api.framing import JSON_TYPE, Array, Events, Framing
+from kastor.api.memory import Memory, Version
 from kastor.api.wire import dumped
 from kastor.domain.errors import (
     FieldViolation,
@@ -90,7 +91,15 @@ def json_response(value: object, *, status: int = 200, pretty: bool = True) -> R
 class Endpoints:
     """Makes routes of handlers."""
 
-    def __init__(self, authenticator: Authenticator, max_body_bytes: int, closing: threading.Event) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        max_body_bytes: int,
+        closing: threading.Event,
+        version: Version = lambda: None,
+    ) -> None:
+        """`version`: another number after any write to what is stored."""
+        self._memory = Memory(version)
         self._authenticator = authenticator
         self._max_body_bytes = max_body_bytes
         self._closing = closing
@@ -102,6 +111,10 @@ class Endpoints:
     ) -> Route:
         """A route whose answer is quick; `query` are the parameters it knows, in snake_case, `alts` its formats."""
         return Route(path, Endpoint(self, handler, frozenset(query), alts=alts), methods=[method])
+
+    def polled(self, path: str, handler: Handler) -> Route:
+        """A GET route that clients ask without delay: its answer is given again while nothing was written."""
+        return Route(path, Endpoint(self, handler, frozenset(), memory=self._memory), methods=["GET"])
 
     def generating(self, path: str, handler: Handler, *, sse: bool = False) -> Route:
         """A POST route whose answer takes its time, and is given up when the caller goes away."""
@@ -169,12 +182,14 @@ class Endpoint:
         *,
         alts: Sequence[str] = ("json",),
         limiter: anyio.CapacityLimiter | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._shared = shared
         self._handler = handler
         self._query = query
         self._alts = alts
         self._limiter = limiter
+        self._memory = memory
 
     @property
     def handler(self) -> Handler:
@@ -192,6 +207,12 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if self._memory is None:
+            await self._call(scope, receive, send)
+        else:
+            await self._memory.answer(self._call, scope, receive, send)
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         query = query_of(scope["query_string"])
         principal = await self._shared.principal(headers, query)

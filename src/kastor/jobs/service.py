@@ -96,6 +96,10 @@ class TuningService:
         self._wake = wake
         self.limits = limits
 
+    def version(self) -> int | None:
+        """A number that is another one after any change to what is stored; `None` if that cannot be told cheaply."""
+        return self._jobs.version()
+
     # tuned models
 
     def create(self, new: NewTuning, caller: Principal) -> Tuning:

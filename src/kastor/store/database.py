@@ -3,9 +3,12 @@
 Knows no table; SQL is in `jobs` and `registry`.
 """
 
+import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
@@ -29,6 +32,8 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._watching: sqlite3.Connection | None = None
+        self._watch = threading.Lock()
 
     @property
     def postgresql(self) -> bool:
@@ -54,8 +59,34 @@ class Database:
         ):
             yield connection
 
+    def version(self) -> int | None:
+        """A number that is another one after any commit, whoever made it; `None` where the database keeps no count.
+
+        Takes some microseconds on SQLite. PostgreSQL has no such number, and a SQLite that cannot be asked has none.
+        """
+        if self.postgresql:
+            return None
+        try:
+            with self._watch:
+                if self._watching is None:
+                    self._watching = self._watcher()
+                return int(self._watching.execute("PRAGMA data_version").fetchone()[0])
+        except (sqlite3.Error, DBAPIError):
+            return None
+
+    def _watcher(self) -> sqlite3.Connection:
+        """A connection that never writes, as its own commits would not be counted."""
+        pooled = self.engine.raw_connection()
+        connection = cast(sqlite3.Connection, pooled.driver_connection)
+        pooled.detach()  # from the pool, which would hand it to writers
+        return connection
+
     def close(self) -> None:
         """Give all connections back."""
+        with self._watch:
+            if self._watching is not None:
+                self._watching.close()
+                self._watching = None
         self.engine.dispose()
 
     @contextmanager
@@ -166,6 +197,7 @@ def _checked(url: str) -> URL:
 def _set_up_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     # without isolation_level the driver would begin transactions by itself, and late
     connection.isolation_level = None
+    connection.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own knows no letter above ASCII
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL: no corruption at a power cut, at most the last commits lost

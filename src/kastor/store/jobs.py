@@ -42,6 +42,10 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def version(self) -> int | None:
+        """A number that is another one after any write to the database; `None` if it keeps no such count."""
+        return self._database.version()
+
     def add(self, job: TuningJob, model: TunedModel) -> None:
         """Keep a new job and the model it will make, both or neither.
 
