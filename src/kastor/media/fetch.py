@@ -163,10 +163,11 @@ class Fetcher:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise BadMedium.of("media_not_readable", f"{uri!r} cannot be read: {error.strerror}.") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise BadMedium.of("media_not_a_file", f"{uri!r} is not a file.")
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise BadMedium.of("media_not_a_file", f"{uri!r} is not a file.")
             if status.st_size > self._limits.max_bytes:
                 raise _too_big(self._limits.max_bytes)
             version = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
