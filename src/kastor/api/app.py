@@ -19,7 +19,7 @@ from kastor.api.files import FileRoutes
 from kastor.api.gemini import VERSIONS, GeminiRoutes
 from kastor.api.generate import GenerateRoutes
 from kastor.api.guard import LocalOnly, with_cors
-from kastor.api.http import Endpoints, json_response
+from kastor.api.http import Endpoint, Endpoints, json_response
 from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz
 from kastor.api.permissions import PermissionRoutes
 from kastor.api.uploads import UploadRoutes
@@ -76,14 +76,20 @@ def make_app(
         routes += permissions.routes(endpoints, version)
         routes += FileRoutes(services.files).routes(endpoints, version)
     routes += UploadRoutes(services.files).routes(endpoints, VERSIONS)
-    routes.append(Route(DISCOVERY, Discovery(services.files.max_file_bytes)))
+    routes.append(Route(DISCOVERY, Discovery(services.files.max_file_bytes).answer))
     routes += admin.routes(endpoints)
+    routes.sort(key=lambda route: not _polled(route))  # the router tries one after the other: these come first
     app = Starlette(
         routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted, Exception: _bug}
     )
     app.router.redirect_slashes = False
     guarded = LocalOnly(app, cors_origins) if authenticator.open else app
-    return Application(tuple(routes), endpoints, Observed(with_cors(guarded, cors_origins), metrics))
+    polled = [route.path for route in routes if isinstance(route, Route) and _polled(route)]
+    return Application(tuple(routes), endpoints, Observed(with_cors(guarded, cors_origins), metrics, polled))
+
+
+def _polled(route: BaseRoute) -> bool:
+    return isinstance(route, Route) and isinstance(route.endpoint, Endpoint) and route.endpoint.polled
 
 
 def _refused(request: Request, error: Exception) -> Response:

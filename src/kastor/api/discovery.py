@@ -96,7 +96,7 @@ class Discovery:
     def __init__(self, max_file_bytes: int) -> None:
         self._max_file_bytes = max_file_bytes
 
-    def __call__(self, request: Request) -> Response:
+    def answer(self, request: Request) -> Response:
         """`GET /$discovery/rest?version=…`."""
         version = request.query_params.get("version", "v1beta")
         if version not in VERSIONS:

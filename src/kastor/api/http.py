@@ -144,7 +144,7 @@ class Endpoints:
         announced = headers.get("content-length", "")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             if headers.get("expect", "").lower() != "100-continue":  # else the client has sent nothing yet
-                await drain(receive)
+                await _drain(receive)
             raise self.too_large()
         pieces: list[bytes] = []
         size = 0
@@ -152,7 +152,7 @@ class Endpoints:
             size += len(piece)
             if size > self._max_body_bytes:
                 pieces.clear()
-                await drain(receive)
+                await _drain(receive)
                 raise self.too_large()
             pieces.append(piece)
         return b"".join(pieces)
@@ -190,6 +190,11 @@ class Endpoint:
         self._alts = alts
         self._limiter = limiter
         self._memory = memory
+
+    @property
+    def polled(self) -> bool:
+        """Whether clients ask it without delay."""
+        return self._memory is not None
 
     @property
     def handler(self) -> Handler:
@@ -331,7 +336,7 @@ async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
         more = event.get("more_body", False)
 
 
-async def drain(receive: Receive) -> None:
+async def _drain(receive: Receive) -> None:
     """Read on and forget: an answer before the end of the body would be lost with the connection's reset."""
     size = 0
     with anyio.move_on_after(DRAIN_TIMEOUT_S):

@@ -1,0 +1,149 @@
+"""The two dialects of resumable uploads: what a request to a session's URL wants, and how it is answered.
+
+Google's own, `X-Goog-Upload-*`, which google-genai speaks; and `Content-Range` with 308, which google-api-python-client
+speaks. Mirrors gemini-api.md §5.1.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.responses import Response
+
+from kastor.api.errors import HTTP_STATUS, error_body
+from kastor.api.files import file_out
+from kastor.api.http import json_response
+from kastor.domain.errors import InvalidArgument, KastorError, ResourceExhausted, Superseded, Unavailable
+from kastor.domain.file import StoredFile
+from kastor.jobs.files import Progress
+
+STATUS, RECEIVED = "X-Goog-Upload-Status", "X-Goog-Upload-Size-Received"
+GRANULARITY = {"X-Goog-Upload-Chunk-Granularity": "1"}  # chunks may have any size
+CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d{1,18})-(?P<last>\d{1,18})|\*)/(?P<total>\d{1,18}|\*)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request to a session wants."""
+
+    offset: int | None = None  # bytes are to be added from here on
+    finish: bool = False
+    cancel: bool = False
+
+
+class Manner(Protocol):
+    """A dialect of resumable uploads."""
+
+    def wish(self, headers: Mapping[str, str], received: Callable[[], int]) -> Wish:
+        """What is wanted; raises `InvalidArgument` if that cannot be made out."""
+
+    def state(self, progress: Progress) -> Response:
+        """The answer that says how far the upload is."""
+
+    def refusal(self, error: KastorError, progress: Progress | None) -> Response:
+        """The answer that says what went wrong; `progress` is absent if the upload is no more."""
+
+
+class GoogManner:
+    """X-Goog-Upload-Command and its like, as google-genai speaks it."""
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+
+    def wish(self, headers: Mapping[str, str], received: Callable[[], int]) -> Wish:
+        """What the command says."""
+        commands = {word.strip().lower() for word in headers["x-goog-upload-command"].split(",")}
+        if commands == {"query"}:
+            return Wish()
+        if commands == {"cancel"}:
+            return Wish(cancel=True)
+        if commands == {"finalize"}:
+            return Wish(finish=True)
+        if commands not in ({"upload"}, {"upload", "finalize"}):
+            raise InvalidArgument(
+                f"X-Goog-Upload-Command {headers['x-goog-upload-command'][:40]!r} is none for an upload that has "
+                "begun; use upload, finalize, query or cancel."
+            )
+        offset = whole_number(headers.get("x-goog-upload-offset", ""), "X-Goog-Upload-Offset")
+        return Wish(offset=offset, finish="finalize" in commands)
+
+    def state(self, progress: Progress) -> Response:
+        """The status in headers; the file once it is there."""
+        if progress.file is None:
+            return Response(headers={STATUS: "active", RECEIVED: str(progress.received), **GRANULARITY})
+        return _with(made(progress.file, self._base_url), {STATUS: "final", RECEIVED: str(progress.received)})
+
+    def refusal(self, error: KastorError, progress: Progress | None) -> Response:
+        """The error, and whether and where to go on. Without a status google-genai tries again by itself."""
+        response = _said(error)
+        if isinstance(error, ResourceExhausted | Unavailable):
+            return response
+        if progress is None:
+            return _with(response, {STATUS: "final"})
+        status = "active" if progress.file is None else "final"
+        return _with(response, {STATUS: status, RECEIVED: str(progress.received)})
+
+
+class RangeManner:
+    """Content-Range and 308, as google-api-python-client speaks it."""
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+
+    def wish(self, headers: Mapping[str, str], received: Callable[[], int]) -> Wish:
+        """What Content-Range says; without it the body is the whole file."""
+        said = headers.get("content-range")
+        if said is None:
+            return Wish(offset=0, finish=True)
+        found = CONTENT_RANGE.fullmatch(said.strip())
+        if found is None:
+            raise InvalidArgument(f"Content-Range {said[:80]!r} is not bytes FIRST-LAST/TOTAL or bytes */TOTAL.")
+        first, last, total = found["first"], found["last"], found["total"]
+        if first is None:
+            return Wish(finish=total != "*" and received() == int(total))
+        if int(last) < int(first) or (total != "*" and int(last) >= int(total)):
+            raise InvalidArgument(f"Content-Range {said[:80]!r} ends before its beginning, or behind the total.")
+        announced = headers.get("content-length", "")
+        if announced.isdigit() and int(announced) != int(last) - int(first) + 1:
+            raise InvalidArgument(f"Content-Range {said[:80]!r} does not fit the body of {announced} bytes.")
+        return Wish(offset=int(first), finish=total != "*" and int(last) + 1 == int(total))
+
+    def state(self, progress: Progress) -> Response:
+        """308 with what is there, or the file."""
+        if progress.file is not None:
+            return made(progress.file, self._base_url)
+        there = {"Range": f"bytes=0-{progress.received - 1}"} if progress.received else {}
+        return Response(status_code=308, headers=there)
+
+    def refusal(self, error: KastorError, progress: Progress | None) -> Response:
+        """The error; bytes from a wrong place are answered by the right one, with which clients go on."""
+        if isinstance(error, Superseded) and progress is not None:
+            return self.state(progress)
+        return _said(error)
+
+
+def whole_number(text: str, what: str) -> int:
+    """The number that a header says.
+
+    Raises:
+        InvalidArgument: it is not a whole number from 0.
+
+    """
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise InvalidArgument(f"{what} is {text[:20]!r}, not a whole number from 0.")
+    return int(text)
+
+
+def made(file: StoredFile, base_url: str) -> Response:
+    """The answer that gives the file."""
+    return json_response({"file": file_out(file, base_url).json_value()})
+
+
+def _said(error: KastorError) -> Response:
+    return json_response(error_body(error), status=HTTP_STATUS[error.code])
+
+
+def _with(response: Response, headers: Mapping[str, str]) -> Response:
+    response.headers.update(headers)
+    return response
