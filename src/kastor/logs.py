@@ -47,7 +47,7 @@ class _Forwarded(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record as an event of ours."""
-        log = structlog.get_logger(logger=record.name)
+        log = structlog.get_logger(library=record.name)
         log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 

@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from kastor_process import Serve
+from little_issuer import RSA, Issuer
+from little_issuer import serving as little_issuer
 from ran_command import Kastor
 
 KEY_OF_SETTINGS = "AIza-secret-of-ada"
@@ -89,6 +91,35 @@ def test_no_key_in_any_place_ever_reaches_the_output(
     for secret in (KEY_OF_SETTINGS, key.rpartition("_")[2], "b" * 43, "AIza-of-nobody"):
         assert secret not in everything
     assert not any(key.encode() in path.read_bytes() for path in (home / "data").rglob("*") if path.is_file())
+
+
+def test_a_token_of_the_provider_lets_in(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    issuer = Issuer()
+    with little_issuer(issuer):
+        issuer.publish(("one", RSA))
+        monkeypatch.setenv("KASTOR_OIDC_ISSUER", issuer.url)
+        monkeypatch.setenv("KASTOR_OIDC_AUDIENCE", "kastor")
+        url, said = serve()
+        token = issuer.token()
+        statuses = [
+            httpx.get(f"{url}/v1/tunedModels", headers={"Authorization": f"Bearer {sent}"}).status_code
+            for sent in (token, issuer.token(aud="another"), "nonsense")
+        ]
+    assert statuses == [200, 401, 401]
+    assert token.rpartition(".")[2] not in said.read_text()
+
+
+def test_a_provider_that_is_down_makes_it_unavailable_not_open(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    issuer = Issuer()
+    with little_issuer(issuer):
+        pass
+    monkeypatch.setenv("KASTOR_OIDC_ISSUER", issuer.url)
+    monkeypatch.setenv("KASTOR_OIDC_AUDIENCE", "kastor")
+    url, _ = serve()
+    answer = httpx.get(f"{url}/v1/tunedModels", headers={"Authorization": f"Bearer {issuer.token()}"})
+    assert answer.status_code == 503 and issuer.url in answer.json()["error"]["message"]
 
 
 def test_a_private_server_lets_in_nobody_but_its_command(home: Path, pairs_file: Path) -> None:

@@ -1,0 +1,48 @@
+"""What a process logs, whoever in it logs: one form, and no keys."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+KEY = f"kastor_{'a' * 10}_{'B' * 43}"
+PROGRAM = """
+import logging, sys
+import structlog
+from kastor.logs import configure_logs
+
+configure_logs(sys.argv[1])
+secret, key = sys.argv[2:]
+log = structlog.get_logger()
+log.info("request", path="/v1/models?pageSize=5&key=" + secret, headers={"authorization": "Bearer " + secret})
+log.info("oops", detail=["access_token%3D" + "x", "&oauth_token=" + secret, key])
+logging.getLogger("uvicorn.error").warning("GET /v1?key=%s HTTP/1.1", secret)
+try:
+    raise ValueError("GET /v1?access_token=" + secret + " failed with " + key)
+except ValueError:
+    log.exception("failed")
+    logging.getLogger("library").exception("failed too")
+"""
+
+
+def logged(form: str, secret: str) -> str:
+    """All that the program says on stderr."""
+    command = [sys.executable, "-c", PROGRAM, form, secret, KEY]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_no_key_is_logged_by_anybody(form: str) -> None:
+    secret = "AIza-Sy_secret.1~2"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, form, secret, KEY], capture_output=True, text=True, check=True
+    )
+    assert secret not in done.stderr and "B" * 43 not in done.stderr
+    assert done.stderr.count("ValueError") >= 2 and "pageSize=5" in done.stderr
+    assert f"kastor_{'a' * 10}_***" in done.stderr
+
+
+def test_libraries_log_in_the_same_form() -> None:
+    entries = [json.loads(line) for line in logged("json", "s").splitlines()]
+    assert [(entry["level"], entry["event"]) for entry in entries][2] == ("warning", "GET /v1?key=*** HTTP/1.1")
