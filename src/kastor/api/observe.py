@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -103,9 +103,11 @@ def healthz(instance: str) -> Callable[[Request], Response]:
 class Observed:
     """Middleware: gives each request an id, logs and counts it, and logs what nobody caught."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, polled: Collection[str] = ()) -> None:
+        """`polled` are paths of routes that are asked without delay, and logged only when they fail."""
         self._app = app
         self._metrics = metrics
+        self._quiet = QUIET | frozenset(polled)
         self._log = structlog.get_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,7 +136,7 @@ class Observed:
         route = scope.get("route")
         template = str(route.path) if route is not None else "unknown"
         self._metrics.answered(template, scope["method"], status, elapsed_s)
-        if template in QUIET and status < 500:
+        if template in self._quiet and status < 400:
             return
         say = self._log.warning if status >= 500 else self._log.info
         say("request", method=scope["method"], path=scope["path"], status=status, ms=round(elapsed_s * 1000, 1))
