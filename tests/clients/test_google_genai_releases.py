@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from client_runs import Ran, run_python, script
@@ -109,11 +110,19 @@ def test_a_script_that_never_heard_of_kastor_is_led_there_by_the_environment(
     assert told["wrong key"] == [400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key."]
 
 
-def test_a_job_that_fails_has_ended(kastor: Kastor, environment: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_job_that_fails_has_ended_and_its_operation_says_why(
+    kastor: Kastor, environment: Callable[[str], Path], tmp_path: Path
+) -> None:
     python = environment("google-genai-3") / "bin" / "python"
     variables = {"URL": kastor.url, "GEMINI_API_KEY": kastor.key("finn"), "BASE": WITHOUT_WEIGHTS}
-    told = run_python(python, script("failing_job.py"), tmp_path, variables, {"state": "job.state.name"}).told
+    tell = {"name": "job.name", "state": "job.state.name"}
+    told = run_python(python, script("failing_job.py"), tmp_path, variables, tell).told
     assert told["state"] == "JOB_STATE_FAILED"
+    listed = httpx.get(f"{kastor.url}/v1/{told['name']}/operations", headers={"x-goog-api-key": kastor.key("finn")})
+    (operation,) = listed.json()["operations"]
+    assert operation["done"] is True
+    assert "response" not in operation
+    assert operation["error"]["message"]
 
 
 def test_without_extra_body_the_newest_release_is_told_what_became_of_its_examples(
