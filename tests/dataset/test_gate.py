@@ -1,36 +1,100 @@
-"""The ledger sums, and every refusal says what is wrong and where."""
+"""Every row gets one verdict, the ledger sums, and every refusal says what is wrong and where."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.dataset.gate import TokenCount, check, text_faults
+from kastor.dataset.gate import Base, Gate, Outcome, Verdict
 from kastor.dataset.issues import Issue, Row
-from kastor.domain.content import Example
+from kastor.dataset.ledger import Ledger, refusals, validation_refusals
+from kastor.dataset.look import Looked, Seen
+from kastor.dataset.rules import text_faults
+from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Resolution, Role, Text
+from kastor.domain.dataset_limits import DATASET_PROFILES, OPEN_DATASET, DatasetLimits, dataset_limits
+from kastor.domain.errors import InvalidArgument
 from kastor.domain.limits import GEMINI_API, OPEN
+from kastor.domain.media import MediaFault, MediaKind, Probe, SamplingPlan
+from kastor.domain.vision import TokenCount, Views
+from kastor.media.cache import Fetched
+from kastor.models.families import NANO_VL
+
+VERTEX = DATASET_PROFILES["vertex-gemini-2.5"]
+STRICT = DATASET_PROFILES["gemini-api"]
+IMAGE = Media("image/png", "cat.png")
+FILM = Media("video/mp4", "film.mp4")
+PAPER = Media("application/pdf", "a.pdf")
+
+
+class CountsWords:
+    """A token for each word and for each picture."""
+
+    def counts(self, examples: Sequence[Example], views: Sequence[Views]) -> list[TokenCount]:
+        return [
+            TokenCount(
+                sum(len(c.text.split()) for c in example.contents) + sum(v.num_pictures for v in seen.values()), 1
+            )
+            for example, seen in zip(examples, views, strict=True)
+        ]
+
+
+def seen(kind: MediaKind, num_bytes: int = 1000, duration_s: float | None = None, pages: int | None = None) -> Seen:
+    probe = Probe(kind, "box", num_bytes, duration_s=duration_s, num_pages=pages)
+    plan = None
+    if duration_s is not None:
+        moments = tuple(float(second) for second in range(int(duration_s)))
+        plan = SamplingPlan(moments, tuple(map(int, moments)), Fraction(1), 0, duration_s)
+    return Seen(Fetched(Path("x"), "ab", num_bytes), probe, plan)
+
+
+def looking_at(**files: Looked) -> object:
+    def look(media: Iterable[Media]) -> dict[Media, Looked]:
+        return {one: files[one.uri.partition(".")[0]] for one in media}
+
+    return look
+
+
+def gate(limits: DatasetLimits = VERTEX, max_tokens: int = 1000, sees: bool = True, **files: Looked) -> Gate:
+    base = Base("models/b", max_tokens, NANO_VL.vision if sees else None, CountsWords())
+    return Gate(limits, base, looking_at(**files))  # type: ignore[arg-type]
+
+
+def row(*parts: Part, line: int = 1, **fields: object) -> Row:
+    turns = (Content(Role.USER, (*parts, Text("what is it"))), Content(Role.MODEL, (Text("a cat"),)))
+    return Row(line, replace(Example(turns), **fields))  # type: ignore[arg-type]
+
+
+def only(verdicts: Iterable[Verdict]) -> Verdict:
+    (verdict,) = verdicts
+    return verdict
+
 
 outputs = st.sampled_from(["fine", "", "x" * 5_001])
-inputs = st.sampled_from(["fine", "", "x" * 40_001])
-rows = st.builds(lambda line, a, b: Row(line, Example.pair(a, b)), st.integers(1, 9), inputs, outputs)
+inputs = st.sampled_from(["fine", "", "x" * 40_001, "a b c d e"])
+pairs = st.builds(lambda line, a, b: Row(line, Example.pair(a, b)), st.integers(1, 9), inputs, outputs)
 issues = st.builds(lambda line: Issue(line, "", "not_json", "bad"), st.integers(1, 9))
 
 
-@given(st.lists(rows | issues, max_size=30))
-def test_the_ledger_always_sums(given_rows: list[Row | Issue]) -> None:
-    ledger = check(
-        given_rows,
-        GEMINI_API,
-        count_tokens=lambda example: TokenCount(len(example.contents[0].text), 1),
-        max_tokens=3,
-        base="models/b",
-    )
-    assert ledger.num_rows == len(given_rows) == ledger.num_accepted + ledger.num_rejected
-    assert sum(ledger.rejected_by_rule.values()) == ledger.num_rejected
-    assert len(ledger.token_counts) == ledger.num_accepted
+@given(st.lists(pairs | issues, max_size=30))
+def test_the_ledger_always_sums(rows: list[Row | Issue]) -> None:
+    ledger = Ledger()
+    verdicts = list(gate(STRICT, max_tokens=4).verdicts(rows))
+    for verdict in verdicts:
+        ledger.add(verdict)
+    assert [verdict.line for verdict in verdicts] == [given_row.line for given_row in rows]
+    assert ledger.num_rows == len(rows) == ledger.num_accepted + ledger.num_dropped + ledger.num_rejected
+    assert ledger.rejected_by_rule.total() == ledger.num_rejected
+    assert ledger.dropped_by_rule.total() == ledger.num_dropped
+    assert all(bool(verdict.issues) is (verdict.outcome is not Outcome.ACCEPTED) for verdict in verdicts)
 
 
 def test_texts_over_the_limit_are_refused_with_both_numbers() -> None:
     faults = list(text_faults(Example.pair("a" * 40_001, "b" * 5_001), GEMINI_API))
-    assert [(fault.side, fault.message) for fault in faults] == [
+    assert [(fault.path, fault.message) for fault in faults] == [
         ("input", "40,001 characters, at most 40,000 are allowed"),
         ("output", "5,001 characters, at most 5,000 are allowed"),
     ]
@@ -42,7 +106,117 @@ def test_the_open_profile_lifts_the_lengths_but_not_emptiness() -> None:
     assert [fault.rule for fault in faults] == ["empty_output"]
 
 
-def test_a_row_too_long_for_the_base_is_named_with_both_token_counts() -> None:
-    row = Row(7, Example.pair("q", "a"))
-    ledger = check([row], OPEN, count_tokens=lambda _: TokenCount(9_000, 2), max_tokens=8_192, base="models/b")
-    assert str(ledger.issues[0]) == "line 7: 9,000 tokens, at most 8,192 fit models/b (shorten it or leave it out)"
+def test_a_row_too_long_for_the_base_is_dropped_with_both_token_counts() -> None:
+    verdict = only(gate(max_tokens=3).verdicts([Row(7, Example.pair("a b c", "d"))]))
+    assert verdict.outcome is Outcome.DROPPED
+    assert str(verdict.issues[0]) == "line 7: 4 tokens, at most 3 fit models/b (shorten it or leave it out)"
+
+
+@pytest.mark.parametrize(
+    ("example_row", "files", "outcome", "rule"),
+    [
+        (row(IMAGE), {"cat": seen(MediaKind.IMAGE)}, Outcome.ACCEPTED, ""),
+        (row(IMAGE), {"cat": seen(MediaKind.IMAGE, 20_000_001)}, Outcome.DROPPED, "image_too_large"),
+        (row(IMAGE), {"cat": MediaFault("media_unreadable", "broken")}, Outcome.DROPPED, "media_unreadable"),
+        (row(IMAGE), {"cat": seen(MediaKind.VIDEO, duration_s=3)}, Outcome.DROPPED, "mime_type_wrong"),
+        (row(replace(IMAGE, fps=2.0)), {"cat": seen(MediaKind.IMAGE)}, Outcome.REJECTED, "segment_of_image"),
+        (row(*[IMAGE] * 31), {"cat": seen(MediaKind.IMAGE)}, Outcome.DROPPED, "too_many_images"),
+        (row(FILM), {"film": seen(MediaKind.VIDEO, duration_s=300)}, Outcome.ACCEPTED, ""),
+        (row(FILM), {"film": seen(MediaKind.VIDEO, 100_000_001, duration_s=9)}, Outcome.DROPPED, "video_too_large"),
+        (
+            row(replace(FILM, resolution=Resolution.MEDIUM)),
+            {"film": seen(MediaKind.VIDEO, duration_s=301)},
+            Outcome.DROPPED,
+            "video_too_long",
+        ),
+        (
+            row(replace(FILM, resolution=Resolution.MEDIUM, start_s=10.0, end_s=309.0)),
+            {"film": seen(MediaKind.VIDEO, duration_s=900)},
+            Outcome.ACCEPTED,
+            "",
+        ),
+        (row(FILM), {"film": seen(MediaKind.VIDEO, duration_s=1201)}, Outcome.DROPPED, "video_too_long"),
+        (row(FILM, FILM), {"film": seen(MediaKind.VIDEO, duration_s=3)}, Outcome.DROPPED, "too_many_videos"),
+        (
+            row(Media("application/pdf", "a.pdf")),
+            {"a": seen(MediaKind.PDF, pages=301)},
+            Outcome.DROPPED,
+            "too_many_pages",
+        ),
+        (row(Media("audio/mpeg", "a.mp3")), {}, Outcome.REJECTED, "audio_unsupported"),
+        (row(Media("text/plain", "a.txt")), {}, Outcome.REJECTED, "mime_type"),
+        (row(FunctionCall("f", "{}")), {}, Outcome.REJECTED, "functions_unsupported"),
+        (row(tools="[{}]"), {}, Outcome.REJECTED, "functions_unsupported"),
+    ],
+)
+def test_each_rule_for_media_has_its_outcome_and_name(
+    example_row: Row, files: dict[str, Looked], outcome: Outcome, rule: str
+) -> None:
+    verdict = only(gate(max_tokens=10_000, **files).verdicts([example_row]))
+    assert (verdict.outcome, verdict.issues[0].rule if verdict.issues else "") == (outcome, rule)
+
+
+def test_media_in_the_answer_are_rejected_with_their_path() -> None:
+    turns = (Content(Role.USER, (Text("draw"),)), Content(Role.MODEL, (Text("here"), IMAGE)))
+    verdict = only(gate().verdicts([Row(3, Example(turns))]))
+    assert str(verdict.issues[0]).startswith("line 3, contents[1].parts[1]: media in the model's turn")
+
+
+def test_a_base_that_reads_text_only_is_named() -> None:
+    verdict = only(gate(sees=False).verdicts([row(IMAGE)]))
+    assert "models/b reads text only" in str(verdict.issues[0])
+
+
+def test_the_plan_has_every_frame_with_its_moment_and_the_tokens_of_all() -> None:
+    verdict = only(
+        gate(cat=seen(MediaKind.IMAGE), film=seen(MediaKind.VIDEO, duration_s=3)).verdicts([row(IMAGE, FILM)])
+    )
+    assert verdict.plan is not None and verdict.plan.tokens == TokenCount(5 + 1 + 3, 1)
+    assert verdict.plan.views[FILM].moments_s == (0.0, 1.0, 2.0)
+
+
+def test_one_resolution_is_asked_of_all_lines_where_the_profile_does() -> None:
+    low, high = (row(IMAGE, line=n, resolution=r) for n, r in ((1, Resolution.LOW), (2, Resolution.MEDIUM)))
+    files = {"cat": seen(MediaKind.IMAGE)}
+    first, second = gate(**files).verdicts([low, high])
+    assert first.outcome is Outcome.ACCEPTED
+    assert str(second.issues[0]) == (
+        "line 2, generationConfig.mediaResolution: MEDIUM, while line 1 has LOW; it must be the same on every line"
+    )
+    assert {v.outcome for v in gate(OPEN_DATASET, **files).verdicts([low, high])} == {Outcome.ACCEPTED}
+
+
+def ledger_of(accepted: int, dropped: int, rejected: int = 0) -> Ledger:
+    ledger = Ledger()
+    fault = (Issue(1, "", "video_too_long", "too long"),)
+    for outcome, number in ((Outcome.ACCEPTED, accepted), (Outcome.DROPPED, dropped), (Outcome.REJECTED, rejected)):
+        for _ in range(number):
+            ledger.add(Verdict(1, outcome, () if outcome is Outcome.ACCEPTED else fault))
+    return ledger
+
+
+def test_more_than_a_tenth_dropped_is_refused_with_reasons_and_counts() -> None:
+    assert refusals(ledger_of(90, 10), VERTEX, num_bytes=1, has_media=True) == []
+    (said,) = refusals(ledger_of(89, 11), VERTEX, num_bytes=1, has_media=True)
+    assert said.startswith("11 of 100 examples (11.0%) would be dropped, more than 10%: 11 video_too_long.")
+
+
+def test_rejected_rows_an_empty_file_and_a_large_one_are_refused() -> None:
+    assert refusals(ledger_of(0, 0), VERTEX, num_bytes=0, has_media=False) == ["There are no examples in this file."]
+    (said,) = refusals(ledger_of(1, 0, 2), VERTEX, num_bytes=1, has_media=False)
+    assert said == "2 of 3 rows are faulty: 2 video_too_long."
+    (said,) = refusals(ledger_of(1, 0), VERTEX, num_bytes=10**9 + 1, has_media=False)
+    assert "1,000,000,001 bytes" in said
+
+
+@pytest.mark.parametrize(("validation", "training", "fine"), [(256, 10, True), (5_000, 100, True), (5_001, 100, False)])
+def test_a_validation_set_has_a_largest_size(validation: int, training: int, fine: bool) -> None:
+    assert (validation_refusals(validation, training, VERTEX) == []) is fine
+
+
+def test_an_operator_may_raise_a_limit_by_name() -> None:
+    assert dataset_limits("vertex-gemini-2.5", {"max_images": 50}).max_images == 50
+    with pytest.raises(InvalidArgument, match="no limit max_cats; known are"):
+        dataset_limits("open", {"max_cats": 1})
+    with pytest.raises(InvalidArgument, match="no profile 'vertex'; known are open"):
+        dataset_limits("vertex")

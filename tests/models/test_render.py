@@ -21,8 +21,9 @@ from kastor.domain.content import (
     Text,
 )
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.models.families import FAMILIES, SMOLLM2, Vision
-from kastor.models.render import Renderer, View
+from kastor.domain.vision import View, Vision
+from kastor.models.families import FAMILIES, SMOLLM2
+from kastor.models.render import Renderer
 from tiny import tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer(), tiny_tokenizer(), SMOLLM2)

@@ -1,7 +1,8 @@
 """`kastor check`: every row of a dataset looked at before any training, and what would be learnt, in colour."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import typer
@@ -9,12 +10,18 @@ from rich.text import Text
 
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, fields, program
-from kastor.dataset.gate import Ledger, TokenCount, check
+from kastor.dataset.gate import Base, Gate
 from kastor.dataset.issues import Row
+from kastor.dataset.look import Looker
 from kastor.dataset.read import Columns, read_rows
-from kastor.domain.content import Example
+from kastor.dataset.report import Report, judge
+from kastor.dataset.stats import Distribution
+from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.job import RequestedHyperparameters, resolve
 from kastor.domain.limits import PROFILES
+from kastor.media.cache import MediaCache
+from kastor.media.fetch import Fetcher, Places
+from kastor.media.probe import Inspector
 from kastor.models import sources
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.render import Rendered, Renderer
@@ -30,20 +37,27 @@ def run(data: Path, base_name: str, show_tokens: int, columns: Columns, out: Out
     settings = load_settings()
     base = load_catalog(settings.catalog_file).base(base_name)
     renderer = _renderer(base, settings, out, needed=show_tokens > 0)
-    ledger = check(
-        read_rows(data, input_key=columns[0], output_key=columns[1]),
-        PROFILES[settings.profile],
-        count_tokens=None if renderer is None else lambda example: _count(renderer, example),
-        max_tokens=base.input_token_limit + base.output_token_limit,
-        base=base.name,
-    )
+    known = Base(base.name, base.input_token_limit + base.output_token_limit, base.family.vision, renderer)
+    with _looker(settings, data) as looker:
+        report = judge(Gate(dataset_limits(settings.profile), known, looker.look), data, columns=columns)
     shown = _views(data, columns, renderer, show_tokens) if renderer is not None and show_tokens else []
     out.result(
-        _document(ledger, base, shown), _summary(ledger, base, settings), *_legend(shown), *map(_coloured, shown)
+        _document(report, base, shown), _summary(report, base, settings), *_legend(shown), *map(_coloured, shown)
     )
-    _tell_issues(ledger, out)
-    if ledger.num_rejected or not ledger.num_rows:
+    _tell_issues(report, out)
+    if report.refusals:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _looker(settings: Settings, data: Path) -> Iterator[Looker]:
+    """Media are looked for beside the dataset, and wherever its owner may read."""
+    with ExitStack() as stack:
+        cache = MediaCache(settings.cache_dir / "media")
+        lease = cache.lease("check")
+        stack.callback(lease.close)
+        places = Places(folders=(Path("/"),), buckets=("gs://", "s3://"), base=data.absolute().parent)
+        yield stack.enter_context(Looker(Fetcher(cache, lease, places), Inspector()))
 
 
 def _renderer(base: BaseModel, settings: Settings, out: Output, *, needed: bool) -> Renderer | None:
@@ -53,24 +67,25 @@ def _renderer(base: BaseModel, settings: Settings, out: Output, *, needed: bool)
     return Renderer.open(fetched(base, settings.cache_dir, out), base.family)
 
 
-def _count(renderer: Renderer, example: Example) -> TokenCount:
-    rendered = renderer.example(example)
-    return TokenCount(len(rendered.token_ids), rendered.num_supervised)
-
-
-def _summary(ledger: Ledger, base: BaseModel, settings: Settings) -> Any:  # noqa: ANN401  # a rich table
+def _summary(report: Report, base: BaseModel, settings: Settings) -> Any:  # noqa: ANN401  # a rich table
+    ledger, statistics = report.training.ledger, report.training.statistics
     rows: list[tuple[str, Any]] = [
         ("rows", f"{ledger.num_rows:,}"),
         ("accepted", Text(f"{ledger.num_accepted:,}", style="green")),
+        ("dropped", Text(f"{ledger.num_dropped:,}", style="yellow" if ledger.num_dropped else "green")),
+        *((f"  {rule}", f"{count:,}") for rule, count in ledger.dropped_by_rule.most_common()),
         ("rejected", Text(f"{ledger.num_rejected:,}", style="red" if ledger.num_rejected else "green")),
+        *((f"  {rule}", f"{count:,}") for rule, count in ledger.rejected_by_rule.most_common()),
     ]
-    rows += [(f"  {rule}", f"{count:,}") for rule, count in ledger.rejected_by_rule.most_common()]
-    if ledger.token_counts:
-        totals = [count.total for count in ledger.token_counts]
-        learnt = sum(count.supervised for count in ledger.token_counts)
-        each = f"{min(totals):,} to {max(totals):,} a row, median {median(totals):,.0f}"
-        rows.append(("tokens", f"{sum(totals):,} ({each}) as {base.name} counts"))
-        rows.append(("supervised tokens", f"{learnt:,} ({learnt / sum(totals):.0%})"))
+    if statistics.num_tokens:
+        totals = Distribution.of(
+            [a + b for a, b in zip(statistics.input_tokens, statistics.output_tokens, strict=True)]
+        )
+        assert totals is not None  # noqa: S101  # there are tokens
+        learnt = sum(statistics.output_tokens)
+        each = f"{totals.min:,} to {totals.max:,} a row, median {totals.median:,.0f}"
+        rows.append(("tokens", f"{totals.sum:,} ({each}) as {base.name} counts"))
+        rows.append(("supervised tokens", f"{learnt:,} ({learnt / totals.sum:.0%})"))
     if ledger.num_accepted:
         asked = resolve(RequestedHyperparameters(), ledger.num_accepted, PROFILES[settings.profile])
         rows.append(
@@ -119,28 +134,32 @@ def _coloured(pieces: list[tuple[str, bool]]) -> Text:
     return view.append("\n")
 
 
-def _tell_issues(ledger: Ledger, out: Output) -> None:
-    for issue in ledger.issues[:MAX_SHOWN_ISSUES]:
+def _tell_issues(report: Report, out: Output) -> None:
+    issues = report.training.ledger.issues
+    for issue in issues[:MAX_SHOWN_ISSUES]:
         out.say(str(issue), style="red")
-    more = sum(ledger.rejected_by_rule.values()) - len({issue.line for issue in ledger.issues[:MAX_SHOWN_ISSUES]})
-    if more > 0:
-        out.say(f"and {more:,} more rows")
-    if not ledger.num_rows:
-        out.say("There are no examples in this file.", style="red")
+    if len(issues) > MAX_SHOWN_ISSUES:
+        out.say(f"and {len(issues) - MAX_SHOWN_ISSUES:,} more")
+    for sentence in report.refusals:
+        out.say(sentence, style="bold red")
 
 
-def _document(ledger: Ledger, base: BaseModel, views: list[list[tuple[str, bool]]]) -> dict[str, Any]:
+def _document(report: Report, base: BaseModel, views: list[list[tuple[str, bool]]]) -> dict[str, Any]:
+    ledger, statistics = report.training.ledger, report.training.statistics
     return {
         "rows": ledger.num_rows,
         "accepted": ledger.num_accepted,
+        "dropped": ledger.num_dropped,
         "rejected": ledger.num_rejected,
+        "droppedByRule": dict(ledger.dropped_by_rule),
         "rejectedByRule": dict(ledger.rejected_by_rule),
         "baseModel": base.name,
-        "tokens": sum(count.total for count in ledger.token_counts) if ledger.token_counts else None,
-        "supervisedTokens": sum(count.supervised for count in ledger.token_counts) if ledger.token_counts else None,
+        "tokens": statistics.num_tokens or None,
+        "supervisedTokens": sum(statistics.output_tokens) or None,
         "issues": [
             {"line": i.line, "path": i.path, "rule": i.rule, "message": i.message, "hint": i.hint}
             for i in ledger.issues
         ],
+        "refusals": list(report.refusals),
         "views": [[{"text": text, "supervised": learnt} for text, learnt in view] for view in views],
     }

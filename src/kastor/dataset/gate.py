@@ -1,104 +1,168 @@
-"""Which examples may be trained on, and a ledger of what became of every row. No torch: tokens are counted for us.
+"""Judges every row of a dataset before any training: accepted, dropped by a rule, or rejected. No torch, no weights.
 
-The ledger always sums: rows in = accepted + rejected.
+Streams: rows are taken in chunks, whose media are looked at together and whose texts are tokenised in one go; nothing
+is kept of a row once its verdict is given.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Protocol
 
 from kastor.dataset.issues import Issue, Row
-from kastor.domain.content import Example
-from kastor.domain.limits import Limits
+from kastor.dataset.look import Looked, Seen
+from kastor.dataset.rules import (
+    Fault,
+    media_faults,
+    number_faults,
+    part_faults,
+    resolution_of,
+    text_faults,
+    token_faults,
+    view_of,
+)
+from kastor.domain.content import Example, Media, Resolution
+from kastor.domain.dataset_limits import DatasetLimits
+from kastor.domain.vision import TokenCount, View, Views, Vision
 
-MAX_KEPT_ISSUES = 1000  # of a file that is wrong in every line the rest is only counted
+CHUNK_ROWS = 512
+
+Look = Callable[[Iterable[Media]], dict[Media, Looked]]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """Why an example may not be trained on."""
+class Plan:
+    """What an accepted example will be for the model. Training asserts that it is."""
 
-    side: str  # input | output | "" for the example as a whole
-    rule: str
-    message: str
-    hint: str = ""
+    tokens: TokenCount | None  # absent where the base's tokenizer is not at hand
+    views: Mapping[Media, View]
+
+
+UNSEEN = Plan(None, {})  # of a row of text whose tokens are not counted
+
+
+class Counter(Protocol):
+    """What the gate needs of a renderer."""
+
+    def counts(self, examples: Sequence[Example], views: Sequence[Views]) -> list[TokenCount]:
+        """The tokens of each example, as training will make them."""
+
+
+class Outcome(StrEnum):
+    """What becomes of a row."""
+
+    ACCEPTED = "accepted"
+    DROPPED = "dropped"  # left out, and training goes on without it
+    REJECTED = "rejected"  # to be mended: nothing is trained while there is one
 
 
 @dataclass(frozen=True, slots=True)
-class TokenCount:
-    """Tokens of an example as trained on."""
+class Verdict:
+    """A row, judged."""
 
-    total: int
-    supervised: int
-
-
-def text_faults(example: Example, limits: Limits) -> Iterator[Fault]:
-    """What the limits say about an example's texts."""
-    num_input, output = example.prompt.num_chars, example.contents[-1].text
-    if limits.max_input_chars is not None and num_input > limits.max_input_chars:
-        yield Fault("input", "input_too_long", too_long(num_input, limits.max_input_chars))
-    if limits.max_output_chars is not None and len(output) > limits.max_output_chars:
-        yield Fault("output", "output_too_long", too_long(len(output), limits.max_output_chars))
-    if not output:
-        yield Fault("output", "empty_output", "is empty; there is nothing to learn from it")
+    line: int
+    outcome: Outcome
+    issues: tuple[Issue, ...] = ()  # why it was not accepted; of one that was, what to know about it
+    example: Example | None = None
+    plan: Plan | None = None
+    seen: Mapping[Media, Seen] | None = None
 
 
-def token_faults(num_tokens: int, max_tokens: int, base: str) -> Iterator[Fault]:
-    """What the base's context says about an example's length."""
-    if num_tokens > max_tokens:
-        message = f"{num_tokens:,} tokens, at most {max_tokens:,} fit {base}"
-        yield Fault("", "too_many_tokens", message, "shorten it or leave it out")
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What the gate needs to know of a base model; `renderer` is absent where its tokenizer is not at hand."""
+
+    name: str
+    max_tokens: int
+    vision: Vision | None
+    renderer: Counter | None = None
 
 
-def too_long(number: int, most: int) -> str:
-    """The words for a text over its limit."""
-    return f"{number:,} characters, at most {most:,} are allowed"
+class Gate:
+    """Judges rows of one dataset, or of a training and a validation dataset one after the other."""
 
+    def __init__(self, limits: DatasetLimits, base: Base, look: Look) -> None:
+        self.limits = limits
+        self.base = base
+        self._look = look
+        self._max_tokens = min(base.max_tokens, limits.max_tokens or base.max_tokens)
+        self._resolution: tuple[Resolution, int] | None = None  # of the first line with media, and that line
 
-@dataclass(slots=True)
-class Ledger:
-    """What became of every row."""
+    def verdicts(self, rows: Iterable[Row | Issue]) -> Iterator[Verdict]:
+        """A verdict for each row, in order."""
+        remaining = iter(rows)
+        while chunk := list(islice(remaining, CHUNK_ROWS)):
+            yield from self._chunk(chunk)
 
-    num_rows: int = 0
-    num_rejected: int = 0
-    rejected_by_rule: Counter[str] = field(default_factory=Counter)
-    issues: list[Issue] = field(default_factory=list)  # the first `MAX_KEPT_ISSUES`
-    token_counts: list[TokenCount] = field(default_factory=list)  # of the accepted rows, where tokens were counted
+    def _chunk(self, rows: Sequence[Row | Issue]) -> Iterator[Verdict]:
+        early = [_unreadable(row) if isinstance(row, Issue) else self._by_itself(row) for row in rows]
+        left = [row for row, verdict in zip(rows, early, strict=True) if verdict is None and isinstance(row, Row)]
+        media = {medium for row in left if row.example.others for medium in row.example.media}
+        looked = self._look(media) if media else {}
+        judged = iter(self._counted([self._with_media(row, looked) for row in left]))
+        yield from (next(judged) if verdict is None else verdict for verdict in early)
 
-    @property
-    def num_accepted(self) -> int:
-        """Rows that would be trained on."""
-        return self.num_rows - self.num_rejected
+    def _by_itself(self, row: Row) -> Verdict | None:
+        """The verdict, if the example alone decides it."""
+        example = row.example
+        faults = list(text_faults(example, self.limits))
+        if example.tools or example.others:
+            faults += part_faults(example, self.base.vision, self.base.name)
+            faults += number_faults(example, self.limits)
+        return _refused(row, faults) if faults else None
 
-
-def check(
-    rows: Iterable[Row | Issue],
-    limits: Limits,
-    *,
-    count_tokens: Callable[[Example], TokenCount] | None = None,
-    max_tokens: int = 0,
-    base: str = "",
-) -> Ledger:
-    """The ledger of `rows`. A row breaks several rules at times; it is rejected once, by its first."""
-    ledger = Ledger()
-    for row in rows:
-        ledger.num_rows += 1
-        if isinstance(row, Issue):
-            _reject(ledger, [row])
-            continue
-        faults = list(text_faults(row.example, limits))
-        count = count_tokens(row.example) if count_tokens and not faults else None
-        if count is not None:
-            faults += token_faults(count.total, max_tokens, base)
+    def _with_media(self, row: Row, looked: Mapping[Media, Looked]) -> Verdict:
+        example, vision = row.example, self.base.vision
+        if vision is None or not example.others:
+            return Verdict(row.line, Outcome.ACCEPTED, row.notes, example, UNSEEN, {})
+        faults = list(media_faults(example, looked, self.limits, vision)) + list(self._mixed(row, vision))
         if faults:
-            _reject(ledger, [Issue(row.line, fault.side, fault.rule, fault.message, fault.hint) for fault in faults])
-        elif count is not None:
-            ledger.token_counts.append(count)
-    return ledger
+            return _refused(row, faults)
+        seen = {media: found for media in example.media if isinstance(found := looked[media], Seen)}
+        views = {media: view_of(media, found, resolution_of(media, example, vision)) for media, found in seen.items()}
+        return Verdict(row.line, Outcome.ACCEPTED, row.notes, example, Plan(None, views), seen)
+
+    def _mixed(self, row: Row, vision: Vision) -> Iterator[Fault]:
+        """One resolution for all lines, where the profile asks for it."""
+        if not self.limits.one_resolution:
+            return
+        asked = {resolution_of(media, row.example, vision) for media in row.example.media}
+        if self._resolution is None:
+            self._resolution = (min(asked), row.line)
+        first, line = self._resolution
+        for other in sorted(asked - {first}):
+            message = f"{other}, while line {line} has {first}; it must be the same on every line"
+            yield Fault("generationConfig.mediaResolution", "mixed_resolution", message)
+
+    def _counted(self, verdicts: list[Verdict]) -> Iterator[Verdict]:
+        """The verdicts with the tokens of what is accepted, by the base's own tokenizer; too long ones are dropped."""
+        renderer = self.base.renderer
+        accepted = [(v.example, v.plan.views) for v in verdicts if v.example is not None and v.plan is not None]
+        if renderer is None or not accepted:
+            yield from verdicts
+            return
+        counts = iter(renderer.counts([example for example, _ in accepted], [views for _, views in accepted]))
+        for verdict in verdicts:
+            if verdict.example is None or verdict.plan is None:
+                yield verdict
+                continue
+            count = next(counts)
+            row = Row(verdict.line, verdict.example, verdict.issues)
+            faults = list(token_faults(count.total, self._max_tokens, self.base.name))
+            plan = Plan(count, verdict.plan.views)
+            if faults:
+                yield _refused(row, faults)
+            else:
+                yield Verdict(row.line, Outcome.ACCEPTED, row.notes, row.example, plan, verdict.seen)
 
 
-def _reject(ledger: Ledger, issues: list[Issue]) -> None:
-    ledger.num_rejected += 1
-    ledger.rejected_by_rule[issues[0].rule] += 1
-    if len(ledger.issues) < MAX_KEPT_ISSUES:
-        ledger.issues += issues
+def _unreadable(issue: Issue) -> Verdict:
+    return Verdict(issue.line, Outcome.REJECTED, (issue,))
+
+
+def _refused(row: Row, faults: Sequence[Fault]) -> Verdict:
+    """Dropped if every fault is one that drops; else rejected."""
+    outcome = Outcome.DROPPED if all(fault.drops for fault in faults) else Outcome.REJECTED
+    issues = tuple(Issue(row.line, fault.path, fault.rule, fault.message, fault.hint) for fault in faults)
+    return Verdict(row.line, outcome, issues)

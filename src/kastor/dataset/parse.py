@@ -48,7 +48,9 @@ def row_of(number: int, value: JsonValue, keys: Keys = USUAL_KEYS) -> Row | Issu
         example = _example(value, keys)
     except Faulty as fault:
         return fault.issue(number)
-    return Row(number, example, tuple(_notes(number, value)) if isinstance(value, dict) else ())
+    if isinstance(value, dict) and len(value) > 1:
+        return Row(number, example, tuple(_notes(number, value)))
+    return Row(number, example)
 
 
 def decode_example(line: bytes) -> Example:

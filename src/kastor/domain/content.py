@@ -75,7 +75,9 @@ Part = Text | Media | FunctionCall | FunctionResponse
 
 def text_of(parts: tuple[Part, ...]) -> str:
     """The text parts, joined without a separator (as the Gemini SDKs' `.text` does)."""
-    return "".join(part.text for part in parts if isinstance(part, Text))
+    if len(parts) == 1 and isinstance(parts[0], Text):
+        return parts[0].text
+    return "".join([part.text for part in parts if isinstance(part, Text)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ class Prompt:
     @property
     def num_chars(self) -> int:
         """Characters (Unicode code points) of the system instruction and all turns."""
-        return len(text_of(self.system or ())) + sum(len(content.text) for content in self.contents)
+        system = 0 if self.system is None else len(text_of(self.system))
+        return system + sum([len(content.text) for content in self.contents])
 
     @property
     def parts(self) -> Iterator[Part]:
@@ -138,6 +141,12 @@ class Example:
         return Prompt(self.contents[:-1], self.system, self.tools, self.resolution)
 
     @property
+    def others(self) -> tuple[Part, ...]:
+        """All parts that are not text, in order, those of the system instruction first."""
+        turns = [part for content in self.contents for part in content.parts if type(part) is not Text]
+        return (*[part for part in self.system if type(part) is not Text], *turns) if self.system else tuple(turns)
+
+    @property
     def media(self) -> tuple[Media, ...]:
         """All media, in order."""
-        return tuple(part for part in (*self.prompt.parts, *self.contents[-1].parts) if isinstance(part, Media))
+        return tuple(part for part in self.others if isinstance(part, Media))

@@ -5,7 +5,7 @@ Fields are named as the caller wrote them, so that a refusal can be understood; 
 
 from dataclasses import dataclass
 
-from kastor.dataset.gate import too_long
+from kastor.dataset.rules import too_long
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.generation import Form, Sampling

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypedDict
 
-from kastor.dataset.gate import text_faults, too_long
+from kastor.dataset.rules import text_faults, too_long
 from kastor.domain.content import Example
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.job import RequestedHyperparameters
@@ -68,7 +68,7 @@ def check_examples(examples: tuple[Example, ...], limits: Limits) -> None:
 def _example_violations(examples: Iterable[Example], limits: Limits) -> Iterator[FieldViolation]:
     for index, example in enumerate(examples):
         for fault in text_faults(example, limits):
-            field = "textInput" if fault.side == "input" else "output"
+            field = "textInput" if fault.path == "input" else "output"
             yield FieldViolation(f"{EXAMPLES}[{index}].{field}", fault.message)
 
 

@@ -5,24 +5,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from kastor.domain.content import Resolution
+from kastor.domain.vision import Vision
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True, slots=True)
-class Vision:
-    """How a family sees: what a picture is resized to and how many tokens it becomes, at each resolution.
-
-    A picture is written `before`, then `placeholder` as many times as it has tokens, then `after`. Before a frame of a
-    video stands the moment it was taken at, as text (`clock`).
-    """
-
-    placeholder: str  # a control token; its embeddings are replaced by the picture's
-    before: str
-    after: str
-    size: Mapping[Resolution, int]  # pixels, of each side
-    tokens: Mapping[Resolution, int]  # of one picture
-    default: Resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +53,3 @@ NANO_VL = replace(
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (SMOLLM2, NANO_VL)})
-
-
-def clock(moment_s: float) -> str:
-    """A moment as a video's frames carry it, to a tenth of a second where it is not whole.
-
-    >>> clock(5), clock(62.5), clock(3725.04)
-    ('00:05', '01:02.5', '62:05')
-    """
-    tenths = round(moment_s * 10)
-    minutes, rest = divmod(tenths, 600)
-    seconds, tenth = divmod(rest, 10)
-    return f"{minutes:02d}:{seconds:02d}" + (f".{tenth}" if tenth else "")

@@ -5,29 +5,16 @@ recognised, the caller's text with control tokens taken as plain text. So the to
 the tokens trained on *by construction*, the mask needs no search, and no text can smuggle in a control token.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from tokenizers import Tokenizer
 
-from kastor.domain.content import Example, Media, Part, Prompt, Resolution, Role, Text
+from kastor.domain.content import Example, Media, Part, Prompt, Role, Text
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.models.families import Family, Vision, clock
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a model is shown of one medium: so many pictures, of a video each with its moment in seconds."""
-
-    resolution: Resolution
-    num_pictures: int = 1
-    moments_s: tuple[float, ...] = ()  # of a video, as many as there are pictures
-
-
-Views = Mapping[Media, View]
-NO_VIEWS: Views = MappingProxyType({})
+from kastor.domain.vision import NO_VIEWS, TokenCount, Views, Vision, clock
+from kastor.models.families import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +39,6 @@ class Rendered:
     def num_supervised(self) -> int:
         """Tokens that carry a loss."""
         return sum(self.supervised)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCount:
-    """How many tokens an example is trained with."""
-
-    total: int
-    supervised: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 import torch
 
-from kastor.dataset.gate import token_faults
+from kastor.dataset.rules import token_faults
 from kastor.dataset.parse import decode_example
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Snapshot, TuningJob

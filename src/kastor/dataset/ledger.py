@@ -1,0 +1,106 @@
+"""What became of every row of a dataset, and whether it may be trained on.
+
+The ledger always sums: rows in = accepted + dropped by a rule + rejected.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from kastor.dataset.gate import Outcome, Verdict
+from kastor.dataset.issues import Issue
+from kastor.domain.dataset_limits import DatasetLimits
+
+MAX_KEPT_ISSUES = 1000  # of a file that is wrong in every line the rest is only counted
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts by outcome and rule, and the first issues."""
+
+    counts: Counter[Outcome] = field(default_factory=Counter)
+    dropped_by_rule: Counter[str] = field(default_factory=Counter)
+    rejected_by_rule: Counter[str] = field(default_factory=Counter)
+    issues: list[Issue] = field(default_factory=list)  # the first `MAX_KEPT_ISSUES`, why rows were not accepted
+    notes: Counter[str] = field(default_factory=Counter)  # rule -> accepted rows that it has something to say about
+    dropped: list[Issue] = field(default_factory=list)  # the first issue of the first dropped rows
+
+    def add(self, verdict: Verdict) -> None:
+        """Count a row; one that breaks several rules counts for its first."""
+        self.counts[verdict.outcome] += 1
+        if verdict.outcome is Outcome.ACCEPTED:
+            self.notes.update(issue.rule for issue in verdict.issues)
+            return
+        first = verdict.issues[0]
+        if verdict.outcome is Outcome.DROPPED:
+            self.dropped_by_rule[first.rule] += 1
+            if len(self.dropped) < MAX_KEPT_ISSUES:
+                self.dropped.append(first)
+        else:
+            self.rejected_by_rule[first.rule] += 1
+        if len(self.issues) < MAX_KEPT_ISSUES:
+            self.issues += verdict.issues
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the file, empty lines not counted."""
+        return self.counts.total()
+
+    @property
+    def num_accepted(self) -> int:
+        """Rows that are trained on."""
+        return self.counts[Outcome.ACCEPTED]
+
+    @property
+    def num_dropped(self) -> int:
+        """Rows that are left out while the others are trained on."""
+        return self.counts[Outcome.DROPPED]
+
+    @property
+    def num_rejected(self) -> int:
+        """Rows that must be mended first."""
+        return self.counts[Outcome.REJECTED]
+
+
+def refusals(ledger: Ledger, limits: DatasetLimits, *, num_bytes: int, has_media: bool) -> list[str]:
+    """Why nothing may be trained on this file, a sentence each; empty if it may be.
+
+    `num_bytes` is the file's size on disk.
+    """
+    said = []
+    if not ledger.num_rows:
+        said.append("There are no examples in this file.")
+    if ledger.num_rejected:
+        faulty = _listed(ledger.rejected_by_rule)
+        said.append(f"{ledger.num_rejected:,} of {ledger.num_rows:,} rows are faulty: {faulty}.")
+    share = ledger.num_dropped / ledger.num_rows if ledger.num_rows else 0.0
+    if share > limits.max_dropped_share:
+        said.append(
+            f"{ledger.num_dropped:,} of {ledger.num_rows:,} examples ({share:.1%}) would be dropped, more than "
+            f"{limits.max_dropped_share:.0%}: {_listed(ledger.dropped_by_rule)}. Mend them, or leave them out yourself."
+        )
+    elif ledger.num_rows and not ledger.num_accepted and not ledger.num_rejected:
+        said.append(f"Every example would be dropped: {_listed(ledger.dropped_by_rule)}.")
+    if limits.max_file_bytes is not None and num_bytes > limits.max_file_bytes:
+        said.append(f"The file has {num_bytes:,} bytes, at most {limits.max_file_bytes:,} are allowed.")
+    most = limits.max_media_examples if has_media else limits.max_examples
+    if most is not None and ledger.num_accepted > most:
+        said.append(f"{ledger.num_accepted:,} examples, at most {most:,} are allowed.")
+    return said
+
+
+def validation_refusals(num_validation: int, num_training: int, limits: DatasetLimits) -> list[str]:
+    """Why a validation set of this size may not be used; empty if it may.
+
+    From 1,000 validation examples on, they may be at most a share of the training examples, which may be more than the
+    fixed bound (vertex-api.md §7.2).
+    """
+    most, share = limits.max_validation_examples, limits.max_validation_share
+    if share is not None and num_validation > 1000:
+        most = max(most or 0, int(share * num_training))
+    if most is None or num_validation <= most:
+        return []
+    return [f"{num_validation:,} validation examples, at most {most:,} are allowed with {num_training:,} for training."]
+
+
+def _listed(rules: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {rule}" for rule, count in rules.most_common())

@@ -1,0 +1,105 @@
+"""Media of a dataset as files on this machine that were looked at: fetched once, probed, frames chosen."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from kastor.domain.content import Media
+from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling, SamplingPlan
+from kastor.media.cache import Fetched
+from kastor.media.fetch import Fetcher
+from kastor.media.probe import Inspector
+
+MAX_REMEMBERED = 2048  # media looked at lately; the frames of a long video are some ten thousand numbers
+FETCH_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A medium that can be used: where it lies, what it is and, of a video, which frames are taken."""
+
+    file: Fetched
+    probe: Probe
+    plan: SamplingPlan | None = None
+
+
+Looked = Seen | MediaFault
+
+
+class Looker:
+    """Looks at media; for one thread at a time. Close it, or use it as a context."""
+
+    def __init__(self, fetcher: Fetcher, inspector: Inspector) -> None:
+        self._fetcher = fetcher
+        self._inspector = inspector
+        self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+        self._lately: OrderedDict[str, Looked] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads and the child process."""
+        self._threads.shutdown(cancel_futures=True)
+        self._inspector.close()
+
+    def look(self, media: Iterable[Media]) -> dict[Media, Looked]:
+        """What each medium is, or why it cannot be used; every distinct one is read once.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+
+        """
+        wanted = {one: _key(one) for one in media}
+        unseen = list({key: one for one, key in wanted.items() if key not in self._lately}.items())
+        looked = self._looked([one for _, one in unseen])
+        found = {key: one for (key, _), one in zip(unseen, looked, strict=True)}
+        given = {one: found[key] if key in found else self._lately[key] for one, key in wanted.items()}
+        self._remember(found)
+        return given
+
+    def _looked(self, media: Sequence[Media]) -> list[Looked]:
+        files = list(self._threads.map(self._fetched, media))
+        held = [(place, file) for place, file in enumerate(files) if isinstance(file, Fetched)]
+        probes = zip(held, self._inspector.probes(file.path for _, file in held), strict=True)
+        looked: list[Looked] = [file if isinstance(file, MediaFault) else _UNREAD for file in files]
+        videos = []
+        for (place, file), probe in probes:
+            looked[place] = probe if isinstance(probe, MediaFault) else Seen(file, probe)
+            if isinstance(probe, Probe) and probe.kind is MediaKind.VIDEO:
+                videos.append((place, file))
+        wanted = ((file.path, _sampling(media[place])) for place, file in videos)
+        for (place, file), planned in zip(videos, self._inspector.plans(wanted), strict=True):
+            looked[place] = planned if isinstance(planned, MediaFault) else Seen(file, planned.probe, planned.plan)
+        return looked
+
+    def _fetched(self, media: Media) -> Fetched | MediaFault:
+        try:
+            return self._fetcher.fetch_bytes(media.data) if media.data else self._fetcher.fetch(media.uri)
+        except BadMedium as error:
+            return error.fault
+
+    def _remember(self, found: dict[str, Looked]) -> None:
+        self._lately.update(found)
+        while len(self._lately) > MAX_REMEMBERED:
+            self._lately.popitem(last=False)
+
+
+_UNREAD = MediaFault("media_unread", "It was not looked at.")
+
+
+def _sampling(media: Media) -> Sampling:
+    return Sampling(fps=media.fps or 1.0, start_s=media.start_s or 0.0, end_s=media.end_s)
+
+
+def _key(media: Media) -> str:
+    """What decides the outcome of a look; the bytes of an inline medium by their hash."""
+    source = media.uri or hashlib.sha256(media.data).hexdigest()
+    return f"{source}|{media.start_s}|{media.end_s}|{media.fps}"

@@ -1,0 +1,207 @@
+"""The rules for one example, each a function that yields what is wrong with it. Arithmetic on what is known by now.
+
+A *drop* is what Google's service leaves out with a notice and goes on (too long, too many, unusable media); anything
+else rejects the row. Sources of the rules: vertex-api.md §7, gemini-api.md §7.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from kastor.dataset.look import Looked, Seen
+from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Resolution
+from kastor.domain.dataset_limits import DatasetLimits
+from kastor.domain.media import MediaFault, MediaKind
+from kastor.domain.vision import View, Vision
+
+KIND_OF_TYPE = {"image": MediaKind.IMAGE, "video": MediaKind.VIDEO, "audio": MediaKind.AUDIO}
+PDF = "application/pdf"
+MB = 1_000_000
+
+
+class TextLimits(Protocol):
+    """What text rules need of a profile."""
+
+    @property
+    def max_input_chars(self) -> int | None:
+        """Of everything before the answer."""
+
+    @property
+    def max_output_chars(self) -> int | None:
+        """Of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why an example may not be trained on."""
+
+    path: str  # a field of the example; input | output where that depends on its shape; empty for all of it
+    rule: str
+    message: str
+    hint: str = ""
+    drops: bool = False
+
+
+def text_faults(example: Example, limits: TextLimits) -> Iterator[Fault]:
+    """What the limits say about an example's texts."""
+    answer = example.contents[-1]
+    num_output = len(answer.text)
+    if limits.max_input_chars is not None:
+        num_input = example.prompt.num_chars
+        if num_input > limits.max_input_chars:
+            yield Fault("input", "input_too_long", too_long(num_input, limits.max_input_chars))
+    if limits.max_output_chars is not None and num_output > limits.max_output_chars:
+        yield Fault("output", "output_too_long", too_long(num_output, limits.max_output_chars))
+    if not num_output and not any(isinstance(part, FunctionCall) for part in answer.parts):
+        yield Fault("output", "empty_output", "is empty; there is nothing to learn from it")
+
+
+def token_faults(num_tokens: int, max_tokens: int, base: str) -> Iterator[Fault]:
+    """What the bounds say about an example's length."""
+    if num_tokens > max_tokens:
+        message = f"{num_tokens:,} tokens, at most {max_tokens:,} fit {base}"
+        yield Fault("", "too_many_tokens", message, "shorten it or leave it out", drops=True)
+
+
+def too_long(number: int, most: int) -> str:
+    """The words for a text over its limit."""
+    return f"{number:,} characters, at most {most:,} are allowed"
+
+
+def placed_parts(example: Example) -> Iterator[tuple[str, Part]]:
+    """Every part with its path."""
+    for j, part in enumerate(example.system or ()):
+        yield f"systemInstruction.parts[{j}]", part
+    for i, content in enumerate(example.contents):
+        for j, part in enumerate(content.parts):
+            yield f"contents[{i}].parts[{j}]", part
+
+
+def part_faults(example: Example, vision: Vision | None, base: str) -> Iterator[Fault]:
+    """What the base cannot be trained on, by the declared kinds alone."""
+    last = f"contents[{len(example.contents) - 1}]"
+    for path, part in placed_parts(example):
+        if isinstance(part, FunctionCall | FunctionResponse):
+            yield Fault(path, "functions_unsupported", f"{base} cannot be tuned on function calls")
+        elif isinstance(part, Media):
+            if path.startswith(last):
+                yield Fault(path, "media_in_answer", "media in the model's turn: a model learns to write text")
+            elif vision is None:
+                yield Fault(path, "text_only_base", f"{base} reads text only", "choose a base model that sees")
+            else:
+                yield from _type_faults(path, part)
+    if example.tools:
+        yield Fault("tools", "functions_unsupported", f"{base} cannot be tuned on function calls")
+
+
+def _type_faults(path: str, part: Media) -> Iterator[Fault]:
+    kind = declared_kind(part)
+    if kind is MediaKind.AUDIO:
+        hint = "audio cannot be trained on; leave it out, or write down what is said as text"
+        yield Fault(path, "audio_unsupported", f"{part.mime_type}", hint)
+    elif kind is None:
+        yield Fault(path, "mime_type", f"{part.mime_type} cannot be trained on", f"use image/…, video/… or {PDF}")
+
+
+def declared_kind(media: Media) -> MediaKind | None:
+    """What the declared type says the medium is."""
+    return MediaKind.PDF if media.mime_type == PDF else KIND_OF_TYPE.get(media.mime_type.partition("/")[0])
+
+
+def number_faults(example: Example, limits: DatasetLimits) -> Iterator[Fault]:
+    """How many media an example may hold."""
+    kinds = [declared_kind(media) for media in example.media]
+    for kind, most, rule in (
+        (MediaKind.IMAGE, limits.max_images, "too_many_images"),
+        (MediaKind.VIDEO, limits.max_videos, "too_many_videos"),
+        (MediaKind.PDF, limits.max_pdfs, "too_many_documents"),
+    ):
+        number = kinds.count(kind)
+        if most is not None and number > most:
+            message = f"{number} media of the kind {kind.value}, at most {most} are allowed in an example"
+            yield Fault("", rule, message, f"the profile is {limits.name}", drops=True)
+
+
+def media_faults(
+    example: Example, looked: Mapping[Media, Looked], limits: DatasetLimits, vision: Vision
+) -> Iterator[Fault]:
+    """What is wrong with the files themselves."""
+    for path, part in placed_parts(example):
+        if not isinstance(part, Media):
+            continue
+        seen = looked[part]
+        if isinstance(seen, MediaFault):
+            yield Fault(path, seen.rule, seen.message, seen.hint, drops=True)
+            continue
+        resolution = resolution_of(part, example, vision)
+        if resolution not in vision.tokens:
+            yield Fault(path, "media_resolution", f"this base model has no {resolution} resolution")
+        elif seen.probe.kind is not declared_kind(part):
+            message = f"{part.name} is declared as {part.mime_type} and holds {seen.probe.kind.value}"
+            yield Fault(path, "mime_type_wrong", message, "set the mimeType that it is", drops=True)
+        else:
+            yield from _SIZE_RULES[seen.probe.kind](path, part, seen, limits, resolution)
+
+
+def _image_faults(
+    path: str, media: Media, seen: Seen, limits: DatasetLimits, resolution: Resolution
+) -> Iterator[Fault]:
+    if media.start_s is not None or media.end_s is not None or media.fps is not None:
+        yield Fault(path, "segment_of_image", "videoMetadata beside an image", "it is for videos")
+    yield from _too_large(path, media, seen, limits.max_image_bytes, "image_too_large")
+
+
+def _video_faults(
+    path: str, media: Media, seen: Seen, limits: DatasetLimits, resolution: Resolution
+) -> Iterator[Fault]:
+    yield from _too_large(path, media, seen, limits.max_video_bytes, "video_too_large")
+    if limits.max_video_s is None or seen.probe.duration_s is None:
+        return
+    used, most = used_s(media, seen.probe.duration_s), limits.max_video_s[resolution]
+    if used > most:
+        message = f"{used:,.1f} s of {media.name}, at most {most:,.0f} s are allowed at {resolution}"
+        hint = "give a segment by videoMetadata, or cut it with `kastor prepare`"
+        yield Fault(path, "video_too_long", message, hint, drops=True)
+
+
+def _pdf_faults(path: str, media: Media, seen: Seen, limits: DatasetLimits, resolution: Resolution) -> Iterator[Fault]:
+    yield from _too_large(path, media, seen, limits.max_pdf_bytes, "document_too_large")
+    pages = seen.probe.num_pages or 0
+    if limits.max_pdf_pages is not None and pages > limits.max_pdf_pages:
+        message = f"{pages} pages of {media.name}, at most {limits.max_pdf_pages} are allowed"
+        yield Fault(path, "too_many_pages", message, "split the document", drops=True)
+
+
+def _no_faults(path: str, media: Media, seen: Seen, limits: DatasetLimits, resolution: Resolution) -> Iterator[Fault]:
+    yield from ()
+
+
+_SIZE_RULES: Mapping[MediaKind, Callable[[str, Media, Seen, DatasetLimits, Resolution], Iterator[Fault]]] = {
+    MediaKind.IMAGE: _image_faults,
+    MediaKind.VIDEO: _video_faults,
+    MediaKind.PDF: _pdf_faults,
+    MediaKind.AUDIO: _no_faults,  # refused by its declared type
+}
+
+
+def _too_large(path: str, media: Media, seen: Seen, most: int | None, rule: str) -> Iterator[Fault]:
+    if most is not None and seen.file.num_bytes > most:
+        size = f"{seen.file.num_bytes / MB:,.1f} MB of {media.name}, at most {most / MB:,.0f} MB are allowed"
+        yield Fault(path, rule, size, "make it smaller, or let `kastor prepare` do it", drops=True)
+
+
+def used_s(media: Media, duration_s: float) -> float:
+    """Seconds of a video that an example uses."""
+    return max(0.0, min(duration_s, duration_s if media.end_s is None else media.end_s) - (media.start_s or 0.0))
+
+
+def resolution_of(media: Media, example: Example, vision: Vision) -> Resolution:
+    """The resolution a medium is seen at: its own, the line's, or the family's."""
+    return media.resolution or example.resolution or vision.default
+
+
+def view_of(media: Media, seen: Seen, resolution: Resolution) -> View:
+    """What the model is shown of it."""
+    if seen.plan is not None:
+        return View(resolution, seen.plan.num_frames, seen.plan.moments_s)
+    return View(resolution, seen.probe.num_pages or 1)

@@ -1,0 +1,56 @@
+"""What a model sees, as values: how its family turns pictures into tokens, and which pictures an example shows it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from kastor.domain.content import Media, Resolution
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """How a family sees: what a picture is resized to and how many tokens it becomes, at each resolution.
+
+    A picture is written `before`, then `placeholder` as many times as it has tokens, then `after`. Before a frame of a
+    video stands the moment it was taken at, as text (`clock`).
+    """
+
+    placeholder: str  # a control token; its embeddings are replaced by the picture's
+    before: str
+    after: str
+    size: Mapping[Resolution, int]  # pixels, of each side
+    tokens: Mapping[Resolution, int]  # of one picture
+    default: Resolution
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a model is shown of one medium: so many pictures, of a video each with its moment in seconds."""
+
+    resolution: Resolution
+    num_pictures: int = 1
+    moments_s: tuple[float, ...] = ()  # of a video, as many as there are pictures
+
+
+Views = Mapping[Media, View]
+NO_VIEWS: Views = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How many tokens an example is trained with."""
+
+    total: int
+    supervised: int
+
+
+def clock(moment_s: float) -> str:
+    """A moment as a video's frames carry it, to a tenth of a second where it is not whole.
+
+    >>> clock(5), clock(62.5), clock(3725.04)
+    ('00:05', '01:02.5', '62:05')
+    """
+    tenths = round(moment_s * 10)
+    minutes, rest = divmod(tenths, 600)
+    seconds, tenth = divmod(rest, 10)
+    return f"{minutes:02d}:{seconds:02d}" + (f".{tenth}" if tenth else "")
