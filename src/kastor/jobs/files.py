@@ -141,7 +141,8 @@ class FileService:
         received = self._blobs.received(upload.id)
         if received is not None:
             return Progress(received)
-        made = self._made(upload)
+        with self._blobs.changing():  # it may be about to become a file
+            made = self._made(upload)
         return Progress(made.size_bytes, made)
 
     def append(self, secret: str, offset: int) -> Appending:
@@ -178,7 +179,8 @@ class FileService:
             with self._blobs.sealed(upload.id) as sealed:
                 return self._kept(upload, sealed)
         except NotFound:
-            return self._made(upload)
+            with self._blobs.changing():  # somebody else may be making a file of it
+                return self._made(upload)
         except AlreadyExists:
             self._drop(upload.id)
             raise
