@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kastor.domain.media import BadMedium, Probe, Sampling, SamplingPlan
+from kastor.media import rewriting
 from kastor.media.confine import allow_cpu, confine
 from kastor.media.guards import Guards
 from kastor.media.sniff import NUM_BYTES, Opener, opener
@@ -72,6 +73,9 @@ def _serve(request: dict[str, Any], guards: Guards, output: BinaryIO) -> None:
             _write(output, _planned(path, head, Sampling(**request["sampling"]), guards))
         elif request["do"] == "frames":
             _frames(path, head, request, guards, output)
+        elif request["do"] in rewriting.REQUESTS:
+            header, content = rewriting.answer(path, request, guards)
+            _write(output, header | {"raw": len(content)}, content)
         else:
             pixels = _picture(path, head, request, guards)
             _write(output, _shape(pixels), pixels)
@@ -121,12 +125,7 @@ def _planned(path: Path, head: bytes, sampling: Sampling, guards: Guards) -> dic
     from kastor.media.sample import sampling_plan
 
     _must_move(head)
-    with containers.opened(path, guards) as container:
-        stream = containers.video_stream(container, guards)
-        if stream is None:
-            raise BadMedium.of("video_without_frames", "The file has no video track.")
-        table = containers.read_table(container, stream, guards)
-    known = containers.probe_container(path, guards, table)
+    known, table = containers.probe_planned(path, guards)
     return {
         "probe": _as_json(known),
         "plan": _as_json(sampling_plan(table, sampling, max_moments=guards.max_moments)),
@@ -172,10 +171,12 @@ def _shape(pixels: "NDArray[np.uint8]") -> dict[str, Any]:
     return {"height": pixels.shape[0], "width": pixels.shape[1], "raw": pixels.nbytes}
 
 
-def _write(output: BinaryIO, header: dict[str, Any], pixels: "NDArray[np.uint8] | None" = None) -> None:
+def _write(output: BinaryIO, header: dict[str, Any], pixels: "NDArray[np.uint8] | bytes | None" = None) -> None:
     text = json.dumps(header).encode()
     output.write(LENGTH.pack(len(text)) + text)
-    if pixels is not None:
+    if isinstance(pixels, bytes):
+        output.write(pixels)
+    elif pixels is not None:
         output.write(pixels.data if pixels.flags.c_contiguous else pixels.tobytes())
 
 

@@ -4,11 +4,12 @@ Runs only in `media.child`. What FFmpeg's demuxers and decoders may be reached i
 files to join or a nested protocol in a file of any name is refused before anything of it is followed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import av
 import av.container
@@ -25,31 +26,13 @@ from kastor.media.sniff import NUM_BYTES, promised_bytes
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,asf"
 DECODERS = "h264,hevc,vp8,vp9,libvpx,libvpx-vp9,libdav1d,libaom-av1,av1,mpeg1video,mpeg2video,mpegvideo,mpeg4"
 OLD_DECODERS = "msmpeg4v1,msmpeg4v2,msmpeg4,msmpeg4v3,h263,h263i,flv,flv1,vc1,wmv1,wmv2,wmv3,mjpeg"
-CODECS = frozenset(
-    [
-        "h264",
-        "hevc",
-        "vp8",
-        "vp9",
-        "av1",
-        "mpeg1video",
-        "mpeg2video",
-        "mpeg4",
-        "msmpeg4v1",
-        "msmpeg4v2",
-        "msmpeg4v3",
-        "h263",
-        "h263i",
-        "h263p",
-        "flv1",
-        "vc1",
-        "wmv1",
-        "wmv2",
-        "wmv3",
-        "mjpeg",
-    ]
+ACCEPTED = (
+    "h264 hevc vp8 vp9 av1 mpeg1video mpeg2video mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4v3 h263 h263i h263p flv1 vc1 wmv1 "
+    "wmv2 wmv3 mjpeg"
 )
-SOON_READ_BYTES = 4 << 20
+CODECS = frozenset(ACCEPTED.split())
+SOON_READ = 600  # packets
+VideoPacket: TypeAlias = "av.packet.Packet[av.video.stream.VideoStream]"
 FIRST_PACKETS = 300  # within which a frame must come out
 TRUNCATED_S = 1.0  # a container that promises this much more than it holds was cut off
 
@@ -157,7 +140,15 @@ def read_table(
         BadMedium: the file was cut off or is damaged, has no frames, too many packets, or lasts too long.
 
     """
+    return _read(container, stream, guards)[0]
+
+
+def _read(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, guards: Guards
+) -> tuple[PacketTable, "list[VideoPacket]"]:
+    """The table, and the first keyframe's packet if there is one."""
     packets: list[Packet] = []
+    first: list[VideoPacket] = []
     end_pts = 0
     try:
         for packet in container.demux(stream):
@@ -165,8 +156,11 @@ def read_table(
                 continue
             if packet.is_corrupt:
                 raise _truncated(f"packet {len(packets)} is not whole")
-            packets.append(Packet(packet.pts, packet.is_keyframe, packet.is_discard))
-            end_pts = max(end_pts, (packet.pts or 0) + (packet.duration or 0))
+            pts, key = packet.pts, packet.is_keyframe
+            packets.append(Packet(pts, key, packet.is_discard))
+            end_pts = max(end_pts, (pts or 0) + (packet.duration or 0))
+            if key and not first:
+                first.append(packet)
             if len(packets) > guards.max_packets:
                 raise BadMedium.of(
                     "video_too_many_packets", f"The video has more than {guards.max_packets} packets.", "Cut it."
@@ -175,7 +169,7 @@ def read_table(
         raise _truncated(str(getattr(error, "strerror", None) or error)) from error
     table = PacketTable(tuple(packets), stream.time_base or _no_clock(), end_pts)
     _check_table(table, container, stream, guards)
-    return table
+    return table, first
 
 
 def _no_clock() -> Fraction:
@@ -230,8 +224,8 @@ def _truncated(what: str) -> BadMedium:
     )
 
 
-def probe_container(path: Path, guards: Guards, table: PacketTable | None = None) -> Probe:
-    """What a video or sound file says of itself; of the frames, too, where its header cannot be trusted.
+def probe_container(path: Path, guards: Guards) -> Probe:
+    """What a video or sound file says of itself; of its packets, too, where the header cannot be trusted.
 
     Raises:
         BadMedium: nothing can be taken from it.
@@ -241,38 +235,68 @@ def probe_container(path: Path, guards: Guards, table: PacketTable | None = None
         stream = video_stream(container, guards)
         if stream is None:
             return _sound(path, container)
-        if table is None and _trusted(container, stream, path):
-            duration_s = float((stream.duration or 0) * (stream.time_base or 0))
-            num_frames = stream.frames
-            check_duration(duration_s, guards)
-        else:
-            known = table or read_table(container, stream, guards)
-            duration_s, num_frames = known.duration_s, len(known.shown)
-        width, height, rotation = _first_picture(path, guards)
-        return Probe(
-            kind=MediaKind.VIDEO,
-            container=container.format.name,
-            num_bytes=path.stat().st_size,
-            codec=_codec_name(stream),
-            width=width,
-            height=height,
-            duration_s=duration_s,
-            fps=num_frames / duration_s if duration_s > 0 else None,
-            rotation=rotation,
-            num_frames=num_frames,
-        )
+        if not _trusted(container, stream, path):
+            return _probed(path, container, stream, guards)[0]
+        duration_s = float((stream.duration or 0) * (stream.time_base or 0))
+        check_duration(duration_s, guards)
+        shape = _shape(container.demux(stream), path, stream, guards)
+        return _video(path, container, stream, duration_s, stream.frames, shape)
+
+
+def probe_planned(path: Path, guards: Guards) -> tuple[Probe, PacketTable]:
+    """What a video is by its packets, all of which are read, and the packets.
+
+    Raises:
+        BadMedium: as `probe_container`, or there is no video in the file.
+
+    """
+    with opened(path, guards) as container:
+        stream = video_stream(container, guards)
+        if stream is None:
+            raise BadMedium.of("video_without_frames", "The file has no video track.")
+        return _probed(path, container, stream, guards)
+
+
+def _probed(
+    path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream, guards: Guards
+) -> tuple[Probe, PacketTable]:
+    table, first = _read(container, stream, guards)
+    shape = _shape(first, path, stream, guards)
+    return _video(path, container, stream, table.duration_s, len(table.shown), shape), table
+
+
+def _video(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    duration_s: float,
+    num_frames: int,
+    shape: tuple[int, int, int],
+) -> Probe:
+    return Probe(
+        kind=MediaKind.VIDEO,
+        container=container.format.name,
+        num_bytes=path.stat().st_size,
+        codec=_codec_name(stream),
+        width=shape[0],
+        height=shape[1],
+        duration_s=duration_s,
+        fps=num_frames / duration_s if duration_s > 0 else None,
+        rotation=shape[2],
+        num_frames=num_frames,
+    )
 
 
 def _trusted(container: av.container.InputContainer, stream: av.video.stream.VideoStream, path: Path) -> bool:
-    """Whether the header is enough: a large MP4 or MOV without fragments, edits and pauses.
+    """Whether the header is enough: an MP4 or MOV of many frames, without fragments, edits and pauses.
 
-    Its index holds decoding times; when frames are shown only the packets tell, and small files are soon read.
+    Its index holds decoding times; when frames are shown only the packets tell, and few packets are soon read.
 
     Raises:
         BadMedium: the index names bytes beyond the end of the file.
 
     """
-    if "mov" not in container.format.name or stream.frames < 2 or not stream.duration:
+    if "mov" not in container.format.name or stream.frames < SOON_READ or not stream.duration:
         return False
     times = []
     end = 0
@@ -284,7 +308,7 @@ def _trusted(container: av.container.InputContainer, stream: av.video.stream.Vid
         end = max(end, entry.pos + entry.size)
     if end > num_bytes:
         raise _truncated(f"its index names {end} bytes and it has {num_bytes}")
-    return num_bytes > SOON_READ_BYTES and len(times) == stream.frames and is_steady(times)
+    return len(times) == stream.frames and is_steady(times)
 
 
 def is_steady(times: Sequence[int]) -> bool:
@@ -297,39 +321,39 @@ def is_steady(times: Sequence[int]) -> bool:
     return all(after - before <= 2 * mean for before, after in pairwise(times))
 
 
-def _first_picture(path: Path, guards: Guards) -> tuple[int, int, int]:
+def _shape(
+    packets: "Iterable[VideoPacket]", path: Path, stream: av.video.stream.VideoStream, guards: Guards
+) -> tuple[int, int, int]:
     """(width, height, rotation) as the first frame has them: only frames tell of the rotation.
 
     Raises:
         BadMedium: no frame comes out.
 
     """
-    with opened(path, guards) as container:
-        stream = video_stream(container, guards)
-        if stream is None:
-            raise BadMedium.of("video_without_frames", "The video has no frames.")
-        try:
-            for count, packet in enumerate(container.demux(stream)):
-                for frame in _decoded(stream, packet):
-                    if frame.is_corrupt:
-                        continue
-                    _check_size(frame.width, frame.height, guards)
-                    turned = quarter_turns(frame.rotation)
-                    size = (frame.height, frame.width) if turned % 2 else (frame.width, frame.height)
-                    return *size, turned * 90
-                if count > FIRST_PACKETS:
-                    break
-        except (av.error.FFmpegError, OSError) as error:
-            raise _truncated(str(getattr(error, "strerror", None) or error)) from error
+    # drained after the keyframe: one frame is decoded instead of as many as are reordered
+    key = next((packet for packet in packets if packet.is_keyframe), None)
+    drained = [] if key is None else [*_decoded(stream, key), *_decoded(stream, None)]
+    for frame in chain(drained, _first_frames(path, guards)):
+        if not frame.is_corrupt:
+            _check_size(frame.width, frame.height, guards)
+            turns = quarter_turns(frame.rotation)
+            size = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+            return *size, turns * 90
     raise BadMedium.of("video_without_frames", "No frame of the video can be decoded.")
 
 
-def _decoded(
-    stream: av.video.stream.VideoStream, packet: "av.packet.Packet[av.video.stream.VideoStream]"
-) -> list[av.VideoFrame]:
+def _first_frames(path: Path, guards: Guards) -> Iterator[av.VideoFrame]:
+    with opened(path, guards) as container:
+        stream = video_stream(container, guards)
+        if stream is not None:
+            for packet in islice(container.demux(stream), FIRST_PACKETS):
+                yield from _decoded(stream, packet)
+
+
+def _decoded(stream: av.video.stream.VideoStream, packet: "VideoPacket | None") -> list[av.VideoFrame]:
     try:
         return stream.codec_context.decode(packet)
-    except av.error.InvalidDataError:
+    except (av.error.FFmpegError, OSError):
         return []  # a stream may start in the middle of a group; a file of nothing else yields no frame
 
 
