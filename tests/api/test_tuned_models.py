@@ -373,10 +373,38 @@ def test_patch_with_a_star_sets_all(world: World) -> None:
     assert "description" not in answer and "topK" not in answer
 
 
+def test_patch_in_every_style_that_clients_were_seen_to_use(world: World) -> None:
+    world.active(description="d", topK=4)
+    echo = world.call("GET", "/v1beta/tunedModels/numbers").json() | {"state": 2}
+    for body, query, changed in (
+        ({"displayName": "n", "description": "e"}, "", {"displayName": "n", "description": "e"}),
+        ({"display_name": "m", "description": "f"}, "?update_mask=display_name,description", {"displayName": "m"}),
+        (
+            echo | {"temperature": 0.2, "topP": 0.5, "topK": 7},
+            "?updateMask=temperature%2CtopP%2CtopK&%24alt=json%3Benum-encoding%3Dint",
+            {"temperature": 0.2, "topP": 0.5, "topK": 7, "description": "f"},
+        ),
+        (
+            {"displayName": "B", "description": "q", "temperature": 0.3},
+            "?updateMask=baseModel,displayName,description,temperature,topP,topK,state,createTime,updateTime,tuningTask",
+            {"displayName": "B", "temperature": 0.3, "topP": 0.9},  # the base's again
+        ),
+        ({"readerProjectNumbers": []}, "?updateMask=readerProjectNumbers", {"displayName": "B"}),
+        ({"description": "g"}, "?updateMask= description , tuningTask.snapshots.step,name", {"description": "g"}),
+        ({"name": "tunedModels/other", "displayName": "C"}, "", {"name": "tunedModels/numbers", "displayName": "C"}),
+    ):
+        answer = patch(world, body, query)
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == answer.json() | changed
+        assert world.call("GET", "/v1beta/tunedModels/numbers").json() == answer.json()
+
+
 @pytest.mark.parametrize(
     ("body", "query", "field"),
     [
         ({}, "?updateMask=colour", "updateMask"),
+        ({"displayName": "x"}, "?updateMask=displayName.text", "updateMask"),
+        ({"readerProjectNumbers": ["1"]}, "?updateMask=*", "readerProjectNumbers"),
         ({"displayName": "x" * 41}, "", "displayName"),
         ({"temperature": 2}, "?updateMask=temperature", "temperature"),
         ({"readerProjectNumbers": [1]}, "", "readerProjectNumbers"),
