@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
+import orjson
 import structlog
 from google.longrunning import operations_pb2  # noqa: F401  # registers its messages
 from google.protobuf import descriptor_pool, json_format, message_factory
@@ -44,7 +45,7 @@ class Messages:
         self._request: type[Message] = message_factory.GetMessageClass(request)
         self._answer: type[Message] = message_factory.GetMessageClass(answer)
         self._lock = threading.Lock()
-        self._remembered: OrderedDict[object, tuple[Mapping[str, object], bytes]] = OrderedDict()
+        self._remembered: OrderedDict[object, tuple[bytes, bytes]] = OrderedDict()  # name -> JSON and message
 
     def request(self, data: bytes) -> Json:
         """The request as proto3 JSON: what is set and only that, so a temperature of 0 stays set.
@@ -65,22 +66,22 @@ class Messages:
         Clients poll an operation as fast as they are answered, and one of 375 snapshots takes 24 ms to make: the answer
         to the same JSON about the same resource is given again.
         """
-        name = value.get("name")
+        name, text = value.get("name"), orjson.dumps(value)
         with self._lock:
-            known, data = self._remembered.get(name, ({}, b""))
-        if name is not None and known == value:
+            known, data = self._remembered.get(name, (b"", b""))
+        if name is not None and known == text:
             return data
-        data = self._made(value, cut)
-        if name is not None and len(data) <= MAX_REMEMBERED_BYTES:
+        data = self._made(text, cut)
+        if name is not None and len(text) <= MAX_REMEMBERED_BYTES:
             with self._lock:
-                self._remembered[name] = (value, data)
+                self._remembered[name] = (text, data)
                 self._remembered.move_to_end(name)
                 while len(self._remembered) > MAX_REMEMBERED:
                     self._remembered.popitem(last=False)
         return data
 
-    def _made(self, value: Mapping[str, object], cut: Callable[[str], None]) -> bytes:
-        made = self._answer()
+    def _made(self, text: bytes, cut: Callable[[str], None]) -> bytes:
+        value, made = orjson.loads(text), self._answer()  # read again, as older protobufs take no tuples
         try:
             json_format.ParseDict(value, made)
         except json_format.ParseError as error:
