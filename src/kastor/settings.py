@@ -140,8 +140,12 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The same settings as environment variables, and what must be set before torch is loaded: for child processes."""
+    """The same settings as environment variables, and what must be set before torch is loaded: for child processes.
+
+    They answer no callers, so the keys stay here.
+    """
     variables = {name: os.environ.get(name, value) for name, value in COMPUTE_VARIABLES.items()}
+    variables[f"{PREFIX}API_KEYS"] = "{}"
     for name, value in settings.model_dump(mode="json", exclude_none=True, exclude={"api_keys"}).items():
         variables[PREFIX + name.upper()] = value if isinstance(value, str) else json.dumps(value)
     return variables

@@ -164,6 +164,20 @@ def test_a_crowd_makes_one_question(issuer: Issuer, tokens: ProviderTokens) -> N
     assert issuer.asked == 1
 
 
+def test_a_known_key_waits_for_nobody_who_asks_for_another(issuer: Issuer) -> None:
+    tokens = ProviderTokens(issuer.url, "kastor", refetch_s=0)
+    good, unknown = issuer.token(), issuer.token(OTHER, kid="unknown")
+    tokens.principal(good)
+    issuer.slow_s = 1.0
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(refused, tokens, unknown, "does not publish")
+        while issuer.asked < 2:
+            time.sleep(0.005)
+        assert tokens.principal(good).email == "ada@example.org"
+        assert not asking.done()
+        asking.result()
+
+
 def test_an_unknown_key_is_asked_for_but_not_again_and_again(issuer: Issuer, tokens: ProviderTokens) -> None:
     tokens.principal(issuer.token())
     for number in range(5):

@@ -39,7 +39,7 @@ GLUED = frozenset({"page_token", "page_size"})
 MAX_DRAINED_BYTES = 64 * 1024 * 1024
 DRAIN_TIMEOUT_S = 5.0
 MAX_GENERATING_THREADS = 128
-MAX_AUTHENTICATING_THREADS = 16  # of their own: a slow provider of tokens holds up no answers to known callers
+MAX_AUTHENTICATING_THREADS = 16  # of keys, and as many of tokens, whose provider may be slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ class Endpoints:
         self._max_body_bytes = max_body_bytes
         self._closing = closing
         self._generating = anyio.CapacityLimiter(MAX_GENERATING_THREADS)
-        self._authenticating = anyio.CapacityLimiter(MAX_AUTHENTICATING_THREADS)
+        self._checking_keys = anyio.CapacityLimiter(MAX_AUTHENTICATING_THREADS)
+        self._checking_tokens = anyio.CapacityLimiter(MAX_AUTHENTICATING_THREADS)
 
     def route(
         self, path: str, method: str, handler: Handler, *, query: Iterable[str] = (), alts: Sequence[str] = ("json",)
@@ -132,7 +133,9 @@ class Endpoints:
 
     async def principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
         """Who calls. Raises what `Authenticator.principal` does."""
-        return await anyio.to_thread.run_sync(self.caller, headers, query, limiter=self._authenticating)
+        bears = "authorization" in headers or "access_token" in query or "oauth_token" in query
+        limiter = self._checking_tokens if bears else self._checking_keys
+        return await anyio.to_thread.run_sync(self.caller, headers, query, limiter=limiter)
 
     async def body(self, headers: Headers, receive: Receive) -> bytes:
         """The body, never more of it in memory than the limit.

@@ -34,7 +34,7 @@ from kastor.security.origin import secure
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures by a private key. Never HS…, where the public key would do as the secret, and never none."""
 LEEWAY_S = 30  # how far the provider's clock may be off
-KEYS_FRESH_S = 600
+KEYS_FRESH_S = 300
 REFETCH_S = 30
 RETRY_S = 5.0  # after a failure, so that callers do not wait one after another for a provider that is down
 TIMEOUT_S = 5.0
@@ -62,6 +62,7 @@ class ProviderTokens:
         self._clock = clock
         self._lock = threading.Lock()
         self._client: PyJWKClient | None = None
+        self._known: tuple[float, Mapping[str, jwt.PyJWK]] = (clock(), {})  # read without the lock
         self._failed: tuple[float, str] | None = None
 
     def principal(self, token: str) -> Principal:
@@ -123,7 +124,10 @@ class ProviderTokens:
         return Principal(email, frozenset(group for group in groups if isinstance(group, str)))
 
     def _key(self, kid: str) -> jwt.PyJWK:
-        """The provider's key of that id."""
+        """The provider's key of that id; one that was seen lately waits for nobody who asks for another."""
+        seen, keys = self._known
+        if kid in keys and self._clock() - seen < KEYS_FRESH_S:
+            return keys[kid]
         with self._lock:
             if self._failed is not None and self._clock() - self._failed[0] < RETRY_S:
                 raise Unavailable(self._failed[1])
@@ -144,6 +148,7 @@ class ProviderTokens:
             except PyJWKClientError:
                 raise wrong_token(f"The token was signed with a key that {self._issuer} does not publish.") from None
             self._failed = None
+            self._known = (self._clock(), {str(key.key_id): key for key in self._client.get_signing_keys()})
             return found
 
     def _discovered(self) -> PyJWKClient:
