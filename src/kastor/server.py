@@ -226,11 +226,11 @@ class _Running:
 
     def _tidy(self) -> None:
         while not self._stop.wait(TIDY_S):
-            try:
-                self._tuning.tidy()
-                self._files.tidy()
-            except Exception:  # noqa: BLE001  # a process loop: what could not be removed now is tried again
-                structlog.get_logger().exception("tidy_failed")
+            for tidy in (self._tuning.tidy, self._files.tidy):
+                try:
+                    tidy()
+                except Exception:  # noqa: BLE001  # a process loop: what could not be removed now is tried again
+                    structlog.get_logger().exception("tidy_failed")
 
 
 class _Engine:

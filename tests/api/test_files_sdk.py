@@ -76,6 +76,19 @@ def test_a_chunk_that_broke_off_is_taken_up_where_it_ended(url: str, client: gen
     assert client.files.download(file=rest.json()["file"]["name"]) == content
 
 
+def test_a_file_in_one_request_that_broke_off_leaves_nothing(url: str, world: World) -> None:
+    def cut() -> Iterator[bytes]:
+        yield b"x" * 1_000_000
+        raise ConnectionError("pulled out")
+
+    headers = {"X-Goog-Upload-Protocol": "raw", "Content-Length": "3000000"}
+    with pytest.raises(ConnectionError):
+        httpx.post(f"{url}/upload/v1/files", content=cut(), headers=headers)
+    partial = world.folder / "files" / "partial"
+    wait_until(lambda: partial.exists() and not list(partial.iterdir()))
+    assert not (world.folder / "files" / "content").exists()
+
+
 def arrived(session: str) -> int:
     """How many bytes the server has of the upload."""
     answer = httpx.post(session, headers={"X-Goog-Upload-Command": "query"})

@@ -48,8 +48,9 @@ Opener = Callable[[Call], Sink]
 class Receiving:
     """Makes routes that receive bodies."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
+    def __init__(self, endpoints: Endpoints, *, idle_timeout_s: float = IDLE_TIMEOUT_S) -> None:
         self.endpoints = endpoints
+        self.idle_timeout_s = idle_timeout_s
         self.limiter = anyio.CapacityLimiter(MAX_WRITING_THREADS)
 
     def route(
@@ -79,7 +80,7 @@ class _Endpoint:
         check_query(query, self._query)
         stopped = self._shared.endpoints.stopped(threading.Event())
         call = Call(principal, scope["path_params"], query, b"", stopped, headers, base_url(scope))
-        body = _Body(receive)
+        body = _Body(receive, self._shared.idle_timeout_s)
         try:
             response = await self._received(call, body)
         except _Gone:
@@ -114,8 +115,9 @@ class _Endpoint:
 class _Body:
     """A request's body as it arrives."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, idle_timeout_s: float) -> None:
         self._receive = receive
+        self._idle_timeout_s = idle_timeout_s
         self._more = True
         self.gone = False  # the client went away before the end
 
@@ -135,7 +137,7 @@ class _Body:
 
     async def _event(self) -> bytes:
         event = None
-        with anyio.move_on_after(IDLE_TIMEOUT_S):
+        with anyio.move_on_after(self._idle_timeout_s):
             event = await self._receive()
         if event is None or event["type"] == "http.disconnect":
             self._more, self.gone = False, True
