@@ -181,7 +181,7 @@ class _Running:
         except ImportError as error:
             said = f"gRPC needs the package {error.name}: pip install 'kastor[grpc]', or leave --grpc-port out."
             raise FailedPrecondition(said) from error
-        self._rpc = open_rpc(self._app, self._metrics, door, folder, now=_now())
+        self._rpc = open_rpc(self._app, self._metrics, door, folder, _now)
 
     def start_rpc(self, on_grpc: Callable[[str, Path | None], None]) -> None:
         """Answer over gRPC, if its port was taken, and say so."""

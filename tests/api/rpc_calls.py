@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -12,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from api_world import World
 from kastor.api.observe import Metrics
-from kastor.api.rpc_server import open_rpc
+from kastor.api.rpc_server import RpcServer
 from kastor.security.rpc_door import RpcDoor
 
 SERVICES = ("model_service", "generative_service", "permission_service", "file_service")
@@ -50,11 +49,11 @@ def _transport(client: Any, channel: grpc.Channel) -> Any:
 
 
 @contextmanager
-def speaking(world: World, registry: CollectorRegistry | None = None) -> Iterator[Callers]:
+def speaking(world: World, registry: CollectorRegistry | None = None, *, max_generating: int = 8) -> Iterator[Callers]:
     """The world over gRPC, in plain text on this machine, until the block ends."""
     door = RpcDoor("127.0.0.1", 0, insecure=True)
     metrics = Metrics(registry or CollectorRegistry())
-    server = open_rpc(world.app, metrics, door, world.folder / "tls", now=datetime.now(UTC))
+    server = RpcServer(world.app.routes, world.app.endpoints, metrics, door, None, max_generating=max_generating)
     server.start()
     try:
         with grpc.insecure_channel(server.endpoint) as channel:

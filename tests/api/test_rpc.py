@@ -272,3 +272,17 @@ def test_a_status_says_the_same_as_its_trailer(rpc: Callers) -> None:
     packed = dict(refused.value.trailing_metadata())["grpc-status-details-bin"]
     status = status_pb2.Status.FromString(packed)
     assert (status.code, status.message) == (refused.value.code().value[0], refused.value.details())
+
+
+def test_more_answers_at_a_time_than_there_are_places_are_put_off(world: World) -> None:
+    release = threading.Event()
+    world.generator.between = lambda: release.wait(DEADLINE_S)
+    with speaking(world, max_generating=1) as rpc:
+        begun = iter(rpc.generation.stream_generate_content(ask()))
+        next(begun)
+        with pytest.raises(exceptions.ServiceUnavailable, match="1 answers are under way"):
+            rpc.generation.generate_content(ask(), retry=None)
+        assert list(rpc.models.list_models())
+        release.set()
+        assert len(list(begun)) == 1
+        assert rpc.generation.generate_content(ask()).candidates

@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute
 from kastor.api.errors import error_body
 from kastor.api.http import Call, Endpoint, Endpoints, Reply, Stream
 from kastor.api.observe import Metrics
-from kastor.api.transcoding import Json, Method, bound
+from kastor.api.transcoding import GENERATION, Json, Method, bound
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, Unavailable, Unimplemented
 
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -98,7 +98,9 @@ class RpcEdge:
     It is a `grpc.GenericRpcHandler` by its one method.
     """
 
-    def __init__(self, routes: Iterable[BaseRoute], endpoints: Endpoints, metrics: Metrics) -> None:
+    def __init__(
+        self, routes: Iterable[BaseRoute], endpoints: Endpoints, metrics: Metrics, max_generating: int
+    ) -> None:
         self._methods = bound(routes)
         self._endpoints = endpoints
         self._metrics = metrics
@@ -106,6 +108,8 @@ class RpcEdge:
         self._lock = threading.Lock()
         self._messages: dict[str, Messages | None] = {}
         self._told: set[str] = set()
+        self._max_generating = max_generating
+        self._places = threading.BoundedSemaphore(max_generating)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """How the method is answered; `None` is UNIMPLEMENTED."""
@@ -129,7 +133,7 @@ class RpcEdge:
 
     def _single(self, method: Method, messages: Messages) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
-            with self._observed(method, context):
+            with self._observed(method, context), self._place(method):
                 reply = self._asked(method, messages, data, context).reply()
                 if isinstance(reply, Mapping):
                     return messages.answer(reply, cut=self._cut)
@@ -141,7 +145,7 @@ class RpcEdge:
         self, method: Method, messages: Messages
     ) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
         def answer(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-            with self._observed(method, context):
+            with self._observed(method, context), self._place(method):
                 asked = self._asked(method, messages, data, context)
                 reply = asked.reply()
                 if not isinstance(reply, Stream):
@@ -150,6 +154,24 @@ class RpcEdge:
                     yield messages.answer(value, cut=self._cut)
 
         return answer
+
+    @contextmanager
+    def _place(self, method: Method) -> Iterator[None]:
+        """A place among those that generate, so that threads are left for all else.
+
+        Raises:
+            Unavailable: there is none.
+
+        """
+        if method.rpc.service != GENERATION:
+            yield
+            return
+        if not self._places.acquire(blocking=False):
+            raise Unavailable(f"{self._max_generating} answers are under way, which is the most. Try again.")
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _asked(self, method: Method, messages: Messages, data: bytes, context: grpc.ServicerContext) -> "_Asked":
         """The call as handlers see it; checked in the order in which HTTP does."""
@@ -194,6 +216,7 @@ class RpcEdge:
 
     def _cut(self, what: str) -> None:
         """Log, once for each field, that the installed protos do not know it."""
+        what = what[:MAX_MESSAGE_CHARS]
         with self._lock:
             new = what not in self._told
             self._told.add(what)

@@ -1,25 +1,56 @@
 """The gRPC listener: address, TLS, threads, and an end in order. What it answers is `rpc`'s business."""
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
 import grpc
+import structlog
 from starlette.routing import BaseRoute
 
 from kastor.api.app import Application
 from kastor.api.http import MAX_GENERATING_THREADS, Endpoints
 from kastor.api.observe import Metrics
 from kastor.api.rpc import RpcEdge
-from kastor.domain.errors import FailedPrecondition
+from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.security.certificate import Identity, given_identity, own_identity
 from kastor.security.rpc_door import RpcDoor
 
 QUICK_THREADS = 32  # beside those that answer for long
+LOOKED_AT_EACH_S = 3600.0
 SAID_BYTES = 1024 * 1024
 """A request larger than the limit by less than this is told so in our words; a still larger one, in gRPC's."""
+
+
+class Identities:
+    """Who the server is, looked at again from time to time: certificates are renewed under a running server."""
+
+    def __init__(self, load: Callable[[], Identity], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`load` raises what `given_identity` does: here, but later the identity before stays in use."""
+        self._load = load
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._due = clock() + LOOKED_AT_EACH_S
+        self.current = load()
+
+    def renewed(self) -> Identity | None:
+        """The identity that has taken the place of the one before; `None` while there is none."""
+        with self._lock:
+            if self._clock() < self._due:
+                return None
+            self._due = self._clock() + LOOKED_AT_EACH_S
+        try:
+            found = self._load()
+        except KastorError as error:
+            structlog.get_logger().warning("certificate_not_renewed", error=error.message)
+            return None
+        if found == self.current:
+            return None
+        self.current = found
+        return found
 
 
 class RpcServer:
@@ -31,18 +62,20 @@ class RpcServer:
         endpoints: Endpoints,
         metrics: Metrics,
         door: RpcDoor,
-        identity: Identity | None,
+        identities: Identities | None,
+        *,
+        max_generating: int = MAX_GENERATING_THREADS,
     ) -> None:
-        """Bind; without an identity it speaks in plain text.
+        """Bind; without identities it speaks in plain text.
 
         Raises:
             FailedPrecondition: the address is taken or none of this machine's.
 
         """
-        self._pool = ThreadPoolExecutor(MAX_GENERATING_THREADS + QUICK_THREADS, thread_name_prefix="grpc")
+        self._pool = ThreadPoolExecutor(max_generating + QUICK_THREADS, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._pool,
-            handlers=(RpcEdge(routes, endpoints, metrics),),
+            handlers=(RpcEdge(routes, endpoints, metrics, max_generating),),
             options=(
                 ("grpc.so_reuseport", 0),  # else a second server takes the same port without a word
                 ("grpc.max_receive_message_length", endpoints.max_body_bytes + SAID_BYTES),
@@ -50,7 +83,7 @@ class RpcServer:
         )
         self._ended: threading.Event | None = None
         try:
-            port = self._bind(door.address, identity)
+            port = self._bind(door.address, identities)
         except RuntimeError as error:
             raise FailedPrecondition(
                 f"Cannot listen for gRPC on {door.address}: taken by another program, or not an address of this "
@@ -58,14 +91,16 @@ class RpcServer:
             ) from error
         self.endpoint = door.endpoint(port)
         """What callers of this machine write for the address."""
-        self.authority = identity.authority if identity is not None else None
+        self.authority = identities.current.authority if identities is not None else None
         """The file that callers are to trust, where the certificate was made here."""
 
-    def _bind(self, address: str, identity: Identity | None) -> int:
-        if identity is None:
+    def _bind(self, address: str, identities: Identities | None) -> int:
+        if identities is None:
             port: int = self._server.add_insecure_port(address)
         else:
-            credentials = grpc.ssl_server_credentials(((identity.key, identity.chain),))
+            credentials = grpc.dynamic_ssl_server_credentials(
+                _configuration(identities.current), lambda: _configuration(identities.renewed())
+            )
             port = self._server.add_secure_port(address, credentials)
         return port
 
@@ -84,16 +119,26 @@ class RpcServer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def open_rpc(application: Application, metrics: Metrics, door: RpcDoor, folder: Path, *, now: datetime) -> RpcServer:
+def _configuration(identity: Identity | None) -> grpc.ServerCertificateConfiguration | None:
+    if identity is None:  # no change
+        return None
+    return grpc.ssl_server_certificate_configuration(((identity.key, identity.chain),))
+
+
+def open_rpc(
+    application: Application, metrics: Metrics, door: RpcDoor, folder: Path, clock: Callable[[], datetime]
+) -> RpcServer:
     """The server behind this door, which shows the given certificate or one of `folder`.
 
     Raises:
         FailedPrecondition: the address is taken, or a file cannot be read or written.
 
     """
-    identity = None
-    if door.certificate is not None and door.key is not None:
-        identity = given_identity(door.certificate, door.key)
-    elif not door.insecure:
-        identity = own_identity(folder, door.names, now=now)
-    return RpcServer(application.routes, application.endpoints, metrics, door, identity)
+
+    def identity() -> Identity:
+        if door.certificate is not None and door.key is not None:
+            return given_identity(door.certificate, door.key)
+        return own_identity(folder, door.names, now=clock())
+
+    identities = None if door.insecure else Identities(identity)
+    return RpcServer(application.routes, application.endpoints, metrics, door, identities)
