@@ -21,7 +21,9 @@ def refusal(call: Callable[..., object], **arguments: object) -> list[object]:
 client = genai.Client()
 told: dict[str, Any] = {"models": [model.name for model in client.models.list()]}
 
-chat = client.chats.create(model=BASE, config={"max_output_tokens": 4, "system_instruction": "Count."})
+chat = client.chats.create(
+    model=BASE, config={"max_output_tokens": 4, "temperature": 0, "system_instruction": "Count."}
+)
 told["chat"] = [chat.send_message("one").text, chat.send_message("two").text]
 
 told["missing"] = refusal(client.models.get, model="tunedModels/x")
