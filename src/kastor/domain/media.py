@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
-from kastor.domain.errors import InvalidArgument
+from kastor.domain.errors import FieldViolation, InvalidArgument
 
 
 class MediaKind(StrEnum):
@@ -87,11 +87,23 @@ class MediaFault:
 class BadMedium(InvalidArgument):
     """One medium cannot be used; `fault` says why. Nothing else is disturbed by it."""
 
-    def __init__(self, fault: MediaFault) -> None:
-        super().__init__(f"{fault.message} {fault.hint}".strip())
-        self.fault = fault
+    def __init__(
+        self,
+        message: str,
+        *,
+        fault: MediaFault | None = None,
+        violations: tuple[FieldViolation, ...] = (),
+        reason: str = "",
+    ) -> None:
+        super().__init__(message, violations=violations, reason=reason)
+        self.fault = fault or MediaFault("media_unusable", message)
+
+    @classmethod
+    def because(cls, fault: MediaFault) -> "BadMedium":
+        """The error of a fault."""
+        return cls(f"{fault.message} {fault.hint}".strip(), fault=fault)
 
     @classmethod
     def of(cls, rule: str, message: str, hint: str = "") -> "BadMedium":
-        """A fault of these words."""
-        return cls(MediaFault(rule, message, hint))
+        """The error of a fault of these words."""
+        return cls.because(MediaFault(rule, message, hint))

@@ -83,10 +83,10 @@ def _answer(child: Child, request: dict[str, Any] | None, patience: Patience) ->
             child.send(request)
         header, raw = child.receive(patience)
     except ChildDied as died:
-        raise BadMedium(died.fault) from died
+        raise BadMedium.because(died.fault) from died
     fault = header.get("fault")
     if isinstance(fault, list) and len(fault) == 3:
-        raise BadMedium(MediaFault(*map(str, fault)))
+        raise BadMedium.because(MediaFault(*map(str, fault)))
     return header, raw
 
 

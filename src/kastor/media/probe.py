@@ -127,7 +127,7 @@ def probe(path: Path, guards: Guards | None = None) -> Probe:
     with Inspector(guards) as inspector:
         (answer,) = inspector.probes([path])
     if isinstance(answer, MediaFault):
-        raise BadMedium(answer)
+        raise BadMedium.because(answer)
     return answer
 
 
@@ -141,7 +141,7 @@ def plan(path: Path, sampling: Sampling, guards: Guards | None = None) -> Planne
     with Inspector(guards) as inspector:
         (answer,) = inspector.plans([(path, sampling)])
     if isinstance(answer, MediaFault):
-        raise BadMedium(answer)
+        raise BadMedium.because(answer)
     return answer
 
 

@@ -1,6 +1,6 @@
 """The parent's side of a child process that opens untrusted media (`media.child`).
 
-The child inherits two pipes and a scratch file: no socket, nothing else of this process and of its environment. It bounds
+The child inherits two pipes and a scratch file: no socket, nothing else of this process or its environment. It bounds
 itself (`media.confine`); the wall clock is kept here, and only while we wait for it, not while a slow reader keeps it
 waiting.
 """
