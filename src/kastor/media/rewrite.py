@@ -97,10 +97,10 @@ def _asked(request: dict[str, Any], cpu_s: float, guards: Guards) -> tuple[dict[
             child.send(request | {"cpu_s": cpu_s})
             header, content = child.receive(Patience(cpu_s + guards.decode_stall_s))
     except ChildDied as died:
-        raise BadMedium(died.fault) from died
+        raise BadMedium.because(died.fault) from died
     fault = header.get("fault")
     if isinstance(fault, list) and len(fault) == 3:
-        raise BadMedium(MediaFault(*map(str, fault)))
+        raise BadMedium.because(MediaFault(*map(str, fault)))
     return header, content
 
 
