@@ -6,7 +6,7 @@ to a later attempt, or taken away, it gets `Superseded`.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
@@ -224,13 +224,16 @@ class JobStore:
     def snapshots_of(self, job_ids: Sequence[str], *, latest: int | None = None) -> dict[str, tuple[Snapshot, ...]]:
         """The same for several jobs, each of which is a key; of each only the `latest` ones, if given."""
         table = tables.snapshots
-        query = select(table).where(table.c.job_id.in_(job_ids)).order_by(table.c.job_id, table.c.step)
+        columns = (table.c[field.name] for field in fields(Snapshot))
+        query = (
+            select(table.c.job_id, *columns).where(table.c.job_id.in_(job_ids)).order_by(table.c.job_id, table.c.step)
+        )
         if latest is not None:
             query = query.join(jobs).where(table.c.step > jobs.c.completed_steps - latest)
         found: dict[str, list[Snapshot]] = {job_id: [] for job_id in job_ids}
         with self._database.read() as connection:
-            for row in connection.execute(query).mappings():
-                found[row["job_id"]].append(_snapshot(row))
+            for job_id, *values in connection.execute(query):
+                found[job_id].append(_snapshot(values))
         return {job_id: tuple(steps) for job_id, steps in found.items()}
 
     def events(self, job_id: str) -> list[Event]:
@@ -289,9 +292,10 @@ def _job_values(job: TuningJob) -> dict[str, Any]:
     }
 
 
-def _snapshot(row: RowMapping) -> Snapshot:
-    values = {name: value for name, value in row.items() if name != "job_id"}
-    return Snapshot(**values | {"mean_loss": math.nan if row["mean_loss"] is None else row["mean_loss"]})
+def _snapshot(values: list[Any]) -> Snapshot:
+    """The snapshot with these fields. A list may hold a million of them, so they are not looked up by name."""
+    step, epoch, mean_loss, *others = values
+    return Snapshot(step, epoch, math.nan if mean_loss is None else mean_loss, *others)
 
 
 def _claim(at: datetime, max_active: int) -> Any:  # noqa: ANN401  # SQLAlchemy's type of an UPDATE … RETURNING
