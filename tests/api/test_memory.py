@@ -37,12 +37,15 @@ class Poller:
         self.app = app
         self.version: int | None = 1
         self.now = 0.0
+        self.started: list[list[tuple[bytes, bytes]]] = []
         self.memory = Memory(lambda: self.version, clock=lambda: self.now)
 
     async def ask(self, path: str = "/o", query: bytes = b"", key: bytes = b"k") -> str:
         got: list[bytes] = []
 
         async def send(message: Message) -> None:
+            self.started += [message["headers"]] if "headers" in message else []
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", b"1")]  # as a middleware does
             got.append(message.get("body", b""))
 
         async def receive() -> Message:
@@ -60,6 +63,13 @@ class Poller:
 def test_an_answer_is_given_again_while_nothing_is_written() -> None:
     poller = Poller(Application())
     assert [poller(), poller(), poller()] == ["1", "1", "1"]
+
+
+def test_what_is_added_on_the_way_to_a_caller_is_not_given_to_the_next() -> None:
+    poller = Poller(Application())
+    for _ in range(3):
+        poller()
+    assert poller.started == [START["headers"]] * 3
 
 
 def test_a_write_makes_the_next_answer_a_new_one() -> None:

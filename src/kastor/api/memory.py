@@ -60,7 +60,7 @@ class Memory:
             if found.kept:
                 self._answers.move_to_end(key)
                 for message in found.messages:
-                    await send(message)
+                    await send(dict(message))  # whoever sends it on may write into it
                 return
         await self._make(key, _Answer(version, self._clock()), app, scope, receive, send)
 
