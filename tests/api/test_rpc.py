@@ -125,6 +125,18 @@ def test_permissions_go_round(world: World, rpc: Callers) -> None:
         rpc.sharing.get_permission(name=made.name)
 
 
+def test_files_are_read_listed_and_deleted(world: World, rpc: Callers, logged: list[MutableMapping[str, Any]]) -> None:
+    headers = {"x-goog-upload-protocol": "raw", "content-type": "text/plain"}
+    uploaded = world.call("POST", "/upload/v1beta/files", content=b"hello", headers=headers).json()["file"]
+    found = rpc.files.get_file(name=uploaded["name"])
+    assert (found.size_bytes, found.mime_type, found.state) == (5, "text/plain", glm.File.State.ACTIVE)
+    assert [file.name for file in rpc.files.list_files()] == [uploaded["name"]]
+    rpc.files.delete_file(name=uploaded["name"])
+    with pytest.raises(exceptions.PermissionDenied):
+        rpc.files.get_file(name=uploaded["name"])
+    assert not [entry for entry in logged if entry["event"] == "grpc_answer_cut"]
+
+
 def test_an_answer_comes_whole_and_in_pieces(rpc: Callers, logged: list[MutableMapping[str, Any]]) -> None:
     whole = rpc.generation.generate_content(ask(max_output_tokens=8))
     assert whole.candidates[0].content.parts[0].text == "twenty three"
