@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from kastor.dataset.gate import Base, Gate, Outcome, Verdict
 from kastor.dataset.issues import Issue, Row
 from kastor.dataset.ledger import Ledger, refusals, validation_refusals
-from kastor.dataset.look import Looked, Seen
 from kastor.dataset.rules import text_faults
+from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Resolution, Role, Text
 from kastor.domain.dataset_limits import DATASET_PROFILES, OPEN_DATASET, DatasetLimits, dataset_limits
 from kastor.domain.errors import InvalidArgument

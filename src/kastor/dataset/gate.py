@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Protocol
 
 from kastor.dataset.issues import Issue, Row
-from kastor.dataset.look import Looked, Seen
 from kastor.dataset.rules import (
     Fault,
     media_faults,
@@ -22,6 +21,7 @@ from kastor.dataset.rules import (
     token_faults,
     view_of,
 )
+from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Example, Media, Resolution
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.vision import TokenCount, View, Views, Vision

@@ -4,30 +4,18 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media
-from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling, SamplingPlan
+from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling
 from kastor.media.cache import Fetched
 from kastor.media.fetch import Fetcher
 from kastor.media.probe import Inspector
 
 MAX_REMEMBERED = 2048  # media looked at lately; the frames of a long video are some ten thousand numbers
 FETCH_THREADS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A medium that can be used: where it lies, what it is and, of a video, which frames are taken."""
-
-    file: Fetched
-    probe: Probe
-    plan: SamplingPlan | None = None
-
-
-Looked = Seen | MediaFault
 
 
 class Looker:

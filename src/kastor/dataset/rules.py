@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from kastor.dataset.look import Looked, Seen
+from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Resolution
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaFault, MediaKind

@@ -1,0 +1,18 @@
+"""What is known of a medium once it was looked at."""
+
+from dataclasses import dataclass
+
+from kastor.domain.media import MediaFault, Probe, SamplingPlan
+from kastor.media.cache import Fetched
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A medium that can be used: where it lies, what it is and, of a video, which frames are taken."""
+
+    file: Fetched
+    probe: Probe
+    plan: SamplingPlan | None = None
+
+
+Looked = Seen | MediaFault
