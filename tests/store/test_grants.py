@@ -73,6 +73,17 @@ def test_a_grant_comes_back_as_it_was_kept_and_goes(grants: GrantStore, make: Ca
             act(model.id, "g1")
 
 
+def test_names_that_no_database_keeps_are_not_found(
+    grants: GrantStore, models: ModelStore, make: Callable[..., TunedModel]
+) -> None:
+    model = make()
+    for act in (grants.get, grants.remove, lambda m, g: grants.set_role(m, g, Role.READER)):
+        with pytest.raises(NotFound):
+            act(model.id, "a\0")
+    with pytest.raises(NotFound):
+        models.for_caller("a\0", BOB)
+
+
 def test_a_grant_is_found_under_its_own_model_only(grants: GrantStore, make: Callable[..., TunedModel]) -> None:
     model, other = make(), make("other")
     grants.add(model, make_grant(model))

@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -68,6 +69,29 @@ def test_the_newest_revision_is_told_without_alembic() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     assert newest_revision() == ScriptDirectory.from_config(config).get_current_head()
+
+
+def test_owners_of_an_old_database_are_compared_in_lower_case_from_now_on(empty_database_url: str) -> None:
+    database = open_database(empty_database_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    job = (
+        "INSERT INTO jobs (id, tuned_model_id, state, spec, created_at, updated_at, attempt, deaths, completed_steps) "
+        "VALUES ('j', 'm', 'QUEUED', '{}', '2026-03-01 12:00', '2026-03-01 12:00', 0, 0, 0)"
+    )
+    model = (
+        "INSERT INTO tuned_models (id, job_id, base_model, owner, created_at, updated_at, display_name, description) "
+        "VALUES ('m', 'j', 'x', 'Ada@Example.org', '2026-03-01 12:00', '2026-03-01 12:00', '', '')"
+    )
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in (job, model):
+            connection.exec_driver_sql(statement)
+    migrate(database)
+    with database.read() as connection:
+        assert connection.execute(text("SELECT owner FROM tuned_models")).scalar_one() == "ada@example.org"
+    database.close()
 
 
 def test_a_database_of_a_newer_kastor_is_refused(database: Database) -> None:

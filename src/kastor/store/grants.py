@@ -161,6 +161,8 @@ def _grant(row: RowMapping) -> Grant:
 
 
 def _is(model_id: str, grant_id: str) -> ColumnElement[bool]:
+    if "\0" in grant_id:  # PostgreSQL takes none
+        raise _no_grant(model_id, grant_id)
     return and_(grants.c.id == grant_id, grants.c.model_id == model_id)
 
 
