@@ -94,7 +94,7 @@ def serve(
         running = _Running(settings, database, signals.closing, instance)
         stack.callback(running.end)
         if announce and rpc_door.port is not None:
-            running.open_rpc(rpc_door, settings.data_dir / "tls")
+            running.open_rpc(rpc_door, settings.data_dir / "tls", url)
 
         def started() -> None:
             running.start_rpc(on_grpc)
@@ -174,14 +174,14 @@ class _Running:
             timeout_graceful_shutdown=GRACE_S,
         )
 
-    def open_rpc(self, door: RpcDoor, folder: Path) -> None:
-        """Take the port of gRPC; only here is anything of it imported."""
+    def open_rpc(self, door: RpcDoor, folder: Path, url: str) -> None:
+        """Take the port of gRPC, beside HTTP at `url`; only here is anything of it imported."""
         try:
             from kastor.api.rpc_server import open_rpc
         except ImportError as error:
             said = f"gRPC needs the package {error.name}: pip install 'kastor[grpc]', or leave --grpc-port out."
             raise FailedPrecondition(said) from error
-        self._rpc = open_rpc(self._app, self._metrics, door, folder, _now)
+        self._rpc = open_rpc(self._app, self._metrics, door, folder, http_url=url, clock=_now)
 
     def start_rpc(self, on_grpc: Callable[[str, Path | None], None]) -> None:
         """Answer over gRPC, if its port was taken, and say so."""

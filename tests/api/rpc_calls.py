@@ -14,7 +14,7 @@ from kastor.api.observe import Metrics
 from kastor.api.rpc_server import RpcServer
 from kastor.security.rpc_door import RpcDoor
 
-SERVICES = ("model_service", "generative_service", "permission_service", "file_service")
+HTTP_URL = "http://localhost:8080"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ def speaking(world: World, registry: CollectorRegistry | None = None, *, max_gen
     """The world over gRPC, in plain text on this machine, until the block ends."""
     door = RpcDoor("127.0.0.1", 0, insecure=True)
     metrics = Metrics(registry or CollectorRegistry())
-    server = RpcServer(world.app.routes, world.app.endpoints, metrics, door, None, max_generating=max_generating)
+    server = RpcServer(
+        world.app.routes, world.app.endpoints, metrics, door, None, max_generating=max_generating, http_url=HTTP_URL
+    )
     server.start()
     try:
         with grpc.insecure_channel(server.endpoint) as channel:

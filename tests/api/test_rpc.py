@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from api_world import ALIAS, BASE, World, pairs
 from kastor.domain.limits import GEMINI_API
 from kastor.store.database import Database
-from rpc_calls import Callers, speaking
+from rpc_calls import HTTP_URL, Callers, speaking
 
 DEADLINE_S = 20
 V1BETA = "google.ai.generativelanguage.v1beta."
@@ -130,6 +130,7 @@ def test_files_are_read_listed_and_deleted(world: World, rpc: Callers, logged: l
     uploaded = world.call("POST", "/upload/v1beta/files", content=b"hello", headers=headers).json()["file"]
     found = rpc.files.get_file(name=uploaded["name"])
     assert (found.size_bytes, found.mime_type, found.state) == (5, "text/plain", glm.File.State.ACTIVE)
+    assert found.uri == f"{HTTP_URL}/v1beta/{found.name}"
     assert [file.name for file in rpc.files.list_files()] == [uploaded["name"]]
     rpc.files.delete_file(name=uploaded["name"])
     with pytest.raises(exceptions.PermissionDenied):

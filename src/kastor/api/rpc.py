@@ -99,8 +99,15 @@ class RpcEdge:
     """
 
     def __init__(
-        self, routes: Iterable[BaseRoute], endpoints: Endpoints, metrics: Metrics, max_generating: int
+        self,
+        routes: Iterable[BaseRoute],
+        endpoints: Endpoints,
+        metrics: Metrics,
+        *,
+        max_generating: int,
+        http_url: str,
     ) -> None:
+        """`http_url` is where the same server speaks HTTP, which answers may name."""
         self._methods = bound(routes)
         self._endpoints = endpoints
         self._metrics = metrics
@@ -108,6 +115,7 @@ class RpcEdge:
         self._lock = threading.Lock()
         self._messages: dict[str, Messages | None] = {}
         self._told: set[str] = set()
+        self._http_url = http_url
         self._max_generating = max_generating
         self._places = threading.BoundedSemaphore(max_generating)
 
@@ -185,7 +193,8 @@ class RpcEdge:
         if not context.add_callback(gone.set):
             gone.set()
         stopped = self._endpoints.stopped(gone)
-        return _Asked(found.endpoint, Call(principal, found.path, found.query, found.body, stopped))
+        call = Call(principal, found.path, found.query, found.body, stopped, headers, self._http_url)
+        return _Asked(found.endpoint, call)
 
     @contextmanager
     def _observed(self, method: Method, context: grpc.ServicerContext) -> Iterator[None]:

@@ -65,6 +65,7 @@ class RpcServer:
         identities: Identities | None,
         *,
         max_generating: int = MAX_GENERATING_THREADS,
+        http_url: str = "",
     ) -> None:
         """Bind; without identities it speaks in plain text.
 
@@ -75,7 +76,7 @@ class RpcServer:
         self._pool = ThreadPoolExecutor(max_generating + QUICK_THREADS, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._pool,
-            handlers=(RpcEdge(routes, endpoints, metrics, max_generating),),
+            handlers=(RpcEdge(routes, endpoints, metrics, max_generating=max_generating, http_url=http_url),),
             options=(
                 ("grpc.so_reuseport", 0),  # else a second server takes the same port without a word
                 ("grpc.max_receive_message_length", endpoints.max_body_bytes + SAID_BYTES),
@@ -126,9 +127,15 @@ def _configuration(identity: Identity | None) -> grpc.ServerCertificateConfigura
 
 
 def open_rpc(
-    application: Application, metrics: Metrics, door: RpcDoor, folder: Path, clock: Callable[[], datetime]
+    application: Application,
+    metrics: Metrics,
+    door: RpcDoor,
+    folder: Path,
+    *,
+    http_url: str,
+    clock: Callable[[], datetime],
 ) -> RpcServer:
-    """The server behind this door, which shows the given certificate or one of `folder`.
+    """The server behind this door, which shows the given certificate or one of `folder`; HTTP is at `http_url`.
 
     Raises:
         FailedPrecondition: the address is taken, or a file cannot be read or written.
@@ -141,4 +148,4 @@ def open_rpc(
         return own_identity(folder, door.names, now=clock())
 
     identities = None if door.insecure else Identities(identity)
-    return RpcServer(application.routes, application.endpoints, metrics, door, identities)
+    return RpcServer(application.routes, application.endpoints, metrics, door, identities, http_url=http_url)
