@@ -72,7 +72,7 @@ class GoogManner:
         """The status in headers; the file once it is there."""
         if progress.file is None:
             return Response(headers={STATUS: "active", RECEIVED: str(progress.received), **GRANULARITY})
-        return _with(made(progress.file, self._base_url), {STATUS: "final", RECEIVED: str(progress.received)})
+        return _with(made(progress.file, self._base_url), {RECEIVED: str(progress.received)})
 
     def refusal(self, error: KastorError, progress: Progress | None) -> Response:
         """The error, and whether and where to go on. Without a status google-genai tries again by itself."""
@@ -137,7 +137,7 @@ def whole_number(text: str, what: str) -> int:
 
 def made(file: StoredFile, base_url: str) -> Response:
     """The answer that gives the file."""
-    return json_response({"file": file_out(file, base_url).json_value()})
+    return _with(json_response({"file": file_out(file, base_url).json_value()}), {STATUS: "final"})
 
 
 def _said(error: KastorError) -> Response:
