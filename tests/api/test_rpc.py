@@ -14,6 +14,7 @@ from google.rpc import status_pb2
 from prometheus_client import CollectorRegistry
 
 from api_world import ALIAS, BASE, World, pairs
+from kastor.domain.errors import InvalidArgument
 from kastor.domain.limits import GEMINI_API
 from kastor.store.database import Database
 from rpc_calls import HTTP_URL, Callers, speaking
@@ -162,10 +163,14 @@ def test_wrong_fields_are_named_in_the_details(rpc: Callers) -> None:
     assert [v.field for v in details.field_violations] == ["generationConfig.temperature"]
 
 
-def test_details_that_no_trailer_could_carry_are_left_out(rpc: Callers) -> None:
+@pytest.mark.parametrize("text", ["a" * 100_000, "中%" * 5000], ids=["plain", "encoded"])
+def test_a_status_is_cut_to_what_a_trailer_carries(world: World, rpc: Callers, text: str) -> None:
+    world.generator.error = InvalidArgument.of("contents", text)
     with pytest.raises(exceptions.InvalidArgument) as refused:
-        rpc.models.create_tuned_model(tuned_model=wanted(), tuned_model_id="ü" * 100_000)
-    assert len(refused.value.message) < 2000
+        rpc.generation.generate_content(ask())
+    assert refused.value.message.startswith(f"contents: {text[:300]}")
+    assert refused.value.message.endswith("…")
+    assert not refused.value.details
 
 
 def test_keys_are_judged_as_over_http(tmp_path: Any, store: Database) -> None:

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import grpc
 import orjson
@@ -30,8 +31,9 @@ from kastor.api.transcoding import GENERATION, Json, Method, bound
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, Unavailable, Unimplemented
 
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-MAX_MESSAGE_CHARS = 1500  # a status travels in trailers, which clients bound at 8 to 16 KiB
-MAX_DETAILS_BYTES = 4096
+MAX_MESSAGE_BYTES = 3000  # percent-encoded: a status travels in trailers, of which clients take 8 KiB in all
+MAX_DETAILS_BYTES = 3000  # 4000 in base64
+PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # what gRPC does not encode
 MAX_REMEMBERED = 8  # answers of a method
 MAX_REMEMBERED_BYTES = 1024 * 1024  # of one answer
 
@@ -225,7 +227,7 @@ class RpcEdge:
 
     def _cut(self, what: str) -> None:
         """Log, once for each field, that the installed protos do not know it."""
-        what = what[:MAX_MESSAGE_CHARS]
+        what = what[:MAX_MESSAGE_BYTES]
         with self._lock:
             new = what not in self._told
             self._told.add(what)
@@ -269,7 +271,9 @@ def details_of(error: KastorError) -> tuple[tuple[str, bytes], ...]:
 def said(error: KastorError) -> str:
     """The error's message, as much of it as a trailer holds."""
     message = error.message
-    return message if len(message) <= MAX_MESSAGE_CHARS else message[:MAX_MESSAGE_CHARS] + "…"
+    while (size := len(quote(message, safe=PLAIN))) > MAX_MESSAGE_BYTES:
+        message = message[: len(message) * MAX_MESSAGE_BYTES // size]
+    return message if message == error.message else message + "…"
 
 
 def _header(name: str, value: str | bytes) -> tuple[bytes, bytes]:
