@@ -29,6 +29,7 @@ from kastor.domain.generation import Chunk, GenerateRequest
 from kastor.domain.limits import PROFILES
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.access import Access
+from kastor.jobs.datasets import DatasetService
 from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.scheduler import Scheduler
@@ -147,7 +148,8 @@ class _Running:
             max_file_bytes=settings.max_file_bytes,
             ttl=timedelta(hours=settings.file_ttl_hours),
         )
-        services = Services(self._tuning, generation, sharing, self._files)
+        datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
+        services = Services(self._tuning, generation, sharing, self._files, datasets)
         self._metrics = Metrics(CollectorRegistry())
         self._rpc: RpcServer | None = None
         self._app = make_app(

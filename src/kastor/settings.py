@@ -85,6 +85,19 @@ class Settings(BaseSettings):
     num_threads: int | None = Field(
         None, ge=1, description="Threads a worker or engine computes with; all cores if absent."
     )
+    media_folders: list[Path] = Field(
+        default_factory=list, description="Folders whose files datasets and requests may name; none by default."
+    )
+    media_buckets: list[str] = Field(
+        default_factory=list, description="Buckets that may be read: gs://bucket/folder, or gs:// for all."
+    )
+    media_addresses: list[str] = Field(
+        default_factory=list, description="Private addresses that media may come from: 10.0.0.0/8, media.internal."
+    )
+    dataset_limits: dict[str, float] = Field(
+        default_factory=dict, description="Limits of datasets to raise: {\"max_images\": 50}."
+    )
+    media_cache_bytes: int = Field(50 * 1024**3, ge=1, description="Size of the cache of fetched media.")
     max_file_bytes: int = Field(2 * 1024**3, ge=1, description="Size of one uploaded file.")
     file_ttl_hours: float = Field(48.0, gt=0, le=87_600, description="An uploaded file is deleted after this.")
     log_format: Literal["console", "json"] = Field("console", description="How the processes' logs look.")

@@ -22,6 +22,7 @@ from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Step,
 from kastor.domain.job import JobError, Snapshot, State, TuningJob
 from kastor.domain.limits import GEMINI_API, Limits
 from kastor.jobs.access import Access
+from kastor.jobs.datasets import DatasetService
 from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
@@ -147,7 +148,9 @@ class World:
             max_file_bytes=self.max_file_bytes,
             ttl=timedelta(hours=48),
         )
-        services = Services(self.service, generation, self.sharing, self.files)
+        self.shelf = self.folder / "shelf"  # datasets on the server's disk
+        datasets = DatasetService(tuning=self.service, files=self.files, blobs=self.blobs, folders=[self.shelf])
+        services = Services(self.service, generation, self.sharing, self.files, datasets)
         self.app = make_app(
             services,
             self.authenticator or Authenticator(self.keys, no_auth=not self.keys),

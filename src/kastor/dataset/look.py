@@ -2,24 +2,48 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media
 from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling
-from kastor.media.cache import Fetched
-from kastor.media.fetch import Fetcher
+from kastor.media.cache import Fetched, MediaCache
+from kastor.media.fetch import Fetcher, Places
 from kastor.media.probe import Inspector
+from kastor.security.urlguard import UrlGuard
 
 MAX_REMEMBERED = 2048  # media looked at lately; the frames of a long video are some ten thousand numbers
 FETCH_THREADS = 8
 
 
+@contextmanager
+def looking(
+    cache: MediaCache,
+    places: Places,
+    *,
+    name: str,
+    guard: UrlGuard | None = None,
+    uploads: Callable[[str], Path] | None = None,
+) -> Iterator["Looker"]:
+    """A looker over the cache for as long as the block lasts; `name` is whose it is, for people who look there."""
+    lease = cache.lease(name)
+    try:
+        with Looker(Fetcher(cache, lease, places, guard=guard, uploads=uploads), Inspector()) as looker:
+            yield looker
+    finally:
+        lease.close()
+
+
 class Looker:
-    """Looks at media; for one thread at a time. Close it, or use it as a context."""
+    """Looks at media; for one thread at a time. Close it, or use it as a context.
+
+    What it fetched may be evicted from the cache once it was looked at.
+    """
 
     def __init__(self, fetcher: Fetcher, inspector: Inspector) -> None:
         self._fetcher = fetcher
@@ -55,6 +79,14 @@ class Looker:
 
     def _looked(self, media: Sequence[Media]) -> list[Looked]:
         files = list(self._threads.map(self._fetched, media))
+        try:
+            return self._inspected(media, files)
+        finally:
+            for file in files:
+                if isinstance(file, Fetched):
+                    self._fetcher.release(file)
+
+    def _inspected(self, media: Sequence[Media], files: Sequence[Fetched | MediaFault]) -> list[Looked]:
         held = [(place, file) for place, file in enumerate(files) if isinstance(file, Fetched)]
         probes = zip(held, self._inspector.probes(file.path for _, file in held), strict=True)
         looked: list[Looked] = [file if isinstance(file, MediaFault) else _UNREAD for file in files]

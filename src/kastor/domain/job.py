@@ -165,14 +165,26 @@ class AdapterShape:
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetFile:
+    """The file that a job is to be trained on, until the gate has judged it."""
+
+    name: str  # as the caller named it
+    profile: str  # of domain.dataset_limits
+    media_base: str  # folder where its relative names of media begin; empty for none
+    asked: RequestedHyperparameters  # resolved once the number of examples is known
+    settled: bool = False  # judged: the number of examples and the hyperparameters are final
+
+
+@dataclass(frozen=True, slots=True)
 class TuningSpec:
-    """Everything that decides the outcome of a job; never changes after creation."""
+    """Everything that decides the outcome of a job; changes after creation only where a dataset file is settled."""
 
     base_model: str  # catalog id, never an alias
     hyperparameters: Hyperparameters
     adapter: AdapterShape
     num_examples: int
     seed: int = 0
+    file: DatasetFile | None = None  # absent where the examples came with the request
     from_tuned: bool = False  # starts from a copy of another tuned model's adapter instead of a fresh one
 
     @property

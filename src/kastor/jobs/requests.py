@@ -6,6 +6,7 @@ Fields are named as the caller wrote them, so that a refusal can be understood; 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TypedDict
 
 from kastor.dataset.rules import text_faults, too_long
@@ -27,11 +28,22 @@ MAX_VIOLATIONS = 100  # a data set may be wrong in every line; nobody reads more
 
 
 @dataclass(frozen=True, slots=True)
+class NewDataset:
+    """A dataset file to train on: where it lies and what it is called."""
+
+    path: Path
+    name: str
+    profile: str
+    media_base: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NewTuning:
     """A tuning to start. What is `None` or empty was not said."""
 
     base_model: str  # a base, or `tunedModels/…`: the tuned model to go on from
-    examples: tuple[Example, ...]
+    examples: tuple[Example, ...] = ()
+    file: NewDataset | None = None  # in place of the examples
     hyperparameters: RequestedHyperparameters = RequestedHyperparameters()
     tuned_model_id: str | None = None
     display_name: str = ""

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from kastor.dataset.parse import encode_example
+from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import Sampling
-from kastor.domain.job import AdapterShape, Event, Snapshot, State, TuningJob, TuningSpec, resolve
+from kastor.domain.job import AdapterShape, DatasetFile, Event, Snapshot, State, TuningJob, TuningSpec, resolve
 from kastor.domain.limits import Limits
 from kastor.domain.listing import ModelFilter
 from kastor.domain.permission import Principal, Role
@@ -19,7 +20,7 @@ from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, generated_i
 from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
 from kastor.jobs.generation import require_active
-from kastor.jobs.requests import ModelChange, NewTuning, check_examples, check_settings
+from kastor.jobs.requests import ModelChange, NewDataset, NewTuning, check_examples, check_settings
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import Blobs
 from kastor.store.jobs import JobStore
@@ -68,6 +69,11 @@ class _Start:
     source: TunedModel | None = None  # whose adapter it goes on from
 
 
+def _dataset_file(new: NewTuning, file: NewDataset) -> DatasetFile:
+    base = "" if file.media_base is None else str(file.media_base)
+    return DatasetFile(file.name, dataset_limits(file.profile).name, base, new.hyperparameters)
+
+
 def random_id() -> str:
     """12 random letters and digits, as Google's operations have them."""
     return "".join(secrets.choice(ID_ALPHABET) for _ in range(12))
@@ -114,12 +120,16 @@ class TuningService:
 
         """
         start = self._start(new.base_model, caller)
-        check_examples(new.examples, self.limits)
+        if new.file is None:
+            check_examples(new.examples, self.limits)
         job = self._new_job(new, start)
         model = self._new_model(new, job, start, caller)
         with ExitStack() as undo:
             undo.callback(self._blobs.remove_job, job.id)
-            self._blobs.write_dataset(job.id, map(encode_example, new.examples))
+            if new.file is None:
+                self._blobs.write_dataset(job.id, map(encode_example, new.examples))
+            else:
+                self._blobs.keep_source(job.id, new.file.path, new.file.name)
             if start.source is not None:
                 self._blobs.copy_adapter(start.source.job_id, job.id)
             self._jobs.add(job, model)
@@ -222,7 +232,7 @@ class TuningService:
             PermissionDenied: the caller is no writer of its model.
 
         """
-        self._job(job_id, caller, Role.WRITER)
+        self.require(job_id, caller, Role.WRITER)
         job = self._jobs.request_cancel(job_id, at=self._clock())
         self._wake()
         return self._views([job])[0]
@@ -235,7 +245,7 @@ class TuningService:
             PermissionDenied: the caller is no reader of its model.
 
         """
-        job = self._job(job_id, caller, Role.READER)
+        job = self.require(job_id, caller, Role.READER)
         if not full:
             return self._views([job])[0]
         return JobView(job, tuple(self._jobs.snapshots(job_id)), tuple(self._jobs.events(job_id)))
@@ -254,7 +264,7 @@ class TuningService:
             PermissionDenied: the caller is no writer of its model.
 
         """
-        self._job(job_id, caller, Role.WRITER)
+        self.require(job_id, caller, Role.WRITER)
         try:
             with self._blobs.log(job_id).open("rb") as file:
                 file.seek(offset)
@@ -297,6 +307,7 @@ class TuningService:
             hyperparameters,
             start.adapter,
             len(new.examples),
+            file=None if new.file is None else _dataset_file(new, new.file),
             from_tuned=start.source is not None,
         )
         job_id, now = random_id(), self._clock()
@@ -325,7 +336,14 @@ class TuningService:
         check_settings(model, self.limits)
         return model
 
-    def _job(self, job_id: str, caller: Principal, role: Role) -> TuningJob:
+    def require(self, job_id: str, caller: Principal, role: Role) -> TuningJob:
+        """The job, for a caller whose role on its model is at least `role`.
+
+        Raises:
+            NotFound: there is no such job.
+            PermissionDenied: the caller's role is too small.
+
+        """
         if "\0" in job_id:  # PostgreSQL takes none
             raise NotFound(f"Job {job_id!r} does not exist.")
         job = self._jobs.get(job_id)

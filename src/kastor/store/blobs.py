@@ -15,6 +15,7 @@ from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 REMOVED = ".removed-"
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class Blobs:
@@ -37,6 +38,27 @@ class Blobs:
     def dataset(self, job_id: str) -> Path:
         """The examples, one line each."""
         return self.job_dir(job_id) / "dataset.jsonl"
+
+    def source(self, job_id: str) -> Path:
+        """The dataset file as it was handed in; exists only where the examples did not come with the request.
+
+        Raises:
+            NotFound: there is none.
+
+        """
+        folder = self.job_dir(job_id) / "source"
+        found = next(iter(folder.iterdir()), None) if folder.is_dir() else None
+        if found is None:
+            raise NotFound(f"Job {job_id} has no dataset file.")
+        return found
+
+    def plan(self, job_id: str) -> Path:
+        """What each example of the dataset will be for the model, one line each."""
+        return self.job_dir(job_id) / "plan.jsonl"
+
+    def report(self, job_id: str) -> Path:
+        """What the gate said of the dataset file."""
+        return self.job_dir(job_id) / "report.json"
 
     def checkpoints(self, job_id: str) -> Path:
         """The folder of checkpoints."""
@@ -66,6 +88,35 @@ class Blobs:
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
+
+    def keep_source(self, job_id: str, path: Path, name: str) -> None:
+        """Copy the dataset file to the job, whole or not at all; `name` tells by its ending what it holds.
+
+        Raises:
+            NotFound: there is no such file.
+            ResourceExhausted: the disk is full.
+            FailedPrecondition: it cannot be read, or the folder cannot be written to.
+
+        """
+        target = self.job_dir(job_id) / "source" / (UNSAFE.sub("_", Path(name).name) or "dataset.jsonl")
+        with storage_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with path.open("rb") as file:
+                    _write_whole(target, iter(lambda: file.read(1 << 20), b""))
+            except FileNotFoundError as error:
+                raise NotFound(f"{name} does not exist.") from error
+
+    def write(self, path: Path, chunks: Iterable[bytes]) -> None:
+        """Write one of a job's files, whole or not at all.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+            FailedPrecondition: the folder cannot be written to.
+
+        """
+        with storage_errors(path.parent):
+            _write_whole(path, chunks)
 
     def copy_adapter(self, source_job_id: str, job_id: str) -> None:
         """Make the published adapter of one job the initial one of another, which then needs the first no more.

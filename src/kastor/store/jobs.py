@@ -18,9 +18,11 @@ from kastor.domain.job import (
     ACTIVE,
     TERMINAL,
     AdapterShape,
+    DatasetFile,
     Event,
     Hyperparameters,
     JobError,
+    RequestedHyperparameters,
     Snapshot,
     State,
     TuningJob,
@@ -168,6 +170,16 @@ class JobStore:
             connection.execute(insert(table).values(values))
             return state
 
+    def settle(self, job_id: str, attempt: int, spec: TuningSpec) -> None:
+        """Keep what the gate found out about the job's dataset file.
+
+        Raises:
+            Superseded: the attempt is not the present one.
+
+        """
+        with self._database.write() as connection:
+            _owned(connection, job_id, attempt, spec=asdict(spec))
+
     def rewind(self, job_id: str, attempt: int, step: int) -> None:
         """Forget the steps after `step`: a worker goes on from its checkpoint there.
 
@@ -266,6 +278,7 @@ def tuning_job(row: RowMapping) -> TuningJob:
         spec=TuningSpec(
             **spec
             | {
+                "file": _dataset_file(spec.get("file")),
                 "hyperparameters": Hyperparameters(**spec["hyperparameters"]),
                 "adapter": AdapterShape(**spec["adapter"] | {"targets": tuple(spec["adapter"]["targets"])}),
             }
@@ -281,6 +294,12 @@ def tuning_job(row: RowMapping) -> TuningJob:
         completed_steps=row[jobs.c.completed_steps],
         error=None if code is None else JobError(Code(code), row[jobs.c.error_message]),
     )
+
+
+def _dataset_file(fields: dict[str, Any] | None) -> DatasetFile | None:
+    if fields is None:
+        return None
+    return DatasetFile(**fields | {"asked": RequestedHyperparameters(**fields["asked"])})
 
 
 def _job_values(job: TuningJob) -> dict[str, Any]:

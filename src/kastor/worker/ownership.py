@@ -13,7 +13,7 @@ from typing import TypeVar
 import structlog
 
 from kastor.domain.errors import Superseded, Unavailable
-from kastor.domain.job import Event, JobError, Snapshot, State, TuningJob
+from kastor.domain.job import Event, JobError, Snapshot, State, TuningJob, TuningSpec
 from kastor.store.jobs import JobStore
 
 T = TypeVar("T")
@@ -76,6 +76,10 @@ class Ownership:
     def record(self, snapshot: Snapshot) -> None:
         """Keep what a step did, and learn of a cancel."""
         self._see(self._patiently(lambda: self._jobs.record_step(self._job.id, self._job.attempt, snapshot)))
+
+    def settle(self, spec: TuningSpec) -> None:
+        """Keep what the gate found out about the dataset file."""
+        self._patiently(lambda: self._jobs.settle(self._job.id, self._job.attempt, spec))
 
     def rewind(self, step: int) -> None:
         """Forget the steps after `step`."""

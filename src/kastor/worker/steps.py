@@ -1,15 +1,18 @@
 """What a worker does for its job, in order: fetch, render, load, resume, train, publish."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
 import torch
 
-from kastor.dataset.rules import token_faults
+from kastor.dataset.manifest import decode_row
 from kastor.dataset.parse import decode_example
-from kastor.domain.errors import InvalidArgument
+from kastor.dataset.rules import token_faults
+from kastor.domain.errors import Internal, InvalidArgument
 from kastor.domain.job import Snapshot, TuningJob
+from kastor.domain.vision import TokenCount
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.load import compute_threads, load_base
 from kastor.models.render import Rendered, Renderer
@@ -19,6 +22,7 @@ from kastor.store.blobs import Blobs
 from kastor.training.checkpoints import Checkpoints, load_adapter, restore
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach
+from kastor.worker.judging import Judging
 from kastor.worker.ownership import Ownership, now
 
 
@@ -31,6 +35,7 @@ class Steps:
         self._blobs = blobs
         self._ownership = ownership
         self._checkpoints = Checkpoints(blobs.checkpoints(job.id))
+        self._judging = Judging(settings, job, blobs, ownership)
         self._log = structlog.get_logger()
 
     def run(self) -> bool:
@@ -38,7 +43,9 @@ class Steps:
         torch.set_num_threads(self._settings.num_threads or compute_threads())
         base = load_catalog(self._settings.catalog_file).base(self._job.spec.base_model)
         folder = ensure_local(base, self._settings.cache_dir, self._on_progress())
-        examples = self._examples(base, Renderer.open(folder, base.family))
+        renderer = Renderer.open(folder, base.family)
+        self._job = replace(self._job, spec=self._judging.settled(base, renderer))
+        examples = self._examples(base, renderer)
         model = attach(load_base(folder), self._job.spec.adapter, seed=self._job.spec.seed)
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
@@ -62,6 +69,8 @@ class Steps:
         return tell
 
     def _examples(self, base: BaseModel, renderer: Renderer) -> list[Rendered]:
+        if self._job.spec.file is not None:
+            return list(self._planned(renderer))
         with self._blobs.dataset(self._job.id).open("rb") as file:
             examples = [renderer.example(decode_example(line)) for line in file]
         longest = base.input_token_limit + base.output_token_limit
@@ -69,6 +78,20 @@ class Steps:
             for fault in token_faults(len(example.token_ids), longest, base.name):
                 raise InvalidArgument.of(f"examples[{number}]", f"{fault.message}; {fault.hint}")
         return examples
+
+    def _planned(self, renderer: Renderer) -> Iterator[Rendered]:
+        """The examples that the gate accepted, each exactly as it was planned."""
+        paths = self._blobs.dataset(self._job.id), self._blobs.plan(self._job.id)
+        with paths[0].open("rb") as examples, paths[1].open("rb") as plans:
+            for line, plan in zip(examples, plans, strict=True):
+                example, planned = decode_example(line), decode_row(plan)
+                rendered = renderer.example(example, planned.views(example))
+                if TokenCount(len(rendered.token_ids), rendered.num_supervised) != planned.tokens:
+                    raise Internal(
+                        f"Line {planned.line} became {len(rendered.token_ids)} tokens, {rendered.num_supervised} of "
+                        f"them supervised; planned were {planned.tokens.total} and {planned.tokens.supervised}."
+                    )
+                yield rendered
 
     def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
         checkpoint = self._checkpoints.latest()

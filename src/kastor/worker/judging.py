@@ -1,0 +1,119 @@
+"""The gate inside a job: a dataset file becomes the examples that are trained on, or the reason why nothing is."""
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from kastor.dataset.document import document
+from kastor.dataset.gate import Base, Gate, Outcome, Verdict
+from kastor.dataset.look import looking
+from kastor.dataset.manifest import encode_row
+from kastor.dataset.parse import encode_example
+from kastor.dataset.report import Report, judge
+from kastor.domain.dataset_limits import dataset_limits
+from kastor.domain.errors import InvalidArgument
+from kastor.domain.job import DatasetFile, TuningJob, TuningSpec, resolve
+from kastor.domain.limits import PROFILES
+from kastor.models.catalog import BaseModel
+from kastor.models.render import Renderer
+from kastor.settings import Settings
+from kastor.store.blobs import Blobs
+from kastor.worker.media import media_cache, places, uploads, url_guard
+from kastor.worker.ownership import Ownership
+
+
+class Judging:
+    """Judges one job's dataset file."""
+
+    def __init__(self, settings: Settings, job: TuningJob, blobs: Blobs, ownership: Ownership) -> None:
+        self._settings = settings
+        self._job = job
+        self._blobs = blobs
+        self._ownership = ownership
+
+    def settled(self, base: BaseModel, renderer: Renderer) -> TuningSpec:
+        """The job's spec once its dataset file is judged; nothing happens where that was done, or there is none.
+
+        Raises:
+            InvalidArgument: nothing may be trained on this file; says why.
+
+        """
+        file = self._job.spec.file
+        if file is None or file.settled:
+            return self._job.spec
+        report = self._judged(file, base, renderer)
+        ledger = report.training.ledger
+        if report.refusals:
+            raise InvalidArgument(f"{file.name}: {' '.join(report.refusals)}")
+        dropped = f", {ledger.num_dropped:,} dropped" if ledger.num_dropped else ""
+        self._ownership.note(f"{ledger.num_accepted:,} of {ledger.num_rows:,} examples accepted{dropped}")
+        spec = replace(
+            self._job.spec,
+            num_examples=ledger.num_accepted,
+            hyperparameters=resolve(file.asked, ledger.num_accepted, PROFILES[self._settings.profile]),
+            file=replace(file, settled=True),
+        )
+        self._ownership.settle(spec)
+        return spec
+
+    def _judged(self, file: DatasetFile, base: BaseModel, renderer: Renderer) -> Report:
+        """The report, stored; what was accepted lies in the job's folder."""
+        source = self._blobs.source(self._job.id)
+        known = Base(base.name, base.input_token_limit + base.output_token_limit, base.family.vision, renderer)
+        with ExitStack() as stack:
+            looker = stack.enter_context(
+                looking(
+                    media_cache(self._settings),
+                    places(self._settings, file),
+                    name=self._job.id,
+                    guard=url_guard(self._settings),
+                    uploads=uploads(self._settings, self._job),
+                )
+            )
+            accepted = stack.enter_context(_Accepted(self._blobs, self._job.id))
+            limits = dataset_limits(file.profile, self._settings.dataset_limits)
+            report = judge(Gate(limits, known, looker.look), source, on_verdict=accepted.add)
+            self._blobs.write(self._blobs.report(self._job.id), [orjson.dumps(document(report))])
+            if not report.refusals:
+                accepted.keep()
+        return report
+
+
+class _Accepted:
+    """Accepted examples and their plans, written as they come; they get their names only when all are there."""
+
+    def __init__(self, blobs: Blobs, job_id: str) -> None:
+        self._targets = (blobs.dataset(job_id), blobs.plan(job_id))
+        self._files: tuple[BinaryIO, ...] = ()
+
+    def __enter__(self) -> "_Accepted":
+        self._files = tuple(_partial(target).open("wb") for target in self._targets)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file, target in zip(self._files, self._targets, strict=True):
+            file.close()
+            _partial(target).unlink(missing_ok=True)
+
+    def add(self, verdict: Verdict) -> None:
+        """Write the row, if it was accepted."""
+        if verdict.outcome is not Outcome.ACCEPTED or verdict.example is None or verdict.plan is None:
+            return
+        dataset, plans = self._files
+        dataset.write(encode_example(verdict.example) + b"\n")
+        plans.write(encode_row(verdict.line, verdict.example, verdict.plan, verdict.seen or {}) + b"\n")
+
+    def keep(self) -> None:
+        """Give both files their names."""
+        for file, target in zip(self._files, self._targets, strict=True):
+            file.flush()
+            os.fsync(file.fileno())
+            _partial(target).replace(target)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")

@@ -1,0 +1,47 @@
+"""Where a job's media come from, as the operator allows it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kastor.domain.job import DatasetFile, TuningJob
+from kastor.domain.permission import Principal
+from kastor.jobs.files import FileService
+from kastor.media.cache import MediaCache
+from kastor.media.fetch import Places
+from kastor.security.urlguard import UrlGuard
+from kastor.settings import Settings
+from kastor.store.database import open_database
+from kastor.store.file_blobs import FileBlobs
+from kastor.store.files import FileStore
+from kastor.store.registry import ModelStore
+
+
+def media_cache(settings: Settings) -> MediaCache:
+    """The cache of fetched media, shared by jobs and generation."""
+    return MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
+
+
+def places(settings: Settings, file: DatasetFile) -> Places:
+    """The folders and buckets that the dataset may name."""
+    base = Path(file.media_base) if file.media_base else None
+    return Places(tuple(settings.media_folders), tuple(settings.media_buckets), base)
+
+
+def url_guard(settings: Settings) -> UrlGuard:
+    """Which addresses may be fetched from."""
+    return UrlGuard(allowed=tuple(settings.media_addresses))
+
+
+def uploads(settings: Settings, job: TuningJob) -> Callable[[str], Path]:
+    """Where the content of `files/…` lies, for the files that the model's owner may see."""
+    database = open_database(settings.resolved_database_url)
+    service = FileService(
+        files=FileStore(database),
+        blobs=FileBlobs(settings.data_dir),
+        clock=lambda: datetime.now(UTC),
+        max_file_bytes=settings.max_file_bytes,
+        ttl=timedelta(hours=settings.file_ttl_hours),
+    )
+    owner = Principal(ModelStore(database).get(job.tuned_model_id).owner)
+    return lambda name: service.path_of(name, owner)
