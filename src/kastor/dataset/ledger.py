@@ -11,6 +11,7 @@ from kastor.dataset.issues import Issue
 from kastor.domain.dataset_limits import DatasetLimits
 
 MAX_KEPT_ISSUES = 1000  # of a file that is wrong in every line the rest is only counted
+MAX_FIRST_ISSUES = 5  # of each rule
 
 
 @dataclass(slots=True)
@@ -22,23 +23,33 @@ class Ledger:
     rejected_by_rule: Counter[str] = field(default_factory=Counter)
     issues: list[Issue] = field(default_factory=list)  # the first `MAX_KEPT_ISSUES`, why rows were not accepted
     notes: Counter[str] = field(default_factory=Counter)  # rule -> accepted rows that it has something to say about
-    dropped: list[Issue] = field(default_factory=list)  # the first issue of the first dropped rows
+    dropped: list[tuple[int, Issue]] = field(default_factory=list)  # the first dropped rows, from 1, and why
+    first: dict[str, list[Issue]] = field(default_factory=dict)  # rule -> its first issues, notes among them
 
     def add(self, verdict: Verdict) -> None:
         """Count a row; one that breaks several rules counts for its first."""
         self.counts[verdict.outcome] += 1
-        if verdict.outcome is Outcome.ACCEPTED:
-            self.notes.update(issue.rule for issue in verdict.issues)
+        if not verdict.issues:
             return
         first = verdict.issues[0]
+        self._remember(verdict.issues)
+        if verdict.outcome is Outcome.ACCEPTED:
+            self.notes.update({issue.rule for issue in verdict.issues})
+            return
         if verdict.outcome is Outcome.DROPPED:
             self.dropped_by_rule[first.rule] += 1
             if len(self.dropped) < MAX_KEPT_ISSUES:
-                self.dropped.append(first)
+                self.dropped.append((self.num_rows, first))
         else:
             self.rejected_by_rule[first.rule] += 1
         if len(self.issues) < MAX_KEPT_ISSUES:
             self.issues += verdict.issues
+
+    def _remember(self, issues: tuple[Issue, ...]) -> None:
+        for issue in issues:
+            firsts = self.first.setdefault(issue.rule, [])
+            if len(firsts) < MAX_FIRST_ISSUES:
+                firsts.append(issue)
 
     @property
     def num_rows(self) -> int:

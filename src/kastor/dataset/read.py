@@ -8,8 +8,9 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -26,22 +27,30 @@ Columns = tuple[str | None, str | None]
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is no example (inline media of 20 MB take 27 MB); of a compressed file it may be a bomb."""
+BUFFER_BYTES = 1 << 20
 MAX_WHOLE_BYTES = 512 * 1024 * 1024
 """An array or a CSV is read at once; larger ones are asked for as JSON lines."""
 GZIP, ZSTD, BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xbf"
 
 
-def read_rows(path: Path, *, input_key: str | None = None, output_key: str | None = None) -> Iterator[Row | Issue]:
+def read_rows(
+    path: Path,
+    *,
+    input_key: str | None = None,
+    output_key: str | None = None,
+    on_bytes: Callable[[int], None] = lambda num_bytes: None,
+) -> Iterator[Row | Issue]:
     """Every row of the file in order, good ones as `Row`, faulty ones as `Issue`.
 
-    `input_key` and `output_key` name the fields (or CSV columns) of a pair when they are not the usual ones.
+    `input_key` and `output_key` name the fields (or CSV columns) of a pair when they are not the usual ones. `on_bytes`
+    is told from time to time how many bytes of the file, packed as it may be, were read.
 
     Raises:
         InvalidArgument: the file cannot be read at all, or a CSV lacks the columns.
 
     """
     keys = (_keys(input_key, INPUT_COLUMNS), _keys(output_key, OUTPUT_COLUMNS))
-    with _opened(path) as file:
+    with _opened(path, on_bytes) as file:
         if Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower() in (".csv", ".tsv"):
             yield from _csv_rows(path, _whole(file, path), keys)
             return
@@ -70,21 +79,54 @@ def read_examples(path: Path, *, input_key: str | None = None, output_key: str |
     return [item.example for item in items if isinstance(item, Row)]
 
 
+def original_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line of a file of JSON lines, unpacked, with its number and its end; of any longer than allowed nothing.
+
+    Raises:
+        InvalidArgument: the file cannot be read.
+
+    """
+    with _opened(path) as file:
+        for number in count(1):
+            line = file.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            too_long = len(line) > MAX_LINE_BYTES
+            while too_long and line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE_BYTES)
+            yield number, b"" if too_long else line
+
+
+class _Counted(io.FileIO):
+    """A file that tells how far it was read."""
+
+    def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
+        super().__init__(path)
+        self._on_bytes = on_bytes
+        self._num_bytes = 0
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401  # anything that can be written to
+        """As of any file."""
+        size = super().readinto(buffer)
+        self._num_bytes += size or 0
+        self._on_bytes(self._num_bytes)
+        return size
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None) -> Iterator[BinaryIO]:
     """The file's bytes, unpacked if its first bytes say that it is packed."""
     try:
-        with path.open("rb") as raw:
-            magic = raw.read(4)
-            raw.seek(0)
+        with io.BufferedReader(_Counted(path, on_bytes), BUFFER_BYTES) as raw:
+            magic = raw.peek(4)[:4]
             if magic.startswith(GZIP):
-                with gzip.GzipFile(fileobj=raw) as unpacked:
+                with gzip.GzipFile(fileobj=cast(BinaryIO, raw)) as unpacked:
                     yield cast(BinaryIO, unpacked)
             elif magic == ZSTD:
                 with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as reader:
                     yield io.BufferedReader(cast(io.RawIOBase, reader), 1 << 20)
             else:
-                yield raw
+                yield cast(BinaryIO, raw)
     except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
         raise InvalidArgument(f"{path} cannot be unpacked: {error}.") from error
     except OSError as error:

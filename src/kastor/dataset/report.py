@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kastor.dataset.gate import Gate, Outcome, Verdict
+from kastor.dataset.gate import Gate, Verdict
 from kastor.dataset.ledger import Ledger, refusals, validation_refusals
 from kastor.dataset.read import Columns, read_rows
 from kastor.dataset.stats import TEXT_ONLY, Duplicates, Statistics
 
 OnVerdict = Callable[[Verdict], None]
 """Told of every verdict, in order: progress, a file of rejects, thumbnails."""
+OnBytes = Callable[[Path, int], None]
+"""Told now and then how many bytes of a file, as it lies on the disk, were read."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class Report:
     refusals: tuple[str, ...]  # why nothing may be trained; empty if it may be
     duplicates: Duplicates  # in the training file
     leaked: Duplicates  # validation examples that are trained on
+    partial: bool = False  # interrupted: what was read by then
 
 
 def judge(
@@ -53,30 +56,66 @@ def judge(
         InvalidArgument: a file cannot be read at all.
 
     """
-    trained = _judged(gate, training, columns, on_verdict)
-    held_out = None if validation is None else _judged(gate, validation, columns, on_verdict)
-    said = _refusals(gate, trained)
-    if held_out is not None:
-        said += [f"Validation: {sentence}" for sentence in _refusals(gate, held_out)]
-        said += validation_refusals(held_out.ledger.num_accepted, trained.ledger.num_accepted, gate.limits)
-    return Report(
-        gate,
-        trained,
-        held_out,
-        tuple(said),
-        trained.statistics.duplicates(),
-        Duplicates(0, ()) if held_out is None else held_out.statistics.leaked_from(trained.statistics),
-    )
+    judging = Judging(gate, training, validation)
+    judging.run(columns=columns, on_verdict=on_verdict)
+    return judging.report()
 
 
-def _judged(gate: Gate, path: Path, columns: Columns, on_verdict: OnVerdict) -> Judged:
-    judged = Judged(path)
-    for verdict in gate.verdicts(read_rows(path, input_key=columns[0], output_key=columns[1])):
-        judged.ledger.add(verdict)
-        if verdict.outcome is Outcome.ACCEPTED and verdict.example is not None and verdict.plan is not None:
-            judged.statistics.add(verdict.line, verdict.example, verdict.plan.tokens)
-        on_verdict(verdict)
-    return judged
+class Judging:
+    """A dataset while it is judged: what there is to report can be had at any time."""
+
+    def __init__(self, gate: Gate, training: Path, validation: Path | None = None) -> None:
+        self.gate = gate
+        self.training = Judged(training)
+        self.validation = None if validation is None else Judged(validation)
+        self._done = False
+
+    def run(
+        self,
+        *,
+        columns: Columns = (None, None),
+        on_verdict: OnVerdict = lambda verdict: None,
+        on_bytes: OnBytes = lambda path, num_bytes: None,
+    ) -> None:
+        """Judge all rows, those of the training file first.
+
+        Raises:
+            InvalidArgument: a file cannot be read at all.
+
+        """
+        for judged in (self.training, self.validation):
+            if judged is not None:
+                self._run(judged, columns, on_verdict, on_bytes)
+        self._done = True
+
+    def _run(self, judged: Judged, columns: Columns, on_verdict: OnVerdict, on_bytes: OnBytes) -> None:
+        def read(num_bytes: int) -> None:
+            on_bytes(judged.path, num_bytes)
+
+        rows = read_rows(judged.path, input_key=columns[0], output_key=columns[1], on_bytes=read)
+        count, learn = judged.ledger.add, judged.statistics.add
+        for verdict in self.gate.verdicts(rows):
+            count(verdict)
+            if verdict.example is not None and verdict.plan is not None:
+                learn(verdict.line, verdict.example, verdict.plan.tokens)
+            on_verdict(verdict)
+
+    def report(self) -> Report:
+        """The report on what was judged so far; partial if there is more."""
+        trained, held_out = self.training, self.validation
+        said = _refusals(self.gate, trained)
+        if held_out is not None:
+            said += [f"Validation: {sentence}" for sentence in _refusals(self.gate, held_out)]
+            said += validation_refusals(held_out.ledger.num_accepted, trained.ledger.num_accepted, self.gate.limits)
+        return Report(
+            self.gate,
+            trained,
+            held_out,
+            tuple(said),
+            trained.statistics.duplicates(),
+            Duplicates(0, ()) if held_out is None else held_out.statistics.leaked_from(trained.statistics),
+            partial=not self._done,
+        )
 
 
 def _refusals(gate: Gate, judged: Judged) -> list[str]:

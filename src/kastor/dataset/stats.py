@@ -7,11 +7,12 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kastor.domain.content import Content, Example, Media, Text
+from kastor.dataset.preamble import Preambles, Shared
+from kastor.domain.content import Content, Example, Media, Part, Text
 from kastor.domain.media import MediaKind
 from kastor.domain.vision import TokenCount
 
@@ -21,6 +22,9 @@ MAX_SHOWN_CHARS = 397
 MAX_DUPLICATES = 100
 TEXT_ONLY = "text only"
 MASK = (1 << 64) - 1
+
+Group = tuple[tuple[str, ...], bool, bool]
+"""Kinds of media, whether there are two turns, whether there is a system instruction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +95,40 @@ class Statistics:
     lines: "array[int]" = field(default_factory=lambda: array("Q"))
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
     num_characters: int = 0
-    slices: Counter[str] = field(default_factory=Counter)
     examples: list[Content] = field(default_factory=list)  # turns of the first ones, their texts cut
+    _groups: dict[Group, int] = field(default_factory=dict)
+    _preambles: Preambles = field(default_factory=Preambles)
 
     def add(self, line: int, example: Example, tokens: TokenCount | None) -> None:
         """Count an accepted row."""
+        contents = example.contents
         self.lines.append(line)
         self.digests.append(hash(example) & MASK)  # 64 bits that tell examples apart, in this process
-        self.num_messages.append(min(len(example.contents), 0xFFFF))
+        self.num_messages.append(len(contents) if len(contents) < 0xFFFF else 0xFFFF)
         self.num_characters += example.prompt.num_chars + len(example.contents[-1].text)
-        self.slices.update(_slices(example))
+        group = (_kinds(example), len(contents) == 2, example.system is not None)
+        self._groups[group] = self._groups.get(group, 0) + 1
+        self._preambles.add(example)
         if tokens is not None:
             self.input_tokens.append(tokens.total - tokens.supervised)
             self.output_tokens.append(tokens.supervised)
         if len(self.lines) <= NUM_SHOWN_EXAMPLES:
-            self.examples += [_cut(content) for content in example.contents]
+            self.examples += [_cut(content) for content in contents]
+
+    @property
+    def slices(self) -> Counter[str]:
+        """How many rows each group has; a row is in several groups."""
+        found: Counter[str] = Counter()
+        for (kinds, two_turns, system), number in self._groups.items():
+            found[" and ".join(kinds) if kinds else TEXT_ONLY] += number
+            found["one turn" if two_turns else "several turns"] += number
+            if system:
+                found["with system instruction"] += number
+        return found
+
+    def preambles(self) -> list[Shared]:
+        """What nearly all prompts share."""
+        return self._preambles.found()
 
     @property
     def tokens(self) -> list[int]:
@@ -151,12 +174,9 @@ def _repeated(rows: Statistics, among: Statistics) -> Duplicates:
     return Duplicates(len(chosen), pairs)
 
 
-def _slices(example: Example) -> list[str]:
-    """The groups that an example belongs to."""
-    kinds = sorted({_kind(media) for media in example.media})
-    turns = "one turn" if len(example.contents) == 2 else "several turns"
-    groups = [" and ".join(kinds) if kinds else TEXT_ONLY, turns]
-    return groups if example.system is None else [*groups, "with system instruction"]
+def _kinds(example: Example) -> tuple[str, ...]:
+    others = example.others
+    return tuple(sorted({_kind(media) for media in example.media})) if others else ()
 
 
 def _kind(media: Media) -> str:
@@ -164,10 +184,10 @@ def _kind(media: Media) -> str:
 
 
 def _cut(content: Content) -> Content:
-    parts = tuple(
-        Text(part.text[:MAX_SHOWN_CHARS] + "...")
-        if isinstance(part, Text) and len(part.text) > MAX_SHOWN_CHARS
-        else part
-        for part in content.parts
-    )
-    return Content(content.role, parts)
+    return Content(content.role, tuple(map(_cut_part, content.parts)))
+
+
+def _cut_part(part: Part) -> Part:
+    if isinstance(part, Text) and len(part.text) > MAX_SHOWN_CHARS:
+        return Text(part.text[:MAX_SHOWN_CHARS] + "...")
+    return replace(part, data=b"") if isinstance(part, Media) else part  # millions of bytes, perhaps
