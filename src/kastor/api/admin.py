@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kastor.api.http import Call, Endpoints, Reply
+from kastor.api.framing import JSON_TYPE
+from kastor.api.http import Call, Endpoints, Listed, Reply
 from kastor.api.paging import page_size, place_token, time_and_id
-from kastor.api.wire import Float32, Wire, timestamp
+from kastor.api.tuned_models import HyperparametersIn, requested
+from kastor.api.wire import Float32, Wire, message, timestamp
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Event, Snapshot, State
+from kastor.jobs.datasets import DatasetService
+from kastor.jobs.requests import NewTuning
 from kastor.jobs.service import LATEST_STEPS, JobView, TuningService
 
 PREFIX = "/kastor/v1"
@@ -81,21 +85,62 @@ class JobOut(Wire):
     snapshots: list[StepOut] | None = None
 
 
+class NewJobIn(Wire):
+    """A tuning on a dataset file: what the dialects' messages do not carry.
+
+    `dataset` is an uploaded file, `files/…`, or a path under the operator's `media_folders`.
+    """
+
+    dataset: str
+    base_model: str = ""
+    tuned_model_id: str | None = None
+    display_name: str | None = None
+    description: str | None = None
+    profile: str | None = None
+    media_folder: str | None = None
+    hyperparameters: HyperparametersIn | None = None
+
+
 class AdminRoutes:
     """Handlers of the jobs."""
 
-    def __init__(self, service: TuningService) -> None:
+    def __init__(self, service: TuningService, datasets: DatasetService) -> None:
         self._service = service
+        self._datasets = datasets
 
     def routes(self, endpoints: Endpoints) -> Sequence[Route]:
         """All of them."""
         jobs, job = f"{PREFIX}/jobs", f"{PREFIX}/jobs/{{job}}"
         return [
-            endpoints.route(jobs, "GET", self.list_jobs, query=("page_size", "page_token")),
+            endpoints.route(jobs, "POST", self.create, takes=NewJobIn, gives=JobOut),
+            endpoints.route(f"{job}/report", "GET", self.report),
+            endpoints.route(
+                jobs, "GET", self.list_jobs, query=("page_size", "page_token"), gives=Listed("jobs", JobOut)
+            ),
             endpoints.route(f"{job}/log", "GET", self.log, query=("offset",)),
-            endpoints.route(f"{job}:cancel", "POST", self.cancel),
-            endpoints.route(job, "GET", self.get, query=("view",)),
+            endpoints.route(f"{job}:cancel", "POST", self.cancel, gives=JobOut),
+            endpoints.route(job, "GET", self.get, query=("view",), gives=JobOut),
         ]
+
+    def create(self, call: Call) -> Reply:
+        """A job that tunes on a dataset file, which is judged before anything is trained."""
+        body = message(NewJobIn, call.body)
+        asked = body.hyperparameters or HyperparametersIn()
+        new = NewTuning(
+            base_model=body.base_model,
+            hyperparameters=requested(asked),
+            tuned_model_id=body.tuned_model_id,
+            display_name=body.display_name or "",
+            description=body.description or "",
+        )
+        tuning = self._datasets.create(
+            new, body.dataset, call.principal, profile=body.profile, media_folder=body.media_folder
+        )
+        return job_out(JobView(tuning.job, ())).json_value()
+
+    def report(self, call: Call) -> Reply:
+        """What the gate said of the job's dataset file."""
+        return Response(self._datasets.report(call.path["job"], call.principal), media_type=JSON_TYPE)
 
     def list_jobs(self, call: Call) -> Reply:
         """Jobs, newest first."""

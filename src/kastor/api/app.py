@@ -21,9 +21,12 @@ from kastor.api.generate import GenerateRoutes
 from kastor.api.guard import LocalOnly, with_cors
 from kastor.api.http import Endpoint, Endpoints, json_response
 from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz
+from kastor.api.openapi import PATH as OPENAPI
+from kastor.api.openapi import Description
 from kastor.api.permissions import PermissionRoutes
 from kastor.api.uploads import UploadRoutes
 from kastor.domain.errors import Internal, KastorError, NotFound, Unimplemented
+from kastor.jobs.datasets import DatasetService
 from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
@@ -39,6 +42,7 @@ class Services:
     generation: GenerationService
     sharing: SharingService
     files: FileService
+    datasets: DatasetService
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def make_app(
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
     endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing, tuning.version)
     gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
-    admin, permissions = AdminRoutes(tuning), PermissionRoutes(services.sharing)
+    admin, permissions = AdminRoutes(tuning, services.datasets), PermissionRoutes(services.sharing)
     routes: list[BaseRoute] = [Route("/healthz", healthz(instance)), Route("/metrics", metrics.scrape)]
     for version in VERSIONS:
         routes += generate.routes(endpoints, version)
@@ -78,6 +82,7 @@ def make_app(
     routes += UploadRoutes(services.files).routes(endpoints, VERSIONS)
     routes.append(Route(DISCOVERY, Discovery(services.files.max_file_bytes).answer))
     routes += admin.routes(endpoints)
+    routes.append(Route(OPENAPI, Description(routes).answer))
     routes.sort(key=lambda route: not _polled(route))  # the router tries one after the other: these come first
     app = Starlette(
         routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted, Exception: _bug}

@@ -13,7 +13,7 @@ from starlette.responses import FileResponse
 from starlette.routing import Route
 
 from kastor.api.gemini import PAGED
-from kastor.api.http import Call, Endpoints, Reply
+from kastor.api.http import Call, Endpoints, Listed, Reply
 from kastor.api.paging import page_size, place_token, time_and_id
 from kastor.api.wire import Wire, shown, timestamp
 from kastor.domain.errors import InvalidArgument
@@ -107,10 +107,10 @@ class FileRoutes:
         """All of them under one version."""
         files, file = f"{version}/files", f"{version}/files/{{file}}"
         return [
-            endpoints.route(files, "POST", self.create),
-            endpoints.route(files, "GET", self.list_files, query=PAGED),
+            endpoints.route(files, "POST", self.create, takes=UploadIn),
+            endpoints.route(files, "GET", self.list_files, query=PAGED, gives=Listed("files", FileOut)),
             endpoints.route(f"{file}:download", "GET", self.download, alts=("media", "json")),
-            endpoints.route(file, "GET", self.get),
+            endpoints.route(file, "GET", self.get, gives=FileOut),
             endpoints.route(file, "DELETE", self.delete),
         ]
 

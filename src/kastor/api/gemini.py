@@ -8,9 +8,19 @@ from collections.abc import Mapping, Sequence
 from starlette.routing import Route
 
 from kastor.api.filters import model_filter, operation_filter
-from kastor.api.http import Call, Endpoints, Reply
+from kastor.api.http import Call, Endpoints, Listed, Reply
 from kastor.api.paging import page_size, parts_of, place_token, time_and_id, token_of
-from kastor.api.tuned_models import TunedModelIn, base_model, model_change, new_tuning, operation, tuned_model
+from kastor.api.tuned_models import (
+    ModelOut,
+    OperationOut,
+    TunedModelIn,
+    TunedModelOut,
+    base_model,
+    model_change,
+    new_tuning,
+    operation,
+    tuned_model,
+)
 from kastor.api.wire import Wire, message
 from kastor.domain.listing import ModelFilter
 from kastor.jobs.generation import GenerationService
@@ -19,6 +29,7 @@ from kastor.jobs.service import Page, Tuning, TuningService
 VERSIONS = ("/v1", "/v1beta", "/v1alpha")
 PAGED = ("page_size", "page_token")
 OPERATIONS = (*PAGED, "filter", "return_partial_success")  # of the last one: nothing here is ever unreachable
+LISTED_OPERATIONS = Listed("operations", OperationOut)
 MODELS_PAGE_SIZE = 50
 
 
@@ -39,19 +50,21 @@ class GeminiRoutes:
         models, model = f"{version}/tunedModels", f"{version}/tunedModels/{{model}}"
         operations, one_operation = f"{model}/operations", f"{model}/operations/{{operation}}"
         return [
-            route(models, "POST", self.create, query=("tuned_model_id",)),
-            route(models, "GET", self.list_models, query=(*PAGED, "filter")),
-            route(f"{model}:cancel", "POST", self.cancel_model),
-            route(model, "GET", self.get),
-            route(model, "PATCH", self.patch, query=("update_mask",)),
+            route(models, "POST", self.create, query=("tuned_model_id",), takes=TunedModelIn, gives=OperationOut),
+            route(
+                models, "GET", self.list_models, query=(*PAGED, "filter"), gives=Listed("tunedModels", TunedModelOut)
+            ),
+            route(f"{model}:cancel", "POST", self.cancel_model, takes=Empty),
+            route(model, "GET", self.get, gives=TunedModelOut),
+            route(model, "PATCH", self.patch, query=("update_mask",), takes=TunedModelIn, gives=TunedModelOut),
             route(model, "DELETE", self.delete),
-            route(operations, "GET", self.list_operations, query=OPERATIONS),
-            route(f"{one_operation}:cancel", "POST", self.cancel_operation),
-            endpoints.polled(one_operation, self.get_operation),
+            route(operations, "GET", self.list_operations, query=OPERATIONS, gives=LISTED_OPERATIONS),
+            route(f"{one_operation}:cancel", "POST", self.cancel_operation, takes=Empty),
+            endpoints.polled(one_operation, self.get_operation, gives=OperationOut),
             route(one_operation, "DELETE", self.delete_operation),
-            route(f"{version}/operations", "GET", self.all_operations, query=OPERATIONS),
-            route(f"{version}/models", "GET", self.list_bases, query=PAGED),
-            route(f"{version}/models/{{model}}", "GET", self.get_base),
+            route(f"{version}/operations", "GET", self.all_operations, query=OPERATIONS, gives=LISTED_OPERATIONS),
+            route(f"{version}/models", "GET", self.list_bases, query=PAGED, gives=Listed("models", ModelOut)),
+            route(f"{version}/models/{{model}}", "GET", self.get_base, gives=ModelOut),
         ]
 
     def create(self, call: Call) -> Reply:

@@ -46,9 +46,11 @@ class GenerateRoutes:
         for kind in ("tunedModels", "models"):
             model = f"{version}/{kind}/{{{kind}}}"
             made += [
-                endpoints.generating(f"{model}:generateContent", self.generate),
-                endpoints.generating(f"{model}:streamGenerateContent", self.stream, sse=True),
-                endpoints.generating(f"{model}:countTokens", self.count),
+                endpoints.generating(f"{model}:generateContent", self.generate, takes=GenerateIn, gives=GenerateOut),
+                endpoints.generating(
+                    f"{model}:streamGenerateContent", self.stream, takes=GenerateIn, gives=GenerateOut, sse=True
+                ),
+                endpoints.generating(f"{model}:countTokens", self.count, takes=CountIn, gives=CountOut),
             ]
         return made
 

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from kastor.api.framing import JSON_TYPE, Array, Events, Framing
 from kastor.api.memory import Memory, Version
-from kastor.api.wire import dumped
+from kastor.api.wire import Wire, dumped
 from kastor.domain.errors import (
     FieldViolation,
     Internal,
@@ -77,6 +77,22 @@ class Stream:
     rest: Generator[Mapping[str, object], None, None]
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of a list: the items' field, and what they are."""
+
+    field: str
+    item: type[Wire]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A method as the description of the API has it: the message it takes, if any, and the one it gives."""
+
+    takes: type[Wire] | None = None
+    gives: type[Wire] | Listed | None = None  # `None` is an empty object
+
+
 Reply = Mapping[str, object] | Response | Stream
 Handler = Callable[[Call], Reply]
 
@@ -108,19 +124,32 @@ class Endpoints:
         self._checking_tokens = anyio.CapacityLimiter(MAX_AUTHENTICATING_THREADS)
 
     def route(
-        self, path: str, method: str, handler: Handler, *, query: Iterable[str] = (), alts: Sequence[str] = ("json",)
+        self,
+        path: str,
+        method: str,
+        handler: Handler,
+        *,
+        query: Iterable[str] = (),
+        alts: Sequence[str] = ("json",),
+        takes: type[Wire] | None = None,
+        gives: type[Wire] | Listed | None = None,
     ) -> Route:
         """A route whose answer is quick; `query` are the parameters it knows, in snake_case, `alts` its formats."""
-        return Route(path, Endpoint(self, handler, frozenset(query), alts=alts), methods=[method])
+        said = Described(takes, gives)
+        return Route(path, Endpoint(self, handler, frozenset(query), said, alts=alts), methods=[method])
 
-    def polled(self, path: str, handler: Handler) -> Route:
+    def polled(self, path: str, handler: Handler, *, gives: type[Wire]) -> Route:
         """A GET route that clients ask without delay: its answer is given again while nothing was written."""
-        return Route(path, Endpoint(self, handler, frozenset(), memory=self._memory), methods=["GET"])
+        said = Described(gives=gives)
+        return Route(path, Endpoint(self, handler, frozenset(), said, memory=self._memory), methods=["GET"])
 
-    def generating(self, path: str, handler: Handler, *, sse: bool = False) -> Route:
+    def generating(
+        self, path: str, handler: Handler, *, takes: type[Wire], gives: type[Wire], sse: bool = False
+    ) -> Route:
         """A POST route whose answer takes its time, and is given up when the caller goes away."""
-        alts = ("json", "sse") if sse else ("json",)
-        return Route(path, Endpoint(self, handler, frozenset(), alts=alts, limiter=self._generating), methods=["POST"])
+        alts, said = ("json", "sse") if sse else ("json",), Described(takes, gives)
+        endpoint = Endpoint(self, handler, frozenset(), said, alts=alts, limiter=self._generating)
+        return Route(path, endpoint, methods=["POST"])
 
     def caller(self, headers: Headers, query: Mapping[str, str]) -> Principal:
         """Who calls. Blocks, and raises, as `Authenticator.principal` does."""
@@ -182,6 +211,7 @@ class Endpoint:
         shared: Endpoints,
         handler: Handler,
         query: frozenset[str],
+        described: Described,
         *,
         alts: Sequence[str] = ("json",),
         limiter: anyio.CapacityLimiter | None = None,
@@ -189,8 +219,9 @@ class Endpoint:
     ) -> None:
         self._shared = shared
         self._handler = handler
-        self._query = query
-        self._alts = alts
+        self.query = query
+        self.described = described
+        self.alts = alts
         self._limiter = limiter
         self._memory = memory
 
@@ -211,7 +242,7 @@ class Endpoint:
             InvalidArgument: it does not.
 
         """
-        check_query(query, self._query, self._alts)
+        check_query(query, self.query, self.alts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

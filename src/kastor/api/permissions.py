@@ -5,7 +5,7 @@ from typing import Annotated
 
 from starlette.routing import Route
 
-from kastor.api.http import Call, Endpoints, Reply
+from kastor.api.http import Call, Endpoints, Listed, Reply
 from kastor.api.paging import page_size, place_token, time_and_id
 from kastor.api.tuned_models import OutputOnly
 from kastor.api.wire import Wire, enum_field, message
@@ -42,6 +42,9 @@ class TransferIn(Wire):
     email_address: str | None = None
 
 
+LISTED = Listed("permissions", PermissionOut)
+
+
 class PermissionRoutes:
     """Handlers of the permissions. Each one: read the message, call the service, write the message."""
 
@@ -54,11 +57,16 @@ class PermissionRoutes:
         model = f"{version}/tunedModels/{{model}}"
         permissions, permission = f"{model}/permissions", f"{model}/permissions/{{permission}}"
         return [
-            route(f"{model}:transferOwnership", "POST", self.transfer_ownership),
-            route(permissions, "POST", self.create),
-            route(permissions, "GET", self.list_permissions, query=("page_size", "page_token")),
-            route(permission, "GET", self.get),
-            route(permission, "PATCH", self.patch, query=("update_mask",)),
+            route(f"{model}:transferOwnership", "POST", self.transfer_ownership, takes=TransferIn),
+            route(permissions, "POST", self.create, takes=PermissionIn, gives=PermissionOut),
+            route(permissions, "GET", self.list_permissions, query=("page_size", "page_token"), gives=LISTED),
+            route(permission, "GET", self.get, gives=PermissionOut),
+            route(
+                *(permission, "PATCH", self.patch),
+                query=("update_mask",),
+                takes=PermissionIn,
+                gives=PermissionOut,
+            ),
             route(permission, "DELETE", self.delete),
         ]
 

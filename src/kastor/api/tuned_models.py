@@ -202,18 +202,23 @@ def new_tuning(body: TunedModelIn, tuned_model_id: str | None) -> NewTuning:
     return NewTuning(
         base_model=_source(body),
         examples=tuple(Example.pair(pair.text_input, pair.output) for pair in pairs),
-        hyperparameters=RequestedHyperparameters(
-            num_epochs=asked.epoch_count,
-            batch_size=asked.batch_size,
-            learning_rate=asked.learning_rate,
-            learning_rate_multiplier=asked.learning_rate_multiplier,
-        ),
+        hyperparameters=requested(asked),
         tuned_model_id=tuned_model_id,
         display_name=body.display_name or "",
         description=body.description or "",
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
+    )
+
+
+def requested(asked: HyperparametersIn) -> RequestedHyperparameters:
+    """What was asked for."""
+    return RequestedHyperparameters(
+        num_epochs=asked.epoch_count,
+        batch_size=asked.batch_size,
+        learning_rate=asked.learning_rate,
+        learning_rate_multiplier=asked.learning_rate_multiplier,
     )
 
 
