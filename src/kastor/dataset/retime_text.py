@@ -193,13 +193,16 @@ class Timed:
         begin, end = doing.window.clipped(mark)
         zero = doing.window.zero
         moved = [(mark.start, begin - zero), (mark.end, end - zero), (mark.length, end - begin)]
+        cut = end < mark.interval[1]
         for stamp, seconds in moved:
             if stamp is not None:
-                doing.edits.append((stamp.begin, stamp.stop, stamp.form.written(seconds, ties_up=doing.ties_up)))
+                down = cut and stamp is not mark.start
+                written = stamp.form.written(seconds, ties_up=doing.ties_up, down=down)
+                doing.edits.append((stamp.begin, stamp.stop, written))
         if (begin, end) != mark.interval:
             before = self.text[mark.start.begin : (mark.end or mark.start).stop]
             last = mark.end or mark.start
-            after = mark.start.form.written(begin - zero), last.form.written(end - zero)
+            after = mark.start.form.written(begin - zero), last.form.written(end - zero, down=cut)
             doing.notes.append(f"clipped at the cut: {before} is {after[0]} to {after[1]} here")
 
     def _words(self, node: Node) -> str:

@@ -34,15 +34,16 @@ class Form:
     width: int = 1
     between: tuple[str, str] | None = None  # what stands after minutes and seconds, as in 1m30s
 
-    def written(self, seconds: Fraction, *, ties_up: bool = True) -> str:
-        """The moment in this form, rounded to its digits.
+    def written(self, seconds: Fraction, *, ties_up: bool = True, down: bool = False) -> str:
+        """The moment in this form, rounded to its digits; `down` where a digit more would lie beyond the video.
 
         >>> Form(Unit.CLOCK, digits=1, width=2).written(Fraction("65.25"))
         '01:05.3'
         """
         scale = 1000 if self.unit is Unit.MILLISECONDS else 1
         exact = seconds * scale * 10**self.digits
-        count = math.floor(exact + Fraction(1, 2)) if ties_up else math.ceil(exact - Fraction(1, 2))
+        half = 0 if down else Fraction(1, 2)
+        count = math.floor(exact + half) if ties_up or down else math.ceil(exact - half)
         whole, part = divmod(max(0, count), 10**self.digits)
         fraction = f"{self.point}{part:0{self.digits}d}" if self.digits else ""
         if self.between is not None:

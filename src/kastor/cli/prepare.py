@@ -1,0 +1,227 @@
+"""`kastor prepare`: a dataset over the limits made into one within them; the plan is said before anything is done."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from kastor.cli.output import Output, fields, megabytes, table
+from kastor.dataset.gate import Base, Gate, Outcome
+from kastor.dataset.look import Looker
+from kastor.dataset.prepare import CHANGES, DATASET, Ledger, Preparation, document
+from kastor.dataset.prepare_plan import Options, Plan, Step, Strategy, TimesFrom
+from kastor.dataset.read import Columns, read_rows
+from kastor.dataset.retime_forms import Forms, read_forms
+from kastor.domain.content import Media
+from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
+from kastor.domain.errors import InvalidArgument
+from kastor.domain.media import MediaFault
+from kastor.media.cache import MediaCache
+from kastor.media.fetch import Fetcher, Places
+from kastor.media.guards import Guards
+from kastor.media.probe import Inspector
+from kastor.models import sources
+from kastor.models.catalog import load_catalog
+from kastor.models.families import NANO_VL
+from kastor.models.render import Renderer
+from kastor.settings import Settings, load_settings
+
+MAX_SHOWN = 20
+ANY_TOKENS = 1 << 40  # without a base nobody knows
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Where it goes and what it is held to."""
+
+    folder: Path
+    profile: str
+    base: str | None
+    dry_run: bool
+
+
+def options_of(
+    words: Mapping[str, str],
+    *,
+    drop_share: float,
+    max_s: float | None,
+    patterns: Path | None,
+    num_jobs: int,
+    leave_media: bool,
+) -> Options:
+    """What the caller chose.
+
+    Raises:
+        InvalidArgument: a word is not known, or the patterns are wrong.
+
+    """
+    known = {"strategy": tuple(Strategy), "times_from": tuple(TimesFrom), "untimed": ("leave-out", "copy")}
+    for name, word in words.items():
+        if word not in known[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise InvalidArgument(f"{option} {word}: not known; use {', '.join(known[name])}.")
+    return Options(
+        strategy=Strategy(words["strategy"]),
+        drop_share=drop_share,
+        max_s=max_s,
+        times_from=TimesFrom(words["times_from"]),
+        copy_untimed=words["untimed"] == "copy",
+        leave_media=leave_media,
+        num_jobs=num_jobs,
+        forms=Forms() if patterns is None else read_forms(patterns),
+    )
+
+
+def run(data: Path, columns: Columns, wanted: Wanted, options: Options, out: Output) -> None:
+    """Prepare the dataset; exits with 1 if no row is left, or one of the outcome would be refused."""
+    settings = load_settings()
+    limits, base = dataset_limits(wanted.profile), _base(wanted.base, settings)
+    target = wanted.folder.absolute()
+    if target == data.absolute().parent:
+        raise InvalidArgument(f"{wanted.folder} is the dataset's own folder; name another, the originals stay there.")
+    with _media(settings, data.absolute().parent) as (looker, fetcher):
+
+        def path_of(medium: Media) -> Path:
+            return (fetcher.fetch_bytes(medium.data) if medium.data else fetcher.fetch(medium.uri)).path
+
+        preparation = Preparation(
+            lambda: read_rows(data, input_key=columns[0], output_key=columns[1]),
+            limits,
+            base,
+            looker.look,
+            path_of,
+            options,
+            Guards(),
+        )
+        plan = _planned(preparation, out)
+        _tell_plan(plan, out)
+        if wanted.dry_run:
+            out.result({"plan": _plan_document(plan)}, *_plan_lines(plan))
+            return
+        for line in _plan_lines(plan):
+            out.err.print(line)
+        ledger = _done(preparation, plan, target, out)
+    refused = _refused(target, limits, base, settings)
+    out.result(document(ledger) | {"dataset": str(target / DATASET), "refused": refused.total()}, _summary(ledger))
+    out.say(f"What was rewritten, before and after: {wanted.folder / CHANGES}")
+    for rule, count in refused.items():
+        out.say(f"{count} rows of the outcome would be refused: {rule}", style="red")
+    if refused or not ledger.num_rows_out:
+        raise typer.Exit(1)
+
+
+def _base(name: str | None, settings: Settings) -> Base:
+    if name is None:
+        return Base("the base model", ANY_TOKENS, NANO_VL.vision)
+    base = load_catalog(settings.catalog_file).base(name)
+    renderer = None
+    if sources.is_local(base, settings.cache_dir):
+        renderer = Renderer.open(sources.ensure_local(base, settings.cache_dir), base.family)
+    return Base(base.name, base.input_token_limit + base.output_token_limit, base.family.vision, renderer)
+
+
+@contextmanager
+def _media(settings: Settings, folder: Path) -> Iterator[tuple[Looker, Fetcher]]:
+    """Media are looked for beside the dataset, and wherever its owner may read."""
+    cache = MediaCache(settings.cache_dir / "media")
+    lease = cache.lease("prepare")
+    try:
+        fetcher = Fetcher(cache, lease, Places(folders=(Path("/"),), buckets=("gs://", "s3://"), base=folder))
+        with Looker(fetcher, Inspector()) as looker:
+            yield looker, fetcher
+    finally:
+        lease.close()
+
+
+@contextmanager
+def _bar(out: Output, what: str, total: int | None) -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=22, complete_style="cyan"), MofNCompleteColumn())
+    with Progress(*columns, console=out.err, transient=True, disable=not out.err.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _planned(preparation: Preparation, out: Output) -> Plan:
+    with _bar(out, "looking at the rows", None) as show:
+        return preparation.plan(show)
+
+
+def _done(preparation: Preparation, plan: Plan, folder: Path, out: Output) -> Ledger:
+    total = sum(step.makes_files for step in plan.steps.values())
+    finished = 0
+    with _bar(out, "making media", total) as show:
+
+        def on_done(step: Step, made: object) -> None:
+            nonlocal finished
+            finished += 1
+            show(finished)
+            if isinstance(made, MediaFault):
+                out.say(f"{step.need.source.key}: {made.message}", style="red")
+            elif not out.err.is_terminal:
+                out.say(f"{finished}/{total}  {step.act}  {step.need.source.key}")
+
+        return preparation.run(plan, folder, on_done)
+
+
+def _refused(folder: Path, limits: DatasetLimits, base: Base, settings: Settings) -> Counter[str]:
+    """What the gate says of the outcome, by rule: nothing, if all is well."""
+    with _media(settings, folder) as (looker, _):
+        verdicts = Gate(limits, base, looker.look).verdicts(read_rows(folder / DATASET))
+        return Counter(v.issues[0].rule for v in verdicts if v.outcome is not Outcome.ACCEPTED)
+
+
+def _tell_plan(plan: Plan, out: Output) -> None:
+    survey = plan.survey
+    out.say(
+        f"{survey.num_rows:,} rows: {plan.num_unchanged:,} pass as they are, {len(survey.to_mend):,} need something, "
+        f"{len(survey.left_out):,} cannot be used."
+    )
+    if any(step.makes_files for step in plan.steps.values()):
+        out.say("Sound is left out of files that are made: it is not trained on.")
+
+
+def _plan_lines(plan: Plan) -> list[Any]:
+    shown = table("medium", "size", "rows", "what is done", right=("size", "rows"))
+    for step in list(plan.steps.values())[:MAX_SHOWN]:
+        need = step.need
+        shown.add_row(
+            need.source.key, megabytes(need.source.num_bytes), f"{need.num_rows:,}", f"{step.act}: {step.why}"
+        )
+    lines: list[Any] = [shown] if plan.steps else []
+    more = len(plan.steps) - MAX_SHOWN
+    if more > 0:
+        lines.append(f"and {more:,} more media")
+    rules = Counter(left.rule for left in plan.survey.left_out.values())
+    return [*lines, *(f"left out: {count:,} rows, {rule}" for rule, count in rules.most_common())] or ["nothing to do"]
+
+
+def _plan_document(plan: Plan) -> dict[str, Any]:
+    return {
+        "rows": plan.survey.num_rows,
+        "unchanged": plan.num_unchanged,
+        "media": [
+            {"medium": key, "action": str(step.act), "why": step.why, "rows": step.need.num_rows}
+            for key, step in plan.steps.items()
+        ],
+        "leftOut": [
+            {"line": line, "rule": left.rule, "message": left.message} for line, left in plan.survey.left_out.items()
+        ],
+    }
+
+
+def _summary(ledger: Ledger) -> Any:  # noqa: ANN401  # a rich table
+    rows: list[tuple[str, Any]] = [
+        ("rows in", f"{ledger.num_rows:,}"),
+        ("kept", f"{ledger.num_kept:,}"),
+        ("changed", f"{ledger.num_changed:,}"),
+        ("left out", f"{sum(ledger.left_out.values()):,}"),
+        *((f"  {rule}", f"{count:,}") for rule, count in ledger.left_out.most_common()),
+        ("rows out", f"{ledger.num_rows_out:,}"),
+        *((f"media: {what}", f"{count:,}") for what, count in ledger.media.most_common()),
+    ]
+    return fields(rows)
