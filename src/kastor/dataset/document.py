@@ -1,6 +1,7 @@
 """A report as JSON: what `kastor check --json` prints and what is stored with a job.
 
-`supervisedTuningDataStats` within it has the names and types of Vertex (vertex-api.md §4): int64 as text, indices from 1.
+`supervisedTuningDataStats` within it has the names and types of Vertex (vertex-api.md §4): int64 as text, indices
+from 1.
 """
 
 from collections.abc import Mapping

@@ -4,10 +4,11 @@
     memory  process + base + adapter with its optimizer + activations of the largest row
     disk    checkpoints (adapter with its optimizer), published adapters, the job's copy of the dataset
 
-The figures behind it were measured with SmolLM2-135M on two cores (docs/log.md, "The training step"): 373 to 469 tokens a
-second, 2.5 to 2.8 GB at the peak with rows of some 2,900 tokens, adapters of rank 8.
+The figures behind it were measured with SmolLM2-135M on two cores (docs/log.md, "The training step"): 373 to 469
+tokens a second, 2.5 to 2.8 GB at the peak with rows of some 2,900 tokens, adapters of rank 8.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class Shape:
         >>> Shape(134_515_008, 8).num_trainable
         2442240
         """
-        return round(self.rank * MEASURED_TRAINABLE * self._growth ** (2 / 3))
+        return round(self.rank * MEASURED_TRAINABLE * math.pow(self._growth, 2 / 3))
 
     @property
     def _growth(self) -> float:
@@ -63,7 +64,7 @@ class Shape:
 
     def peak_bytes(self, row_tokens: int) -> int:
         """Memory at the peak, with rows of so many tokens."""
-        activations = ACTIVATION_BYTES * self._growth ** (2 / 3) * row_tokens
+        activations = ACTIVATION_BYTES * math.pow(self._growth, 2 / 3) * row_tokens
         held = BASE_BYTES * self.num_parameters + TRAINED_BYTES * self.num_trainable
         return round(PROCESS_BYTES + held + activations)
 

@@ -27,6 +27,7 @@ class Row:
     line: int
     example: Example
     notes: tuple[Issue, ...] = ()
+    num_bytes: int = 0  # of its line, where it stands on one of its own
 
 
 class Faulty(Exception):

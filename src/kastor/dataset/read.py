@@ -164,7 +164,7 @@ def _row_of_line(number: int, line: bytes, keys: Keys) -> Row | Issue:
     except MalformedJson as error:
         hint = "each example stands on a line of its own" if line in (b"{", b"{,") else ""
         return Issue(number, "", "not_json", error.message, hint)
-    return row_of(number, value, keys)
+    return row_of(number, value, keys, len(line))
 
 
 def _whole(file: BinaryIO, path: Path) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Resolution
+from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Resolution, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.domain.vision import View, Vision
@@ -40,6 +40,21 @@ class Fault:
     message: str
     hint: str = ""
     drops: bool = False
+
+
+def plain_chars(example: Example) -> int | None:
+    """How many characters, if it is nothing but text with an answer: what most examples are, told fast."""
+    if example.system is not None or example.tools:
+        return None
+    number = last = 0
+    for content in example.contents:
+        last = 0
+        for part in content.parts:
+            if type(part) is not Text:
+                return None
+            last += len(part.text)
+        number += last
+    return number if last else None
 
 
 def text_faults(example: Example, limits: TextLimits) -> Iterator[Fault]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from kastor.dataset.preamble import Preambles, Shared
+from kastor.dataset.rules import plain_chars
 from kastor.domain.content import Content, Example, Media, Part, Text
 from kastor.domain.media import MediaKind
 from kastor.domain.vision import TokenCount
@@ -103,10 +104,12 @@ class Statistics:
         """Count an accepted row."""
         contents = example.contents
         self.lines.append(line)
-        self.digests.append(hash(example) & MASK)  # 64 bits that tell examples apart, in this process
+        self.digests.append(_digest(example))
         self.num_messages.append(len(contents) if len(contents) < 0xFFFF else 0xFFFF)
-        self.num_characters += example.prompt.num_chars + len(example.contents[-1].text)
-        group = (_kinds(example), len(contents) == 2, example.system is not None)
+        num_chars = plain_chars(example)
+        self.num_characters += _num_chars(example) if num_chars is None else num_chars
+        kinds = _kinds(example) if num_chars is None else ()
+        group = (kinds, len(contents) == 2, example.system is not None)
         self._groups[group] = self._groups.get(group, 0) + 1
         self._preambles.add(example)
         if tokens is not None:
@@ -157,6 +160,13 @@ class Statistics:
         return _repeated(self, training)
 
 
+def _digest(example: Example) -> int:
+    """64 bits that tell examples apart, in this process."""
+    if example.system is None and not example.tools and example.resolution is None:
+        return hash(tuple([content.parts for content in example.contents])) & MASK
+    return hash(example) & MASK
+
+
 def _repeated(rows: Statistics, among: Statistics) -> Duplicates:
     digests_M = np.asarray(among.digests, dtype=np.uint64)
     known_K, first_K = np.unique(digests_M, return_index=True)
@@ -172,6 +182,10 @@ def _repeated(rows: Statistics, among: Statistics) -> Duplicates:
         (int(rows.lines[place]), int(among.lines[first_K[place_N[place]]])) for place in chosen[:MAX_DUPLICATES]
     )
     return Duplicates(len(chosen), pairs)
+
+
+def _num_chars(example: Example) -> int:
+    return example.prompt.num_chars + len(example.contents[-1].text)
 
 
 def _kinds(example: Example) -> tuple[str, ...]:
