@@ -138,7 +138,8 @@ class Timed:
             return Share(self.text, ())
         edits: list[tuple[int, int, str]] = []
         notes: list[str] = []
-        if self.prose and not all(window.meets(mark) for mark in self._root.all_marks):
+        met = [window.meets(mark) for mark in self._root.all_marks]
+        if not any(met) or (self.prose and not all(met)):
             return None
         there = self._edit(self._root, _Editing(window, edits, notes, ties_up))
         if not there or not notes_of_marks(edits):
