@@ -120,7 +120,9 @@ def _handler(server_of: Callable[[], FakeServer]) -> type[BaseHTTPRequestHandler
             parts = urlsplit(self.path)
             raw = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            seen = Seen(self.command, parts.path, parse_qs(parts.query), json.loads(raw) if raw else None, headers)
+            is_json = headers.get("content-type", "").startswith("application/json")
+            body_seen = json.loads(raw) if raw and is_json else raw or None
+            seen = Seen(self.command, parts.path, parse_qs(parts.query), body_seen, headers)
             reply = server_of().answer(seen)
             body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             self.send_response(reply.status)

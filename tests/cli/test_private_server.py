@@ -143,6 +143,16 @@ def test_serve_announces_itself_and_is_found_until_it_ends(start: Start, kastor:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_conversations_are_tuned_on_as_a_file_with_a_private_server(kastor: Kastor, home: Path) -> None:
+    turns = [{"role": role, "parts": [{"text": text}]} for role, text in (("user", "1"), ("model", "2"))] * 2
+    data = home / "turns.jsonl"
+    data.write_text(json.dumps({"contents": turns}) + "\n")
+    ran = kastor("tune", str(data), "--epochs", "2", "--json")
+    assert ran.code == 0, ran.err
+    job = json.loads(ran.out)["job"]
+    assert (job["state"], job["numExamples"], job["totalSteps"]) == ("SUCCEEDED", 1, 1)
+
+
 def test_ctrl_c_with_a_private_server_keeps_the_job_and_no_process(
     start: Start, kastor: Kastor, home: Path, pairs_file: Path
 ) -> None:

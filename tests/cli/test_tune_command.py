@@ -1,5 +1,6 @@
 """`kastor tune` against a server whose answers are known."""
 
+import json
 import os
 import pty
 import signal
@@ -101,12 +102,28 @@ def test_the_servers_refusal_is_shown_as_it_is(kastor: Kastor, tuning: FakeServe
     assert (ran.code, ran.err) == (1, "Error: models/x is not found. Near names: models/y.\n")
 
 
-def test_a_set_too_large_for_googles_limits_says_which_setting_lifts_them(
+def takes_files(tuning: FakeServer) -> None:
+    tuning.on("POST", "/upload/v1beta/files", {"file": {"name": "files/abc"}})
+    tuning.on("POST", "/kastor/v1/jobs", make_job("QUEUED"))
+    tuning.on_job(make_job("SUCCEEDED", 19))
+
+
+def test_a_set_too_large_for_the_tuned_models_api_goes_as_a_file(
     kastor: Kastor, tuning: FakeServer, pairs_file: Path
 ) -> None:
     refusal = error_body(400, "INVALID_ARGUMENT", "Request payload size exceeds the limit: 4194304 bytes.")
     tuning.on("POST", "/v1beta/tunedModels", Reply(refusal, 400))
-    assert "KASTOR_PROFILE=open" in kastor("tune", str(pairs_file), "--server", tuning.url).err
+    takes_files(tuning)
+    ran = kastor("tune", str(pairs_file), "--server", tuning.url, "--epochs", "3")
+    assert (ran.code, ran.out) == (0, f"{MODEL}\n")
+    upload, create = (s for s in tuning.seen if s.method == "POST" and s.path != "/v1beta/tunedModels")
+    assert pairs_file.read_bytes() in upload.body
+    assert b'{"file": {"displayName": "%s"}}' % pairs_file.name.encode() in upload.body
+    assert create.body == {
+        "baseModel": "models/smollm2-135m-instruct",
+        "dataset": "files/abc",
+        "hyperparameters": {"epochCount": 3},
+    }
 
 
 def test_a_lost_connection_is_tried_again(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
@@ -128,25 +145,33 @@ def test_faulty_rows_are_refused_before_anything_is_sent(kastor: Kastor, tuning:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    "row",
     [
-        ('{"contents": [%s, %s, %s, %s]}', "Example 1 has 4 turns"),
-        (
-            '{"systemInstruction": {"parts": [{"text": "s"}]}, "contents": [%s, %s]}',
-            "Example 1 has a system instruction",
-        ),
+        '{"contents": [%s, %s, %s, %s]}',
+        '{"systemInstruction": {"parts": [{"text": "s"}]}, "contents": [%s, %s]}',
     ],
 )
-def test_what_the_wire_cannot_carry_is_refused_not_dropped(
-    row: str, said: str, kastor: Kastor, tuning: FakeServer, tmp_path: Path
+def test_what_the_tuned_models_api_cannot_carry_goes_as_a_file(
+    row: str, kastor: Kastor, tuning: FakeServer, tmp_path: Path
 ) -> None:
     turns = ['{"role": "user", "parts": [{"text": "a"}]}', '{"role": "model", "parts": [{"text": "b"}]}'] * 2
     data = tmp_path / "turns.jsonl"
     data.write_text(row % tuple(turns[: row.count("%s")]) + "\n")
-    ran = kastor("tune", str(data), "--server", tuning.url)
-    assert ran.code == 1
-    assert said in ran.err
-    assert tuning.seen == []
+    takes_files(tuning)
+    assert kastor("tune", str(data), "--server", tuning.url, "--profile", "open").code == 0
+    upload, create = (s for s in tuning.seen if s.method == "POST")
+    assert data.read_bytes() in upload.body
+    assert (create.body["dataset"], create.body["profile"]) == ("files/abc", "open")
+
+
+def test_media_beside_the_dataset_are_looked_for_there(kastor: Kastor, tuning: FakeServer, tmp_path: Path) -> None:
+    part = {"fileData": {"mimeType": "image/png", "fileUri": "cat.png"}}
+    turns = [{"role": "user", "parts": [part]}, {"role": "model", "parts": [{"text": "a cat"}]}]
+    data = tmp_path / "cats.jsonl"
+    data.write_text(json.dumps({"contents": turns}) + "\n")
+    takes_files(tuning)
+    assert kastor("tune", str(data), "--server", tuning.url).code == 0
+    assert tuning.seen[-2].body["mediaFolder"] == str(tmp_path)
 
 
 def test_ctrl_c_detaches_from_a_shared_server(home: Path, tuning: FakeServer, pairs_file: Path) -> None:

@@ -1,8 +1,11 @@
 """A small client of a Kastor server: the wire on one side, values and `KastorError`s on the other."""
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -18,6 +21,8 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 GENERATE_TIMEOUT_S = 900.0  # the first answer may wait for a base model to be fetched and loaded
 PAGE_SIZE = 100
+BOUNDARY = f"kastor-{secrets.token_hex(16)}"  # nobody who wrote the file can have known it
+CLOSING = f"\r\n--{BOUNDARY}--\r\n".encode()
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -59,6 +64,23 @@ class Client:
             return operation["name"].rsplit("/", 1)[-1], operation["metadata"]["tunedModel"]
         except (KeyError, TypeError) as error:
             raise self._not_kastor(json.dumps(operation)) from error
+
+    def upload(self, path: Path, name: str) -> str:
+        """Upload a file; its resource name."""
+        headers = {
+            "X-Goog-Upload-Protocol": "multipart",
+            "Content-Type": f"multipart/related; boundary={BOUNDARY}",
+            "Content-Length": str(len(_preamble(name)) + path.stat().st_size + len(CLOSING)),
+        }
+        with self._translated(), path.open("rb") as file:
+            body = chain([_preamble(name)], iter(lambda: file.read(1 << 20), b""), [CLOSING])
+            answer = self._http.post("/upload/v1beta/files", content=body, headers=headers)
+        self._raise_for(answer)
+        return str(self._decoded(answer.text)["file"]["name"])
+
+    def create_job(self, body: Mapping[str, object]) -> Job:
+        """Start a tuning on a dataset file."""
+        return Job.of(self._json("POST", "/kastor/v1/jobs", body=body))
 
     def job(self, job_id: str, *, full: bool = False) -> Job:
         """The job; `full` with its events and snapshots."""
@@ -206,6 +228,15 @@ class Client:
             raise Unavailable(f"{self.url} did not answer in time. It may be busy: try again.") from error
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise Unavailable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from error
+
+
+def _preamble(name: str) -> bytes:
+    """What stands before the bytes of an uploaded file."""
+    told = json.dumps({"file": {"displayName": name}})
+    return (
+        f"--{BOUNDARY}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{told}\r\n"
+        f"--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\n\r\n"
+    ).encode()
 
 
 def _segment(text: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from kastor.announcement import announced_server
 from kastor.cli.client import Client
@@ -32,10 +33,13 @@ class Link:
 
 
 @contextmanager
-def connect(access: Access, out: Output, *, scheduler: bool = False) -> Iterator[Link]:
+def connect(
+    access: Access, out: Output, *, scheduler: bool = False, media_folder: Path | None = None
+) -> Iterator[Link]:
     """A link to a server, for as long as the block lasts; a private server ends with it.
 
-    `scheduler`: whether a private server shall train jobs; commands that only look do without.
+    `scheduler`: whether a private server shall train jobs; commands that only look do without. `media_folder` is one
+    that a private server may read media from.
     """
     if access.server is not None:
         with Client(_with_scheme(access.server), access.api_key) as client:
@@ -47,6 +51,8 @@ def connect(access: Access, out: Output, *, scheduler: bool = False) -> Iterator
         with Client(running, access.api_key or _own_key(settings)) as client:
             yield Link(client, private=False, check=_nothing)
         return
+    if media_folder is not None:
+        settings = settings.model_copy(update={"media_folders": [*settings.media_folders, media_folder]})
     with private_link(settings, out, scheduler=scheduler) as link:
         yield link
 

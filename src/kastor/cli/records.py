@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kastor.domain.content import Example, Role
-from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import State
 
 
@@ -172,36 +171,41 @@ class NewTuning:
     model_id: str | None = None
     display_name: str | None = None
 
+    @property
+    def pairs_only(self) -> bool:
+        """Whether every example is one input and one output, which is all that the tunedModels API carries."""
+        return all(
+            [turn.role for turn in example.contents] == [Role.USER, Role.MODEL]
+            and example.system is None
+            and not example.others
+            and not example.tools
+            for example in self.examples
+        )
+
     def body(self) -> dict[str, object]:
-        """The wire's TunedModel.
-
-        Raises:
-            InvalidArgument: an example is more than one input and one output, which this wire cannot carry.
-
-        """
-        asked = {"epochCount": self.epochs, "batchSize": self.batch_size, "learningRate": self.learning_rate}
+        """The wire's TunedModel; only of pairs."""
         task: dict[str, object] = {
-            "hyperparameters": {name: value for name, value in asked.items() if value is not None},
+            "hyperparameters": self._asked(),
             "trainingData": {"examples": {"examples": pairs(self.examples)}},
         }
-        body: dict[str, object] = {"baseModel": f"models/{self.base_model.removeprefix('models/')}", "tuningTask": task}
-        return body | ({"displayName": self.display_name} if self.display_name else {})
+        return self._described() | {"tuningTask": task}
+
+    def job_body(self, dataset: str, media_folder: str, profile: str | None) -> dict[str, object]:
+        """The admin wire's new job, on an uploaded dataset file."""
+        beside = any(media.uri and "://" not in media.uri for example in self.examples for media in example.media)
+        named = {"tunedModelId": self.model_id, "mediaFolder": media_folder if beside else "", "profile": profile}
+        given = {name: value for name, value in named.items() if value}
+        return self._described() | given | {"dataset": dataset, "hyperparameters": self._asked()}
+
+    def _described(self) -> dict[str, object]:
+        base = self.base_model if "/" in self.base_model else f"models/{self.base_model}"
+        return {"baseModel": base} | ({"displayName": self.display_name} if self.display_name else {})
+
+    def _asked(self) -> dict[str, object]:
+        asked = {"epochCount": self.epochs, "batchSize": self.batch_size, "learningRate": self.learning_rate}
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 def pairs(examples: Sequence[Example]) -> list[dict[str, str]]:
-    """The examples as the wire's `{textInput, output}`.
-
-    Raises:
-        InvalidArgument: an example has several turns or a system instruction; nothing is dropped silently.
-
-    """
-    found = []
-    for number, example in enumerate(examples, start=1):
-        if example.system is not None or [turn.role for turn in example.contents] != [Role.USER, Role.MODEL]:
-            what = "a system instruction" if example.system is not None else f"{len(example.contents)} turns"
-            raise InvalidArgument(
-                f"Example {number} has {what}; the tunedModels API takes one input and one output per example. "
-                "Write everything the model is to see into the input."
-            )
-        found.append({"textInput": example.contents[0].text, "output": example.contents[1].text})
-    return found
+    """The examples, each one input and one output, as the wire's `{textInput, output}`."""
+    return [{"textInput": example.contents[0].text, "output": example.contents[1].text} for example in examples]

@@ -1,5 +1,8 @@
 """`kastor tune`: start a tuning and stay with it until it ends."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from kastor.cli.follow import follow
 from kastor.cli.output import Output, duration, program
 from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
+from kastor.dataset.parse import encode_example
 from kastor.dataset.read import Columns, read_examples
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, Unavailable
 from kastor.domain.job import State
@@ -25,6 +29,7 @@ class Wanted:
     learning_rate: float | None
     model_id: str | None
     display_name: str | None
+    profile: str | None = None
 
 
 def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
@@ -39,13 +44,12 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
         wanted.model_id,
         wanted.display_name,
     )
-    new.body()  # refuses what this wire cannot carry before a server is started for it
-    with connect(access, out, scheduler=True) as link:
+    with connect(access, out, scheduler=True, media_folder=data.absolute().parent) as link:
         if detach and link.private:
             raise FailedPrecondition(
                 f"--detach needs a server that stays. Start one first, in another terminal: {program()} serve --no-auth"
             )
-        job_id, name = _created(link, new)
+        job_id, name = _created(link, new, data, columns, wanted.profile)
         if detach:
             out.result({"name": name, "job": job_id}, name)
             return
@@ -54,14 +58,31 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
     report(job, name, out)
 
 
-def _created(link: Link, new: NewTuning) -> tuple[str, str]:
-    try:
-        return link.client.create_tuning(new)
-    except InvalidArgument as error:
-        if BODY_TOO_LARGE in error.message:
-            more = "That is the limit of Google's service; a server with the setting KASTOR_PROFILE=open takes more."
-            raise InvalidArgument(f"{error.message} {more}") from error
-        raise
+def _created(link: Link, new: NewTuning, data: Path, columns: Columns, profile: str | None) -> tuple[str, str]:
+    """The job and the tuned model; what the tunedModels API cannot carry goes as a dataset file."""
+    if new.pairs_only and profile is None:
+        try:
+            return link.client.create_tuning(new)
+        except InvalidArgument as error:
+            if BODY_TOO_LARGE not in error.message:
+                raise
+    with _uploadable(new, data, columns) as path:
+        dataset = link.client.upload(path, path.name)
+    job = link.client.create_job(new.job_body(dataset, str(data.absolute().parent), profile))
+    return job.id, job.tuned_model
+
+
+@contextmanager
+def _uploadable(new: NewTuning, data: Path, columns: Columns) -> Iterator[Path]:
+    """The dataset as a file that the server reads without being told its columns."""
+    if columns == (None, None):
+        yield data
+        return
+    with tempfile.TemporaryDirectory(prefix="kastor-") as folder:
+        path = Path(folder) / f"{data.stem}.jsonl"
+        with path.open("wb") as file:
+            file.writelines(encode_example(example) + b"\n" for example in new.examples)
+        yield path
 
 
 def followed(link: Link, job_id: str, out: Output) -> Job:
