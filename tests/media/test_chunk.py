@@ -1,0 +1,122 @@
+"""Pieces of a video keep the limits, start at the frame they should, and lose no frame."""
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from films import Recipe, make_film, number_in
+from kastor.domain.media import BadMedium, Sampling
+from kastor.media.decode import frames
+from kastor.media.guards import Guards
+from kastor.media.pieces import Footage, Limits, SizedPacket, piece_fields, piece_of, pieces
+from kastor.media.probe import plan, probe
+from kastor.media.rewrite import copy_piece, encode_piece, pieces_of
+
+GUARDS = Guards()
+LIMITS = Limits(None, Fraction(33, 10))
+OPEN_GOP = {"x265-params": "open-gop=1:keyint=10:bframes=3:log-level=none"}
+FILMS = {
+    "a.mp4": (Recipe(num_frames=60), True),
+    "b-frames.mkv": (Recipe(num_frames=60, codec_options={"bf": "2"}), True),
+    "a.ts": (Recipe(num_frames=60, codec_options={"bf": "2"}), True),
+    "edit-list.mp4": (Recipe(num_frames=60, skipped=5, codec_options={"bf": "2"}), True),
+    "fragments.mp4": (Recipe(num_frames=60, container_options={"movflags": "frag_keyframe+empty_moov"}), True),
+    "a.webm": (
+        Recipe(num_frames=60, codec="libvpx-vp9", codec_options={"deadline": "realtime", "cpu-used": "8"}),
+        True,
+    ),
+    "open-gop.mp4": (Recipe(num_frames=60, codec="libx265", codec_options=OPEN_GOP), False),
+    "one-gop.mp4": (Recipe(num_frames=60, gop=250, codec_options={"sc_threshold": "0"}), False),
+    "a.avi": (Recipe(num_frames=60, codec="mpeg4"), False),
+}
+
+
+def numbers(path: Path, rate: int = 10) -> list[int]:
+    return [number_in(frame.pixels) for frame in frames(path, plan(path, Sampling(fps=rate)).plan)]
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_the_pieces_of_a_film_are_the_film(name: str, tmp_path: Path) -> None:
+    recipe, copies = FILMS[name]
+    film = make_film(tmp_path / name, recipe)
+    before, known = film.read_bytes(), probe(film)
+    found = pieces_of(film, LIMITS, GUARDS)
+    assert len(found) == 2
+    assert {piece.copied for piece in found} == {copies}
+    shown: list[int] = []
+    for number, piece in enumerate(found):
+        to = tmp_path / f"piece-{number}.mp4"
+        made = (
+            copy_piece(film, piece, to, GUARDS) if copies else encode_piece(film, piece, to, known, None, None, GUARDS)
+        )
+        assert made.num_bytes == to.stat().st_size
+        assert probe(to).duration_s == pytest.approx(float(piece.end_s - piece.start_s), abs=0.01)
+        got = numbers(to)
+        assert got[0] == recipe.skipped + round(piece.start_s * 10)
+        shown += got
+    assert shown == list(range(recipe.skipped, 60))
+    assert film.read_bytes() == before
+
+
+def test_a_copied_piece_keeps_to_its_bytes(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "a.mp4", Recipe(num_frames=40, size=(128, 96), noise=True))
+    most = film.stat().st_size // 2
+    found = pieces_of(film, Limits(most, None), GUARDS)
+    made = [copy_piece(film, piece, tmp_path / f"{i}.mp4", GUARDS) for i, piece in enumerate(found)]
+    assert len(made) > 1
+    assert all(one.num_bytes <= most for one in made)
+
+
+def test_what_stays_too_large_is_said_so_and_nothing_is_left(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "a.mp4", Recipe(num_frames=20, noise=True))
+    with pytest.raises(BadMedium) as caught:
+        encode_piece(film, None, tmp_path / "b.mp4", probe(film), None, 5_000, GUARDS)
+    assert caught.value.fault.rule == "piece_too_large"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]
+
+
+def test_a_damaged_film_is_a_named_fault(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "a.mp4", Recipe(num_frames=40, noise=True))
+    content = bytearray(film.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = np.random.default_rng(1).bytes(4000)
+    film.write_bytes(bytes(content))
+    with pytest.raises(BadMedium):
+        encode_piece(film, None, tmp_path / "b.mp4", probe(film), None, None, GUARDS)
+    with pytest.raises(BadMedium):
+        pieces_of(tmp_path / "absent.mp4", LIMITS, GUARDS)
+
+
+@st.composite
+def footage(draw: st.DrawFn) -> Footage:
+    """Closed groups with frames of odd sizes, some led by frames of the next."""
+    packets, time = [], 0
+    for length in draw(st.lists(st.integers(1, 12), min_size=1, max_size=15)):
+        leads = draw(st.booleans()) and time > 0 and length > 1
+        order = [time + 1, time, *range(time + 2, time + length)] if leads else range(time, time + length)
+        for place, pts in enumerate(order):
+            packets.append(SizedPacket(pts, place == 0, False, draw(st.integers(50, 3000))))
+        time += length
+    return Footage(tuple(packets), Fraction(1, 10))
+
+
+@given(footage(), st.integers(15_000, 40_000), st.fractions(Fraction(1, 2), 5, max_denominator=10))
+def test_pieces_follow_on_each_other_and_keep_the_limits(film: Footage, max_bytes: int, max_s: Fraction) -> None:
+    found = pieces(film, Limits(max_bytes, max_s), may_copy=True)
+    assert found[0].start_s == 0
+    assert all(one.end_s == other.start_s for one, other in pairwise(found))
+    assert found[-1].end_s >= film.moment_s(film.shown[-1])
+    for piece in found:
+        assert piece_of(piece_fields(piece)) == piece
+        if piece.copied:
+            held = film.packets[piece.first : piece.stop]
+            assert sum(packet.num_bytes for packet in held) < max_bytes
+            times = [packet.pts for packet in held if packet.pts is not None]
+            assert min(times) == piece.start_s * 10
+            others = [packet.pts for packet in film.packets[piece.stop :] if packet.pts is not None]
+            assert not others or max(times) < min(others)
