@@ -6,7 +6,7 @@ Mirrors google.rpc.Status as the Gemini API writes it (gemini-api.md §4): `{"er
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from kastor.domain.errors import Code, InvalidArgument, KastorError
+from kastor.domain.errors import Code, FieldViolation, InvalidArgument, KastorError
 from kastor.logs import scrubbed
 
 HTTP_STATUS: Mapping[Code, int] = MappingProxyType(
@@ -58,6 +58,12 @@ def _details(error: KastorError) -> list[Json]:
         )
     violations = error.violations if isinstance(error, InvalidArgument) else ()
     if violations:
-        listed = [{"field": v.field, "description": v.description} for v in violations[:MAX_VIOLATIONS]]
+        listed = [_violation(violation) for violation in violations[:MAX_VIOLATIONS]]
         details.append({"@type": TYPE_URL + "google.rpc.BadRequest", "fieldViolations": listed})
     return details
+
+
+def _violation(violation: FieldViolation) -> Json:
+    """The field and what is wrong with it; a parameter without a name (`?=5`) has none here, too."""
+    named: Json = {"field": violation.field} if violation.field else {}
+    return named | {"description": violation.description}
