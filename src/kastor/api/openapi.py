@@ -7,6 +7,7 @@ discovery document and `uploads` describe.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
@@ -181,14 +182,14 @@ def _schemas(told: Iterable[Described]) -> Json:
     return dict(schemas)
 
 
-def _without_null(schema: dict[str, object]) -> None:
+def _without_null(schema: dict[str, Any]) -> None:
     """Say of fields that may be absent that they need not be there, instead of that they may be null."""
-    properties = schema.get("properties")
-    for name, field in list(properties.items()) if isinstance(properties, dict) else []:
+    properties = schema.get("properties", {})
+    for name, field in list(properties.items()):
         kinds = field.get("anyOf", [])
         if {"type": "null"} not in kinds:
             continue
         rest = [kind for kind in kinds if kind != {"type": "null"}]
         whole = {key: value for key, value in field.items() if key not in ("anyOf", "default")}
         properties[name] = whole | (rest[0] if len(rest) == 1 else {"anyOf": rest})
-        schema["required"] = [one for one in _list(schema.get("required")) if one != name]
+        schema["required"] = [one for one in schema.get("required", []) if one != name]
