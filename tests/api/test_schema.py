@@ -80,6 +80,7 @@ def test_properties_come_in_the_order_wanted_then_as_listed() -> None:
         ({"type": "INTEGER", "enum": ["1"]}, ".enum", "belongs to type STRING"),
         ({"type": "STRING", "format": "byte"}, ".format", "date-time"),
         ({"type": "STRING", "minLength": -1}, ".minLength", "whole number"),
+        ({"type": "STRING", "minLength": "1_0"}, ".minLength", "must be a number"),
         ({"type": "STRING", "maxLength": 10**9}, ".maxLength", "whole number"),
         ({"type": "STRING", "pattern": "a" * 1001}, ".pattern", "at most 1,000"),
         ({"type": "STRING", "enum": [1]}, ".enum[0]", "text"),

@@ -63,6 +63,23 @@ def test_any_json_object_is_a_message_or_a_refusal(kind: Any, value: dict[str, A
         assert refused.message
 
 
+@pytest.mark.parametrize("text", ["5", "5.0", "5.", "5e0", "0.5E+1", "05", "500e-2"])
+def test_numbers_may_come_as_texts(text: str) -> None:
+    config = {"maxOutputTokens": text, "temperature": text}
+    found = message(GenerateIn, json.dumps({"generationConfig": config}).encode()).generation_config
+    assert found is not None
+    assert (found.max_output_tokens, found.temperature) == (5, 5.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["1_0", " 5", "5 ", "+5", "٣", "1_0.0", "0x5", "", "5,0", "NaN", "nan", "Infinity", "1e", ".", "5\n", "--5"]
+)
+@pytest.mark.parametrize("field", ["maxOutputTokens", "temperature"])
+def test_a_text_that_only_python_reads_as_a_number_is_refused(field: str, text: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"must be a (whole )?number, not the text"):
+        message(GenerateIn, json.dumps({"generationConfig": {field: text}}).encode())
+
+
 @pytest.mark.parametrize(
     ("body", "line", "column"),
     [

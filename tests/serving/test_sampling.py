@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kastor.domain.generation import Sampling
-from kastor.serving.sampling import FIRST_LOOK, candidate_seed, candidates, drawn, greedy, logprobs, penalised
+from kastor.serving.sampling import COLDEST, FIRST_LOOK, candidate_seed, candidates, drawn, greedy, logprobs, penalised
 
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.2, 0.3]))
 
@@ -14,6 +14,12 @@ def test_temperature_zero_and_top_k_one_are_greedy() -> None:
     assert greedy(Sampling(temperature=0))
     assert greedy(Sampling(top_k=1))
     assert not greedy(Sampling(temperature=0.1))
+
+
+def test_a_temperature_next_to_nothing_is_greedy_and_one_that_is_not_gives_numbers() -> None:
+    assert greedy(Sampling(temperature=1e-45))
+    assert greedy(Sampling(temperature=1e-50))
+    assert drawn(100 * LOGITS, Sampling(temperature=COLDEST), 0.999) == 1
 
 
 def test_candidates_are_the_softmax_likeliest_first() -> None:

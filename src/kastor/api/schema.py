@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pydantic.alias_generators import to_camel, to_snake
 
+from kastor.api.wire import number_in
 from kastor.dataset.tolerant_json import JsonValue
 from kastor.domain.errors import InvalidArgument
 
@@ -221,12 +222,7 @@ def _flag(value: JsonValue, at: str) -> bool:
 
 
 def _number(value: JsonValue, at: str) -> JsonValue:
-    number = value
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
+    number = number_in(value) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise InvalidArgument.of(at, "must be a number")
     if abs(number) > MAX_NUMBER:

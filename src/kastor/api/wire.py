@@ -6,6 +6,7 @@ dialects' business.
 """
 
 import math
+import re
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ INT32 = range(-(2**31), 2**31)
 FLOAT_MAX = 3.4028234663852886e38
 MAX_VIOLATIONS = 20
 MAX_SHOWN_CHARS = 40  # of a wrong value that a message repeats
+NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+"""A number as a text; Python's own readers take `1_0`, ` 5` and `٣` as well."""
 LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
 """Legal in JSON as they are; yet many clients end a line of a stream there."""
 BAD_JSON = "Invalid JSON payload received. "
@@ -49,10 +52,10 @@ Message = TypeVar("Message", bound=Wire)
 
 def _int32(value: object) -> int:
     if isinstance(value, str):
-        try:
-            value = float(value) if set(value) & set(".eE") else int(value)
-        except ValueError:
-            raise ValueError(f"must be a whole number, not {shown(value)}") from None
+        number = number_in(value)
+        if number is None:
+            raise ValueError(f"must be a whole number, not {shown(value)}")
+        value = number
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -72,12 +75,21 @@ def _float32(value: object) -> float:
 
 
 def _as_float(value: str | float) -> float | None:
+    if isinstance(value, str):
+        return number_in(value)
     try:
         return float(value)
-    except ValueError:
-        return None
     except OverflowError:
         return math.inf
+
+
+def number_in(text: str) -> float | None:
+    """The number that a text spells as JSON would, give or take a zero; `None` if it spells none.
+
+    >>> number_in("5"), number_in("-.5e1"), number_in("1_0"), number_in(" 5"), number_in("NaN")
+    (5.0, -5.0, None, None, None)
+    """
+    return float(text) if NUMBER.fullmatch(text) else None
 
 
 def clean_float(value: float) -> float:

@@ -10,13 +10,15 @@ import torch
 
 from kastor.domain.generation import Sampling
 
+COLDEST = 1e-6
+"""Temperatures below choose the likeliest token, as 0 does: logits divided by much less are no 32-bit numbers."""
 FIRST_LOOK = 1024
 """Candidates looked at before the whole vocabulary: top-p seldom needs more, and a full sort costs ten times that."""
 
 
 def greedy(sampling: Sampling) -> bool:
     """Whether the draw plays no part."""
-    return sampling.temperature == 0 or sampling.top_k == 1
+    return sampling.temperature < COLDEST or sampling.top_k == 1
 
 
 def candidate_seed(seed: int, index: int) -> int:
