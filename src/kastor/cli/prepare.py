@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from kastor.cli.output import Output, fields, megabytes, table
 from kastor.dataset.gate import Base, Gate, Outcome
 from kastor.dataset.look import Looker
-from kastor.dataset.prepare import CHANGES, DATASET, Ledger, Preparation, document
+from kastor.dataset.prepare import Preparation
 from kastor.dataset.prepare_plan import Options, Plan, Step, Strategy, TimesFrom
+from kastor.dataset.prepare_write import CHANGES, DATASET, Ledger, document
 from kastor.dataset.read import Columns, read_rows
 from kastor.dataset.retime_forms import Forms, read_forms
 from kastor.domain.content import Media

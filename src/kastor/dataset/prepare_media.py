@@ -155,7 +155,7 @@ class Workshop:
             }
         )
         with (self._folder / STATE).open("ab") as file:
-            file.write(line + b"\n")
+            file.write(b"\n" + line + b"\n")  # a line that was cut off before stays by itself
             file.flush()
             os.fsync(file.fileno())
 

@@ -4,6 +4,7 @@ Google's advice, in its order: leave out the few large files; else lower their r
 file that is only too long is not cut: its examples get windows of it by `videoMetadata`.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,6 +157,11 @@ class Plan:
 def source_key(media: Media, sha256: str) -> str:
     """What names the file of a medium."""
     return media.uri or f"sha256:{sha256}"
+
+
+def key_of(medium: Media) -> str:
+    """The key of a medium's source."""
+    return source_key(medium, "" if medium.uri else hashlib.sha256(medium.data).hexdigest())
 
 
 def longest_s(

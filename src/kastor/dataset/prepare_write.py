@@ -1,0 +1,236 @@
+"""The rows of a prepared dataset written: as they were, or shared out over the parts of their video."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from kastor.dataset.issues import Issue, Row
+from kastor.dataset.parse import encode_example
+from kastor.dataset.prepare_media import MEDIA, Made, stem_of
+from kastor.dataset.prepare_plan import Act, LeftOut, Need, Options, Part, Plan, Source, TimesFrom, key_of, parts_met
+from kastor.dataset.prepare_report import Report, write_ledger
+from kastor.dataset.retime import CannotCut, CutRow, Window, borders, cut_example, left_alone, moments_of
+from kastor.domain.content import Content, Example, Media
+from kastor.domain.media import MediaFault, MediaKind
+from kastor.media.rewrite import exact
+
+DATASET, CHANGES, LEDGER = "dataset.jsonl", "changes.html", "prepare.json"
+TIGHT_S = Fraction(1, 1000)
+
+ReadRows = Callable[[], Iterable[Row | Issue]]
+"""Begins to read the dataset anew."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What became of every row: rows in = kept + changed + left out."""
+
+    num_rows: int = 0
+    num_kept: int = 0
+    num_changed: int = 0
+    num_rows_out: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)  # by rule
+    media: Counter[str] = field(default_factory=Counter)  # by what was done
+
+
+class Writer:
+    """Writes the rows of a prepared dataset into a folder whose media are made."""
+
+    def __init__(self, read: ReadRows, plan: Plan, made: Mapping[str, Made], options: Options, folder: Path) -> None:
+        self._read, self._plan, self._made = read, plan, made
+        self._options, self._folder = options, folder
+        self._ledger = Ledger(num_rows=plan.survey.num_rows)
+        self._linked: dict[str, str] = {}
+
+    def run(self) -> Ledger:
+        """Write everything; the dataset comes last, so that it is there only when all else is."""
+        part = self._folder / f"{DATASET}.part"
+        with part.open("wb") as file, Report(self._folder / CHANGES) as report:
+            for row in self._read():
+                for example in self._rows(row, report):
+                    file.write(encode_example(example) + b"\n")
+                    self._ledger.num_rows_out += 1
+            file.flush()
+            os.fsync(file.fileno())
+        for key, step in self._plan.steps.items():
+            failed = isinstance(self._made.get(key), MediaFault)
+            self._ledger.media["failed" if failed else str(step.act)] += 1
+        write_ledger(self._folder / LEDGER, document(self._ledger))
+        part.replace(self._folder / DATASET)
+        return self._ledger
+
+    def _rows(self, row: Row | Issue, report: Report) -> list[Example]:
+        survey = self._plan.survey
+        left = survey.left_out.get(row.line)
+        if left is None and isinstance(row, Row):
+            if row.line not in survey.to_mend:
+                self._ledger.num_kept += 1
+                return [self._relocated(row.example)]
+            mended = self._mended(row)
+            if not isinstance(mended, LeftOut):
+                self._ledger.num_changed += 1
+                report.changed(row.line, row.example, mended, self._notes(row.example))
+                return [cut.example for cut in mended]
+            left = mended
+        left = left or LeftOut("unreadable", "the row was not readable the second time")
+        self._ledger.left_out[left.rule] += 1
+        report.left_out(row.line, left)
+        return []
+
+    def _mended(self, row: Row) -> tuple[CutRow, ...] | LeftOut:
+        """What the row becomes."""
+        example = row.example
+        for medium in example.media:
+            step = self._plan.steps.get(key_of(medium))
+            made = None if step is None else self._made.get(key_of(medium))
+            if step is not None and step.act is Act.DROP:
+                return LeftOut("oversized_left_out", f"{medium.name}: {step.why}")
+            if isinstance(made, MediaFault):
+                return LeftOut(made.rule, f"{medium.name}: {made.message}")
+        video = next((medium for medium in example.media if self._step_of_video(medium)), None)
+        if video is None:
+            return (CutRow(0, self._relocated(example), ()),)
+        try:
+            return self._cut(example, video)
+        except CannotCut as cannot:
+            return LeftOut("cannot_cut", f"cannot be cut automatically: {cannot.why}")
+
+    def _step_of_video(self, medium: Media) -> bool:
+        step = self._plan.steps.get(key_of(medium))
+        return step is not None and step.need.source.probe.kind is MediaKind.VIDEO
+
+    def _cut(self, example: Example, video: Media) -> tuple[CutRow, ...]:
+        """Raises `CannotCut`."""
+        need = self._plan.steps[key_of(video)].need
+        duration = exact(need.source.probe.duration_s or 0)
+        start = exact(video.start_s or 0)
+        end = duration if video.end_s is None else min(duration, exact(video.end_s))
+        origin = start if self._options.times_from is TimesFrom.SEGMENT else Fraction(0)
+        counted = (end - start) if origin else duration
+        pieces = self._pieces(example, video, need, (start, end), origin, counted)
+        windows = [
+            Window(low - origin, high - origin, zero - origin, place == 0, place == len(pieces) - 1)
+            for place, (_, low, high, zero) in enumerate(pieces)
+        ]
+
+        def medium_of(place: int, medium: Media) -> Media:
+            if medium is not video and medium != video:
+                return self._moved(medium)
+            part, low, high, _ = pieces[place]
+            return _placed(self._moved(medium), part, low, high, self._longest(video))
+
+        return cut_example(
+            example, windows, medium_of, counted, self._options.forms, copy_untimed=self._options.copy_untimed
+        )
+
+    def _pieces(
+        self,
+        example: Example,
+        video: Media,
+        need: Need,
+        segment: tuple[Fraction, Fraction],
+        origin: Fraction,
+        counted: Fraction,
+    ) -> list[tuple[Part, Fraction, Fraction, Fraction]]:
+        """(part, from, to, new zero) for each row to come, all as the source's seconds."""
+        made = self._made.get(need.source.key)
+        parts: tuple[Part, ...] = made if isinstance(made, tuple) else ()
+        if not parts:
+            parts = (Part("", video.mime_type, Fraction(0), max(segment[1], exact(need.source.probe.duration_s or 0))),)
+        longest = self._longest(video)
+        found = []
+        for part, low, high in parts_met(parts, *segment):
+            edges = [low, high]
+            if longest is not None and high - low > longest:
+                moments = moments_of(example, counted, self._options.forms)
+                edges = borders(low, high, longest, [(one + origin, other + origin) for one, other in moments])
+            for begin, stop in zip(edges, edges[1:], strict=False):
+                own = self._options.times_from is TimesFrom.SEGMENT
+                found.append((part, begin, stop, begin if own else part.start_s))
+        if not found:
+            raise CannotCut("its segment lies outside the video")
+        return found
+
+    def _longest(self, video: Media) -> Fraction | None:
+        need = self._plan.steps[key_of(video)].need
+        return None if need.max_s is None else exact(need.max_s)
+
+    def _notes(self, example: Example) -> tuple[str, ...]:
+        video = next((medium for medium in example.media if self._step_of_video(medium)), None)
+        if video is None:
+            return ()
+        duration = self._plan.steps[key_of(video)].need.source.probe.duration_s or 0
+        return left_alone(example, exact(duration), self._options.forms)
+
+    def _relocated(self, example: Example) -> Example:
+        """The example with its media where they are now."""
+        if not example.others:
+            return example
+        contents = tuple(
+            Content(
+                content.role,
+                tuple(self._moved(part) if isinstance(part, Media) else part for part in content.parts),
+            )
+            for content in example.contents
+        )
+        system = tuple(self._moved(part) if isinstance(part, Media) else part for part in example.system or ())
+        return replace(example, contents=contents, system=None if example.system is None else system)
+
+    def _moved(self, medium: Media) -> Media:
+        """The medium at its new address: a file that was made, or one linked; remote ones stay where they are."""
+        made = self._made.get(key_of(medium))
+        if isinstance(made, tuple) and len(made) == 1 and made[0].name:
+            return replace(medium, uri=f"{MEDIA}/{made[0].name}", data=b"", mime_type=made[0].mime_type)
+        if not medium.uri or "://" in medium.uri.removeprefix("file://") or medium.uri.startswith("files/"):
+            return medium
+        source = self._plan.survey.sources.get(key_of(medium))
+        if source is None or isinstance(made, tuple):
+            return medium
+        if self._options.leave_media:
+            return replace(medium, uri=str(source.path))
+        if source.key not in self._linked:
+            self._linked[source.key] = self._link(source)
+        return replace(medium, uri=self._linked[source.key])
+
+    def _link(self, source: Source) -> str:
+        name = f"{stem_of(source.key)}-{source.sha256[:12]}{source.path.suffix or Path(source.key).suffix}"
+        to = self._folder / MEDIA / name
+        if not to.exists():
+            part = to.with_name(f"{name}.part")
+            part.unlink(missing_ok=True)
+            try:
+                part.hardlink_to(source.path)
+            except OSError:  # another disk, or one that knows no links
+                shutil.copyfile(source.path, part)
+            part.replace(to)
+        return f"{MEDIA}/{name}"
+
+
+def _placed(medium: Media, part: Part, low: Fraction, high: Fraction, longest: Fraction | None) -> Media:
+    """The medium's segment within its part. One as long as it may be names its end: the file's may round above it."""
+    uri = f"{MEDIA}/{part.name}" if part.name else medium.uri
+    data = b"" if part.name else medium.data
+    start = None if low == part.start_s else float(low - part.start_s)
+    tight = longest is not None and high - low > longest - TIGHT_S
+    end = None if high == part.end_s and not tight else float(high - part.start_s)
+    if end is not None and longest is not None and end - (start or 0.0) > longest:
+        end -= float(TIGHT_S)  # what floating point made too long
+    return replace(medium, uri=uri, data=data, mime_type=part.mime_type, start_s=start, end_s=end)
+
+
+def document(ledger: Ledger) -> dict[str, Any]:
+    """The ledger as `prepare.json` and `--json` have it."""
+    return {
+        "rowsIn": ledger.num_rows,
+        "rowsKept": ledger.num_kept,
+        "rowsChanged": ledger.num_changed,
+        "rowsLeftOut": sum(ledger.left_out.values()),
+        "leftOutByRule": dict(sorted(ledger.left_out.items())),
+        "rowsOut": ledger.num_rows_out,
+        "media": dict(sorted(ledger.media.items())),
+    }

@@ -1,0 +1,70 @@
+"""`kastor prepare` says its plan, does it, and its outcome passes `kastor check`'s gate."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from films import Recipe, make_film
+from ran_command import Kastor
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A film of 6 s and two rows."""
+    make_film(tmp_path / "film.mp4", Recipe(num_frames=60))
+    medium = {"fileData": {"mimeType": "video/mp4", "fileUri": "film.mp4"}}
+    rows = [
+        {
+            "contents": [
+                {"role": "user", "parts": [medium, {"text": ask}]},
+                {"role": "model", "parts": [{"text": answer}]},
+            ]
+        }
+        for ask, answer in (("List.", "[0:01] a\n[0:05] b"), ("About?", "Frames."))
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "data.jsonl"
+
+
+def test_a_dry_run_only_says_what_would_be_done(kastor: Kastor, data: Path) -> None:
+    ran = kastor("prepare", str(data), "--out", str(data.parent / "out"), "--max-seconds", "4", "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    assert [(one["action"], one["rows"]) for one in ran.json["plan"]["media"]] == [("window", 2)]
+    assert not (data.parent / "out").exists()
+
+
+def test_rows_are_prepared_and_each_one_is_accounted_for(kastor: Kastor, data: Path) -> None:
+    out = data.parent / "out"
+    ran = kastor("prepare", str(data), "--out", str(out), "--max-seconds", "4", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["rowsIn"], ran.json["rowsChanged"], ran.json["rowsLeftOut"]) == (2, 1, 1)
+    assert (ran.json["rowsOut"], ran.json["refused"]) == (2, 0)
+    assert "2 rows: 0 pass as they are, 2 need something" in ran.err
+    assert len((out / "dataset.jsonl").read_text().splitlines()) == 2
+    assert "line-1" in (out / "changes.html").read_text()
+    again = kastor("prepare", str(data), "--out", str(out), "--max-seconds", "4", "--untimed", "copy")
+    assert again.code == 0
+    assert "rows out" in again.out
+    assert len((out / "dataset.jsonl").read_text().splitlines()) == 4
+
+
+WRONG = {
+    ("--strategy", "burn"): "--strategy burn: not known; use auto, drop, shrink, cut",
+    ("--times-from", "moon"): "use file, segment",
+    ("--patterns", "absent.toml"): "Cannot read the patterns absent.toml",
+    ("--profile", "none"): "There is no profile",
+}
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_a_wrong_option_is_named_with_what_would_work(options: tuple[str, str], kastor: Kastor, data: Path) -> None:
+    ran = kastor("prepare", str(data), "--out", str(data.parent / "out"), *options)
+    assert ran.code != 0
+    assert WRONG[options] in ran.err
+
+
+def test_the_originals_folder_is_no_place_for_the_outcome(kastor: Kastor, data: Path) -> None:
+    ran = kastor("prepare", str(data), "--out", str(data.parent))
+    assert ran.code != 0
+    assert "name another" in ran.err
