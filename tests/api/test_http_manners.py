@@ -123,10 +123,13 @@ def test_the_content_type_does_not_matter(world: World, content_type: str | None
         ("GET", "/", 404),
         ("GET", "/v1", 404),
         ("GET", "/v2/tunedModels", 404),
-        ("POST", "/v1/tunedModels/x:embedContent", 405),
+        ("POST", "/v1/models/x:embedContent", 404),
+        ("POST", "/v1/tunedModels/x:embedContent", 501),
+        ("POST", "/v1/tunedModels/x/operations/y:wait", 501),
         ("GET", "/v1/tunedModels/", 404),
-        ("PUT", "/v1/tunedModels", 405),
-        ("POST", "/healthz", 405),
+        ("POST", "/v1/tunedModels/:cancel", 404),
+        ("PUT", "/v1/tunedModels", 404),
+        ("POST", "/healthz", 404),
         ("GET", "/kastor/v1/nothing", 404),
         ("GET", "/v1/tunedModels/x/permissions", 404),
         ("GET", "/v1/" + "%00" * 9, 404),
@@ -137,6 +140,13 @@ def test_an_unknown_route_is_refused_in_googles_shape(world: World, method: str,
     answer = world.call(method, target)
     assert answer.status_code == status
     error_of(answer)
+
+
+def test_a_method_that_models_do_not_have_is_refused_as_google_does(world: World) -> None:
+    message = error_of(world.call("POST", "/v1beta/models/x:batchEmbedContents"))["message"]
+    assert message.startswith(
+        "models/x is not found for API version v1beta, or is not supported for batchEmbedContents."
+    )
 
 
 @pytest.mark.parametrize("query", ["colour=blue", "fields=name", "callback=f", "view=full"])

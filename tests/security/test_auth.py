@@ -6,6 +6,7 @@ import pytest
 
 from kastor.domain.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from kastor.domain.permission import Principal
+from kastor.logs import scrubbed
 from kastor.security.auth import LOCAL, Authenticator
 from kastor.security.keys import ApiKey, new_key
 
@@ -105,6 +106,14 @@ def test_an_expired_key_says_so_in_googles_words() -> None:
     assert caught.value.reason == "API_KEY_INVALID"
     with pytest.raises(Unauthenticated, match="has expired"):
         door.principal(bearer=key)
+
+
+@pytest.mark.parametrize("key", [None, "expired"])
+def test_a_refusal_is_whole_after_what_looks_like_a_credential_is_taken_out(key: str | None) -> None:
+    expired, door = with_key(later=timedelta(seconds=60))
+    with pytest.raises(Unauthenticated) as caught:
+        door.principal(bearer=expired if key else "wrong")
+    assert scrubbed(caught.value.message) == caught.value.message
 
 
 def test_a_key_works_until_its_last_moment() -> None:

@@ -183,6 +183,11 @@ ROWS = (
     Row("overload", engine_error(Unavailable("Busy; try again.")), 503, "UNAVAILABLE", "Busy; try again"),
     Row("unknown operation", unknown_operation, 404, MISSING, "Operation tunedModels/mine/operations/nothing does not"),
     Row(
+        "method not offered",
+        lambda world: ask(world, "POST", "/v1beta/tunedModels/mine:generateText"),
+        *(501, "UNIMPLEMENTED", "The method generateText is not offered"),
+    ),
+    Row(
         "no such route",
         lambda world: ask(world, "GET", "/v1beta/nothing"),
         404,

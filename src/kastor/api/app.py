@@ -1,5 +1,6 @@
 """The HTTP application: all dialects over one service. What it is made of is handed in by the composition root."""
 
+import re
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
 from kastor.security.auth import Authenticator
+
+METHOD = re.compile(r"/(?P<version>[^/]+)/(?P<name>[^:]*[^:/]):(?P<verb>[^/:]+)")
+"""A path that names a method of a resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +108,18 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _unrouted(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router, in Google's shape."""
+    """What has no route, in Google's shape and with its statuses: it knows no 405."""
     if not isinstance(error, HTTPException):
         raise error
     method, path = request.method, request.url.path
-    if error.status_code != 405:
+    found = METHOD.fullmatch(path) if error.status_code == 405 else None
+    if found is None:
         return _refused(request, NotFound(f"There is no {method} {path} here; see /v1beta/models for a beginning."))
-    wrong = Unimplemented(f"{method} is not offered for {path}.")
-    return json_response(error_body(wrong, http_status=405), status=405)
+    name, verb = found["name"], found["verb"]
+    if name.startswith("models/"):
+        said = f"{name} is not found for API version {found['version']}, or is not supported for {verb}."
+        return _refused(request, NotFound(f"{said} See supportedGenerationMethods in GET /v1beta/models."))
+    return _refused(request, Unimplemented(f"The method {verb} is not offered by this server for {name}."))
 
 
 def _bug(request: Request, error: Exception) -> Response:

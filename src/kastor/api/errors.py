@@ -32,10 +32,10 @@ MAX_VIOLATIONS = 20
 Json = dict[str, object]
 
 
-def error_body(error: KastorError, *, http_status: int | None = None) -> Json:
-    """The body that says `error`; `http_status` where it is not the code's usual one (405)."""
+def error_body(error: KastorError) -> Json:
+    """The body that says `error`."""
     body: Json = {
-        "code": http_status or HTTP_STATUS[error.code],
+        "code": HTTP_STATUS[error.code],
         "message": scrubbed(error.message),  # it may repeat what was sent
         "status": error.code.name,
     }

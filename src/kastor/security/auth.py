@@ -104,11 +104,11 @@ class Authenticator:
         try:
             owner = self._owner(bearer)
         except _Expired:
-            raise wrong_token("The key of this server that was given as bearer token has expired.") from None
+            raise wrong_token("The token is a key of this server that has expired.") from None
         if owner is not None:
             return owner
         if self._tokens is None:
-            raise wrong_token("Expected a key of this server as bearer token.")
+            raise wrong_token("Expected a key of this server as the token.")
         return self._tokens.principal(bearer)
 
     def _owner(self, secret: str) -> Principal | None:

@@ -76,7 +76,7 @@ class ProviderTokens:
         try:
             header = jwt.get_unverified_header(token)
         except (PyJWTError, UnicodeError, RecursionError):  # the latter by a header of many brackets
-            raise wrong_token(f"Expected a key of this server or a token of {self._issuer} as bearer token.") from None
+            raise wrong_token(f"Expected a key of this server, or a token of {self._issuer}.") from None
         if header.get("alg") not in ALGORITHMS:
             raise wrong_token(f"The token's signature has to be one of {', '.join(ALGORITHMS)}.")
         if not isinstance(header.get("kid"), str):
