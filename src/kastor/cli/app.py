@@ -153,30 +153,77 @@ def generate(
 @app.command()
 def check(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="JSONL (text_input/output or Vertex contents), CSV, or a JSON array.")
+        Path,
+        typer.Argument(
+            metavar="DATA", help="JSONL (text_input/output or Vertex contents; also .gz, .zst), CSV, or a JSON array."
+        ),
     ],
+    validation: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A validation dataset, to be judged with it.")
+    ] = None,
     base: Annotated[
-        str, typer.Option(metavar="NAME", help="Count tokens as this base model does.")
+        str, typer.Option(metavar="NAME", help="Judge for this base model, and count tokens as it does.")
     ] = "smollm2-135m-instruct",
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Limits to hold it to: open, gemini-api, vertex-gemini-2.5 and others."),
+    ] = None,
+    raised: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--raise", metavar="NAME=NUMBER", help="Another number for a limit, as max_images=50; repeatable."
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="For the estimate.  [default: 5]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="For the estimate.  [default: 4; from 500 examples on, 16]")
+    ] = None,
     show_tokens: Annotated[
         int, typer.Option(metavar="N", min=0, help="Show the first N examples as tokens, what is learnt in colour.")
     ] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the report as a page, with the first rows and their media."),
+    ] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows that are not accepted, with why, as JSONL.")
+    ] = None,
+    media_root: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Folder that media may come from; repeatable.  [default: any you can read]"),
+    ] = None,
     input_key: options.InputKey = None,
     output_key: options.OutputKey = None,
     as_json: options.Json = False,
 ) -> None:
-    """Look at a dataset before tuning.
+    """Judge a dataset before tuning, media and all.
 
-    Faults with their line and remedy, counts, token counts.
+    Which rows are accepted, dropped or rejected, and why; token counts; duplicates; what training would take.
+    Exits with 1 if a job on it would be refused.
 
     \b
-    Example:
+    Examples:
       kastor check data.jsonl --show-tokens 2
+      kastor check videos.jsonl --validation held-out.jsonl --profile vertex-gemini-2.5 --html report.html
     """
     from kastor.cli import check as doing
     from kastor.cli.output import Output
 
-    doing.run(data, base, show_tokens, (input_key, output_key), Output.of(as_json))
+    wanted = doing.Wanted(
+        data,
+        base,
+        validation=validation,
+        columns=(input_key, output_key),
+        profile=profile,
+        raised=tuple(raised or ()),
+        epochs=epochs,
+        batch_size=batch_size,
+        show_tokens=show_tokens,
+        html=html,
+        rejects=rejects,
+        media_roots=tuple(media_root or ()),
+    )
+    doing.run(wanted, Output.of(as_json))
 
 
 app.command()(prepare_command.prepare)

@@ -1,63 +1,136 @@
-"""`kastor check`: every row of a dataset looked at before any training, and what would be learnt, in colour."""
+"""`kastor check`: every row of a dataset looked at before any training, and what training on it would take."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.text import Text
 
+from kastor.cli import check_view
+from kastor.cli.check_samples import Pieces, Samples, pieces, sample
+from kastor.cli.check_speed import measured_speed
+from kastor.cli.check_watch import Watch
 from kastor.cli.models import fetched
-from kastor.cli.output import Output, fields, program
-from kastor.dataset.gate import Base, Gate
-from kastor.dataset.issues import Row
-from kastor.dataset.look import Looker
-from kastor.dataset.read import Columns, read_rows
-from kastor.dataset.report import Report, judge
-from kastor.dataset.stats import Distribution
-from kastor.domain.dataset_limits import dataset_limits
-from kastor.domain.job import RequestedHyperparameters, resolve
+from kastor.cli.output import Output, program
+from kastor.dataset.document import document
+from kastor.dataset.estimate import Estimate, Shape, estimated
+from kastor.dataset.gate import Base, Gate, Verdict
+from kastor.dataset.look import Looker, looking
+from kastor.dataset.page import page
+from kastor.dataset.read import Columns
+from kastor.dataset.rejects import Rejects
+from kastor.dataset.report import Judging, Report
+from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
+from kastor.domain.errors import InvalidArgument
+from kastor.domain.job import Hyperparameters, RequestedHyperparameters, resolve
 from kastor.domain.limits import PROFILES
 from kastor.media.cache import MediaCache
-from kastor.media.fetch import Fetcher, Places
-from kastor.media.probe import Inspector
+from kastor.media.fetch import Places
 from kastor.models import sources
 from kastor.models.catalog import BaseModel, load_catalog
-from kastor.models.render import Rendered, Renderer
+from kastor.models.render import Renderer
+from kastor.security.urlguard import UrlGuard
 from kastor.settings import Settings, load_settings
 
 LEARNT, GIVEN = "bold green", "dim"
-MAX_SHOWN_ISSUES = 20
-HALF_CHARACTER = "\ufffd"
+NUM_SAMPLES = 24  # rows shown in the page
 
 
-def run(data: Path, base_name: str, show_tokens: int, columns: Columns, out: Output) -> None:
-    """Look at the examples in `data`; exits with 1 if a row would be refused."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    data: Path
+    base: str
+    validation: Path | None = None
+    columns: Columns = (None, None)
+    profile: str | None = None
+    raised: tuple[str, ...] = ()
+    epochs: int | None = None
+    batch_size: int | None = None
+    show_tokens: int = 0
+    html: Path | None = None
+    rejects: Path | None = None
+    media_roots: tuple[Path, ...] = ()
+
+
+def run(wanted: Wanted, out: Output) -> None:
+    """Look at a dataset; exits with 1 if it would be refused, with 2 if the question makes no sense."""
     settings = load_settings()
-    base = load_catalog(settings.catalog_file).base(base_name)
-    renderer = _renderer(base, settings, out, needed=show_tokens > 0)
+    base = load_catalog(settings.catalog_file).base(wanted.base)
+    limits = _limits(wanted, settings)
+    _hyperparameters(wanted, settings, 1)
+    renderer = _renderer(base, settings, out, needed=wanted.show_tokens > 0)
     known = Base(base.name, base.input_token_limit + base.output_token_limit, base.family.vision, renderer)
-    with _looker(settings, data) as looker:
-        report = judge(Gate(dataset_limits(settings.profile), known, looker.look), data, columns=columns)
-    shown = _views(data, columns, renderer, show_tokens) if renderer is not None and show_tokens else []
-    out.result(
-        _document(report, base, shown), _summary(report, base, settings), *_legend(shown), *map(_coloured, shown)
-    )
-    _tell_issues(report, out)
+    samples = Samples(NUM_SAMPLES if wanted.html else wanted.show_tokens)
+    files = [file for file in (wanted.data, wanted.validation) if file is not None]
+    with _looker(wanted, settings) as looker:
+        watch = Watch(out, files)
+        judging = Judging(Gate(limits, known, watch.looking(looker.look)), wanted.data, wanted.validation)
+        try:
+            _judge(judging, wanted, watch, samples)
+        except KeyboardInterrupt:
+            _tell(judging.report(), wanted, base, settings, [], out)
+            raise
+        report = judging.report()
+        shown = [pieces(renderer, kept) for kept in samples.rows[: wanted.show_tokens]] if renderer else []
+        _tell(report, wanted, base, settings, shown, out)
+        if wanted.html:
+            _write_page(wanted.html, report, _estimate(report, wanted, base, settings), samples, renderer)
+    for path, what in ((wanted.html, "The report as a page"), (wanted.rejects, "The rows that were not accepted")):
+        if path is not None:
+            out.say(f"{what}: {path}")
     if report.refusals:
         raise typer.Exit(1)
 
 
-@contextmanager
-def _looker(settings: Settings, data: Path) -> Iterator[Looker]:
-    """Media are looked for beside the dataset, and wherever its owner may read."""
+def _judge(judging: Judging, wanted: Wanted, watch: Watch, samples: Samples) -> None:
     with ExitStack() as stack:
-        cache = MediaCache(settings.cache_dir / "media")
-        lease = cache.lease("check")
-        stack.callback(lease.close)
-        places = Places(folders=(Path("/"),), buckets=("gs://", "s3://"), base=data.absolute().parent)
-        yield stack.enter_context(Looker(Fetcher(cache, lease, places), Inspector()))
+        stack.enter_context(watch)
+        rejects = stack.enter_context(Rejects(wanted.rejects)) if wanted.rejects else None
+
+        def judged(path: Path, verdict: Verdict) -> None:
+            watch.on_verdict(path, verdict)
+            samples.add(verdict)
+            if rejects is not None:
+                rejects.add(path, verdict)
+
+        judging.run(columns=wanted.columns, on_verdict=judged, on_bytes=watch.on_bytes)
+
+
+def _limits(wanted: Wanted, settings: Settings) -> DatasetLimits:
+    """The profile with what was raised; the installation's own where nothing is said."""
+    raised: dict[str, float | None] = dict(settings.dataset_limits)
+    for item in wanted.raised:
+        name, _, number = item.partition("=")
+        try:
+            raised[name.strip()] = None if number == "none" else float(number) if "." in number else int(number)
+        except ValueError:
+            raise typer.BadParameter(f"{item!r}; write NAME=NUMBER, as max_images=50, or NAME=none") from None
+    try:
+        return dataset_limits(wanted.profile or settings.profile, raised)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message) from error
+
+
+def _hyperparameters(wanted: Wanted, settings: Settings, num_examples: int) -> Hyperparameters:
+    asked = RequestedHyperparameters(num_epochs=wanted.epochs, batch_size=wanted.batch_size)
+    try:
+        return resolve(asked, num_examples, PROFILES[settings.profile])
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message) from error
+
+
+@contextmanager
+def _looker(wanted: Wanted, settings: Settings) -> Iterator[Looker]:
+    """Media are looked for beside the dataset, and wherever its owner may read unless folders are named."""
+    cache = MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
+    folders = wanted.media_roots or (Path("/"),)
+    places = Places(folders=folders, buckets=("gs://", "s3://"), base=wanted.data.absolute().parent)
+    with looking(cache, places, name="check", guard=UrlGuard(allowed=tuple(settings.media_addresses))) as looker:
+        yield looker
 
 
 def _renderer(base: BaseModel, settings: Settings, out: Output, *, needed: bool) -> Renderer | None:
@@ -67,99 +140,56 @@ def _renderer(base: BaseModel, settings: Settings, out: Output, *, needed: bool)
     return Renderer.open(fetched(base, settings.cache_dir, out), base.family)
 
 
-def _summary(report: Report, base: BaseModel, settings: Settings) -> Any:  # noqa: ANN401  # a rich table
-    ledger, statistics = report.training.ledger, report.training.statistics
-    rows: list[tuple[str, Any]] = [
-        ("rows", f"{ledger.num_rows:,}"),
-        ("accepted", Text(f"{ledger.num_accepted:,}", style="green")),
-        ("dropped", Text(f"{ledger.num_dropped:,}", style="yellow" if ledger.num_dropped else "green")),
-        *((f"  {rule}", f"{count:,}") for rule, count in ledger.dropped_by_rule.most_common()),
-        ("rejected", Text(f"{ledger.num_rejected:,}", style="red" if ledger.num_rejected else "green")),
-        *((f"  {rule}", f"{count:,}") for rule, count in ledger.rejected_by_rule.most_common()),
-    ]
-    if statistics.num_tokens:
-        totals = Distribution.of(
-            [a + b for a, b in zip(statistics.input_tokens, statistics.output_tokens, strict=True)]
-        )
-        assert totals is not None  # noqa: S101  # there are tokens
-        learnt = sum(statistics.output_tokens)
-        each = f"{totals.min:,} to {totals.max:,} a row, median {totals.median:,.0f}"
-        rows.append(("tokens", f"{totals.sum:,} ({each}) as {base.name} counts"))
-        rows.append(("supervised tokens", f"{learnt:,} ({learnt / totals.sum:.0%})"))
-    if ledger.num_accepted:
-        asked = resolve(RequestedHyperparameters(), ledger.num_accepted, PROFILES[settings.profile])
-        rows.append(
-            ("defaults", f"{asked.num_epochs} epochs, batch {asked.batch_size}, learning rate {asked.learning_rate:g}")
-        )
-    return fields(rows)
+def _estimate(report: Report, wanted: Wanted, base: BaseModel, settings: Settings) -> Estimate | None:
+    number = report.training.ledger.num_accepted
+    if not number:
+        return None
+    longest = report.training.statistics.longest(1)
+    return estimated(
+        _hyperparameters(wanted, settings, number),
+        Shape(base.num_parameters, base.adapter.rank),
+        num_examples=number,
+        num_tokens=report.training.statistics.num_tokens,
+        longest=longest[0][1] if longest else 0,
+        num_bytes=wanted.data.stat().st_size,
+        speed=measured_speed(base.id, settings),
+    )
 
 
-def _views(data: Path, columns: Columns, renderer: Renderer, number: int) -> list[list[tuple[str, bool]]]:
-    """Of the first `number` good rows: each token's text, and whether it is learnt."""
-    views: list[list[tuple[str, bool]]] = []
-    for row in read_rows(data, input_key=columns[0], output_key=columns[1]):
-        if len(views) == number:
-            break
-        if isinstance(row, Row):
-            views.append(_pieces(renderer, renderer.example(row.example)))
-    return views
+def _tell(
+    report: Report, wanted: Wanted, base: BaseModel, settings: Settings, shown: list[Pieces], out: Output
+) -> None:
+    """The report on stdout; why nothing can be trained on stderr, too, where stdout is for a program."""
+    estimate = _estimate(report, wanted, base, settings)
+    if not out.as_json:
+        out.result(None, *check_view.shown(report, estimate), *_legend(shown), *map(_coloured, shown))
+        return
+    views = [[{"text": text, "supervised": learnt} for text, learnt in view] for view in shown]
+    out.result(document(report, estimate) | {"views": views})
+    for sentence in report.refusals:
+        out.say(sentence, style="bold red")
 
 
-def _pieces(renderer: Renderer, rendered: Rendered) -> list[tuple[str, bool]]:
-    """Tokens as text; those that only together make a character are shown together."""
-    pieces: list[tuple[str, bool]] = []
-    pending: list[int] = []
-    for token, learnt in zip(rendered.token_ids, rendered.supervised, strict=True):
-        pending.append(token)
-        text = renderer.tokenizer.decode(pending, skip_special_tokens=False)
-        if HALF_CHARACTER not in text:
-            pieces.append((text, learnt))
-            pending = []
-    return pieces
+def _write_page(
+    target: Path, report: Report, estimate: Estimate | None, samples: Samples, renderer: Renderer | None
+) -> None:
+    notices = check_view.notices(report)
+    text = page(document(report, estimate), notices, [sample(kept, renderer) for kept in samples.rows[:NUM_SAMPLES]])
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(text, "utf-8")
+    partial.replace(target)
 
 
-def _legend(views: list[list[tuple[str, bool]]]) -> list[Text]:
+def _legend(views: list[Pieces]) -> list[Text]:
     if not views:
         return []
     return [Text.assemble("\nTokens, one between bars: ", ("given", GIVEN), ", ", ("learnt", LEARNT), "\n")]
 
 
-def _coloured(pieces: list[tuple[str, bool]]) -> Text:
-    view = Text()
-    for text, learnt in pieces:
-        shown = text.replace("\n", "⏎\n") if "\n" in text else text
-        view.append(shown, style=LEARNT if learnt else GIVEN)
-        if not text.endswith("\n"):
-            view.append("|", style="dim blue")
-    return view.append("\n")
-
-
-def _tell_issues(report: Report, out: Output) -> None:
-    issues = report.training.ledger.issues
-    for issue in issues[:MAX_SHOWN_ISSUES]:
-        out.say(str(issue), style="red")
-    if len(issues) > MAX_SHOWN_ISSUES:
-        out.say(f"and {len(issues) - MAX_SHOWN_ISSUES:,} more")
-    for sentence in report.refusals:
-        out.say(sentence, style="bold red")
-
-
-def _document(report: Report, base: BaseModel, views: list[list[tuple[str, bool]]]) -> dict[str, Any]:
-    ledger, statistics = report.training.ledger, report.training.statistics
-    return {
-        "rows": ledger.num_rows,
-        "accepted": ledger.num_accepted,
-        "dropped": ledger.num_dropped,
-        "rejected": ledger.num_rejected,
-        "droppedByRule": dict(ledger.dropped_by_rule),
-        "rejectedByRule": dict(ledger.rejected_by_rule),
-        "baseModel": base.name,
-        "tokens": statistics.num_tokens or None,
-        "supervisedTokens": sum(statistics.output_tokens) or None,
-        "issues": [
-            {"line": i.line, "path": i.path, "rule": i.rule, "message": i.message, "hint": i.hint}
-            for i in ledger.issues
-        ],
-        "refusals": list(report.refusals),
-        "views": [[{"text": text, "supervised": learnt} for text, learnt in view] for view in views],
-    }
+def _coloured(view: Pieces) -> Text:
+    text = Text()
+    for token, learnt in view:
+        text.append(token.replace("\n", "⏎\n"), style=LEARNT if learnt else GIVEN)
+        if not token.endswith("\n"):
+            text.append("|", style="dim blue")
+    return text.append("\n")

@@ -24,12 +24,13 @@ from kastor.dataset.rules import (
     view_of,
 )
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Example, Media, Resolution
+from kastor.domain.content import Example, Media, Resolution, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.vision import TokenCount, View, Views, Vision
 
 CHUNK_ROWS = 128  # a few hundred KB stay in the cache of a core: 512 were up to a tenth slower
 CHUNK_BYTES = 8_000_000  # inline media of 20 MB take a chunk of their own
+CHUNK_MEDIA = 32  # or about as many: looking at a long video takes a second
 
 Look = Callable[[Iterable[Media]], dict[Media, Looked]]
 
@@ -90,7 +91,7 @@ class Gate:
         self.limits = limits
         self.base = base
         self._look = look
-        self._max_tokens = min(base.max_tokens, limits.max_tokens or base.max_tokens)
+        self.max_tokens = min(base.max_tokens, limits.max_tokens or base.max_tokens)
         bounds = (limits.max_input_chars, limits.max_output_chars)
         self._surely_fine = min([most for most in bounds if most is not None], default=sys.maxsize)
         self._resolution: tuple[Resolution, int] | None = None  # of the first line with media, and that line
@@ -156,7 +157,7 @@ class Gate:
                 continue
             count = next(counts)
             row = Row(verdict.line, verdict.example, verdict.issues)
-            faults = list(token_faults(count.total, self._max_tokens, self.base.name))
+            faults = list(token_faults(count.total, self.max_tokens, self.base.name))
             plan = Plan(count, verdict.plan.views)
             if faults:
                 yield _refused(row, faults)
@@ -172,6 +173,9 @@ def _chunks(rows: Iterable[Row | Issue]) -> Iterator[list[Row | Issue]]:
         chunk.append(row)
         if type(row) is Row:
             room -= row.num_bytes
+            for content in row.example.contents:
+                if len(content.parts) != 1 or type(content.parts[0]) is not Text:
+                    room -= CHUNK_BYTES // CHUNK_MEDIA
         if room < 0 or len(chunk) == CHUNK_ROWS:
             yield chunk
             chunk, room = [], CHUNK_BYTES

@@ -51,11 +51,11 @@ def read_rows(
     """
     keys = (_keys(input_key, INPUT_COLUMNS), _keys(output_key, OUTPUT_COLUMNS))
     with _opened(path, on_bytes) as file:
-        if Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower() in (".csv", ".tsv"):
+        if _is_csv(path):
             yield from _csv_rows(path, _whole(file, path), keys)
             return
         first = file.readline(MAX_LINE_BYTES + 1).removeprefix(BOM)
-        if first.lstrip()[:1] == b"[" and not _is_pair(first):
+        if _begins_array(first):
             yield from _array_rows(path, first + _whole(file, path), keys)
         else:
             yield from _json_lines(first, file, keys)
@@ -77,6 +77,19 @@ def read_examples(path: Path, *, input_key: str | None = None, output_key: str |
     if not items:
         raise InvalidArgument(f"{path} holds no examples; one line looks like {SHAPES}.")
     return [item.example for item in items if isinstance(item, Row)]
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether each row stands on a line of its own.
+
+    Raises:
+        InvalidArgument: the file cannot be read.
+
+    """
+    if _is_csv(path):
+        return False
+    with _opened(path) as file:
+        return not _begins_array(file.readline(MAX_LINE_BYTES + 1).removeprefix(BOM))
 
 
 def original_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -135,6 +148,14 @@ def _opened(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None
 
 def _keys(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
     return (given,) if given else usual
+
+
+def _is_csv(path: Path) -> bool:
+    return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower() in (".csv", ".tsv")
+
+
+def _begins_array(first: bytes) -> bool:
+    return first.lstrip()[:1] == b"[" and not _is_pair(first)
 
 
 def _is_pair(line: bytes) -> bool:

@@ -9,8 +9,8 @@ from kastor.dataset.ledger import Ledger, refusals, validation_refusals
 from kastor.dataset.read import Columns, read_rows
 from kastor.dataset.stats import TEXT_ONLY, Duplicates, Statistics
 
-OnVerdict = Callable[[Verdict], None]
-"""Told of every verdict, in order: progress, a file of rejects, thumbnails."""
+OnVerdict = Callable[[Path, Verdict], None]
+"""Told of every verdict with its file, in order: progress, a file of rejects, thumbnails."""
 OnBytes = Callable[[Path, int], None]
 """Told now and then how many bytes of a file, as it lies on the disk, were read."""
 
@@ -48,7 +48,7 @@ def judge(
     validation: Path | None = None,
     *,
     columns: Columns = (None, None),
-    on_verdict: OnVerdict = lambda verdict: None,
+    on_verdict: Callable[[Verdict], None] = lambda verdict: None,
 ) -> Report:
     """The report on a dataset; reads each file once.
 
@@ -57,7 +57,7 @@ def judge(
 
     """
     judging = Judging(gate, training, validation)
-    judging.run(columns=columns, on_verdict=on_verdict)
+    judging.run(columns=columns, on_verdict=lambda path, verdict: on_verdict(verdict))
     return judging.report()
 
 
@@ -74,7 +74,7 @@ class Judging:
         self,
         *,
         columns: Columns = (None, None),
-        on_verdict: OnVerdict = lambda verdict: None,
+        on_verdict: OnVerdict = lambda path, verdict: None,
         on_bytes: OnBytes = lambda path, num_bytes: None,
     ) -> None:
         """Judge all rows, those of the training file first.
@@ -98,7 +98,7 @@ class Judging:
             count(verdict)
             if verdict.example is not None and verdict.plan is not None:
                 learn(verdict.line, verdict.example, verdict.plan.tokens)
-            on_verdict(verdict)
+            on_verdict(judged.path, verdict)
 
     def report(self) -> Report:
         """The report on what was judged so far; partial if there is more."""

@@ -65,17 +65,24 @@ class Distribution:
         return cls(int(held_N.sum()), low, high, float(held_N.mean()), median, p5, p95, _buckets(held_N, low, high))
 
 
-def _buckets(held_N: "np.ndarray[tuple[int], np.dtype[np.int64]]", low: int, high: int) -> tuple[Bucket, ...]:
-    """Six bins over the inclusive range: left_i = ceil(min + i W) with W = (max - min + 1) / 6; empty ones left out."""
+def bins(low: int, high: int) -> list[tuple[int, int]]:
+    """The histogram's bins over the whole numbers from `low` to `high`: six, or fewer where there are fewer numbers.
+
+    left_i = ceil(low + i W) with W = (high - low + 1) / 6, and each ends where the next begins.
+
+    >>> bins(1, 10), bins(2, 2)
+    ([(1, 2), (3, 4), (5, 5), (6, 7), (8, 9), (10, 10)], [(2, 2)])
+    """
     width = high - low + 1
     lefts = [low + math.ceil(i * width / NUM_BINS) for i in range(NUM_BINS)]
     rights = [left - 1 for left in lefts[1:]] + [high]
-    found = []
-    for left, right in zip(lefts, rights, strict=True):
-        count = int(((held_N >= left) & (held_N <= right)).sum())
-        if count:
-            found.append(Bucket(count, left, right))
-    return tuple(found)
+    return [(left, right) for left, right in zip(lefts, rights, strict=True) if left <= right]
+
+
+def _buckets(held_N: "np.ndarray[tuple[int], np.dtype[np.int64]]", low: int, high: int) -> tuple[Bucket, ...]:
+    """The bins with their counts; empty ones are left out."""
+    counted = [(int(((held_N >= left) & (held_N <= right)).sum()), left, right) for left, right in bins(low, high)]
+    return tuple(Bucket(*bucket) for bucket in counted if bucket[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,209 @@
+"""Rows as the model sees them: tokens with what is learnt, and small pictures of the frames that are taken."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from kastor.dataset.gate import Outcome, Verdict
+from kastor.dataset.page import Sample, Segment
+from kastor.dataset.seen import Seen
+from kastor.domain.content import Example, Media, Part, Text
+from kastor.domain.media import BadMedium
+from kastor.domain.vision import NO_VIEWS, Views, clock
+from kastor.media.decode import Pixels, frames, picture
+from kastor.models.render import Picture, Rendered, Renderer
+
+HALF_CHARACTER = "\ufffd"
+MAX_SHOWN_CHARS = 4000  # of one stretch of text
+MAX_FRAMES = 12  # of one medium
+MAX_SIDE = 160
+JPEG_QUALITY = 70
+
+Pieces = list[tuple[str, bool]]
+"""Each token's text, and whether it is learnt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An accepted row, kept to be shown."""
+
+    line: int
+    verdict: Verdict
+    example: Example
+
+
+class Samples:
+    """The first accepted rows."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.rows: list[Kept] = []
+
+    def add(self, verdict: Verdict) -> None:
+        """Keep the row, if it is one of the first."""
+        if len(self.rows) < self._number and verdict.outcome is Outcome.ACCEPTED and verdict.example is not None:
+            self.rows.append(Kept(verdict.line, verdict, verdict.example))
+
+
+def pieces(renderer: Renderer, kept: Kept) -> Pieces:
+    """The row's tokens as text; those that only together make a character are shown together."""
+    rendered = _rendered(renderer, kept)
+    return list(_decoded(renderer, rendered.token_ids, rendered.supervised))
+
+
+def sample(kept: Kept, renderer: Renderer | None) -> Sample:
+    """The row as segments; without the base's tokenizer as it was written."""
+    thumbs = {media: _thumbnails(media, seen) for media, seen in (kept.verdict.seen or {}).items()}
+    if renderer is None:
+        return Sample(kept.line, None, tuple(_written(kept.example, thumbs)))
+    rendered = _rendered(renderer, kept)
+    return Sample(kept.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, _views(kept))))
+
+
+def _rendered(renderer: Renderer, kept: Kept) -> Rendered:
+    return renderer.example(kept.example, _views(kept))
+
+
+def _views(kept: Kept) -> Views:
+    return kept.verdict.plan.views if kept.verdict.plan else NO_VIEWS
+
+
+def _decoded(renderer: Renderer, ids: Sequence[int], supervised: Sequence[bool]) -> Iterator[tuple[str, bool]]:
+    pending: list[int] = []
+    for token, learnt in zip(ids, supervised, strict=True):
+        pending.append(token)
+        text = renderer.tokenizer.decode(pending, skip_special_tokens=False)
+        if HALF_CHARACTER not in text:
+            yield text, learnt
+            pending = []
+
+
+Thumbnails = Mapping[int, Segment] | Segment
+"""Of a medium's pictures some, by their number; or why there are none."""
+
+
+def _segments(
+    renderer: Renderer, rendered: Rendered, thumbs: Mapping[Media, Thumbnails], views: Views
+) -> Iterator[Segment]:
+    at = 0
+    for media, group in groupby(rendered.pictures, key=lambda one: one.media):
+        held = list(group)
+        moments_s = views[media].moments_s
+        # the clock of the first frame is its caption, as those of the others are
+        yield from _texts(renderer, rendered, at, held[0].start, without=clock(moments_s[0]) if moments_s else "")
+        found = thumbs.get(media, {})
+        yield from (found,) if isinstance(found, Segment) else _pictured(held, found)
+        at = held[-1].start + held[-1].num_tokens
+    yield from _texts(renderer, rendered, at, len(rendered.token_ids))
+
+
+def _pictured(held: Sequence[Picture], found: Mapping[int, Segment]) -> Iterator[Segment]:
+    """A medium's pictures; of those that are not shown only how many there are."""
+    left_out = 0
+    for one in held:
+        thumb = found.get(one.index)
+        if thumb is None:
+            left_out += 1
+            continue
+        if left_out:
+            yield Segment("note", f" … {left_out:,} more … ")
+        yield thumb
+        left_out = 0
+    if left_out:
+        yield Segment("note", f" … {left_out:,} more … ")
+
+
+def _texts(renderer: Renderer, rendered: Rendered, begin: int, end: int, without: str = "") -> Iterator[Segment]:
+    """Tokens [begin, end) as stretches of what is given and what is learnt; `without` this at the end."""
+    for learnt, group in groupby(range(begin, end), key=lambda index: rendered.supervised[index]):
+        ids = [rendered.token_ids[index] for index in group]
+        text = renderer.tokenizer.decode(ids, skip_special_tokens=False).removesuffix(without)
+        yield from _cut(text, "learnt" if learnt else "given")
+
+
+def _cut(text: str, kind: str) -> Iterator[Segment]:
+    yield Segment(kind, text[:MAX_SHOWN_CHARS])
+    if len(text) > MAX_SHOWN_CHARS:
+        yield Segment("note", f" … {len(text) - MAX_SHOWN_CHARS:,} more characters … ")
+
+
+def _written(example: Example, thumbs: Mapping[Media, Thumbnails]) -> Iterator[Segment]:
+    for part in example.system or ():
+        yield from _part(part, thumbs, "given")
+    for index, content in enumerate(example.contents):
+        yield Segment("note", f"{content.role.value}: ")
+        for part in content.parts:
+            yield from _part(part, thumbs, "learnt" if index == len(example.contents) - 1 else "given")
+        yield Segment("given", "\n")
+
+
+def _part(part: Part, thumbs: Mapping[Media, Thumbnails], kind: str) -> Iterator[Segment]:
+    if isinstance(part, Text):
+        yield from _cut(part.text, kind)
+    elif isinstance(part, Media):
+        found = thumbs.get(part, {})
+        yield from (found,) if isinstance(found, Segment) else found.values()
+
+
+def _thumbnails(media: Media, seen: Seen) -> Thumbnails:
+    try:
+        return dict(_moving(media, seen) if seen.plan is not None else _still(media, seen))
+    except (BadMedium, OSError) as error:
+        return Segment("note", f" [{media.name} cannot be shown: {error}] ")
+
+
+def _moving(media: Media, seen: Seen) -> Iterator[tuple[int, Segment]]:
+    plan = seen.plan
+    assert plan is not None  # noqa: S101  # asked for by the caller
+    chosen = _spread(plan.num_frames)
+    some = replace(
+        plan,
+        moments_s=tuple(plan.moments_s[index] for index in chosen),
+        pts=tuple(plan.pts[index] for index in chosen),
+    )
+    size = _fitting(seen.probe.width or MAX_SIDE, seen.probe.height or MAX_SIDE)
+    for index, frame in zip(chosen, frames(seen.file.path, some, size), strict=True):
+        moment = clock(frame.moment_s)
+        yield index, Segment("picture", f"{media.name} at {moment}", jpeg(frame.pixels), moment)
+
+
+def _still(media: Media, seen: Seen) -> Iterator[tuple[int, Segment]]:
+    pages = seen.probe.num_pages or 1
+    for index in _spread(pages):
+        width, height = (seen.probe.width, seen.probe.height)
+        if seen.probe.page_sizes:
+            width, height = (round(side) for side in seen.probe.page_sizes[min(index, len(seen.probe.page_sizes) - 1)])
+        size = _fitting(width or MAX_SIDE, height or MAX_SIDE)
+        pixels = picture(seen.file.path, size, page=index)
+        yield index, Segment("picture", media.name, jpeg(pixels), f"page {index + 1}" if pages > 1 else "")
+
+
+def _spread(number: int) -> list[int]:
+    """At most `MAX_FRAMES` of so many, evenly apart, the first and the last among them.
+
+    >>> _spread(3), _spread(100)[:3], _spread(100)[-1]
+    ([0, 1, 2], [0, 9, 18], 99)
+    """
+    if number <= MAX_FRAMES:
+        return list(range(number))
+    return [index * (number - 1) // (MAX_FRAMES - 1) for index in range(MAX_FRAMES)]
+
+
+def _fitting(width: int, height: int) -> tuple[int, int]:
+    """The largest size of this shape that is a thumbnail.
+
+    >>> _fitting(1280, 720), _fitting(90, 160)
+    ((160, 90), (90, 160))
+    """
+    scale = MAX_SIDE / max(width, height, 1)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def jpeg(pixels: Pixels) -> bytes:
+    """The picture as a small file. What is encoded here was decoded elsewhere, in a child process."""
+    import PIL.Image  # only where pages are written
+
+    held = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(held, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return held.getvalue()

@@ -1,0 +1,147 @@
+"""The report of `kastor check` as people read it in a terminal."""
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kastor.cli.output import duration, fields, megabytes, table
+from kastor.dataset.estimate import Estimate
+from kastor.dataset.ledger import Ledger
+from kastor.dataset.report import Judged, Report
+from kastor.dataset.stats import Distribution, Duplicates, bins
+
+BAR_WIDTH = 32
+NUM_LONGEST = 5
+NUM_PAIRS = 5
+HEADING = "bold"
+
+
+def shown(report: Report, estimate: Estimate | None) -> Iterator[RenderableType]:
+    """The whole report, part after part."""
+    yield from _judged(report.training, report)
+    if report.validation is not None:
+        yield from _judged(report.validation, report)
+    found = notices(report)
+    if found:
+        yield Text("\nTo know", style=HEADING)
+        for sentence in found:
+            yield Text(f"  {sentence}")
+    if estimate is not None:
+        yield Text("\nTraining", style=HEADING)
+        yield fields(list(_estimated(estimate)))
+    yield from _verdict(report)
+
+
+def notices(report: Report) -> list[str]:
+    """Sentences on what stops nothing and should be known."""
+    return [*_duplicated(report), *(shared.notice for shared in report.training.statistics.preambles())]
+
+
+def _judged(judged: Judged, report: Report) -> Iterator[RenderableType]:
+    ledger, statistics = judged.ledger, judged.statistics
+    yield Text.assemble((f"\n{judged.path.name}", HEADING), (f"  {judged.path.stat().st_size:,} bytes", "dim"))
+    yield _totals(ledger)
+    if ledger.first:
+        yield _faults(ledger)
+    for name, values in (
+        ("input tokens", statistics.input_tokens),
+        ("output tokens", statistics.output_tokens),
+        ("messages", statistics.num_messages),
+    ):
+        spread = Distribution.of(values)
+        if spread is not None:
+            yield from _histogram(name, spread)
+    longest = statistics.longest(NUM_LONGEST)
+    if longest:
+        rows = ", ".join(f"line {line:,} ({tokens:,})" for line, tokens in longest)
+        yield Text(f"  longest   {rows}; at most {report.gate.max_tokens:,} tokens fit")
+    if len(statistics.slices) > 2:
+        groups = ", ".join(f"{number:,} {name}" for name, number in statistics.slices.most_common())
+        yield Text(f"  groups    {groups}")
+
+
+def _totals(ledger: Ledger) -> Text:
+    parts = ((ledger.num_accepted, "accepted", "green"), (ledger.num_dropped, "dropped", "yellow"))
+    text = Text(f"  {ledger.num_rows:,} rows = ")
+    for number, name, style in parts:
+        text.append(f"{number:,} {name}", style=style if number else "dim").append(" + ")
+    return text.append(f"{ledger.num_rejected:,} rejected", style="red" if ledger.num_rejected else "dim")
+
+
+def _faults(ledger: Ledger) -> Table:
+    """Every rule that had something to say, most rows first."""
+    shown = table("rule", "rows", "becomes", "first lines", "as in", right=("rows",))
+    for outcome, style, counts in (
+        ("rejected", "red", ledger.rejected_by_rule),
+        ("dropped", "yellow", ledger.dropped_by_rule),
+        ("kept", "dim", ledger.notes),
+    ):
+        for rule, number in counts.most_common():
+            firsts = ledger.first.get(rule, [])
+            lines = ", ".join(f"{issue.line:,}" for issue in firsts)
+            first = firsts[0] if firsts else None
+            said = "" if first is None else first.message + (f" ({first.hint})" if first.hint else "")
+            shown.add_row(rule, f"{number:,}", Text(outcome, style=style), lines, said)
+    return shown
+
+
+def _histogram(name: str, spread: Distribution) -> Iterator[Text]:
+    yield Text.assemble(
+        (f"\n  {name}", HEADING),
+        f"  {spread.sum:,} in all; {spread.min:,} to {spread.max:,} a row, median {spread.median:,.0f}, "
+        f"mean {spread.mean:,.1f}, 5 % below {spread.p5:,.0f}, 5 % above {spread.p95:,.0f}",
+    )
+    counts: Mapping[int, int] = {bucket.left: bucket.count for bucket in spread.buckets}
+    if len(counts) == 1:
+        return
+    most = max(counts.values())
+    edges = [f"{left:,} – {right:,}" for left, right in bins(int(spread.min), int(spread.max))]
+    width = max(map(len, edges))
+    for label, (left, _) in zip(edges, bins(int(spread.min), int(spread.max)), strict=True):
+        number = counts.get(left, 0)
+        bar = "█" * round(BAR_WIDTH * number / most) or ("▏" if number else "")
+        yield Text.assemble(f"    {label:>{width}}  ", (f"{bar:<{BAR_WIDTH}}", "cyan"), f"  {number:,}")
+
+
+def _duplicated(report: Report) -> Iterator[str]:
+    if report.duplicates.number:
+        yield f"{_rows(report.duplicates.number)} earlier in the training file, too: {_pairs(report.duplicates)}."
+    if report.leaked.number:
+        yield (
+            f"{_rows(report.leaked.number)} in the validation file and in the training file, so validation says "
+            f"less than it seems to: {_pairs(report.leaked)}."
+        )
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} example stands" if number == 1 else f"{number:,} examples stand"
+
+
+def _pairs(found: Duplicates) -> str:
+    pairs = ", ".join(f"line {line:,} as {first:,}" for line, first in found.lines[:NUM_PAIRS])
+    return pairs + (", …" if found.number > NUM_PAIRS else "")
+
+
+def _estimated(estimate: Estimate) -> Iterator[tuple[str, RenderableType]]:
+    asked = estimate.hyperparameters
+    how = f"{asked.num_epochs} epochs, batch {asked.batch_size}, learning rate {asked.learning_rate:g}"
+    yield "  steps", f"{estimate.num_steps:,} ({how})"
+    if estimate.duration_s is not None and estimate.speed is not None:
+        speed = estimate.speed
+        yield "  time", f"about {duration(estimate.duration_s)} at {speed.tokens_per_s:,.0f} tokens/s ({speed.source})"
+    if estimate.peak_bytes is not None:
+        yield "  memory", f"about {estimate.peak_bytes / 1e9:.1f} GB at the peak"
+    yield "  disk", f"about {megabytes(estimate.disk_bytes)} for checkpoints, the model and the dataset's copy"
+
+
+def _verdict(report: Report) -> Iterator[RenderableType]:
+    yield Text("")
+    if report.partial:
+        yield Text("Interrupted: this is what was read by then, not the whole file.", style="bold yellow")
+    if report.refusals:
+        yield Group(*(Text(f"Refused: {sentence}", style="bold red") for sentence in report.refusals))
+    elif not report.partial:
+        number = report.training.ledger.num_accepted
+        yield Text(f"Fine: {number:,} examples can be trained on.", style="bold green")
