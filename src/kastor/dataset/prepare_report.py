@@ -15,7 +15,7 @@ from kastor.dataset.prepare_plan import LeftOut
 from kastor.dataset.retime import CutRow, TextChange
 from kastor.domain.content import Example, Media
 
-MAX_COMPARED_CHARS = 20_000
+MAX_COMPARED_CHARS = 8_000
 STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#222;background:#fff}
 section{border-top:1px solid #ccc;padding:.6rem 0}h1{font-size:1.4rem}h2{font-size:1rem;margin:.2rem 0}

@@ -5,6 +5,7 @@ is kept whole. Only the moments are rewritten; everything else stays as it was w
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -100,6 +101,7 @@ class Timed:
         self.left: list[LeftAlone] = []
         self._duration_s = duration_s
         self._forms = forms
+        self._unescaped = _ESCAPE.sub(_blanked, text)  # as JSON strings mean it, with every place where it was
         self._root = self._parsed()
         self._dividable = not self.prose or json_spot(text) is not None
 
@@ -173,20 +175,19 @@ class Timed:
 
     def _share_out(self, node: Node, doing: "_Editing") -> None:
         kept = []
-        for item in node.items:
+        for place, item in enumerate(node.items):
             inner = _Editing(doing.window, [], [], doing.ties_up)
             elsewhere = item.timed and self._alone(item, doing.window)
             if not elsewhere and self._edit(item, inner):
-                kept.append(item)
+                kept.append(place)
                 doing.edits.extend(inner.edits)
                 doing.notes.extend(inner.notes)
         if not kept:
             doing.edits.append((node.items[0].begin, node.items[-1].stop, ""))
             return
-        if kept[0] is not node.items[0]:
-            doing.edits.append((node.items[0].begin, kept[0].begin, ""))
-        places = [node.items.index(item) for item in kept]
-        for place, after in zip(places, [*places[1:], len(node.items)], strict=True):
+        if kept[0] > 0:
+            doing.edits.append((node.items[0].begin, node.items[kept[0]].begin, ""))
+        for place, after in zip(kept, [*kept[1:], len(node.items)], strict=True):
             if after > place + 1:
                 doing.edits.append((node.items[place].stop, node.items[after - 1].stop, ""))
 
@@ -236,12 +237,15 @@ class Timed:
         units = self._units(marks)
         if len(units) < 2 and not (units and units[0] == 0 and "\n" not in self.text.strip()):
             return Node(0, len(self.text), marks)
-        if any(left.why.startswith("lies beyond") for left in self.left):
-            raise CannotCut(f"“{self.left[0].text}” {self.left[0].why}")
+        for left in self.left:
+            if left.why.startswith("lies beyond"):
+                raise CannotCut(f"“{left.text}” {left.why}")
+        places = [mark.start.begin for mark in marks]
         items = []
         for begin, after in zip(units, [*units[1:], len(self.text)], strict=True):
             stop = begin + len(self.text[begin:after].rstrip())
-            items.append(Node(begin, stop, tuple(m for m in marks if begin <= m.start.begin < stop), unit=True))
+            held = marks[bisect_left(places, begin) : bisect_left(places, stop)]
+            items.append(Node(begin, stop, held, unit=True))
         listed = Node(units[0], items[-1].stop, items=tuple(items), list=True)
         header = tuple(mark for mark in marks if mark.start.begin < units[0])
         return Node(0, len(self.text), items=(Node(0, units[0], header), listed)) if header else listed
@@ -268,8 +272,7 @@ class Timed:
         if spot.kind == "array":
             return self._array(spot, key)
         if spot.kind == "string":
-            masked = _ESCAPE.sub(_blanked, self.text[spot.begin + 1 : spot.stop - 1])
-            marks = self._find(" " * (spot.begin + 1) + masked, spot.begin + 1, spot.stop - 1)
+            marks = self._find(self._unescaped, spot.begin + 1, spot.stop - 1)
             return Node(spot.begin, spot.stop, marks)
         return Node(spot.begin, spot.stop)
 

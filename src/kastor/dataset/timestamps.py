@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
-from itertools import pairwise
 
 SLACK_S = 1  # a moment may lie this far beyond the end: durations are rounded up
 
@@ -181,7 +180,8 @@ def find(text: str, begin: int, stop: int, duration_s: Fraction, patterns: Seque
     ([(65, 90)], '3:16')
     """
     left: list[LeftAlone] = []
-    taken, marks = _own(text, begin, stop, patterns, left)
+    taken = _Taken(begin, stop)
+    marks = _own(text, begin, stop, patterns, taken, left)
     stamps = sorted(_stamps(text, begin, stop, taken, left), key=lambda stamp: stamp.begin)
     marks += _joined(text, begin, _padded(stamps), left)
     inside = []
@@ -209,17 +209,31 @@ def stamp_of(text: str, begin: int, stop: int, unit: Unit) -> Stamp | None:
     return None if bare is None or unit is Unit.CLOCK else _plain(text, begin, stop, unit)
 
 
+class _Taken:
+    """Which characters of text[begin:stop] belong to something that was found."""
+
+    def __init__(self, begin: int, stop: int) -> None:
+        self._begin = begin
+        self._mask = bytearray(max(0, stop - begin))
+
+    def take(self, begin: int, stop: int) -> bool:
+        """Take text[begin:stop]; whether nothing of it was taken before."""
+        low, high = begin - self._begin, stop - self._begin
+        if any(self._mask[low:high]):
+            return False
+        self._mask[low:high] = b"\1" * (high - low)
+        return True
+
+
 def _own(
-    text: str, begin: int, stop: int, patterns: Sequence[Pattern], left: list[LeftAlone]
-) -> tuple[list[tuple[int, int]], list[Mark]]:
-    """What the caller's patterns find, and which parts of the text they claim."""
-    taken: list[tuple[int, int]] = []
+    text: str, begin: int, stop: int, patterns: Sequence[Pattern], taken: _Taken, left: list[LeftAlone]
+) -> list[Mark]:
+    """What the caller's patterns find."""
     marks: list[Mark] = []
     for pattern in patterns:
         for match in pattern.regex.finditer(text, begin, stop):
-            if _overlaps(taken, *match.span()):
+            if not taken.take(*match.span()):
                 continue
-            taken.append(match.span())
             groups = [name for name in ("time", "start", "end") if match.groupdict().get(name) is not None]
             stamps = [stamp_of(text, *match.span(name), pattern.unit) for name in groups]
             known = [stamp for stamp in stamps if stamp is not None]
@@ -227,15 +241,14 @@ def _own(
                 left.append(LeftAlone(match[0], f"by the pattern {pattern.name}"))
             else:
                 marks.append(Mark(known[0], known[1] if len(known) > 1 else None))
-    return taken, marks
+    return marks
 
 
 def _stamps(text: str, begin: int, stop: int, taken: list[tuple[int, int]], left: list[LeftAlone]) -> Iterator[Stamp]:
     for regex, made in ((_COMPOUND, _compound), (_CLOCK, _clock), (_NUMBER, _number)):
         for match in regex.finditer(text, begin, stop):
-            if _overlaps(taken, *match.span()):
+            if not taken.take(*match.span()):
                 continue
-            taken.append(match.span())
             stamp = made(match)
             first = _first_of_range(text, begin, match.start(), stamp) if regex is _NUMBER else None
             why = _lookalike(text, begin, stop, first or stamp, match.end())
@@ -265,7 +278,9 @@ def _lookalike(text: str, begin: int, stop: int, stamp: Stamp, after: int) -> st
 def _first_of_range(text: str, begin: int, at: int, stamp: Stamp) -> Stamp | None:
     """The 5 of "5-10 s"."""
     match = _FIRST_OF_RANGE.search(text, max(begin, at - 30), at)
-    if match is None or (re.search(r"and\s*\Z", match[0]) and not _BETWEEN.search(text, begin, match.start())):
+    if match is None or (
+        re.search(r"and\s*\Z", match[0]) and not _BETWEEN.search(text, max(begin, match.start() - 20), match.start())
+    ):
         return None
     return _plain(text, match.start("n"), match.end("n"), stamp.form.unit)
 
@@ -294,7 +309,7 @@ def _linked(text: str, begin: int, here: Stamp, after: Stamp) -> bool:
     gap = text[unit_end.end() if unit_end and here.form.unit is not Unit.CLOCK else here.stop : after.begin]
     if _LINK.fullmatch(gap):
         return True
-    if _AND.fullmatch(gap) and _BETWEEN.search(text, begin, here.begin):
+    if _AND.fullmatch(gap) and _BETWEEN.search(text, max(begin, here.begin - 20), here.begin):
         return True
     line = max(begin, text.rfind("\n", begin, here.begin) + 1)
     return LEADING.fullmatch(text, line, here.begin) is not None and _COLUMN.fullmatch(gap) is not None
@@ -307,10 +322,6 @@ def _refusal(mark: Mark, duration_s: Fraction) -> str | None:
 
 def _shown(text: str, mark: Mark) -> str:
     return text[mark.start.begin : (mark.end or mark.start).stop]
-
-
-def _overlaps(taken: Sequence[tuple[int, int]], begin: int, stop: int) -> bool:
-    return any(low < stop and begin < high for low, high in taken)
 
 
 def _padded(stamps: Sequence[Stamp]) -> list[Stamp]:
@@ -355,8 +366,3 @@ def _plain(text: str, begin: int, stop: int, unit: Unit) -> Stamp:
     width = len(whole) if whole.startswith("0") else 1
     seconds = Fraction(text[begin:stop]) / (1000 if unit is Unit.MILLISECONDS else 1)
     return Stamp(begin, stop, seconds, Form(unit, len(fraction), width=width))
-
-
-def in_order(marks: Sequence[Mark]) -> bool:
-    """Whether no mark begins before the one in front of it."""
-    return all(one.start.seconds <= other.start.seconds for one, other in pairwise(marks))
