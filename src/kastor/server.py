@@ -228,7 +228,7 @@ class _Running:
 
     def _tidy(self) -> None:
         while not self._stop.wait(TIDY_S):
-            for tidy in (self._tuning.tidy, self._files.tidy):
+            for tidy in (self._tuning.tidy, self._tuning.sweep, self._files.tidy):
                 try:
                     tidy()
                 except Exception:  # noqa: BLE001  # a process loop: what could not be removed now is tried again

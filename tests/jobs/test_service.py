@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, KastorError, NotFound, Unavailable
-from kastor.domain.job import RequestedHyperparameters, State, TuningJob
+from kastor.domain.job import State, TuningJob
 from kastor.domain.limits import GEMINI_API
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
@@ -27,7 +27,7 @@ from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
 
 ADA = Principal("ada@example.org")
-NEW = NewTuning("smollm2-135m-instruct", (Example.pair("1", "2"),), RequestedHyperparameters(), "numbers")
+NEW = NewTuning("smollm2-135m-instruct", (Example.pair("1", "2"),), tuned_model_id="numbers")
 
 
 class NoGenerator:
@@ -144,6 +144,25 @@ def test_an_interrupted_tidying_is_finished_by_the_next(
     service.tidy()
     assert folders(tmp_path) == []
     assert service.jobs(ADA, limit=5).items == ()
+
+
+def test_what_a_create_left_that_was_killed_before_its_row_goes_after_an_hour(store: Database, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    service = make_service(store, tmp_path, clock=lambda: now)
+    kept = service.create(NEW, ADA).job.id
+    blobs = Blobs(tmp_path)
+    for job_id in ("killed", "begun"):
+        blobs.write_dataset(job_id, [b"{}"])
+    blobs.log("begun").touch()  # a job of another database that uses this folder
+    service.sweep()
+    assert sorted(folders(tmp_path)) == sorted(["begun", "killed", kept])
+    now += timedelta(minutes=61)
+    service.sweep()
+    assert sorted(folders(tmp_path)) == sorted(["begun", kept])
+
+
+def test_nothing_is_swept_where_there_is_nothing(service: TuningService) -> None:
+    service.sweep()
 
 
 def test_a_new_job_wakes_the_scheduler(store: Database, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import string
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 from kastor.dataset.parse import encode_example
@@ -27,6 +27,7 @@ from kastor.store.jobs import JobStore
 from kastor.store.registry import ALL, ModelStore
 
 MAX_LOG_BYTES = 1024 * 1024  # of one answer; the caller goes on from the offset it got
+LEFT_ALONE = timedelta(hours=1)  # a create that is under way takes seconds
 LATEST_STEPS = 10  # of a job in short: enough to tell its pace
 ID_ALPHABET = string.ascii_lowercase + string.digits
 Item = TypeVar("Item")
@@ -100,6 +101,7 @@ class TuningService:
         self._catalog = catalog
         self._clock = clock
         self._wake = wake
+        self._swept_at: datetime | None = None
         self.limits = limits
 
     def version(self) -> int | None:
@@ -194,6 +196,21 @@ class TuningService:
         for job_id in self._jobs.abandoned():
             self._blobs.remove_job(job_id)  # first: after an interruption the row says that there is more to do
             self._jobs.delete(job_id)
+
+    def sweep(self) -> None:
+        """Remove files of creates that a crash cut short before their row. To be called now and then; looks hourly.
+
+        Only what no worker has begun: a folder used with another database holds models whose rows are not here.
+        """
+        now = self._clock()
+        if self._swept_at is not None and now - self._swept_at < LEFT_ALONE:
+            return
+        self._swept_at = now
+        for job_id in self._blobs.unstarted(before=now - LEFT_ALONE):
+            try:
+                self._jobs.get(job_id)
+            except NotFound:
+                self._blobs.remove_job(job_id)
 
     # operations
 

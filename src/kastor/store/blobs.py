@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted
@@ -134,6 +135,19 @@ class Blobs:
                     shutil.copyfile(file, target / file.name)
             except FileNotFoundError as error:
                 raise FailedPrecondition(f"{source} is not there any more; tune on a base model.") from error
+
+    def unstarted(self, *, before: datetime) -> list[str]:
+        """Ids of the jobs that no worker has begun, and whose folder has had nothing added to it since `before`."""
+        folders = self._jobs.iterdir() if self._jobs.is_dir() else ()
+        return [folder.name for folder in folders if JOB_ID.fullmatch(folder.name) and self._left(folder, before)]
+
+    def _left(self, folder: Path, before: datetime) -> bool:
+        try:
+            added_at = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+        except FileNotFoundError:  # removed meanwhile
+            return False
+        begun = (self.log(folder.name), self.checkpoints(folder.name), self.adapter(folder.name))
+        return added_at < before and not any(path.exists() for path in begun)
 
     def remove_job(self, job_id: str) -> None:
         """Remove a job's files; nothing happens if there are none."""
