@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import psutil
 import structlog
@@ -32,7 +32,7 @@ from kastor.domain.generation import Chunk
 from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
 from kastor.models.catalog import BaseModel, load_catalog
-from kastor.models.load import compute_threads, load_base
+from kastor.models.load import compute_threads, end_ids, load_base
 from kastor.models.render import Renderer
 from kastor.models.sources import Progress, ensure_local
 from kastor.serving import wire
@@ -140,9 +140,9 @@ def service(settings: Settings, base: BaseModel) -> Service:
     )
     bank = AdapterBank(model, Blobs(settings.data_dir).adapter, settings.max_resident_adapters)
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
-    end_ids = _end_ids(model, renderer)
-    guides = Guides(renderer.tokenizer.to_str(), end_ids, model.config.vocab_size)
-    return Service(renderer, Batcher(model, bank, renderer.tokenizer, end_ids, bounds, cache), guides)
+    ends = end_ids(model, renderer.closing_id)
+    guides = Guides(renderer.tokenizer.to_str(), ends, model.config.vocab_size)
+    return Service(renderer, Batcher(model, bank, renderer.tokenizer, ends, bounds, cache), guides)
 
 
 class _StageLog:
@@ -155,13 +155,6 @@ class _StageLog:
         if progress.stage != self._stage:
             self._stage = progress.stage
             structlog.get_logger().info("fetching_base", stage=progress.stage)
-
-
-def _end_ids(model: Any, renderer: Renderer) -> frozenset[int]:  # noqa: ANN401 - transformers is untyped
-    """The family's closing token, and what the base itself was taught to end with."""
-    own = model.config.eos_token_id
-    own_ids = [] if own is None else own if isinstance(own, list) else [own]
-    return frozenset({renderer.closing_id, *own_ids})
 
 
 def _free_bytes() -> int:

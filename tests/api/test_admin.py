@@ -5,6 +5,7 @@ import pytest
 from api_world import World, error_of, fields_of
 from kastor.api.paging import parts_of, place_token, token_of
 from kastor.domain.job import State
+from kastor.store.blobs import Blobs
 
 
 def test_a_job_shows_what_it_does_and_how_far_it_is(world: World) -> None:
@@ -48,6 +49,17 @@ def test_a_full_view_adds_events_and_snapshots(world: World) -> None:
     }
     assert shown["events"][0] == {"at": "2026-03-01T12:00:01.000000Z", "level": "info", "message": "QUEUED"}
     assert shown["snapshots"] == [] and "etaSeconds" not in shown and shown["endTime"]
+
+
+def test_a_full_view_shows_the_certificate_of_a_success(world: World) -> None:
+    job = world.active()
+    assert "certificate" not in world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
+    file = Blobs(world.folder).certificate(job.id)
+    file.parent.mkdir(parents=True)
+    file.write_text('{"format": 1, "verdict": "passed", "effect": 1.5}')
+    shown = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
+    assert shown["certificate"] == {"format": 1, "verdict": "passed", "effect": 1.5}
+    assert "certificate" not in world.call("GET", f"/kastor/v1/jobs/{job.id}").json()
 
 
 def test_jobs_are_paged_newest_first(world: World) -> None:

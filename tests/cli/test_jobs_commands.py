@@ -56,6 +56,15 @@ def test_show_draws_the_loss(kastor: Kastor, jobs: FakeServer) -> None:
     assert "⠢" in shown
 
 
+def test_show_says_how_near_serving_came_to_training(kastor: Kastor, server: FakeServer) -> None:
+    rows = [{"example": 0, "numTokens": 14, "trained": -0.5, "served": -0.51}] * 2
+    figures = {"verdict": "passed", "rows": rows, "largestDifference": 0.0213, "effect": 3.2}
+    server.on_job(make_job("SUCCEEDED", 19, certificate=figures | {"tolerance": {"largest": 2.0, "mean": 0.2}}))
+    shown = " ".join(kastor("jobs", "show", JOB_ID, "--server", server.url).out.split())
+    assert "certificate passed: served as trained, 28 tokens of 2 examples" in shown
+    assert "at most 0.021 apart (2 is tolerated)" in shown
+
+
 def test_show_finds_a_job_by_its_tuned_model(kastor: Kastor, jobs: FakeServer) -> None:
     assert kastor("jobs", "show", MODEL, "--json", "--server", jobs.url).json["id"] == JOB_ID
 

@@ -110,11 +110,35 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, model: Any) -> N
 def test_publishing_copies_the_adapter_without_the_training_state(tmp_path: Path, model: Any) -> None:
     checkpoint = save(tmp_path / "checkpoints", model, 3)
     target = tmp_path / "adapter"
-    Checkpoints(tmp_path / "checkpoints").publish(checkpoint, target)
+    Checkpoints(tmp_path / "checkpoints").publish(checkpoint, target, lambda _: "{}")
     assert {file.name for file in target.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "certificate.json",
         "manifest.json",
     }
     assert Checkpoint(target, 3).manifest["job"] == "abc"
-    Checkpoints(tmp_path / "checkpoints").publish(checkpoint, target)  # again, after a crash before the job's end
+    # again, after a crash before the job's end
+    Checkpoints(tmp_path / "checkpoints").publish(checkpoint, target, lambda _: "{}")
+
+
+def test_what_cannot_be_proved_is_not_published(tmp_path: Path, model: Any) -> None:
+    checkpoint = save(tmp_path / "checkpoints", model, 3)
+    seen = []
+
+    def prove(folder: Path) -> str:
+        seen.extend(sorted(file.name for file in folder.iterdir()))
+        raise FailedPrecondition("It is not so.")
+
+    with pytest.raises(FailedPrecondition, match="It is not so"):
+        Checkpoints(tmp_path / "checkpoints").publish(checkpoint, tmp_path / "adapter", prove)
+    assert seen == ["adapter_config.json", "adapter_model.safetensors"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_damaged_checkpoint_is_not_published(tmp_path: Path, model: Any) -> None:
+    checkpoint = save(tmp_path / "checkpoints", model, 3)
+    (checkpoint.folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(FailedPrecondition, match=r"adapter_config.json is missing or damaged"):
+        Checkpoints(tmp_path / "checkpoints").publish(checkpoint, tmp_path / "adapter", lambda _: "{}")
+    assert not (tmp_path / "adapter").exists()

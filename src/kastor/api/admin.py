@@ -83,6 +83,7 @@ class JobOut(Wire):
     eta_seconds: Float32 | None
     events: list[EventOut] | None = None
     snapshots: list[StepOut] | None = None
+    certificate: dict[str, object] | None = None  # domain.certificate: as it lies beside the adapter
 
 
 class NewJobIn(Wire):
@@ -153,7 +154,7 @@ class AdminRoutes:
         return listed | {"nextPageToken": place_token(last.created_at, last.id, of="jobs")}
 
     def get(self, call: Call) -> Reply:
-        """One job; with its events and snapshots if view=full."""
+        """One job; with its events, snapshots and certificate if view=full."""
         full = call.query.get("view", "").lower() == "full"
         return job_out(self._service.job(call.path["job"], call.principal, full=full), full=full).json_value()
 
@@ -197,6 +198,7 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
         eta_seconds=_eta_s(view),
         events=list(map(_event, view.events)) if full else None,
         snapshots=list(map(_step, snapshots)) if full else None,
+        certificate=dict(view.certificate) if view.certificate else None,
     )
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.text import Text
 
@@ -115,11 +116,24 @@ def _described(job: Job) -> list[tuple[str, str | Text]]:
         ("loss", f"{job.last.mean_loss:.4f}" if job.last else None),
         ("speed", f"{job.last.tokens_per_second:.0f} tokens/s" if job.last and job.last.tokens_per_second else None),
         ("created", _local(job.created_at)),
+        ("certificate", _certified(job.raw.get("certificate"))),
         ("took", duration(took) if took is not None else None),
         ("time left", duration(job.eta_s) if job.eta_s is not None and not job.state.terminal else None),
         ("attempts", str(job.attempt) if job.attempt > 1 else None),
     ]
     return [(name, value) for name, value in known if value]
+
+
+def _certified(proof: Mapping[str, Any] | None) -> str | None:
+    """What was found when the adapter was served before it was published."""
+    if proof is None:
+        return None
+    tokens, most = sum(row["numTokens"] for row in proof["rows"]), proof["tolerance"]["largest"]
+    return (
+        f"{proof['verdict']}: served as trained, {tokens} tokens of {len(proof['rows'])} examples; log-probabilities "
+        f"at most {proof['largestDifference']:.2g} apart ({most:g} is tolerated); the adapter changes them by up to "
+        f"{proof['effect']:.2g}"
+    )
 
 
 def _spaced(values: Mapping[str, object]) -> str:

@@ -1,12 +1,13 @@
 """The use cases of tuning: what a caller may do with tuned models and the jobs that make them."""
 
+import json
 import secrets
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from kastor.dataset.parse import encode_example
 from kastor.domain.dataset_limits import dataset_limits
@@ -50,6 +51,7 @@ class JobView:
     job: TuningJob
     snapshots: tuple[Snapshot, ...]
     events: tuple[Event, ...] = ()
+    certificate: Mapping[str, Any] | None = None  # as it was stored; absent before success, and in short
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ class TuningService:
         return self._views([job])[0]
 
     def job(self, job_id: str, caller: Principal, *, full: bool = False) -> JobView:
-        """The job; `full` with its events and all of its snapshots.
+        """The job; `full` with its events, all of its snapshots and its certificate.
 
         Raises:
             NotFound: there is no such job.
@@ -265,7 +267,8 @@ class TuningService:
         job = self.require(job_id, caller, Role.READER)
         if not full:
             return self._views([job])[0]
-        return JobView(job, tuple(self._jobs.snapshots(job_id)), tuple(self._jobs.events(job_id)))
+        events = tuple(self._jobs.events(job_id))
+        return JobView(job, tuple(self._jobs.snapshots(job_id)), events, self._certificate(job_id))
 
     def jobs(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[JobView]:
         """Up to `limit` jobs, newest first: those of the models that the caller's list holds; for an operator all."""
@@ -367,6 +370,12 @@ class TuningService:
         if not caller.operator and self._access.model(job.tuned_model_id, caller, role).job_id != job_id:
             raise NotFound(f"Job {job_id} does not exist.")  # its model was deleted, and another has the name now
         return job
+
+    def _certificate(self, job_id: str) -> Mapping[str, Any] | None:
+        try:
+            return dict(json.loads(self._blobs.certificate(job_id).read_bytes()))
+        except FileNotFoundError:
+            return None
 
     def _tuning(self, model: TunedModel, job: TuningJob, snapshots: tuple[Snapshot, ...] | None = None) -> Tuning:
         base = self._catalog.bases.get(job.spec.base_model)  # the operator may have taken it out since

@@ -40,6 +40,13 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def end_ids(model: CausalModel, closing_id: int) -> frozenset[int]:
+    """The tokens that end an answer: the family's closing token, and what the base itself was taught to end with."""
+    own = model.config.eos_token_id
+    own_ids = [] if own is None else own if isinstance(own, list) else [own]
+    return frozenset({closing_id, *own_ids})
+
+
 def load_base(folder: Path, *, dtype: torch.dtype | None = None) -> CausalModel:
     """The base model of `folder`: frozen, in evaluation mode, on the best device.
 

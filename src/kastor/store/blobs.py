@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -68,6 +69,10 @@ class Blobs:
     def adapter(self, job_id: str) -> Path:
         """The published adapter; exists only once the job succeeded."""
         return self.job_dir(job_id) / "adapter"
+
+    def certificate(self, job_id: str) -> Path:
+        """The proof that the published adapter is served as it was trained; a file of the adapter's folder."""
+        return self.adapter(job_id) / CERTIFICATE_FILE
 
     def initial_adapter(self, job_id: str) -> Path:
         """The adapter that the job starts from; exists only where it was made on top of a tuned model."""

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import FailedPrecondition
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -92,11 +93,21 @@ class Checkpoints:
         self._prune(before=step)
         return Checkpoint(target, step)
 
-    def publish(self, checkpoint: Checkpoint, target: Path) -> None:
-        """Copy the adapter of `checkpoint` to `target`, whole or not at all."""
+    def publish(self, checkpoint: Checkpoint, target: Path, prove: Callable[[Path], str]) -> None:
+        """Copy the adapter of `checkpoint` to `target`, whole or not at all.
+
+        `prove` is given the folder with the copied files and returns the certificate that is put beside them; what it
+        raises leaves nothing published.
+
+        Raises:
+            FailedPrecondition: a file of the checkpoint is damaged; names it.
+
+        """
+        verify(checkpoint.folder)
         with _scratch(target.parent, target.name) as scratch:
             for name in ADAPTER_FILES:
                 shutil.copyfile(checkpoint.folder / name, scratch / name)
+            (scratch / CERTIFICATE_FILE).write_text(prove(scratch), "utf-8")
             _write_manifest(scratch, {k: v for k, v in checkpoint.manifest.items() if k != "files"})
             _move_into_place(scratch, target)
 
@@ -125,14 +136,20 @@ def load_adapter(folder: Path, model: Any) -> None:  # noqa: ANN401  # peft mode
         FailedPrecondition: a file is damaged, or is not of this model's adapter; names it.
 
     """
-    _verify(folder)
+    verify(folder)
     loaded = set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[1]))
     wrong = list(loaded.unexpected_keys) + [key for key in loaded.missing_keys if "lora_" in key]
     if wrong:
         raise FailedPrecondition(f"{folder}: {len(wrong)} tensors do not fit this model, first {wrong[0]}.")
 
 
-def _verify(folder: Path) -> None:
+def verify(folder: Path) -> None:
+    """See to it that the files in `folder` are those that its manifest lists.
+
+    Raises:
+        FailedPrecondition: one is missing or damaged; names it.
+
+    """
     for name, said in _manifest(folder)["files"].items():
         file = folder / name
         if not file.is_file() or _sha256(file) != said["sha256"]:

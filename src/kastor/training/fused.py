@@ -364,6 +364,13 @@ def use_fused_layers(model: Any) -> bool:  # noqa: ANN401  # peft model
     return True
 
 
+def use_stock_layers(model: Any) -> None:  # noqa: ANN401  # a transformers model
+    """Give the decoder layers their own compute back; weights stay where they are."""
+    for layer in model.get_decoder().layers:
+        if isinstance(layer.forward, FusedLayer):
+            del layer.forward
+
+
 def _fits(layer: Any) -> bool:  # noqa: ANN401  # a module
     """A Llama layer on the CPU, frozen, with a plain LoRA adapter on each of its seven linears."""
     if type(layer) is not LlamaDecoderLayer or layer.self_attn.config.hidden_act != "silu":

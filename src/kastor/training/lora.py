@@ -7,6 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from kastor.domain.job import AdapterShape
+from kastor.training.fused import use_stock_layers
+from kastor.training.packed import use_stock_attention
 
 
 def attach(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401  # transformers model -> peft model
@@ -24,3 +26,11 @@ def attach(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         torch.manual_seed(seed)
         return get_peft_model(base, config)
+
+
+def detach(model: Any) -> Any:  # noqa: ANN401  # peft model -> transformers model
+    """The base as it was loaded: neither adapter nor training's own compute. `model` is of no use afterwards."""
+    base = model.unload()
+    use_stock_layers(base)
+    use_stock_attention(base)
+    return base

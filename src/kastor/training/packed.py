@@ -52,8 +52,32 @@ def use_packed_attention(model: Any) -> None:  # noqa: ANN401  # a transformers 
     model.config._attn_implementation = ATTENTION
 
 
+def use_stock_attention(model: Any) -> None:  # noqa: ANN401  # as above
+    """Make a base model attend as transformers would have it after loading."""
+    model.config._attn_implementation = "sdpa" if model._supports_sdpa else "eager"
+
+
 def sum_loss(model: Any, row: PackedRow) -> torch.Tensor:  # noqa: ANN401  # as above
     """Summed cross entropy in nats over the row's S targets, a scalar in fp32; divide by the step's targets, not S."""
+    hidden_SC, targets_S = _predicting(model, row)
+    head = model.get_output_embeddings()
+    if len(targets_S) <= HEAD_CHUNK:
+        return _head_loss(head, hidden_SC, targets_S)
+    chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
+    losses = [checkpoint(_head_loss, head, hidden, targets, use_reentrant=False) for hidden, targets in chunks]
+    return torch.stack([loss for loss in losses if isinstance(loss, torch.Tensor)]).sum()
+
+
+def target_logprobs(model: Any, row: PackedRow) -> torch.Tensor:  # noqa: ANN401  # as above
+    """Log-probabilities in nats of the row's targets, (S,) in fp32, by the pass that `sum_loss` makes."""
+    hidden_SC, targets_S = _predicting(model, row)
+    head = model.get_output_embeddings()
+    chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
+    return torch.cat([-F.cross_entropy(head(hidden).float(), targets, reduction="none") for hidden, targets in chunks])
+
+
+def _predicting(model: Any, row: PackedRow) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401  # as above
+    """What the decoder gives where a target is predicted, (S, C), and the targets (S,)."""
     device = model.get_input_embeddings().weight.device
     hidden_1TC = model.get_decoder()(
         input_ids=torch.from_numpy(row.token_ids_T).to(device)[None],
@@ -62,13 +86,7 @@ def sum_loss(model: Any, row: PackedRow) -> torch.Tensor:  # noqa: ANN401  # as 
         example_lengths=row.lengths,
     ).last_hidden_state
     hidden_SC = hidden_1TC[0, torch.from_numpy(row.predicting_S).to(device)]
-    targets_S = torch.from_numpy(row.targets_S).to(device)
-    head = model.get_output_embeddings()
-    if len(targets_S) <= HEAD_CHUNK:
-        return _head_loss(head, hidden_SC, targets_S)
-    chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
-    losses = [checkpoint(_head_loss, head, hidden, targets, use_reentrant=False) for hidden, targets in chunks]
-    return torch.stack([loss for loss in losses if isinstance(loss, torch.Tensor)]).sum()
+    return hidden_SC, torch.from_numpy(row.targets_S).to(device)
 
 
 def _head_loss(head: torch.nn.Module, hidden_SC: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:

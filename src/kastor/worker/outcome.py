@@ -30,7 +30,7 @@ def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
             log.exception("job_failed")
             return 0
     except Interrupted:
-        pass  # before anything was learnt
+        pass  # nothing is to be saved: before the first step, or after the last
     except Superseded as error:
         log.warning("superseded", reason=error.message)
         return SUPERSEDED

@@ -30,7 +30,7 @@ class DatabaseGone(BaseException):
 
 
 class Interrupted(BaseException):
-    """Cancelled or told to stop while there is nothing to save yet; raised by the signal handler."""
+    """Cancelled or told to stop while there is nothing to save; raised by the signal handler, and by `heed`."""
 
 
 class Ownership:
@@ -80,6 +80,18 @@ class Ownership:
     def settle(self, spec: TuningSpec) -> None:
         """Keep what the gate found out about the dataset file."""
         self._patiently(lambda: self._jobs.settle(self._job.id, self._job.attempt, spec))
+
+    def heed(self) -> None:
+        """Look for a request to end now; for work that has no steps.
+
+        Raises:
+            Interrupted: there is one.
+            Superseded: another attempt owns the job, or it has ended.
+
+        """
+        self._see(self._patiently(lambda: self._jobs.beat(self._job.id, self._job.attempt, at=now())))
+        if self.interrupted:
+            raise Interrupted
 
     def rewind(self, step: int) -> None:
         """Forget the steps after `step`."""

@@ -1,7 +1,9 @@
-"""What a worker does for its job, in order: fetch, render, load, resume, train, publish."""
+"""What a worker does for its job, in order: fetch, render, load, resume, train, certify, publish."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -22,6 +24,7 @@ from kastor.store.blobs import Blobs
 from kastor.training.checkpoints import Checkpoints, load_adapter, restore
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach
+from kastor.worker.certify import certified
 from kastor.worker.judging import Judging
 from kastor.worker.ownership import Ownership, now
 
@@ -55,7 +58,7 @@ class Steps:
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, examples))
         if not train(trainer, on_step=self._on_step, save=lambda step, ends: self._save(model, trainer, ends)):
             return False
-        self._publish()
+        self._publish(lambda adapter: self._certificate(model, examples, renderer, adapter))
         return True
 
     def _on_progress(self) -> Any:  # noqa: ANN401  # a closure; sources.OnProgress
@@ -137,10 +140,28 @@ class Steps:
         self._checkpoints.save(model, trainer.state(), step=trainer.step, ends_epoch=ends_epoch, about=about)
         self._log.info("checkpoint", step=trainer.step, ends_epoch=ends_epoch)
 
-    def _publish(self) -> None:
+    def _certificate(self, model: Any, examples: Sequence[Rendered], renderer: Renderer, adapter: Path) -> str:  # noqa: ANN401
+        began, spec = time.monotonic(), self._job.spec
+        proof = certified(
+            model,
+            examples,
+            renderer,
+            adapter,
+            base_model=spec.base_model,
+            seed=spec.seed,
+            heed=self._ownership.heed,
+        )
+        self._ownership.note(
+            f"served as trained: {proof.num_tokens} tokens of {len(proof.rows)} examples, log-probabilities at most "
+            f"{proof.largest_difference:.2g} apart ({proof.tolerance.largest:g} is tolerated)"
+        )
+        self._log.info("certificate", seconds=round(time.monotonic() - began, 2), effect=round(proof.effect, 4))
+        return proof.encoded()
+
+    def _publish(self, prove: Callable[[Path], str]) -> None:
         checkpoint = self._checkpoints.latest()
         assert checkpoint is not None  # noqa: S101  # the last step saves one
-        self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id))
+        self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id), prove)
 
 
 def _sizes(model: Any, examples: Sequence[Rendered]) -> dict[str, object]:  # noqa: ANN401  # peft model

@@ -1,0 +1,263 @@
+"""Whether an adapter's files, served, give what the trainer gave: log-probabilities, tensors, effect, an end.
+
+The files are read as the engine reads them, and go through its adapters, its cache and its batcher. Nothing here knows
+how the trainer came by its numbers.
+
+Shapes: S supervised tokens of an example.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+import kastor
+from kastor.domain.certificate import Certificate, GoldenRow, Tolerance
+from kastor.domain.errors import FailedPrecondition, Internal, KastorError
+from kastor.domain.generation import Chunk, FinishReason, Sampling, Step
+from kastor.models.load import end_ids
+from kastor.models.render import Rendered, Renderer
+from kastor.serving.adapters import AdaptedLinear, Adapter, AdapterBank, Delta
+from kastor.serving.batching import PIECE_TOKENS, Batcher, Bounds
+from kastor.serving.cache import Piece, SlotCache
+from kastor.serving.rows import Ticket
+
+TOLERANCES: Mapping[torch.dtype, Tolerance] = {
+    torch.float32: Tolerance(largest=0.01, mean=0.001),
+    torch.bfloat16: Tolerance(largest=2.0, mean=0.2),
+}
+"""By the base's dtype; what was measured, and the margin: docs/log.md."""
+
+MAX_GENERATED = 16
+"""Tokens of the answer that is generated: a second of the embedded base on two quiet cores."""
+
+
+def rows_of(lengths: Sequence[int]) -> list[list[int]]:
+    """Which prompts go through the model side by side: in turn, as many as one piece holds; a longer one is alone.
+
+    >>> rows_of([100, 100, 100, 300])
+    [[0, 1], [2], [3]]
+    """
+    rows: list[list[int]] = []
+    held = PIECE_TOKENS
+    for index, length in enumerate(lengths):
+        if held + length > PIECE_TOKENS:
+            rows.append([])
+            held = 0
+        rows[-1].append(index)
+        held += length
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """An example with the log-probabilities that the trainer gives its supervised tokens."""
+
+    example: int  # its index in the dataset
+    rendered: Rendered
+    trained_S: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A base with one adapter, as an engine has them."""
+
+    model: Any  # transformers.PreTrainedModel, untyped
+    renderer: Renderer
+    bank: AdapterBank
+    cache: SlotCache
+    adapter: Adapter
+
+    @classmethod
+    def open(cls, model: Any, renderer: Renderer, folder: Path) -> "Served":  # noqa: ANN401  # as above
+        """The adapter in `folder` on `model`, as `load_base` gives it.
+
+        Raises:
+            FailedPrecondition: the engine refuses the adapter; says why.
+
+        """
+        bank = AdapterBank(model, lambda _: folder, max_resident=1)
+        return cls(model, renderer, bank, SlotCache.like(model), bank.acquire(folder.name))
+
+    @torch.inference_mode()
+    def logprobs(self, examples: Sequence[Rendered], *, adapted: bool = True) -> list[torch.Tensor]:
+        """Log-probabilities (S,) of each one's supervised tokens, taken in as prompts are: short ones side by side."""
+        found: list[list[torch.Tensor]] = [[] for _ in examples]
+        adapter = self.adapter if adapted else None
+        for together in rows_of([len(example.token_ids) for example in examples]):
+            self.cache.clear()
+            for start in range(0, len(examples[together[0]].token_ids), PIECE_TOKENS):
+                for index, part in zip(
+                    together, self._piece([examples[i] for i in together], start, adapter), strict=True
+                ):
+                    found[index].append(part)
+        self.cache.clear()
+        return [torch.cat(parts) for parts in found]
+
+    def _piece(self, examples: Sequence[Rendered], start: int, adapter: Adapter | None) -> list[torch.Tensor]:
+        """Take in the examples' tokens from `start`, at most a piece; log-probabilities of the targets they predict."""
+        device = self.model.device
+        ids = [torch.tensor(example.token_ids, device=device) for example in examples]
+        pieces = [Piece(s, start, min(PIECE_TOKENS, len(one) - start)) for s, one in enumerate(ids)]
+        sizes, ends = [piece.num_tokens for piece in pieces], [start + piece.num_tokens for piece in pieces]
+        self.cache.reserve(len(pieces), max(ends))
+        mask, positions = self.cache.prefill(pieces)
+        self.bank.assign([adapter] * len(pieces), sizes)
+        targets = [
+            torch.tensor(
+                [at for at in range(start + 1, min(end + 1, len(one))) if example.supervised[at]],
+                dtype=torch.long,
+            )
+            for example, one, end in zip(examples, ids, ends, strict=True)
+        ]
+        before = [sum(sizes[:slot]) - start - 1 for slot in range(len(pieces))]
+        logits_SV = self.model(
+            input_ids=torch.cat([one[start:end] for one, end in zip(ids, ends, strict=True)])[None],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=torch.cat([at + place for at, place in zip(targets, before, strict=True)]).to(device),
+        ).logits[0]
+        wanted = torch.cat([one[at.to(device)] for one, at in zip(ids, targets, strict=True)])
+        logprobs_S = logits_SV.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+        return list(logprobs_S.cpu().split([len(at) for at in targets]))
+
+    @torch.inference_mode()
+    def answer(self, prompt_ids: list[int]) -> tuple[FinishReason, list[Step]]:
+        """A greedy answer to the prompt, by the batcher: how it ended, and its tokens.
+
+        Raises:
+            KastorError: the batcher could not give one, as when numbers are not finite.
+
+        """
+        context, events = self.model.config.max_position_embeddings, list[Chunk | KastorError]()
+        bounds = Bounds(1, context, MAX_GENERATED, context, max_cache_tokens=context)
+        tokens, ends = self.renderer.tokenizer, end_ids(self.model, self.renderer.closing_id)
+        batcher = Batcher(self.model, self.bank, tokens, ends, bounds, self.cache)
+        greedy = Sampling(temperature=0, top_logprobs=0)
+        ticket: Ticket = batcher.submit(prompt_ids, greedy, self.adapter.id, events.append)
+        steps: list[Step] = []
+        for _ in range(len(ticket.prompt_ids) + MAX_GENERATED):
+            batcher.step()
+            for event in events:
+                if isinstance(event, KastorError):
+                    raise event
+                steps += event.steps
+                if event.finish_reason is not None:
+                    self.cache.clear()
+                    return event.finish_reason, steps
+            events.clear()
+        raise Internal(f"Generation did not end after {MAX_GENERATED} tokens.")
+
+
+def certificate(
+    served: Served,
+    golden: Sequence[Golden],
+    trained: Mapping[str, Delta],
+    folder: Path,
+    *,
+    base_model: str,
+    heed: Callable[[], None] = lambda: None,
+) -> Certificate:
+    """The proof that `served`, opened from `folder`, is what was trained; `heed` is called between its parts.
+
+    `trained` is what the trainer's memory has for each layer of the base: every one of them is applied, bit for bit,
+    so that the log-probabilities have only the arithmetic left to tell of.
+
+    Raises:
+        FailedPrecondition: nothing was learnt.
+        Internal: what is served is not what was trained; says in which way.
+
+    """
+    num_tensors = _check_tensors(served, folder, trained)
+    tolerance = TOLERANCES[served.model.dtype]
+    rendered = [row.rendered for row in golden]
+    scored = served.logprobs(rendered)
+    largest, mean = _check_logprobs(golden, scored, tolerance)
+    heed()
+    plain = served.logprobs([rendered[i] for i in rows_of([len(e.token_ids) for e in rendered])[0]], adapted=False)
+    heed()
+    finish, num_generated, decode_difference = _check_answer(served, golden[0].rendered, tolerance)
+    rows = zip(golden, scored, strict=True)
+    return Certificate(
+        base_model=base_model,
+        dtype=str(served.model.dtype).removeprefix("torch."),
+        rows=tuple(GoldenRow(g.example, len(s), float(g.trained_S.mean()), float(s.mean())) for g, s in rows),
+        largest_difference=largest,
+        mean_difference=mean,
+        decode_difference=decode_difference,
+        tolerance=tolerance,
+        effect=max(float((s - p).abs().max()) for s, p in zip(scored, plain, strict=False)),
+        num_tensors=num_tensors,
+        finish_reason=finish.value,
+        num_generated=num_generated,
+        versions={"kastor": kastor.__version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
+    )
+
+
+def _check_tensors(served: Served, folder: Path, trained: Mapping[str, Delta]) -> int:
+    """How many tensors the file holds: each is applied, and each is what was trained."""
+    if not any(bool(delta.up_OR.any()) for delta in trained.values()):
+        raise FailedPrecondition(
+            "Nothing was learnt: the adapter is zero, and the tuned model would be its base. "
+            "Use a larger learning rate."
+        )
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    wrapped = {n for n in served.adapter.deltas if isinstance(served.model.get_submodule(n), AdaptedLinear)}
+    for what, layers in (("were trained", trained.keys()), ("are applied", wrapped)):
+        unlike = sorted(stored ^ {f"base_model.model.{name}.lora_{side}.weight" for name in layers for side in "AB"})
+        if unlike:
+            raise _unlike(f"{len(unlike)} tensors differ between those stored and those that {what}, as {unlike[0]}")
+    for name, delta in trained.items():
+        loaded = served.adapter.deltas[name]
+        same = torch.equal(loaded.down_RI, delta.down_RI) and torch.equal(loaded.up_OR, delta.up_OR)
+        if not same:
+            raise _unlike(f"what {name} is given is not what was trained, in its numbers or their scale")
+    return len(stored)
+
+
+def _check_logprobs(
+    golden: Sequence[Golden], scored: Sequence[torch.Tensor], tolerance: Tolerance
+) -> tuple[float, float]:
+    """The largest and the mean difference, both tolerable."""
+    apart = [(row.trained_S - served_S).abs() for row, served_S in zip(golden, scored, strict=True)]
+    worst = max(range(len(apart)), key=lambda index: _nan_last(apart[index].max()))
+    largest, mean = float(apart[worst].max()), float(torch.cat(apart).mean())
+    if not (largest <= tolerance.largest and mean <= tolerance.mean):
+        raise _unlike(
+            f"log-probabilities differ by up to {largest:.3g} (in example {golden[worst].example}) and by {mean:.3g} "
+            f"on average; {tolerance.largest:g} and {tolerance.mean:g} are tolerated"
+        )
+    return largest, mean
+
+
+def _nan_last(value: torch.Tensor) -> float:
+    return float(value.nan_to_num(nan=torch.inf))
+
+
+def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tuple[FinishReason, int, float]:
+    """How an answer to the example's prompt ended, its tokens, and how far they differ when taken in at once."""
+    prompt_ids = example.token_ids[: example.supervised.index(True)]
+    finish, steps = served.answer(prompt_ids)
+    if not steps:
+        return finish, 0, 0.0
+    ids = [step.chosen.token_id for step in steps]
+    (at_once,) = served.logprobs([Rendered(prompt_ids + ids, [False] * len(prompt_ids) + [True] * len(ids))])
+    one_by_one = torch.tensor([step.chosen.logprob for step in steps])
+    largest = float((at_once - one_by_one).abs().max())
+    if not largest <= tolerance.largest:
+        raise _unlike(
+            f"a generated token's log-probability differs by {largest:.3g} from the same token's in a prompt; "
+            f"{tolerance.largest:g} is tolerated"
+        )
+    return finish, len(steps), largest
+
+
+def _unlike(why: str) -> Internal:
+    return Internal(f"The adapter is not served as it was trained: {why}. It was not published; tune again.")
