@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from filelock import FileLock
 
 from films import Recipe, make_film, number_in
 from kastor.dataset.gate import Base, Gate, Outcome, Verdict
@@ -21,6 +22,7 @@ from kastor.dataset.prepare_write import CHANGES, DATASET, LEDGER, Ledger, docum
 from kastor.dataset.read import read_rows
 from kastor.domain.content import Media, Resolution
 from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
+from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import Sampling
 from kastor.media.cache import MediaCache
 from kastor.media.decode import frames
@@ -247,6 +249,15 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(world: World) -> None:
     world.prepared()
     assert (world.out / DATASET).read_bytes() == outcome
     assert {path: path.stat().st_mtime_ns for path in (world.out / "media").iterdir()} == stamps
+
+
+def test_two_runs_never_write_into_one_folder(world: World) -> None:
+    make_film(world.folder / "film.mp4", Recipe(num_frames=2))
+    world.write(row("What?", "Frames."))
+    world.out.mkdir()
+    with FileLock(world.out / ".lock"), pytest.raises(FailedPrecondition, match="Another kastor prepare"):
+        world.prepared()
+    assert world.prepared().num_kept == 1
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no sample media here")

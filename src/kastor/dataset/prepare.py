@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from kastor.dataset.gate import Base, Gate, Look, Outcome, Verdict
 from kastor.dataset.issues import Issue, Row
 from kastor.dataset.prepare_media import Fetch, OnDone, Workshop
@@ -39,6 +41,8 @@ from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import MediaKind
 from kastor.media.guards import Guards
+
+LOCK = ".lock"
 
 
 class Preparation:
@@ -91,9 +95,15 @@ class Preparation:
         except OSError as error:
             raise FailedPrecondition(f"Cannot write to {folder}: {error.strerror or error}.") from error
         steps = [step for step in plan.steps.values() if step.makes_files]
-        made = Workshop(folder, self._limits, self._fetch, self._guards).make(steps, self._options.num_jobs, on_done)
+        workshop = Workshop(folder, self._limits, self._fetch, self._guards)
         try:
-            return Writer(self._read, plan, made, self._options, folder).run()
+            with FileLock(folder / LOCK, timeout=0):
+                made = workshop.make(steps, self._options.num_jobs, on_done)
+                return Writer(self._read, plan, made, self._options, folder).run()
+        except Timeout as error:
+            raise FailedPrecondition(
+                f"Another kastor prepare is at work in {folder}; wait until it is done."
+            ) from error
         except OSError as error:
             raise FailedPrecondition(f"Cannot write to {folder}: {error.strerror or error}.") from error
 
