@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from kastor.announcement import announced, new_instance
 from kastor.api.app import Services, make_app
+from kastor.api.http_protocol import BoundedHttp
 from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
@@ -170,7 +171,7 @@ class _Running:
             access_log=False,
             lifespan="off",
             ws="none",
-            http="httptools",  # half the processor time of h11 for a polled operation (docs/log.md)
+            http=BoundedHttp,  # half the processor time of h11 for a polled operation (docs/log.md)
             loop="asyncio",
             server_header=False,
             timeout_graceful_shutdown=GRACE_S,

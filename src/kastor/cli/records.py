@@ -199,7 +199,8 @@ class NewTuning:
 
     def _described(self) -> dict[str, object]:
         base = self.base_model if "/" in self.base_model else f"models/{self.base_model}"
-        return {"baseModel": base} | ({"displayName": self.display_name} if self.display_name else {})
+        named: dict[str, object] = {"displayName": self.display_name} if self.display_name else {}
+        return {"baseModel": base} | named
 
     def _asked(self) -> dict[str, object]:
         asked = {"epochCount": self.epochs, "batchSize": self.batch_size, "learningRate": self.learning_rate}
