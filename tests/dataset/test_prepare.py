@@ -251,6 +251,15 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(world: World) -> None:
     assert {path: path.stat().st_mtime_ns for path in (world.out / "media").iterdir()} == stamps
 
 
+def test_a_file_that_is_only_scaled_down_leaves_the_texts_alone_even_those_nobody_understands(world: World) -> None:
+    film = make_film(world.folder / "film.mp4", replace(FILM, size=(1024, 768), num_frames=10, noise=True))
+    world.limits = replace(LIMITS, max_video_bytes=film.stat().st_size - 1)
+    answer = '[{"start": 99000, "end": 7}]'
+    world.write(row("When?", answer))
+    ledger = world.prepared()
+    assert (ledger.num_changed, [said for _, _, said in world.rows()]) == (1, [answer])
+
+
 def test_two_runs_never_write_into_one_folder(world: World) -> None:
     make_film(world.folder / "film.mp4", Recipe(num_frames=2))
     world.write(row("What?", "Frames."))

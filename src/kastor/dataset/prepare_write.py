@@ -16,6 +16,7 @@ from kastor.dataset.prepare_plan import Act, LeftOut, Need, Options, Part, Plan,
 from kastor.dataset.prepare_report import Report, write_ledger
 from kastor.dataset.retime import CannotCut, CutRow, Window, borders, cut_example, left_alone, moments_of
 from kastor.domain.content import Content, Example, Media
+from kastor.domain.content import Part as TurnPart
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.media.rewrite import exact
 
@@ -74,7 +75,8 @@ class Writer:
             mended = self._mended(row)
             if not isinstance(mended, LeftOut):
                 self._ledger.num_changed += 1
-                report.changed(row.line, row.example, mended, self._notes(row.example))
+                retimed = len(mended) > 1 or any(cut.changes for cut in mended)
+                report.changed(row.line, row.example, mended, self._notes(row.example) if retimed else ())
                 return [cut.example for cut in mended]
             left = mended
         left = left or LeftOut("unreadable", "the row was not readable the second time")
@@ -124,6 +126,8 @@ class Writer:
             part, low, high, _ = pieces[place]
             return _placed(self._moved(medium), part, low, high, self._longest(video))
 
+        if len(windows) == 1 and windows[0].zero == 0:  # nothing moves, so nothing need be understood
+            return (CutRow(0, self._with_media(example, lambda medium: medium_of(0, medium)), ()),)
         return cut_example(
             example, windows, medium_of, counted, self._options.forms, copy_untimed=self._options.copy_untimed
         )
@@ -169,17 +173,14 @@ class Writer:
 
     def _relocated(self, example: Example) -> Example:
         """The example with its media where they are now."""
-        if not example.others:
-            return example
-        contents = tuple(
-            Content(
-                content.role,
-                tuple(self._moved(part) if isinstance(part, Media) else part for part in content.parts),
-            )
-            for content in example.contents
-        )
-        system = tuple(self._moved(part) if isinstance(part, Media) else part for part in example.system or ())
-        return replace(example, contents=contents, system=None if example.system is None else system)
+        return self._with_media(example, self._moved) if example.others else example
+
+    def _with_media(self, example: Example, placed: Callable[[Media], Media]) -> Example:
+        def parts_of(parts: tuple[TurnPart, ...]) -> tuple[TurnPart, ...]:
+            return tuple(placed(part) if isinstance(part, Media) else part for part in parts)
+
+        contents = tuple(Content(content.role, parts_of(content.parts)) for content in example.contents)
+        return replace(example, contents=contents, system=None if example.system is None else parts_of(example.system))
 
     def _moved(self, medium: Media) -> Media:
         """The medium at its new address: a file that was made, or one linked; remote ones stay where they are."""
