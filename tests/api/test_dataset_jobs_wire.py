@@ -62,9 +62,11 @@ def test_a_file_of_the_servers_disk_is_taken_from_the_operators_folders_only(wor
         refused = create(world, name, tunedModelId="other")
         assert fields_of(refused) == ["dataset"], name
         assert "lies under none of the folders" in error_of(refused)["message"]
-    assert fields_of(create(world, "data.jsonl", tunedModelId="other")) == ["dataset"]
+    for name in ("data.jsonl", "/a\0b", "/" + "x" * 5000):
+        assert fields_of(create(world, name, tunedModelId="other")) == ["dataset"]
     assert fields_of(create(world, str(world.shelf), tunedModelId="other")) == ["dataset"]
     assert fields_of(create(world, str(path), tunedModelId="other", mediaFolder="/etc")) == ["mediaFolder"]
+    assert fields_of(create(world, str(path), tunedModelId="other", mediaFolder="/a\0b")) == ["mediaFolder"]
 
 
 @pytest.mark.parametrize(

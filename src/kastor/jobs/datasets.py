@@ -78,7 +78,10 @@ class DatasetService:
         path = Path(text)
         if not path.is_absolute():
             raise InvalidArgument.of(field, f"{text!r} is neither an uploaded file (files/…) nor an absolute path")
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except (ValueError, OSError, RuntimeError):  # U+0000 in it, a name that is too long, links in a circle
+            raise InvalidArgument.of(field, f"{text[:80]!r} is not a path") from None
         if not any(real.is_relative_to(folder) for folder in self._folders):
             said = f"{text!r} lies under none of the folders that this server may read; upload it, or ask the operator"
             raise InvalidArgument.of(field, f"{said} to add its folder to media_folders")
