@@ -7,6 +7,7 @@ the tokens trained on *by construction*, the mask needs no search, and no text c
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -15,6 +16,7 @@ from kastor.domain.content import Example, Media, Part, Prompt, Role, Text
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.domain.vision import NO_VIEWS, TokenCount, Views, Vision, clock
 from kastor.models.families import Family
+from kastor.models.word_counts import WordCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Renderer:
         return Rendered(before + answer, [False] * len(before) + [True] * len(answer), pictures)
 
     def counts(self, examples: Sequence[Example], views: Sequence[Views] = ()) -> list[TokenCount]:
-        """What `example` would give for each, all their texts tokenised in one go; `views` is empty or one for each.
+        """What `example` would give for each, all their texts counted in one go; `views` is empty or one for each.
 
         Raises:
             InvalidArgument: one holds what this family's models cannot read.
@@ -123,9 +125,13 @@ class Renderer:
             pieces.append(list(self._prompt_pieces(example.prompt, views[index] if views else NO_VIEWS)))
             pieces.append(list(self._answer_pieces(example)))
         texts = [piece for held in pieces for piece in held if isinstance(piece, str)]
-        encoded = iter(self._plain.encode_batch_fast(texts, add_special_tokens=False))
-        sizes = [sum(len(next(encoded)) if isinstance(p, str) else _size(p) for p in held) for held in pieces]
+        counted = iter(self._word_counts.counts(texts))
+        sizes = [sum([next(counted) if isinstance(p, str) else _size(p) for p in held]) for held in pieces]
         return [TokenCount(before + answer, answer) for before, answer in zip(sizes[::2], sizes[1::2], strict=True)]
+
+    @cached_property
+    def _word_counts(self) -> WordCounts:
+        return WordCounts(self._plain)
 
     def text(self, text: str) -> list[int]:
         """Tokens of a caller's text; control tokens in it are plain text."""
