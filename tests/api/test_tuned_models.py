@@ -4,9 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from api_world import ALIAS, BASE, World, error_of, fields_of, pairs, tuning_body
 from kastor.api.gemini import VERSIONS
+from kastor.api.tuned_models import TuningExamplesIn
+from kastor.api.wire import PART
 from kastor.dataset.parse import decode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import ResourceExhausted
@@ -151,10 +154,23 @@ def test_a_text_at_the_limit_passes_and_the_open_profile_has_none(world: World, 
     assert create(lifted, tuning_body([{"textInput": "x" * 50_000, "output": "y" * 6_000}])).status_code == 200
 
 
+def test_a_bad_example_far_behind_is_named_by_its_place(world: World) -> None:
+    far = [{"textInput": "1", "output": "2"}] * 2_345 + [{"textInput": "1", "output": 5, "x": 1}]
+    at = "tuningTask.trainingData.examples.examples[2345].output"
+    assert at in fields_of(create(world, tuning_body(far)))
+
+
+def test_of_many_bad_examples_no_more_than_a_part_is_looked_at() -> None:
+    body: dict[str, Any] = {"examples": [{}] * 50_000}
+    with pytest.raises(ValidationError) as refused:
+        TuningExamplesIn.model_validate(body)
+    assert refused.value.error_count() == 2 * PART
+
+
 def test_of_very_many_bad_examples_the_first_are_named(world: World) -> None:
     answer = create(world, tuning_body([{"textInput": "1", "output": 5}] * 5_000))
     assert len(fields_of(answer)) == 20
-    assert "and 4997 more" in error_of(answer)["message"]
+    assert "and many more" in error_of(answer)["message"]
     assert len(answer.content) < 20_000
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import StrictBool
 
-from kastor.api.wire import Float32, Int32, Wire, enum_field
+from kastor.api.wire import Float32, Int32, Items, Wire, enum_field
 from kastor.domain.content import Role
 
 HARM = "HARM_CATEGORY_"
@@ -46,7 +46,7 @@ class ContentIn(Wire):
     """Content."""
 
     role: str | None = None
-    parts: list[PartIn] | None = None
+    parts: Items[PartIn] | None = None
 
 
 class SafetySettingIn(Wire):
@@ -60,7 +60,7 @@ class GenerationConfigIn(Wire):
     """GenerationConfig."""
 
     candidate_count: Int32 | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: Items[str] | None = None
     max_output_tokens: Int32 | None = None
     temperature: Float32 | None = None
     top_p: Float32 | None = None
@@ -74,7 +74,7 @@ class GenerationConfigIn(Wire):
     response_json_schema_ordered: Unoffered = None
     response_logprobs: StrictBool | None = None
     logprobs: Int32 | None = None
-    response_modalities: list[str | int] | None = None
+    response_modalities: Items[str | int] | None = None
     thinking_config: dict[str, object] | None = None
     media_resolution: str | int | None = None
     speech_config: Unoffered = None
@@ -86,10 +86,10 @@ class GenerateIn(Wire):
     """GenerateContentRequest."""
 
     model: str | None = None
-    contents: list[ContentIn] | None = None
+    contents: Items[ContentIn] | None = None
     system_instruction: ContentIn | None = None
     generation_config: GenerationConfigIn | None = None
-    safety_settings: list[SafetySettingIn] | None = None
+    safety_settings: Items[SafetySettingIn] | None = None
     tools: Unoffered = None
     tool_config: Unoffered = None
     cached_content: Unoffered = None
@@ -99,7 +99,7 @@ class CountIn(Wire):
     """CountTokensRequest: contents, or a whole request."""
 
     model: str | None = None
-    contents: list[ContentIn] | None = None
+    contents: Items[ContentIn] | None = None
     generate_content_request: GenerateIn | None = None
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kastor.api.errors import TYPE_URL
-from kastor.api.wire import Float32, Int32, Wire, clean_float, timestamp
+from kastor.api.wire import Float32, Int32, Items, Wire, clean_float, timestamp
 from kastor.domain.content import Example
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument
 from kastor.domain.job import RequestedHyperparameters, Snapshot, State
@@ -38,7 +38,7 @@ class TuningExampleIn(Wire):
 class TuningExamplesIn(Wire):
     """TuningExamples."""
 
-    examples: list[TuningExampleIn] | None = None
+    examples: Items[TuningExampleIn] | None = None
 
 
 class DatasetIn(Wire):
