@@ -15,8 +15,8 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from kastor.api.app import Services, make_app
+from kastor.api.http_protocol import BoundedHttp
 from kastor.api.observe import Metrics
-from kastor.api.protocol import Http
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Step, TokenLogprob
@@ -221,7 +221,7 @@ def raised(kind: type[KastorError]) -> KastorError:
 @contextmanager
 def listening(world: World) -> Iterator[str]:
     """The world's application on a socket; its URL."""
-    config = uvicorn.Config(world.app, port=0, log_config=None, lifespan="off", ws="none", http=Http)
+    config = uvicorn.Config(world.app, port=0, log_config=None, lifespan="off", ws="none", http=BoundedHttp)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,6 +1,7 @@
 """What comes before a request is read is bounded: an endless header ends its connection, and nobody else's."""
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,8 +10,13 @@ import httpx
 import pytest
 import uvicorn
 
-from api_world import World
+from api_world import World, tuning_body
 from kastor.api.http_protocol import MAX_HEAD_BYTES, BoundedHttp
+
+UPGRADES = (
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",  # curl --http2, Java
+    "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+)
 
 
 @pytest.fixture
@@ -51,3 +57,29 @@ def test_long_heads_and_large_bodies_on_one_connection_are_read(address: tuple[s
             answer = client.post("/v1beta/tunedModels", content=b" " * 1_000_000)
             assert answer.status_code == 400
             assert "The body is empty" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /", b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "]
+)
+def test_neither_a_request_line_nor_trailers_are_without_end(address: tuple[str, int], start: bytes) -> None:
+    with socket.create_connection(address) as connection, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        for piece in [start, *([b"a" * 65536] * 200)]:
+            connection.sendall(piece)
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_wish_to_upgrade_is_passed_over_and_the_body_read(
+    address: tuple[str, int], upgrade: str, at_once: bool
+) -> None:
+    body = json.dumps(tuning_body()).encode()
+    head = f"POST /v1/tunedModels HTTP/1.1\r\nHost: localhost\r\n{upgrade}Content-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(address) as connection:
+        for piece in [head + body] if at_once else [head, body]:
+            connection.sendall(piece)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        said = received(connection)
+    assert said.startswith(b"HTTP/1.1 200"), said
+    assert b'"totalSteps"' in said
+    assert b'"instance"' in said  # the connection goes on
