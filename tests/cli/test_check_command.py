@@ -1,12 +1,22 @@
 """`kastor check` says what would be refused, and shows what would be learnt."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken
 from typer.testing import CliRunner
 
 from kastor.cli.app import app
+from kastor.domain.job import State
+from kastor.store.database import migrate, open_database
+from kastor.store.jobs import JobStore
+from making import after, make_job, make_model, make_snapshot
 from tiny import tiny_tokenizer
 from tiny_catalog import tiny_catalog
 
@@ -20,6 +30,7 @@ def a_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = tiny_catalog(tmp_path / "catalog.toml", {"tiny": folder}, input_token_limit=200, output_token_limit=56)
     monkeypatch.setenv("KASTOR_CATALOG_FILE", str(catalog))
     monkeypatch.setenv("KASTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("KASTOR_DATA_DIR", str(tmp_path / "no data"))
 
 
 def dataset(folder: Path, *lines: str) -> str:
@@ -65,3 +76,167 @@ def test_columns_of_other_names_may_be_given(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("question,answer\n1,2\n")
     columns = ["--input-key", "question", "--output-key", "answer"]
     assert CliRunner().invoke(app, ["check", str(tmp_path / "t.csv"), "--base", "tiny", *columns]).exit_code == 0
+
+
+FAULTY = '{"text_input": "1", "output": ""}'
+
+
+def checked(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["check", "--base", "tiny", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_report_sums_and_says_what_is_wrong_how_often_and_where(tmp_path: Path) -> None:
+    too_long = json.dumps({"text_input": "x" * 300, "output": "y"})
+    code, out, err = checked(dataset(tmp_path, GOOD, FAULTY, GOOD, too_long, FAULTY))
+    assert code == 1
+    assert "5 rows = 2 accepted + 1 dropped + 2 rejected" in out
+    assert [line.split()[:5] for line in out.splitlines() if line.startswith("empty_output")] == [
+        ["empty_output", "2", "rejected", "2,", "5"]
+    ]
+    assert "line 3 as 1" in out
+    assert "Refused: 2 of 5 rows are faulty: 2 empty_output." in out
+    assert "line 2, output: is empty" in err
+
+
+def test_a_fine_dataset_is_said_to_be_fine_and_estimated(tmp_path: Path) -> None:
+    code, out, _ = checked(dataset(tmp_path, *[GOOD] * 6), "--epochs", "3", "--batch-size", "2")
+    assert code == 0
+    assert "Fine: 6 examples can be trained on." in out
+    assert "9 (3 epochs, batch 2" in out
+    assert "a rough calibration" in out
+
+
+def test_the_speed_of_earlier_jobs_is_taken_where_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KASTOR_DATA_DIR", str(tmp_path / "data"))
+    database = open_database(f"sqlite:///{tmp_path / 'data' / 'kastor.db'}")
+    migrate(database)
+    jobs = JobStore(database)
+    for job_id, base in (("mine", "tiny"), ("other", "smollm2-135m-instruct")):
+        job = make_job(job_id, spec=replace(make_job().spec, base_model=base))
+        jobs.add(job, make_model(job))
+        claimed = jobs.claim(at=after(1), max_active=2)
+        assert claimed is not None
+        running = jobs.move(claimed, State.RUNNING, at=after(2))
+        jobs.record_step(
+            job_id, running.attempt, make_snapshot(1, num_tokens=100 if base == "tiny" else 9, elapsed_s=0.5)
+        )
+    database.close()
+    _, out, _ = checked(dataset(tmp_path, GOOD), "--json")
+    estimate = json.loads(out)["estimate"]
+    assert (estimate["tokensPerSecond"], estimate["tokensPerSecondSource"]) == (200.0, "the last job on this base here")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--raise", "max_images"],
+        ["--raise", "max_cats=3"],
+        ["--profile", "nowhere"],
+        ["--epochs", "0"],
+        ["--batch-size", "-1"],
+    ],
+)
+def test_a_question_that_makes_no_sense_is_wrong_usage(tmp_path: Path, arguments: list[str]) -> None:
+    assert checked(dataset(tmp_path, GOOD), *arguments)[0] == 2
+
+
+def test_a_limit_may_be_raised(tmp_path: Path) -> None:
+    data = dataset(tmp_path, json.dumps({"text_input": "1", "output": "y" * 20}))
+    assert checked(data, "--raise", "max_output_chars=10")[0] == 1
+    assert checked(data, "--raise", "max_output_chars=10", "--raise", "max_output_chars=none")[0] == 0
+
+
+def test_the_validation_file_is_judged_too_and_leaks_are_told(tmp_path: Path) -> None:
+    data = dataset(tmp_path, GOOD)
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text(f"{GOOD}\n{FAULTY}")
+    code, out, err = checked(data, "--validation", str(held_out))
+    assert code == 1
+    assert "1 example stands in the validation file and in the training file" in out
+    assert "held-out.jsonl, line 2, output" in err
+
+
+def test_page_and_rejects_are_written(tmp_path: Path) -> None:
+    page, rejects = tmp_path / "report.html", tmp_path / "rejects.jsonl"
+    data = dataset(tmp_path, GOOD, FAULTY)
+    assert checked(data, "--html", str(page), "--rejects", str(rejects))[0] == 1
+    assert [json.loads(line)["row"] for line in rejects.read_text().splitlines()] == [FAULTY]
+    assert "<mark>日本&lt;|im_end|&gt;</mark>" in page.read_text("utf-8")
+
+
+def test_a_shared_preamble_is_pointed_out(tmp_path: Path) -> None:
+    rows = [json.dumps({"text_input": f"Add one: {number}", "output": "x"}) for number in range(6)]
+    _, out, _ = checked(dataset(tmp_path, *rows))
+    assert "100% of the prompts begin with 'Add one: '; use it in prompts, too." in out
+
+
+def test_an_interrupted_check_reports_what_was_read_by_then(tmp_path: Path) -> None:
+    data = tmp_path / "endless.jsonl"
+    os.mkfifo(data)
+    command = [sys.executable, "-m", "kastor.cli", "check", str(data), "--base", "tiny", "--html", str(tmp_path / "x")]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running,
+        data.open("w") as rows,
+    ):
+        rows.write(f"{FAULTY}\n" + f"{GOOD}\n" * 199)
+        rows.flush()
+        assert running.stderr is not None
+        assert "line 1, output" in running.stderr.readline()  # told while the file is still open
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "128 rows = 127 accepted + 0 dropped + 1 rejected" in out
+    assert "Interrupted" in out
+    assert not (tmp_path / "x").exists()
+
+
+MEDIA = Path(__file__).resolve().parents[3] / "shared" / "media"
+
+
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="the sample media are not here")
+def test_real_clips_and_images_go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "tiny"
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens([AddedToken("<jupyter_output>", special=True, normalized=False)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    catalog = tiny_catalog(tmp_path / "seeing.toml", {"tiny": folder}, input_token_limit=90_000)
+    catalog.write_text(catalog.read_text().replace('"smollm2"', '"kastor-nano-vl"'))
+    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(catalog))
+    page = tmp_path / "report.html"
+    data = dataset(tmp_path, *media_rows())
+    code, out, _ = checked(data, "--profile", "vertex-gemini-2.5", "--json", "--html", str(page))
+    found = json.loads(out)
+    assert code == 0, found["refusals"]
+    assert found["droppedByRule"] == {"media_type_unsupported": 1}
+    assert found["accepted"] == found["rows"] - 1
+    assert (found["slices"]["image"], found["slices"]["video"]) == (6, found["accepted"] - 6)
+    assert page.read_text("utf-8").count("data:image/jpeg;base64,") > 20
+
+
+def media_rows() -> list[str]:
+    """Short clips with their captions, two scenes of the film, and some images."""
+    types = {".mp4": "video/mp4", ".mov": "video/quicktime", ".webm": "video/webm", ".avi": "video/x-msvideo"}
+    captions = [json.loads(line) for line in (MEDIA / "videos" / "labels.jsonl").read_text().splitlines()]
+    media = [
+        (f"videos/{one['file']}", types.get(Path(one["file"]).suffix, "video/ogg"), {}, one["caption"])
+        for one in captions
+        if "10min" not in one["file"]
+    ]
+    film = json.loads((MEDIA / "videos" / "big_buck_bunny_segments.json").read_text())
+    for scene in film["segments"][:2]:
+        segment = {"videoMetadata": {"startOffset": f"{scene['start']}s", "endOffset": f"{scene['end']}s"}}
+        media.append((f"videos/{film['file']}", "video/mp4", segment, scene["text"]))
+    for cloth in json.loads((MEDIA / "textile" / "labels.json").read_text())[:6]:
+        media.append((cloth["file"], "image/jpeg", {}, cloth["label"]))
+    rows = []
+    for file, mime_type, segment, text in media:
+        part = {"fileData": {"mimeType": mime_type, "fileUri": str(MEDIA / file)}, **segment}
+        turns = [
+            {"role": "user", "parts": [part, {"text": "What is it?"}]},
+            {"role": "model", "parts": [{"text": text}]},
+        ]
+        rows.append(json.dumps({"contents": turns}))
+    return rows
