@@ -78,10 +78,11 @@ class Leaving:
         if num_left and share <= most:
             return
         allowed = f"more than {most:.0%}" if num_left else "which leaves none"
+        before = report["dropped"] - len(lost)
         line, first = lost[0]
         raise InvalidArgument(
             f"{file.name}: {len(lost):,} examples hold media that turned out bad when they were decoded "
-            f"({_listed(lost)}), and with {report['dropped'] - len(lost):,} dropped before that is {share:.1%} of the rows, {allowed}. "
+            f"({_listed(lost)}); with {before:,} dropped before, that is {share:.1%} of the rows, {allowed}. "
             f"The first is line {line}: {first.message} {first.hint}".rstrip()
         )
 
