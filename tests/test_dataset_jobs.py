@@ -3,18 +3,15 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from kastor.domain.job import AdapterShape, DatasetFile, Hyperparameters, RequestedHyperparameters, State, TuningSpec
+from kastor.domain.job import State
 from kastor.models.catalog import load_catalog
-from kastor.models.families import LLAMA_LINEARS
 from kastor.models.render import Renderer
 from kastor.worker.judging import Judging
 from kastor.worker.ownership import Ownership
-from making import make_job, make_model
 from worker_place import Place
 
 
@@ -34,25 +31,8 @@ def row(number: int, turns: int = 1) -> dict[str, object]:
     return {"systemInstruction": {"parts": [{"text": "Count."}]}, "contents": contents}
 
 
-def add(place: Place, rows: list[object], profile: str = "open", name: str = "data.jsonl") -> None:
-    source = place.settings.data_dir / "given.jsonl"
-    source.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
-    asked = RequestedHyperparameters(num_epochs=2, batch_size=4, learning_rate=0.01)
-    spec = TuningSpec(
-        "tiny",
-        Hyperparameters(2, 4, 0.01),
-        AdapterShape(4, 8.0, LLAMA_LINEARS),
-        num_examples=0,
-        file=DatasetFile(name, profile, "", asked),
-    )
-    at = datetime.now(UTC)
-    job = make_job("job1", spec=spec, created_at=at, updated_at=at)
-    place.blobs.keep_source("job1", source, name)
-    place.jobs.add(job, make_model(job))
-
-
 def test_conversations_with_a_system_instruction_are_trained_on(place: Place) -> None:
-    add(place, [row(n, turns=1 + n % 3) for n in range(10)])
+    place.add_file([row(n, turns=1 + n % 3) for n in range(10)])
     assert place.work(place.claim()) == 0
     job = place.jobs.get("job1")
     assert job.state is State.SUCCEEDED, job.error
@@ -64,7 +44,7 @@ def test_conversations_with_a_system_instruction_are_trained_on(place: Place) ->
 
 
 def test_faulty_rows_end_the_job_before_training_with_rules_and_counts(place: Place) -> None:
-    add(place, [row(1), "{}", "no json", row(2)])
+    place.add_file([row(1), "{}", "no json", row(2)])
     place.work(place.claim())
     job = place.jobs.get("job1")
     assert job.state is State.FAILED and job.error is not None
@@ -76,7 +56,7 @@ def test_faulty_rows_end_the_job_before_training_with_rules_and_counts(place: Pl
 
 def test_what_a_rule_drops_is_left_out_and_said(place: Place) -> None:
     too_long = {"contents": [turn("user", "x" * 3000), turn("model", "y")]}
-    add(place, [row(n) for n in range(19)] + [too_long])
+    place.add_file([row(n) for n in range(19)] + [too_long])
     assert place.work(place.claim()) == 0
     job = place.jobs.get("job1")
     assert job.state is State.SUCCEEDED, job.error
@@ -86,7 +66,7 @@ def test_what_a_rule_drops_is_left_out_and_said(place: Place) -> None:
 
 def test_too_many_dropped_end_the_job_with_the_share(place: Place) -> None:
     too_long = {"contents": [turn("user", "x" * 3000), turn("model", "y")]}
-    add(place, [row(1), too_long], profile="vertex-gemini-2.5")
+    place.add_file([row(1), too_long], profile="vertex-gemini-2.5")
     place.work(place.claim())
     job = place.jobs.get("job1")
     assert job.error is not None
@@ -94,7 +74,7 @@ def test_too_many_dropped_end_the_job_with_the_share(place: Place) -> None:
 
 
 def test_a_settled_job_is_not_judged_again(place: Place) -> None:
-    add(place, [row(n) for n in range(10)])
+    place.add_file([row(n) for n in range(10)])
     job = place.claim()
     place.work(job)
     settled = place.jobs.get("job1").spec
@@ -107,6 +87,6 @@ def test_a_settled_job_is_not_judged_again(place: Place) -> None:
 
 
 def test_a_csv_is_read_by_its_ending(place: Place) -> None:
-    add(place, ["text_input,output", *(f"{n},{n + 1}" for n in range(8))], name="pairs.csv")
+    place.add_file(["text_input,output", *(f"{n},{n + 1}" for n in range(8))], name="pairs.csv")
     assert place.work(place.claim()) == 0
     assert place.jobs.get("job1").spec.num_examples == 8

@@ -14,11 +14,10 @@ import torch
 
 from kastor.domain.job import State
 from kastor.executors.local import LocalExecutor
-from kastor.jobs.scheduler import Scheduler
 from kastor.settings import environment
 from kastor.worker.outcome import failure
 from kastor.worker.ownership import SUPERSEDED
-from worker_place import PAIRS, Place, adapter
+from worker_place import PAIRS, Place, adapter, run_until, scheduler_of
 
 
 @pytest.fixture(name="place")
@@ -153,25 +152,6 @@ def test_every_failure_becomes_one_sentence(error: Exception, said: str) -> None
     message = failure(error, Path("/data")).message
     assert said in message
     assert "\n" not in message
-
-
-def run_until(place: Place, scheduler: Scheduler, job_id: str, *, timeout_s: float = 90) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not place.jobs.get(job_id).state.terminal:
-        assert time.monotonic() < deadline, place.blobs.log(job_id).read_text()[-3000:]
-        scheduler.step()
-        time.sleep(0.05)
-
-
-def scheduler_of(place: Place, executor: LocalExecutor) -> Scheduler:
-    return Scheduler(
-        place.jobs,
-        executor,
-        max_running=1,
-        max_deaths=3,
-        heartbeat_timeout_s=10,
-        clock=lambda: datetime.now(UTC),
-    )
 
 
 def test_killed_in_the_middle_a_job_goes_on_and_ends_with_the_same_bits(place: Place) -> None:

@@ -6,32 +6,37 @@ Importing this module is cheap; torch and transformers load when a builder is ca
 from pathlib import Path
 from typing import Any
 
-from kastor.models.families import LLAMA_LINEARS
+from kastor.models.families import LLAMA_LINEARS, NANO_VL
+from kastor.models.sources import TOWER_FILE
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CONTEXT_TOKENS = 512
+TOWER_CHANNELS = 12
 MERGES = (("Ġ", "t"), ("h", "e"), ("i", "n"), ("e", "r"), ("t", "w"), ("o", "n"), ("tw", "e"), ("Ġt", "he"))
 
 
-def tiny_tokenizer() -> Any:
-    """A byte-level BPE tokenizer: three control tokens, 256 bytes, a few merges. Any text goes through it unharmed."""
+def tiny_tokenizer(more: tuple[str, ...] = ()) -> Any:
+    """A byte-level BPE tokenizer: three control tokens, 256 bytes, a few merges. Any text goes through it unharmed.
+
+    `more` are further control tokens, behind the rest of the vocabulary.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    words = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in MERGES)]
+    words = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in MERGES), *more]
     vocab = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(MERGES)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS + more])
     return tokenizer
 
 
-def tiny_config() -> Any:
+def tiny_config(more: tuple[str, ...] = ()) -> Any:
     """A Llama of 2 layers, 64 wide, 4 query heads on 2 key-value heads, tied embeddings, a context of 512 tokens."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
-        vocab_size=tiny_tokenizer().get_vocab_size(),
+        vocab_size=tiny_tokenizer(more).get_vocab_size(),
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
@@ -48,14 +53,14 @@ def tiny_config() -> Any:
     )
 
 
-def tiny_model(seed: int = 0) -> Any:
+def tiny_model(seed: int = 0, more: tuple[str, ...] = ()) -> Any:
     """The tiny Llama with random fp32 weights; the same weights for the same seed."""
     import torch
     from transformers import LlamaForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(tiny_config()).eval()
+        return LlamaForCausalLM(tiny_config(more)).eval()
 
 
 def tiny_base(folder: Path, seed: int = 0) -> Path:
@@ -63,6 +68,44 @@ def tiny_base(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tiny_model(seed).save_pretrained(folder)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def tiny_tower(seed: int = 0) -> Any:
+    """Random folded weights of a tower of the true architecture with few channels: name -> tensor; 12 come out."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    layers: dict[str, Any] = {}
+
+    def add(name: str, outputs: int, inputs: int, size: int) -> None:
+        layers[f"{name}.weight"] = torch.randn(outputs, inputs, size, size, generator=generator) * (
+            1.6 / (inputs * size * size) ** 0.5
+        )
+        layers[f"{name}.bias"] = torch.randn(outputs, generator=generator) * 0.3
+
+    add("stem", 4, 3, 3)
+    channels = 4
+    for index in range(16):
+        inside = channels if index == 0 else 2 * channels
+        if index:
+            add(f"{index}.expand", inside, channels, 1)
+        add(f"{index}.depthwise", inside, 1, 3 if index % 2 else 5)
+        channels = TOWER_CHANNELS if index == 15 else 4 + 2 * (index // 5)
+        add(f"{index}.project", channels, inside, 1)
+    return layers
+
+
+def tiny_seeing_base(folder: Path, seed: int = 0) -> Path:
+    """A base of the family `kastor-nano-vl`: the tiny Llama with the token for pictures, and the tiny tower."""
+    from safetensors.torch import save_file
+
+    assert NANO_VL.vision is not None
+    more = (NANO_VL.vision.placeholder,)
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_model(seed, more).save_pretrained(folder)
+    tiny_tokenizer(more).save(str(folder / "tokenizer.json"))
+    save_file(tiny_tower(seed), folder / TOWER_FILE)
     return folder
 
 

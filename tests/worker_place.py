@@ -1,5 +1,8 @@
 """A data folder with a tiny base and jobs on it, for tests that run workers."""
 
+import json
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +11,16 @@ from safetensors.torch import load_file
 
 from kastor.dataset.parse import encode_example
 from kastor.domain.content import Example
-from kastor.domain.job import AdapterShape, Hyperparameters, TuningJob, TuningSpec
+from kastor.domain.job import (
+    AdapterShape,
+    DatasetFile,
+    Hyperparameters,
+    RequestedHyperparameters,
+    TuningJob,
+    TuningSpec,
+)
+from kastor.executors.local import LocalExecutor
+from kastor.jobs.scheduler import Scheduler
 from kastor.models.families import LLAMA_LINEARS
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
@@ -18,19 +30,26 @@ from kastor.worker.outcome import work
 from kastor.worker.ownership import Ownership
 from kastor.worker.steps import Steps
 from making import make_job, make_model
-from tiny import tiny_base
+from tiny import tiny_base, tiny_seeing_base
 from tiny_catalog import tiny_catalog
 
 PAIRS = [(f"{number}", f"{number + 1}") for number in range(12)]
 
 
 class Place:
-    """A data folder with a tiny base in its catalog, and one queued job."""
+    """A data folder with a tiny base in its catalog, and one queued job; a base that is `seeing` reads media."""
 
-    def __init__(self, folder: Path) -> None:
-        catalog = tiny_catalog(folder / "catalog.toml", {"tiny": tiny_base(folder / "base")})
+    def __init__(self, folder: Path, *, seeing: bool = False) -> None:
+        base = tiny_seeing_base(folder / "base") if seeing else tiny_base(folder / "base")
+        family = "kastor-nano-vl" if seeing else "smollm2"
+        self.media = folder / "media"
+        self.media.mkdir()
         self.settings = Settings(
-            data_dir=folder, cache_dir=folder / "cache", catalog_file=catalog, heartbeat_timeout_s=5
+            data_dir=folder,
+            cache_dir=folder / "cache",
+            catalog_file=tiny_catalog(folder / "catalog.toml", {"tiny": base}, family=family),
+            heartbeat_timeout_s=5,
+            media_folders=[self.media],
         )
         self.database = open_database(self.settings.resolved_database_url)
         migrate(self.database)
@@ -61,6 +80,34 @@ class Place:
         self.jobs.add(job, make_model(job))
         return job
 
+    def add_file(
+        self,
+        rows: Sequence[object],
+        job_id: str = "job1",
+        *,
+        profile: str = "open",
+        name: str = "data.jsonl",
+        asked: RequestedHyperparameters | None = None,
+        on: str | None = None,
+    ) -> None:
+        """A queued job on a dataset file of these rows (text as it is, all else as JSON), its media in `media`."""
+        source = self.settings.data_dir / "given.jsonl"
+        source.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+        spec = TuningSpec(
+            "tiny",
+            Hyperparameters(2, 4, 0.01),
+            AdapterShape(4, 8.0, LLAMA_LINEARS),
+            num_examples=0,
+            file=DatasetFile(name, profile, str(self.media), asked or RequestedHyperparameters(2, 4, 0.01)),
+            from_tuned=on is not None,
+        )
+        at = datetime.now(UTC)
+        job = make_job(job_id, spec=spec, created_at=at, updated_at=at)
+        self.blobs.keep_source(job_id, source, name)
+        if on is not None:
+            self.blobs.copy_adapter(on, job_id)
+        self.jobs.add(job, make_model(job))
+
     def claim(self) -> TuningJob:
         job = self.jobs.claim(at=datetime.now(UTC), max_active=9)
         assert job is not None
@@ -71,5 +118,25 @@ class Place:
         return work(Steps(self.settings, job, self.blobs, ownership).run, ownership, self.settings.data_dir)
 
 
-def adapter(place: Place, job_id: str) -> dict[str, torch.Tensor]:
-    return dict(load_file(place.blobs.adapter(job_id) / "adapter_model.safetensors"))
+def adapter(place: Place, job_id: str, file: str = "adapter_model.safetensors") -> dict[str, torch.Tensor]:
+    return dict(load_file(place.blobs.adapter(job_id) / file))
+
+
+def run_until(place: Place, scheduler: Scheduler, job_id: str, *, timeout_s: float = 90) -> None:
+    """Let the scheduler work until the job has ended."""
+    deadline = time.monotonic() + timeout_s
+    while not place.jobs.get(job_id).state.terminal:
+        assert time.monotonic() < deadline, place.blobs.log(job_id).read_text()[-3000:]
+        scheduler.step()
+        time.sleep(0.05)
+
+
+def scheduler_of(place: Place, executor: LocalExecutor) -> Scheduler:
+    return Scheduler(
+        place.jobs,
+        executor,
+        max_running=1,
+        max_deaths=3,
+        heartbeat_timeout_s=10,
+        clock=lambda: datetime.now(UTC),
+    )

@@ -1,3 +1,5 @@
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from films import Recipe, make_film, nearest_numbers, number_in, painted
 from kastor.domain.media import BadMedium, MediaFault, Sampling
-from kastor.media.decode import frames, picture
+from kastor.media.decode import Pictures, frames, picture
 from kastor.media.guards import Guards
 from kastor.media.probe import Inspector, plan
 from leftovers import child_processes, open_files
@@ -169,3 +171,21 @@ def test_pages_of_a_pdf_are_pictures(tmp_path: Path) -> None:
     assert number_in(picture(tmp_path / "a.pdf", (64, 48), page=1)) == 6
     with pytest.raises(BadMedium, match="no page 3"):
         picture(tmp_path / "a.pdf", page=2)
+
+
+def test_many_pictures_come_from_one_child_and_a_bad_one_disturbs_no_other(tmp_path: Path) -> None:
+    for number in range(3):
+        PIL.Image.fromarray(painted(number, (64, 48))).save(tmp_path / f"{number}.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    others = child_processes()
+    pictures = Pictures()
+    assert number_in(pictures.picture(tmp_path / "0.png")) == 0
+    (child,) = child_processes() - others
+    with pytest.raises(BadMedium):
+        pictures.picture(tmp_path / "bad.png")
+    assert number_in(pictures.picture(tmp_path / "1.png")) == 1
+    assert child_processes() - others == {child}
+    os.kill(child, signal.SIGKILL)
+    assert number_in(pictures.picture(tmp_path / "2.png")) == 2
+    pictures.close()
+    assert child_processes() == others

@@ -77,20 +77,26 @@ LARGE_SET_EXAMPLES = 500
 """From this many examples on, the larger defaults hold (the threshold is not published; gemini-api.md §2.3)."""
 
 
-def default_hyperparameters(num_examples: int) -> Hyperparameters:
+def default_hyperparameters(num_examples: int, *, has_media: bool = False) -> Hyperparameters:
     """The service's defaults: 5 epochs, batch 4, rate 0.001; batch 16 and rate 0.0002 for large sets.
+
+    With media: batch 8 and rate 0.0005, for large sets as well.
 
     >>> default_hyperparameters(15)
     Hyperparameters(num_epochs=5, batch_size=4, learning_rate=0.001)
     >>> default_hyperparameters(500)
     Hyperparameters(num_epochs=5, batch_size=16, learning_rate=0.0002)
     """
+    if has_media:
+        return Hyperparameters(num_epochs=5, batch_size=8, learning_rate=0.0005)
     if num_examples < LARGE_SET_EXAMPLES:
         return Hyperparameters(num_epochs=5, batch_size=4, learning_rate=0.001)
     return Hyperparameters(num_epochs=5, batch_size=16, learning_rate=0.0002)
 
 
-def resolve(asked: RequestedHyperparameters, num_examples: int, limits: Limits) -> Hyperparameters:
+def resolve(
+    asked: RequestedHyperparameters, num_examples: int, limits: Limits, *, has_media: bool = False
+) -> Hyperparameters:
     """Concrete numbers for what was asked: the service's defaults where nothing was.
 
     Raises:
@@ -100,7 +106,7 @@ def resolve(asked: RequestedHyperparameters, num_examples: int, limits: Limits) 
     wrong = _violations(asked, limits)
     if wrong:
         raise InvalidArgument.of_all(tuple(wrong))
-    default = default_hyperparameters(num_examples)
+    default = default_hyperparameters(num_examples, has_media=has_media)
     rate = asked.learning_rate
     if rate is None:
         multiplier = 1.0 if asked.learning_rate_multiplier is None else asked.learning_rate_multiplier

@@ -101,8 +101,10 @@ class MediaCache:
             lease.pin(sha256)
         return Fetched(path, sha256, path.stat().st_size)
 
-    def put(self, chunks: Iterable[bytes], lease: Lease) -> Fetched:
+    def put(self, chunks: Iterable[bytes], lease: Lease, *, name: str | None = None) -> Fetched:
         """Store a medium and pin it by `lease`; the same content is stored once.
+
+        `name` takes the place of its hash where the content is made from something else, and that decides what it is.
 
         Raises:
             ResourceExhausted: it does not fit the cache or the disk.
@@ -121,7 +123,7 @@ class MediaCache:
                     )
             file.flush()
             os.fsync(file.fileno())
-            sha256 = digest.hexdigest()
+            sha256 = name or digest.hexdigest()
             path = self._object(sha256)
             path.parent.mkdir(parents=True, exist_ok=True)
             os.fchmod(file.fileno(), 0o444)

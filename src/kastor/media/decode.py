@@ -18,6 +18,8 @@ from kastor.domain.media import BadMedium, MediaFault, SamplingPlan
 from kastor.media.guards import Guards
 from kastor.media.sandbox import Child, ChildDied, Patience
 
+PICTURES_PER_CHILD = 256
+
 Pixels = NDArray[np.uint8]
 
 
@@ -65,16 +67,56 @@ def picture(path: Path, size: tuple[int, int] | None = None, *, page: int = 0, g
         BadMedium: it is damaged, or unpacking asks for too much.
 
     """
-    guards = guards or Guards()
-    request = {
-        "do": "picture",
-        "path": str(path.absolute()),
-        "size": size,
-        "page": page,
-        "cpu_s": guards.decode_cpu_s,
-    }
-    with closing(Child(guards)) as child:
-        return _pixels(*_answer(child, request, Patience(guards.decode_cpu_s + guards.decode_stall_s)))
+    with closing(Pictures(guards)) as pictures:
+        return pictures.picture(path, size, page=page)
+
+
+class Pictures:
+    """Decodes many pictures in one child process, as starting one costs more than most pictures.
+
+    For one thread at a time, but any thread may `close` it, which ends what it is doing. A child that died with a file
+    is replaced; a file is blamed only if it was the first that its child was given.
+    """
+
+    def __init__(self, guards: Guards | None = None) -> None:
+        self._guards = guards or Guards()
+        self._child: Child | None = None
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def picture(self, path: Path, size: tuple[int, int] | None = None, *, page: int = 0) -> Pixels:
+        """As the function of this name.
+
+        Raises:
+            BadMedium: it is damaged, or unpacking asks for too much.
+
+        """
+        request = {
+            "do": "picture",
+            "path": str(path.absolute()),
+            "size": size,
+            "page": page,
+            "cpu_s": self._guards.decode_cpu_s,
+        }
+        if self._child is not None and self._child.num_answers >= PICTURES_PER_CHILD:
+            self.close()
+        while True:
+            first = self._child is None
+            child = self._child = self._child or Child(self._guards)
+            patience = Patience(self._guards.decode_cpu_s + self._guards.decode_stall_s)
+            try:
+                child.send(request)
+                header, raw = child.receive(patience)
+            except ChildDied as died:
+                self.close()
+                if first or died.timed_out:
+                    raise BadMedium.because(died.fault) from died
+                continue  # it may have died of an earlier file's harm
+            return _pixels(*_checked(header, raw))
 
 
 def _answer(child: Child, request: dict[str, Any] | None, patience: Patience) -> tuple[dict[str, Any], bytearray]:
@@ -84,6 +126,10 @@ def _answer(child: Child, request: dict[str, Any] | None, patience: Patience) ->
         header, raw = child.receive(patience)
     except ChildDied as died:
         raise BadMedium.because(died.fault) from died
+    return _checked(header, raw)
+
+
+def _checked(header: dict[str, Any], raw: bytearray) -> tuple[dict[str, Any], bytearray]:
     fault = header.get("fault")
     if isinstance(fault, list) and len(fault) == 3:
         raise BadMedium.because(MediaFault(*map(str, fault)))

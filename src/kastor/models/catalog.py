@@ -16,7 +16,7 @@ from kastor.models.families import FAMILIES, Family
 
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """A GGUF file inside a package of the Python package index."""
+    """A file inside a package of the Python package index: a GGUF of a language model, or a tower's weights."""
 
     package: str
     version: str
@@ -56,6 +56,7 @@ class BaseModel:
     output_token_limit: int
     num_parameters: int
     adapter: AdapterShape
+    tower: WheelSource | None = None  # of its vision tower, where that comes apart from the language model
     sampling: Sampling = Sampling()  # what holds where neither the request nor the tuned model says anything
 
     @property
@@ -109,7 +110,10 @@ def _base(base_id: str, table: dict[str, Any]) -> BaseModel:
     shape = AdapterShape(adapter["rank"], float(adapter["alpha"]), tuple(adapter.get("targets", family.lora_targets)))
     sampling = Sampling(**fields.pop("sampling", {}))
     source = _source(fields.pop("source"))
-    return BaseModel(id=base_id, family=family, source=source, adapter=shape, sampling=sampling, **fields)
+    tower = _source(fields.pop("tower")) if "tower" in fields else None
+    if tower is not None and not isinstance(tower, WheelSource):
+        raise ValueError('tower: its kind must be "wheel"')
+    return BaseModel(id=base_id, family=family, source=source, adapter=shape, tower=tower, sampling=sampling, **fields)
 
 
 def _read(text: str, name: str) -> Catalog:

@@ -1,4 +1,7 @@
-"""A GGUF file -> a folder in transformers' format, bf16: `python -m kastor.models.convert GGUF FOLDER`."""
+"""Weights as published -> as Kastor keeps them: `python -m kastor.models.convert WEIGHTS RESULT`.
+
+A GGUF becomes a folder in transformers' format, bf16; a checkpoint of EfficientNet-lite0 (.pth) one safetensors file.
+"""
 
 import os
 import sys
@@ -21,6 +24,21 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def convert_tower(checkpoint: Path, result: Path) -> None:
+    """Write the folded weights of the checkpoint, from which nothing but tensors is read."""
+    import torch
+    from safetensors.torch import save_file
+
+    from kastor.models.tower import folded
+
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    save_file({name: tensor.contiguous() for name, tensor in folded(state).items()}, result)
+
+
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    weights, result = Path(sys.argv[1]), Path(sys.argv[2])
+    if weights.suffix == ".pth":
+        convert_tower(weights, result)
+    else:
+        convert(weights, result)

@@ -5,8 +5,8 @@ recognised, the caller's text with control tokens taken as plain text. So the to
 the tokens trained on *by construction*, the mask needs no search, and no text can smuggle in a control token.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Picture:
     index: int  # of the medium's pictures
     start: int
     num_tokens: int
+    key: str = ""  # of the medium's stored features (`models.vision`), once they are looked up
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Rendered:
     def num_supervised(self) -> int:
         """Tokens that carry a loss."""
         return sum(self.supervised)
+
+    def keyed(self, keys: Mapping[Media, str]) -> "Rendered":
+        """The same with the key of its features at each picture."""
+        pictures = tuple(replace(picture, key=keys[picture.media]) for picture in self.pictures)
+        return replace(self, pictures=pictures) if pictures else self
 
 
 @dataclass(frozen=True, slots=True)

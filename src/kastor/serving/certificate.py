@@ -53,6 +53,13 @@ def rows_of(lengths: Sequence[int]) -> list[list[int]]:
     return rows
 
 
+Embed = Callable[[torch.Tensor, Rendered], torch.Tensor]
+"""Embeddings (T, W) of an example's tokens -> the same with those of its pictures in their places."""
+
+NOT_TRIED = "NOT_TRIED"
+"""How the answer ended where every golden row shows pictures: the batcher is asked with text only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Golden:
     """An example with the log-probabilities that the trainer gives its supervised tokens."""
@@ -71,17 +78,24 @@ class Served:
     bank: AdapterBank
     cache: SlotCache
     adapter: Adapter
+    embed: Embed | None = None
 
     @classmethod
-    def open(cls, model: Any, renderer: Renderer, folder: Path) -> "Served":  # noqa: ANN401  # as above
-        """The adapter in `folder` on `model`, as `load_base` gives it.
+    def open(
+        cls,
+        model: Any,  # noqa: ANN401  # as above
+        renderer: Renderer,
+        folder: Path,
+        embed: Embed | None = None,
+    ) -> "Served":
+        """The adapter in `folder` on `model`, as `load_base` gives it; `embed` puts pictures in their places.
 
         Raises:
             FailedPrecondition: the engine refuses the adapter; says why.
 
         """
         bank = AdapterBank(model, lambda _: folder, max_resident=1)
-        return cls(model, renderer, bank, SlotCache.like(model), bank.acquire(folder.name))
+        return cls(model, renderer, bank, SlotCache.like(model), bank.acquire(folder.name), embed)
 
     @torch.inference_mode()
     def logprobs(self, examples: Sequence[Rendered], *, adapted: bool = True) -> list[torch.Tensor]:
@@ -116,7 +130,7 @@ class Served:
         ]
         before = [sum(sizes[:slot]) - start - 1 for slot in range(len(pieces))]
         logits_SV = self.model(
-            input_ids=torch.cat([one[start:end] for one, end in zip(ids, ends, strict=True)])[None],
+            **self._input(examples, ids, start, ends),
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self.cache,
@@ -126,6 +140,16 @@ class Served:
         wanted = torch.cat([one[at.to(device)] for one, at in zip(ids, targets, strict=True)])
         logprobs_S = logits_SV.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
         return list(logprobs_S.cpu().split([len(at) for at in targets]))
+
+    def _input(
+        self, examples: Sequence[Rendered], ids: Sequence[torch.Tensor], start: int, ends: Sequence[int]
+    ) -> dict[str, torch.Tensor]:
+        """The tokens of the pieces or, where pictures stand among the examples', their embeddings."""
+        if self.embed is None or not any(example.pictures for example in examples):
+            return {"input_ids": torch.cat([one[start:end] for one, end in zip(ids, ends, strict=True)])[None]}
+        table = self.model.get_input_embeddings()
+        whole = [self.embed(table(one), e) if e.pictures else table(one) for one, e in zip(ids, examples, strict=True)]
+        return {"inputs_embeds": torch.cat([one[start:end] for one, end in zip(whole, ends, strict=True)])[None]}
 
     @torch.inference_mode()
     def answer(self, prompt_ids: list[int]) -> tuple[FinishReason, list[Step]]:
@@ -182,7 +206,10 @@ def certificate(
     heed()
     plain = served.logprobs([rendered[i] for i in rows_of([len(e.token_ids) for e in rendered])[0]], adapted=False)
     heed()
-    finish, num_generated, decode_difference = _check_answer(served, golden[0].rendered, tolerance)
+    of_text = next((row.rendered for row in golden if not row.rendered.pictures), None)
+    finish, num_generated, decode_difference = NOT_TRIED, 0, 0.0
+    if of_text is not None:
+        finish, num_generated, decode_difference = _check_answer(served, of_text, tolerance)
     rows = zip(golden, scored, strict=True)
     return Certificate(
         base_model=base_model,
@@ -194,7 +221,7 @@ def certificate(
         tolerance=tolerance,
         effect=max(float((s - p).abs().max()) for s, p in zip(scored, plain, strict=False)),
         num_tensors=num_tensors,
-        finish_reason=finish.value,
+        finish_reason=finish,
         num_generated=num_generated,
         versions={"kastor": kastor.__version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
     )
@@ -241,12 +268,12 @@ def _nan_last(value: torch.Tensor) -> float:
     return float(value.nan_to_num(nan=torch.inf))
 
 
-def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tuple[FinishReason, int, float]:
+def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tuple[str, int, float]:
     """How an answer to the example's prompt ended, its tokens, and how far they differ when taken in at once."""
     prompt_ids = example.token_ids[: example.supervised.index(True)]
     finish, steps = served.answer(prompt_ids)
     if not steps:
-        return finish, 0, 0.0
+        return finish.value, 0, 0.0
     ids = [step.chosen.token_id for step in steps]
     (at_once,) = served.logprobs([Rendered(prompt_ids + ids, [False] * len(prompt_ids) + [True] * len(ids))])
     one_by_one = torch.tensor([step.chosen.logprob for step in steps])
@@ -256,7 +283,7 @@ def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tu
             f"a generated token's log-probability differs by {largest:.3g} from the same token's in a prompt; "
             f"{tolerance.largest:g} is tolerated"
         )
-    return finish, len(steps), largest
+    return finish.value, len(steps), largest
 
 
 def _unlike(why: str) -> Internal:

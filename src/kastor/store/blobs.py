@@ -62,6 +62,10 @@ class Blobs:
         """What the gate said of the dataset file."""
         return self.job_dir(job_id) / "report.json"
 
+    def left_out(self, job_id: str) -> Path:
+        """Media that turned out bad after the gate had accepted them; exists once all others were seen in full."""
+        return self.job_dir(job_id) / "left_out.json"
+
     def checkpoints(self, job_id: str) -> Path:
         """The folder of checkpoints."""
         return self.job_dir(job_id) / "checkpoints"

@@ -2,6 +2,7 @@
 
     checkpoints/step-000019/
         adapter_config.json, adapter_model.safetensors   the adapter, as peft writes it
+        projector.safetensors                            what makes embeddings of pictures, where there were any
         training_state.safetensors                       optimizer; only in the newest
         manifest.json                                    step, base, sizes and sha256 of the files
 
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import FailedPrecondition
+from kastor.models.projector import PROJECTOR_FILE, Projector
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 STATE_FILE = "training_state.safetensors"
@@ -76,6 +78,7 @@ class Checkpoints:
         step: int,
         ends_epoch: bool,
         about: Mapping[str, object],
+        projector: Projector | None = None,
     ) -> Checkpoint:
         """Write the checkpoint of `step`; `about` goes into its manifest.
 
@@ -87,6 +90,8 @@ class Checkpoints:
         with _scratch(self._root, target.name) as scratch:
             model.save_pretrained(scratch, safe_serialization=True, save_embedding_layers=False)
             (scratch / "README.md").unlink(missing_ok=True)  # peft's empty model card
+            if projector is not None:
+                projector.save(scratch)
             save_file(dict(state), scratch / STATE_FILE)
             _write_manifest(scratch, {**about, "step": step, "endsEpoch": ends_epoch})
             _move_into_place(scratch, target)
@@ -105,7 +110,7 @@ class Checkpoints:
         """
         verify(checkpoint.folder)
         with _scratch(target.parent, target.name) as scratch:
-            for name in ADAPTER_FILES:
+            for name in ADAPTER_FILES + (PROJECTOR_FILE,) * (checkpoint.folder / PROJECTOR_FILE).exists():
                 shutil.copyfile(checkpoint.folder / name, scratch / name)
             (scratch / CERTIFICATE_FILE).write_text(prove(scratch), "utf-8")
             _write_manifest(scratch, {k: v for k, v in checkpoint.manifest.items() if k != "files"})
@@ -127,6 +132,17 @@ def restore(checkpoint: Checkpoint, model: Any) -> dict[str, torch.Tensor]:  # n
     """Load the adapter of `checkpoint` into `model` and return its training state. Raises what `load_adapter` does."""
     load_adapter(checkpoint.folder, model)
     return dict(load_file(checkpoint.folder / STATE_FILE))
+
+
+def load_projector(folder: Path) -> Projector | None:
+    """The projector beside the adapter in `folder`, if it was trained with one.
+
+    Raises:
+        FailedPrecondition: a file is damaged; names it.
+
+    """
+    verify(folder)
+    return Projector.load(folder)
 
 
 def load_adapter(folder: Path, model: Any) -> None:  # noqa: ANN401  # peft model

@@ -18,10 +18,12 @@ from kastor.training.fused import use_fused_layers
 from kastor.training.packed import sum_loss, use_packed_attention
 from kastor.training.packing import MAX_ROW_TOKENS, pack_step, step_examples
 from kastor.training.schedule import learning_rate
+from kastor.training.sight import PROJECTOR, RATE_FACTOR, Sight
 
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.0
 BETAS = (0.9, 0.999)
+FACTOR = "factor"  # of an optimizer's group: its learning rate as a multiple of the step's
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,28 @@ class Trainer:
     `step` is the number of steps done. `state()` and `restore()` carry everything that the next step depends on.
     """
 
-    def __init__(self, model: Any, examples: Sequence[Rendered], spec: TuningSpec) -> None:  # noqa: ANN401  # peft model
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401  # peft model
+        examples: Sequence[Rendered],
+        spec: TuningSpec,
+        sight: Sight | None = None,
+    ) -> None:
+        """`sight` is needed where examples hold pictures; its projector is trained along."""
         if len(examples) != spec.num_examples:
             raise FailedPrecondition(f"The job was made for {spec.num_examples} examples; {len(examples)} were given.")
         self._model = model
         self._examples = examples
         self._spec = spec
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._sight = sight
+        adapter = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        groups: list[dict[str, Any]] = [{"params": list(adapter.values()), FACTOR: 1.0}]
+        self._parameters = adapter
+        if sight is not None:
+            groups.append({"params": list(sight.parameters.values()), FACTOR: RATE_FACTOR})
+            self._parameters = adapter | sight.parameters
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(),
+            groups,
             lr=spec.hyperparameters.learning_rate,
             betas=BETAS,
             weight_decay=WEIGHT_DECAY,
@@ -83,7 +98,7 @@ class Trainer:
         num_supervised = sum(len(row.targets_S) for row in rows)
         total = 0.0
         for row in rows:
-            loss = sum_loss(self._model, row) / num_supervised
+            loss = sum_loss(self._model, row, self._sight) / num_supervised
             loss.backward()
             total += loss.item()
         rate = learning_rate(number, self._spec.total_steps, asked.learning_rate)
@@ -114,8 +129,9 @@ class Trainer:
         """Go on where `state` was taken; the adapter's weights must have been loaded before."""
         self.step = int(state["step"])
         for name, parameter in self._parameters.items():
-            mine = {key: state[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-            self._optimizer.state[parameter] = mine
+            if f"step.{name}" in state or not name.startswith(PROJECTOR):  # else no step had pictures so far
+                mine = {key: state[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+                self._optimizer.state[parameter] = mine
 
     def _indices(self, step: int) -> list[int]:
         asked = self._spec.hyperparameters
@@ -136,7 +152,7 @@ class Trainer:
                 f"{self._spec.hyperparameters.learning_rate:g}, for instance a third of it."
             )
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[FACTOR]
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm

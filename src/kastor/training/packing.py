@@ -5,13 +5,13 @@ The order is a function of (seed, step) alone, so a resumed job needs no state t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from kastor.models.render import Rendered
+from kastor.models.render import Picture, Rendered
 
 MAX_ROW_TOKENS = 4096
 """Token budget of a row; a longer example has a row of its own. Bounds the memory of a forward pass."""
@@ -65,6 +65,7 @@ class PackedRow:
     lengths: tuple[int, ...]  # of the examples, in order; they sum to T
     predicting_S: npt.NDArray[np.int64]  # indices into T whose next token is supervised
     targets_S: npt.NDArray[np.int64]  # those next tokens
+    pictures: tuple[Picture, ...] = ()  # of all examples in order; they start in T
 
 
 def pack(examples: Sequence[Rendered]) -> PackedRow:
@@ -74,6 +75,8 @@ def pack(examples: Sequence[Rendered]) -> PackedRow:
     supervised = np.concatenate([np.asarray(example.supervised, bool) for example in examples])
     starts = np.cumsum((0, *lengths[:-1]))
     supervised[starts] = False
+    places = zip(examples, starts.tolist(), strict=True)
+    pictures = [replace(p, start=p.start + start) for example, start in places for p in example.pictures]
     targets_at = np.flatnonzero(supervised)
     return PackedRow(
         token_ids_T=token_ids,
@@ -81,6 +84,7 @@ def pack(examples: Sequence[Rendered]) -> PackedRow:
         lengths=lengths,
         predicting_S=targets_at - 1,
         targets_S=token_ids[targets_at],
+        pictures=tuple(pictures),
     )
 
 

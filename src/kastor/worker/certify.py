@@ -8,17 +8,20 @@ import torch
 from peft.tuners.lora import Linear
 
 from kastor.domain.certificate import Certificate, golden_rows
+from kastor.models.projector import Projector
 from kastor.models.render import Rendered, Renderer
 from kastor.serving.adapters import Delta
-from kastor.serving.certificate import Golden, Served, certificate
+from kastor.serving.certificate import Embed, Golden, Served, certificate
 from kastor.training.lora import detach
 from kastor.training.packed import target_logprobs
 from kastor.training.packing import pack
+from kastor.training.sight import Sight
 
 
 def certified(
     model: Any,  # noqa: ANN401  # peft model
     examples: Sequence[Rendered],
+    eyes: Sight | None,
     renderer: Renderer,
     folder: Path,
     *,
@@ -36,23 +39,36 @@ def certified(
 
     """
     heed()
-    golden = trained(model, examples, seed)
+    golden = trained(model, examples, seed, eyes)
     deltas = trained_deltas(model)
     heed()
-    served = Served.open(detach(model), renderer, folder)
+    served = Served.open(detach(model), renderer, folder, _embed(eyes, folder))
     proof = certificate(served, golden, deltas, folder, base_model=base_model, heed=heed)
     heed()
     return proof
 
 
 @torch.no_grad()
-def trained(model: Any, examples: Sequence[Rendered], seed: int) -> list[Golden]:  # noqa: ANN401  # as above
+def trained(
+    model: Any,  # noqa: ANN401  # as above
+    examples: Sequence[Rendered],
+    seed: int,
+    eyes: Sight | None = None,
+) -> list[Golden]:
     """The golden rows of the examples, scored as the trainer sees them: packed into one row."""
     chosen = golden_rows([len(example.token_ids) for example in examples], seed)
     rendered = [examples[index] for index in chosen]
-    found = target_logprobs(model, pack(rendered)).cpu()
+    found = target_logprobs(model, pack(rendered), eyes).cpu()
     sizes = [example.num_supervised - example.supervised[0] for example in rendered]
     return [Golden(i, e, part) for i, e, part in zip(chosen, rendered, found.split(sizes), strict=True)]
+
+
+def _embed(eyes: Sight | None, folder: Path) -> Embed | None:
+    """How the served model sees: with the projector in `folder`, which is read as the engine reads it."""
+    if eyes is None:
+        return None
+    stored = Sight(Projector.load(folder).to(next(eyes.projector.parameters()).device), eyes.read)
+    return lambda embeddings_TW, rendered: stored.placed(embeddings_TW, rendered.pictures)
 
 
 @torch.no_grad()

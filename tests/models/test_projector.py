@@ -1,0 +1,72 @@
+"""The projector: standardised in, of the embeddings' size out, kept to the bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kastor.domain.errors import FailedPrecondition
+from kastor.models.projector import PROJECTOR_FILE, Projector, Spread
+
+RANDOM = np.random.default_rng(0)
+FEATURES = [(RANDOM.standard_normal((64, 12)) * np.arange(1, 13) + 5).astype(np.float16) for _ in range(4)]
+
+
+def fresh(seed: int = 1) -> Projector:
+    return Projector.fresh(Spread.of(FEATURES), 64, scale=0.1, seed=seed)
+
+
+def test_the_spread_is_that_of_all_features_together() -> None:
+    spread, whole = Spread.of(FEATURES), np.concatenate(FEATURES).astype(np.float64)
+    np.testing.assert_allclose(spread.mean_C, whole.mean(axis=0))
+    np.testing.assert_allclose(spread.deviation_C, whole.std(axis=0))
+
+
+def test_a_fresh_one_gives_numbers_of_the_embeddings_size_whatever_the_channels_are_like() -> None:
+    projector = Projector.fresh(Spread.of(FEATURES), 512, scale=0.1, seed=1)
+    out = projector(torch.from_numpy(np.concatenate(FEATURES)))
+    assert out.shape == (256, 512)
+    assert out.dtype == torch.float32
+    assert 0.08 < out.std() < 0.125
+    assert out.std(dim=0).min() > 0.02  # pictures are told apart
+
+
+def test_a_channel_that_never_changes_does_no_harm() -> None:
+    flat = [np.ones((64, 12), np.float16)]
+    projector = Projector.fresh(Spread.of(flat), 64, scale=0.1, seed=1)
+    assert projector(torch.ones(3, 12) + 1e-3).abs().max() < 5
+
+
+def test_the_seed_decides_and_no_random_state_is_touched() -> None:
+    before = torch.get_rng_state()
+    one, same, other = fresh(), fresh(), fresh(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.inner.weight, same.inner.weight)
+    assert not torch.equal(one.inner.weight, other.inner.weight)
+
+
+def test_saved_and_loaded_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    projector = fresh()
+    projector.save(tmp_path)
+    loaded = Projector.load(tmp_path)
+    assert loaded is not None
+    features = torch.from_numpy(FEATURES[0])
+    assert torch.equal(loaded(features), projector(features))
+    assert loaded.state_dict().keys() == projector.state_dict().keys()
+
+
+def test_an_adapter_trained_on_text_has_none(tmp_path: Path) -> None:
+    assert Projector.load(tmp_path) is None
+
+
+def test_a_damaged_one_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / PROJECTOR_FILE).write_bytes(b"x" * 100)
+    with pytest.raises(FailedPrecondition, match=PROJECTOR_FILE):
+        Projector.load(tmp_path)
+    projector = fresh()
+    with torch.no_grad():
+        projector.outer.bias[0] = float("nan")
+    projector.save(tmp_path)
+    with pytest.raises(FailedPrecondition, match="not finite"):
+        Projector.load(tmp_path)

@@ -1,0 +1,77 @@
+"""Features are kept under what they were made from, whole, for everybody, and read picture by picture."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kastor.domain.errors import FailedPrecondition
+from kastor.media.cache import MediaCache
+from kastor.models.vision import FeatureStore, feature_key
+
+KEY = feature_key("ab" * 32, (0, 512), 256, "tower")
+
+
+def features(seed: int, num_pictures: int = 3) -> np.typing.NDArray[np.float16]:
+    return np.random.default_rng(seed).standard_normal((num_pictures, 64, 12)).astype(np.float16)
+
+
+@pytest.fixture(name="cache")
+def a_cache(tmp_path: Path) -> MediaCache:
+    return MediaCache(tmp_path / "features", max_bytes=40_000)
+
+
+@pytest.fixture(name="store")
+def a_store(cache: MediaCache) -> Iterator[FeatureStore]:
+    lease = cache.lease("one")
+    yield FeatureStore(cache, lease)
+    lease.close()
+
+
+def test_what_one_job_stored_another_finds_to_the_bit(cache: MediaCache, store: FeatureStore) -> None:
+    assert not store.hold(KEY)
+    made = features(1)
+    store.put(KEY, made)
+    lease = cache.lease("two")
+    other = FeatureStore(cache, lease)
+    assert other.hold(KEY)
+    for index in range(3):
+        np.testing.assert_array_equal(other.read(KEY, index), made[index])
+    lease.close()
+
+
+def test_a_key_tells_all_that_decides_the_features() -> None:
+    keys = [
+        KEY,
+        feature_key("cd" * 32, (0, 512), 256, "tower"),
+        feature_key("ab" * 32, (0, 513), 256, "tower"),
+        feature_key("ab" * 32, (0,), 256, "tower"),
+        feature_key("ab" * 32, (0, 512), 512, "tower"),
+        feature_key("ab" * 32, (0, 512), 256, "other tower"),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_nobody_holds_makes_room_and_what_is_held_stays(cache: MediaCache, store: FeatureStore) -> None:
+    lease = cache.lease("gone")
+    left = FeatureStore(cache, lease)
+    left.put("a" * 64, features(1))
+    lease.close()
+    store.put("b" * 64, features(2))
+    for number in range(4):
+        store.put(f"{number}" * 64, features(number))
+    fresh = cache.lease("fresh")
+    looker = FeatureStore(cache, fresh)
+    assert not looker.hold("a" * 64)
+    assert looker.hold("b" * 64)
+    fresh.close()
+
+
+def test_a_damaged_file_is_named(store: FeatureStore, tmp_path: Path) -> None:
+    store.put(KEY, features(1))
+    (path,) = (tmp_path / "features" / "objects").rglob(KEY)
+    path.chmod(0o644)
+    path.write_bytes(b"x")
+    with pytest.raises(FailedPrecondition, match=KEY):
+        store.read(KEY, 0)
