@@ -1,5 +1,6 @@
 """Use cases of files that need no wire: bounds, crashes, and many at once."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -81,7 +82,7 @@ def test_an_upload_is_dropped_after_a_day_and_its_state_after_an_hour_if_it_ende
     assert list(on_disk(tmp_path)) == [file.sha256]
 
 
-def test_bytes_without_a_row_go_at_the_first_tidying_and_others_stay(
+def test_old_bytes_without_a_row_go_at_the_first_tidying_and_others_stay(
     service: FileService, sqlite_database: Database, clock: Clock, tmp_path: Path
 ) -> None:
     file, going_on = service.finish(filled(service, b"kept")), filled(service, b"going on")
@@ -91,6 +92,11 @@ def test_bytes_without_a_row_go_at_the_first_tidying_and_others_stay(
     orphan = tmp_path / "files" / "partial" / ("f" * 64)
     orphan.write_bytes(b"of an upload that was forgotten")
     service.cancel(lost)
+    for path in (tmp_path / "files").rglob("*"):
+        os.utime(path, (0, 0))
+    young = tmp_path / "files" / "content" / "ee" / ("e" * 64)  # its row may be in another database
+    young.parent.mkdir(exist_ok=True)
+    young.write_bytes(b"young")
     restarted = made(tmp_path, sqlite_database, clock)
     restarted.tidy()
     assert not orphan.exists()
@@ -99,6 +105,7 @@ def test_bytes_without_a_row_go_at_the_first_tidying_and_others_stay(
     assert sorted(path.read_bytes() for path in (tmp_path / "files" / "content").rglob("*") if path.is_file()) == [
         b"going on",
         b"kept",
+        b"young",
     ]
 
 

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted, Superseded
 from kastor.store.file_blobs import MAX_HASHES, FileBlobs
+
+LATER = datetime.now(UTC) + timedelta(days=1)
 
 ONE, TWO = "1" * 64, "2" * 64
 
@@ -41,7 +44,7 @@ def test_what_is_kept_lies_under_its_hash_and_is_no_upload_any_more(blobs: FileB
     assert path.name == hashlib.sha256(b"hello").hexdigest()
     assert path.read_bytes() == b"hello"
     assert blobs.received(ONE) is None
-    assert list(blobs.contents()) == [path.name]
+    assert list(blobs.contents(before=LATER)) == [path.name]
 
 
 def test_the_hash_is_the_same_whether_it_ran_along_or_not(blobs: FileBlobs, tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_a_request_left_over_cannot_revive_what_was_dropped(blobs: FileBlobs) ->
     late.close()
     with pytest.raises(NotFound):
         blobs.grow(ONE, 0)
-    assert list(blobs.partials()) == []
+    assert list(blobs.partials(before=LATER)) == []
 
 
 def test_many_writers_at_one_upload_lose_no_byte(blobs: FileBlobs) -> None:
@@ -141,16 +144,16 @@ def test_many_writers_at_one_upload_lose_no_byte(blobs: FileBlobs) -> None:
     content = kept(blobs).read_bytes()
     pieces = [content[i : i + 1000] for i in range(0, len(content), 1000)]
     assert sorted(pieces) == sorted(bytes([65 + i]) * 1000 for i in range(4) for _ in range(20))
-    assert list(blobs.contents()) == [hashlib.sha256(content).hexdigest()]
+    assert list(blobs.contents(before=LATER)) == [hashlib.sha256(content).hexdigest()]
 
 
 def test_the_same_content_is_there_once(blobs: FileBlobs) -> None:
     grown(blobs, b"same", ONE)
     grown(blobs, b"same", TWO)
     assert kept(blobs, ONE) == kept(blobs, TWO)
-    assert list(blobs.partials()) == []
+    assert list(blobs.partials(before=LATER)) == []
     blobs.remove(hashlib.sha256(b"same").hexdigest())
-    assert list(blobs.contents()) == []
+    assert list(blobs.contents(before=LATER)) == []
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -162,7 +165,7 @@ def test_when_the_row_cannot_be_written_the_upload_is_there_as_before(blobs: Fil
     with pytest.raises(ZeroDivisionError), blobs.sealed(ONE) as sealed, blobs.changing(), sealed.kept():
         raise ZeroDivisionError
     assert blobs.received(ONE) == 5
-    assert len(list(blobs.contents())) == there
+    assert len(list(blobs.contents(before=LATER))) == there
     assert kept(blobs).read_bytes() == b"hello"
 
 

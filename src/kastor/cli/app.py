@@ -9,6 +9,7 @@ import typer
 
 import kastor
 from kastor.cli import job_commands, key_commands, model_commands, options, prepare_command
+from kastor.export.order import Format, Weights
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Results go to stdout, all else to stderr."
@@ -227,6 +228,42 @@ def check(
 
 
 app.command()(prepare_command.prepare)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="tunedModels/NAME, NAME, or the id of its job.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is not there yet, or empty.")],
+    kind: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="peft: the adapter; merged: base and adapter in one, for transformers; gguf: for llama.cpp.",
+        ),
+    ] = Format.PEFT,
+    weights: Annotated[
+        Weights | None, typer.Option("--weights", help="Of a GGUF file: how matrices are stored.  [default: f16]")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The data folder of the server.  [default: ~/.local/share/kastor]")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a tuned model into a folder for other programs.
+
+    Works on the data folder itself, so on the server's machine; the server may run. What was written is read back,
+    and its log-probabilities compared with those served, before DIR appears.
+
+    \b
+    Examples:
+      kastor export tunedModels/numbers-z2mb0bpw6i --out numbers-adapter
+      kastor export numbers-z2mb0bpw6i --format merged --out numbers
+      kastor export numbers-z2mb0bpw6i --format gguf --weights q8_0 --out numbers-gguf
+    """
+    from kastor.cli import export as doing
+    from kastor.cli.output import Output
+
+    doing.run(model, kind, weights, out, data_dir, Output.of(as_json))
 
 
 @app.command()

@@ -244,7 +244,7 @@ def _own(
     return marks
 
 
-def _stamps(text: str, begin: int, stop: int, taken: list[tuple[int, int]], left: list[LeftAlone]) -> Iterator[Stamp]:
+def _stamps(text: str, begin: int, stop: int, taken: _Taken, left: list[LeftAlone]) -> Iterator[Stamp]:
     for regex, made in ((_COMPOUND, _compound), (_CLOCK, _clock), (_NUMBER, _number)):
         for match in regex.finditer(text, begin, stop):
             if not taken.take(*match.span()):

@@ -306,11 +306,15 @@ class FileService:
         self._blobs.drop(upload_id)
 
     def _sweep(self) -> None:
-        """Bytes without a row: somebody was killed between the two."""
-        for upload_id in self._blobs.partials():
+        """Bytes without a row: somebody was killed between the two.
+
+        Only what is older than any row can be: the rows may be in another database than the one that is used just now.
+        """
+        now = self._clock()
+        for upload_id in self._blobs.partials(before=now - SESSION_TTL):
             if self._files.upload(upload_id) is None:
                 self._blobs.drop(upload_id)
-        for sha256 in self._blobs.contents():
+        for sha256 in self._blobs.contents(before=now - self._ttl):
             with self._blobs.changing():
                 if not self._files.holds(sha256):
                     self._blobs.remove(sha256)

@@ -9,8 +9,9 @@ import hashlib
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -36,17 +37,13 @@ class FileBlobs:
         """Where the content of this hash lies, if it is there."""
         return self._root / "content" / _checked(sha256)[:2] / sha256
 
-    def contents(self) -> Iterator[str]:
-        """The hashes of all contents."""
-        for path in (self._root / "content").glob("??/*"):
-            if DIGEST.fullmatch(path.name):
-                yield path.name
+    def contents(self, *, before: datetime) -> Iterator[str]:
+        """The hashes of the contents that nobody has uploaded since that moment."""
+        yield from _older((self._root / "content").glob("??/*"), before)
 
-    def partials(self) -> Iterator[str]:
-        """The ids of all uploads that have not become a file."""
-        for path in (self._root / "partial").glob("*"):
-            if DIGEST.fullmatch(path.name):
-                yield path.name
+    def partials(self, *, before: datetime) -> Iterator[str]:
+        """The ids of the uploads that have not become a file, and to which nothing was added since that moment."""
+        yield from _older((self._root / "partial").glob("*"), before)
 
     def begin(self, upload_id: str) -> None:
         """Make room for an upload.
@@ -286,7 +283,16 @@ class Sealed:
                 self._content.rename(self._path)
             raise
         if not moved:
+            os.utime(self._content)
             self._path.unlink(missing_ok=True)
+
+
+def _older(paths: Iterable[Path], before: datetime) -> Iterator[str]:
+    """Names of those that were last written before that moment."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if DIGEST.fullmatch(path.name) and path.stat().st_mtime < before.timestamp():
+                yield path.name
 
 
 def _write_all(descriptor: int, piece: bytes, position: int) -> None:

@@ -1,0 +1,122 @@
+"""Writing a tuned model for other programs, out of the data folder: no server is asked, and one may run."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kastor.cli.models import fetched
+from kastor.cli.output import Output, megabytes
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
+from kastor.domain.job import State, TuningJob
+from kastor.export.order import Format, Order, Weights, check_target
+from kastor.models.catalog import HubSource, load_catalog
+from kastor.settings import Settings, environment, load_settings
+from kastor.store.blobs import Blobs
+from kastor.store.database import migrate, open_database
+from kastor.store.jobs import JobStore
+from kastor.store.registry import ModelStore
+
+
+def run(name: str, kind: Format, weights: Weights | None, target: Path, data_dir: Path | None, out: Output) -> None:
+    """Export the model into the folder; `weights` are of a GGUF file only."""
+    if weights is not None and kind is not Format.GGUF:
+        raise InvalidArgument(f"--weights {weights.value} is for --format gguf; {kind.value} keeps its own precision.")
+    settings = load_settings() if data_dir is None else load_settings(data_dir=data_dir)
+    check_target(target)
+    job = _job(name, settings)
+    if job.state is not State.SUCCEEDED:
+        raise FailedPrecondition(f"The job {job.id} of {name} is {job.state.value}; only a success can be exported.")
+    base = load_catalog(settings.catalog_file).base(job.spec.base_model)
+    hub = base.source if isinstance(base.source, HubSource) else None
+    blobs = Blobs(settings.data_dir)
+    order = Order(
+        format=kind,
+        weights=weights or Weights.F16,
+        out=target.absolute(),
+        model=f"tunedModels/{job.tuned_model_id}",
+        job=job.id,
+        base_model=base.name,
+        family=base.family.name,
+        base_folder=fetched(base, settings.cache_dir, out),
+        base_hub=hub.repo if hub else "",
+        base_revision=hub.revision if hub else "",
+        adapter=blobs.adapter(job.id),
+        dataset=blobs.dataset(job.id),
+        num_threads=settings.num_threads,
+    )
+    manifest = _made(order, settings, out)
+    size = megabytes(sum(file["bytes"] for file in manifest["files"].values()))
+    near = manifest["comparison"]
+    shown = f"{target}  {kind.value}  {size}"
+    out.result({"folder": str(order.out), **manifest}, shown)
+    if not out.as_json:
+        out.say(
+            f"{near['tokens']} tokens of {near['rows']} examples: log-probabilities at most "
+            f"{near['largestDifference']:.2g} from those served, {near['meanDifference']:.2g} on average"
+        )
+
+
+def _job(name: str, settings: Settings) -> TuningJob:
+    """The job that made the model, or has this id."""
+    with _stores(settings) as (jobs, models):
+        model_id = name.removeprefix("tunedModels/")
+        try:
+            return jobs.get(models.get(model_id).job_id)
+        except NotFound:
+            if name == model_id:
+                try:
+                    return jobs.get(name)
+                except NotFound:
+                    pass
+            raise NotFound(
+                f"{settings.data_dir} holds no tuned model or job {name!r}. Export runs where the server's data is; "
+                "--data-dir names the folder."
+            ) from None
+
+
+@contextmanager
+def _stores(settings: Settings) -> Iterator[tuple[JobStore, ModelStore]]:
+    database = open_database(settings.resolved_database_url)
+    try:
+        migrate(database)
+        yield JobStore(database), ModelStore(database)
+    finally:
+        database.close()
+
+
+def _made(order: Order, settings: Settings, out: Output) -> dict[str, Any]:
+    """The manifest of the export, made by a process that may load torch."""
+    command = [sys.executable, "-m", "kastor.export"]
+    surroundings = {**os.environ, **environment(settings)}
+    with subprocess.Popen(  # noqa: S603
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=surroundings,
+        text=True,
+    ) as process:
+        try:
+            return _followed(process, order, out)
+        except BaseException:
+            process.terminate()
+            raise
+
+
+def _followed(process: "subprocess.Popen[str]", order: Order, out: Output) -> dict[str, Any]:
+    assert process.stdin is not None and process.stdout is not None  # noqa: S101  # both are pipes
+    process.stdin.write(order.encoded())
+    process.stdin.close()
+    for line in process.stdout:
+        said = json.loads(line)
+        if "result" in said:
+            return dict(said["result"])
+        if "error" in said:
+            raise FailedPrecondition(said["error"])
+        out.say(said["stage"])
+    raise FailedPrecondition(f"The exporting process ended with {process.wait()}: memory may have run out.")

@@ -1,0 +1,72 @@
+"""Exports that are folders in the libraries' own formats: the adapter as peft reads it, the merged model."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from kastor.domain.certificate import CERTIFICATE_FILE
+from kastor.export.order import Order
+from kastor.models.load import load_base
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def write_adapter(order: Order, folder: Path) -> None:
+    """The adapter; its base is named as this machine, or anybody with the hub, finds it."""
+    config = json.loads((order.adapter / ADAPTER_CONFIG).read_text("utf-8"))
+    config["base_model_name_or_path"] = order.base_hub or str(order.base_folder.absolute())
+    config["revision"] = order.base_revision if order.base_hub else None
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    shutil.copyfile(order.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    if (order.adapter / CERTIFICATE_FILE).is_file():
+        shutil.copyfile(order.adapter / CERTIFICATE_FILE, folder / CERTIFICATE_FILE)
+
+
+def read_adapter(order: Order, folder: Path) -> Any:  # noqa: ANN401  # peft model
+    """The exported adapter on its base, by peft."""
+    return on_base(load_base(order.base_folder, dtype=torch.float32), folder)
+
+
+def on_base(base: Any, adapter: Path) -> Any:  # noqa: ANN401  # transformers model -> peft model
+    """The base with the adapter in a folder, by peft."""
+    with warnings.catch_warnings():
+        # peft 0.21 reads an attribute that transformers 5.23 deprecates
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return PeftModel.from_pretrained(base, str(adapter)).eval()
+
+
+def merged(order: Order) -> Any:  # noqa: ANN401  # transformers model
+    """The base with the adapter added to its weights, in fp32: rounding is left to whoever stores them."""
+    return on_base(load_base(order.base_folder, dtype=torch.float32), order.adapter).merge_and_unload(safe_merge=True)
+
+
+def write_merged(order: Order, folder: Path) -> None:
+    """The merged model in the precision of the base's own files, with its tokenizer."""
+    merged(order).to(stored_dtype(order.base_folder)).save_pretrained(folder, safe_serialization=True)
+    for name in TOKENIZER_FILES:
+        if (order.base_folder / name).is_file():
+            shutil.copyfile(order.base_folder / name, folder / name)
+
+
+def read_merged(_: Order, folder: Path) -> Any:  # noqa: ANN401  # transformers model
+    """The merged model, by transformers."""
+    return load_base(folder, dtype=torch.float32)
+
+
+def stored_dtype(base_folder: Path) -> torch.dtype:
+    """The precision that a base's configuration says its files have."""
+    config = json.loads((base_folder / "config.json").read_text("utf-8"))
+    named = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(named, torch.float32)

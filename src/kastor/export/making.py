@@ -1,0 +1,127 @@
+"""One export from the order to the folder: written beside its place, read back, compared, then given its name."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kastor
+from kastor.domain.certificate import Tolerance
+from kastor.domain.errors import Unimplemented
+from kastor.export.folders import read_adapter, read_merged, stored_dtype, write_adapter, write_merged
+from kastor.export.gguf_file import read_gguf, write_gguf
+from kastor.export.order import Format, Order, Weights, check_target
+from kastor.export.proof import Comparison, compared, golden_examples, plain_logprobs
+from kastor.models.families import FAMILIES
+from kastor.models.load import load_base
+from kastor.models.render import Renderer
+from kastor.serving.certificate import Served
+from kastor.store.blobs import storage_errors, sync_folder
+
+MANIFEST_FILE = "kastor-export.json"
+TOLERANCES: Mapping[torch.dtype | Weights, Tolerance] = {
+    torch.float32: Tolerance(largest=0.01, mean=0.001),
+    torch.float16: Tolerance(largest=0.1, mean=0.01),
+    torch.bfloat16: Tolerance(largest=1.0, mean=0.1),
+    Weights.F16: Tolerance(largest=0.1, mean=0.01),
+    Weights.BF16: Tolerance(largest=1.0, mean=0.1),
+    Weights.Q8_0: Tolerance(largest=1.0, mean=0.1),
+}
+"""How far an export may be from what is served, both computed in fp32, by what its weights were rounded to; what was
+measured, and the margin: docs/log.md."""
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a format is written and read back."""
+
+    write: Callable[[Order, Path], None]
+    read: Callable[[Order, Path], Any]
+    library: str  # that reads it
+
+
+WAYS: Mapping[Format, Way] = {
+    Format.PEFT: Way(write_adapter, read_adapter, "peft"),
+    Format.MERGED: Way(write_merged, read_merged, "transformers"),
+    Format.GGUF: Way(write_gguf, read_gguf, "transformers' GGUF reader"),
+}
+
+
+def make(order: Order, tell: Tell) -> dict[str, Any]:
+    """Make the export and return its manifest; `tell` is told of each stage.
+
+    Raises:
+        FailedPrecondition: the folder is not empty or cannot be written to, or a part of the model is broken.
+        Internal: what was written gives other numbers than the tuned model.
+        Unimplemented: this model cannot be had in this format.
+
+    """
+    check_target(order.out)
+    way, family = WAYS[order.format], FAMILIES[order.family]
+    if family.vision is not None:
+        raise Unimplemented(f"{order.base_model} sees; only models that read text alone can be exported.")
+    tell("scoring golden rows as they are served")
+    renderer = Renderer.open(order.base_folder, family)
+    examples = golden_examples(order.adapter, order.dataset, renderer)
+    served = Served.open(load_base(order.base_folder, dtype=torch.float32), renderer, order.adapter).logprobs(examples)
+    scratch = order.out.parent / f".{order.out.name}.partial"
+    with storage_errors(order.out.parent):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            tell(f"writing {order.format.value}")
+            way.write(order, scratch)
+            tell(f"reading it back by {way.library} and comparing")
+            found = plain_logprobs(way.read(order, scratch), examples)
+            comparison = compared(served, found, _tolerance(order), f"{order.format.value} export")
+            manifest = _manifest(order, comparison, scratch)
+            (scratch / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+            _move_into_place(scratch, order.out)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def _tolerance(order: Order) -> Tolerance:
+    if order.format is Format.GGUF:
+        return TOLERANCES[order.weights]
+    return TOLERANCES[stored_dtype(order.base_folder) if order.format is Format.MERGED else torch.float32]
+
+
+def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, Any]:
+    weights = {"weights": order.weights.value} if order.format is Format.GGUF else {}
+    return {
+        "format": order.format.value,
+        **weights,
+        "model": order.model,
+        "job": order.job,
+        "baseModel": order.base_model,
+        "comparison": comparison.document(),
+        "versions": {"kastor": kastor.__version__}
+        | {name: version(name) for name in ("torch", "transformers", "peft", "gguf")},
+        "files": {
+            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
+        },
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _move_into_place(scratch: Path, out: Path) -> None:
+    for file in scratch.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    sync_folder(scratch)
+    scratch.rename(out)  # over an empty folder, too
+    sync_folder(out.parent)

@@ -1,0 +1,66 @@
+"""What is to be exported, and where from: made by the command, read by the process that does it. No torch."""
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from kastor.domain.errors import FailedPrecondition
+
+
+class Format(StrEnum):
+    """What a model can be exported as."""
+
+    PEFT = "peft"
+    MERGED = "merged"
+    GGUF = "gguf"
+
+
+class Weights(StrEnum):
+    """How a GGUF file holds the matrices; vectors are fp32."""
+
+    BF16 = "bf16"
+    F16 = "f16"
+    Q8_0 = "q8_0"
+
+
+def check_target(out: Path) -> None:
+    """See to it that nothing lies where the export is to be.
+
+    Raises:
+        FailedPrecondition: something does.
+
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FailedPrecondition(f"{out} exists and is not an empty folder; name another one.")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One export."""
+
+    format: Format
+    weights: Weights
+    out: Path
+    model: str  # tunedModels/NAME, empty where it was deleted
+    job: str
+    base_model: str
+    family: str
+    base_folder: Path
+    base_hub: str  # repository of the hub that the base is from, or empty
+    base_revision: str
+    adapter: Path
+    dataset: Path
+    num_threads: int | None = None
+
+    def encoded(self) -> str:
+        """As JSON."""
+        return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()})
+
+    @classmethod
+    def of(cls, text: str) -> "Order":
+        """From JSON."""
+        found: dict[str, Any] = json.loads(text)
+        found |= {name: Path(found[name]) for name in ("out", "base_folder", "adapter", "dataset")}
+        return cls(**found | {"format": Format(found["format"]), "weights": Weights(found["weights"])})

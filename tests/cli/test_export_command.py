@@ -1,0 +1,75 @@
+"""`kastor export`: a tuned model out of the data folder, or one sentence that says why not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kastor.domain.job import State
+from ran_command import Kastor
+from worker_place import Place
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A data folder with the tuned model `model-of-job1`, and one that waits."""
+    place = Place(tmp_path_factory.mktemp("place"))
+    place.add("job1", num_epochs=1)
+    assert place.work(place.claim()) == 0
+    assert place.jobs.get("job1").state is State.SUCCEEDED
+    place.add("job2")
+    yield place
+    place.database.close()
+
+
+@pytest.fixture(autouse=True)
+def settings(place: Place, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KASTOR_DATA_DIR", str(place.settings.data_dir))
+    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(place.settings.catalog_file))
+
+
+def test_a_tuned_model_becomes_a_folder(kastor: Kastor, tmp_path: Path) -> None:
+    ran = kastor("export", "tunedModels/model-of-job1", "--format", "merged", "--out", str(tmp_path / "merged"))
+    assert ran.code == 0, ran.err
+    assert str(tmp_path / "merged") in ran.out.replace("\n", "")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in (tmp_path / "merged").iterdir()}
+    assert "writing merged" in ran.err and "from those served" in ran.err
+
+
+@pytest.mark.parametrize("name", ["model-of-job1", "job1"])
+def test_as_json_the_manifest_is_printed(kastor: Kastor, tmp_path: Path, name: str) -> None:
+    shown = kastor("export", name, "--out", str(tmp_path / "adapter"), "--json").json
+    assert (shown["format"], shown["job"], shown["folder"]) == ("peft", "job1", str(tmp_path / "adapter"))
+    assert {"adapter_config.json", "adapter_model.safetensors", "certificate.json"} == shown["files"].keys()
+
+
+def test_another_data_folder_is_named_by_an_option(kastor: Kastor, tmp_path: Path) -> None:
+    ran = kastor("export", "job1", "--out", str(tmp_path / "x"), "--data-dir", str(tmp_path / "elsewhere"))
+    assert ran.code == 1 and "holds no tuned model or job 'job1'" in ran.err and "--data-dir" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tunedModels/nobody", "holds no tuned model or job 'tunedModels/nobody'"),
+        ("model-of-job2", "The job job2 of model-of-job2 is QUEUED; only a success can be exported."),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_one_line(kastor: Kastor, tmp_path: Path, name: str, said: str) -> None:
+    ran = kastor("export", name, "--out", str(tmp_path / "x"))
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert said in ran.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_setting_without_effect_is_refused(kastor: Kastor, tmp_path: Path) -> None:
+    ran = kastor("export", "job1", "--weights", "f16", "--out", str(tmp_path / "x"))
+    assert ran.code == 1 and "--weights f16 is for --format gguf" in ran.err
+
+
+def test_a_folder_with_something_in_it_is_left_alone(kastor: Kastor, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    ran = kastor("export", "job1", "--out", str(tmp_path / "mine"))
+    assert ran.code == 1 and "is not an empty folder" in ran.err
+    assert [f.name for f in (tmp_path / "mine").iterdir()] == ["letter.txt"]

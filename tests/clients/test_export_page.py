@@ -1,0 +1,39 @@
+"""docs/guide/export.md, run: its programs load what `kastor export` writes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from guide_page import GUIDE, blocks
+from kastor.dataset.parse import encode_example
+from kastor.domain.content import Example
+from kastor.export.making import make
+from kastor.export.order import Format, Order, Weights
+from tiny import tiny_adapter, tiny_base
+
+
+def test_the_programs_load_what_is_exported(tmp_path: Path) -> None:
+    (tmp_path / "dataset.jsonl").write_bytes(encode_example(Example.pair("one", "two")) + b"\n")
+    for kind, name in ((Format.PEFT, "numbers-adapter"), (Format.MERGED, "numbers")):
+        order = Order(
+            format=kind,
+            weights=Weights.F16,
+            out=tmp_path / name,
+            model="tunedModels/numbers",
+            job="job1",
+            base_model="models/tiny",
+            family="smollm2",
+            base_folder=tiny_base(tmp_path / "base"),
+            base_hub="",
+            base_revision="",
+            adapter=tiny_adapter(tmp_path / "adapter", seed=1),
+            dataset=tmp_path / "dataset.jsonl",
+        )
+        make(order, lambda _: None)
+    programs = [b.code for b in blocks((GUIDE / "export.md").read_text("utf-8")) if b.language == "python"]
+    code = "\n".join([*programs, "assert tokenizer('one')['input_ids'] and model.num_parameters() > 0"])
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=offline, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(programs) == 2

@@ -1,0 +1,196 @@
+"""What is exported is read by the libraries it is for, and gives what the tuned model gives; else nothing is left."""
+
+import json
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kastor.dataset.parse import encode_example
+from kastor.domain.content import Example
+from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
+from kastor.export.gguf_file import FILE, pre_tokenizer
+from kastor.export.making import MANIFEST_FILE, make
+from kastor.export.order import Format, Order, Weights
+from kastor.export.proof import golden_examples, plain_logprobs
+from kastor.models.families import SMOLLM2
+from kastor.models.load import load_base
+from kastor.models.render import Rendered, Renderer
+from kastor.serving.certificate import Served
+from tiny import tiny_adapter, tiny_base
+
+PAIRS = [("one", "two"), ("twelve", "thirteen"), ("a longer question", "and a longer answer")]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, an adapter on it, and the examples it was tuned on."""
+    folder = tmp_path_factory.mktemp("given")
+    tiny_base(folder / "base")
+    tiny_adapter(folder / "adapter", seed=1)
+    (folder / "dataset.jsonl").write_bytes(b"".join(encode_example(Example.pair(*pair)) + b"\n" for pair in PAIRS))
+    return folder
+
+
+@pytest.fixture
+def order(given: Path, tmp_path: Path) -> Order:
+    return Order(
+        format=Format.PEFT,
+        weights=Weights.F16,
+        out=tmp_path / "out",
+        model="tunedModels/numbers",
+        job="job1",
+        base_model="models/tiny",
+        family="smollm2",
+        base_folder=given / "base",
+        base_hub="",
+        base_revision="",
+        adapter=given / "adapter",
+        dataset=given / "dataset.jsonl",
+    )
+
+
+@pytest.fixture(scope="module")
+def examples(given: Path) -> list[Rendered]:
+    return golden_examples(given / "adapter", given / "dataset.jsonl", Renderer.open(given / "base", SMOLLM2))
+
+
+@pytest.fixture(scope="module")
+def served(given: Path, examples: list[Rendered]) -> list[torch.Tensor]:
+    """Log-probabilities in fp32, by the serving engine."""
+    base = load_base(given / "base", dtype=torch.float32)
+    return Served.open(base, Renderer.open(given / "base", SMOLLM2), given / "adapter").logprobs(examples)
+
+
+def farthest(served: list[torch.Tensor], found: list[torch.Tensor]) -> float:
+    return max(float((one - other).abs().max()) for one, other in zip(served, found, strict=True))
+
+
+def stages(order: Order) -> list[str]:
+    told: list[str] = []
+    make(order, told.append)
+    return told
+
+
+def by_transformers(folder: Path, **options: Any) -> Any:
+    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, **options).eval()
+
+
+def test_the_adapter_is_loaded_by_stock_peft_and_names_its_base(
+    order: Order, examples: list[Rendered], served: list[torch.Tensor]
+) -> None:
+    make(order, lambda _: None)
+    config = json.loads((order.out / "adapter_config.json").read_text())
+    base = by_transformers(Path(config["base_model_name_or_path"]))
+    with warnings.catch_warnings():  # peft 0.21 reads an attribute that transformers 5.23 deprecates
+        warnings.simplefilter("ignore", FutureWarning)
+        model = PeftModel.from_pretrained(base, str(order.out)).eval()
+    assert farthest(served, plain_logprobs(model, examples)) < 1e-3
+    assert (order.out / "adapter_model.safetensors").read_bytes() == (
+        order.adapter / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_an_adapter_on_a_base_of_the_hub_names_it_there(order: Order) -> None:
+    make(replace(order, base_hub="maker/model", base_revision="abc"), lambda _: None)
+    config = json.loads((order.out / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("maker/model", "abc")
+
+
+def test_the_merged_model_is_loaded_by_transformers_alone(
+    order: Order, examples: list[Rendered], served: list[torch.Tensor]
+) -> None:
+    make(replace(order, format=Format.MERGED), lambda _: None)
+    assert farthest(served, plain_logprobs(by_transformers(order.out), examples)) < 1e-3
+    assert (order.out / "tokenizer.json").read_bytes() == (order.base_folder / "tokenizer.json").read_bytes()
+    assert not (order.out / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(("weights", "near"), [(Weights.F16, 0.02), (Weights.BF16, 0.1), (Weights.Q8_0, 0.2)])
+def test_a_gguf_file_is_loaded_by_transformers_with_its_tokens(
+    order: Order, examples: list[Rendered], served: list[torch.Tensor], weights: Weights, near: float
+) -> None:
+    manifest = make(replace(order, format=Format.GGUF, weights=weights), lambda _: None)
+    assert manifest["weights"] == weights.value
+    model = by_transformers(order.out, gguf_file=FILE)
+    assert farthest(served, plain_logprobs(model, examples)) < near
+    tokenizer = AutoTokenizer.from_pretrained(str(order.out), gguf_file=FILE)
+    own = Renderer.open(order.base_folder, SMOLLM2)
+    text = "<|im_start|>user\nThe twenty-one inns, there: 1234.<|im_end|>"
+    assert tokenizer(text)["input_ids"] == own.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_the_manifest_says_how_near_it_came_and_lists_the_files(order: Order, kind: Format) -> None:
+    manifest = make(replace(order, format=kind), lambda _: None)
+    assert json.loads((order.out / MANIFEST_FILE).read_text()) == manifest
+    assert (manifest["format"], manifest["model"], manifest["job"]) == (kind.value, "tunedModels/numbers", "job1")
+    near = manifest["comparison"]
+    assert near["rows"] == 3 and near["tokens"] > 10
+    assert near["largestDifference"] <= near["tolerance"]["largest"]
+    on_disk = {file.name for file in order.out.iterdir()} - {MANIFEST_FILE}
+    assert manifest["files"].keys() == on_disk
+    assert [entry.name for entry in order.out.parent.iterdir()] == ["out"]
+
+
+def test_it_tells_what_it_is_at(order: Order) -> None:
+    told = stages(replace(order, format=Format.MERGED))
+    assert told == [
+        "scoring golden rows as they are served",
+        "writing merged",
+        "reading it back by transformers and comparing",
+    ]
+
+
+def test_an_empty_folder_is_taken_and_a_full_one_refused(order: Order) -> None:
+    order.out.mkdir()
+    make(order, lambda _: None)
+    with pytest.raises(FailedPrecondition, match="not an empty folder"):
+        make(order, lambda _: None)
+
+
+def test_what_gives_other_numbers_is_not_kept(order: Order, given: Path, tmp_path: Path) -> None:
+    """While it is written, the adapter on disk becomes another one."""
+    adapter = shutil.copytree(given / "adapter", tmp_path / "changing")
+
+    def meddle(stage: str) -> None:
+        if stage.startswith("writing"):
+            file = adapter / "adapter_model.safetensors"
+            save_file({name: -3 * tensor for name, tensor in load_file(file).items()}, file)
+            config = json.loads((adapter / "adapter_config.json").read_text())
+            (adapter / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 900}))
+
+    with pytest.raises(Internal, match="The merged export gives other log-probabilities than the tuned model"):
+        make(replace(order, format=Format.MERGED, adapter=adapter), meddle)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["changing"]
+
+
+def test_the_certified_rows_are_the_ones_compared(given: Path, tmp_path: Path, order: Order) -> None:
+    adapter = shutil.copytree(given / "adapter", tmp_path / "certified")
+    (adapter / "certificate.json").write_text(json.dumps({"rows": [{"example": 2}]}))
+    manifest = make(replace(order, adapter=adapter), lambda _: None)
+    assert manifest["comparison"]["rows"] == 1
+    assert "certificate.json" in manifest["files"]
+
+
+def test_how_text_is_cut_into_words_is_named_by_what_the_tokenizer_does() -> None:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    digits = {"type": "Digits", "individual_digits": True}
+    assert pre_tokenizer(byte_level) == "gpt-2"
+    assert pre_tokenizer({"type": "Sequence", "pretokenizers": [digits, byte_level]}) == "smollm"
+    with pytest.raises(Unimplemented, match="convert_hf_to_gguf"):
+        pre_tokenizer({"type": "Sequence", "pretokenizers": [{"type": "Split"}, byte_level]})
+    with pytest.raises(Unimplemented):
+        pre_tokenizer(None)
+
+
+def test_an_order_survives_the_pipe(order: Order) -> None:
+    assert Order.of(order.encoded()) == order
+    assert Order.of(replace(order, format=Format.GGUF, num_threads=2).encoded()).num_threads == 2
