@@ -9,8 +9,9 @@ import shlex
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,9 +24,10 @@ from kastor.announcement import announced, new_instance
 from kastor.api.app import Services, make_app
 from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
-from kastor.domain.content import Prompt
+from kastor.dataset.seen import Looked
+from kastor.domain.content import Media, Prompt
 from kastor.domain.errors import FailedPrecondition, Unavailable
-from kastor.domain.generation import Chunk, GenerateRequest
+from kastor.domain.generation import Chunk, GenerateRequest, Shown
 from kastor.domain.limits import PROFILES
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.access import Access
@@ -35,6 +37,7 @@ from kastor.jobs.generation import GenerationService
 from kastor.jobs.scheduler import Scheduler
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
+from kastor.jobs.shown import Sights
 from kastor.logs import configure_logs
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
@@ -52,6 +55,7 @@ from kastor.store.registry import ModelStore
 
 if TYPE_CHECKING:
     from kastor.api.rpc_server import RpcServer
+    from kastor.jobs.eyes import LocalEyes
     from kastor.serving.remote import RemoteEngine
 
 GRACE_S = 5  # for answers under way, once the server is told to end
@@ -137,9 +141,6 @@ class _Running:
             clock=_now,
             wake=self._wake.set,
         )
-        generation = GenerationService(
-            access=Access(models), jobs=jobs, catalog=catalog, generator=self._engine, limits=limits
-        )
         sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
         self._files = FileService(
             files=FileStore(database),
@@ -147,6 +148,14 @@ class _Running:
             clock=_now,
             max_file_bytes=settings.max_file_bytes,
             ttl=timedelta(hours=settings.file_ttl_hours),
+        )
+        generation = GenerationService(
+            access=Access(models),
+            jobs=jobs,
+            catalog=catalog,
+            generator=self._engine,
+            limits=limits,
+            sights=Sights(_Eyes(settings), self._files.path_of, limits),
         )
         datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
         services = Services(self._tuning, generation, sharing, self._files, datasets)
@@ -248,9 +257,9 @@ class _Engine:
         """The answer as it is made."""
         yield from self._client().stream(request)
 
-    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
         """How many tokens the prompt is for this base."""
-        return self._client().count_tokens(base_model, prompt)
+        return self._client().count_tokens(base_model, prompt, shown)
 
     def close(self) -> None:
         """End the processes; the client cannot be used any more."""
@@ -273,6 +282,36 @@ class _Engine:
                     idle_timeout_s=self._settings.engine_idle_timeout_s,
                 )
             return self._made
+
+
+class _Eyes:
+    """What looks at callers' media, made at the first use, as the engines' client is."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+
+    def look(
+        self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
+    ) -> Mapping[Media, Looked]:
+        """What each medium is, or why it cannot be used."""
+        with self._lock:
+            eyes = self._eyes
+        return eyes.look(media, uploads, max_bytes=max_bytes, max_s=max_s)
+
+    @cached_property
+    def _eyes(self) -> "LocalEyes":
+        from kastor.jobs.eyes import LocalEyes
+        from kastor.media.cache import MediaCache
+        from kastor.media.fetch import Places
+        from kastor.security.urlguard import UrlGuard
+
+        given = self._settings
+        return LocalEyes(
+            MediaCache(given.cache_dir / "media", max_bytes=given.media_cache_bytes),
+            Places(tuple(given.media_folders), tuple(given.media_buckets)),
+            UrlGuard(allowed=tuple(given.media_addresses)),
+        )
 
 
 class _Server(uvicorn.Server):

@@ -15,6 +15,8 @@ from kastor.domain.limits import OPEN
 from kastor.store.database import Database
 
 TUNED = "tunedModels/numbers"
+PNG = {"mimeType": "image/png", "data": "iVBORw0KGgo="}
+MP4 = {"mimeType": "video/mp4", "fileUri": "https://example.org/a.mp4"}
 
 
 def ask(world: World, model: str = BASE, verb: str = "generateContent", **body: Any) -> Any:
@@ -203,8 +205,22 @@ def test_settings_that_say_nothing_are_no_reason_to_refuse(world: World) -> None
         ({"contents": [{"role": "system", "parts": [{"text": "x"}]}]}, "contents[0].role"),
         ({"contents": [{"role": "user"}]}, "contents[0].parts"),
         ({"contents": [{"parts": [{}]}]}, "contents[0].parts[0].data"),
-        ({"contents": [{"parts": [{"inlineData": {"data": ""}}]}]}, "contents[0].parts[0].inlineData"),
-        ({"contents": [{"parts": [{"file_data": {"fileUri": "x"}}]}]}, "contents[0].parts[0].fileData"),
+        ({"contents": [{"parts": [{"inlineData": {"data": ""}}]}]}, "contents[0].parts[0].inlineData.data"),
+        ({"contents": [{"parts": [{"file_data": {"fileUri": "x"}}]}]}, "contents[0].parts[0].fileData.mimeType"),
+        ({"contents": [{"parts": [{"inline_data": PNG}]}]}, "contents[0].parts[0].inlineData"),
+        ({"contents": [{"parts": [{"fileData": MP4}]}]}, "contents[0].parts[0].fileData"),
+        ({"systemInstruction": {"parts": [{"fileData": MP4}]}}, "systemInstruction.parts[0].fileData"),
+        ({"contents": [{"parts": [{"fileData": MP4, "text": "x"}]}]}, "contents[0].parts[0].data"),
+        ({"contents": [{"parts": [{"text": "x", "videoMetadata": {"fps": 2}}]}]}, "contents[0].parts[0].videoMetadata"),
+        ({"generationConfig": {"mediaResolution": 1}}, "generationConfig.mediaResolution"),
+        (
+            {"contents": [{"parts": [{"fileData": MP4, "videoMetadata": {"startOffset": "5"}}]}]},
+            "contents[0].parts[0].videoMetadata.startOffset",
+        ),
+        (
+            {"contents": [{"parts": [{"fileData": MP4, "videoMetadata": {"fps": 25}}]}]},
+            "contents[0].parts[0].videoMetadata.fps",
+        ),
         ({"contents": [{"role": "model", "parts": [{"text": "x"}]}]}, "contents"),
         ({"contents": [{"parts": [{"text": 5}]}]}, "contents[0].parts[0].text"),
         ({"contents": {"parts": []}}, "contents"),
