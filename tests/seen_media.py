@@ -15,9 +15,7 @@ from kastor.domain.permission import Principal
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.shown import Sights
 from kastor.media.cache import MediaCache
-from kastor.media.fetch import Places
 from kastor.models.families import LLAMA_LINEARS, Family
-from kastor.security.urlguard import UrlGuard
 from tiny import TOWER_CHANNELS
 
 ADA = Principal("ada@example.org")
@@ -47,7 +45,7 @@ def no_uploads(name: str, caller: Principal) -> Path:
 
 def shown_in(folder: Path, prompt: Prompt, family: Family, *, path_of: Callable[..., Path] = no_uploads) -> Shown:
     """What the family is shown of a prompt's media, which lie in `folder`."""
-    eyes = LocalEyes(MediaCache(folder / "cache" / "media"), Places((folder,)), UrlGuard())
+    eyes = LocalEyes(MediaCache(folder / "cache" / "media"), [folder])
     return Sights(eyes, path_of, OPEN).of(prompt, family.vision, "models/tiny", ADA)
 
 

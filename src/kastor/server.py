@@ -9,9 +9,8 @@ import shlex
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
@@ -24,14 +23,12 @@ from kastor.announcement import announced, new_instance
 from kastor.api.app import Services, make_app
 from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
-from kastor.dataset.seen import Looked
-from kastor.domain.content import Media, Prompt
-from kastor.domain.errors import FailedPrecondition, Unavailable
-from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.errors import FailedPrecondition
 from kastor.domain.limits import PROFILES
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.access import Access
 from kastor.jobs.datasets import DatasetService
+from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.scheduler import Scheduler
@@ -39,10 +36,12 @@ from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
 from kastor.jobs.shown import Sights
 from kastor.logs import configure_logs
+from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.security.doors import Doors
 from kastor.security.rpc_door import RpcDoor
+from kastor.serving.late import LateEngine
 from kastor.settings import Settings, environment
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database, migrate, open_database
@@ -55,8 +54,6 @@ from kastor.store.registry import ModelStore
 
 if TYPE_CHECKING:
     from kastor.api.rpc_server import RpcServer
-    from kastor.jobs.eyes import LocalEyes
-    from kastor.serving.remote import RemoteEngine
 
 GRACE_S = 5  # for answers under way, once the server is told to end
 TIDY_S = 2.0  # how soon the files of a model deleted in mid-training go after its worker
@@ -121,7 +118,9 @@ class _Running:
         self._stop = threading.Event()
         self._wake = threading.Event()
         jobs, blobs = JobStore(database), Blobs(settings.data_dir)
-        self._engine = _Engine(settings)
+        self._engine = LateEngine(
+            environment(settings), log_dir=settings.data_dir / "logs", idle_timeout_s=settings.engine_idle_timeout_s
+        )
         self._executor = LocalExecutor(environment(settings), blobs)
         self._scheduler = Scheduler(
             jobs,
@@ -155,7 +154,7 @@ class _Running:
             catalog=catalog,
             generator=self._engine,
             limits=limits,
-            sights=Sights(_Eyes(settings), self._files.path_of, limits),
+            sights=Sights(_eyes(settings), self._files.path_of, limits),
         )
         datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
         services = Services(self._tuning, generation, sharing, self._files, datasets)
@@ -244,76 +243,6 @@ class _Running:
                     structlog.get_logger().exception("tidy_failed")
 
 
-class _Engine:
-    """The client of the generating processes, made at the first use: importing it costs what the start may not."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._made: RemoteEngine | None = None
-        self._closed = False
-
-    def stream(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
-        """The answer as it is made."""
-        yield from self._client().stream(request)
-
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
-        """How many tokens the prompt is for this base."""
-        return self._client().count_tokens(base_model, prompt, shown)
-
-    def close(self) -> None:
-        """End the processes; the client cannot be used any more."""
-        with self._lock:
-            self._closed = True
-            made = self._made
-        if made is not None:
-            made.close()
-
-    def _client(self) -> "RemoteEngine":
-        from kastor.serving.remote import RemoteEngine
-
-        with self._lock:
-            if self._closed:
-                raise Unavailable("The server is shutting down. Try again.")
-            if self._made is None:
-                self._made = RemoteEngine(
-                    environment(self._settings),
-                    log_dir=self._settings.data_dir / "logs",
-                    idle_timeout_s=self._settings.engine_idle_timeout_s,
-                )
-            return self._made
-
-
-class _Eyes:
-    """What looks at callers' media, made at the first use, as the engines' client is."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-
-    def look(
-        self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
-    ) -> Mapping[Media, Looked]:
-        """What each medium is, or why it cannot be used."""
-        with self._lock:
-            eyes = self._eyes
-        return eyes.look(media, uploads, max_bytes=max_bytes, max_s=max_s)
-
-    @cached_property
-    def _eyes(self) -> "LocalEyes":
-        from kastor.jobs.eyes import LocalEyes
-        from kastor.media.cache import MediaCache
-        from kastor.media.fetch import Places
-        from kastor.security.urlguard import UrlGuard
-
-        given = self._settings
-        return LocalEyes(
-            MediaCache(given.cache_dir / "media", max_bytes=given.media_cache_bytes),
-            Places(tuple(given.media_folders), tuple(given.media_buckets)),
-            UrlGuard(allowed=tuple(given.media_addresses)),
-        )
-
-
 class _Server(uvicorn.Server):
     """uvicorn, with the signals left to `_Signals`: it raises them again, which would end us before the clean-up."""
 
@@ -372,6 +301,11 @@ class _Signals:
         server.force_exit = self.closing.is_set()
         server.should_exit = True
         self.closing.set()
+
+
+def _eyes(settings: Settings) -> LocalEyes:
+    cache = MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
+    return LocalEyes(cache, settings.media_folders, settings.media_buckets, settings.media_addresses)
 
 
 def doors_of(settings: Settings) -> Doors:

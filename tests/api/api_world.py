@@ -30,10 +30,8 @@ from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
 from kastor.jobs.shown import Sights
 from kastor.media.cache import MediaCache
-from kastor.media.fetch import Places
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
-from kastor.security.urlguard import UrlGuard
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database
 from kastor.store.file_blobs import FileBlobs
@@ -146,7 +144,7 @@ class World:
             max_file_bytes=self.max_file_bytes,
             ttl=timedelta(hours=48),
         )
-        eyes = LocalEyes(MediaCache(self.folder / "media"), Places(), UrlGuard())
+        eyes = LocalEyes(MediaCache(self.folder / "media"))
         generation = GenerationService(
             access=Access(self.models),
             jobs=self.jobs,
