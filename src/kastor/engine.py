@@ -226,6 +226,7 @@ def serve(settings: Settings, base_id: str, socket: Path) -> None:
         uvicorn.Server(config).run()
     finally:
         served.batcher.close()
+        served.eyes.shutdown(wait=False, cancel_futures=True)
         thread.join(GRACE_S)
 
 
