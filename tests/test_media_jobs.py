@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,15 @@ import pytest
 import torch
 
 from films import Recipe, make_film, painted
-from kastor.domain.job import RequestedHyperparameters, State
+from kastor.domain.job import RequestedHyperparameters, State, TuningJob
 from kastor.executors.local import LocalExecutor
+from kastor.models.catalog import load_catalog
 from kastor.models.projector import PROJECTOR_FILE
+from kastor.models.render import Renderer
 from kastor.settings import environment
+from kastor.worker.judging import Judging
+from kastor.worker.ownership import Ownership
+from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
 
 TRAINED = ("adapter_model.safetensors", PROJECTOR_FILE)
@@ -30,7 +36,7 @@ def a_place(tmp_path: Path) -> Iterator[Place]:
 
 def picture(place: Place, number: int, size: tuple[int, int] = (64, 48)) -> str:
     name = f"{number}.png"
-    PIL.Image.fromarray(painted(number, size, noise=True)).save(place.media / name)
+    PIL.Image.fromarray(painted(number, size, noise=size[0] < 1000)).save(place.media / name)
     return name
 
 
@@ -146,6 +152,61 @@ def test_too_many_bad_ones_end_the_job_with_the_first_of_them(place: Place, prof
     assert job.completed_steps == 0
 
 
+def judged(place: Place) -> TuningJob:
+    """The claimed job, its dataset file judged and nothing more done."""
+    job = place.claim()
+    base = load_catalog(place.settings.catalog_file).base("tiny")
+    renderer = Renderer.open(place.settings.data_dir / "base", base.family)
+    Judging(place.settings, job, place.blobs, Ownership(place.jobs, job, beat_every_s=1)).settled(base, renderer)
+    return place.jobs.get("job1")
+
+
+def test_a_picture_that_changed_or_went_since_it_was_judged_is_not_trained_on(place: Place) -> None:
+    names = [picture(place, number) for number in range(6)]
+    place.add_file([row(str(number), name) for number, name in enumerate(names)])
+    job = judged(place)
+    picture(place, 4, size=(96, 96))
+    (place.media / names[2]).unlink()
+    assert place.work(job) == 0
+    ended = place.jobs.get("job1")
+    assert ended.state is State.SUCCEEDED, ended.error
+    assert ended.spec.num_examples == 4
+    assert "(1 media_not_found, 1 media_changed): lines 3, 5" in said(place)
+
+
+def test_a_picture_that_training_had_begun_with_and_that_went_ends_the_job(place: Place) -> None:
+    names = [picture(place, number) for number in range(4)]
+    place.add_file([row(str(number), name) for number, name in enumerate(names)])
+    job = judged(place)
+    place.blobs.left_out("job1").write_text("{}")  # all was seen; then the features were evicted
+    (place.media / names[1]).unlink()
+    assert place.work(job) == 0
+    ended = place.jobs.get("job1")
+    assert ended.state is State.FAILED and ended.error is not None
+    assert "that this job was begun with" in ended.error.message
+    assert "'1.png' does not exist" in ended.error.message
+
+
+def test_a_cancel_is_obeyed_while_looking_and_what_was_looked_at_stays(place: Place) -> None:
+    rows = [row(str(number), picture(place, number, size=(2400, 1600))) for number in range(24)]
+    place.add_file(rows)
+    stored = place.settings.cache_dir / "features" / "objects"
+    scheduler = scheduler_of(place, LocalExecutor(environment(place.settings), place.blobs))
+    try:
+        scheduler.step()
+        wait_until(lambda: len(list(stored.rglob("?" * 64))) >= 2, timeout_s=60)
+        place.jobs.request_cancel("job1", at=datetime.now(UTC))
+        run_until(place, scheduler, "job1")
+    finally:
+        scheduler.shutdown()
+    assert place.jobs.get("job1").state is State.CANCELLED
+    num_stored = len(list(stored.rglob("?" * 64)))
+    assert 2 <= num_stored < 24
+    place.add_file(rows, "job2")
+    assert place.work(place.claim()) == 0
+    assert f"features: {24 - num_stored} pictures to be looked at" in said(place, "job2")
+
+
 def test_tuning_on_a_tuned_model_goes_on_from_its_projector(place: Place) -> None:
     rows = [row(str(number), picture(place, number)) for number in range(4)]
     place.add_file(rows)
@@ -164,7 +225,7 @@ def test_tuning_on_a_tuned_model_goes_on_from_its_projector(place: Place) -> Non
 
 def killed_when(place: Place, rows: list[object], moment: str) -> None:
     """Run the job in a process of its own, which is killed once when `moment` has come."""
-    place.add_file(rows, "killed", asked=RequestedHyperparameters(10, 4, 0.01))
+    place.add_file(rows, "killed", asked=RequestedHyperparameters(4, 4, 0.01))
     stored = place.settings.cache_dir / "features" / "objects"
     executor = LocalExecutor(environment(place.settings), place.blobs)
     scheduler = scheduler_of(place, executor)
@@ -179,7 +240,7 @@ def killed_when(place: Place, rows: list[object], moment: str) -> None:
             )
             if moment == "features" and len(list(stored.rglob("?" * 64))) >= 5:
                 break
-            if moment == "training" and job.completed_steps >= 12:
+            if moment == "training" and job.completed_steps >= 7:
                 break
             time.sleep(0.002)
         executor.kill("killed")  # SIGKILL
@@ -191,14 +252,14 @@ def killed_when(place: Place, rows: list[object], moment: str) -> None:
 
 @pytest.mark.parametrize("moment", ["features", "training"])
 def test_killed_while_looking_or_training_a_job_ends_with_the_same_bits(place: Place, moment: str) -> None:
-    rows: list[object] = [row(str(number), picture(place, number)) for number in range(40)]
+    rows: list[object] = [row(str(number), picture(place, number)) for number in range(20)]
     rows.append(row("x", torn(place)))
     killed_when(place, rows, moment)
     job = place.jobs.get("killed")
     assert job.state is State.SUCCEEDED, job.error
-    assert (job.deaths, job.attempt, job.spec.num_examples) == (1, 2, 40)
+    assert (job.deaths, job.attempt, job.spec.num_examples) == (1, 2, 20)
     shutil.rmtree(place.settings.cache_dir / "features")
-    place.add_file(rows, "through", asked=RequestedHyperparameters(10, 4, 0.01))
+    place.add_file(rows, "through", asked=RequestedHyperparameters(4, 4, 0.01))
     assert place.work(place.claim()) == 0
     for name in TRAINED:
         one, other = adapter(place, "through", name), adapter(place, "killed", name)

@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
 import structlog
@@ -28,24 +29,30 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from kastor.domain.errors import Internal, KastorError
-from kastor.domain.generation import Chunk
+from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.vision import Views
 from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
+from kastor.media.cache import MediaCache
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.load import compute_threads, end_ids, load_base
-from kastor.models.render import Renderer
+from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
 from kastor.serving import wire
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.batching import Batcher, Bounds
 from kastor.serving.cache import SlotCache
 from kastor.serving.guides import Guides
+from kastor.serving.rows import Embedded
+from kastor.serving.seeing import Seeing
 from kastor.settings import Settings, load_settings
 from kastor.store.blobs import Blobs
 
 NDJSON = "application/x-ndjson"
 CACHE_SHARE = 0.25
 """Of the memory that is free once the base is loaded, the part that keys and values may take."""
+EYES = 2
+"""Requests whose media are decoded side by side."""
 GRACE_S = 5.0
 """An orphaned process that has not ended by itself by then is killed, with whatever it started."""
 
@@ -57,6 +64,8 @@ class Service:
     renderer: Renderer
     batcher: Batcher
     guides: Guides
+    seeing: Seeing | None = None  # where the base sees
+    eyes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(EYES, thread_name_prefix="seeing"))
 
     def app(self) -> Starlette:
         """The HTTP application."""
@@ -74,9 +83,9 @@ class Service:
 
     async def count(self, request: Request) -> Response:
         """The number of tokens of a prompt."""
-        prompt = wire.decode_prompt(await request.body())
-        token_ids = await run_in_threadpool(self.renderer.prompt, prompt)
-        return Response(wire.encode_count(len(token_ids)), media_type=NDJSON)
+        prompt, shown = wire.decode_prompt(await request.body())
+        rendered = await run_in_threadpool(self.renderer.prompt_with_pictures, prompt, _views(shown))
+        return Response(wire.encode_count(len(rendered.token_ids)), media_type=NDJSON)
 
     async def generate(self, request: Request) -> Response:
         """An answer, a line for each piece of it; it is cancelled when the connection closes."""
@@ -88,15 +97,17 @@ class Service:
         ticket = None
         try:
             asked = wire.decode_request(body)
-            token_ids = await run_in_threadpool(self.renderer.prompt, asked.prompt)
+            prompt = await run_in_threadpool(self.renderer.prompt_with_pictures, asked.prompt, _views(asked.shown))
             form = asked.sampling.form
+            pictures = await self._seen(prompt, asked) if prompt.pictures else ()
             ticket = self.batcher.submit(
-                token_ids,
+                prompt.token_ids,
                 asked.sampling,
                 asked.adapter,
                 lambda event: _hand_over(loop, events, event),
                 num_candidates=asked.num_candidates,
                 guide=None if form is None else await run_in_threadpool(self.guides.guide, form),
+                pictures=pictures,
             )
             num_open = asked.num_candidates
             while num_open:
@@ -110,6 +121,18 @@ class Service:
         finally:
             if ticket is not None:
                 ticket.cancel()
+
+    async def _seen(self, prompt: Rendered, asked: GenerateRequest) -> tuple[Embedded, ...]:
+        """The prompt's pictures, if it is no longer than it may be; text is answered meanwhile."""
+        self.batcher.room_for_answer(len(prompt.token_ids), asked.sampling)
+        assert self.seeing is not None  # noqa: S101  # the renderer refused
+        embedded = self.seeing.embedded
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.eyes, embedded, prompt.pictures, asked.shown, asked.adapter)
+
+
+def _views(shown: Shown) -> Views:
+    return {media: one.planned.view for media, one in shown.items()}
 
 
 def _hand_over(
@@ -142,7 +165,21 @@ def service(settings: Settings, base: BaseModel) -> Service:
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
     ends = end_ids(model, renderer.closing_id)
     guides = Guides(renderer.tokenizer.to_str(), ends, model.config.vocab_size)
-    return Service(renderer, Batcher(model, bank, renderer.tokenizer, ends, bounds, cache), guides)
+    batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache)
+    return Service(renderer, batcher, guides, _seeing(settings, base, folder, model))
+
+
+def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> Seeing | None:  # noqa: ANN401  # transformers is untyped
+    if base.family.vision is None:
+        return None
+    return Seeing(
+        model,
+        base.family.vision,
+        folder,
+        MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes),
+        Blobs(settings.data_dir).adapter,
+        num_threads=settings.num_threads or compute_threads(),
+    )
 
 
 class _StageLog:
@@ -182,6 +219,7 @@ def serve(settings: Settings, base_id: str, socket: Path) -> None:
         uvicorn.Server(config).run()
     finally:
         served.batcher.close()
+        served.eyes.shutdown(wait=False, cancel_futures=True)
         thread.join(GRACE_S)
 
 

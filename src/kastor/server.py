@@ -24,23 +24,25 @@ from kastor.api.app import Services, make_app
 from kastor.api.http_protocol import BoundedHttp
 from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
-from kastor.domain.content import Prompt
-from kastor.domain.errors import FailedPrecondition, Unavailable
-from kastor.domain.generation import Chunk, GenerateRequest
+from kastor.domain.errors import FailedPrecondition
 from kastor.domain.limits import PROFILES
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.access import Access
 from kastor.jobs.datasets import DatasetService
+from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.scheduler import Scheduler
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
+from kastor.jobs.shown import Sights
 from kastor.logs import configure_logs
+from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.security.doors import Doors
 from kastor.security.rpc_door import RpcDoor
+from kastor.serving.late import LateEngine
 from kastor.settings import Settings, environment
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database, migrate, open_database
@@ -53,7 +55,6 @@ from kastor.store.registry import ModelStore
 
 if TYPE_CHECKING:
     from kastor.api.rpc_server import RpcServer
-    from kastor.serving.remote import RemoteEngine
 
 GRACE_S = 5  # for answers under way, once the server is told to end
 TIDY_S = 2.0  # how soon the files of a model deleted in mid-training go after its worker
@@ -118,7 +119,9 @@ class _Running:
         self._stop = threading.Event()
         self._wake = threading.Event()
         jobs, blobs = JobStore(database), Blobs(settings.data_dir)
-        self._engine = _Engine(settings)
+        self._engine = LateEngine(
+            environment(settings), log_dir=settings.data_dir / "logs", idle_timeout_s=settings.engine_idle_timeout_s
+        )
         self._executor = LocalExecutor(environment(settings), blobs)
         self._scheduler = Scheduler(
             jobs,
@@ -138,9 +141,6 @@ class _Running:
             clock=_now,
             wake=self._wake.set,
         )
-        generation = GenerationService(
-            access=Access(models), jobs=jobs, catalog=catalog, generator=self._engine, limits=limits
-        )
         sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
         self._files = FileService(
             files=FileStore(database),
@@ -148,6 +148,14 @@ class _Running:
             clock=_now,
             max_file_bytes=settings.max_file_bytes,
             ttl=timedelta(hours=settings.file_ttl_hours),
+        )
+        generation = GenerationService(
+            access=Access(models),
+            jobs=jobs,
+            catalog=catalog,
+            generator=self._engine,
+            limits=limits,
+            sights=Sights(_eyes(settings), self._files.path_of, limits),
         )
         datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
         services = Services(self._tuning, generation, sharing, self._files, datasets)
@@ -236,46 +244,6 @@ class _Running:
                     structlog.get_logger().exception("tidy_failed")
 
 
-class _Engine:
-    """The client of the generating processes, made at the first use: importing it costs what the start may not."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._made: RemoteEngine | None = None
-        self._closed = False
-
-    def stream(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
-        """The answer as it is made."""
-        yield from self._client().stream(request)
-
-    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
-        """How many tokens the prompt is for this base."""
-        return self._client().count_tokens(base_model, prompt)
-
-    def close(self) -> None:
-        """End the processes; the client cannot be used any more."""
-        with self._lock:
-            self._closed = True
-            made = self._made
-        if made is not None:
-            made.close()
-
-    def _client(self) -> "RemoteEngine":
-        from kastor.serving.remote import RemoteEngine
-
-        with self._lock:
-            if self._closed:
-                raise Unavailable("The server is shutting down. Try again.")
-            if self._made is None:
-                self._made = RemoteEngine(
-                    environment(self._settings),
-                    log_dir=self._settings.data_dir / "logs",
-                    idle_timeout_s=self._settings.engine_idle_timeout_s,
-                )
-            return self._made
-
-
 class _Server(uvicorn.Server):
     """uvicorn, with the signals left to `_Signals`: it raises them again, which would end us before the clean-up."""
 
@@ -334,6 +302,11 @@ class _Signals:
         server.force_exit = self.closing.is_set()
         server.should_exit = True
         self.closing.set()
+
+
+def _eyes(settings: Settings) -> LocalEyes:
+    cache = MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
+    return LocalEyes(cache, settings.media_folders, settings.media_buckets, settings.media_addresses)
 
 
 def doors_of(settings: Settings) -> Doors:

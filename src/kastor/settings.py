@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         default_factory=list, description="Private addresses that media may come from: 10.0.0.0/8, media.internal."
     )
     dataset_limits: dict[str, float] = Field(
-        default_factory=dict, description="Limits of datasets to raise: {\"max_images\": 50}."
+        default_factory=dict, description='Limits of datasets to raise: {"max_images": 50}.'
     )
     media_cache_bytes: int = Field(50 * 1024**3, ge=1, description="Size of the cache of fetched media.")
     feature_cache_bytes: int = Field(20 * 1024**3, ge=1, description="Size of the cache of what vision towers saw.")

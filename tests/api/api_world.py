@@ -19,15 +19,18 @@ from kastor.api.http_protocol import BoundedHttp
 from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Code, KastorError, Superseded
-from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Step, TokenLogprob
+from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Shown, Step, TokenLogprob
 from kastor.domain.job import JobError, Snapshot, State, TuningJob
 from kastor.domain.limits import GEMINI_API, Limits
 from kastor.jobs.access import Access
 from kastor.jobs.datasets import DatasetService
+from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
+from kastor.jobs.shown import Sights
+from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.store.blobs import Blobs
@@ -66,7 +69,7 @@ class FakeGenerator:
         finally:
             self.closed.set()
 
-    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
         return sum(len(content.text.split()) for content in prompt.contents)
 
 
@@ -134,13 +137,6 @@ class World:
             clock=self.clock,
             wake=self.woken.set,
         )
-        generation = GenerationService(
-            access=Access(self.models),
-            jobs=self.jobs,
-            catalog=load_catalog(),
-            generator=self.generator,
-            limits=self.limits,
-        )
         self.sharing = SharingService(access=Access(self.models), grants=GrantStore(self.database), clock=self.clock)
         self.files = FileService(
             files=FileStore(self.database),
@@ -148,6 +144,15 @@ class World:
             clock=self.clock,
             max_file_bytes=self.max_file_bytes,
             ttl=timedelta(hours=48),
+        )
+        eyes = LocalEyes(MediaCache(self.folder / "media"))
+        generation = GenerationService(
+            access=Access(self.models),
+            jobs=self.jobs,
+            catalog=load_catalog(),
+            generator=self.generator,
+            limits=self.limits,
+            sights=Sights(eyes, self.files.path_of, self.limits),
         )
         self.shelf = self.folder / "shelf"  # datasets on the server's disk
         datasets = DatasetService(tuning=self.service, files=self.files, blobs=self.blobs, folders=[self.shelf])

@@ -1,20 +1,27 @@
 """generateContent, streamGenerateContent and countTokens on tuned and base models."""
 
+import base64
 import json
 import threading
+from hashlib import sha256
+from io import BytesIO
 from typing import Any
 
 import anyio
+import PIL.Image
 import pytest
 
 from api_world import ALIAS, BASE, World, error_of, fields_of, raised
-from kastor.domain.content import Content, Prompt, Role, Text
+from kastor.domain.content import Content, Prompt, Resolution, Role, Text
 from kastor.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.generation import Sampling
 from kastor.domain.limits import OPEN
+from kastor.domain.vision import View
 from kastor.store.database import Database
 
 TUNED = "tunedModels/numbers"
+PNG = {"mimeType": "image/png", "data": "iVBORw0KGgo="}
+MP4 = {"mimeType": "video/mp4", "fileUri": "https://example.org/a.mp4"}
 
 
 def ask(world: World, model: str = BASE, verb: str = "generateContent", **body: Any) -> Any:
@@ -203,8 +210,22 @@ def test_settings_that_say_nothing_are_no_reason_to_refuse(world: World) -> None
         ({"contents": [{"role": "system", "parts": [{"text": "x"}]}]}, "contents[0].role"),
         ({"contents": [{"role": "user"}]}, "contents[0].parts"),
         ({"contents": [{"parts": [{}]}]}, "contents[0].parts[0].data"),
-        ({"contents": [{"parts": [{"inlineData": {"data": ""}}]}]}, "contents[0].parts[0].inlineData"),
-        ({"contents": [{"parts": [{"file_data": {"fileUri": "x"}}]}]}, "contents[0].parts[0].fileData"),
+        ({"contents": [{"parts": [{"inlineData": {"data": ""}}]}]}, "contents[0].parts[0].inlineData.data"),
+        ({"contents": [{"parts": [{"file_data": {"fileUri": "x"}}]}]}, "contents[0].parts[0].fileData.mimeType"),
+        ({"contents": [{"parts": [{"inline_data": PNG}]}]}, "contents[0].parts[0].inlineData"),
+        ({"contents": [{"parts": [{"fileData": MP4}]}]}, "contents[0].parts[0].fileData"),
+        ({"systemInstruction": {"parts": [{"fileData": MP4}]}}, "systemInstruction.parts[0].fileData"),
+        ({"contents": [{"parts": [{"fileData": MP4, "text": "x"}]}]}, "contents[0].parts[0].data"),
+        ({"contents": [{"parts": [{"text": "x", "videoMetadata": {"fps": 2}}]}]}, "contents[0].parts[0].videoMetadata"),
+        ({"generationConfig": {"mediaResolution": 1}}, "generationConfig.mediaResolution"),
+        (
+            {"contents": [{"parts": [{"fileData": MP4, "videoMetadata": {"startOffset": "5"}}]}]},
+            "contents[0].parts[0].videoMetadata.startOffset",
+        ),
+        (
+            {"contents": [{"parts": [{"fileData": MP4, "videoMetadata": {"fps": 25}}]}]},
+            "contents[0].parts[0].videoMetadata.fps",
+        ),
         ({"contents": [{"role": "model", "parts": [{"text": "x"}]}]}, "contents"),
         ({"contents": [{"parts": [{"text": 5}]}]}, "contents[0].parts[0].text"),
         ({"contents": {"parts": []}}, "contents"),
@@ -219,6 +240,34 @@ def test_a_part_of_a_request_that_cannot_be_honoured_is_named(world: World, body
     answer = world.call("POST", f"/v1beta/{BASE}:generateContent", json=body)
     assert answer.status_code == 400
     assert fields_of(answer) == [field]
+
+
+@pytest.mark.parametrize("level", [{"level": 2}, {"level": "MEDIA_RESOLUTION_MEDIUM"}])
+def test_a_medium_reaches_the_engine_as_what_is_shown_of_it(world: World, level: object) -> None:
+    buffer = BytesIO()
+    PIL.Image.new("RGB", (40, 30)).save(buffer, "png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    parts = [
+        {"inline_data": {"mime_type": "image/png", "data": data, "displayName": "black"}, "mediaResolution": level},
+        {"inlineData": {"mimeType": "image/png", "data": data}},
+        {"text": "?"},
+    ]
+    config = {"mediaResolution": "MEDIA_RESOLUTION_LOW"}
+    answer = ask(world, "models/kastor-nano-vl", contents=[{"parts": parts}], generationConfig=config)
+    assert answer.status_code == 200, answer.text
+    (request,) = world.generator.requests
+    first, second = request.shown.values()
+    assert (first.planned.view, second.planned.view) == (View(Resolution.MEDIUM), View(Resolution.LOW))
+    assert first.planned.sha256 == second.planned.sha256 == sha256(buffer.getvalue()).hexdigest()
+    assert first.path.read_bytes() == buffer.getvalue()
+
+
+def test_tuned_models_of_the_strict_profile_are_shown_nothing(world: World) -> None:
+    world.active()
+    for verb in ("generateContent", "countTokens"):
+        answer = ask(world, TUNED, verb, contents=[{"parts": [{"text": "x"}, {"inlineData": PNG}]}])
+        assert fields_of(answer) == ["contents[0].parts[1]"]
+        assert "tuned models read text only in the profile gemini-api" in answer.text
 
 
 def test_safety_settings_pass_by_name_and_number(world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, KastorError, NotFound, Unavailable
+from kastor.domain.generation import Shown
 from kastor.domain.job import State, TuningJob
 from kastor.domain.limits import GEMINI_API
 from kastor.domain.permission import Principal
@@ -20,6 +21,7 @@ from kastor.jobs.asks import Ask
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.requests import NewTuning
 from kastor.jobs.service import TuningService, random_id
+from kastor.jobs.shown import Sights
 from kastor.models.catalog import Catalog, load_catalog
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database, migrate, open_database
@@ -36,7 +38,14 @@ class NoGenerator:
     def stream(self, request: object) -> Any:
         raise AssertionError("not asked to")
 
-    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
+        raise AssertionError("not asked to")
+
+
+class NoEyes:
+    """Nothing is looked at here."""
+
+    def look(self, *given: object, **limits: object) -> Any:
         raise AssertionError("not asked to")
 
 
@@ -121,7 +130,12 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
     nothing = Catalog({}, {})
     emptied = make_service(store, tmp_path, catalog=nothing)
     generation = GenerationService(
-        access=Access(ModelStore(store)), jobs=jobs, catalog=nothing, generator=NoGenerator(), limits=GEMINI_API
+        access=Access(ModelStore(store)),
+        jobs=jobs,
+        catalog=nothing,
+        generator=NoGenerator(),
+        limits=GEMINI_API,
+        sights=Sights(NoEyes(), Path, GEMINI_API),
     )
     assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]
     with pytest.raises(NotFound):

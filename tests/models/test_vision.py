@@ -19,7 +19,7 @@ def features(seed: int, num_pictures: int = 3) -> np.typing.NDArray[np.float16]:
 
 @pytest.fixture(name="cache")
 def a_cache(tmp_path: Path) -> MediaCache:
-    return MediaCache(tmp_path / "features", max_bytes=40_000)
+    return MediaCache(tmp_path / "features", max_bytes=26_000)  # five files and a half
 
 
 @pytest.fixture(name="store")

@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         if self.path == wire.COUNT:
-            self.wfile.write(wire.encode_count(len(wire.decode_prompt(body).contents[-1].text.split())))
+            self.wfile.write(wire.encode_count(len(wire.decode_prompt(body)[0].contents[-1].text.split())))
             return
         words = [word for word in wire.decode_request(body).prompt.contents[-1].text.split(" ") if word]
         if self.base == "refuses":

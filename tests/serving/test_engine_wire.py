@@ -2,13 +2,26 @@
 
 import dataclasses
 import json
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from kastor.domain import errors
-from kastor.domain.content import Content, Prompt, Role, Text
+from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
-from kastor.domain.generation import Chunk, FinishReason, Form, GenerateRequest, Sampling, Step, TokenLogprob
+from kastor.domain.generation import (
+    Chunk,
+    FinishReason,
+    Form,
+    GenerateRequest,
+    Sampling,
+    ShownMedium,
+    Step,
+    TokenLogprob,
+)
+from kastor.domain.media import MediaKind, SamplingPlan
+from kastor.domain.vision import PlannedMedium, View
 from kastor.serving import wire
 
 PROMPT = Prompt(
@@ -39,7 +52,27 @@ def test_a_request_arrives_unchanged(request_: GenerateRequest) -> None:
 
 
 def test_a_prompt_arrives_unchanged() -> None:
-    assert wire.decode_prompt(wire.encode_prompt(PROMPT)) == PROMPT
+    assert wire.decode_prompt(wire.encode_prompt(PROMPT, {})) == (PROMPT, {})
+
+
+def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:
+    picture, video = Media("image/png", data=b"x"), Media("video/mp4", "files/x", fps=2.0)
+    frames = SamplingPlan((0.0, 0.5), (0, 512), Fraction(1, 1024), 0, 1.25)
+    shown = {
+        video: ShownMedium(
+            PlannedMedium("ab" * 32, MediaKind.VIDEO, View(Resolution.LOW, 2, (0.0, 0.5)), frames), Path("/v"), "c[0]"
+        ),
+        picture: ShownMedium(
+            PlannedMedium("cd" * 32, MediaKind.IMAGE, View(Resolution.MEDIUM), None), Path("/p"), "c[1]"
+        ),
+    }
+    asked = Prompt((Content(Role.USER, (picture, Text("?"), video, picture)),), (video,))
+    body = wire.encode_request(GenerateRequest("base", asked, Sampling(), "job1", 2, shown))
+    assert b"files/x" not in body
+    told = wire.decode_request(body)
+    assert list(told.shown.values()) == list(shown.values())
+    first, second = told.shown
+    assert told.prompt == Prompt((Content(Role.USER, (second, Text("?"), first, second)),), (first,))
 
 
 STEPS = (Step(TokenLogprob("ü", 7, -0.25), (TokenLogprob("\n", 2, -0.125), TokenLogprob("ü", 7, -0.25))),)

@@ -4,7 +4,7 @@ Mirrors gemini-api.md §2.9, §3.7. Requests are read in `generate_ask`.
 """
 
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -30,7 +30,10 @@ from kastor.api.observe import Metrics
 from kastor.api.wire import message
 from kastor.domain.errors import InvalidArgument, Unavailable
 from kastor.domain.generation import Chunk, Step, TokenLogprob
+from kastor.domain.media import MediaKind
 from kastor.jobs.generation import Answer, GenerationService
+
+MODALITY = {MediaKind.IMAGE: "IMAGE", MediaKind.VIDEO: "VIDEO", MediaKind.PDF: "DOCUMENT"}
 
 
 class GenerateRoutes:
@@ -81,8 +84,9 @@ class GenerateRoutes:
             raise InvalidArgument.of("contents", "set either contents or generateContentRequest")
         whole = inner if inner is not None else GenerateIn(contents=body.contents)
         check_request(whole, name)
-        tokens = self._service.count_tokens(name, prompt_of(whole), call.principal)
-        return CountOut(total_tokens=tokens, prompt_tokens_details=[ModalityCount(token_count=tokens)]).json_value()
+        counted = self._service.count_tokens(name, prompt_of(whole), call.principal)
+        details = _by_modality(counted.total, counted.media)
+        return CountOut(total_tokens=counted.total, prompt_tokens_details=details).json_value()
 
     def _answer(self, call: Call) -> Answer:
         name = _model_name(call)
@@ -137,12 +141,18 @@ def _response(answer: Answer, candidates: list[CandidateOut], told: Told, respon
             prompt_token_count=told.prompt_tokens,
             candidates_token_count=output or None,
             total_token_count=told.prompt_tokens + output,
-            prompt_tokens_details=[ModalityCount(token_count=told.prompt_tokens)],
+            prompt_tokens_details=_by_modality(told.prompt_tokens, answer.media_tokens),
             candidates_tokens_details=[ModalityCount(token_count=output)] if output else None,
         ),
         model_version=answer.base.id,
         response_id=response_id,
     )
+
+
+def _by_modality(total: int, media: Mapping[MediaKind, int]) -> list[ModalityCount]:
+    """How a prompt's tokens are shared out; moments of videos, written as text, count as text."""
+    counted = [ModalityCount(modality=MODALITY[kind], token_count=media[kind]) for kind in MODALITY if kind in media]
+    return [ModalityCount(token_count=total - sum(media.values())), *counted]
 
 
 def _candidate(chunks: Sequence[Chunk], told: Told) -> CandidateOut:

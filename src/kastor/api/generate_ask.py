@@ -11,8 +11,10 @@ from typing import cast
 from kastor.api.generate_messages import ContentIn, GenerateIn, GenerationConfigIn, PartIn, Unoffered
 from kastor.api.schema import choices, from_google, from_json_schema
 from kastor.api.wire import Wire
+from kastor.dataset.issues import Faulty
+from kastor.dataset.parse import media_part, named_resolution
 from kastor.dataset.tolerant_json import JsonValue
-from kastor.domain.content import Content, Prompt, Role, Text
+from kastor.domain.content import Content, Media, Part, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.generation import Form
 from kastor.jobs.asks import Ask
@@ -24,6 +26,7 @@ PLAIN, JSON, ENUM = "text/plain", "application/json", "text/x.enum"
 ANY_JSON: JsonValue = {"type": ["object", "array"]}
 """What JSON mode means without a schema: free text would be a JSON text, too, and is what nobody wants."""
 MAX_SCHEMA_CHARS = 100_000
+OFFERED = {"text", "inline_data", "file_data", "video_metadata", "media_resolution"}
 
 
 def asked(body: GenerateIn, name: str) -> Ask:
@@ -74,16 +77,15 @@ def prompt_of(body: GenerateIn) -> Prompt:
     """The turns and the system instruction.
 
     Raises:
-        InvalidArgument: there are none, or they hold something else than text; names the part.
+        InvalidArgument: there are none, or they hold something else than text and media; names the part.
 
     """
     if not body.contents:
         raise InvalidArgument.of("contents", "contents is not specified")
     contents = tuple(_content(content, f"contents[{i}]") for i, content in enumerate(body.contents))
     system = body.system_instruction
-    if system is None or not system.parts:
-        return Prompt(contents)
-    return Prompt(contents, _parts(system, "systemInstruction"))
+    parts = None if system is None or not system.parts else _parts(system, "systemInstruction")
+    return Prompt(contents, parts, resolution=_resolution(body.generation_config))
 
 
 # ---- the configuration
@@ -99,8 +101,6 @@ def _config_violations(config: GenerationConfigIn) -> list[FieldViolation]:
     if any((config.thinking_config or {}).values()):
         said = "the models here do not think; leave it out, or set thinkingBudget 0"
         wrong.append(FieldViolation(AT + "thinkingConfig", said))
-    if config.media_resolution not in (None, 0, "", "MEDIA_RESOLUTION_UNSPECIFIED"):
-        wrong.append(FieldViolation(AT + "mediaResolution", "prompts are text here; leave it out"))
     return wrong + _form_violations(config)
 
 
@@ -147,18 +147,41 @@ def _content(content: ContentIn, at: str) -> Content:
     return Content(role, _parts(content, at))
 
 
-def _parts(content: ContentIn, at: str) -> tuple[Text, ...]:
+def _resolution(config: GenerationConfigIn | None) -> Resolution | None:
+    said = None if config is None else config.media_resolution
+    return None if said is None else named_resolution(said, AT + "mediaResolution")
+
+
+def _parts(content: ContentIn, at: str) -> tuple[Part, ...]:
     if not content.parts:
         raise InvalidArgument.of(f"{at}.parts", "is empty; it must hold at least one part")
-    texts = []
-    for i, part in enumerate(content.parts):
-        unoffered = _given(part, f"{at}.parts[{i}].", tuple(PartIn.model_fields.keys() - {"text"}))
-        if unoffered:
-            raise InvalidArgument.of_all(tuple(unoffered))
-        if part.text is None:
-            raise InvalidArgument.of(f"{at}.parts[{i}].data", "required oneof field 'data' is not set; set text")
-        texts.append(Text(part.text))
-    return tuple(texts)
+    return tuple(_part(part, f"{at}.parts[{i}]") for i, part in enumerate(content.parts))
+
+
+def _part(part: PartIn, at: str) -> Part:
+    unoffered = _given(part, f"{at}.", tuple(PartIn.model_fields.keys() - OFFERED))
+    if unoffered:
+        raise InvalidArgument.of_all(tuple(unoffered))
+    held = [name for name in ("text", "inline_data", "file_data") if getattr(part, name) is not None]
+    if len(held) > 1:
+        raise InvalidArgument.of(f"{at}.data", f"oneof field 'data' is already set: {' and '.join(held)}; set one")
+    if not held:
+        raise InvalidArgument.of(f"{at}.data", "required oneof field 'data' is not set; set text, or a medium")
+    if part.text is None:
+        return _media(part, at)
+    beside = _given(part, f"{at}.", ("video_metadata", "media_resolution"))
+    if beside:
+        raise InvalidArgument.of(beside[0].field, "stands beside media, not beside text")
+    return Text(part.text)
+
+
+def _media(part: PartIn, at: str) -> Media:
+    fields = part.model_dump(by_alias=True, exclude_none=True)
+    try:
+        return media_part(fields, at)
+    except Faulty as fault:
+        said = fault.message + (f" ({fault.hint})" if fault.hint else "")
+        raise InvalidArgument.of(fault.path, said) from fault
 
 
 def _given(body: Wire, at: str, names: Sequence[str]) -> list[FieldViolation]:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import StrictBool
 
 from kastor.api.wire import Float32, Int32, Items, Wire, enum_field
-from kastor.domain.content import Role
+from kastor.domain.content import Resolution, Role
 
 HARM = "HARM_CATEGORY_"
 HARM_CATEGORIES = tuple(
@@ -22,21 +22,52 @@ THRESHOLDS = (
     *("HARM_BLOCK_THRESHOLD_UNSPECIFIED", "BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH"),
     *("BLOCK_NONE", "OFF"),
 )
+RESOLUTIONS = tuple("MEDIA_RESOLUTION_" + name for name in ("UNSPECIFIED", *Resolution))
 Unoffered = object | None
 
 
+class BlobIn(Wire):
+    """Blob. The name is for people."""
+
+    mime_type: str | None = None
+    data: str | None = None
+    display_name: str | None = None
+
+
+class FileDataIn(Wire):
+    """FileData. The name is for people."""
+
+    mime_type: str | None = None
+    file_uri: str | None = None
+    display_name: str | None = None
+
+
+class VideoMetadataIn(Wire):
+    """VideoMetadata; offsets are durations."""
+
+    start_offset: object | None = None
+    end_offset: object | None = None
+    fps: Float32 | None = None
+
+
+class MediaResolutionIn(Wire):
+    """MediaResolution of a part."""
+
+    level: Annotated[str, enum_field("MediaResolution", RESOLUTIONS)] | None = None
+
+
 class PartIn(Wire):
-    """Part: only text so far."""
+    """Part: text, or a medium with what is to be seen of it."""
 
     text: str | None = None
-    inline_data: Unoffered = None
-    file_data: Unoffered = None
+    inline_data: BlobIn | None = None
+    file_data: FileDataIn | None = None
     function_call: Unoffered = None
     function_response: Unoffered = None
     executable_code: Unoffered = None
     code_execution_result: Unoffered = None
-    video_metadata: Unoffered = None
-    media_resolution: Unoffered = None
+    video_metadata: VideoMetadataIn | None = None
+    media_resolution: MediaResolutionIn | None = None
     thought: Unoffered = None
     thought_signature: Unoffered = None
     part_metadata: Unoffered = None
@@ -76,7 +107,7 @@ class GenerationConfigIn(Wire):
     logprobs: Int32 | None = None
     response_modalities: Items[str | int] | None = None
     thinking_config: dict[str, object] | None = None
-    media_resolution: str | int | None = None
+    media_resolution: Annotated[str, enum_field("MediaResolution", RESOLUTIONS)] | None = None
     speech_config: Unoffered = None
     image_config: Unoffered = None
     enable_enhanced_civic_answers: Unoffered = None

@@ -1,10 +1,12 @@
 """Media of a dataset as files on this machine that were looked at: fetched once, probed, frames chosen."""
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +15,7 @@ from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media
 from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling
 from kastor.media.cache import Fetched, MediaCache
-from kastor.media.fetch import Fetcher, Places
+from kastor.media.fetch import Fetcher, FetchLimits, Places
 from kastor.media.probe import Inspector
 from kastor.security.urlguard import UrlGuard
 
@@ -29,14 +31,45 @@ def looking(
     name: str,
     guard: UrlGuard | None = None,
     uploads: Callable[[str], Path] | None = None,
+    limits: FetchLimits | None = None,
+    known: "Known | None" = None,
 ) -> Iterator["Looker"]:
-    """A looker over the cache for as long as the block lasts; `name` is whose it is, for people who look there."""
+    """A looker over the cache for as long as the block lasts; `name` is whose it is, for people who look there.
+
+    `known` is what other lookers have found out before, and gets what this one does.
+    """
     lease = cache.lease(name)
     try:
-        with Looker(Fetcher(cache, lease, places, guard=guard, uploads=uploads), Inspector()) as looker:
+        fetcher = Fetcher(cache, lease, places, guard=guard, uploads=uploads, limits=limits)
+        with Looker(fetcher, Inspector(), known) as looker:
             yield looker
     finally:
         lease.close()
+
+
+class Known:
+    """What is known of contents, whatever they are called; for any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lately: OrderedDict[tuple[str, Sampling], Seen] = OrderedDict()
+
+    def get(self, file: Fetched, media: Media) -> Seen | None:
+        """What was found in this content, asked about as now."""
+        key = (file.sha256, _sampling(media))
+        with self._lock:
+            found = self._lately.get(key)
+            if found is None:
+                return None
+            self._lately.move_to_end(key)
+        return replace(found, file=file)
+
+    def put(self, seen: Seen, media: Media) -> None:
+        """Remember it."""
+        with self._lock:
+            self._lately[seen.file.sha256, _sampling(media)] = seen
+            while len(self._lately) > MAX_REMEMBERED:
+                self._lately.popitem(last=False)
 
 
 class Looker:
@@ -45,9 +78,10 @@ class Looker:
     What it fetched may be evicted from the cache once it was looked at.
     """
 
-    def __init__(self, fetcher: Fetcher, inspector: Inspector) -> None:
+    def __init__(self, fetcher: Fetcher, inspector: Inspector, known: Known | None = None) -> None:
         self._fetcher = fetcher
         self._inspector = inspector
+        self._known = known or Known()
         self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
         self._lately: OrderedDict[str, Looked] = OrderedDict()
 
@@ -87,9 +121,14 @@ class Looker:
                     self._fetcher.release(file)
 
     def _inspected(self, media: Sequence[Media], files: Sequence[Fetched | MediaFault]) -> list[Looked]:
-        held = [(place, file) for place, file in enumerate(files) if isinstance(file, Fetched)]
+        looked: list[Looked] = [
+            file if isinstance(file, MediaFault) else self._known.get(file, one) or _UNREAD
+            for one, file in zip(media, files, strict=True)
+        ]
+        held = [(at, file) for at, file in enumerate(files) if isinstance(file, Fetched) and looked[at] is _UNREAD]
+        if not held:
+            return looked
         probes = zip(held, self._inspector.probes(file.path for _, file in held), strict=True)
-        looked: list[Looked] = [file if isinstance(file, MediaFault) else _UNREAD for file in files]
         videos = []
         for (place, file), probe in probes:
             looked[place] = probe if isinstance(probe, MediaFault) else Seen(file, probe)
@@ -98,6 +137,10 @@ class Looker:
         wanted = ((file.path, _sampling(media[place])) for place, file in videos)
         for (place, file), planned in zip(videos, self._inspector.plans(wanted), strict=True):
             looked[place] = planned if isinstance(planned, MediaFault) else Seen(file, planned.probe, planned.plan)
+        for place, _ in held:
+            found = looked[place]
+            if isinstance(found, Seen):
+                self._known.put(found, media[place])
         return looked
 
     def _fetched(self, media: Media) -> Fetched | MediaFault:

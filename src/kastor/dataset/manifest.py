@@ -16,17 +16,8 @@ from kastor.dataset.seen import Seen
 from kastor.domain.content import Example, Media, Resolution
 from kastor.domain.errors import Internal
 from kastor.domain.media import MediaKind, SamplingPlan
+from kastor.domain.vision import PlannedMedium as PlannedMedium  # where rows are, these are looked for
 from kastor.domain.vision import TokenCount, View
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedMedium:
-    """One medium of an example: its content, what the model is shown of it, and of a video the frames."""
-
-    sha256: str
-    kind: MediaKind
-    view: View
-    frames: SamplingPlan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +59,7 @@ def encode_row(line: int, example: Example, plan: Plan, seen: Mapping[Media, See
             "line": line,
             "tokens": plan.tokens.total,
             "supervised": plan.tokens.supervised,
-            "media": [_medium(seen[media], plan.views[media]) for media in dict.fromkeys(example.media)],
+            "media": [medium_object(planned(seen[media], plan.views[media])) for media in dict.fromkeys(example.media)],
         }
     )
 
@@ -76,18 +67,26 @@ def encode_row(line: int, example: Example, plan: Plan, seen: Mapping[Media, See
 def decode_row(line: bytes) -> PlannedRow:
     """What `encode_row` wrote."""
     held = orjson.loads(line)
-    return PlannedRow(held["line"], TokenCount(held["tokens"], held["supervised"]), tuple(map(_planned, held["media"])))
+    return PlannedRow(
+        held["line"], TokenCount(held["tokens"], held["supervised"]), tuple(map(medium_of, held["media"]))
+    )
 
 
-def _medium(seen: Seen, view: View) -> dict[str, Any]:
+def planned(seen: Seen, view: View) -> PlannedMedium:
+    """What is held to of a medium that was looked at, where the model is shown this much of it."""
+    return PlannedMedium(seen.file.sha256, seen.probe.kind, view, seen.plan)
+
+
+def medium_object(medium: PlannedMedium) -> dict[str, Any]:
+    """The medium as a JSON object."""
     found: dict[str, Any] = {
-        "sha256": seen.file.sha256,
-        "kind": seen.probe.kind,
-        "resolution": view.resolution,
-        "pictures": view.num_pictures,
+        "sha256": medium.sha256,
+        "kind": medium.kind,
+        "resolution": medium.view.resolution,
+        "pictures": medium.view.num_pictures,
     }
-    if seen.plan is not None:
-        plan = seen.plan
+    if medium.frames is not None:
+        plan = medium.frames
         found["video"] = {
             "moments": plan.moments_s,
             "pts": plan.pts,
@@ -98,7 +97,8 @@ def _medium(seen: Seen, view: View) -> dict[str, Any]:
     return found
 
 
-def _planned(held: dict[str, Any]) -> PlannedMedium:
+def medium_of(held: Mapping[str, Any]) -> PlannedMedium:
+    """What `medium_object` gave."""
     video, resolution = held.get("video"), Resolution(held["resolution"])
     kind = MediaKind(held["kind"])
     if video is None:

@@ -191,7 +191,7 @@ def _resolution_of_all(value: Fields) -> Resolution | None:
     if not isinstance(config, dict):
         raise Faulty("generationConfig", "shape", f"{_kind(config)}, not an object")
     asked = _field(config, "mediaResolution", "media_resolution")
-    return None if asked is None else _resolution(asked, "generationConfig.mediaResolution")
+    return None if asked is None else named_resolution(asked, "generationConfig.mediaResolution")
 
 
 def _system(value: JsonValue) -> tuple[Part, ...]:
@@ -237,13 +237,23 @@ def _part(part: JsonValue, path: str) -> Part:
     return _PARTS[held[0]](fields, path)
 
 
+def media_part(fields: Fields, path: str) -> Media:
+    """The medium of a part that holds `fileData` or `inlineData`, and what stands beside it; names in camelCase.
+
+    Raises:
+        Faulty: says which field is wrong.
+
+    """
+    return _file_part(fields, path) if "fileData" in fields else _inline_part(fields, path)
+
+
 def _text_part(fields: Fields, path: str) -> Part:
     if len(fields) > 1:
         raise Faulty(path, "part_kind", "videoMetadata and mediaResolution stand beside media, not beside text")
     return Text(_text(fields["text"], f"{path}.text"))
 
 
-def _file_part(fields: Fields, path: str) -> Part:
+def _file_part(fields: Fields, path: str) -> Media:
     held = _object(fields["fileData"], f"{path}.fileData")
     uri = _text(_field(held, "fileUri", "file_uri"), f"{path}.fileData.fileUri")
     if not uri:
@@ -251,7 +261,7 @@ def _file_part(fields: Fields, path: str) -> Part:
     return _media(fields, path, _mime_type(held, f"{path}.fileData"), uri=uri)
 
 
-def _inline_part(fields: Fields, path: str) -> Part:
+def _inline_part(fields: Fields, path: str) -> Media:
     held = _object(fields["inlineData"], f"{path}.inlineData")
     text = _text(held.get("data"), f"{path}.inlineData.data")
     try:
@@ -275,7 +285,7 @@ def _media(fields: Fields, path: str, mime_type: str, *, uri: str = "", data: by
         raise Faulty(f"{at}.fps", "fps", f"{fps!r} is out of range; use one above 0, at most {MAX_FPS:g}")
     asked = fields.get("mediaResolution")
     level = asked.get("level") if isinstance(asked, dict) else asked
-    resolution = None if level is None else _resolution(level, f"{path}.mediaResolution.level")
+    resolution = None if level is None else named_resolution(level, f"{path}.mediaResolution.level")
     return Media(mime_type, uri, data, start, end, None if fps is None else float(fps), resolution)
 
 
@@ -340,7 +350,13 @@ def _duration(value: JsonValue, path: str) -> float | None:
     return float(match[1])
 
 
-def _resolution(value: JsonValue, path: str) -> Resolution | None:
+def named_resolution(value: JsonValue, path: str) -> Resolution | None:
+    """The resolution of this name; `None` for the name that leaves it open.
+
+    Raises:
+        Faulty: there is none.
+
+    """
     name = value.upper().removeprefix(RESOLUTION_PREFIX) if isinstance(value, str) else ""
     if name == "UNSPECIFIED":
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Resolution, Text
+from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Prompt, Resolution, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.domain.vision import View, Vision
@@ -83,7 +83,7 @@ def too_long(number: int, most: int) -> str:
     return f"{number:,} characters, at most {most:,} are allowed"
 
 
-def placed_parts(example: Example) -> Iterator[tuple[str, Part]]:
+def placed_parts(example: Example | Prompt) -> Iterator[tuple[str, Part]]:
     """Every part with its path."""
     for j, part in enumerate(example.system or ()):
         yield f"systemInstruction.parts[{j}]", part
@@ -138,7 +138,7 @@ def number_faults(example: Example, limits: DatasetLimits) -> Iterator[Fault]:
 
 
 def media_faults(
-    example: Example, looked: Mapping[Media, Looked], limits: DatasetLimits, vision: Vision
+    example: Example | Prompt, looked: Mapping[Media, Looked], limits: DatasetLimits, vision: Vision
 ) -> Iterator[Fault]:
     """What is wrong with the files themselves."""
     for path, part in placed_parts(example):
@@ -210,7 +210,7 @@ def used_s(media: Media, duration_s: float) -> float:
     return max(0.0, min(duration_s, duration_s if media.end_s is None else media.end_s) - (media.start_s or 0.0))
 
 
-def resolution_of(media: Media, example: Example, vision: Vision) -> Resolution:
+def resolution_of(media: Media, example: Example | Prompt, vision: Vision) -> Resolution:
     """The resolution a medium is seen at: its own, the line's, or the family's."""
     return media.resolution or example.resolution or vision.default
 

@@ -1,9 +1,12 @@
 """What is asked of a generating engine and what it says, as values; shared by the API, the service and the engine."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
-from kastor.domain.content import Prompt
+from kastor.domain.content import Media, Prompt
+from kastor.domain.vision import PlannedMedium
 
 
 class FinishReason(StrEnum):
@@ -46,6 +49,18 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownMedium:
+    """A medium of a prompt that was looked at: what of it the model is shown, and where it lies on this machine."""
+
+    planned: PlannedMedium
+    path: Path
+    place: str  # of the part that holds it, as the caller knows it
+
+
+Shown = Mapping[Media, ShownMedium]
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One prompt for a base model, or for an adapter on it, and how many answers to it are wanted."""
 
@@ -54,6 +69,7 @@ class GenerateRequest:
     sampling: Sampling
     adapter: str | None = None  # id of the job that trained it: never reused, unlike a tuned model's id
     num_candidates: int = 1  # 1 to 8
+    shown: Shown = field(default_factory=dict)  # each medium of the prompt
 
 
 @dataclass(frozen=True, slots=True)

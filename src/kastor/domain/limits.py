@@ -23,6 +23,11 @@ class Limits:
     max_learning_rate: float = 1.0
     system_on_tuned: bool = True  # whether a tuned model may be given a system instruction
     json_on_tuned: bool = True  # whether a tuned model's answers may be asked for as JSON or as one of an enum
+    media_on_tuned: bool = True  # whether a tuned model may be shown images, videos and documents
+    max_media: int = 32  # in a request for generation
+    max_media_bytes: int = 2 * 1024**3  # of all of them
+    max_video_s: float = 3600.0  # of all of them, what is used
+    max_look_s: float = 60.0  # to fetch one
 
 
 GEMINI_API = Limits(
@@ -32,6 +37,7 @@ GEMINI_API = Limits(
     max_body_bytes=4 * 1024 * 1024,
     system_on_tuned=False,
     json_on_tuned=False,
+    media_on_tuned=False,
 )
 OPEN = Limits("open", max_input_chars=None, max_output_chars=None, max_body_bytes=256 * 1024 * 1024)
 

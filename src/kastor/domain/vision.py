@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from kastor.domain.content import Media, Resolution
+from kastor.domain.media import MediaKind, SamplingPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,16 @@ class View:
 
 Views = Mapping[Media, View]
 NO_VIEWS: Views = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMedium:
+    """One medium: its content, what the model is shown of it, and of a video the frames."""
+
+    sha256: str
+    kind: MediaKind
+    view: View
+    frames: SamplingPlan | None
 
 
 @dataclass(frozen=True, slots=True)

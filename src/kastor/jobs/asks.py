@@ -5,8 +5,8 @@ Fields are named as the caller wrote them, so that a refusal can be understood; 
 
 from dataclasses import dataclass
 
-from kastor.dataset.rules import too_long
-from kastor.domain.content import Prompt
+from kastor.dataset.rules import placed_parts, too_long
+from kastor.domain.content import Media, Prompt
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.generation import Form, Sampling
 from kastor.domain.limits import Limits
@@ -56,9 +56,25 @@ def check_tuned(ask: Ask, name: str, limits: Limits) -> None:
             f"Developer instruction is not enabled for {name}",
             violations=(FieldViolation("systemInstruction", said),),
         )
+    check_tuned_media(prompt, name, limits)
     if limits.max_input_chars is not None and prompt.num_chars > limits.max_input_chars:
         said = f"{too_long(prompt.num_chars, limits.max_input_chars)} for a tuned model in the profile {limits.name}"
         raise InvalidArgument.of("contents", said)
+
+
+def check_tuned_media(prompt: Prompt, name: str, limits: Limits) -> None:
+    """Nothing, if the tuned model called `name` may be shown the prompt's media.
+
+    Raises:
+        InvalidArgument: it holds some, and this profile's tuned models take text only; names each part.
+
+    """
+    if limits.media_on_tuned:
+        return
+    said = f"{name}: tuned models read text only in the profile {limits.name}; leave it out, or ask a base model"
+    held = [FieldViolation(path, said) for path, part in placed_parts(prompt) if isinstance(part, Media)]
+    if held:
+        raise InvalidArgument.of_all(tuple(held))
 
 
 def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:

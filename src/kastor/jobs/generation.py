@@ -1,18 +1,20 @@
 """The use cases of generation: answers and counts, by base models and tuned models."""
 
 from collections import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.generation import Chunk, GenerateRequest
+from kastor.domain.generation import Chunk, GenerateRequest, Shown
 from kastor.domain.job import TuningJob
 from kastor.domain.limits import Limits
+from kastor.domain.media import MediaKind
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import MODEL_STATE, TUNED, ModelState, TunedModel
 from kastor.jobs.access import Access
-from kastor.jobs.asks import Ask, check_tuned, model_sampling, sampling
+from kastor.jobs.asks import Ask, check_tuned, check_tuned_media, model_sampling, sampling
+from kastor.jobs.shown import Sights, media_tokens
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.jobs import JobStore
 
@@ -23,8 +25,8 @@ class Generator(Protocol):
     def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
         """The candidates as they are made. Blocks between pieces; closing it ends the generation."""
 
-    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
-        """How many tokens the prompt is for this base."""
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
+        """How many tokens the prompt is for this base; `shown` has each of its media."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +35,36 @@ class Answer:
 
     base: BaseModel
     chunks: abc.Generator[Chunk, None, None]
+    media_tokens: abc.Mapping[MediaKind, int] = field(default_factory=dict)  # those of the prompt that are pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many tokens a prompt has, and how many of them are pictures, by the kind of what they come from."""
+
+    total: int
+    media: abc.Mapping[MediaKind, int]
 
 
 class GenerationService:
     """Every use case of generation; safe to use from several threads at once."""
 
     def __init__(
-        self, *, access: Access, jobs: JobStore, catalog: Catalog, generator: Generator, limits: Limits
+        self,
+        *,
+        access: Access,
+        jobs: JobStore,
+        catalog: Catalog,
+        generator: Generator,
+        limits: Limits,
+        sights: Sights,
     ) -> None:
         self._access = access
         self._jobs = jobs
         self._catalog = catalog
         self._generator = generator
         self._limits = limits
+        self._sights = sights
 
     def base_models(self) -> tuple[tuple[str, BaseModel], ...]:
         """Every name of a base, the aliases last, and what it means."""
@@ -65,9 +84,10 @@ class GenerationService:
         """An answer by the base model `models/…` or the tuned model `tunedModels/…`; made as its chunks are read.
 
         Raises:
-            InvalidArgument: the prompt or a value is out of bounds.
+            InvalidArgument: the prompt or a value is out of bounds, or a medium cannot be used.
             NotFound: there is no such model.
             FailedPrecondition: the tuned model is not ready.
+            ResourceExhausted: there is no room for media.
 
         """
         if name.startswith(TUNED):
@@ -78,19 +98,28 @@ class GenerationService:
             base, adapter = self._catalog.base(name), None
             default = base.sampling
         chosen = sampling(ask, default, base.output_token_limit)
-        request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates)
-        return Answer(base, self._generator.stream(request))
+        vision = base.family.vision
+        shown = self._sights.of(ask.prompt, vision, base.name, caller)
+        request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown)
+        return Answer(base, self._generator.stream(request), media_tokens(ask.prompt, shown, vision))
 
-    def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> int:
+    def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> Counted:
         """How many tokens the prompt is for the model.
 
         Raises:
+            InvalidArgument: a medium cannot be used.
             NotFound: there is no such model.
+            ResourceExhausted: there is no room for media.
 
         """
         if name.startswith(TUNED):
-            name = self._jobs.get(self._access.model(name.removeprefix(TUNED), caller).job_id).spec.base_model
-        return self._generator.count_tokens(self._catalog.base(name).id, prompt)
+            model = self._access.model(name.removeprefix(TUNED), caller)
+            check_tuned_media(prompt, name, self._limits)
+            name = self._jobs.get(model.job_id).spec.base_model
+        base = self._catalog.base(name)
+        vision = base.family.vision
+        shown = self._sights.of(prompt, vision, base.name, caller)
+        return Counted(self._generator.count_tokens(base.id, prompt, shown), media_tokens(prompt, shown, vision))
 
     def _asked_model(self, name: str, ask: Ask, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)

@@ -108,6 +108,16 @@ class Renderer:
         """
         return self._ids(self._prompt_pieces(prompt, views))[0]
 
+    def prompt_with_pictures(self, prompt: Prompt, views: Views) -> Rendered:
+        """The same with the places of its pictures; nothing is supervised.
+
+        Raises:
+            InvalidArgument: it holds what this family's models cannot read.
+
+        """
+        ids, pictures = self._ids(self._prompt_pieces(prompt, views))
+        return Rendered(ids, [False] * len(ids), pictures)
+
     def example(self, example: Example, views: Views = NO_VIEWS) -> Rendered:
         """The served prompt followed by the answer and the closing token, which alone are supervised.
 

@@ -20,7 +20,7 @@ from kastor.domain.generation import Chunk, Sampling
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.cache import Piece, SlotCache
 from kastor.serving.guides import Guide
-from kastor.serving.rows import Row, Sink, Ticket, Tokens
+from kastor.serving.rows import Embedded, Row, Sink, Ticket, Tokens
 
 PIECE_TOKENS = 256
 """Prompt tokens taken in between two steps: a quarter of a second for the embedded base on two cores."""
@@ -64,16 +64,19 @@ class Batcher:
         *,
         num_candidates: int = 1,
         guide: Guide | None = None,
+        pictures: tuple[Embedded, ...] = (),
     ) -> Ticket:
         """Queue a request; from any thread. `guide` is the beginning of the form that its answers must take.
+
+        `pictures` stand in the places of some of the prompt's tokens.
 
         Raises:
             InvalidArgument: the prompt, or what is asked for, is more than the base allows.
             Unavailable: too many wait already, or the process is ending.
 
         """
-        most = self._room_for_answer(len(prompt_ids), sampling)
-        ticket = Ticket(prompt_ids, sampling, adapter_id, sink, most, num_candidates, guide)
+        most = self.room_for_answer(len(prompt_ids), sampling)
+        ticket = Ticket(prompt_ids, sampling, adapter_id, sink, most, num_candidates, guide, pictures)
         self._check_candidates(ticket)
         with self._wake:
             if self._closing:
@@ -84,7 +87,13 @@ class Batcher:
             self._wake.notify()
         return ticket
 
-    def _room_for_answer(self, num_prompt: int, sampling: Sampling) -> int:
+    def room_for_answer(self, num_prompt: int, sampling: Sampling) -> int:
+        """How many tokens an answer may have at most after a prompt of so many.
+
+        Raises:
+            InvalidArgument: the prompt, or what is asked for, is more than the base allows.
+
+        """
         most = min(self.bounds.max_prompt_tokens, self.bounds.context_tokens - 1)
         if num_prompt > most:
             raise InvalidArgument.of(
@@ -225,7 +234,8 @@ class Batcher:
         mask, positions = self.cache.prefill(pieces)
         self.adapters.assign([row.adapter for row in rows], sizes)
         ends = torch.tensor(sizes, device=positions.device).cumsum(0) - 1
-        logits_NV = self._forward([ids], mask, positions, logits_to_keep=ends)[0]
+        embeddings = self._embeddings(rows, pieces, ids) if any(row.ticket.pictures for row in rows) else None
+        logits_NV = self._forward([ids], mask, positions, logits_to_keep=ends, embeddings_1TW=embeddings)[0]
         complete = []
         for row, size in zip(rows, sizes, strict=True):
             row.cached_tokens += size
@@ -234,11 +244,29 @@ class Batcher:
         if complete:  # a prompt in pieces is alone, so it is all of them or none
             self._join(complete, logits_NV)
 
+    def _embeddings(self, rows: list[Row], pieces: list[Piece], ids: list[int]) -> torch.Tensor:
+        """The pieces' tokens as embeddings (1, T, W), with the pictures among them in their places."""
+        table = self.model.get_input_embeddings()
+        made_TW: torch.Tensor = table(torch.tensor(ids, device=table.weight.device))
+        offset = 0  # of the row's first token, were it in this pass
+        for row, piece in zip(rows, pieces, strict=True):
+            offset -= piece.start
+            end = piece.start + piece.num_tokens
+            for picture in row.ticket.pictures:
+                first = max(picture.start, piece.start)
+                last = min(picture.start + len(picture.embeddings_NW), end)
+                if first < last:
+                    part_NW = picture.embeddings_NW[first - picture.start : last - picture.start]
+                    made_TW[offset + first : offset + last] = part_NW
+            offset += end
+        return made_TW[None]
+
     def _join(self, rows: list[Row], logits_NV: torch.Tensor) -> None:
         """Prompts that are taken in begin to be answered: each as often as it was asked for."""
         for row in rows:
             self._entering.remove(row)
             self._rows.append(row)
+            row.ticket.pictures = ()
         joined, places = list(rows), list(range(len(rows)))
         for place, row in enumerate(rows):
             slot = self._rows.index(row)
@@ -263,10 +291,17 @@ class Batcher:
         self._choose(rows, logits_NV)
 
     def _forward(
-        self, ids: list[list[int]], mask: torch.Tensor, positions: torch.Tensor, logits_to_keep: int | torch.Tensor
+        self,
+        ids: list[list[int]],
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        logits_to_keep: int | torch.Tensor,
+        embeddings_1TW: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """Logits of the tokens, or of what stands in their places."""
         output = self.model(
-            input_ids=torch.tensor(ids, device=positions.device),
+            input_ids=torch.tensor(ids, device=positions.device) if embeddings_1TW is None else None,
+            inputs_embeds=embeddings_1TW,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self.cache,

@@ -24,7 +24,7 @@ from kastor.models.render import Rendered, Renderer
 from kastor.serving.adapters import AdaptedLinear, Adapter, AdapterBank, Delta
 from kastor.serving.batching import PIECE_TOKENS, Batcher, Bounds
 from kastor.serving.cache import Piece, SlotCache
-from kastor.serving.rows import Ticket
+from kastor.serving.rows import Embedded, Ticket
 
 TOLERANCES: Mapping[torch.dtype, Tolerance] = {
     torch.float32: Tolerance(largest=0.01, mean=0.001),
@@ -55,9 +55,6 @@ def rows_of(lengths: Sequence[int]) -> list[list[int]]:
 
 Embed = Callable[[torch.Tensor, Rendered], torch.Tensor]
 """Embeddings (T, W) of an example's tokens -> the same with those of its pictures in their places."""
-
-NOT_TRIED = "NOT_TRIED"
-"""How the answer ended where every golden row shows pictures: the batcher is asked with text only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,16 @@ class Served:
         return {"inputs_embeds": torch.cat([one[start:end] for one, end in zip(whole, ends, strict=True)])[None]}
 
     @torch.inference_mode()
-    def answer(self, prompt_ids: list[int]) -> tuple[FinishReason, list[Step]]:
+    def pictures(self, example: Rendered) -> tuple[Embedded, ...]:
+        """The example's pictures as the batcher takes them."""
+        if self.embed is None or not example.pictures:
+            return ()
+        ids_T = torch.tensor(example.token_ids, device=self.model.device)
+        whole_TW = self.embed(self.model.get_input_embeddings()(ids_T), example)
+        return tuple(Embedded(p.start, whole_TW[p.start : p.start + p.num_tokens]) for p in example.pictures)
+
+    @torch.inference_mode()
+    def answer(self, prompt_ids: list[int], pictures: tuple[Embedded, ...] = ()) -> tuple[FinishReason, list[Step]]:
         """A greedy answer to the prompt, by the batcher: how it ended, and its tokens.
 
         Raises:
@@ -164,7 +170,7 @@ class Served:
         tokens, ends = self.renderer.tokenizer, end_ids(self.model, self.renderer.closing_id)
         batcher = Batcher(self.model, self.bank, tokens, ends, bounds, self.cache)
         greedy = Sampling(temperature=0, top_logprobs=0)
-        ticket: Ticket = batcher.submit(prompt_ids, greedy, self.adapter.id, events.append)
+        ticket: Ticket = batcher.submit(prompt_ids, greedy, self.adapter.id, events.append, pictures=pictures)
         steps: list[Step] = []
         for _ in range(len(ticket.prompt_ids) + MAX_GENERATED):
             batcher.step()
@@ -206,10 +212,7 @@ def certificate(
     heed()
     plain = served.logprobs([rendered[i] for i in rows_of([len(e.token_ids) for e in rendered])[0]], adapted=False)
     heed()
-    of_text = next((row.rendered for row in golden if not row.rendered.pictures), None)
-    finish, num_generated, decode_difference = NOT_TRIED, 0, 0.0
-    if of_text is not None:
-        finish, num_generated, decode_difference = _check_answer(served, of_text, tolerance)
+    finish, num_generated, decode_difference = _check_answer(served, golden[0].rendered, tolerance)
     rows = zip(golden, scored, strict=True)
     return Certificate(
         base_model=base_model,
@@ -271,11 +274,12 @@ def _nan_last(value: torch.Tensor) -> float:
 def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tuple[str, int, float]:
     """How an answer to the example's prompt ended, its tokens, and how far they differ when taken in at once."""
     prompt_ids = example.token_ids[: example.supervised.index(True)]
-    finish, steps = served.answer(prompt_ids)
+    finish, steps = served.answer(prompt_ids, served.pictures(example))
     if not steps:
         return finish.value, 0, 0.0
     ids = [step.chosen.token_id for step in steps]
-    (at_once,) = served.logprobs([Rendered(prompt_ids + ids, [False] * len(prompt_ids) + [True] * len(ids))])
+    learnt = [False] * len(prompt_ids) + [True] * len(ids)
+    (at_once,) = served.logprobs([Rendered(prompt_ids + ids, learnt, example.pictures)])
     one_by_one = torch.tensor([step.chosen.logprob for step in steps])
     largest = float((at_once - one_by_one).abs().max())
     if not largest <= tolerance.largest:

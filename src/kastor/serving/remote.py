@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import structlog
 
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Unavailable
-from kastor.domain.generation import Chunk, GenerateRequest
+from kastor.domain.generation import Chunk, GenerateRequest, Shown
 from kastor.lifeline import Lifeline
 from kastor.lines import byte_lines
 from kastor.serving import wire
@@ -35,6 +36,7 @@ SOCKET_PATH_BYTES = 100
 """The kernel takes 108 (macOS: 104) with the closing zero."""
 MAX_LOG_BYTES = 4 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
+NOTHING: Shown = MappingProxyType({})
 
 Command = Callable[[str, Path, int], list[str]]
 
@@ -119,9 +121,9 @@ class RemoteEngine:
                     return
         raise Unavailable(f"The generation process for models/{request.base_model} ended in mid-answer; try again.")
 
-    def count_tokens(self, base_model: str, prompt: Prompt) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown = NOTHING) -> int:
         """The number of tokens the base sees of a prompt, its system instruction and control tokens included."""
-        with contextlib.closing(self._lines(base_model, wire.COUNT, wire.encode_prompt(prompt))) as lines:
+        with contextlib.closing(self._lines(base_model, wire.COUNT, wire.encode_prompt(prompt, shown))) as lines:
             for line in lines:
                 return wire.decode_count(line)
         raise Unavailable(f"The generation process for models/{base_model} gave no answer; try again.")

@@ -29,6 +29,14 @@ class Tokens(Protocol):
         """Text of token ids, without control tokens or with them."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """A picture: from which token of the prompt on its own embeddings (N, W) stand."""
+
+    start: int
+    embeddings_NW: torch.Tensor
+
+
 @dataclass(slots=True, eq=False)
 class Ticket:
     """A request on its way. `cancel` may be called from any thread, at any time."""
@@ -40,6 +48,7 @@ class Ticket:
     max_output_tokens: int
     num_candidates: int = 1
     guide: Guide | None = None  # at its beginning; each candidate goes on from a copy
+    pictures: tuple[Embedded, ...] = ()  # of the prompt; let go once it is taken in
     cancelled: bool = False
 
     def cancel(self) -> None:

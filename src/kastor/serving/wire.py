@@ -6,14 +6,27 @@ went wrong, an error; it ends when every candidate has its last chunk.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 
+from kastor.dataset.manifest import medium_object, medium_of
 from kastor.domain import errors
-from kastor.domain.content import Content, Part, Prompt, Role, Text
+from kastor.domain.content import Content, Media, Part, Prompt, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
-from kastor.domain.generation import Chunk, FinishReason, Form, GenerateRequest, Sampling, Step, TokenLogprob
+from kastor.domain.generation import (
+    Chunk,
+    FinishReason,
+    Form,
+    GenerateRequest,
+    Sampling,
+    Shown,
+    ShownMedium,
+    Step,
+    TokenLogprob,
+)
 
 READY, GENERATE, COUNT = "/ready", "/generate", "/count"
 SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
@@ -35,13 +48,13 @@ ERRORS = {
 }
 
 
-def encode_prompt(prompt: Prompt) -> bytes:
-    """A prompt as JSON."""
-    return orjson.dumps(_prompt_object(prompt))
+def encode_prompt(prompt: Prompt, shown: Shown) -> bytes:
+    """A prompt and its media as JSON."""
+    return orjson.dumps(_prompt_object(prompt, shown))
 
 
-def decode_prompt(body: bytes) -> Prompt:
-    """The prompt of a JSON body."""
+def decode_prompt(body: bytes) -> tuple[Prompt, Shown]:
+    """The prompt of a JSON body and its media, which are named by their place now."""
     return _prompt(orjson.loads(body))
 
 
@@ -56,7 +69,7 @@ def encode_request(request: GenerateRequest) -> bytes:
             "base": request.base_model,
             "adapter": request.adapter,
             "candidates": request.num_candidates,
-            "prompt": _prompt_object(request.prompt),
+            "prompt": _prompt_object(request.prompt, request.shown),
             "sampling": sampling,
         }
     )
@@ -70,8 +83,8 @@ def decode_request(body: bytes) -> GenerateRequest:
     if form is not None:
         form = Form(form["field"], form["schema"], tuple(form["choices"]))
     sampling = Sampling(**said | {"stop_sequences": tuple(said["stop_sequences"]), "form": form})
-    prompt = _prompt(fields["prompt"])
-    return GenerateRequest(fields["base"], prompt, sampling, fields["adapter"], fields["candidates"])
+    prompt, shown = _prompt(fields["prompt"])
+    return GenerateRequest(fields["base"], prompt, sampling, fields["adapter"], fields["candidates"], shown)
 
 
 def encode_event(event: Chunk | KastorError) -> bytes:
@@ -155,18 +168,41 @@ def _step(chosen: list[Any], *top: list[Any]) -> Step:
     return Step(TokenLogprob(*chosen), tuple(TokenLogprob(*one) for one in top))
 
 
-def _prompt_object(prompt: Prompt) -> dict[str, Any]:
-    turns = [{"role": turn.role, "parts": _texts(turn.parts)} for turn in prompt.contents]
-    return {"system": None if prompt.system is None else _texts(prompt.system), "turns": turns}
+def _prompt_object(prompt: Prompt, shown: Shown) -> dict[str, Any]:
+    places = {media: place for place, media in enumerate(shown)}
+    turns = [{"role": turn.role, "parts": _parts_list(turn.parts, places)} for turn in prompt.contents]
+    system = None if prompt.system is None else _parts_list(prompt.system, places)
+    return {"system": system, "turns": turns} | ({"media": [_medium(*one) for one in shown.items()]} if shown else {})
 
 
-def _texts(parts: tuple[Part, ...]) -> list[str]:
-    if not all(isinstance(part, Text) for part in parts):
-        raise InvalidArgument("Generation from images, videos and function calls is not offered yet; send text.")
-    return [part.text for part in parts if isinstance(part, Text)]
+def _parts_list(parts: tuple[Part, ...], places: Mapping[Media, int]) -> list[str | int]:
+    """Texts, and for a medium its place in the list of media."""
+    listed: list[str | int] = []
+    for part in parts:
+        if isinstance(part, Text):
+            listed.append(part.text)
+        elif isinstance(part, Media) and part in places:
+            listed.append(places[part])
+        else:
+            raise InvalidArgument("Generation from function calls is not offered; send text, images or videos.")
+    return listed
 
 
-def _prompt(fields: dict[str, Any]) -> Prompt:
-    turns = tuple(Content(Role(turn["role"]), tuple(map(Text, turn["parts"]))) for turn in fields["turns"])
+def _medium(media: Media, shown: ShownMedium) -> dict[str, Any]:
+    return {"type": media.mime_type, "path": str(shown.path), "place": shown.place} | medium_object(shown.planned)
+
+
+def _prompt(fields: dict[str, Any]) -> tuple[Prompt, Shown]:
+    media = [_shown(place, held) for place, held in enumerate(fields.get("media", ()))]
+    turns = tuple(Content(Role(turn["role"]), _parts(turn["parts"], media)) for turn in fields["turns"])
     system = fields["system"]
-    return Prompt(turns, None if system is None else tuple(map(Text, system)))
+    return Prompt(turns, None if system is None else _parts(system, media)), dict(media)
+
+
+def _shown(place: int, held: dict[str, Any]) -> tuple[Media, ShownMedium]:
+    """The medium named by its place, which tells apart what is shown of one file in two ways."""
+    return Media(held["type"], str(place)), ShownMedium(medium_of(held), Path(held["path"]), held["place"])
+
+
+def _parts(listed: list[str | int], media: Sequence[tuple[Media, ShownMedium]]) -> tuple[Part, ...]:
+    return tuple(Text(one) if isinstance(one, str) else media[one][0] for one in listed)

@@ -65,9 +65,10 @@ def trained(
 
 def _embed(eyes: Sight | None, folder: Path) -> Embed | None:
     """How the served model sees: with the projector in `folder`, which is read as the engine reads it."""
-    if eyes is None:
+    projector = Projector.load(folder)
+    if eyes is None or projector is None:
         return None
-    stored = Sight(Projector.load(folder).to(next(eyes.projector.parameters()).device), eyes.read)
+    stored = Sight(projector.to(next(eyes.projector.parameters()).device), eyes.read)
     return lambda embeddings_TW, rendered: stored.placed(embeddings_TW, rendered.pictures)
 
 

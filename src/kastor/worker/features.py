@@ -11,16 +11,15 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from kastor.dataset.manifest import PlannedMedium
 from kastor.domain.content import Media
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import TuningJob, TuningSpec
 from kastor.domain.media import BadMedium, MediaFault
-from kastor.domain.vision import Vision
+from kastor.domain.vision import PlannedMedium, Vision
 from kastor.media import decode
-from kastor.media.cache import Fetched
 from kastor.media.fetch import Fetcher
-from kastor.models.vision import Encoder, FeatureStore, Pixels, feature_key, tower_hash
+from kastor.models.pictures import pixels_of, stored_under
+from kastor.models.vision import Encoder, FeatureStore, Pixels, tower_hash
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
 from kastor.worker.ahead import Ahead
@@ -72,9 +71,7 @@ class FeaturePass:
 
     def key_of(self, planned: PlannedMedium) -> str:
         """Under which name the features of a medium are stored."""
-        view = planned.view
-        pictures = range(view.num_pictures) if planned.frames is None else planned.frames.pts
-        return feature_key(planned.sha256, list(pictures), self._vision.size[view.resolution], self.tower)
+        return stored_under(planned, self._vision, self.tower)
 
     def run(self, store: FeatureStore, num_threads: int) -> tuple[TuningSpec, frozenset[str]]:
         """Make what is missing in `store`, which then holds all.
@@ -149,16 +146,9 @@ class FeaturePass:
         try:
             if fetched.sha256 != planned.sha256:
                 raise BadMedium.of("media_changed", f"{media.name} is another file now than when it was checked.")
-            return _decoded(fetched, planned, self._vision.size[planned.view.resolution], pictures)
+            return pixels_of(fetched.path, planned, self._vision, pictures)
         finally:
             fetcher.release(fetched)
-
-
-def _decoded(file: Fetched, planned: PlannedMedium, side: int, pictures: decode.Pictures) -> list[Pixels]:
-    size = (side, side)
-    if planned.frames is not None:
-        return [frame.pixels for frame in decode.frames(file.path, planned.frames, size)]
-    return [pictures.picture(file.path, size, page=page) for page in range(planned.view.num_pictures)]
 
 
 class _Told:

@@ -8,11 +8,11 @@ from typing import overload
 
 import numpy as np
 
-from kastor.dataset.manifest import PlannedMedium, PlannedRow, decode_row
+from kastor.dataset.manifest import PlannedRow, decode_row
 from kastor.dataset.parse import decode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import Internal
-from kastor.domain.vision import TokenCount
+from kastor.domain.vision import PlannedMedium, TokenCount
 from kastor.models.render import Rendered, Renderer
 
 KeyOf = Callable[[PlannedMedium], str]

@@ -1,0 +1,145 @@
+"""Media of prompts: looked at for who asks, held to the rules, and turned into what a model is shown of them.
+
+Files are opened in confined child processes alone; an engine decodes them later. A medium's fault is the caller's.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from kastor.dataset.manifest import planned
+from kastor.dataset.rules import PDF, Fault, declared_kind, media_faults, placed_parts, resolution_of, used_s, view_of
+from kastor.dataset.seen import Looked, Seen
+from kastor.domain.content import Media, Prompt
+from kastor.domain.dataset_limits import OPEN_DATASET
+from kastor.domain.errors import FieldViolation, InvalidArgument
+from kastor.domain.file import FILES
+from kastor.domain.generation import Shown, ShownMedium
+from kastor.domain.limits import Limits
+from kastor.domain.media import MediaKind
+from kastor.domain.permission import Principal
+from kastor.domain.vision import Vision
+
+RESOLUTION = "generationConfig.mediaResolution"
+OWN_FILE = re.compile(rf"https?://[^/?#]+/v1[a-z0-9]*/(?P<name>{FILES}[a-z0-9-]+)")
+"""The address that an upload was answered with. Whoever reaches this server by another name means the same file."""
+
+
+class Eyes(Protocol):
+    """What looks at media, wherever it does so."""
+
+    def look(
+        self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
+    ) -> Mapping[Media, Looked]:
+        """What each medium is, or why it cannot be used; `max_bytes` and `max_s` are for fetching one of them.
+
+        `uploads` gives the path of a name such as `files/abc`. Blocks.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Sights:
+    """Looks at the media of prompts, within limits."""
+
+    eyes: Eyes
+    path_of: Callable[[str, Principal], Path]  # of an uploaded file, for who may see it
+    limits: Limits
+
+    def of(self, prompt: Prompt, vision: Vision | None, base: str, caller: Principal) -> Shown:
+        """What the base model called `base`, which sees by `vision`, is shown of the prompt's media.
+
+        Raises:
+            InvalidArgument: the base reads text only, or media are too many, too large, or cannot be used; names each
+                part, and the rule as the reason.
+            ResourceExhausted: the disk is full.
+
+        """
+        media = media_of(prompt)
+        if not media:
+            if prompt.resolution is not None and vision is None:
+                raise InvalidArgument.of(RESOLUTION, f"{base} reads text only; leave it out")
+            return {}
+        _refuse(_declared_faults(prompt, vision, base, self.limits))
+        assert vision is not None  # noqa: S101  # refused above
+        named = {one: _named(one) for one in media}
+        limits = self.limits
+        found = self.eyes.look(
+            tuple(named.values()),
+            lambda name: self.path_of(name, caller),
+            max_bytes=limits.max_media_bytes,
+            max_s=limits.max_look_s,
+        )
+        looked = {one: found[named[one]] for one in media}
+        _refuse(media_faults(prompt, looked, OPEN_DATASET, vision))
+        seen = {one: about for one, about in looked.items() if isinstance(about, Seen)}
+        _refuse(_total_faults(prompt, seen, limits))
+        places = {part: path for path, part in reversed(list(placed_parts(prompt))) if isinstance(part, Media)}
+        return {one: _shown(prompt, one, about, vision, places[one]) for one, about in seen.items()}
+
+
+def media_of(prompt: Prompt) -> tuple[Media, ...]:
+    """The distinct media of a prompt, in the order in which they first occur."""
+    return tuple(dict.fromkeys(part for part in prompt.parts if isinstance(part, Media)))
+
+
+def media_tokens(prompt: Prompt, shown: Shown, vision: Vision | None) -> dict[MediaKind, int]:
+    """How many of the prompt's tokens are pictures, by the kind of what they come from."""
+    counts: dict[MediaKind, int] = {}
+    for part in prompt.parts:
+        if isinstance(part, Media) and vision is not None:
+            medium = shown[part].planned
+            tokens = medium.view.num_pictures * vision.tokens[medium.view.resolution]
+            counts[medium.kind] = counts.get(medium.kind, 0) + tokens
+    return counts
+
+
+def _named(media: Media) -> Media:
+    """The medium under the name that it is fetched by."""
+    own = OWN_FILE.fullmatch(media.uri)
+    return media if own is None else replace(media, uri=own["name"])
+
+
+def _shown(prompt: Prompt, media: Media, seen: Seen, vision: Vision, place: str) -> ShownMedium:
+    view = view_of(media, seen, resolution_of(media, prompt, vision))
+    return ShownMedium(planned(seen, view), seen.file.path.absolute(), place)
+
+
+def _declared_faults(prompt: Prompt, vision: Vision | None, base: str, limits: Limits) -> Iterator[Fault]:
+    """What can be said before anything is opened."""
+    held = [(path, part) for path, part in placed_parts(prompt) if isinstance(part, Media)]
+    for path, part in held:
+        if vision is None:
+            field = "fileData" if part.uri else "inlineData"
+            hint = "choose a base model that sees"
+            yield Fault(f"{path}.{field}", "text_only_base", f"{base} reads text only", hint)
+        elif declared_kind(part) not in (MediaKind.IMAGE, MediaKind.VIDEO, MediaKind.PDF):
+            message = f"{part.mime_type} cannot be looked at"
+            yield Fault(path, "mime_type", message, f"use image/…, video/… or {PDF}")
+    if len(held) > limits.max_media:
+        yield Fault("contents", "too_many_media", f"{len(held)} media, at most {limits.max_media} are allowed")
+
+
+def _total_faults(prompt: Prompt, seen: Mapping[Media, Seen], limits: Limits) -> Iterator[Fault]:
+    """What all media come to."""
+    num_bytes = sum(one.file.num_bytes for one in seen.values())
+    if num_bytes > limits.max_media_bytes:
+        message = f"{num_bytes:,} bytes of media, at most {limits.max_media_bytes:,} are allowed"
+        yield Fault("contents", "media_too_large", message)
+    seconds = sum(used_s(media, one.probe.duration_s or 0.0) for media, one in seen.items())
+    if seconds > limits.max_video_s:
+        message = f"{seconds:,.0f} s of video, at most {limits.max_video_s:,.0f} s are allowed"
+        yield Fault("contents", "video_too_long", message, "give a segment by videoMetadata")
+
+
+def _refuse(faults: Iterator[Fault]) -> None:
+    found = list(faults)
+    if found:
+        said = [FieldViolation(f.path, f.message + (f" ({f.hint})" if f.hint else "")) for f in found]
+        refused = InvalidArgument.of_all(tuple(said))
+        raise InvalidArgument(refused.message, violations=refused.violations, reason=found[0].rule.upper())

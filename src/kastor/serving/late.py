@@ -1,0 +1,51 @@
+"""The client of the generating processes, made at its first use: importing it costs what a server's start may not."""
+
+import threading
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kastor.domain.content import Prompt
+from kastor.domain.errors import Unavailable
+from kastor.domain.generation import Chunk, GenerateRequest, Shown
+
+if TYPE_CHECKING:
+    from kastor.serving.remote import RemoteEngine
+
+
+class LateEngine:
+    """A `RemoteEngine` of these parts, once it is needed; safe to use from several threads at once."""
+
+    def __init__(self, environment: Mapping[str, str], *, log_dir: Path, idle_timeout_s: float) -> None:
+        self._environment = environment
+        self._log_dir = log_dir
+        self._idle_timeout_s = idle_timeout_s
+        self._lock = threading.Lock()
+        self._made: RemoteEngine | None = None
+        self._closed = False
+
+    def stream(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
+        """The answer as it is made."""
+        yield from self._client().stream(request)
+
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
+        """How many tokens the prompt is for this base."""
+        return self._client().count_tokens(base_model, prompt, shown)
+
+    def close(self) -> None:
+        """End the processes; the client cannot be used any more."""
+        with self._lock:
+            self._closed = True
+            made = self._made
+        if made is not None:
+            made.close()
+
+    def _client(self) -> "RemoteEngine":
+        from kastor.serving.remote import RemoteEngine
+
+        with self._lock:
+            if self._closed:
+                raise Unavailable("The server is shutting down. Try again.")
+            if self._made is None:
+                self._made = RemoteEngine(self._environment, log_dir=self._log_dir, idle_timeout_s=self._idle_timeout_s)
+            return self._made

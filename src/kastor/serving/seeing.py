@@ -1,0 +1,174 @@
+"""What an engine sees with: media of prompts -> embeddings in the places of their pictures.
+
+All of it happens beside the generating thread, which goes on with other answers. Features come from the store that
+training fills and reads, so a second question about a medium decodes nothing. What makes embeddings of them is the
+adapter's own projector; a base without has a random one, always the same, by which pictures mean nothing.
+
+Shapes: P pictures of a medium, N tokens of a picture, C channels of the tower, W width of the language model.
+"""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
+from kastor.domain.generation import Shown, ShownMedium
+from kastor.domain.media import BadMedium
+from kastor.domain.vision import Vision
+from kastor.media import decode
+from kastor.media.cache import MediaCache
+from kastor.models.pictures import pixels_of, stored_under
+from kastor.models.projector import Projector, Spread
+from kastor.models.render import Picture
+from kastor.models.vision import PREPROCESSING, Encoder, Features, FeatureStore, tower_hash
+from kastor.serving.rows import Embedded
+
+MANIFEST_FILE = "manifest.json"  # of an adapter; says what its projector was trained on
+MAX_PROJECTORS = 32
+SEED = 0  # of a base's own projector
+
+
+class Seeing:
+    """Embeds the media of prompts for the base in `folder`; safe to use from several threads at once."""
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401  # transformers.PreTrainedModel, untyped
+        vision: Vision,
+        folder: Path,
+        cache: MediaCache,
+        adapter_folder: Callable[[str], Path],
+        *,
+        num_threads: int,
+    ) -> None:
+        self._table = model.get_input_embeddings().weight
+        self._vision = vision
+        self._folder = folder
+        self._cache = cache
+        self._adapter_folder = adapter_folder
+        self._num_threads = num_threads
+        self._encoding = threading.Lock()  # one medium goes through the tower at a time
+        self._encoder: Encoder | None = None
+        self._loading = threading.Lock()
+        self._projectors: OrderedDict[str | None, Projector] = OrderedDict()
+        self._tower = ""
+
+    def embedded(self, pictures: Sequence[Picture], shown: Shown, adapter_id: str | None) -> tuple[Embedded, ...]:
+        """The pictures of a prompt, as the adapter sees them, or the base if `None`. Blocks: media may be decoded.
+
+        Raises:
+            InvalidArgument: a medium is damaged; names its part.
+            FailedPrecondition: the adapter's projector cannot be used with this base.
+            ResourceExhausted: there is no room for features.
+            Unavailable: a medium has gone or changed since it was looked at.
+
+        """
+        features = {media: self._features(one) for media, one in shown.items()}
+        found = [features[picture.media][picture.index] for picture in pictures]
+        projector = self._projector(adapter_id, num_channels=found[0].shape[1])
+        with torch.inference_mode():
+            made = projector(torch.from_numpy(np.concatenate(found)).to(self._table.device)).to(self._table.dtype)
+        parts = made.split([len(one) for one in found])
+        return tuple(Embedded(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
+
+    # ---- features
+
+    def _features(self, shown: ShownMedium) -> Features:
+        key = stored_under(shown.planned, self._vision, self._tower_hash())
+        with closing(self._cache.lease("engine")) as lease:
+            store = FeatureStore(self._cache, lease)
+            if not store.hold(key):
+                with self._cache.fetching(key):  # who asks the same meanwhile waits for this
+                    if not store.hold(key):
+                        store.put(key, self._encoded(shown))
+            return np.stack([store.read(key, index) for index in range(shown.planned.view.num_pictures)])
+
+    def _encoded(self, shown: ShownMedium) -> Features:
+        _check_content(shown)
+        try:
+            with closing(decode.Pictures()) as pictures:
+                pixels = pixels_of(shown.path, shown.planned, self._vision, pictures)
+        except BadMedium as bad:
+            said = f"{bad.fault.message} {bad.fault.hint}".strip()
+            refused = InvalidArgument.of(shown.place, said)
+            reason = bad.fault.rule.upper()
+            raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
+        with self._encoding:
+            if self._encoder is None:
+                self._encoder = Encoder.open(self._folder, num_threads=self._num_threads)
+            return self._encoder.encode(pixels)
+
+    def _tower_hash(self) -> str:
+        with self._loading:
+            self._tower = self._tower or tower_hash(self._folder)
+            return self._tower
+
+    # ---- projectors
+
+    def _projector(self, adapter_id: str | None, *, num_channels: int) -> Projector:
+        with self._loading:
+            found = self._projectors.get(adapter_id)
+            if found is None:
+                found = self._projectors[adapter_id] = self._loaded(adapter_id, num_channels)
+                while len(self._projectors) > MAX_PROJECTORS:
+                    self._projectors.popitem(last=False)
+            self._projectors.move_to_end(adapter_id)
+            return found
+
+    def _loaded(self, adapter_id: str | None, num_channels: int) -> Projector:
+        folder = None if adapter_id is None else self._adapter_folder(adapter_id)
+        own = None if folder is None else Projector.load(folder)
+        if own is None or folder is None:
+            plain = Spread(np.zeros(num_channels), np.ones(num_channels))
+            scale = float(self._table.float().std())
+            own = Projector.fresh(plain, self._table.shape[1], scale=scale, seed=SEED)
+        else:
+            _check_origin(folder, self._tower)
+        wanted, has = (num_channels, self._table.shape[1]), (len(own.mean_C), own.width)
+        if has != wanted:
+            raise FailedPrecondition(
+                f"The projector in {folder} leads from {has[0]} channels to {has[1]}, this base needs {wanted[0]} and "
+                f"{wanted[1]}: it is another model's."
+            )
+        return own.requires_grad_(False).to(self._table.device)
+
+
+def _check_content(shown: ShownMedium) -> None:
+    """Nothing, if the file still is what was looked at; one named by its hash is never written to again."""
+    try:
+        with shown.path.open("rb") as file:
+            sha256 = shown.planned.sha256
+            same = shown.path.name == sha256 or hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError as error:
+        raise Unavailable(f"{shown.place}: the medium was taken away just now; ask again.") from error
+    if not same:
+        raise Unavailable(f"{shown.place}: the medium was changed just now; ask again.")
+
+
+def _check_origin(folder: Path, tower: str) -> None:
+    """Nothing, if the projector in `folder` was trained on what this program makes of pictures."""
+    try:
+        vision = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))["vision"]
+        made_for = (int(vision["preprocessing"]), str(vision["tower"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FailedPrecondition(
+            f"{folder / MANIFEST_FILE} does not say what its projector was trained on. Tune the model again."
+        ) from error
+    if made_for[0] != PREPROCESSING:
+        raise FailedPrecondition(
+            f"The projector in {folder} was trained on pictures prepared by version {made_for[0]} of this program's "
+            f"rules; they are at version {PREPROCESSING} now. Tune the model again."
+        )
+    if made_for[1] != tower:
+        raise FailedPrecondition(
+            f"The projector in {folder} was trained on the vision tower {made_for[1][:12]}…; this base has "
+            f"{tower[:12]}…. Tune the model again."
+        )
