@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,7 +189,11 @@ def test_an_interrupted_check_reports_what_was_read_by_then(tmp_path: Path) -> N
         running.send_signal(signal.SIGINT)
         out, _ = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "128 rows = 127 accepted + 0 dropped + 1 rejected" in out
+    counted = re.search(
+        r"(\d+) rows = (\d+) accepted \+ 0 dropped \+ 1 rejected", out
+    )  # by then: as the pipe gave them
+    assert counted is not None
+    assert 1 <= int(counted[1]) == int(counted[2]) + 1 < 200
     assert "Interrupted" in out
     assert not (tmp_path / "x").exists()
 
