@@ -35,7 +35,7 @@ from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import BaseModel, load_catalog
-from kastor.models.load import compute_threads, end_ids, load_base
+from kastor.models.load import compute_threads, end_ids, load_base, served_as
 from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
 from kastor.serving import wire
@@ -152,7 +152,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
     folder = ensure_local(base, settings.cache_dir, _StageLog())
     began = time.monotonic()
     renderer = Renderer.open(folder, base.family)
-    model = load_base(folder)
+    model = served_as(load_base(folder), base.family.vision)
     cache = SlotCache.like(model)
     bounds = Bounds(
         max_rows=settings.max_batch_rows,

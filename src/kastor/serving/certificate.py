@@ -192,12 +192,14 @@ def certificate(
     folder: Path,
     *,
     base_model: str,
+    trained_in: torch.dtype | None = None,
     heed: Callable[[], None] = lambda: None,
 ) -> Certificate:
     """The proof that `served`, opened from `folder`, is what was trained; `heed` is called between its parts.
 
     `trained` is what the trainer's memory has for each layer of the base: every one of them is applied, bit for bit,
-    so that the log-probabilities have only the arithmetic left to tell of.
+    so that the log-probabilities have only the arithmetic left to tell of. `trained_in` is the trainer's dtype, if the
+    engine's is another.
 
     Raises:
         FailedPrecondition: nothing was learnt.
@@ -205,7 +207,7 @@ def certificate(
 
     """
     num_tensors = _check_tensors(served, folder, trained)
-    tolerance = TOLERANCES[served.model.dtype]
+    tolerance = TOLERANCES[trained_in or served.model.dtype]
     rendered = [row.rendered for row in golden]
     scored = served.logprobs(rendered)
     largest, mean = _check_logprobs(golden, scored, tolerance)

@@ -8,6 +8,7 @@ import torch
 from peft.tuners.lora import Linear
 
 from kastor.domain.certificate import Certificate, golden_rows
+from kastor.models.load import served_as
 from kastor.models.projector import Projector
 from kastor.models.render import Rendered, Renderer
 from kastor.serving.adapters import Delta
@@ -42,8 +43,10 @@ def certified(
     golden = trained(model, examples, seed, eyes)
     deltas = trained_deltas(model)
     heed()
-    served = Served.open(detach(model), renderer, folder, _embed(eyes, folder))
-    proof = certificate(served, golden, deltas, folder, base_model=base_model, heed=heed)
+    base = detach(model)
+    trained_in = base.dtype
+    served = Served.open(served_as(base, renderer.vision), renderer, folder, _embed(eyes, folder))
+    proof = certificate(served, golden, deltas, folder, base_model=base_model, trained_in=trained_in, heed=heed)
     heed()
     return proof
 
