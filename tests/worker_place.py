@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from kastor.dataset.parse import encode_example
+from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.job import (
     AdapterShape,

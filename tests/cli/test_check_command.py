@@ -245,3 +245,13 @@ def media_rows() -> list[str]:
         ]
         rows.append(json.dumps({"contents": turns}))
     return rows
+
+
+def test_media_for_a_base_that_sees_are_judged_as_tuning_on_them_would(tmp_path: Path) -> None:
+    part = {"fileData": {"mimeType": "image/png", "fileUri": "missing.png"}}
+    turns = [{"role": "user", "parts": [part]}, {"role": "model", "parts": [{"text": "a cat"}]}]
+    data = dataset(tmp_path, json.dumps({"contents": turns}))
+    _, out, _ = checked(data, "--base", "kastor-nano-vl", "--json")
+    assert list(json.loads(out)["droppedByRule"]) == ["media_not_found"]
+    _, out, _ = checked(data, "--base", "kastor-nano-vl", "--profile", "gemini-api", "--json")
+    assert list(json.loads(out)["droppedByRule"]) == ["too_many_images"]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from guide_page import GUIDE, blocks
-from kastor.dataset.parse import encode_example
+from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
 from kastor.export.making import make
 from kastor.export.order import Format, Order, Weights

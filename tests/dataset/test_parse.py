@@ -10,8 +10,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kastor.dataset.encode import encode_example
 from kastor.dataset.issues import Issue
-from kastor.dataset.parse import decode_example, encode_example
+from kastor.dataset.parse import decode_example
 from kastor.dataset.read import read_examples, read_rows
 from kastor.domain.content import (
     Content,

@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kastor.dataset.parse import encode_example
+from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
 from kastor.export.gguf_file import FILE, pre_tokenizer

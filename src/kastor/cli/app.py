@@ -167,7 +167,11 @@ def check(
     ] = "smollm2-135m-instruct",
     profile: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Limits to hold it to: open, gemini-api, vertex-gemini-2.5 and others."),
+        typer.Option(
+            metavar="NAME",
+            help="Limits to hold it to: open, gemini-api, vertex-gemini-2.5 and others.  "
+            "[default: the installation's; open for a base that sees]",
+        ),
     ] = None,
     raised: Annotated[
         list[str] | None,

@@ -22,7 +22,7 @@ from kastor.dataset.page import page
 from kastor.dataset.read import Columns
 from kastor.dataset.rejects import Rejects
 from kastor.dataset.report import Judging, Report
-from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
+from kastor.domain.dataset_limits import DEFAULT_PROFILE, DatasetLimits, dataset_limits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Hyperparameters, RequestedHyperparameters, resolve
 from kastor.domain.limits import PROFILES
@@ -60,7 +60,7 @@ def run(wanted: Wanted, out: Output) -> None:
     """Look at a dataset; exits with 1 if it would be refused, with 2 if the question makes no sense."""
     settings = load_settings()
     base = load_catalog(settings.catalog_file).base(wanted.base)
-    limits = _limits(wanted, settings)
+    limits = _limits(wanted, settings, base)
     _hyperparameters(wanted, settings, 1)
     renderer = _renderer(base, settings, out, needed=wanted.show_tokens > 0)
     known = Base(base.name, base.input_token_limit + base.output_token_limit, base.family.vision, renderer)
@@ -100,8 +100,12 @@ def _judge(judging: Judging, wanted: Wanted, watch: Watch, samples: Samples) -> 
         judging.run(columns=wanted.columns, on_verdict=judged, on_bytes=watch.on_bytes)
 
 
-def _limits(wanted: Wanted, settings: Settings) -> DatasetLimits:
-    """The profile with what was raised; the installation's own where nothing is said."""
+def _limits(wanted: Wanted, settings: Settings, base: BaseModel) -> DatasetLimits:
+    """The profile with what was raised; where nothing is said, the one that `kastor tune` comes to.
+
+    Pairs go through the installation's profile; what a base that sees is for goes as a dataset file, under `open`.
+    """
+    profile = wanted.profile or (settings.profile if base.family.vision is None else DEFAULT_PROFILE)
     raised: dict[str, float | None] = dict(settings.dataset_limits)
     for item in wanted.raised:
         name, _, number = item.partition("=")
@@ -110,7 +114,7 @@ def _limits(wanted: Wanted, settings: Settings) -> DatasetLimits:
         except ValueError:
             raise typer.BadParameter(f"{item!r}; write NAME=NUMBER, as max_images=50, or NAME=none") from None
     try:
-        return dataset_limits(wanted.profile or settings.profile, raised)
+        return dataset_limits(profile, raised)
     except InvalidArgument as error:
         raise typer.BadParameter(error.message) from error
 

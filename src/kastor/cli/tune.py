@@ -11,7 +11,7 @@ from kastor.cli.follow import follow
 from kastor.cli.output import Output, duration, program
 from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
-from kastor.dataset.parse import encode_example
+from kastor.dataset.encode import encode_example
 from kastor.dataset.read import Columns, read_examples
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, Unavailable
 from kastor.domain.job import State

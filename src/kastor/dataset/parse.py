@@ -69,53 +69,6 @@ def decode_example(line: bytes) -> Example:
         raise InvalidArgument.of(fault.path or "example", fault.message) from fault
 
 
-def encode_example(example: Example) -> bytes:
-    """One line, without its end, in the Vertex form: what jobs keep."""
-    document: dict[str, object] = {
-        "contents": [
-            {"role": content.role.value, "parts": [_part_object(part) for part in content.parts]}
-            for content in example.contents
-        ]
-    }
-    if example.system is not None:
-        document["systemInstruction"] = {"parts": [_part_object(part) for part in example.system]}
-    if example.tools:
-        document["tools"] = orjson.Fragment(example.tools)
-    if example.resolution is not None:
-        document["generationConfig"] = {"mediaResolution": RESOLUTION_PREFIX + example.resolution}
-    return orjson.dumps(document)
-
-
-def _part_object(part: Part) -> dict[str, object]:
-    if isinstance(part, Text):
-        return {"text": part.text}
-    if isinstance(part, FunctionCall):
-        return {"functionCall": {"name": part.name, "args": orjson.Fragment(part.arguments)}}
-    if isinstance(part, FunctionResponse):
-        return {"functionResponse": {"name": part.name, "response": orjson.Fragment(part.response)}}
-    return _media_object(part)
-
-
-def _media_object(media: Media) -> dict[str, object]:
-    if media.uri:
-        found: dict[str, object] = {"fileData": {"mimeType": media.mime_type, "fileUri": media.uri}}
-    else:
-        data = base64.b64encode(media.data).decode("ascii")
-        found = {"inlineData": {"mimeType": media.mime_type, "data": data}}
-    segment: dict[str, object] = {
-        name: f"{value:.9f}".rstrip("0").rstrip(".") + "s"
-        for name, value in (("startOffset", media.start_s), ("endOffset", media.end_s))
-        if value is not None
-    }
-    if media.fps is not None:
-        segment["fps"] = media.fps
-    if segment:
-        found["videoMetadata"] = segment
-    if media.resolution is not None:
-        found["mediaResolution"] = {"level": RESOLUTION_PREFIX + media.resolution}
-    return found
-
-
 def _example(value: JsonValue, keys: Keys) -> Example:
     if isinstance(value, list) and len(value) == 2:
         return Example.pair(_text(value[0], "[0]"), _text(value[1], "[1]"))

@@ -9,8 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from kastor.dataset.encode import encode_example
 from kastor.dataset.issues import Issue, Row
-from kastor.dataset.parse import encode_example
 from kastor.dataset.prepare_media import MEDIA, Made, stem_of
 from kastor.dataset.prepare_plan import Act, LeftOut, Need, Options, Part, Plan, Source, TimesFrom, key_of, parts_met
 from kastor.dataset.prepare_report import Report, write_ledger

@@ -88,6 +88,9 @@ DATASET_PROFILES: Mapping[str, DatasetLimits] = MappingProxyType(
     }
 )
 
+DEFAULT_PROFILE = OPEN_DATASET.name
+"""Of a dataset file, where nothing else is said."""
+
 
 def dataset_limits(profile: str, raised: Mapping[str, float | None] = MappingProxyType({})) -> DatasetLimits:
     """The profile of this name, with the operator's own numbers.

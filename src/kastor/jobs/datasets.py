@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from kastor.domain.dataset_limits import DEFAULT_PROFILE
 from kastor.domain.errors import InvalidArgument, NotFound
 from kastor.domain.file import FILES
 from kastor.domain.permission import Principal, Role
@@ -11,8 +12,6 @@ from kastor.jobs.files import FileService
 from kastor.jobs.requests import NewDataset, NewTuning
 from kastor.jobs.service import Tuning, TuningService
 from kastor.store.blobs import Blobs
-
-DEFAULT_PROFILE = "open"
 
 
 class DatasetService:

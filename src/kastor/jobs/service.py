@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
-from kastor.dataset.parse import encode_example
+from kastor.dataset.encode import encode_example
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import Sampling

@@ -9,10 +9,10 @@ from typing import BinaryIO
 import orjson
 
 from kastor.dataset.document import document
+from kastor.dataset.encode import encode_example
 from kastor.dataset.gate import Base, Gate, Outcome, Verdict
 from kastor.dataset.look import looking
 from kastor.dataset.manifest import encode_row
-from kastor.dataset.parse import encode_example
 from kastor.dataset.report import Report, judge
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
