@@ -21,8 +21,9 @@ from kastor.domain.content import (
     Text,
 )
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.domain.vision import View, Vision
+from kastor.domain.vision import Grid, View, Vision
 from kastor.models.families import FAMILIES, SMOLLM2
+from kastor.models.layouts import Squares
 from kastor.models.render import Renderer
 from tiny import tiny_tokenizer
 
@@ -110,8 +111,7 @@ SEEING = replace(
         placeholder="<|endoftext|>",
         before="\n",
         after="<|im_end|>",
-        size={Resolution.LOW: 256, Resolution.MEDIUM: 512},
-        tokens={Resolution.LOW: 4, Resolution.MEDIUM: 16},
+        layout=Squares({Resolution.LOW: 256, Resolution.MEDIUM: 512}, pixels_a_token=128),
         default=Resolution.LOW,
     ),
 )
@@ -125,7 +125,8 @@ def a_seer() -> Renderer:
 
 SEER = a_seer()
 CAT, FILM = Media("image/png", "cat.png"), Media("video/mp4", "film.mp4", start_s=1.0)
-VIEWS = {CAT: View(Resolution.MEDIUM), FILM: View(Resolution.LOW, 2, (1.0, 62.5))}
+SMALL, LARGE = Grid(256, 256, 2, 2), Grid(512, 512, 4, 4)
+VIEWS = {CAT: View(Resolution.MEDIUM, (LARGE,)), FILM: View(Resolution.LOW, (SMALL, SMALL), (1.0, 62.5))}
 
 
 def test_each_picture_has_its_tokens_and_frames_their_moments() -> None:

@@ -64,7 +64,7 @@ class World:
         return shown_in(self.folder, prompt, self.family)
 
     def rendered(self, prompt: Prompt, shown: Shown) -> Rendered:
-        keys = {media: stored_under(one.planned, self.vision, self.tower) for media, one in shown.items()}
+        keys = {media: stored_under(one.planned, self.tower) for media, one in shown.items()}
         views = {media: one.planned.view for media, one in shown.items()}
         return self.renderer.prompt_with_pictures(prompt, views).keyed(keys)
 
@@ -203,7 +203,7 @@ def test_each_resolution_has_its_own_number_of_tokens(world: World) -> None:
         shown = world.shown(prompt)
         rendered = world.rendered(prompt, shown)
         (made,) = world.seeing().embedded(rendered.pictures, shown, None)
-        assert len(made.embeddings_NW) == world.vision.tokens[resolution]
+        assert len(made.embeddings_NW) == world.vision.num_tokens(resolution)
 
 
 def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:

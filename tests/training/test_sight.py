@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from kastor.domain.content import Media
 from kastor.domain.errors import Internal
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
+from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
 from kastor.models.families import LLAMA_LINEARS
 from kastor.models.projector import Projector, Spread
@@ -121,7 +122,8 @@ def test_the_loss_from_stored_features_is_that_of_the_whole_way_from_the_picture
     cache = MediaCache(tmp_path / "features")
     lease = cache.lease("test")
     store = FeatureStore(cache, lease)
-    store.put("c" * 64, encoder.encode(pictures))
+    grids = [Grid(64, 64, 2, 2)] * 2
+    store.put("c" * 64, encoder.encode(pictures, grids))
     model = tuned_model()
     use_packed_attention(model)
     chosen = Rendered(
@@ -129,7 +131,7 @@ def test_the_loss_from_stored_features_is_that_of_the_whole_way_from_the_picture
         [False] * 11 + [True],
         (Picture(MEDIA, 0, 1, 4, "c" * 64), Picture(MEDIA, 1, 6, 4, "c" * 64)),
     )
-    whole_way: Callable[[str, int], Any] = lambda key, index: encoder.encode([pictures[index]])[0]  # noqa: E731
+    whole_way: Callable[[str, int], Any] = lambda key, index: encoder.encode([pictures[index]], grids[:1])[0]  # noqa: E731
     stored = sum_loss(model, pack([chosen]), Sight(projector(), store.read))
     assert torch.equal(stored, sum_loss(model, pack([chosen]), Sight(projector(), whole_way)))
     other = sum_loss(model, pack([chosen]), Sight(projector(), lambda key, index: store.read(key, 1 - index)))

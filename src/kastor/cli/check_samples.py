@@ -90,7 +90,7 @@ def _segments(
     for media, group in groupby(rendered.pictures, key=lambda one: one.media):
         held = list(group)
         moments_s = views[media].moments_s
-        # the clock of the first frame is its caption, as those of the others are
+        # the moment of the first frame is its caption, as those of the others are
         yield from _texts(renderer, rendered, at, held[0].start, without=clock(moments_s[0]) if moments_s else "")
         found = thumbs.get(media, {})
         yield from (found,) if isinstance(found, Segment) else _pictured(held, found)

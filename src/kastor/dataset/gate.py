@@ -129,7 +129,9 @@ class Gate:
         if faults:
             return _refused(row, faults)
         seen = {media: found for media in example.media if isinstance(found := looked[media], Seen)}
-        views = {media: view_of(media, found, resolution_of(media, example, vision)) for media, found in seen.items()}
+        views = {
+            media: view_of(media, found, resolution_of(media, example, vision), vision) for media, found in seen.items()
+        }
         return Verdict(row.line, Outcome.ACCEPTED, row.notes, example, Plan(None, views), seen)
 
     def _mixed(self, row: Row, vision: Vision) -> Iterator[Fault]:

@@ -4,6 +4,7 @@ A *drop* is what Google's service leaves out with a notice and goes on (too long
 else rejects the row. Sources of the rules: vertex-api.md §7, gemini-api.md §7.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -149,7 +150,7 @@ def media_faults(
             yield Fault(path, seen.rule, seen.message, seen.hint, drops=True)
             continue
         resolution = resolution_of(part, example, vision)
-        if resolution not in vision.tokens:
+        if resolution not in vision.resolutions:
             yield Fault(path, "media_resolution", f"this base model has no {resolution} resolution")
         elif seen.probe.kind is not declared_kind(part):
             message = f"{part.name} is declared as {part.mime_type} and holds {seen.probe.kind.value}"
@@ -215,8 +216,11 @@ def resolution_of(media: Media, example: Example | Prompt, vision: Vision) -> Re
     return media.resolution or example.resolution or vision.default
 
 
-def view_of(media: Media, seen: Seen, resolution: Resolution) -> View:
+def view_of(media: Media, seen: Seen, resolution: Resolution, vision: Vision) -> View:
     """What the model is shown of it."""
+    probe = seen.probe
     if seen.plan is not None:
-        return View(resolution, seen.plan.num_frames, seen.plan.moments_s)
-    return View(resolution, seen.probe.num_pages or 1)
+        grid = vision.layout(resolution, (probe.width or 1, probe.height or 1))
+        return View(resolution, (grid,) * seen.plan.num_frames, seen.plan.moments_s)
+    sizes = [(math.ceil(w), math.ceil(h)) for w, h in probe.page_sizes] or [(probe.width or 1, probe.height or 1)]
+    return View(resolution, tuple(vision.layout(resolution, size) for size in sizes))

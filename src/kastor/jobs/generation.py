@@ -101,7 +101,7 @@ class GenerationService:
         vision = base.family.vision
         shown = self._sights.of(ask.prompt, vision, base.name, caller)
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown)
-        return Answer(base, self._generator.stream(request), media_tokens(ask.prompt, shown, vision))
+        return Answer(base, self._generator.stream(request), media_tokens(ask.prompt, shown))
 
     def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> Counted:
         """How many tokens the prompt is for the model.
@@ -119,7 +119,7 @@ class GenerationService:
         base = self._catalog.base(name)
         vision = base.family.vision
         shown = self._sights.of(prompt, vision, base.name, caller)
-        return Counted(self._generator.count_tokens(base.id, prompt, shown), media_tokens(prompt, shown, vision))
+        return Counted(self._generator.count_tokens(base.id, prompt, shown), media_tokens(prompt, shown))
 
     def _asked_model(self, name: str, ask: Ask, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)

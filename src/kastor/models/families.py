@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from kastor.domain.content import Resolution
 from kastor.domain.vision import Vision
+from kastor.models.layouts import Squares
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -46,8 +47,7 @@ NANO_VL = replace(
         placeholder="<jupyter_output>",  # of SmolLM2's vocabulary; no text has it
         before="",
         after="\n",
-        size=MappingProxyType({Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}),
-        tokens=MappingProxyType({Resolution.LOW: 64, Resolution.MEDIUM: 256, Resolution.HIGH: 256}),
+        layout=Squares({Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}, pixels_a_token=32),
         default=Resolution.LOW,
     ),
 )

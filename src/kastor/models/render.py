@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kastor.domain.content import Example, Media, Part, Prompt, Role, Text
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.domain.vision import NO_VIEWS, TokenCount, Views, Vision, clock
+from kastor.domain.vision import NO_VIEWS, Grid, TokenCount, Views, Vision
 from kastor.models.families import Family
 from kastor.models.word_counts import WordCounts
 
@@ -28,6 +30,8 @@ class Picture:
     start: int
     num_tokens: int
     key: str = ""  # of the medium's stored features (`models.vision`), once they are looked up
+    offset: int = 0  # of the picture's tokens, the first that stands here: where it is written tile by tile
+    columns: int = 0  # of the tokens' grid; 0 where their places in it do not matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,12 @@ class Rendered:
     token_ids: list[int]
     supervised: list[bool]  # True where the token is learnt: the last answer and the token that ends it
     pictures: tuple[Picture, ...] = ()
+    on_a_grid: bool = False  # the tokens of pictures have places of their own (`positions`)
+
+    @property
+    def positions(self) -> NDArray[np.int64] | None:
+        """Temporal, vertical and horizontal positions (3, T); `None` where they count up from 0."""
+        return grid_positions(len(self.token_ids), self.pictures) if self.on_a_grid and self.pictures else None
 
     @property
     def num_supervised(self) -> int:
@@ -56,6 +66,8 @@ class _Placeholders:
     media: Media
     index: int
     num_tokens: int
+    offset: int
+    columns: int
 
 
 _Piece = list[int] | str | _Placeholders
@@ -76,6 +88,7 @@ class Renderer:
         self._before = self._control(vision.before) if vision else []
         self._after = self._control(vision.after) if vision else []
         self._placeholder_id = self._single(vision.placeholder) if vision else -1
+        self._on_a_grid = vision is not None and vision.on_a_grid
 
     @classmethod
     def open(cls, folder: Path, family: Family) -> "Renderer":
@@ -116,7 +129,7 @@ class Renderer:
 
         """
         ids, pictures = self._ids(self._prompt_pieces(prompt, views))
-        return Rendered(ids, [False] * len(ids), pictures)
+        return Rendered(ids, [False] * len(ids), pictures, self._on_a_grid)
 
     def example(self, example: Example, views: Views = NO_VIEWS) -> Rendered:
         """The served prompt followed by the answer and the closing token, which alone are supervised.
@@ -127,7 +140,8 @@ class Renderer:
         """
         before, pictures = self._ids(self._prompt_pieces(example.prompt, views))
         answer, _ = self._ids(self._answer_pieces(example))
-        return Rendered(before + answer, [False] * len(before) + [True] * len(answer), pictures)
+        learnt = [False] * len(before) + [True] * len(answer)
+        return Rendered(before + answer, learnt, pictures, self._on_a_grid)
 
     def counts(self, examples: Sequence[Example], views: Sequence[Views] = ()) -> list[TokenCount]:
         """What `example` would give for each, all their texts counted in one go; `views` is empty or one for each.
@@ -192,12 +206,25 @@ class Renderer:
             raise InvalidArgument(f"This base model reads text only, not {media.name}.")
         if view is None:
             raise InvalidArgument(f"{media.name} stands where this base model sees no media: in its own turn.")
-        for index in range(view.num_pictures):
+        for index, grid in enumerate(view.grids):
             if view.moments_s:
-                yield clock(view.moments_s[index])
-            yield self._before
-            yield _Placeholders(media, index, vision.tokens[view.resolution])
+                yield vision.moment(view.moments_s[index])
+            yield from self._picture_pieces(media, index, grid, vision)
             yield self._after
+
+    def _picture_pieces(self, media: Media, index: int, grid: Grid, vision: Vision) -> Iterator[_Piece]:
+        if grid.tiles == (1, 1):
+            yield self._before
+            yield _Placeholders(media, index, grid.num_tokens, 0, grid.columns)
+            return
+        rows, columns = grid.tiles
+        size = grid.num_tokens // (rows * columns)
+        for number in range(rows * columns):
+            yield self._tile_mark(number // columns + 1, number % columns + 1, vision)
+            yield _Placeholders(media, index, size, number * size, grid.columns // columns)
+
+    def _tile_mark(self, row: int, column: int, vision: Vision) -> list[int]:
+        return self._control(vision.tile_mark(row, column))
 
     def _ids(self, pieces: Iterable[_Piece]) -> tuple[list[int], tuple[Picture, ...]]:
         ids: list[int] = []
@@ -206,7 +233,8 @@ class Renderer:
             if isinstance(piece, str):
                 ids += self.text(piece)
             elif isinstance(piece, _Placeholders):
-                pictures.append(Picture(piece.media, piece.index, len(ids), piece.num_tokens))
+                place = Picture(piece.media, piece.index, len(ids), piece.num_tokens)
+                pictures.append(replace(place, offset=piece.offset, columns=piece.columns))
                 ids += [self._placeholder_id] * piece.num_tokens
             else:
                 ids += piece
@@ -223,6 +251,33 @@ class Renderer:
 
     def _control(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def grid_positions(num_tokens: int, pictures: Sequence[Picture]) -> NDArray[np.int64]:
+    """Temporal, vertical and horizontal positions (3, T) of M-RoPE (Qwen2-VL, arXiv:2409.12191).
+
+    Text counts up in all three. The tokens of a picture share the temporal one, and have their row and column in the
+    others; what follows goes on after the largest.
+
+    >>> grid_positions(6, [Picture(Media("image/png"), 0, start=1, num_tokens=4, columns=2)]).tolist()
+    [[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]]
+    """
+    found = np.empty((3, num_tokens), np.int64)
+    at = position = 0
+    for picture in pictures:
+        position = _count_up(found, at, picture.start, position)
+        at = picture.start + picture.num_tokens
+        rows, columns = np.divmod(np.arange(picture.num_tokens), picture.columns)
+        found[:, picture.start : at] = position + np.stack([np.zeros_like(rows), rows, columns])
+        position += int(max(rows[-1], columns.max())) + 1
+    _count_up(found, at, num_tokens, position)
+    return found
+
+
+def _count_up(positions_3T: NDArray[np.int64], begin: int, end: int, position: int) -> int:
+    """Fill [begin, end) with the numbers from `position` on; the one after them."""
+    positions_3T[:, begin:end] = np.arange(position, position + end - begin)
+    return position + end - begin
 
 
 def _size(piece: list[int] | _Placeholders) -> int:

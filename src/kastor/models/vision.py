@@ -1,16 +1,16 @@
 """Pictures -> frozen features, computed once: the encoder around a tower, and the store where its features are kept.
 
-A picture is scaled to a square without regard to its proportions (by the decoders, bicubic): everything in it stays in
-sight and no token is spent on borders, as EfficientNet was trained under crops of all proportions. Features are half
-precision; their rounding, 5e-4, is far below what the projector's standardisation leaves of differences.
+A picture is scaled by the decoders to the size of its layout. Features are half precision; their rounding, 5e-4, is far
+below what the projector's standardisation leaves of differences.
 
-Shapes: P pictures of a medium, S pixels of a side, N tokens of a picture, C channels of the tower.
+Shapes: B pictures at once, N tokens of a picture, C channels of the tower.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kastor.domain.errors import FailedPrecondition
+from kastor.domain.vision import Grid
 from kastor.media.cache import Lease, MediaCache
 from kastor.models.load import best_device
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
 from kastor.models.tower_onnx import OnnxTower
 
-PREPROCESSING = 1  # counts changes to how pictures are scaled; part of every key
+PREPROCESSING = 2  # counts changes to how pictures are scaled; part of every key
 BATCH_PIXELS = 8 * 256 * 256  # go through the tower at once
-TENSOR = "features"
+TENSOR = "features"  # of all pictures, one after the other
+ENDS = "ends"  # where each one's end, in tokens
 
 Pixels = NDArray[np.uint8]
 Features = NDArray[np.float16]
@@ -38,7 +40,7 @@ Features = NDArray[np.float16]
 class Encoder:
     """A frozen tower that makes features of pictures; `hash` is that of its weights."""
 
-    tower: Callable[[Pixels], NDArray[np.float32]]  # (B, S, S, 3) -> (B, N, C)
+    tower: Callable[[Pixels, Grid], NDArray[np.float32]]  # (B, height, width, 3), their layout -> (B, N, C)
     hash: str
 
     @classmethod
@@ -52,14 +54,19 @@ class Encoder:
         file = folder / TOWER_FILE
         sha256 = tower_hash(folder)
         if best_device().type == "cpu":
-            return cls(OnnxTower.open(file, num_threads=num_threads), sha256)
+            onnx = OnnxTower.open(file, num_threads=num_threads)
+            return cls(lambda pictures, _: onnx(pictures), sha256)
         return cls(_OnDevice(Tower.open(file).to(best_device())), sha256)
 
-    def encode(self, pictures: Sequence[Pixels]) -> Features:
-        """Features of pictures of one size (S, S, 3), S a multiple of 32: (P, N, C). Batches change no bit of them."""
-        at_once = max(1, BATCH_PIXELS // pictures[0][..., 0].size)
-        batches = [np.stack(pictures[at : at + at_once]) for at in range(0, len(pictures), at_once)]
-        return np.concatenate([self.tower(batch).astype(np.float16) for batch in batches])
+    def encode(self, pictures: Sequence[Pixels], grids: Sequence[Grid]) -> list[Features]:
+        """Features (N, C) of each picture, which is as its grid says. Batches change no bit of them."""
+        found: list[Features] = []
+        for grid, group in groupby(zip(grids, pictures, strict=True), key=lambda pair: pair[0]):
+            alike = [picture for _, picture in group]
+            at_once = max(1, BATCH_PIXELS // (grid.width * grid.height))
+            for at in range(0, len(alike), at_once):
+                found += list(self.tower(np.stack(alike[at : at + at_once]), grid).astype(np.float16))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class _OnDevice:
 
     tower: Tower
 
-    def __call__(self, pictures_BHWC: Pixels) -> NDArray[np.float32]:
+    def __call__(self, pictures_BHWC: Pixels, _: Grid) -> NDArray[np.float32]:
         device = next(self.tower.buffers()).device
         found: NDArray[np.float32] = self.tower(torch.from_numpy(pictures_BHWC).to(device)).float().cpu().numpy()
         return found
@@ -91,17 +98,18 @@ def tower_hash(folder: Path) -> str:
         ) from error
 
 
-def feature_key(sha256: str, pictures: Sequence[int], size: int, tower: str) -> str:
+def feature_key(sha256: str, pictures: Sequence[int], grids: Sequence[Grid], tower: str) -> str:
     """Under which name the features of a medium are kept.
 
     Args:
         sha256: of the medium's content.
         pictures: those that are looked at: presentation times of a video's frames, numbers of pages, (0,) of an image.
-        size: pixels of each side that they are scaled to.
+        grids: how each is laid out.
         tower: the hash of its weights.
 
     """
-    said = json.dumps([PREPROCESSING, tower, size, sha256, list(pictures)])
+    layout = [[*astuple(grid), len(list(group))] for grid, group in groupby(grids)]
+    said = json.dumps([PREPROCESSING, tower, layout, sha256, list(pictures)])
     return hashlib.sha256(said.encode()).hexdigest()
 
 
@@ -125,14 +133,16 @@ class FeatureStore:
             self._held[key] = found.path
         return True
 
-    def put(self, key: str, features_PNC: Features) -> None:
-        """Keep the features, for as long as the lease lives at least.
+    def put(self, key: str, features: Sequence[Features]) -> None:
+        """Keep the features (N, C) of each picture, for as long as the lease lives at least.
 
         Raises:
             ResourceExhausted: the disk or the cache is full.
 
         """
-        self._held[key] = self._cache.put([save({TENSOR: features_PNC})], self._lease, name=key).path
+        ends = np.cumsum([len(one) for one in features])
+        content = save({TENSOR: np.concatenate(features), ENDS: ends})
+        self._held[key] = self._cache.put([content], self._lease, name=key).path
 
     def read(self, key: str, index: int) -> Features:
         """Features (N, C) of one picture of a medium that is held; no others are read from the disk.
@@ -144,7 +154,8 @@ class FeatureStore:
         path = self._held[key]
         try:
             with safe_open(path, framework="numpy") as file:  # maps it into memory
-                found: Features = file.get_slice(TENSOR)[index]
+                begin, end = [0, *file.get_tensor(ENDS).tolist()][index : index + 2]
+                found: Features = file.get_slice(TENSOR)[begin:end]
         except (OSError, SafetensorError) as error:
             raise FailedPrecondition(
                 f"The features in {path} cannot be read ({error}): delete the file, and tune again."

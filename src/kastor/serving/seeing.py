@@ -81,21 +81,21 @@ class Seeing:
 
     # ---- features
 
-    def _features(self, shown: ShownMedium) -> Features:
-        key = stored_under(shown.planned, self._vision, self._tower_hash())
+    def _features(self, shown: ShownMedium) -> list[Features]:
+        key = stored_under(shown.planned, self._tower_hash())
         with closing(self._cache.lease("engine")) as lease:
             store = FeatureStore(self._cache, lease)
             if not store.hold(key):
                 with self._cache.fetching(key):  # who asks the same meanwhile waits for this
                     if not store.hold(key):
                         store.put(key, self._encoded(shown))
-            return np.stack([store.read(key, index) for index in range(shown.planned.view.num_pictures)])
+            return [store.read(key, index) for index in range(shown.planned.view.num_pictures)]
 
-    def _encoded(self, shown: ShownMedium) -> Features:
+    def _encoded(self, shown: ShownMedium) -> list[Features]:
         _check_content(shown)
         try:
             with closing(decode.Pictures()) as pictures:
-                pixels = pixels_of(shown.path, shown.planned, self._vision, pictures)
+                pixels = pixels_of(shown.path, shown.planned, pictures)
         except BadMedium as bad:
             said = f"{bad.fault.message} {bad.fault.hint}".strip()
             refused = InvalidArgument.of(shown.place, said)
@@ -104,7 +104,7 @@ class Seeing:
         with self._encoding:
             if self._encoder is None:
                 self._encoder = Encoder.open(self._folder, num_threads=self._num_threads)
-            return self._encoder.encode(pixels)
+            return self._encoder.encode(pixels, shown.planned.view.grids)
 
     def _tower_hash(self) -> str:
         with self._loading:

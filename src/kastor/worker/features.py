@@ -71,7 +71,7 @@ class FeaturePass:
 
     def key_of(self, planned: PlannedMedium) -> str:
         """Under which name the features of a medium are stored."""
-        return stored_under(planned, self._vision, self.tower)
+        return stored_under(planned, self.tower)
 
     def run(self, store: FeatureStore, num_threads: int) -> tuple[TuningSpec, frozenset[str]]:
         """Make what is missing in `store`, which then holds all.
@@ -118,7 +118,7 @@ class FeaturePass:
                 if isinstance(pixels, MediaFault):
                     faults[one.planned.sha256] = pixels
                 else:
-                    store.put(one.key, encoder.encode(pixels))
+                    store.put(one.key, encoder.encode(pixels, one.planned.view.grids))
                 tell.more(one.planned.view.num_pictures)
         tell.end()
         return faults
@@ -146,7 +146,7 @@ class FeaturePass:
         try:
             if fetched.sha256 != planned.sha256:
                 raise BadMedium.of("media_changed", f"{media.name} is another file now than when it was checked.")
-            return pixels_of(fetched.path, planned, self._vision, pictures)
+            return pixels_of(fetched.path, planned, pictures)
         finally:
             fetcher.release(fetched)
 
