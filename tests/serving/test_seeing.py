@@ -203,7 +203,7 @@ def test_each_resolution_has_its_own_number_of_tokens(world: World) -> None:
         shown = world.shown(prompt)
         rendered = world.rendered(prompt, shown)
         (made,) = world.seeing().embedded(rendered.pictures, shown, None)
-        assert len(made.embeddings_NW) == world.vision.num_tokens(resolution)
+        assert len(made.made_NC) == world.vision.num_tokens(resolution)
 
 
 def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:
@@ -215,7 +215,7 @@ def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:
     second = world.seeing().embedded(rendered.pictures, shown, None)
     assert len(first) == 3
     for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.embeddings_NW, other.embeddings_NW)
+        assert torch.equal(one.made_NC, other.made_NC)
 
 
 def test_a_medium_that_changed_since_it_was_looked_at_is_not_taken_for_it(world: World) -> None:

@@ -89,9 +89,12 @@ def _segments(
     at = 0
     for media, group in groupby(rendered.pictures, key=lambda one: one.media):
         held = list(group)
-        moments_s = views[media].moments_s
+        moments_s, vision = views[media].moments_s, renderer.vision
+        assert vision is not None  # noqa: S101  # there are pictures
         # the moment of the first frame is its caption, as those of the others are
-        yield from _texts(renderer, rendered, at, held[0].start, without=clock(moments_s[0]) if moments_s else "")
+        yield from _texts(
+            renderer, rendered, at, held[0].start, without=vision.moment(moments_s[0]) if moments_s else ""
+        )
         found = thumbs.get(media, {})
         yield from (found,) if isinstance(found, Segment) else _pictured(held, found)
         at = held[-1].start + held[-1].num_tokens

@@ -72,10 +72,12 @@ class Seeing:
 
         """
         features = {media: self._features(one) for media, one in shown.items()}
-        found = [features[picture.media][picture.index] for picture in pictures]
-        projector = self._projector(adapter_id, num_channels=found[0].shape[1])
-        with torch.inference_mode():
-            made = projector(torch.from_numpy(np.concatenate(found)).to(self._table.device)).to(self._table.dtype)
+        found = [features[p.media][p.index][p.offset : p.offset + p.num_tokens] for p in pictures]
+        given = torch.from_numpy(np.concatenate(found)).to(self._table.device)
+        if not self._vision.pretrained:
+            with torch.inference_mode():
+                given = self._projector(adapter_id, num_channels=given.shape[1])(given)
+        made = given.to(self._table.dtype)
         parts = made.split([len(one) for one in found])
         return tuple(Embedded(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
 
