@@ -9,6 +9,26 @@ from kastor.domain.media import MediaKind, SamplingPlan
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """How one picture is laid out: scaled to `width` x `height` pixels it becomes `rows` x `columns` tokens.
+
+    Where it is cut into tiles (rows x columns of them), each is a picture of its own for the tower, and their tokens
+    come tile after tile, row by row within each.
+    """
+
+    width: int
+    height: int
+    rows: int
+    columns: int
+    tiles: tuple[int, int] = (1, 1)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the whole picture."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
 class Vision:
     """How a family sees: what a picture is resized to and how many tokens it becomes, at each resolution.
 
