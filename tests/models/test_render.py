@@ -23,7 +23,7 @@ from kastor.domain.content import (
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.domain.vision import Grid, View, Vision
 from kastor.models.families import FAMILIES, SMOLLM2
-from kastor.models.layouts import Squares
+from kastor.models.layouts import SquareLayout
 from kastor.models.render import Renderer
 from tiny import tiny_tokenizer
 
@@ -111,7 +111,7 @@ SEEING = replace(
         placeholder="<|endoftext|>",
         before="\n",
         after="<|im_end|>",
-        layout=Squares({Resolution.LOW: 256, Resolution.MEDIUM: 512}, pixels_a_token=128),
+        layout=SquareLayout({Resolution.LOW: 256, Resolution.MEDIUM: 512}, pixels_a_token=128),
         default=Resolution.LOW,
     ),
 )

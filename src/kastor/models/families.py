@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from kastor.domain.content import Resolution
 from kastor.domain.vision import Vision
-from kastor.models.layouts import Squares
+from kastor.models.layouts import SquareLayout
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -47,7 +47,7 @@ NANO_VL = replace(
         placeholder="<jupyter_output>",  # of SmolLM2's vocabulary; no text has it
         before="",
         after="\n",
-        layout=Squares({Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}, pixels_a_token=32),
+        layout=SquareLayout({Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}, pixels_a_token=32),
         default=Resolution.LOW,
     ),
 )
