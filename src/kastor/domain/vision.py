@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from kastor.domain.content import Media, Resolution
-from kastor.domain.media import MediaKind, SamplingPlan
+from kastor.domain.media import MediaKind, Resample, SamplingPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ class Vision:
     resolutions: frozenset[Resolution] = frozenset(Resolution)
     moment: Callable[[float], str] = clock  # seconds -> what stands before a frame
     tile_mark: Callable[[int, int], str] = no_mark  # row and column of a tile, from 1 -> what stands before it
-    pretrained: bool = False  # the base's own tower and projector give embeddings; else a projector is trained
+    resample: Resample = Resample.BICUBIC  # by which pictures are scaled
+    pretrained: str = ""  # whose tower and projector, of the base itself, give embeddings; else a projector is trained
     on_a_grid: bool = False  # a token's place is its row and column in the picture (M-RoPE)
     both_ways: bool = False  # a picture's tokens attend to those after them in it, too
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from kastor.domain.content import Resolution
 from kastor.domain.vision import Vision
-from kastor.models.layouts import SquareLayout
+from kastor.models import visions
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -43,13 +42,7 @@ SMOLLM2 = Family(
 NANO_VL = replace(
     SMOLLM2,
     name="kastor-nano-vl",
-    vision=Vision(
-        placeholder="<jupyter_output>",  # of SmolLM2's vocabulary; no text has it
-        before="",
-        after="\n",
-        layout=SquareLayout({Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}, pixels_a_token=32),
-        default=Resolution.LOW,
-    ),
+    vision=visions.NANO,
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in (SMOLLM2, NANO_VL)})

@@ -1,7 +1,7 @@
 """How each family lays a picture out at a resolution: pixels and tokens, by arithmetic alone.
 
-A layout of a pretrained family is built from the numbers of a model's config.json (`layout_of`) and gives a `Grid` for a picture of any size;
-it never gives more tokens than the resolution has. What becomes of the pixels is `preprocess`'s and `towers`' business.
+A pretrained family's layout is built from the numbers of a model's config.json (`layout_of`) and gives a `Grid` for a
+picture of any size; it never gives more tokens than the resolution has. What becomes of the pixels is `preprocess`'s and `towers`' business.
 """
 
 import math
@@ -198,3 +198,4 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         raise FailedPrecondition(
             f"config.json of a {kind} does not say how pictures are laid out ({error!r}): fetch the model again."
         ) from error
+    return layout

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kastor.domain.vision import PlannedMedium
+from kastor.domain.vision import PlannedMedium, Vision
 from kastor.media import decode
 from kastor.models.vision import Pixels, feature_key
 
@@ -15,14 +15,14 @@ def stored_under(medium: PlannedMedium, tower: str) -> str:
     return feature_key(medium.sha256, list(pictures), view.grids, tower)
 
 
-def pixels_of(path: Path, medium: PlannedMedium, pictures: decode.Pictures) -> list[Pixels]:
+def pixels_of(path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.Pictures) -> list[Pixels]:
     """The planned pictures of the medium at `path`, scaled as they are laid out, (height, width, 3) each.
 
     Raises:
         BadMedium: it is damaged, or asks for too much.
 
     """
-    sizes = [(grid.width, grid.height) for grid in medium.view.grids]
+    sizes, resample = [(grid.width, grid.height) for grid in medium.view.grids], vision.resample
     if medium.frames is not None:
-        return [frame.pixels for frame in decode.frames(path, medium.frames, sizes[0])]
-    return [pictures.picture(path, size, page=page) for page, size in enumerate(sizes)]
+        return [frame.pixels for frame in decode.frames(path, medium.frames, sizes[0], resample=resample)]
+    return [pictures.picture(path, size, page=page, resample=resample) for page, size in enumerate(sizes)]

@@ -97,7 +97,7 @@ class Seeing:
         _check_content(shown)
         try:
             with closing(decode.Pictures()) as pictures:
-                pixels = pixels_of(shown.path, shown.planned, pictures)
+                pixels = pixels_of(shown.path, shown.planned, self._vision, pictures)
         except BadMedium as bad:
             said = f"{bad.fault.message} {bad.fault.hint}".strip()
             refused = InvalidArgument.of(shown.place, said)
@@ -105,12 +105,12 @@ class Seeing:
             raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
         with self._encoding:
             if self._encoder is None:
-                self._encoder = Encoder.open(self._folder, num_threads=self._num_threads)
+                self._encoder = Encoder.open(self._folder, self._vision, num_threads=self._num_threads)
             return self._encoder.encode(pixels, shown.planned.view.grids)
 
     def _tower_hash(self) -> str:
         with self._loading:
-            self._tower = self._tower or tower_hash(self._folder)
+            self._tower = self._tower or tower_hash(self._folder, self._vision)
             return self._tower
 
     # ---- projectors

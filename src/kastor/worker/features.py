@@ -62,7 +62,7 @@ class FeaturePass:
         self._files = Files(blobs.dataset(job.id), blobs.plan(job.id))
         self._leaving = Leaving(settings, job, blobs, ownership)
         self._uploads = uploads(settings, job)
-        self.tower = tower_hash(folder)
+        self.tower = tower_hash(folder, vision)
 
     def open(self, stack: ExitStack) -> FeatureStore:
         """The store; what is held in it stays for as long as `stack` is open."""
@@ -112,7 +112,7 @@ class FeaturePass:
         """Encode and store; why some could not be, by the hash of their content."""
         faults: dict[str, MediaFault] = {}
         tell = _Told(self._ownership.note, sum(one.planned.view.num_pictures for one in missing))
-        encoder = Encoder.open(self._folder, num_threads=num_threads)
+        encoder = Encoder.open(self._folder, self._vision, num_threads=num_threads)
         with Ahead(self._decoded(missing), most=MEDIA_AHEAD) as decoded:
             for one, pixels in decoded:
                 if isinstance(pixels, MediaFault):
@@ -146,7 +146,7 @@ class FeaturePass:
         try:
             if fetched.sha256 != planned.sha256:
                 raise BadMedium.of("media_changed", f"{media.name} is another file now than when it was checked.")
-            return pixels_of(fetched.path, planned, pictures)
+            return pixels_of(fetched.path, planned, self._vision, pictures)
         finally:
             fetcher.release(fetched)
 
