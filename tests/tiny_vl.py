@@ -30,6 +30,17 @@ GEMMA_TOKENS = (
     "<end_of_image>",
     "<image_soft_token>",
 )
+GEMMA4_TOKENS = (
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<|turn>",
+    "<turn|>",
+    "<|image>",
+    "<image|>",
+    "<|image|>",
+    "<|video|>",
+)
 SMOLVLM_TOKENS = (
     "<fake_token_around_image>",
     "<image>",
@@ -67,6 +78,37 @@ def tiny_gemma3(folder: Path, seed: int = 0) -> Path:
     return _saved(folder, Gemma3ForConditionalGeneration, config, GEMMA_TOKENS, seed)
 
 
+def tiny_gemma4(folder: Path, seed: int = 0) -> Path:
+    """Gemma 4: patches of 16 pixels averaged three by three, at any proportions; per-layer embeddings, no audio."""
+    from transformers import Gemma4Config, Gemma4ForConditionalGeneration
+
+    ids = _ids(GEMMA4_TOKENS)
+    ends = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<bos>"]}
+    text = _text(GEMMA4_TOKENS) | {
+        "sliding_window": 128,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "vocab_size_per_layer_input": len(ids),
+        "hidden_size_per_layer_input": 8,
+        "global_head_dim": 32,
+        "eos_token_id": ids["<eos>"],
+        "use_bidirectional_attention": "vision",
+        "final_logit_softcapping": 30.0,
+    }
+    vision = _vision(image_size=0, patch_size=16) | {"num_key_value_heads": 2, "head_dim": 16, "standardize": True}
+    del vision["image_size"]
+    config = Gemma4Config(
+        text_config=text | ends,
+        vision_config=vision | {"position_embedding_size": 1024},
+        boi_token_id=ids["<|image>"],
+        eoi_token_id=ids["<image|>"],
+        image_token_id=ids["<|image|>"],
+        video_token_id=ids["<|video|>"],
+        eos_token_id=[ids["<eos>"], ids["<turn|>"]],
+        **ends,
+    )
+    return _saved(folder, Gemma4ForConditionalGeneration, config, GEMMA4_TOKENS, seed)
+
+
 def tiny_qwen3_vl(folder: Path, seed: int = 0) -> Path:
     """Qwen3-VL: patches of 16 pixels merged two by two, features of two layers given to the first two (deepstack)."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -100,18 +142,18 @@ def tiny_smolvlm(folder: Path, seed: int = 0) -> Path:
     """SmolVLM: squares of 16 x 16 patches, shuffled two by two to 64 tokens, before a Llama."""
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-    ids = _ids(SMOLVLM_TOKENS)
-    config = SmolVLMConfig(
-        text_config=_text(SMOLVLM_TOKENS) | {"model_type": "llama", "pad_token_id": 0},
-        vision_config=_vision(image_size=128, patch_size=8) | {"model_type": "smolvlm_vision"},
-        scale_factor=2,
-        image_token_id=ids["<image>"],
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=ids["<end_of_utterance>"],
-        tie_word_embeddings=True,
-    )
+    vision = _vision(image_size=128, patch_size=8) | {"model_type": "smolvlm_vision"}
+    config = SmolVLMConfig(vision_config=vision, scale_factor=2, **_smolvlm_rest())
     return _saved(folder, SmolVLMForConditionalGeneration, config, SMOLVLM_TOKENS, seed)
+
+
+def tiny_idefics3(folder: Path, seed: int = 0) -> Path:
+    """Idefics3: as SmolVLM, of squares that have more than 64 tokens, 100, at their full size."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
+
+    vision = _vision(image_size=80, patch_size=4) | {"model_type": "idefics3_vision"}
+    config = Idefics3Config(vision_config=vision, scale_factor=2, **_smolvlm_rest())
+    return _saved(folder, Idefics3ForConditionalGeneration, config, SMOLVLM_TOKENS, seed)
 
 
 def tiny_llava(folder: Path, seed: int = 0) -> Path:
@@ -137,9 +179,11 @@ def tiny_llava(folder: Path, seed: int = 0) -> Path:
 TINY_VL: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
     {
         "gemma3": tiny_gemma3,
+        "gemma4": tiny_gemma4,
         "qwen3-vl": tiny_qwen3_vl,
         "qwen2.5-vl": tiny_qwen2_5_vl,
         "smolvlm": tiny_smolvlm,
+        "idefics3": tiny_idefics3,
         "llava": tiny_llava,
     }
 )
@@ -209,6 +253,18 @@ def _qwen_ids() -> dict[str, Any]:
     }
 
 
+def _smolvlm_rest() -> dict[str, Any]:
+    ids = _ids(SMOLVLM_TOKENS)
+    return {
+        "text_config": _text(SMOLVLM_TOKENS) | {"model_type": "llama", "pad_token_id": 0},
+        "image_token_id": ids["<image>"],
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": ids["<end_of_utterance>"],
+        "tie_word_embeddings": True,
+    }
+
+
 def _saved(folder: Path, architecture: Any, config: Any, more: tuple[str, ...], seed: int) -> Path:
     """A base's folder as `ensure_local` gives it, in fp32; what initialises to nought or one is made random, too."""
     import torch
@@ -217,8 +273,8 @@ def _saved(folder: Path, architecture: Any, config: Any, more: tuple[str, ...], 
         torch.manual_seed(seed)
         model = architecture(config).eval()
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if _is_vision(name):
+            for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+                if _is_vision(name) and name in model.state_dict():
                     parameter.copy_(torch.randn_like(parameter) * _spread(parameter) + parameter.eq(1))
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)

@@ -59,6 +59,34 @@ def _squeezed(size: tuple[int, int]) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
+class FittedLayout:
+    """Gemma 4: a picture of any size is scaled to the largest of its proportions that the budget holds.
+
+    LOW, MEDIUM and HIGH bound the tokens by 64, 256 and 1024, by the processor's own rule; it was published with the
+    bounds 70, 140, 280, 560 and 1120. Where its rule fails (a strip shorter than a token), the strip is one token high.
+
+    >>> FittedLayout(patch_size=16, pool=3)(Resolution.MEDIUM, (1920, 1080))
+    Grid(width=1008, height=576, rows=12, columns=21, tiles=(1, 1))
+    """
+
+    patch_size: int
+    pool: int  # patches of a token, along each side
+
+    def __call__(self, resolution: Resolution, size: tuple[int, int]) -> Grid:
+        """The grid of a picture of `size` (width, height)."""
+        factor = self.patch_size * self.pool
+        budget = BUDGET[resolution]
+        width, height = size
+        scale = math.sqrt(budget * factor**2 / (width * height))
+        columns, rows = math.floor(scale * width / factor), math.floor(scale * height / factor)
+        if rows == 0:
+            rows, columns = 1, min(width // height, budget)
+        elif columns == 0:
+            rows, columns = min(height // width, budget), 1
+        return Grid(columns * factor, rows * factor, rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
 class PooledLayout:
     """Gemma 3 and LLaVA: every picture is scaled to one square, and its patches are averaged in squares of k x k.
 
@@ -156,6 +184,11 @@ def _gemma3(config: Mapping[str, Any]) -> Layout:
     )
 
 
+def _gemma4(config: Mapping[str, Any]) -> Layout:
+    vision = config["vision_config"]
+    return FittedLayout(vision.get("patch_size", 16), vision.get("pooling_kernel_size", 3))
+
+
 def _llava(config: Mapping[str, Any]) -> Layout:
     vision = config["vision_config"]
     return PooledLayout(vision["image_size"], vision["patch_size"])
@@ -169,6 +202,7 @@ def _smolvlm(config: Mapping[str, Any]) -> Layout:
 LAYOUTS: Mapping[str, Callable[[Mapping[str, Any]], Layout]] = MappingProxyType(
     {
         "gemma3": _gemma3,
+        "gemma4": _gemma4,
         "idefics3": _smolvlm,
         "llava": _llava,
         "qwen2_5_vl": _qwen2_5_vl,

@@ -34,6 +34,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "gemma3": Recipe(Resample.BILINEAR, HALF, HALF),
+        "gemma4": Recipe(Resample.BICUBIC, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # its tower does the rest
         "idefics3": Recipe(Resample.LANCZOS, HALF, HALF),
         "llava": Recipe(Resample.BICUBIC, CLIP_MEAN, CLIP_STD),
         "qwen2.5-vl": Recipe(Resample.BICUBIC, CLIP_MEAN, CLIP_STD),
@@ -61,6 +62,13 @@ def tiles(pictures_BHWC: Pixels, grid: Grid) -> Pixels:
     number, height, width, channels = pictures_BHWC.shape
     cut = pictures_BHWC.reshape(number, rows, height // rows, columns, width // columns, channels)
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height // rows, width // columns, channels)
+
+
+def plain_patches(pixels_BCHW: Floats, patch_size: int) -> Floats:
+    """Patches (B, P, S * S * C) as Gemma 4 takes them: row by row, the channels of a pixel side by side."""
+    number, channels, height, width = pixels_BCHW.shape
+    cut = pixels_BCHW.reshape(number, channels, height // patch_size, patch_size, width // patch_size, patch_size)
+    return cut.transpose(0, 2, 4, 3, 5, 1).reshape(number, -1, patch_size**2 * channels)
 
 
 def patches(pixels_BCHW: Floats, *, patch_size: int, merge: int, num_frames: int) -> Floats:
