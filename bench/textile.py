@@ -139,7 +139,9 @@ class Judge:
         self.resolution = Resolution(resolution)
         grid = self.base.family.vision.layout(self.resolution, (1, 1))
         self.grid = grid
-        encoder = Encoder.open(self.folder, num_threads=settings.num_threads or compute_threads())
+        encoder = Encoder.open(
+            self.folder, self.base.family.vision, num_threads=settings.num_threads or compute_threads()
+        )
         self.pictures = pictures
         with closing(Pictures()) as decoder:
             self.features = {

@@ -137,7 +137,7 @@ def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> 
 
     base, vision = root / "base", NANO_VL.vision
     assert vision is not None
-    tower = tower_hash(base)
+    tower = tower_hash(base, NANO_VL.vision)
     (settings.data_dir / "jobs" / "job1").mkdir(parents=True)
     folder = settings.data_dir / "jobs" / "job1" / "adapter"
     model, projector = tuned_on_pictures(load_base(base), folder, tower=tower, preprocessing=PREPROCESSING)

@@ -17,7 +17,8 @@ from kastor.domain.vision import Grid
 from kastor.models.layouts import LAYOUTS, layout_of
 from kastor.models.preprocess import RECIPES, normalised, tiles
 from kastor.models.tower_families import PARTS
-from kastor.models.towers import PretrainedTower, compact, tower_hash
+from kastor.models.towers import PretrainedTower, tower_hash
+from kastor.models.vision import compact
 from tiny_vl import TINY_VL, WIDTH
 
 SIZE = (300, 200)  # width and height of the pictures

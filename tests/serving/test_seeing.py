@@ -45,7 +45,7 @@ class World:
         self.base = tiny_seeing_base(self.folder / "base")
         self.renderer = Renderer.open(self.base, self.family)
         self.cache = MediaCache(self.folder / "features")
-        self.tower = tower_hash(self.base)
+        self.tower = tower_hash(self.base, self.vision)
         self.picture = make_picture(self.folder / "1.png", 1)
         self.video = make_video(self.folder / "1.mp4")
 

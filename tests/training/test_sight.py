@@ -15,6 +15,7 @@ from kastor.domain.errors import Internal
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
+from kastor.models import visions
 from kastor.models.families import LLAMA_LINEARS
 from kastor.models.projector import Projector, Spread
 from kastor.models.render import Picture, Rendered
@@ -117,7 +118,7 @@ def test_packed_loss_and_gradients_equal_those_of_one_example_after_the_other(fu
 
 def test_the_loss_from_stored_features_is_that_of_the_whole_way_from_the_pictures(tmp_path: Path) -> None:
     save_file(tiny_tower(), tmp_path / TOWER_FILE)
-    encoder = Encoder.open(tmp_path, num_threads=1)
+    encoder = Encoder.open(tmp_path, visions.NANO, num_threads=1)
     pictures = [RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(2)]
     cache = MediaCache(tmp_path / "features")
     lease = cache.lease("test")

@@ -1,7 +1,8 @@
 """How each family lays a picture out at a resolution: pixels and tokens, by arithmetic alone.
 
 A pretrained family's layout is built from the numbers of a model's config.json (`layout_of`) and gives a `Grid` for a
-picture of any size; it never gives more tokens than the resolution has. What becomes of the pixels is `preprocess`'s and `towers`' business.
+picture of any size; it never gives more tokens than the resolution has. What becomes of the pixels is the business of
+`preprocess` and `towers`.
 """
 
 import math

@@ -26,7 +26,6 @@ from kastor.models.load import best_device
 from kastor.models.preprocess import RECIPES, Pixels, Recipe
 from kastor.models.tower_families import PARTS, VisionPart
 
-LARGEST_HALF = float(np.finfo(np.float16).max)
 VISION_ROOTS = ("connector", "embed_vision", "multi_modal_projector", "vision_model", "vision_tower", "visual")
 DECISIVE = (
     "image_seq_length",
@@ -98,16 +97,6 @@ def tower_hash(folder: Path, family: str) -> str:
 
     """
     return _hash(_config(folder, family), _tensors(folder))
-
-
-def compact(features: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np.float32]:
-    """Features as they are kept: fp16, or fp32 where one is too large for it.
-
-    fp16 rounds by 5e-4, a model's own bf16 by 4e-3; but it ends at 65504, which what no norm bounds may exceed.
-    """
-    if not np.abs(features).max(initial=0) <= LARGEST_HALF:
-        return features
-    return features.astype(np.float16)
 
 
 def _config(folder: Path, family: str) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.vision import Grid
+from kastor.domain.vision import Grid, Vision
 from kastor.media.cache import Lease, MediaCache
+from kastor.models.layouts import layout_of
 from kastor.models.load import best_device
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
@@ -31,9 +32,10 @@ PREPROCESSING = 2  # counts changes to how pictures are scaled; part of every ke
 BATCH_PIXELS = 8 * 256 * 256  # go through the tower at once
 TENSOR = "features"  # of all pictures, one after the other
 ENDS = "ends"  # where each one's end, in tokens
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 Pixels = NDArray[np.uint8]
-Features = NDArray[np.float16]
+Features = NDArray[np.float16] | NDArray[np.float32]  # the latter where a number is too large for the former
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +46,21 @@ class Encoder:
     hash: str
 
     @classmethod
-    def open(cls, folder: Path, *, num_threads: int) -> "Encoder":
-        """The encoder of the base model in `folder`, on the GPU if there is one.
+    def open(cls, folder: Path, vision: Vision, *, num_threads: int) -> "Encoder":
+        """The encoder of the base model in `folder`, which sees by `vision`, on the GPU if there is one.
 
         Raises:
-            FailedPrecondition: the tower's weights are missing or broken.
+            FailedPrecondition: the tower's weights are missing or broken, or of a model that sees otherwise.
 
         """
+        if vision.pretrained:
+            from kastor.models.towers import PretrainedTower  # costs a second, of transformers' models that see
+
+            _check_layout(folder, vision)
+            tower = PretrainedTower.open(folder, vision.pretrained)
+            return cls(tower, tower.hash)
         file = folder / TOWER_FILE
-        sha256 = tower_hash(folder)
+        sha256 = tower_hash(folder, vision)
         if best_device().type == "cpu":
             onnx = OnnxTower.open(file, num_threads=num_threads)
             return cls(lambda pictures, _: onnx(pictures), sha256)
@@ -65,7 +73,7 @@ class Encoder:
             alike = [picture for _, picture in group]
             at_once = max(1, BATCH_PIXELS // (grid.width * grid.height))
             for at in range(0, len(alike), at_once):
-                found += list(self.tower(np.stack(alike[at : at + at_once]), grid).astype(np.float16))
+                found += [compact(one) for one in self.tower(np.stack(alike[at : at + at_once]), grid)]
         return found
 
 
@@ -81,13 +89,28 @@ class _OnDevice:
         return found
 
 
-def tower_hash(folder: Path) -> str:
-    """The SHA-256 of the weights of the tower of the base model in `folder`.
+def _check_layout(folder: Path, vision: Vision) -> None:
+    """Nothing, if the model in `folder` lays pictures out as its catalog entry has it."""
+    path = folder / "config.json"
+    own = layout_of(json.loads(path.read_bytes()))
+    if own != vision.layout:
+        raise FailedPrecondition(
+            f"{path} lays pictures out by {own}, the catalog by {vision.layout}: "
+            "write these numbers into the base's entry, as layout = { … }."
+        )
+
+
+def tower_hash(folder: Path, vision: Vision) -> str:
+    """The hash of what decides the features that the base model in `folder`, which sees by `vision`, makes.
 
     Raises:
-        FailedPrecondition: there is none.
+        FailedPrecondition: it has no tower.
 
     """
+    if vision.pretrained:
+        from kastor.models.towers import tower_hash as pretrained_hash  # as above
+
+        return pretrained_hash(folder, vision.pretrained)
     try:
         with (folder / TOWER_FILE).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -111,6 +134,16 @@ def feature_key(sha256: str, pictures: Sequence[int], grids: Sequence[Grid], tow
     layout = [[*astuple(grid), len(list(group))] for grid, group in groupby(grids)]
     said = json.dumps([PREPROCESSING, tower, layout, sha256, list(pictures)])
     return hashlib.sha256(said.encode()).hexdigest()
+
+
+def compact(features: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np.float32]:
+    """Features as they are kept: fp16, or fp32 where one is too large for it.
+
+    fp16 rounds by 5e-4, a model's own bf16 by 4e-3; but it ends at 65504, which what no norm bounds may exceed.
+    """
+    if not np.abs(features).max(initial=0) <= LARGEST_HALF:
+        return features
+    return features.astype(np.float16)
 
 
 class FeatureStore:

@@ -22,20 +22,20 @@ def seconds_mark(moment_s: float) -> str:
 
 
 def frame_mark(moment_s: float) -> str:
-    """A moment as SmolVLM's processor writes it, in whole seconds.
+    r"""A moment as SmolVLM's processor writes it, in whole seconds.
 
     >>> frame_mark(62.5)
-    '\\nFrame from 01:02:'
+    '\nFrame from 01:02:'
     """
     minutes, seconds = divmod(int(moment_s), 60)
     return f"\nFrame from {minutes:02d}:{seconds:02d}:"
 
 
 def tile_mark(row: int, column: int) -> str:
-    """What Idefics3's processor writes before a tile; rows are lines.
+    r"""What Idefics3's processor writes before a tile; rows are lines.
 
     >>> tile_mark(1, 2), tile_mark(2, 1)
-    ('<fake_token_around_image><row_1_col_2>', '\\n<fake_token_around_image><row_2_col_1>')
+    ('<fake_token_around_image><row_1_col_2>', '\n<fake_token_around_image><row_2_col_1>')
     """
     line = "\n" if row > 1 and column == 1 else ""
     return f"{line}<fake_token_around_image><row_{row}_col_{column}>"

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from kastor.models.language import Places
 from kastor.models.projector import Projector
 from kastor.models.render import Picture
+from kastor.models.vision import Features
 
 RATE_FACTOR = 2.0
 """The projector's learning rate as a multiple of the adapter's: it starts from nothing, the adapter from a model."""
@@ -29,7 +29,7 @@ class Sight:
     """The projector that is trained, if there is one, and where its input comes from."""
 
     projector: Projector | None
-    read: Callable[[str, int], NDArray[np.float16]]  # key and index of a picture -> its features (N, C)
+    read: Callable[[str, int], Features]  # key and index of a picture -> its features (N, C)
     both_ways: bool = False  # a picture's tokens attend to one another both ways
 
     @property
@@ -50,5 +50,5 @@ class Sight:
         device = embeddings_TW.device
         return Places.of(embeddings_TW, torch.from_numpy(places).to(device), self.made(pictures, device))
 
-    def _features(self, picture: Picture) -> NDArray[np.float16]:
+    def _features(self, picture: Picture) -> Features:
         return self.read(picture.key, picture.index)[picture.offset : picture.offset + picture.num_tokens]
