@@ -7,7 +7,7 @@ Shapes: S supervised tokens of an example.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -275,13 +275,14 @@ def _nan_last(value: torch.Tensor) -> float:
 
 def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tuple[str, int, float]:
     """How an answer to the example's prompt ended, its tokens, and how far they differ when taken in at once."""
-    prompt_ids = example.token_ids[: example.supervised.index(True)]
-    finish, steps = served.answer(prompt_ids, served.pictures(example))
+    prompt_ids = example.token_ids[: example.supervised.index(True)]  # of its first answer
+    seen = replace(example, pictures=tuple(one for one in example.pictures if one.start < len(prompt_ids)))
+    finish, steps = served.answer(prompt_ids, served.pictures(seen))
     if not steps:
         return finish.value, 0, 0.0
     ids = [step.chosen.token_id for step in steps]
     learnt = [False] * len(prompt_ids) + [True] * len(ids)
-    (at_once,) = served.logprobs([Rendered(prompt_ids + ids, learnt, example.pictures)])
+    (at_once,) = served.logprobs([Rendered(prompt_ids + ids, learnt, seen.pictures)])
     one_by_one = torch.tensor([step.chosen.logprob for step in steps])
     largest = float((at_once - one_by_one).abs().max())
     if not largest <= tolerance.largest:
