@@ -201,8 +201,8 @@ def test_settings_that_say_nothing_are_no_reason_to_refuse(world: World) -> None
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"tools": [{"googleSearch": {}}]}, "tools"),
-        ({"toolConfig": {"a": 1}}, "toolConfig"),
+        ({"tools": [{"googleSearch": {}}]}, "tools[0].googleSearch"),
+        ({"toolConfig": {"a": 1}}, "tool_config"),
         ({"cachedContent": "cachedContents/x"}, "cachedContent"),
         ({"model": "models/other"}, "model"),
         ({"contents": []}, "contents"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Prompt, Resolution, Text
+from kastor.domain.content import Example, FunctionCall, Media, Part, Prompt, Resolution, Supervise, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.domain.vision import View, Vision
@@ -93,21 +93,17 @@ def placed_parts(example: Example | Prompt) -> Iterator[tuple[str, Part]]:
             yield f"contents[{i}].parts[{j}]", part
 
 
-def part_faults(example: Example, vision: Vision | None, base: str) -> Iterator[Fault]:
-    """What the base cannot be trained on, by the declared kinds alone."""
-    last = f"contents[{len(example.contents) - 1}]"
+def part_faults(example: Example, vision: Vision | None, base: str, supervise: Supervise) -> Iterator[Fault]:
+    """Which media the base cannot be trained on, by the declared kinds alone."""
+    learnt = {f"contents[{index}]" for index in example.learnt(supervise)}
     for path, part in placed_parts(example):
-        if isinstance(part, FunctionCall | FunctionResponse):
-            yield Fault(path, "functions_unsupported", f"{base} cannot be tuned on function calls")
-        elif isinstance(part, Media):
-            if path.startswith(last):
+        if isinstance(part, Media):
+            if path.partition(".")[0] in learnt:
                 yield Fault(path, "media_in_answer", "media in the model's turn: a model learns to write text")
             elif vision is None:
                 yield Fault(path, "text_only_base", f"{base} reads text only", "choose a base model that sees")
             else:
                 yield from _type_faults(path, part)
-    if example.tools:
-        yield Fault("tools", "functions_unsupported", f"{base} cannot be tuned on function calls")
 
 
 def _type_faults(path: str, part: Media) -> Iterator[Fault]:

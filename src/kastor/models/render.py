@@ -7,17 +7,19 @@ the tokens trained on *by construction*, the mask needs no search, and no text c
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from kastor.domain.content import Example, Media, Part, Prompt, Role, Text
+from kastor.domain.content import Example, Media, Prompt, Supervise
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.domain.vision import NO_VIEWS, Grid, TokenCount, Views, Vision
 from kastor.models.families import Family
+from kastor.models.tokens import tokenizers_of
+from kastor.models.turns import Piece, Turns
 from kastor.models.word_counts import WordCounts
 
 
@@ -39,7 +41,7 @@ class Rendered:
     """An example as tokens; both lists have the same length."""
 
     token_ids: list[int]
-    supervised: list[bool]  # True where the token is learnt: the last answer and the token that ends it
+    supervised: list[bool]  # True where the token is learnt: answers and the tokens that end them
     pictures: tuple[Picture, ...] = ()
     on_a_grid: bool = False  # the tokens of pictures have places of their own (`positions`)
 
@@ -77,13 +79,15 @@ _Piece = list[int] | str | _Placeholders
 class Renderer:
     """Writes turns as one family's models expect them."""
 
-    def __init__(self, tokenizer: Tokenizer, plain: Tokenizer, family: Family) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, plain: Tokenizer, family: Family, supervise: Supervise = Supervise.ALL
+    ) -> None:
         self.tokenizer = tokenizer  # recognises control tokens
         self._plain = plain  # takes control tokens for ordinary text
         self._family = family
-        self._opening = {role: self._control(text) for role, text in family.opening.items()}
-        self._separator = self._control(family.separator)
+        self._supervise = supervise
         self.closing_id = self._single(family.closing)
+        self._turns = Turns(family, lru_cache(self._control))
         vision = family.vision
         self._before = self._control(vision.before) if vision else []
         self._after = self._control(vision.after) if vision else []
@@ -91,8 +95,8 @@ class Renderer:
         self._on_a_grid = vision is not None and vision.on_a_grid
 
     @classmethod
-    def open(cls, folder: Path, family: Family) -> "Renderer":
-        """The renderer for the base model in `folder`.
+    def open(cls, folder: Path, family: Family, supervise: Supervise = Supervise.ALL) -> "Renderer":
+        """The renderer for the base model in `folder`; `supervise` says which turns its examples teach.
 
         Raises:
             FailedPrecondition: tokenizer.json is missing, broken, or of another family.
@@ -100,12 +104,10 @@ class Renderer:
         """
         file = folder / "tokenizer.json"
         try:
-            text = file.read_text("utf-8")
-            recognising, plain = Tokenizer.from_str(text), Tokenizer.from_str(text)
+            recognising, plain = tokenizers_of(file.read_text("utf-8"), family)
         except Exception as error:  # tokenizers raises bare Exception; this is its home module
             raise FailedPrecondition(f"Cannot read the tokenizer {file}: {error}") from error
-        plain.encode_special_tokens = True
-        return cls(recognising, plain, family)
+        return cls(recognising, plain, family, supervise)
 
     @property
     def vision(self) -> Vision | None:
@@ -119,7 +121,7 @@ class Renderer:
             InvalidArgument: it holds what this family's models cannot read.
 
         """
-        return self._ids(self._prompt_pieces(prompt, views))[0]
+        return self._ids(self._expanded(self._turns.prompt(prompt), views))[0]
 
     def prompt_with_pictures(self, prompt: Prompt, views: Views) -> Rendered:
         """The same with the places of its pictures; nothing is supervised.
@@ -128,20 +130,25 @@ class Renderer:
             InvalidArgument: it holds what this family's models cannot read.
 
         """
-        ids, pictures = self._ids(self._prompt_pieces(prompt, views))
+        ids, pictures = self._ids(self._expanded(self._turns.prompt(prompt), views))
         return Rendered(ids, [False] * len(ids), pictures, self._on_a_grid)
 
     def example(self, example: Example, views: Views = NO_VIEWS) -> Rendered:
-        """The served prompt followed by the answer and the closing token, which alone are supervised.
+        """Each answer after what is served for it, with the token that ends it; answers alone are supervised.
 
         Raises:
             InvalidArgument: it holds what this family's models cannot read.
 
         """
-        before, pictures = self._ids(self._prompt_pieces(example.prompt, views))
-        answer, _ = self._ids(self._answer_pieces(example))
-        learnt = [False] * len(before) + [True] * len(answer)
-        return Rendered(before + answer, learnt, pictures, self._on_a_grid)
+        token_ids: list[int] = []
+        supervised: list[bool] = []
+        pictures: tuple[Picture, ...] = ()
+        for learnt, pieces in self._turns.example(example, self._supervise):
+            ids, seen = self._ids(self._expanded(pieces, views))
+            pictures += tuple(replace(picture, start=picture.start + len(token_ids)) for picture in seen)
+            token_ids += ids
+            supervised += [learnt] * len(ids)
+        return Rendered(token_ids, supervised, pictures, self._on_a_grid)
 
     def counts(self, examples: Sequence[Example], views: Sequence[Views] = ()) -> list[TokenCount]:
         """What `example` would give for each, all their texts counted in one go; `views` is empty or one for each.
@@ -150,14 +157,16 @@ class Renderer:
             InvalidArgument: one holds what this family's models cannot read.
 
         """
-        pieces = []
+        held: list[tuple[list[_Piece], list[_Piece]]] = []  # given and learnt of each example
         for index, example in enumerate(examples):
-            pieces.append(list(self._prompt_pieces(example.prompt, views[index] if views else NO_VIEWS)))
-            pieces.append(list(self._answer_pieces(example)))
-        texts = [piece for held in pieces for piece in held if isinstance(piece, str)]
+            both: tuple[list[_Piece], list[_Piece]] = ([], [])
+            for learnt, pieces in self._turns.example(example, self._supervise):
+                both[learnt].extend(self._expanded(pieces, views[index] if views else NO_VIEWS))
+            held.append(both)
+        texts = [piece for both in held for pieces in both for piece in pieces if isinstance(piece, str)]
         counted = iter(self._word_counts.counts(texts))
-        sizes = [sum([next(counted) if isinstance(p, str) else _size(p) for p in held]) for held in pieces]
-        return [TokenCount(before + answer, answer) for before, answer in zip(sizes[::2], sizes[1::2], strict=True)]
+        sizes = [sum([next(counted) if isinstance(p, str) else _size(p) for p in pieces]) for b in held for pieces in b]
+        return [TokenCount(given + learnt, learnt) for given, learnt in zip(sizes[::2], sizes[1::2], strict=True)]
 
     @cached_property
     def _word_counts(self) -> WordCounts:
@@ -167,38 +176,13 @@ class Renderer:
         """Tokens of a caller's text; control tokens in it are plain text."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _prompt_pieces(self, prompt: Prompt, views: Views) -> Iterator[_Piece]:
-        if prompt.tools:
-            raise InvalidArgument("This base model cannot call functions; leave tools out.")
-        if prompt.system is not None:
-            yield from self._turn("system", prompt.system, views)
-        elif self._family.default_system is not None:
-            yield from self._turn("system", (Text(self._family.default_system),), views)
-        for content in prompt.contents:
-            yield from self._turn("model" if content.role is Role.MODEL else "user", content.parts, views)
-        yield self._opening["model"]
-
-    def _answer_pieces(self, example: Example) -> Iterator[_Piece]:
-        yield from self._part_pieces(example.contents[-1].parts, NO_VIEWS)
-        yield [self.closing_id]
-
-    def _turn(self, who: str, parts: tuple[Part, ...], views: Views) -> Iterator[_Piece]:
-        yield self._opening[who]
-        yield from self._part_pieces(parts, views)
-        yield [self.closing_id, *self._separator]
-
-    def _part_pieces(self, parts: tuple[Part, ...], views: Views) -> Iterator[_Piece]:
-        text = ""  # neighbouring texts are one, however they were cut into parts
-        for part in parts:
-            if isinstance(part, Text):
-                text += part.text
-                continue
-            yield text
-            text = ""
-            if not isinstance(part, Media):
-                raise InvalidArgument(f"This base model cannot call functions, such as {part.name}.")
-            yield from self._media_pieces(part, views)
-        yield text
+    def _expanded(self, pieces: Iterable[Piece], views: Views) -> Iterator[_Piece]:
+        """The pieces with those of their media."""
+        for piece in pieces:
+            if isinstance(piece, Media):
+                yield from self._media_pieces(piece, views)
+            else:
+                yield piece
 
     def _media_pieces(self, media: Media, views: Views) -> Iterator[_Piece]:
         vision, view = self._family.vision, views.get(media)

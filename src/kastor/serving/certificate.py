@@ -299,13 +299,15 @@ def _nan_last(value: torch.Tensor) -> float:
 
 def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tuple[str, int, float]:
     """How an answer to the example's prompt ended, its tokens, and how far they differ when taken in at once."""
-    prompt_ids = example.token_ids[: example.supervised.index(True)]
-    finish, steps = served.answer(replace(example, token_ids=prompt_ids, supervised=[False] * len(prompt_ids)))
+    prompt_ids = example.token_ids[: example.supervised.index(True)]  # of its first answer
+    pictures = tuple(one for one in example.pictures if one.start < len(prompt_ids))
+    prompt = replace(example, token_ids=prompt_ids, supervised=[False] * len(prompt_ids), pictures=pictures)
+    finish, steps = served.answer(prompt)
     if not steps:
         return finish.value, 0, 0.0
     ids = [step.chosen.token_id for step in steps]
     learnt = [False] * len(prompt_ids) + [True] * len(ids)
-    (at_once,) = served.logprobs([replace(example, token_ids=prompt_ids + ids, supervised=learnt)])
+    (at_once,) = served.logprobs([replace(prompt, token_ids=prompt_ids + ids, supervised=learnt)])
     one_by_one = torch.tensor([step.chosen.logprob for step in steps])
     largest = float((at_once - one_by_one).abs().max())
     if not largest <= tolerance.largest:

@@ -64,7 +64,7 @@ class Preparing:
             What `FeaturePass.run` raises.
 
         """
-        renderer = Renderer.open(folder, base.family)
+        renderer = Renderer.open(folder, base.family, self._job.spec.supervise)
         if self._job.spec.file is None:
             examples = self._given(base, renderer)
             supervised = sum(example.num_supervised for example in examples)
