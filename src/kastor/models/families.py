@@ -32,6 +32,7 @@ class Family:
     functions: FunctionStyle | None = None  # a family without cannot call any
     beginning: str = ""  # control token before all turns
     preface: str = ""  # text at the head of the system turn
+    user_closing: str | None = None  # what ends a turn that is not the model's, where that is not `closing`
 
     @property
     def calling(self) -> Calling | None:
@@ -43,8 +44,13 @@ class Family:
         """All strings in which control tokens are recognised."""
         style, vision = self.functions, self.vision
         found = [*self.opening.values(), self.closing, self.separator, self.beginning]
-        found += [vision.placeholder, vision.before, vision.after] if vision else []
+        found += [vision.placeholder, vision.before, vision.after, *tile_marks(vision)] if vision else []
         return (*found, *style.tags, style.response_opening) if style else tuple(found)
+
+
+def tile_marks(vision: Vision) -> list[str]:
+    """What stands before the tiles of its pictures, of which there are 4 x 4 at most."""
+    return [vision.tile_mark(row, column) for row in range(1, 5) for column in range(1, 5)]
 
 
 SMOLLM2 = Family(
@@ -119,6 +125,43 @@ NANO_VL = replace(
     vision=visions.NANO,
 )
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {family.name: family for family in (SMOLLM2, NANO_VL, QWEN3, QWEN3_INSTRUCT, LLAMA3, GEMMA3)}
+GEMMA3_VL = replace(GEMMA3, name="gemma3-vl", vision=visions.GEMMA3)  # 4b and larger; the smaller ones read only
+QWEN3_VL = replace(QWEN3_INSTRUCT, name="qwen3-vl", vision=visions.QWEN3_VL)
+QWEN2_5_VL = replace(
+    QWEN3_INSTRUCT, name="qwen2.5-vl", default_system="You are a helpful assistant.", vision=visions.QWEN2_5_VL
 )
+
+SMOLVLM = Family(
+    name="smolvlm",
+    opening=MappingProxyType({"system": "System:", "user": "User:", "model": "Assistant:"}),
+    closing="<end_of_utterance>",
+    separator="\n",
+    default_system=None,
+    lora_targets=LLAMA_LINEARS,
+    vision=visions.SMOLVLM,
+    beginning="<|im_start|>",
+)
+IDEFICS3 = replace(SMOLVLM, name="idefics3", vision=replace(visions.SMOLVLM, pretrained="idefics3"))
+
+LLAVA = Family(
+    name="llava",  # 1.5, on Vicuna
+    opening=MappingProxyType({"system": "", "user": "USER: ", "model": "ASSISTANT:"}),
+    closing="</s>",
+    separator="",
+    default_system=None,
+    lora_targets=LLAMA_LINEARS,
+    vision=visions.LLAVA,
+    beginning="<s>",
+    user_closing=" ",
+)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        family.name: family
+        for family in (
+            *(SMOLLM2, QWEN3, QWEN3_INSTRUCT, LLAMA3, GEMMA3),
+            *(NANO_VL, GEMMA3_VL, QWEN3_VL, QWEN2_5_VL, SMOLVLM, IDEFICS3, LLAVA),
+        )
+    }
+)
+"""By name, as the catalog has it: those that read text, then those that see."""

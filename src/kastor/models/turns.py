@@ -27,7 +27,9 @@ class Turns:
         self._control = control
         self._opening = {role: control(text) for role, text in family.opening.items()}
         self._closing, self._separator = control(family.closing), control(family.separator)
-        self._closed = self._closing + self._separator
+        self._closed = self._closing + self._separator  # a turn of the model's
+        ends = family.closing if family.user_closing is None else family.user_closing
+        self._asked = control(ends + family.separator)  # one that is not
         self._beginning = control(family.beginning) if family.beginning else []
 
     def prompt(self, prompt: Prompt) -> list[Piece]:
@@ -84,7 +86,7 @@ class Turns:
         if style is not None and style.in_system:
             held += ["\n\n"] if said else []
             held += style.declared(declarations(prompt.tools))
-        return [*pieces, self._opening["system"], *self._joined(held), self._closed]
+        return [*pieces, self._opening["system"], *self._joined(held), self._asked]
 
     def _system(self, prompt: Prompt | Example) -> tuple[Part, ...] | None:
         default = self._family.default_system
@@ -121,12 +123,13 @@ class Turns:
 
     def _turn(self, role: Role, parts: Sequence[Part], head: Sequence[Said | Media]) -> list[Piece]:
         if len(parts) == 1 and not head and type(parts[0]) is Text:  # as most are
-            return [self._opening[role.value], parts[0].text, self._closed]
+            ends = self._closed if role is Role.MODEL else self._asked
+            return [self._opening[role.value], parts[0].text, ends]
         if role is Role.MODEL:
             return [self._opening["model"], *self._joined(self._parts(parts)), self._closed]
         style = self._family.functions
         if style is None or not style.response_opening:
-            return [self._opening["user"], *self._joined([*head, *self._parts(parts)]), self._closed]
+            return [self._opening["user"], *self._joined([*head, *self._parts(parts)]), self._asked]
         return self._user_turns(style, parts, head)
 
     def _user_turns(self, style: FunctionStyle, parts: Sequence[Part], head: Sequence[Said | Media]) -> list[Piece]:
@@ -134,11 +137,11 @@ class Turns:
         pieces: list[Piece] = []
         for responding, group in groupby(parts, key=lambda part: isinstance(part, FunctionResponse)):
             if not responding:
-                pieces += [self._opening["user"], *self._joined([*head, *self._parts(tuple(group))]), self._closed]
+                pieces += [self._opening["user"], *self._joined([*head, *self._parts(tuple(group))]), self._asked]
                 head = []
                 continue
             for part in group:
-                pieces += [self._control(style.response_opening), *self._joined(self._parts((part,))), self._closed]
+                pieces += [self._control(style.response_opening), *self._joined(self._parts((part,))), self._asked]
         return pieces
 
     def _answer(self, parts: Sequence[Part]) -> list[Piece]:
