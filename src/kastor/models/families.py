@@ -32,6 +32,7 @@ class Family:
     functions: FunctionStyle | None = None  # a family without cannot call any
     beginning: str = ""  # control token before all turns
     preface: str = ""  # text at the head of the system turn
+    guarded: tuple[str, ...] = ()  # further tokens that no text may spell
 
     @property
     def calling(self) -> Calling | None:
@@ -42,7 +43,7 @@ class Family:
     def own_strings(self) -> tuple[str, ...]:
         """All strings in which control tokens are recognised."""
         style, vision = self.functions, self.vision
-        found = [*self.opening.values(), self.closing, self.separator, self.beginning]
+        found = [*self.opening.values(), self.closing, self.separator, self.beginning, *self.guarded]
         found += [vision.placeholder, vision.before, vision.after] if vision else []
         return (*found, *style.tags, style.response_opening) if style else tuple(found)
 
@@ -75,6 +76,7 @@ QWEN3 = Family(
     default_system=None,
     lora_targets=LLAMA_LINEARS,
     functions=HERMES,
+    guarded=("<think>", "</think>"),
 )
 
 QWEN3_INSTRUCT = replace(
