@@ -33,6 +33,7 @@ class Family:
     beginning: str = ""  # control token before all turns
     preface: str = ""  # text at the head of the system turn
     user_closing: str | None = None  # what ends a turn that is not the model's, where that is not `closing`
+    guarded: tuple[str, ...] = ()  # further tokens that no text may spell
 
     @property
     def calling(self) -> Calling | None:
@@ -43,7 +44,7 @@ class Family:
     def own_strings(self) -> tuple[str, ...]:
         """All strings in which control tokens are recognised."""
         style, vision = self.functions, self.vision
-        found = [*self.opening.values(), self.closing, self.separator, self.beginning]
+        found = [*self.opening.values(), self.closing, self.separator, self.beginning, *self.guarded]
         found += [vision.placeholder, vision.before, vision.after, *tile_marks(vision)] if vision else []
         return (*found, *style.tags, style.response_opening) if style else tuple(found)
 
@@ -81,6 +82,7 @@ QWEN3 = Family(
     default_system=None,
     lora_targets=LLAMA_LINEARS,
     functions=HERMES,
+    guarded=("<think>", "</think>"),
 )
 
 QWEN3_INSTRUCT = replace(
