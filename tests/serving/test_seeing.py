@@ -58,7 +58,8 @@ class World:
 
     def seeing(self, model: Any = None) -> Seeing:
         model = model or self.model()
-        return Seeing(model, self.vision, self.base, self.cache, self.folder.joinpath, num_threads=1)
+        frames = MediaCache(self.folder / "frames")
+        return Seeing(model, self.vision, self.base, self.cache, frames, self.folder.joinpath, num_threads=1)
 
     def shown(self, prompt: Prompt) -> Shown:
         return shown_in(self.folder, prompt, self.family)

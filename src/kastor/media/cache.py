@@ -101,6 +101,19 @@ class MediaCache:
             lease.pin(sha256)
         return Fetched(path, sha256, path.stat().st_size)
 
+    def check_size(self, num_bytes: int) -> None:
+        """Nothing, if so many bytes could be kept at all.
+
+        Raises:
+            ResourceExhausted: they are more than the whole cache.
+
+        """
+        if num_bytes > self._max_bytes:
+            raise ResourceExhausted(
+                f"A medium of {num_bytes:,} bytes is larger than the whole cache {self._root} ({self._max_bytes:,} "
+                "bytes); give it more room."
+            )
+
     def put(self, chunks: Iterable[bytes], lease: Lease, *, name: str | None = None) -> Fetched:
         """Store a medium and pin it by `lease`; the same content is stored once.
 
@@ -117,10 +130,7 @@ class MediaCache:
                 file.write(chunk)
                 digest.update(chunk)
                 num_bytes += len(chunk)
-                if num_bytes > self._max_bytes:
-                    raise ResourceExhausted(
-                        f"A medium is larger than the whole media cache ({self._max_bytes} bytes); give it more room."
-                    )
+                self.check_size(num_bytes)
             file.flush()
             os.fsync(file.fileno())
             sha256 = name or digest.hexdigest()

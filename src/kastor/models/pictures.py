@@ -1,28 +1,53 @@
-"""The pictures of a planned medium: the name under which their features are kept, and the pixels these are made of."""
+"""The pictures of a planned medium: under which names they and their features are kept, and their pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kastor.domain.vision import PlannedMedium, Vision
 from kastor.media import decode
+from kastor.media.compiled import FrameStore, frames_key
 from kastor.models.vision import Pixels, feature_key
 
 
 def stored_under(medium: PlannedMedium, vision: Vision, tower: str) -> str:
     """The key of the features; `tower` is the hash of its weights."""
-    view = medium.view
-    pictures: Sequence[int] = range(view.num_pictures) if medium.frames is None else medium.frames.pts
-    return feature_key(medium.sha256, list(pictures), vision.size[view.resolution], tower)
+    return feature_key(medium.sha256, _numbers(medium), _side(medium, vision), tower)
 
 
-def pixels_of(path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.Pictures) -> list[Pixels]:
-    """The planned pictures of the medium at `path`, scaled for the tower, (S, S, 3) each.
+def compiled_under(medium: PlannedMedium, vision: Vision) -> str:
+    """The key of the pictures, whatever tower looks at them."""
+    side = _side(medium, vision)
+    return frames_key(medium.sha256, _numbers(medium), (side, side))
+
+
+def compiled(
+    frames: FrameStore, path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.Pictures
+) -> Sequence[Pixels]:
+    """The planned pictures of the medium at `path`, scaled for the tower, (S, S, 3) each; decoded if they are not kept.
 
     Raises:
         BadMedium: it is damaged, or asks for too much.
+        FailedPrecondition: what is kept of it is damaged.
 
     """
-    side = vision.size[medium.view.resolution]
+    side = _side(medium, vision)
+    shape = (medium.view.num_pictures, side, side)
+    return frames.kept(compiled_under(medium, vision), shape, lambda: _decoded(path, medium, side, pictures))
+
+
+def _decoded(path: Path, medium: PlannedMedium, side: int, pictures: decode.Pictures) -> Iterator[Pixels]:
     if medium.frames is not None:
-        return [frame.pixels for frame in decode.frames(path, medium.frames, (side, side))]
-    return [pictures.picture(path, (side, side), page=page) for page in range(medium.view.num_pictures)]
+        for frame in decode.frames(path, medium.frames, (side, side)):
+            yield frame.pixels
+        return
+    for page in range(medium.view.num_pictures):
+        yield pictures.picture(path, (side, side), page=page)
+
+
+def _numbers(medium: PlannedMedium) -> list[int]:
+    """Which pictures of the medium are looked at."""
+    return list(range(medium.view.num_pictures) if medium.frames is None else medium.frames.pts)
+
+
+def _side(medium: PlannedMedium, vision: Vision) -> int:
+    return vision.size[medium.view.resolution]

@@ -6,7 +6,7 @@ when all others were seen, and holds from then on.
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,15 @@ from kastor.domain.job import TuningJob, TuningSpec
 from kastor.domain.media import BadMedium, MediaFault
 from kastor.domain.vision import PlannedMedium, Vision
 from kastor.media import decode
+from kastor.media.compiled import FrameStore
 from kastor.media.fetch import Fetcher
-from kastor.models.pictures import pixels_of, stored_under
+from kastor.models.pictures import compiled, stored_under
 from kastor.models.vision import Encoder, FeatureStore, Pixels, tower_hash
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
 from kastor.worker.ahead import Ahead
 from kastor.worker.leaving import Leaving
-from kastor.worker.media import feature_cache, media_cache, places, uploads, url_guard
+from kastor.worker.media import feature_cache, frame_cache, media_cache, places, uploads, url_guard
 from kastor.worker.ownership import Ownership
 from kastor.worker.rows import Files
 
@@ -123,32 +124,43 @@ class FeaturePass:
         tell.end()
         return faults
 
-    def _decoded(self, missing: list[_Missing]) -> Generator[tuple[_Missing, list[Pixels] | MediaFault], None, None]:
+    def _decoded(
+        self, missing: list[_Missing]
+    ) -> Generator[tuple[_Missing, Sequence[Pixels] | MediaFault], None, None]:
         cache = media_cache(self._settings)
         file = self._job.spec.file
         if file is None:
             raise FailedPrecondition("Only jobs on a dataset file can have media.")
-        with closing(cache.lease(self._job.id)) as lease, closing(decode.Pictures()) as pictures:
+        kept_in = frame_cache(self._settings)
+        with (
+            closing(cache.lease(self._job.id)) as lease,
+            closing(kept_in.lease(self._job.id)) as kept,
+            closing(decode.Pictures()) as pictures,
+        ):
+            frames = FrameStore(kept_in, kept, self._not_kept)
             allowed, guard = places(self._settings, file), url_guard(self._settings)
             fetcher = Fetcher(cache, lease, allowed, guard=guard, uploads=self._uploads)
             for one in missing:
                 media = list(dict.fromkeys(self._files.example(one.offset).media))[one.index]
                 try:
-                    yield one, self._pixels(fetcher, pictures, media, one.planned)
+                    yield one, self._pixels(fetcher, frames, pictures, media, one.planned)
                 except BadMedium as bad:
                     yield one, bad.fault
 
     def _pixels(
-        self, fetcher: Fetcher, pictures: decode.Pictures, media: Media, planned: PlannedMedium
-    ) -> list[Pixels]:
+        self, fetcher: Fetcher, frames: FrameStore, pictures: decode.Pictures, media: Media, planned: PlannedMedium
+    ) -> Sequence[Pixels]:
         """The planned pictures of a medium, scaled for the tower."""
         fetched = fetcher.fetch_bytes(media.data) if media.data else fetcher.fetch(media.uri)
         try:
             if fetched.sha256 != planned.sha256:
                 raise BadMedium.of("media_changed", f"{media.name} is another file now than when it was checked.")
-            return pixels_of(fetched.path, planned, self._vision, pictures)
+            return compiled(frames, fetched.path, planned, self._vision, pictures)
         finally:
             fetcher.release(fetched)
+
+    def _not_kept(self, why: str) -> None:
+        self._ownership.note(f"decoded pictures are not kept, and decoded again where they are needed again: {why}")
 
 
 class _Told:
