@@ -114,6 +114,17 @@ class MediaCache:
                 "bytes); give it more room."
             )
 
+    def has(self, sha256: str) -> bool:
+        """Whether the medium is here now; it may go."""
+        return self._object(sha256).exists()
+
+    def room(self) -> int:
+        """Bytes that could be put here if all went that nobody holds."""
+        with self._storage(), self._settled():
+            pinned = self._pinned()
+            held = sum(status.st_size for path, status in _files(self._root / "objects") if path.name in pinned)
+        return max(0, self._max_bytes - held)
+
     def put(self, chunks: Iterable[bytes], lease: Lease, *, name: str | None = None) -> Fetched:
         """Store a medium and pin it by `lease`; the same content is stored once.
 

@@ -1,6 +1,7 @@
 """The pictures of a planned medium: under which names they and their features are kept, and their pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from kastor.domain.vision import PlannedMedium, Vision
@@ -21,9 +22,16 @@ def compiled_under(medium: PlannedMedium, vision: Vision) -> str:
 
 
 def compiled(
-    frames: FrameStore, path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.Pictures
+    frames: FrameStore,
+    path: Path,
+    medium: PlannedMedium,
+    vision: Vision,
+    pictures: decode.Pictures,
+    heed: Callable[[], None] = lambda: None,
 ) -> Sequence[Pixels]:
     """The planned pictures of the medium at `path`, scaled for the tower, (S, S, 3) each; decoded if they are not kept.
+
+    `heed` is called before each is decoded, and may raise.
 
     Raises:
         BadMedium: it is damaged, or asks for too much.
@@ -32,7 +40,15 @@ def compiled(
     """
     side = _side(medium, vision)
     shape = (medium.view.num_pictures, side, side)
-    return frames.kept(compiled_under(medium, vision), shape, lambda: _decoded(path, medium, side, pictures))
+    decoded = partial(_decoded, path, medium, side, pictures)
+    return frames.kept(compiled_under(medium, vision), shape, lambda: _heeding(heed, decoded()))
+
+
+def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[Pixels]:
+    heed()
+    for picture in pictures:
+        yield picture
+        heed()
 
 
 def _decoded(path: Path, medium: PlannedMedium, side: int, pictures: decode.Pictures) -> Iterator[Pixels]:

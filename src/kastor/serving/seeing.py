@@ -28,7 +28,7 @@ from kastor.domain.vision import Vision
 from kastor.media import decode
 from kastor.media.cache import MediaCache
 from kastor.media.compiled import FrameStore
-from kastor.models.pictures import compiled, stored_under
+from kastor.models.pictures import compiled, compiled_under, stored_under
 from kastor.models.projector import Projector, Spread
 from kastor.models.render import Picture
 from kastor.models.vision import PREPROCESSING, Encoder, Features, FeatureStore, Pixels, tower_hash
@@ -98,7 +98,6 @@ class Seeing:
             return np.stack([store.read(key, index) for index in range(shown.planned.view.num_pictures)])
 
     def _encoded(self, shown: ShownMedium) -> Features:
-        _check_content(shown)
         with closing(self._frames.lease("engine")) as lease:
             pixels = self._pixels(shown, FrameStore(self._frames, lease, _not_kept))
             with self._encoding:
@@ -107,6 +106,10 @@ class Seeing:
                 return self._encoder.encode(pixels)
 
     def _pixels(self, shown: ShownMedium, frames: FrameStore) -> Sequence[Pixels]:
+        kept = frames.hold(compiled_under(shown.planned, self._vision))
+        if kept is not None:
+            return kept
+        _check_content(shown)
         try:
             with closing(decode.Pictures()) as pictures:
                 return compiled(frames, shown.path, shown.planned, self._vision, pictures)

@@ -63,8 +63,12 @@ class Blobs:
         return self.job_dir(job_id) / "report.json"
 
     def left_out(self, job_id: str) -> Path:
-        """Media that turned out bad after the gate had accepted them; exists once all others were seen in full."""
+        """Media that turned out bad after the gate had accepted them; exists once there is one."""
         return self.job_dir(job_id) / "left_out.json"
+
+    def features(self, job_id: str) -> Path:
+        """Whether the job keeps features, and by which numbers; exists once that was measured."""
+        return self.job_dir(job_id) / "features.json"
 
     def checkpoints(self, job_id: str) -> Path:
         """The folder of checkpoints."""
