@@ -4,6 +4,7 @@ from collections import abc
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from kastor.dataset.sampling import Trained
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
@@ -58,13 +59,16 @@ class GenerationService:
         generator: Generator,
         limits: Limits,
         sights: Sights,
+        trained: abc.Callable[[str], Trained | None],
     ) -> None:
+        """`trained` says how a tuned model was shown media, by the id of its job."""
         self._access = access
         self._jobs = jobs
         self._catalog = catalog
         self._generator = generator
         self._limits = limits
         self._sights = sights
+        self._trained = trained
 
     def base_models(self) -> tuple[tuple[str, BaseModel], ...]:
         """Every name of a base, the aliases last, and what it means."""
@@ -99,7 +103,7 @@ class GenerationService:
             default = base.sampling
         chosen = sampling(ask, default, base.output_token_limit)
         vision = base.family.vision
-        shown = self._sights.of(ask.prompt, vision, base.name, caller)
+        shown = self._sights.of(ask.prompt, vision, base.name, caller, self._as_trained(adapter))
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown)
         return Answer(base, self._generator.stream(request), media_tokens(ask.prompt, shown, vision))
 
@@ -112,14 +116,18 @@ class GenerationService:
             ResourceExhausted: there is no room for media.
 
         """
+        adapter = None
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
             check_tuned_media(prompt, name, self._limits)
-            name = self._jobs.get(model.job_id).spec.base_model
+            adapter, name = model.job_id, self._jobs.get(model.job_id).spec.base_model
         base = self._catalog.base(name)
         vision = base.family.vision
-        shown = self._sights.of(prompt, vision, base.name, caller)
+        shown = self._sights.of(prompt, vision, base.name, caller, self._as_trained(adapter))
         return Counted(self._generator.count_tokens(base.id, prompt, shown), media_tokens(prompt, shown, vision))
+
+    def _as_trained(self, adapter: str | None) -> abc.Callable[[], Trained | None]:
+        return lambda: None if adapter is None else self._trained(adapter)
 
     def _asked_model(self, name: str, ask: Ask, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)

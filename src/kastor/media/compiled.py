@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.media.cache import Lease, MediaCache
+from kastor.media.sample import SCALING
 
-SCALING = 1  # counts changes to how decoders choose, turn and scale; part of every key
 TENSOR = "pictures"
 LENGTH = struct.Struct("<Q")
 ALIGNMENT = 8  # of what follows the header

@@ -58,6 +58,10 @@ class Blobs:
         """What each example of the dataset will be for the model, one line each."""
         return self.job_dir(job_id) / "plan.jsonl"
 
+    def sampling(self, job_id: str) -> Path:
+        """How the examples' media are shown; exists where there are any."""
+        return self.job_dir(job_id) / "sampling.json"
+
     def report(self, job_id: str) -> Path:
         """What the gate said of the dataset file."""
         return self.job_dir(job_id) / "report.json"

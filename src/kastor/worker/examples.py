@@ -9,6 +9,7 @@ from typing import overload
 
 from kastor.dataset.parse import decode_example
 from kastor.dataset.rules import token_faults
+from kastor.dataset.sampling import encode_sampling
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob, TuningSpec
 from kastor.domain.vision import TokenCount
@@ -94,6 +95,8 @@ class Preparing:
         if vision is None or not any(row.media for _, _, row in files.plans()):
             rows = Rows(files, renderer)
             return Prepared(spec, list(rows), rows.tokens)
+        if not self._blobs.sampling(self._job.id).exists():
+            self._blobs.write(self._blobs.sampling(self._job.id), encode_sampling(files.media(), vision))
         job, own = replace(self._job, spec=spec), self._ownership
         reading = Reading(self._settings, job, self._blobs, own, self._stack, (vision, folder), num_threads=num_threads)
         rows = Rows(files, renderer, reading.key_of)

@@ -32,6 +32,12 @@ class Files:
                 yield *at, decode_row(plan)
                 at = (at[0] + len(example), at[1] + len(plan))
 
+    def media(self) -> Iterator[tuple[Media, PlannedMedium]]:
+        """The media of all examples with their plans, as often as they occur."""
+        for at, _, row in self.plans():
+            if row.media:
+                yield from row.by_media(self.example(at)).items()
+
     def example(self, offset: int) -> Example:
         """The example whose line begins there."""
         return decode_example(_line(self.dataset, offset))

@@ -179,7 +179,10 @@ class Steps:
     def _publish(self, prove: Callable[[Path], str]) -> None:
         checkpoint = self._checkpoints.latest()
         assert checkpoint is not None  # noqa: S101  # the last step saves one
-        self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id), prove)
+        own = self._blobs.sampling(self._job.id)
+        before = self._blobs.initial_adapter(self._job.id) / own.name
+        beside = next(([file] for file in (own, before) if file.exists()), [])
+        self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id), prove, beside)
 
 
 def _sizes(model: Any, prepared: Prepared, eyes: Sight | None) -> dict[str, object]:  # noqa: ANN401  # peft model
