@@ -180,6 +180,7 @@ def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> Se
         base.family.vision,
         folder,
         MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes),
+        MediaCache(settings.cache_dir / "frames", max_bytes=settings.frame_cache_bytes),
         Blobs(settings.data_dir).adapter,
         num_threads=settings.num_threads or compute_threads(),
     )

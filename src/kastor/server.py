@@ -32,6 +32,7 @@ from kastor.jobs.datasets import DatasetService
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
+from kastor.jobs.replays import Replays
 from kastor.jobs.scheduler import Scheduler
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
@@ -156,6 +157,7 @@ class _Running:
             generator=self._engine,
             limits=limits,
             sights=Sights(_eyes(settings), self._files.path_of, limits),
+            trained=Replays(blobs.adapter).of,
         )
         datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
         services = Services(self._tuning, generation, sharing, self._files, datasets)

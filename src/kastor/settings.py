@@ -98,6 +98,9 @@ class Settings(BaseSettings):
         default_factory=dict, description='Limits of datasets to raise: {"max_images": 50}.'
     )
     media_cache_bytes: int = Field(50 * 1024**3, ge=1, description="Size of the cache of fetched media.")
+    frame_cache_bytes: int = Field(
+        50 * 1024**3, ge=1, description="Size of the cache of decoded pictures, as models are shown them."
+    )
     feature_cache_bytes: int = Field(20 * 1024**3, ge=1, description="Size of the cache of what vision towers saw.")
     max_file_bytes: int = Field(2 * 1024**3, ge=1, description="Size of one uploaded file.")
     file_ttl_hours: float = Field(48.0, gt=0, le=87_600, description="An uploaded file is deleted after this.")

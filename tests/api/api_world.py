@@ -27,6 +27,7 @@ from kastor.jobs.datasets import DatasetService
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.files import FileService
 from kastor.jobs.generation import GenerationService
+from kastor.jobs.replays import Replays
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
 from kastor.jobs.shown import Sights
@@ -153,6 +154,7 @@ class World:
             generator=self.generator,
             limits=self.limits,
             sights=Sights(eyes, self.files.path_of, self.limits),
+            trained=Replays(self.blobs.adapter).of,
         )
         self.shelf = self.folder / "shelf"  # datasets on the server's disk
         datasets = DatasetService(tuning=self.service, files=self.files, blobs=self.blobs, folders=[self.shelf])

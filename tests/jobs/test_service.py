@@ -19,6 +19,7 @@ from kastor.domain.tuned_model import TunedModel
 from kastor.jobs.access import Access
 from kastor.jobs.asks import Ask
 from kastor.jobs.generation import GenerationService
+from kastor.jobs.replays import Replays
 from kastor.jobs.requests import NewTuning
 from kastor.jobs.service import TuningService, random_id
 from kastor.jobs.shown import Sights
@@ -136,6 +137,7 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
         generator=NoGenerator(),
         limits=GEMINI_API,
         sights=Sights(NoEyes(), Path, GEMINI_API),
+        trained=Replays(tmp_path.joinpath).of,
     )
     assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]
     with pytest.raises(NotFound):

@@ -28,7 +28,7 @@ from seen_media import make_picture, make_video, prompt_of, shown_in, trained_lo
 from stepping import Heard, Stepper
 from tiny import CONTEXT_TOKENS, tiny_seeing_base
 
-SEEING = [family for family in FAMILIES.values() if family.vision is not None]
+SEEING = [family for family in FAMILIES.values() if family.vision is not None and not family.vision.pretrained]
 BOUNDS = Bounds(8, 400, 64, CONTEXT_TOKENS, 8192)
 
 
@@ -58,7 +58,8 @@ class World:
 
     def seeing(self, model: Any = None) -> Seeing:
         model = model or self.model()
-        return Seeing(model, self.vision, self.base, self.cache, self.folder.joinpath, num_threads=1)
+        frames = MediaCache(self.folder / "frames")
+        return Seeing(model, self.vision, self.base, self.cache, frames, self.folder.joinpath, num_threads=1)
 
     def shown(self, prompt: Prompt) -> Shown:
         return shown_in(self.folder, prompt, self.family)

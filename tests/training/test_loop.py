@@ -19,7 +19,7 @@ from kastor.training.checkpoints import Checkpoints, restore
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach
 from kastor.training.packed import sum_loss, use_packed_attention
-from kastor.training.packing import pack
+from kastor.training.packing import epoch_order, pack
 from tiny import tiny_model
 
 SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
@@ -212,3 +212,22 @@ def test_divergence_is_an_error_that_names_the_rate_and_leaves_the_adapter_whole
 def test_a_dataset_of_another_size_is_refused() -> None:
     with pytest.raises(FailedPrecondition, match="made for 6 examples; 5 were given"):
         Trainer(tuned_model(), examples(), replace(spec(5), num_examples=6))
+
+
+def test_a_step_is_made_of_the_examples_that_are_left_and_counts_even_without_any() -> None:
+    chosen = examples((7, 12, 3, 20))
+    given, order = spec(4, num_epochs=1), [int(index) for index in epoch_order(3, 0, 4)]
+    kept = chosen[order[0]]
+    model, other = tuned_model(), tuned_model()
+    gone = Rendered([], [])
+    left = [kept if index == order[0] else gone for index in range(4)]
+    trainer = Trainer(model, left, given)
+    first = trainer.run_step()
+    alone = Trainer(other, [kept], replace(given, num_examples=1, hyperparameters=Hyperparameters(2, 1, 0.01)))
+    assert first.mean_loss == alone.run_step().mean_loss
+    assert first.num_supervised == kept.num_supervised
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    second = trainer.run_step()
+    assert (second.num_tokens, second.num_supervised, second.mean_loss, second.grad_norm) == (0, 0, 0.0, 0.0)
+    assert trainer.done
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())

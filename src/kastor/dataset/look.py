@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kastor.dataset.sampling import sampling_of
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media
 from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling
@@ -56,7 +57,7 @@ class Known:
 
     def get(self, file: Fetched, media: Media) -> Seen | None:
         """What was found in this content, asked about as now."""
-        key = (file.sha256, _sampling(media))
+        key = (file.sha256, sampling_of(media))
         with self._lock:
             found = self._lately.get(key)
             if found is None:
@@ -67,7 +68,7 @@ class Known:
     def put(self, seen: Seen, media: Media) -> None:
         """Remember it."""
         with self._lock:
-            self._lately[seen.file.sha256, _sampling(media)] = seen
+            self._lately[seen.file.sha256, sampling_of(media)] = seen
             while len(self._lately) > MAX_REMEMBERED:
                 self._lately.popitem(last=False)
 
@@ -134,7 +135,7 @@ class Looker:
             looked[place] = probe if isinstance(probe, MediaFault) else Seen(file, probe)
             if isinstance(probe, Probe) and probe.kind is MediaKind.VIDEO:
                 videos.append((place, file))
-        wanted = ((file.path, _sampling(media[place])) for place, file in videos)
+        wanted = ((file.path, sampling_of(media[place])) for place, file in videos)
         for (place, file), planned in zip(videos, self._inspector.plans(wanted), strict=True):
             looked[place] = planned if isinstance(planned, MediaFault) else Seen(file, planned.probe, planned.plan)
         for place, _ in held:
@@ -156,10 +157,6 @@ class Looker:
 
 
 _UNREAD = MediaFault("media_unread", "It was not looked at.")
-
-
-def _sampling(media: Media) -> Sampling:
-    return Sampling(fps=media.fps or 1.0, start_s=media.start_s or 0.0, end_s=media.end_s)
 
 
 def _key(media: Media) -> str:

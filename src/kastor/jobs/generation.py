@@ -4,6 +4,7 @@ from collections import abc
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from kastor.dataset.sampling import Trained
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.functions import declarations
@@ -68,13 +69,16 @@ class GenerationService:
         generator: Generator,
         limits: Limits,
         sights: Sights,
+        trained: abc.Callable[[str], Trained | None],
     ) -> None:
+        """`trained` says how a tuned model was shown media, by the id of its job."""
         self._access = access
         self._jobs = jobs
         self._catalog = catalog
         self._generator = generator
         self._limits = limits
         self._sights = sights
+        self._trained = trained
 
     def base_models(self) -> tuple[tuple[str, BaseModel], ...]:
         """Every name of a base, the aliases last, and what it means."""
@@ -113,7 +117,7 @@ class GenerationService:
         if style is not None and ask.must_call:
             chosen = replace(chosen, form=call_form(ask.must_call, style))
         vision = base.family.vision
-        shown = self._sights.of(ask.prompt, vision, base.name, caller)
+        shown = self._sights.of(ask.prompt, vision, base.name, caller, self._as_trained(adapter))
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown)
         chunks = self._generator.stream(request)
         if style is not None and ask.prompt.tools:
@@ -130,15 +134,19 @@ class GenerationService:
             ResourceExhausted: there is no room for media.
 
         """
+        adapter = None
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
             check_tuned_prompt(prompt, name, self._limits)
-            name = self._jobs.get(model.job_id).spec.base_model
+            adapter, name = model.job_id, self._jobs.get(model.job_id).spec.base_model
         base = self._catalog.base(name)
         check_functions(prompt, base.family.functions, base.name)
         vision = base.family.vision
-        shown = self._sights.of(prompt, vision, base.name, caller)
+        shown = self._sights.of(prompt, vision, base.name, caller, self._as_trained(adapter))
         return Counted(self._generator.count_tokens(base.id, prompt, shown), media_tokens(prompt, shown))
+
+    def _as_trained(self, adapter: str | None) -> abc.Callable[[], Trained | None]:
+        return lambda: None if adapter is None else self._trained(adapter)
 
     def _asked_model(self, name: str, ask: Ask, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)

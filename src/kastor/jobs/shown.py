@@ -11,6 +11,7 @@ from typing import Protocol
 
 from kastor.dataset.manifest import planned
 from kastor.dataset.rules import PDF, Fault, declared_kind, media_faults, placed_parts, resolution_of, used_s, view_of
+from kastor.dataset.sampling import Trained
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media, Prompt
 from kastor.domain.dataset_limits import OPEN_DATASET
@@ -51,13 +52,24 @@ class Sights:
     path_of: Callable[[str, Principal], Path]  # of an uploaded file, for who may see it
     limits: Limits
 
-    def of(self, prompt: Prompt, vision: Vision | None, base: str, caller: Principal) -> Shown:
+    def of(
+        self,
+        prompt: Prompt,
+        vision: Vision | None,
+        base: str,
+        caller: Principal,
+        trained: Callable[[], Trained | None] = lambda: None,
+    ) -> Shown:
         """What the base model called `base`, which sees by `vision`, is shown of the prompt's media.
+
+        `trained` says, of a tuned model, how it was shown media: what the prompt leaves open is as it was then, and a
+        video that was trained on is shown by the very same frames.
 
         Raises:
             InvalidArgument: the base reads text only, or media are too many, too large, or cannot be used; names each
                 part, and the rule as the reason.
             ResourceExhausted: the disk is full.
+            What `trained` raises.
 
         """
         media = media_of(prompt)
@@ -67,7 +79,9 @@ class Sights:
             return {}
         _refuse(_declared_faults(prompt, vision, base, self.limits))
         assert vision is not None  # noqa: S101  # refused above
-        named = {one: _named(one) for one in media}
+        as_then = trained() or Trained()
+        prompt = as_then.completed(prompt)
+        named = {one: as_then.sampled(_named(one)) for one in media}
         limits = self.limits
         found = self.eyes.look(
             tuple(named.values()),
@@ -77,7 +91,7 @@ class Sights:
         )
         looked = {one: found[named[one]] for one in media}
         _refuse(media_faults(prompt, looked, OPEN_DATASET, vision))
-        seen = {one: about for one, about in looked.items() if isinstance(about, Seen)}
+        seen = {one: _replayed(about, named[one], as_then) for one, about in looked.items() if isinstance(about, Seen)}
         _refuse(_total_faults(prompt, seen, limits))
         places = {part: path for path, part in reversed(list(placed_parts(prompt))) if isinstance(part, Media)}
         return {one: _shown(prompt, one, about, vision, places[one]) for one, about in seen.items()}
@@ -102,6 +116,11 @@ def _named(media: Media) -> Media:
     """The medium under the name that it is fetched by."""
     own = OWN_FILE.fullmatch(media.uri)
     return media if own is None else replace(media, uri=own["name"])
+
+
+def _replayed(seen: Seen, named: Media, trained: Trained) -> Seen:
+    plan = trained.plan(seen.file.sha256, named)
+    return seen if plan is None else replace(seen, plan=plan)
 
 
 def _shown(prompt: Prompt, media: Media, seen: Seen, vision: Vision, place: str) -> ShownMedium:

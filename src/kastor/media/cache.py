@@ -101,6 +101,30 @@ class MediaCache:
             lease.pin(sha256)
         return Fetched(path, sha256, path.stat().st_size)
 
+    def check_size(self, num_bytes: int) -> None:
+        """Nothing, if so many bytes could be kept at all.
+
+        Raises:
+            ResourceExhausted: they are more than the whole cache.
+
+        """
+        if num_bytes > self._max_bytes:
+            raise ResourceExhausted(
+                f"A medium of {num_bytes:,} bytes is larger than the whole cache {self._root} ({self._max_bytes:,} "
+                "bytes); give it more room."
+            )
+
+    def has(self, sha256: str) -> bool:
+        """Whether the medium is here now; it may go."""
+        return self._object(sha256).exists()
+
+    def room(self) -> int:
+        """Bytes that could be put here if all went that nobody holds."""
+        with self._storage(), self._settled():
+            pinned = self._pinned()
+            held = sum(status.st_size for path, status in _files(self._root / "objects") if path.name in pinned)
+        return max(0, self._max_bytes - held)
+
     def put(self, chunks: Iterable[bytes], lease: Lease, *, name: str | None = None) -> Fetched:
         """Store a medium and pin it by `lease`; the same content is stored once.
 
@@ -117,10 +141,7 @@ class MediaCache:
                 file.write(chunk)
                 digest.update(chunk)
                 num_bytes += len(chunk)
-                if num_bytes > self._max_bytes:
-                    raise ResourceExhausted(
-                        f"A medium is larger than the whole media cache ({self._max_bytes} bytes); give it more room."
-                    )
+                self.check_size(num_bytes)
             file.flush()
             os.fsync(file.fileno())
             sha256 = name or digest.hexdigest()

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from kastor.domain.media import BadMedium, Sampling, SamplingPlan
 
+SAMPLING = 1  # counts changes to which frames are chosen; stored with what was trained on them
+SCALING = 1  # counts changes to how decoders turn and scale them; stored as well, and part of the keys of pictures
 CLOCK_SLACK = 0.02  # of a sampling step: WebM's millisecond clock would otherwise give one frame too many
 
 

@@ -1,28 +1,69 @@
-"""The pictures of a planned medium: the name under which their features are kept, and the pixels these are made of."""
+"""The pictures of a planned medium: under which names they and their features are kept, and their pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+from kastor.domain.media import Resample
 from kastor.domain.vision import PlannedMedium, Vision
 from kastor.media import decode
+from kastor.media.compiled import FrameStore, frames_key
 from kastor.models.vision import Pixels, feature_key
 
 
 def stored_under(medium: PlannedMedium, tower: str) -> str:
     """The key of the features; `tower` is the hash of its weights."""
-    view = medium.view
-    pictures: Sequence[int] = range(view.num_pictures) if medium.frames is None else medium.frames.pts
-    return feature_key(medium.sha256, list(pictures), view.grids, tower)
+    return feature_key(medium.sha256, _numbers(medium), medium.view.grids, tower)
 
 
-def pixels_of(path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.Pictures) -> list[Pixels]:
-    """The planned pictures of the medium at `path`, scaled as they are laid out, (height, width, 3) each.
+def compiled_under(medium: PlannedMedium, vision: Vision) -> str:
+    """The key of the pictures, whatever tower looks at them."""
+    return frames_key(medium.sha256, _numbers(medium), _sizes(medium), vision.resample)
+
+
+def compiled(
+    frames: FrameStore,
+    path: Path,
+    medium: PlannedMedium,
+    vision: Vision,
+    pictures: decode.Pictures,
+    heed: Callable[[], None] = lambda: None,
+) -> Sequence[Pixels]:
+    """The planned pictures of the medium at `path`, scaled as they are laid out; decoded if they are not kept.
+
+    `heed` is called before each is decoded, and may raise.
 
     Raises:
         BadMedium: it is damaged, or asks for too much.
+        FailedPrecondition: what is kept of it is damaged.
 
     """
-    sizes, resample = [(grid.width, grid.height) for grid in medium.view.grids], vision.resample
+    decoded = partial(_decoded, path, medium, vision.resample, pictures)
+    return frames.kept(compiled_under(medium, vision), _sizes(medium), lambda: _heeding(heed, decoded()))
+
+
+def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[Pixels]:
+    heed()
+    for picture in pictures:
+        yield picture
+        heed()
+
+
+def _decoded(path: Path, medium: PlannedMedium, resample: Resample, pictures: decode.Pictures) -> Iterator[Pixels]:
+    sizes = _sizes(medium)
     if medium.frames is not None:
-        return [frame.pixels for frame in decode.frames(path, medium.frames, sizes[0], resample=resample)]
-    return [pictures.picture(path, size, page=page, resample=resample) for page, size in enumerate(sizes)]
+        for frame in decode.frames(path, medium.frames, sizes[0], resample=resample):
+            yield frame.pixels
+        return
+    for page, size in enumerate(sizes):
+        yield pictures.picture(path, size, page=page, resample=resample)
+
+
+def _numbers(medium: PlannedMedium) -> list[int]:
+    """Which pictures of the medium are looked at."""
+    return list(range(medium.view.num_pictures) if medium.frames is None else medium.frames.pts)
+
+
+def _sizes(medium: PlannedMedium) -> list[tuple[int, int]]:
+    """Width and height of each."""
+    return [(grid.width, grid.height) for grid in medium.view.grids]

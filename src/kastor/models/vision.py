@@ -157,6 +157,10 @@ class FeatureStore:
         self._lease = lease
         self._held: dict[str, Path] = {}
 
+    def has(self, key: str) -> bool:
+        """Whether the features are here now; they may go."""
+        return self._cache.has(key)
+
     def hold(self, key: str) -> bool:
         """Whether the features are here; if so, they stay for as long as the lease lives."""
         if key not in self._held:

@@ -1,8 +1,9 @@
 """What an engine sees with: media of prompts -> embeddings in the places of their pictures.
 
-All of it happens beside the generating thread, which goes on with other answers. Features come from the store that
-training fills and reads, so a second question about a medium decodes nothing. What makes embeddings of them is the
-adapter's own projector; a base without has a random one, always the same, by which pictures mean nothing.
+All of it happens beside the generating thread, which goes on with other answers. Features and pictures come from the
+stores that training fills and reads, so a second question about a medium decodes nothing. What makes embeddings of
+features is the adapter's own projector; a base without has a random one, always the same, by which pictures mean
+nothing.
 
 Shapes: P pictures of a medium, N tokens of a picture, C channels of the tower, W width of the language model.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 import torch
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -25,10 +27,11 @@ from kastor.domain.media import BadMedium
 from kastor.domain.vision import Vision
 from kastor.media import decode
 from kastor.media.cache import MediaCache
-from kastor.models.pictures import pixels_of, stored_under
+from kastor.media.compiled import FrameStore
+from kastor.models.pictures import compiled, compiled_under, stored_under
 from kastor.models.projector import Projector, Spread
 from kastor.models.render import Picture
-from kastor.models.vision import PREPROCESSING, Encoder, Features, FeatureStore, tower_hash
+from kastor.models.vision import PREPROCESSING, Encoder, Features, FeatureStore, Pixels, tower_hash
 from kastor.serving.rows import Embedded
 
 MANIFEST_FILE = "manifest.json"  # of an adapter; says what its projector was trained on
@@ -45,14 +48,17 @@ class Seeing:
         vision: Vision,
         folder: Path,
         cache: MediaCache,
+        frames: MediaCache,
         adapter_folder: Callable[[str], Path],
         *,
         num_threads: int,
     ) -> None:
+        """`cache` is that of features, `frames` that of the pictures they are made of."""
         self._table = model.get_input_embeddings().weight
         self._vision = vision
         self._folder = folder
         self._cache = cache
+        self._frames = frames
         self._adapter_folder = adapter_folder
         self._num_threads = num_threads
         self._encoding = threading.Lock()  # one medium goes through the tower at a time
@@ -94,19 +100,26 @@ class Seeing:
             return [store.read(key, index) for index in range(shown.planned.view.num_pictures)]
 
     def _encoded(self, shown: ShownMedium) -> list[Features]:
+        with closing(self._frames.lease("engine")) as lease:
+            pixels = self._pixels(shown, FrameStore(self._frames, lease, _not_kept))
+            with self._encoding:
+                if self._encoder is None:
+                    self._encoder = Encoder.open(self._folder, self._vision, num_threads=self._num_threads)
+                return self._encoder.encode(pixels, shown.planned.view.grids)
+
+    def _pixels(self, shown: ShownMedium, frames: FrameStore) -> Sequence[Pixels]:
+        kept = frames.hold(compiled_under(shown.planned, self._vision))
+        if kept is not None:
+            return kept
         _check_content(shown)
         try:
             with closing(decode.Pictures()) as pictures:
-                pixels = pixels_of(shown.path, shown.planned, self._vision, pictures)
+                return compiled(frames, shown.path, shown.planned, self._vision, pictures)
         except BadMedium as bad:
             said = f"{bad.fault.message} {bad.fault.hint}".strip()
             refused = InvalidArgument.of(shown.place, said)
             reason = bad.fault.rule.upper()
             raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
-        with self._encoding:
-            if self._encoder is None:
-                self._encoder = Encoder.open(self._folder, self._vision, num_threads=self._num_threads)
-            return self._encoder.encode(pixels, shown.planned.view.grids)
 
     def _tower_hash(self) -> str:
         with self._loading:
@@ -141,6 +154,10 @@ class Seeing:
                 f"{wanted[1]}: it is another model's."
             )
         return own.requires_grad_(False).to(self._table.device)
+
+
+def _not_kept(why: str) -> None:
+    structlog.get_logger().warning("pictures_not_kept", reason=why)
 
 
 def _check_content(shown: ShownMedium) -> None:

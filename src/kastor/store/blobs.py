@@ -58,13 +58,21 @@ class Blobs:
         """What each example of the dataset will be for the model, one line each."""
         return self.job_dir(job_id) / "plan.jsonl"
 
+    def sampling(self, job_id: str) -> Path:
+        """How the examples' media are shown; exists where there are any."""
+        return self.job_dir(job_id) / "sampling.json"
+
     def report(self, job_id: str) -> Path:
         """What the gate said of the dataset file."""
         return self.job_dir(job_id) / "report.json"
 
     def left_out(self, job_id: str) -> Path:
-        """Media that turned out bad after the gate had accepted them; exists once all others were seen in full."""
+        """Media that turned out bad after the gate had accepted them; exists once there is one."""
         return self.job_dir(job_id) / "left_out.json"
+
+    def features(self, job_id: str) -> Path:
+        """Whether the job keeps features, and by which numbers; exists once that was measured."""
+        return self.job_dir(job_id) / "features.json"
 
     def checkpoints(self, job_id: str) -> Path:
         """The folder of checkpoints."""

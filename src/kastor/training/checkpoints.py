@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,10 @@ class Checkpoints:
         self._prune(before=step)
         return Checkpoint(target, step)
 
-    def publish(self, checkpoint: Checkpoint, target: Path, prove: Callable[[Path], str]) -> None:
-        """Copy the adapter of `checkpoint` to `target`, whole or not at all.
+    def publish(
+        self, checkpoint: Checkpoint, target: Path, prove: Callable[[Path], str], beside: Sequence[Path] = ()
+    ) -> None:
+        """Copy the adapter of `checkpoint` to `target`, and the files `beside`, whole or not at all.
 
         `prove` is given the folder with the copied files and returns the certificate that is put beside them; what it
         raises leaves nothing published.
@@ -112,6 +114,8 @@ class Checkpoints:
         with _scratch(target.parent, target.name) as scratch:
             for name in ADAPTER_FILES + (PROJECTOR_FILE,) * (checkpoint.folder / PROJECTOR_FILE).exists():
                 shutil.copyfile(checkpoint.folder / name, scratch / name)
+            for file in beside:
+                shutil.copyfile(file, scratch / file.name)
             (scratch / CERTIFICATE_FILE).write_text(prove(scratch), "utf-8")
             _write_manifest(scratch, {k: v for k, v in checkpoint.manifest.items() if k != "files"})
             _move_into_place(scratch, target)

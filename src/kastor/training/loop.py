@@ -54,7 +54,10 @@ class Trainer:
         spec: TuningSpec,
         sight: Sight | None = None,
     ) -> None:
-        """`sight` is needed where examples hold pictures; its projector is trained along."""
+        """`sight` is needed where examples hold pictures; its projector is trained along.
+
+        An example without tokens has been left out: its step is made of the others.
+        """
         if len(examples) != spec.num_examples:
             raise FailedPrecondition(f"The job was made for {spec.num_examples} examples; {len(examples)} were given.")
         self._model = model
@@ -93,7 +96,7 @@ class Trainer:
         """
         started = time.perf_counter()
         number, asked = self.step + 1, self._spec.hyperparameters
-        chosen = [self._examples[index] for index in self._indices(number)]
+        chosen = [one for index in self._indices(number) if (one := self._examples[index]).token_ids]
         rows = pack_step(chosen, MAX_ROW_TOKENS)
         num_supervised = sum(len(row.targets_S) for row in rows)
         total = 0.0
@@ -102,7 +105,7 @@ class Trainer:
             loss.backward()
             total += loss.item()
         rate = learning_rate(number, self._spec.total_steps, asked.learning_rate)
-        grad_norm = self._update(total, rate)
+        grad_norm = self._update(total, rate) if rows else 0.0  # nothing is left of the step: it only counts
         self.step = number
         seen, size = min(number * asked.batch_size, len(self._examples) * asked.num_epochs), len(self._examples)
         return StepReport(

@@ -61,7 +61,8 @@ def trained(
     eyes: Sight | None = None,
 ) -> list[Golden]:
     """The golden rows of the examples, scored as the trainer sees them: packed into one row."""
-    chosen = golden_rows([len(example.token_ids) for example in examples], seed)
+    lengths = {index: len(example.token_ids) for index, example in enumerate(examples) if example.token_ids}
+    chosen = [list(lengths)[place] for place in golden_rows(list(lengths.values()), seed)]
     rendered = [examples[index] for index in chosen]
     found = target_logprobs(model, pack(rendered), eyes).cpu()
     sizes = [example.num_supervised - example.supervised[0] for example in rendered]

@@ -1,37 +1,56 @@
-"""What a job trains on: its examples as tokens, and the stored features of their pictures."""
+"""What a job trains on: its examples as tokens, and the features of their pictures as they come."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import overload
 
 from kastor.dataset.parse import decode_example
 from kastor.dataset.rules import token_faults
+from kastor.dataset.sampling import encode_sampling
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob, TuningSpec
-from kastor.domain.vision import TokenCount, Vision
+from kastor.domain.vision import TokenCount
 from kastor.models.catalog import BaseModel
+from kastor.models.pictures import compiled_under
 from kastor.models.render import Rendered, Renderer
-from kastor.models.vision import FeatureStore
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
+from kastor.worker.compiling import Source
 from kastor.worker.features import FeaturePass
 from kastor.worker.judging import Judging
+from kastor.worker.leaving import Leaving
 from kastor.worker.ownership import Ownership
+from kastor.worker.reading import Reading
 from kastor.worker.rows import Files, Rows
 
-LOOKED_AT = 512
-"""Pictures whose features are read for their spread: 33,000 tokens and more tell it to a hundredth."""
+LEFT_OUT = Rendered([], [])
 
 
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """The features of the examples' pictures; `tower` is the hash of what made them."""
+class Streamed(Sequence[Rendered]):
+    """The rows as training can have them: each waits for its media, and is without tokens where one of them is bad."""
 
-    store: FeatureStore
-    some: list[tuple[str, int]]  # keys and indices of pictures that tell of all
-    tower: str
-    vision: Vision
+    def __init__(self, rows: Rows, seeing: FeaturePass) -> None:
+        self._rows = rows
+        self._seeing = seeing
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Rendered: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Rendered]: ...
+
+    def __getitem__(self, index: int | slice) -> Rendered | list[Rendered]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._rows[index] if self._seeing.ready(index) else LEFT_OUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +60,7 @@ class Prepared:
     spec: TuningSpec
     examples: Sequence[Rendered]
     tokens: TokenCount  # of all
-    pictures: Pictures | None = None
+    seeing: FeaturePass | None = None
 
 
 class Preparing:
@@ -56,12 +75,11 @@ class Preparing:
         self._ownership = ownership
         self._stack = stack
 
-    def prepared(self, base: BaseModel, folder: Path, *, num_threads: int) -> Prepared:
-        """Judge the dataset file if there is one, look at its media, render.
+    def prepared(self, base: BaseModel, folder: Path, *, done: int, num_threads: int) -> Prepared:
+        """Judge the dataset file if there is one, begin to look at its media, render; `done` steps are behind the job.
 
         Raises:
             InvalidArgument: the examples cannot be trained on; says which and why.
-            What `FeaturePass.run` raises.
 
         """
         renderer = Renderer.open(folder, base.family, self._job.spec.supervise)
@@ -73,18 +91,23 @@ class Preparing:
         judging = Judging(self._settings, self._job, self._blobs, self._ownership)
         spec = judging.settled(base, renderer)
         files = Files(self._blobs.dataset(self._job.id), self._blobs.plan(self._job.id))
-        if base.family.vision is None or not any(row.media for _, _, row in files.plans()):
+        vision = base.family.vision
+        if vision is None or not any(row.media for _, _, row in files.plans()):
             rows = Rows(files, renderer)
             return Prepared(spec, list(rows), rows.tokens)
-        seeing = FeaturePass(
-            self._settings, replace(self._job, spec=spec), self._blobs, self._ownership, base.family.vision, folder
-        )
-        store = seeing.open(self._stack)
-        spec, left_out = seeing.run(store, num_threads)
-        rows = Rows(files, renderer, seeing.key_of, left_out)
-        return Prepared(
-            spec, rows, rows.tokens, Pictures(store, rows.pictures(LOOKED_AT), seeing.tower, base.family.vision)
-        )
+        if not self._blobs.sampling(self._job.id).exists():
+            self._blobs.write(self._blobs.sampling(self._job.id), encode_sampling(files.media()))
+        job, own = replace(self._job, spec=spec), self._ownership
+        reading = Reading(self._settings, job, self._blobs, own, self._stack, (vision, folder), num_threads=num_threads)
+        rows = Rows(files, renderer, reading.key_of)
+        leaving = Leaving(self._settings, job, self._blobs, own, files, partial(compiled_under, vision=vision))
+        source = Source(self._settings, job, vision, self._stack, self._not_kept)
+        seeing = self._stack.enter_context(closing(FeaturePass(rows, spec, done, reading, leaving, source, own)))
+        seeing.start()
+        return Prepared(spec, Streamed(rows, seeing), rows.tokens, seeing)
+
+    def _not_kept(self, why: str) -> None:
+        self._ownership.note(f"decoded pictures are not kept, but decoded again wherever they are needed again: {why}")
 
     def _given(self, base: BaseModel, renderer: Renderer) -> list[Rendered]:
         """The examples that came with the request."""

@@ -1,165 +1,299 @@
-"""A job's pass over its media: what no job before it has stored is fetched, decoded and sent through the frozen tower.
+"""A job's pass over its media, in a thread of its own, in the order in which training needs them.
 
-Decoding runs a few media ahead of the tower. What is stored stays stored: a pass that was cut short goes on where it
-was. A medium that turns out bad only now costs its rows, by the rules of the job's profile; which ones is written down
-when all others were seen, and holds from then on.
+What no job before it has stored is fetched, decoded and sent through the frozen tower; decoding runs a few media ahead.
+Training begins when the media of its first steps are there, and waits where it is faster. A medium that turns out bad
+only now costs its rows, by the rules of the job's profile.
 """
 
+import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+from itertools import accumulate
 
-from kastor.domain.content import Media
-from kastor.domain.errors import FailedPrecondition
-from kastor.domain.job import TuningJob, TuningSpec
+import numpy as np
+
+from kastor.domain.errors import FailedPrecondition, Internal
+from kastor.domain.job import TuningSpec
 from kastor.domain.media import BadMedium, MediaFault
-from kastor.domain.vision import PlannedMedium, Vision
-from kastor.media import decode
-from kastor.media.fetch import Fetcher
-from kastor.models.pictures import pixels_of, stored_under
-from kastor.models.vision import Encoder, FeatureStore, Pixels, tower_hash
-from kastor.settings import Settings
-from kastor.store.blobs import Blobs
+from kastor.domain.vision import Grid, PlannedMedium, Vision
+from kastor.models.vision import Features, Pixels
+from kastor.training.packing import epoch_order, step_examples
 from kastor.worker.ahead import Ahead
+from kastor.worker.compiling import Compiling, Source
 from kastor.worker.leaving import Leaving
-from kastor.worker.media import feature_cache, media_cache, places, uploads, url_guard
-from kastor.worker.ownership import Ownership
-from kastor.worker.rows import Files
+from kastor.worker.ownership import Interrupted, Ownership
+from kastor.worker.reading import Reading
+from kastor.worker.rows import Rows
 
-MEDIA_AHEAD = 8
+MEDIA_AHEAD = 4
 TELL_EVERY_S = 15.0
+LOOK_EVERY_S = 0.2  # for a request to end, while waiting
+PATIENCE_S = 5.0  # with the thread when it is told to end
+
+_Made = tuple[str, PlannedMedium, Sequence[Pixels] | MediaFault | None]
+"""A medium's key and plan; `None` where its features were stored already."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Missing:
-    """A medium whose features are not stored: the `index`-th of the example whose line begins at `offset`."""
+def order_of_need(spec: TuningSpec, num_rows: int, done: int) -> list[int]:
+    """All rows, in the order in which they are first needed after step `done`; last those that no step needs.
 
-    key: str
-    planned: PlannedMedium
-    offset: int
-    index: int
+    >>> from kastor.domain.job import AdapterShape, Hyperparameters
+    >>> spec = TuningSpec("x", Hyperparameters(2, 2, 0.1), AdapterShape(1, 1.0, ()), num_examples=5)
+    >>> order_of_need(spec, 5, done=0) == epoch_order(0, 0, 5).tolist()
+    True
+    >>> sorted(order_of_need(spec, 5, done=4))
+    [0, 1, 2, 3, 4]
+    """
+    asked, order = spec.hyperparameters, dict[int, None]()
+    for step in range(done + 1, spec.total_steps + 1):
+        if len(order) == num_rows:
+            break
+        order |= dict.fromkeys(
+            step_examples(
+                step,
+                seed=spec.seed,
+                num_examples=num_rows,
+                num_epochs=asked.num_epochs,
+                batch_size=asked.batch_size,
+            )
+        )
+    return list(order | dict.fromkeys(range(num_rows)))
+
+
+def evenly(pictures: Mapping[str, int], most: int) -> list[tuple[str, int]]:
+    """Key and index of `most` pictures, evenly from all of them; all, where they are fewer.
+
+    >>> evenly({"a": 1, "b": 4}, 3)
+    [('a', 0), ('b', 1), ('b', 3)]
+    """
+    ends, keys = np.array(list(accumulate(pictures.values())), np.int64), list(pictures)
+    num_pictures = int(ends[-1]) if len(ends) else 0
+    chosen = np.unique(np.linspace(0, num_pictures - 1, min(most, num_pictures)).round().astype(np.int64))
+    media = np.searchsorted(ends, chosen, side="right")
+    before = ends[media] - np.array([pictures[keys[medium]] for medium in media], np.int64)
+    return [(keys[medium], int(index)) for medium, index in zip(media, chosen - before, strict=True)]
 
 
 class FeaturePass:
-    """One job's pass; `tower` is the hash of the tower's weights."""
+    """One job's pass, from step `done` on. `start` it; `close` it. All else is for the training thread."""
 
     def __init__(
         self,
-        settings: Settings,
-        job: TuningJob,
-        blobs: Blobs,
+        rows: Rows,
+        spec: TuningSpec,
+        done: int,
+        reading: Reading,
+        leaving: Leaving,
+        source: Source,
         ownership: Ownership,
-        vision: Vision,
-        folder: Path,
     ) -> None:
-        self._settings = settings
-        self._job = job
+        self._rows = rows
+        self._spec = spec
+        self._done = done
+        self._reading = reading
+        self._leaving = leaving
+        self._source = source
         self._ownership = ownership
-        self._vision = vision
-        self._folder = folder
-        self._files = Files(blobs.dataset(job.id), blobs.plan(job.id))
-        self._leaving = Leaving(settings, job, blobs, ownership)
-        self._uploads = uploads(settings, job)
-        self.tower = tower_hash(folder, vision)
+        self._order = order_of_need(spec, len(rows), done)
+        self._changed = threading.Condition()
+        self._seen: set[str] = set()
+        self._bad: set[str] = set()
+        self._error: BaseException | None = None
+        self._ended = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="features", daemon=True)
 
-    def open(self, stack: ExitStack) -> FeatureStore:
-        """The store; what is held in it stays for as long as `stack` is open."""
-        cache = feature_cache(self._settings)
-        return FeatureStore(cache, stack.enter_context(closing(cache.lease(self._job.id))))
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
 
-    def key_of(self, planned: PlannedMedium) -> str:
-        """Under which name the features of a medium are stored."""
-        return stored_under(planned, self.tower)
+    def close(self) -> None:
+        """End it, wherever it is."""
+        self._closing.set()  # seen by what decodes, too: `_heed`
+        if self._thread.ident is not None:
+            self._thread.join(PATIENCE_S)
+        if "_again" in self.__dict__:
+            self._again.close()
 
-    def run(self, store: FeatureStore, num_threads: int) -> tuple[TuningSpec, frozenset[str]]:
-        """Make what is missing in `store`, which then holds all.
+    # ---- for the training thread
 
-        What comes back is the job's spec as it then stands, and the hashes of the media that were left out.
+    @property
+    def tower(self) -> str:
+        """The hash of the tower's weights."""
+        return self._reading.tower
+
+    @property
+    def vision(self) -> Vision:
+        """How the job's family sees."""
+        return self._reading.vision
+
+    def ready(self, row: int) -> bool:
+        """Wait for the media of a row; False where one of them is bad, and the row left out.
 
         Raises:
-            InvalidArgument: more had to be left out than the profile allows.
+            Interrupted: the job is to end now.
+            InvalidArgument: more rows had to be left out than the profile allows.
             FailedPrecondition: a medium that training had begun with cannot be had any more.
-            ResourceExhausted: the disk or the cache is full.
 
         """
-        known = self._leaving.known()
-        faults: dict[str, MediaFault] = {}
-        missing = self._missing(store, set(known or {}))
-        if missing:
-            faults = self._make(store, missing, num_threads)
-        if known is not None and faults:
-            sha256, fault = next(iter(faults.items()))
-            raise FailedPrecondition(
-                f"A medium that this job was begun with (sha256 {sha256}) cannot be had any more: {fault.message} "
-                "Put it back, or tune again without it."
-            )
-        bad = faults if known is None else known
-        return self._leaving.settled(self._files, bad), frozenset(bad)
+        keys = {self._reading.key_of(medium) for medium in self._rows.planned(row).media}
+        with self._changed:
+            while True:
+                if self._error is not None:
+                    raise self._error
+                if keys & self._bad:
+                    return False
+                if keys <= self._seen:
+                    return True
+                if self._ended:
+                    raise Internal(f"The pass over the media ended without row {row}.")
+                if self._ownership.interrupted:
+                    raise Interrupted
+                self._changed.wait(LOOK_EVERY_S)
 
-    def _missing(self, store: FeatureStore, left_out: set[str]) -> list[_Missing]:
-        """The media whose features are not here, each once, in the order in which they first occur."""
-        found: dict[str, _Missing] = {}
-        for at, _, row in self._files.plans():
-            for index, planned in enumerate(row.media):
-                key = self.key_of(planned)
-                if key not in found and planned.sha256 not in left_out and not store.hold(key):
-                    found[key] = _Missing(key, planned, at, index)
-        return list(found.values())
+    def read(self, key: str, index: int) -> Features:
+        """Features (N, C) of a picture of a row that is ready.
 
-    def _make(self, store: FeatureStore, missing: list[_Missing], num_threads: int) -> dict[str, MediaFault]:
-        """Encode and store; why some could not be, by the hash of their content."""
-        faults: dict[str, MediaFault] = {}
-        tell = _Told(self._ownership.note, sum(one.planned.view.num_pictures for one in missing))
-        encoder = Encoder.open(self._folder, self._vision, num_threads=num_threads)
-        with Ahead(self._decoded(missing), most=MEDIA_AHEAD) as decoded:
-            for one, pixels in decoded:
-                if isinstance(pixels, MediaFault):
-                    faults[one.planned.sha256] = pixels
-                else:
-                    store.put(one.key, encoder.encode(pixels, one.planned.view.grids))
-                tell.more(one.planned.view.num_pictures)
-        tell.end()
-        return faults
+        Raises:
+            FailedPrecondition: they have gone, and so has the medium.
 
-    def _decoded(self, missing: list[_Missing]) -> Generator[tuple[_Missing, list[Pixels] | MediaFault], None, None]:
-        cache = media_cache(self._settings)
-        file = self._job.spec.file
-        if file is None:
-            raise FailedPrecondition("Only jobs on a dataset file can have media.")
-        with closing(cache.lease(self._job.id)) as lease, closing(decode.Pictures()) as pictures:
-            allowed, guard = places(self._settings, file), url_guard(self._settings)
-            fetcher = Fetcher(cache, lease, allowed, guard=guard, uploads=self._uploads)
-            for one in missing:
-                media = list(dict.fromkeys(self._files.example(one.offset).media))[one.index]
-                try:
-                    yield one, self._pixels(fetcher, pictures, media, one.planned)
-                except BadMedium as bad:
-                    yield one, bad.fault
+        """
+        if self._reading.hold(key):
+            return self._reading.read(key, index)
+        return self._reading.of(key, lambda: self._pixels_again(key))[index]
 
-    def _pixels(
-        self, fetcher: Fetcher, pictures: decode.Pictures, media: Media, planned: PlannedMedium
-    ) -> list[Pixels]:
-        """The planned pictures of a medium, scaled for the tower."""
-        fetched = fetcher.fetch_bytes(media.data) if media.data else fetcher.fetch(media.uri)
+    def sample(self, most: int) -> list[Features]:
+        """Features of `most` pictures, evenly from the first rows to be trained on: no more rows than that takes.
+
+        Those of the first step are always among them, as they are waited for anyway.
+        """
+        pictures: dict[str, int] = {}
+        for number, row in enumerate(self._order):
+            if number >= self._spec.hyperparameters.batch_size and sum(pictures.values()) >= most:
+                break
+            if self.ready(row):
+                media = self._rows.planned(row).media
+                pictures |= {self._reading.key_of(medium): medium.view.num_pictures for medium in media}
+        return [self.read(key, index) for key, index in evenly(pictures, most)]
+
+    def _pixels_again(self, key: str) -> tuple[Sequence[Pixels], Sequence[Grid]]:
+        media, planned = self._rows.medium(self._rows.media[key])
         try:
-            if fetched.sha256 != planned.sha256:
-                raise BadMedium.of("media_changed", f"{media.name} is another file now than when it was checked.")
-            return pixels_of(fetched.path, planned, self._vision, pictures)
-        finally:
-            fetcher.release(fetched)
+            pixels = self._again.pictures(media, planned)
+        except BadMedium as bad:
+            raise _gone(planned, bad.fault) from bad
+        if not isinstance(pixels, list):
+            self._source.let_go(planned)  # the pass holds it, too
+        return pixels, planned.view.grids
+
+    @cached_property
+    def _again(self) -> Compiling:
+        return self._source.open(self._heed)
+
+    # ---- the pass
+
+    def _heed(self) -> None:
+        if self._closing.is_set() or self._ownership.interrupted:
+            raise Interrupted
+
+    def _run(self) -> None:
+        try:
+            self._look()
+        except BaseException as error:  # noqa: BLE001  # whatever it is: it is raised where training waits
+            with self._changed:
+                self._error = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _look(self) -> None:
+        missing = [shown.num_pictures for key, shown in self._rows.media.items() if not self._reading.is_kept(key)]
+        tell = _Told(self._ownership.note, sum(missing))
+        with Ahead(self._made(), most=MEDIA_AHEAD) as made:
+            for key, planned, pixels in made:
+                if self._closing.is_set():
+                    return
+                self._take(key, planned, pixels, sum(missing))
+                if pixels is not None:
+                    tell.more(planned.view.num_pictures)
+        self._leaving.end()
+        tell.end()
+
+    def _take(
+        self, key: str, planned: PlannedMedium, pixels: Sequence[Pixels] | MediaFault | None, num_missing: int
+    ) -> None:
+        if isinstance(pixels, MediaFault):
+            self._leave(key, planned, pixels)
+            return
+        kept = pixels is None or self._reading.take(key, pixels, planned.view.grids, num_missing=num_missing)
+        if kept and pixels is not None and not isinstance(pixels, list):
+            self._source.let_go(planned)
+        self._now(self._seen, key)
+
+    def _leave(self, key: str, planned: PlannedMedium, fault: MediaFault) -> None:
+        if not self._leaving.has(planned):
+            if self._done and self._first_step(key) <= self._done:
+                raise _gone(planned, fault)
+            self._leaving.add(planned, fault)
+        self._now(self._bad, key)
+
+    def _now(self, state: set[str], key: str) -> None:
+        with self._changed:
+            state.add(key)
+            self._changed.notify_all()
+
+    def _first_step(self, key: str) -> int:
+        """The step that first shows the medium."""
+        places = {row: place for place, row in enumerate(epoch_order(self._spec.seed, 0, len(self._rows)).tolist())}
+        keys = (
+            place
+            for row, place in places.items()
+            if any(self._reading.key_of(medium) == key for medium in self._rows.planned(row).media)
+        )
+        return 1 + min(keys) // self._spec.hyperparameters.batch_size
+
+    def _made(self) -> Generator[_Made, None, None]:
+        """Each medium once, in the order of need, its pictures decoded unless its features are stored."""
+        done: set[str] = set()
+        with closing(self._source.open(self._heed)) as compiling:
+            for row in self._order:
+                for planned in self._rows.planned(row).media:
+                    key = self._reading.key_of(planned)
+                    if key not in done:
+                        done.add(key)
+                        yield key, planned, self._pixels(compiling, key, planned)
+
+    def _pixels(self, compiling: Compiling, key: str, planned: PlannedMedium) -> Sequence[Pixels] | MediaFault | None:
+        if self._leaving.has(planned):
+            return MediaFault("left_out", "It was left out before.")
+        if self._reading.hold(key):
+            return None
+        media, _ = self._rows.medium(self._rows.media[key])
+        try:
+            return compiling.pictures(media, planned)
+        except BadMedium as bad:
+            return bad.fault
+
+
+def _gone(planned: PlannedMedium, fault: MediaFault) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"A medium that this job was begun with (sha256 {planned.sha256}) cannot be had any more: {fault.message} "
+        "Put it back, or tune again without it."
+    )
 
 
 class _Told:
-    """Says from time to time how far the pass is."""
+    """Says from time to time how far the pass is; nothing where nothing is to be done."""
 
     def __init__(self, note: Callable[[str], None], total: int) -> None:
         self._note = note
         self._total = total
         self._done = 0
         self._began = self._told = time.monotonic()
-        note(f"features: {total} pictures to be looked at")
+        if total:
+            note(f"features: {total} pictures to be looked at")
 
     def more(self, num_pictures: int) -> None:
         """So many pictures are done."""
@@ -170,5 +304,6 @@ class _Told:
 
     def end(self) -> None:
         """All are done."""
-        seconds = time.monotonic() - self._began
-        self._note(f"features: {self._done} of {self._total} pictures, in {seconds:.1f} s")
+        if self._total:
+            seconds = time.monotonic() - self._began
+            self._note(f"features: {self._done} of {self._total} pictures, in {seconds:.1f} s")

@@ -1,17 +1,22 @@
-"""Rows whose media turned out bad after the gate had accepted them: left out, counted and said, or the job's end."""
+"""Rows whose media turned out bad after the gate had accepted them: left out, counted and said, or the job's end.
+
+A medium is left out by what is looked at of it: the same file may have a sound beginning and a damaged end. It is
+written down before the step that would have used it, and left out for good, so that a job that is killed and resumed
+trains on the same rows in the same steps. How many steps there are does not change.
+"""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import orjson
 
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.job import TuningJob, TuningSpec, resolve
-from kastor.domain.limits import PROFILES
+from kastor.domain.job import TuningJob
 from kastor.domain.media import MediaFault
+from kastor.domain.vision import PlannedMedium
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
 from kastor.worker.ownership import Ownership
@@ -20,99 +25,127 @@ from kastor.worker.rows import Files
 KEY = "leftOut"
 """Of the report: the rows that were accepted and then left out; its counts know of them."""
 
-Faults = Mapping[str, MediaFault]
-"""By the hash of the medium's content."""
+MAX_TOLD = 10  # media that have a line of their own in the job's events
+
+Lost = list[tuple[int, MediaFault]]
+"""Rows by their lines in the file that was handed in, and why."""
 
 
 class Leaving:
-    """Settles one job without the rows that cannot be had."""
+    """Leaves out of one job what cannot be had; `key_of` names what is looked at of a medium."""
 
-    def __init__(self, settings: Settings, job: TuningJob, blobs: Blobs, ownership: Ownership) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        job: TuningJob,
+        blobs: Blobs,
+        ownership: Ownership,
+        files: Files,
+        key_of: Callable[[PlannedMedium], str],
+    ) -> None:
         self._job = job
         self._blobs = blobs
         self._ownership = ownership
+        self._files = files
+        self._key_of = key_of
+        file = job.spec.file
+        assert file is not None  # noqa: S101  # other jobs have no media
+        self._file = file
+        self._most = dataset_limits(file.profile, settings.dataset_limits).max_dropped_share
+        self._faults = self._known()
+        if self._faults:  # it may have been killed between the two files
+            self._report(self._lost()[0])
 
-    def known(self) -> Faults | None:
-        """What was left out when all media were first seen; `None` before that."""
+    def has(self, planned: PlannedMedium) -> bool:
+        """Whether the medium is left out."""
+        return bool(self._faults) and self._key_of(planned) in self._faults
+
+    def add(self, planned: PlannedMedium, fault: MediaFault) -> None:
+        """Leave the medium out from now on: written down when this returns.
+
+        Raises:
+            InvalidArgument: more rows are left out than the profile allows, or all.
+
+        """
+        before = len(self._lost()[0]) if self._faults else 0
+        self._faults[self._key_of(planned)] = (planned.sha256, fault)
+        held = {key: {"sha256": sha256, **asdict(why)} for key, (sha256, why) in self._faults.items()}
+        self._blobs.write(self._blobs.left_out(self._job.id), [orjson.dumps(held)])
+        lost, num_left = self._lost()
+        report = self._report(lost)
+        self._refuse(report, lost, num_left)
+        if len(self._faults) <= MAX_TOLD:
+            self._tell(lost, len(lost) - before, num_left)
+
+    def end(self) -> None:
+        """Say what was left out in all, where not each was told."""
+        if len(self._faults) > MAX_TOLD:
+            lost, num_left = self._lost()
+            self._tell(lost, len(lost), num_left)
+
+    def _known(self) -> dict[str, tuple[str, MediaFault]]:
         try:
             held = orjson.loads(self._blobs.left_out(self._job.id).read_bytes())
         except FileNotFoundError:
-            return None
-        return {sha256: MediaFault(**fault) for sha256, fault in held.items()}
+            return {}
+        return {key: (said.pop("sha256"), MediaFault(**said)) for key, said in held.items()}
 
-    def settled(self, files: Files, faults: Faults) -> TuningSpec:
-        """The job's spec for the rows that are left, kept together with what is left out; safe to repeat.
-
-        Raises:
-            InvalidArgument: more rows would be left out than the profile allows, or all.
-
-        """
-        lost, num_left = [], 0
-        for _, _, row in files.plans():
-            bad = next((faults[medium.sha256] for medium in row.media if medium.sha256 in faults), None)
+    def _lost(self) -> tuple[Lost, int]:
+        """The rows that are left out, and how many are not."""
+        contents = {sha256 for sha256, _ in self._faults.values()}
+        lost: Lost = []
+        num_left = 0
+        for _, _, row in self._files.plans():
+            keys = [self._key_of(medium) for medium in row.media if medium.sha256 in contents]
+            bad = next((self._faults[key][1] for key in keys if key in self._faults), None)
             if bad is None:
                 num_left += 1
             else:
                 lost.append((row.line, bad))
-        report: dict[str, Any] = orjson.loads(self._blobs.report(self._job.id).read_bytes())
-        if lost and KEY not in report:
-            report = _reported(report, lost)
-            self._refuse(report, lost, num_left)
-        self._blobs.write(
-            self._blobs.left_out(self._job.id),
-            [orjson.dumps({sha256: asdict(fault) for sha256, fault in faults.items()})],
-        )
-        if not lost:
-            return self._job.spec
-        self._blobs.write(self._blobs.report(self._job.id), [orjson.dumps(report)])
-        if self._job.spec.num_examples != num_left:
-            self._settle(lost, num_left)
-        return self._job.spec
+        return lost, num_left
 
-    def _refuse(self, report: Mapping[str, Any], lost: list[tuple[int, MediaFault]], num_left: int) -> None:
-        file = self._job.spec.file
-        assert file is not None  # noqa: S101  # other jobs have no media
-        most = dataset_limits(file.profile, self._settings.dataset_limits).max_dropped_share
+    def _report(self, lost: Lost) -> Mapping[str, Any]:
+        path = self._blobs.report(self._job.id)
+        report = _reported(orjson.loads(path.read_bytes()), lost)
+        self._blobs.write(path, [orjson.dumps(report)])
+        return report
+
+    def _refuse(self, report: Mapping[str, Any], lost: Lost, num_left: int) -> None:
         share = report["dropped"] / report["rows"]
-        if num_left and share <= most:
+        if num_left and share <= self._most:
             return
-        allowed = f"more than {most:.0%}" if num_left else "which leaves none"
+        allowed = f"more than {self._most:.0%}" if num_left else "which leaves none"
         before = report["dropped"] - len(lost)
         line, first = lost[0]
         raise InvalidArgument(
-            f"{file.name}: {len(lost):,} examples hold media that turned out bad when they were decoded "
+            f"{self._file.name}: {len(lost):,} examples hold media that turned out bad when they were decoded "
             f"({_listed(lost)}); with {before:,} dropped before, that is {share:.1%} of the rows, {allowed}. "
             f"The first is line {line}: {first.message} {first.hint}".rstrip()
         )
 
-    def _settle(self, lost: list[tuple[int, MediaFault]], num_left: int) -> None:
-        spec = self._job.spec
-        assert spec.file is not None  # noqa: S101  # as above
-        profile = PROFILES[self._settings.profile]
-        hyperparameters = resolve(spec.file.asked, num_left, profile, has_media=True)
-        spec = replace(spec, num_examples=num_left, hyperparameters=hyperparameters)
-        self._ownership.settle(spec)
-        self._job = replace(self._job, spec=spec)
+    def _tell(self, lost: Lost, num_new: int, num_left: int) -> None:
         lines = ", ".join(str(line) for line, _ in lost[:10]) + (", …" if len(lost) > 10 else "")
         self._ownership.note(
-            f"{len(lost):,} examples left out whose media turned out bad when they were decoded ({_listed(lost)}): "
-            f"lines {lines}; {num_left:,} are trained on"
+            f"{num_new:,} examples left out whose media turned out bad when they were decoded; in all {len(lost):,} "
+            f"({_listed(lost)}): lines {lines}; {num_left:,} are trained on"
         )
 
 
-def _reported(report: dict[str, Any], lost: list[tuple[int, MediaFault]]) -> dict[str, Any]:
-    """The report with its ledger moved: what was accepted is dropped now."""
+def _reported(report: dict[str, Any], lost: Lost) -> dict[str, Any]:
+    """The report with its ledger moved: what was accepted is dropped now. Safe to repeat."""
+    before = report.get(KEY, [])
     by_rule = Counter(report["droppedByRule"])
+    by_rule.subtract(one["rule"] for one in before)
     by_rule.update(fault.rule for _, fault in lost)
+    num_new = len(lost) - len(before)
     return report | {
-        "accepted": report["accepted"] - len(lost),
-        "dropped": report["dropped"] + len(lost),
-        "droppedByRule": dict(by_rule.most_common()),
+        "accepted": report["accepted"] - num_new,
+        "dropped": report["dropped"] + num_new,
+        "droppedByRule": dict((+by_rule).most_common()),
         KEY: [{"line": line, **asdict(fault)} for line, fault in lost],
     }
 
 
-def _listed(lost: list[tuple[int, MediaFault]]) -> str:
+def _listed(lost: Lost) -> str:
     rules = Counter(fault.rule for _, fault in lost)
     return ", ".join(f"{count:,} {rule}" for rule, count in rules.most_common())

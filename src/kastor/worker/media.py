@@ -22,6 +22,11 @@ def media_cache(settings: Settings) -> MediaCache:
     return MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
 
 
+def frame_cache(settings: Settings) -> MediaCache:
+    """The cache of decoded pictures, shared by jobs and generation."""
+    return MediaCache(settings.cache_dir / "frames", max_bytes=settings.frame_cache_bytes)
+
+
 def feature_cache(settings: Settings) -> MediaCache:
     """The cache of features, shared by jobs and generation."""
     return MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes)

@@ -1,16 +1,15 @@
 """The examples that the gate accepted, as training takes them: rendered from disk each time, exactly as planned."""
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
 from kastor.dataset.manifest import PlannedRow, decode_row
 from kastor.dataset.parse import decode_example
-from kastor.domain.content import Example
+from kastor.domain.content import Example, Media
 from kastor.domain.errors import Internal
 from kastor.domain.vision import PlannedMedium, TokenCount
 from kastor.models.render import Rendered, Renderer
@@ -33,6 +32,12 @@ class Files:
                 yield *at, decode_row(plan)
                 at = (at[0] + len(example), at[1] + len(plan))
 
+    def media(self) -> Iterator[tuple[Media, PlannedMedium]]:
+        """The media of all examples with their plans, as often as they occur."""
+        for at, _, row in self.plans():
+            if row.media:
+                yield from row.by_media(self.example(at)).items()
+
     def example(self, offset: int) -> Example:
         """The example whose line begins there."""
         return decode_example(_line(self.dataset, offset))
@@ -42,16 +47,22 @@ class Files:
         return decode_row(_line(self.plan, offset))
 
 
+class Shown(NamedTuple):
+    """Where a medium is first shown: the `place`-th of the row's; and how many pictures it has."""
+
+    row: int
+    place: int
+    num_pictures: int
+
+
 class Rows(Sequence[Rendered]):
-    """The examples without those that show a medium of `left_out` (hashes of content).
+    """The examples.
 
     `key_of` gives the keys of their pictures' features, and may be absent where there are none.
     Held in memory are but the places of their lines, so that it stays the same size however many frames there are.
     """
 
-    def __init__(
-        self, files: Files, renderer: Renderer, key_of: KeyOf | None = None, left_out: Set[str] = frozenset()
-    ) -> None:
+    def __init__(self, files: Files, renderer: Renderer, key_of: KeyOf | None = None) -> None:
         """See to it that every example is what was planned.
 
         Raises:
@@ -61,15 +72,15 @@ class Rows(Sequence[Rendered]):
         self._files = files
         self._renderer = renderer
         self._key_of = key_of
-        self.media: dict[str, int] = {}  # key -> pictures, of all media, in the order in which they first occur
-        places, total, supervised = [], 0, 0
+        self.media: dict[str, Shown] = {}  # by key, in the order in which they first occur
+        places: list[tuple[int, int]] = []
+        total, supervised = 0, 0
         for at, plan_at, planned in files.plans():
-            if any(medium.sha256 in left_out for medium in planned.media):
-                continue
             self._rendered(files.example(at), planned)
-            places.append((at, plan_at))
             if key_of is not None:
-                self.media |= {key_of(medium): medium.view.num_pictures for medium in planned.media}
+                for index, medium in enumerate(planned.media):
+                    self.media.setdefault(key_of(medium), Shown(len(places), index, medium.view.num_pictures))
+            places.append((at, plan_at))
             total, supervised = total + planned.tokens.total, supervised + planned.tokens.supervised
         self._places = np.array(places, np.int64).reshape(-1, 2)
         self.tokens = TokenCount(total, supervised)  # of all examples
@@ -89,14 +100,14 @@ class Rows(Sequence[Rendered]):
         at, plan_at = self._places[index].tolist()
         return self._rendered(self._files.example(at), self._files.row(plan_at))
 
-    def pictures(self, most: int) -> list[tuple[str, int]]:
-        """Key and index of `most` pictures, evenly from all of them; all, where they are fewer."""
-        ends = np.array(list(accumulate(self.media.values())), np.int64)
-        keys, num_pictures = list(self.media), int(ends[-1]) if len(ends) else 0
-        chosen = np.unique(np.linspace(0, num_pictures - 1, min(most, num_pictures)).round().astype(np.int64))
-        media = np.searchsorted(ends, chosen, side="right")
-        before = ends[media] - np.array([self.media[keys[medium]] for medium in media], np.int64)
-        return [(keys[medium], int(index)) for medium, index in zip(media, chosen - before, strict=True)]
+    def planned(self, index: int) -> PlannedRow:
+        """The plan of an example."""
+        return self._files.row(int(self._places[index, 1]))
+
+    def medium(self, shown: Shown) -> tuple[Media, PlannedMedium]:
+        """A medium as its example names it, and its plan."""
+        media = dict.fromkeys(self._files.example(int(self._places[shown.row, 0])).media)
+        return list(media)[shown.place], self.planned(shown.row).media[shown.place]
 
     def _rendered(self, example: Example, planned: PlannedRow) -> Rendered:
         by_media = planned.by_media(example)

@@ -7,25 +7,29 @@ from kastor.domain.errors import FailedPrecondition, Internal
 from kastor.models.projector import Projector, Spread
 from kastor.training.checkpoints import load_projector
 from kastor.training.sight import Sight
-from kastor.worker.examples import Pictures
+from kastor.worker.features import FeaturePass
+
+LOOKED_AT = 128
+"""Pictures whose features tell the spread of all: 8,192 tokens of the first ones that are trained on (docs/log.md)."""
 
 
-def sight(model: Any, pictures: Pictures | None, held: Path | None, *, seed: int) -> Sight | None:  # noqa: ANN401  # peft model
+def sight(model: Any, seeing: FeaturePass | None, held: Path | None, *, seed: int) -> Sight | None:  # noqa: ANN401  # peft model
     """What the job's model sees with; `None` where neither its examples nor the adapter it goes on from know pictures.
 
-    `held` is the folder of that adapter, if there is one.
+    `held` is the folder of that adapter, if there is one. Waits for the first pictures.
 
     Raises:
         FailedPrecondition: its projector is damaged, or of another model.
+        What `FeaturePass.sample` raises.
 
     """
     table = model.get_input_embeddings().weight
-    if pictures is not None and pictures.vision.pretrained:
-        return Sight(None, pictures.store.read, both_ways=pictures.vision.both_ways)
+    if seeing is not None and seeing.vision.pretrained:
+        return Sight(None, seeing.read, both_ways=seeing.vision.both_ways)
     projector = None if held is None else load_projector(held)
-    if pictures is None:
+    if seeing is None:
         return None if projector is None else Sight(projector.to(table.device), _nothing)
-    features = [pictures.store.read(key, index) for key, index in pictures.some]
+    features = seeing.sample(1 if projector is not None else LOOKED_AT)
     if projector is None:
         projector = Projector.fresh(Spread.of(features), table.shape[1], scale=float(table.float().std()), seed=seed)
     wanted, found = (features[0].shape[1], table.shape[1]), (len(projector.mean_C), projector.width)
@@ -34,7 +38,7 @@ def sight(model: Any, pictures: Pictures | None, held: Path | None, *, seed: int
             f"The projector in {held} leads from {found[0]} channels to {found[1]}, this base needs {wanted[0]} and "
             f"{wanted[1]}: it is another model's."
         )
-    return Sight(projector.to(table.device), pictures.store.read)
+    return Sight(projector.to(table.device), seeing.read)
 
 
 def _nothing(key: str, index: int) -> Any:  # noqa: ANN401  # never returns

@@ -24,7 +24,7 @@ from kastor.training.lora import attach
 from kastor.training.sight import Sight
 from kastor.worker.certify import certified
 from kastor.worker.examples import Prepared, Preparing
-from kastor.worker.ownership import Ownership, now
+from kastor.worker.ownership import Interrupted, Ownership, now
 from kastor.worker.sight import sight
 
 
@@ -50,7 +50,9 @@ class Steps:
         base = load_catalog(self._settings.catalog_file).base(self._job.spec.base_model)
         folder = ensure_local(base, self._settings.cache_dir, self._on_progress())
         preparing = Preparing(self._settings, self._job, self._blobs, self._ownership, stack)
-        prepared = preparing.prepared(base, folder, num_threads=num_threads)
+        checkpoint = self._checkpoints.latest()
+        done = 0 if checkpoint is None else checkpoint.step
+        prepared = preparing.prepared(base, folder, done=done, num_threads=num_threads)
         self._job = replace(self._job, spec=prepared.spec)
         model = attach(load_base(folder), self._job.spec.adapter, seed=self._job.spec.seed)
         if self._job.spec.from_tuned:
@@ -60,11 +62,19 @@ class Steps:
         self._resume(model, trainer)
         self._ownership.begin_training()
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
-        if not train(trainer, on_step=self._on_step, save=self._saver(model, trainer, prepared, eyes)):
+        if not self._trained(trainer, self._saver(model, trainer, prepared, eyes)):
             return False
         renderer = Renderer.open(folder, base.family)
         self._publish(lambda adapter: self._certificate(model, prepared.examples, eyes, renderer, adapter))
         return True
+
+    def _trained(self, trainer: Trainer, save: Callable[[int, bool], None]) -> bool:
+        try:
+            return train(trainer, on_step=self._on_step, save=save)
+        except Interrupted:  # while it waited for media, between two steps
+            if trainer.step:
+                save(trainer.step, False)
+            return False
 
     def _on_progress(self) -> Any:  # noqa: ANN401  # a closure; sources.OnProgress
         told: set[str] = set()
@@ -79,7 +89,7 @@ class Steps:
     def _sight(self, model: Any, prepared: Prepared) -> Sight | None:  # noqa: ANN401  # peft model
         checkpoint, spec = self._checkpoints.latest(), self._job.spec
         initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
-        return sight(model, prepared.pictures, checkpoint.folder if checkpoint else initial, seed=spec.seed)
+        return sight(model, prepared.seeing, checkpoint.folder if checkpoint else initial, seed=spec.seed)
 
     def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
         checkpoint = self._checkpoints.latest()
@@ -128,8 +138,8 @@ class Steps:
             "batchSize": spec.hyperparameters.batch_size,
             "learningRate": spec.hyperparameters.learning_rate,
         }
-        if prepared.pictures is not None:
-            about["vision"] = {"tower": prepared.pictures.tower, "preprocessing": PREPROCESSING}
+        if prepared.seeing is not None:
+            about["vision"] = {"tower": prepared.seeing.tower, "preprocessing": PREPROCESSING}
         projector = None if eyes is None else eyes.projector
 
         def save(step: int, ends_epoch: bool) -> None:
@@ -169,7 +179,10 @@ class Steps:
     def _publish(self, prove: Callable[[Path], str]) -> None:
         checkpoint = self._checkpoints.latest()
         assert checkpoint is not None  # noqa: S101  # the last step saves one
-        self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id), prove)
+        own = self._blobs.sampling(self._job.id)
+        before = self._blobs.initial_adapter(self._job.id) / own.name
+        beside = next(([file] for file in (own, before) if file.exists()), [])
+        self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id), prove, beside)
 
 
 def _sizes(model: Any, prepared: Prepared, eyes: Sight | None) -> dict[str, object]:  # noqa: ANN401  # peft model

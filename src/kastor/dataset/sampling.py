@@ -1,0 +1,125 @@
+"""How a model was shown media, as a file beside its dataset and beside the tuned model; answers see by it again.
+
+    sampling.json   versions of what chose and scaled, each medium's pictures (moments, times, sizes, tokens),
+                    and the resolution and frames a second that most of the examples' media had
+
+Media are named by content and segment, each once, in the order in which they were first shown.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+
+from kastor.dataset.manifest import medium_object, medium_of
+from kastor.domain.content import Media, Prompt, Resolution
+from kastor.domain.errors import FailedPrecondition
+from kastor.domain.media import MediaKind, Sampling, SamplingPlan
+from kastor.domain.vision import PlannedMedium
+from kastor.media.sample import SAMPLING, SCALING
+
+SAMPLING_FILE = "sampling.json"
+FORMAT = 1
+
+Versions = Mapping[str, str]
+
+
+def versions() -> dict[str, str]:
+    """Of what chooses frames, of what scales pictures, and of the decoders."""
+    return {"sampling": str(SAMPLING), "scaling": str(SCALING), "av": version("av")}
+
+
+def sampling_of(media: Media) -> Sampling:
+    """Which frames of a medium are asked for."""
+    return Sampling(fps=media.fps or 1.0, start_s=media.start_s or 0.0, end_s=media.end_s)
+
+
+def encode_sampling(shown: Iterable[tuple[Media, PlannedMedium]]) -> Iterator[bytes]:
+    """The file, piece after piece; `shown` are the media of the examples, as often as they occur."""
+    resolutions, rates, written = Counter[Resolution](), Counter[float](), set[tuple[str, Sampling, Resolution]]()
+    yield b'{"format":' + orjson.dumps(FORMAT) + b',"versions":' + orjson.dumps(versions()) + b',"media":['
+    for media, planned in shown:
+        sampling, resolution = sampling_of(media), planned.view.resolution
+        resolutions[resolution] += 1
+        if planned.kind is MediaKind.VIDEO:
+            rates[sampling.fps] += 1
+        key = (planned.sha256, sampling, resolution)
+        if key not in written:
+            yield (b",\n" if written else b"\n") + orjson.dumps(_object(sampling, planned))
+            written.add(key)
+    most = {"resolution": _most(resolutions), "fps": _most(rates)}
+    yield b'\n],"usual":' + orjson.dumps(most) + b"}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a model was shown when it was tuned."""
+
+    resolution: Resolution | None = None  # of most media; `None` where there were none
+    fps: float | None = None  # of most videos
+    plans: Mapping[tuple[str, Sampling], SamplingPlan] = field(default_factory=dict)
+    made_with: Versions = field(default_factory=dict)
+
+    @classmethod
+    def decoded(cls, text: bytes, name: str) -> "Trained":
+        """What `encode_sampling` wrote into the file `name`.
+
+        Raises:
+            FailedPrecondition: it cannot be read, or another version of this program would choose or scale otherwise.
+
+        """
+        try:
+            held = orjson.loads(text)
+            made_with = {key: str(value) for key, value in held["versions"].items()}
+            if held["format"] != FORMAT:
+                raise ValueError(f"format {held['format']}")
+            usual = held["usual"]
+            plans = {_asked(one): medium.frames for one in held["media"] if (medium := medium_of(one)).frames}
+            resolution = Resolution(usual["resolution"]) if usual["resolution"] else None
+            found = cls(resolution, usual["fps"], plans, made_with)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FailedPrecondition(
+                f"{name} does not say how the model was shown media ({error!r}): tune the model again."
+            ) from error
+        for what in ("sampling", "scaling"):
+            if made_with.get(what) != versions()[what]:
+                raise FailedPrecondition(
+                    f"{name}: the model was tuned on pictures by version {made_with.get(what)} of this program's "
+                    f"{what}; it is at version {versions()[what]} now. Tune the model again."
+                )
+        return found
+
+    def completed(self, prompt: Prompt) -> Prompt:
+        """The prompt with the resolution of training, where it names none."""
+        if prompt.resolution is not None or self.resolution is None:
+            return prompt
+        return replace(prompt, resolution=self.resolution)
+
+    def sampled(self, media: Media) -> Media:
+        """The medium with the frames a second of training, if it is a video that names none."""
+        if media.fps is not None or self.fps is None or not media.mime_type.startswith("video/"):
+            return media
+        return replace(media, fps=self.fps)
+
+    def plan(self, sha256: str, media: Media) -> SamplingPlan | None:
+        """The frames that were trained on, of the same content, segment and frames a second."""
+        return self.plans.get((sha256, sampling_of(media)))
+
+
+def _object(sampling: Sampling, planned: PlannedMedium) -> dict[str, Any]:
+    found = medium_object(planned)
+    if planned.frames is None:
+        return found
+    return found | {"segment": {"fps": sampling.fps, "start": sampling.start_s, "end": sampling.end_s}}
+
+
+def _asked(held: Mapping[str, Any]) -> tuple[str, Sampling]:
+    segment = held["segment"]
+    return str(held["sha256"]), Sampling(float(segment["fps"]), float(segment["start"]), segment["end"])
+
+
+def _most(counts: Counter[Any]) -> Any:  # noqa: ANN401  # what was counted, or None
+    return counts.most_common(1)[0][0] if counts else None

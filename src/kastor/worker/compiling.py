@@ -1,0 +1,82 @@
+"""A job's media as pictures: those that are kept, or fetched and decoded now."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+
+from kastor.domain.content import Media
+from kastor.domain.errors import FailedPrecondition
+from kastor.domain.job import TuningJob
+from kastor.domain.media import BadMedium
+from kastor.domain.vision import PlannedMedium, Vision
+from kastor.media import decode
+from kastor.media.compiled import FrameStore
+from kastor.media.fetch import Fetcher
+from kastor.models.pictures import compiled, compiled_under
+from kastor.models.vision import Pixels
+from kastor.settings import Settings
+from kastor.worker.media import frame_cache, media_cache, places, uploads, url_guard
+
+
+class Source:
+    """Where one job's pictures come from; what is kept of them stays for as long as `stack` is open."""
+
+    def __init__(
+        self, settings: Settings, job: TuningJob, vision: Vision, stack: ExitStack, refused: Callable[[str], None]
+    ) -> None:
+        """`refused` is told once if pictures cannot be kept."""
+        self._settings = settings
+        self._job = job
+        self._vision = vision
+        cache = frame_cache(settings)
+        self._frames = FrameStore(cache, stack.enter_context(closing(cache.lease(job.id))), refused)
+
+    def open(self, heed: Callable[[], None]) -> "Compiling":
+        """What gives them to one thread; `heed` is called before each, and may raise."""
+        return Compiling(self._settings, self._job, self._vision, self._frames, heed)
+
+    def let_go(self, planned: PlannedMedium) -> None:
+        """Let the pictures of a medium be evicted, once for each time they were given out of the store."""
+        self._frames.release(compiled_under(planned, self._vision))
+
+
+class Compiling:
+    """Gives pictures of one job's media; for one thread at a time. Close it."""
+
+    def __init__(
+        self, settings: Settings, job: TuningJob, vision: Vision, frames: FrameStore, heed: Callable[[], None]
+    ) -> None:
+        file = job.spec.file
+        if file is None:
+            raise FailedPrecondition("Only jobs on a dataset file can have media.")
+        self._vision = vision
+        self._frames = frames
+        self._heed = heed
+        self._stack = ExitStack()
+        cache = media_cache(settings)
+        lease = self._stack.enter_context(closing(cache.lease(job.id)))
+        self._pictures = self._stack.enter_context(closing(decode.Pictures()))
+        allowed, guard = places(settings, file), url_guard(settings)
+        self._fetcher = Fetcher(cache, lease, allowed, guard=guard, uploads=uploads(settings, job))
+
+    def close(self) -> None:
+        """End what decodes."""
+        self._stack.close()
+
+    def pictures(self, media: Media, planned: PlannedMedium) -> Sequence[Pixels]:
+        """The planned pictures, scaled for the tower; held in the store unless they are a list.
+
+        Raises:
+            BadMedium: it cannot be had, or is damaged.
+            ResourceExhausted: there is no room to fetch it.
+
+        """
+        kept = self._frames.hold(compiled_under(planned, self._vision))
+        if kept is not None:
+            return kept
+        fetched = self._fetcher.fetch_bytes(media.data) if media.data else self._fetcher.fetch(media.uri)
+        try:
+            if fetched.sha256 != planned.sha256:
+                raise BadMedium.of("media_changed", f"{media.name} is another file now than when it was checked.")
+            return compiled(self._frames, fetched.path, planned, self._vision, self._pictures, self._heed)
+        finally:
+            self._fetcher.release(fetched)

@@ -1,0 +1,87 @@
+"""Whether a job keeps what the tower makes of pictures: bytes against the time they save. The rule is arithmetic.
+
+What is not kept is made again from the decoded pictures at each step, to the same bits.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MOST_MB_PER_S = 64.0
+"""Disk that a saved second may cost. A plain disk writes this much in about a second: beyond it, keeping saves none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one picture costs: its way through the tower, against having its stored features back."""
+
+    tower_ms: float
+    read_ms: float
+    num_bytes: int  # of its features
+
+
+def mb_per_second(measured: Measured, num_reads: int) -> float:
+    """Megabytes that each saved second costs when a picture is needed `num_reads` times more; infinite if none is.
+
+    >>> mb_per_second(Measured(tower_ms=16.0, read_ms=1.0, num_bytes=40_960), num_reads=5)
+    0.546
+    >>> mb_per_second(Measured(tower_ms=1.0, read_ms=1.5, num_bytes=40_960), num_reads=5)
+    inf
+    """
+    saved_s = (measured.tower_ms - measured.read_ms) * num_reads / 1000
+    return round(measured.num_bytes / 1e6 / saved_s, 3) if saved_s > 0 else math.inf
+
+
+def worth_keeping(measured: Measured, *, num_reads: int, num_pictures: int, room_bytes: int) -> bool:
+    """Whether the features of all `num_pictures` are kept: they fit, and each saved second is worth its bytes.
+
+    >>> slow, fast = Measured(16.0, 0.5, 40_960), Measured(3.0, 0.5, 2_000_000)
+    >>> worth_keeping(slow, num_reads=5, num_pictures=1000, room_bytes=1 << 30)
+    True
+    >>> worth_keeping(fast, num_reads=5, num_pictures=100, room_bytes=1 << 30)
+    False
+    >>> worth_keeping(slow, num_reads=5, num_pictures=100_000, room_bytes=1 << 30)
+    False
+    """
+    fits = measured.num_bytes * num_pictures <= room_bytes
+    return fits and mb_per_second(measured, num_reads) <= MOST_MB_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a job does, and the numbers it was chosen by."""
+
+    keep: bool
+    measured: Measured
+    num_reads: int
+    num_pictures: int
+    room_bytes: int
+
+    @classmethod
+    def by_rule(cls, measured: Measured, *, num_reads: int, num_pictures: int, room_bytes: int) -> "Choice":
+        """What the rule says."""
+        keep = worth_keeping(measured, num_reads=num_reads, num_pictures=num_pictures, room_bytes=room_bytes)
+        return cls(keep, measured, num_reads, num_pictures, room_bytes)
+
+    @property
+    def said(self) -> str:
+        """For the job's log."""
+        one = self.measured
+        begin = "features are kept" if self.keep else "features are not kept but made again at each step"
+        return (
+            f"{begin}: {one.num_bytes / 1e3:,.1f} kB a picture; the tower takes {one.tower_ms:.2f} ms, reading "
+            f"{one.read_ms:.2f} ms, and {self.num_reads} readings are expected: "
+            f"{mb_per_second(one, self.num_reads):,.2f} MB for each second saved, at most {MOST_MB_PER_S:g} are worth "
+            f"it; {self.num_pictures * one.num_bytes / 1e6:,.1f} MB in all, room for {self.room_bytes / 1e6:,.0f} MB"
+        )
+
+    def encoded(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decoded(cls, held: Mapping[str, Any]) -> "Choice":
+        """What `encoded` gave, parsed."""
+        return cls(**{**held, "measured": Measured(**held["measured"])})

@@ -1,0 +1,44 @@
+"""The rule that weighs the bytes of features against the time they save."""
+
+import math
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kastor.worker.keeping import MOST_MB_PER_S, Choice, Measured, mb_per_second, worth_keeping
+
+MEASURED = st.builds(
+    Measured,
+    tower_ms=st.floats(0.001, 10_000),
+    read_ms=st.floats(0.001, 100),
+    num_bytes=st.integers(1, 1 << 32),
+)
+READS, PICTURES, ROOM = st.integers(1, 1000), st.integers(1, 1_000_000), st.integers(0, 1 << 50)
+
+
+@given(MEASURED, READS, PICTURES, ROOM, st.floats(1, 100))
+def test_what_is_kept_would_be_kept_if_it_saved_more_or_took_less(
+    measured: Measured, reads: int, pictures: int, room: int, factor: float
+) -> None:
+    if not worth_keeping(measured, num_reads=reads, num_pictures=pictures, room_bytes=room):
+        return
+    for better in (
+        replace(measured, tower_ms=measured.tower_ms * factor),
+        replace(measured, read_ms=measured.read_ms / factor),
+        replace(measured, num_bytes=math.ceil(measured.num_bytes / factor)),
+    ):
+        assert worth_keeping(better, num_reads=reads, num_pictures=pictures, room_bytes=room)
+    assert worth_keeping(measured, num_reads=reads + 1, num_pictures=pictures, room_bytes=room)
+    assert worth_keeping(measured, num_reads=reads, num_pictures=max(1, pictures - 1), room_bytes=room + 1)
+
+
+@given(MEASURED, READS, PICTURES, ROOM)
+def test_what_is_kept_fits_saves_time_and_costs_at_most_the_threshold(
+    measured: Measured, reads: int, pictures: int, room: int
+) -> None:
+    choice = Choice.by_rule(measured, num_reads=reads, num_pictures=pictures, room_bytes=room)
+    if choice.keep:
+        assert measured.read_ms < measured.tower_ms
+        assert measured.num_bytes * pictures <= room
+        assert mb_per_second(measured, reads) <= MOST_MB_PER_S
