@@ -75,8 +75,9 @@ class PretrainedTower:
     def __call__(self, pictures_BHWC: Pixels, grid: Grid) -> NDArray[np.float32]:
         """Features (B, N, C) of pictures already scaled to their grid (B, H, W, 3).
 
-        One picture goes through at a time: in batches the last bits of a picture's features depend on how many others
-        there are, and a job that is resumed, or another that shares them, must find the same.
+        One picture goes through at a time: which matmul is used, and so the last bits, may depend on how many there
+        are (GPU libraries choose by size), and a job that is resumed, or another that shares the features, must find
+        the same. It costs a CPU little (docs/log.md).
         """
         if pictures_BHWC.shape[1:] != (grid.height, grid.width, 3):
             raise ValueError(f"pictures of the shape {pictures_BHWC.shape} are not scaled to {grid}")
