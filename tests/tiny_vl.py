@@ -81,7 +81,7 @@ def tiny_gemma3(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_gemma4(folder: Path, seed: int = 0) -> Path:
-    """Gemma 4 as the large ones are: pictures both ways in the layer with a window, values that are keys in the other.
+    """Gemma 4 as the large ones are: pictures both ways in layers with a window, values that are keys in the others.
 
     Patches of 16 pixels are averaged three by three, at any proportions.
     """
@@ -107,8 +107,6 @@ def tiny_gemma4_e(folder: Path, seed: int = 0) -> Path:
         "output_proj_dims": 48,
     }
     more = {
-        "num_hidden_layers": 4,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
         "num_kv_shared_layers": 2,
         "use_double_wide_mlp": True,
         "vocab_size_per_layer_input": len(_ids(GEMMA4_TOKENS)),
@@ -123,8 +121,9 @@ def _gemma4(folder: Path, seed: int, text: dict[str, Any], more: dict[str, Any] 
     ids = _ids(GEMMA4_TOKENS)
     ends = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<bos>"]}
     shape = _text(GEMMA4_TOKENS) | {
+        "num_hidden_layers": 4,
         "sliding_window": 128,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
         "global_head_dim": 32,
         "eos_token_id": ids["<eos>"],
         "final_logit_softcapping": 30.0,
