@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from google import genai
+from google.ai import generativelanguage_v1beta as glm
 from google.genai import types
 
 from api_world import BASE, World, error_of, fields_of, listening
@@ -15,6 +16,7 @@ from kastor.domain.content import FunctionCall, FunctionResponse, Text
 from kastor.domain.functions import declarations
 from kastor.domain.limits import OPEN
 from kastor.store.database import Database
+from rpc_calls import speaking
 
 WEATHER = {
     "name": "weather",
@@ -220,3 +222,25 @@ def test_the_sdk_calls_functions_by_itself(world: World, client: genai.Client) -
     assert world.generator.requests[1].prompt.contents[-1].parts == (
         FunctionResponse("weather", '{"result":{"city":"Bern","sky":"blue"}}'),
     )
+
+
+def test_over_grpc_functions_are_declared_called_and_answered(world: World) -> None:
+    world.generator.words = (CALL,)
+    city = glm.Schema(type_=glm.Type.STRING)
+    parameters = glm.Schema(type_=glm.Type.OBJECT, properties={"city": city}, required=["city"])
+    declared = glm.FunctionDeclaration(name="weather", description="Weather of a city.", parameters=parameters)
+    contents = [glm.Content(role="user", parts=[glm.Part(text="Rain?")])]
+    request = glm.GenerateContentRequest(
+        model=BASE, contents=contents, tools=[glm.Tool(function_declarations=[declared])]
+    )
+    with speaking(world) as rpc:
+        answer = rpc.generation.generate_content(request)
+        (part,) = answer.candidates[0].content.parts
+        assert (part.function_call.name, dict(part.function_call.args)["city"]) == ("weather", "Bern")
+        response = glm.FunctionResponse(name="weather", response={"rain": True})
+        given = glm.Content(role="function", parts=[glm.Part(function_response=response)])
+        request.contents.extend([answer.candidates[0].content, given])
+        rpc.generation.generate_content(request)
+    (tool,) = declarations(world.generator.requests[0].prompt.tools)
+    assert tool.parameters == {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    assert world.generator.requests[1].prompt.contents[-1].parts == (FunctionResponse("weather", '{"rain":true}'),)
