@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from kastor.dataset.encode import encode_example
-from kastor.domain.content import Example
+from kastor.domain.content import Example, Supervise
 from kastor.domain.job import (
     AdapterShape,
     DatasetFile,
@@ -89,6 +89,7 @@ class Place:
         name: str = "data.jsonl",
         asked: RequestedHyperparameters | None = None,
         on: str | None = None,
+        supervise: Supervise = Supervise.ALL,
     ) -> None:
         """A queued job on a dataset file of these rows (text as it is, all else as JSON), its media in `media`."""
         source = self.settings.data_dir / "given.jsonl"
@@ -99,6 +100,7 @@ class Place:
             AdapterShape(4, 8.0, LLAMA_LINEARS),
             num_examples=0,
             file=DatasetFile(name, profile, str(self.media), asked or RequestedHyperparameters(2, 4, 0.01)),
+            supervise=supervise,
             from_tuned=on is not None,
         )
         at = datetime.now(UTC)
