@@ -24,7 +24,6 @@ from kastor.media.cache import Lease, MediaCache
 from kastor.models.load import best_device
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
-from kastor.models.tower_onnx import OnnxTower
 
 PREPROCESSING = 1  # counts changes to how pictures are scaled; part of every key
 BATCH_PIXELS = 8 * 256 * 256  # go through the tower at once
@@ -52,6 +51,9 @@ class Encoder:
         file = folder / TOWER_FILE
         sha256 = tower_hash(folder)
         if best_device().type == "cpu":
+            # not at the top: half a second that a job whose features are stored needs not
+            from kastor.models.tower_onnx import OnnxTower
+
             return cls(OnnxTower.open(file, num_threads=num_threads), sha256)
         return cls(_OnDevice(Tower.open(file).to(best_device())), sha256)
 
