@@ -30,6 +30,8 @@ def sight(model: Any, seeing: FeaturePass | None, held: Path | None, *, seed: in
     if seeing is None:
         return None if projector is None else Sight(projector.to(table.device), _nothing)
     features = seeing.sample(1 if projector is not None else LOOKED_AT)
+    if not features:  # all media turned out bad, and only rows without any are left
+        return None if projector is None else Sight(projector.to(table.device), _nothing)
     if projector is None:
         projector = Projector.fresh(Spread.of(features), table.shape[1], scale=float(table.float().std()), seed=seed)
     wanted, found = (features[0].shape[1], table.shape[1]), (len(projector.mean_C), projector.width)
