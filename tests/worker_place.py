@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,17 +37,25 @@ PAIRS = [(f"{number}", f"{number + 1}") for number in range(12)]
 
 
 class Place:
-    """A data folder with a tiny base in its catalog, and one queued job; a base that is `seeing` reads media."""
+    """A data folder with a tiny base in its catalog, and jobs on it; a base that is `seeing` reads media.
 
-    def __init__(self, folder: Path, *, seeing: bool = False) -> None:
-        base = tiny_seeing_base(folder / "base") if seeing else tiny_base(folder / "base")
-        family = "kastor-nano-vl" if seeing else "smollm2"
+    `base` is another family's name and what builds its base in a folder.
+    """
+
+    def __init__(
+        self, folder: Path, *, seeing: bool = False, base: tuple[str, Callable[[Path], Path]] | None = None
+    ) -> None:
+        own = ("kastor-nano-vl", tiny_seeing_base) if seeing else ("smollm2", tiny_base)
+        family, build = base or own
+        made, longest = build(folder / "base"), 400 if base is None else 3000
         self.media = folder / "media"
         self.media.mkdir()
         self.settings = Settings(
             data_dir=folder,
             cache_dir=folder / "cache",
-            catalog_file=tiny_catalog(folder / "catalog.toml", {"tiny": base}, family=family),
+            catalog_file=tiny_catalog(
+                folder / "catalog.toml", {"tiny": made}, family=family, input_token_limit=longest
+            ),
             heartbeat_timeout_s=5,
             media_folders=[self.media],
         )
