@@ -56,7 +56,7 @@ class Steps:
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
         eyes = self._sight(model, prepared)
-        trainer = Trainer(model, prepared.examples, self._job.spec, eyes)
+        trainer = Trainer(model, prepared.examples, self._job.spec, eyes, tell=self._ownership.note)
         self._resume(model, trainer)
         self._ownership.begin_training()
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
