@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,18 @@ import torch
 from peft import PeftModel
 
 from kastor.domain.certificate import CERTIFICATE_FILE
+from kastor.export.card import card
 from kastor.export.order import Order
+from kastor.export.sight import origin, projector_folder
+from kastor.models.families import FAMILIES
 from kastor.models.load import load_base
+from kastor.models.projector import PROJECTOR_FILE
+from kastor.models.sources import TOWER_FILE
+from kastor.models.vision import tower_hash
+from kastor.serving.seeing import MANIFEST_FILE
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CARD_FILE = "README.md"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -30,8 +39,7 @@ def write_adapter(order: Order, folder: Path) -> None:
     config["revision"] = order.base_revision if order.base_hub else None
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     shutil.copyfile(order.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-    if (order.adapter / CERTIFICATE_FILE).is_file():
-        shutil.copyfile(order.adapter / CERTIFICATE_FILE, folder / CERTIFICATE_FILE)
+    _copy((CERTIFICATE_FILE, PROJECTOR_FILE), order.adapter, folder)
 
 
 def read_adapter(order: Order, folder: Path) -> Any:  # noqa: ANN401  # peft model
@@ -53,11 +61,16 @@ def merged(order: Order) -> Any:  # noqa: ANN401  # transformers model
 
 
 def write_merged(order: Order, folder: Path) -> None:
-    """The merged model in the precision of the base's own files, with its tokenizer."""
+    """The merged model in the precision of the base's own files, with its tokenizer, a card, and what it sees with."""
     merged(order).to(stored_dtype(order.base_folder)).save_pretrained(folder, safe_serialization=True)
-    for name in TOKENIZER_FILES:
-        if (order.base_folder / name).is_file():
-            shutil.copyfile(order.base_folder / name, folder / name)
+    _copy((*TOKENIZER_FILES, TOWER_FILE), order.base_folder, folder)
+    seen_with = origin(order)
+    if seen_with is not None:
+        _copy((PROJECTOR_FILE,), projector_folder(order) or order.adapter, folder)
+        (folder / MANIFEST_FILE).write_text(json.dumps({"vision": seen_with}, indent=2) + "\n", "utf-8")
+    vision = FAMILIES[order.family].vision
+    tower = "" if vision is None else tower_hash(folder)
+    (folder / CARD_FILE).write_text(card(order, vision, tower, has_projector=seen_with is not None), "utf-8")
 
 
 def read_merged(_: Order, folder: Path) -> Any:  # noqa: ANN401  # transformers model
@@ -70,3 +83,10 @@ def stored_dtype(base_folder: Path) -> torch.dtype:
     config = json.loads((base_folder / "config.json").read_text("utf-8"))
     named = config.get("dtype") or config.get("torch_dtype") or "float32"
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(named, torch.float32)
+
+
+def _copy(names: Sequence[str], source: Path, folder: Path) -> None:
+    """Those that are there."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

@@ -18,7 +18,8 @@ from kastor.domain.errors import Unimplemented
 from kastor.export.folders import read_adapter, read_merged, stored_dtype, write_adapter, write_merged
 from kastor.export.gguf_file import read_gguf, write_gguf
 from kastor.export.order import Format, Order, Weights, check_target
-from kastor.export.proof import Comparison, compared, golden_examples, plain_logprobs
+from kastor.export.proof import Comparison, compared, plain_logprobs
+from kastor.export.sight import origin, projector_folder, seen_in
 from kastor.models.families import FAMILIES
 from kastor.models.load import load_base
 from kastor.models.render import Renderer
@@ -66,12 +67,17 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
     """
     check_target(order.out)
     way, family = WAYS[order.format], FAMILIES[order.family]
-    if family.vision is not None:
-        raise Unimplemented(f"{order.base_model} sees; only models that read text alone can be exported.")
+    if family.vision is not None and order.format is Format.GGUF:
+        raise Unimplemented(
+            f"{order.base_model} sees, and llama.cpp would need its vision tower as a file of its own (mmproj), of a "
+            "kind that it does not know: export it as peft or merged."
+        )
     tell("scoring golden rows as they are served")
-    renderer = Renderer.open(order.base_folder, family)
-    examples = golden_examples(order.adapter, order.dataset, renderer)
-    served = Served.open(load_base(order.base_folder, dtype=torch.float32), renderer, order.adapter).logprobs(examples)
+    renderer, golden = Renderer.open(order.base_folder, family), order.files.golden(order.adapter)
+    seen = seen_in(golden, order, family.vision)
+    examples = seen.rendered(golden, renderer)
+    base, embed = load_base(order.base_folder, dtype=torch.float32), seen.as_served(projector_folder(order))
+    served = Served.open(base, renderer, order.adapter, embed).logprobs(examples)
     scratch = order.out.parent / f".{order.out.name}.partial"
     with storage_errors(order.out.parent):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -80,7 +86,7 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
             tell(f"writing {order.format.value}")
             way.write(order, scratch)
             tell(f"reading it back by {way.library} and comparing")
-            found = plain_logprobs(way.read(order, scratch), examples)
+            found = plain_logprobs(way.read(order, scratch), examples, seen.by(scratch))
             comparison = compared(served, found, _tolerance(order), f"{order.format.value} export")
             manifest = _manifest(order, comparison, scratch)
             (scratch / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
@@ -98,9 +104,11 @@ def _tolerance(order: Order) -> Tolerance:
 
 def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, Any]:
     weights = {"weights": order.weights.value} if order.format is Format.GGUF else {}
+    seen_with = origin(order)
     return {
         "format": order.format.value,
         **weights,
+        **({} if seen_with is None else {"vision": seen_with}),
         "model": order.model,
         "job": order.job,
         "baseModel": order.base_model,

@@ -1,4 +1,4 @@
-"""The projector a job trains: that of its checkpoint, of the tuned model it goes on from, or a fresh one."""
+"""The projector a job trains: of its checkpoint, of the tuned model it goes on from, of its base, or a fresh one."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,28 @@ from kastor.training.sight import Sight
 from kastor.worker.examples import Pictures
 
 
-def sight(model: Any, pictures: Pictures | None, held: Path | None, *, seed: int) -> Sight | None:  # noqa: ANN401  # peft model
+def sight(
+    model: Any,  # noqa: ANN401  # peft model
+    pictures: Pictures | None,
+    held: Path | None,
+    base: Path,
+    *,
+    seed: int,
+) -> Sight | None:
     """What the job's model sees with; `None` where neither its examples nor the adapter it goes on from know pictures.
 
-    `held` is the folder of that adapter, if there is one.
+    `held` is the folder of that adapter, if there is one; that of the base may hold a projector, too.
 
     Raises:
-        FailedPrecondition: its projector is damaged, or of another model.
+        FailedPrecondition: the projector is damaged, or of another model.
 
     """
     table = model.get_input_embeddings().weight
     projector = None if held is None else load_projector(held)
     if pictures is None:
         return None if projector is None else Sight(projector.to(table.device), _nothing)
+    if projector is None:
+        held, projector = base, Projector.load(base)
     features = [pictures.store.read(key, index) for key, index in pictures.some]
     if projector is None:
         projector = Projector.fresh(Spread.of(features), table.shape[1], scale=float(table.float().std()), seed=seed)

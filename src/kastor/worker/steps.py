@@ -55,7 +55,7 @@ class Steps:
         model = attach(load_base(folder), self._job.spec.adapter, seed=self._job.spec.seed)
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
-        eyes = self._sight(model, prepared)
+        eyes = self._sight(model, prepared, folder)
         trainer = Trainer(model, prepared.examples, self._job.spec, eyes, tell=self._ownership.note)
         self._resume(model, trainer)
         self._ownership.begin_training()
@@ -76,10 +76,10 @@ class Steps:
 
         return tell
 
-    def _sight(self, model: Any, prepared: Prepared) -> Sight | None:  # noqa: ANN401  # peft model
+    def _sight(self, model: Any, prepared: Prepared, base: Path) -> Sight | None:  # noqa: ANN401  # peft model
         checkpoint, spec = self._checkpoints.latest(), self._job.spec
         initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
-        return sight(model, prepared.pictures, checkpoint.folder if checkpoint else initial, seed=spec.seed)
+        return sight(model, prepared.pictures, checkpoint.folder if checkpoint else initial, base, seed=spec.seed)
 
     def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
         checkpoint = self._checkpoints.latest()

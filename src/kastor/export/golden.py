@@ -1,0 +1,54 @@
+"""The examples that a model was certified on, found again in its job's files, with what was planned of their media.
+
+No torch: the command asks which media they show, the exporting process renders them.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path
+
+from kastor.dataset.manifest import PlannedRow, decode_row
+from kastor.dataset.parse import decode_example
+from kastor.domain.certificate import CERTIFICATE_FILE, MAX_GOLDEN_ROWS
+from kastor.domain.content import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """One of them; jobs on examples that came with the request have no plan, and no media."""
+
+    example: Example
+    planned: PlannedRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """Where a job keeps its examples; only `dataset` need exist."""
+
+    dataset: Path
+    plan: Path
+    left_out: Path
+
+    def golden(self, adapter: Path) -> list[Golden]:
+        """The examples that the adapter's certificate names; the first ones where it is older than certificates."""
+        file = adapter / CERTIFICATE_FILE
+        wanted = set(range(MAX_GOLDEN_ROWS))
+        if file.is_file():
+            wanted = {row["example"] for row in json.loads(file.read_bytes())["rows"]}
+        numbered = enumerate(islice(self._trained_on(), max(wanted) + 1))
+        return [Golden(decode_example(line), planned) for number, (line, planned) in numbered if number in wanted]
+
+    def _trained_on(self) -> Iterator[tuple[bytes, PlannedRow | None]]:
+        """The lines of the examples and their plans, without those whose media turned out bad."""
+        if not self.plan.is_file():
+            with self.dataset.open("rb") as examples:
+                yield from zip(examples, repeat(None), strict=False)
+            return
+        bad = set(json.loads(self.left_out.read_bytes())) if self.left_out.is_file() else set()
+        with self.dataset.open("rb") as examples, self.plan.open("rb") as plans:
+            for line, plan in zip(examples, plans, strict=True):
+                row = decode_row(plan)
+                if not any(medium.sha256 in bad for medium in row.media):
+                    yield line, row
