@@ -143,7 +143,8 @@ def test_a_peft_export_sees_by_its_projector_and_names_the_tower_it_needs(
     place: Place, tmp_path: Path, golden: list[Rendered]
 ) -> None:
     manifest = make(order(place, tmp_path / "out"), lambda _: None)
-    assert manifest["vision"] == {"tower": base_tower(place), "preprocessing": 1}
+    assert (manifest["vision"]["tower"], manifest["vision"]["preprocessing"]) == (base_tower(place), 1)
+    assert manifest["vision"]["pictures"]["MEDIUM"] == {"pixels": 512, "tokens": 256}
     assert PROJECTOR_FILE in manifest["files"] and TOWER_FILE not in manifest["files"]
     assert manifest["comparison"]["rows"] == 4
     with warnings.catch_warnings():  # peft 0.21 reads an attribute that transformers 5.23 deprecates

@@ -39,8 +39,9 @@ more files:
 - `projector.safetensors`: makes embeddings of the language model of features, in 32 bits:
   `outer(gelu(inner((features - mean_C) / deviation_C))) * scale`.
 
-In the prompt a picture is the control token `{placeholder}` once for each of its features{around}; the embeddings of
-these tokens are replaced by what the projector gives. A frame of a video has its moment (`01:02.5`) before it, as text.
+In the prompt a picture is the control token `{placeholder}` once for each of its features{around}; the
+embeddings of these tokens are replaced by what the projector gives. A frame of a video has its moment (`01:02.5`)
+before it, as text.
 Turns are written as the family `{family}` of Kastor writes them.
 
 With Kastor's own parts, without its server:
@@ -98,7 +99,9 @@ def card(order: Order, vision: Vision | None, tower: str, *, has_projector: bool
         return text + NO_PROJECTOR
     pairs = {(vision.size[one], vision.tokens[one]) for one in vision.size}
     sizes, tokens = (" or ".join(str(pair[which]) for pair in sorted(pairs)) for which in (0, 1))
-    around = [f"{said} {text!r}" for said, text in (("after", vision.before), ("before", vision.after)) if text]
+    around = [
+        f"{said} {text!r}" for said, text in (("preceded by", vision.before), ("followed by", vision.after)) if text
+    ]
     return text + SIGHT.format(
         tower=tower,
         sizes=sizes,

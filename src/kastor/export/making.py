@@ -37,6 +37,8 @@ TOLERANCES: Mapping[torch.dtype | Weights, Tolerance] = {
 }
 """How far an export may be from what is served, both computed in fp32, by what its weights were rounded to; what was
 measured, and the margin: docs/log.md."""
+SEEING_BF16 = Tolerance(largest=2.0, mean=0.2)
+"""Among a picture's tokens rounding the weights to bf16 tells twice as much, as rounding in the certificate does."""
 Tell = Callable[[str], None]
 
 
@@ -99,16 +101,17 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
 def _tolerance(order: Order) -> Tolerance:
     if order.format is Format.GGUF:
         return TOLERANCES[order.weights]
-    return TOLERANCES[stored_dtype(order.base_folder) if order.format is Format.MERGED else torch.float32]
+    dtype = stored_dtype(order.base_folder) if order.format is Format.MERGED else torch.float32
+    sees = FAMILIES[order.family].vision is not None
+    return SEEING_BF16 if sees and dtype is torch.bfloat16 else TOLERANCES[dtype]
 
 
 def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, Any]:
     weights = {"weights": order.weights.value} if order.format is Format.GGUF else {}
-    seen_with = origin(order)
     return {
         "format": order.format.value,
         **weights,
-        **({} if seen_with is None else {"vision": seen_with}),
+        **_needed_to_see(order),
         "model": order.model,
         "job": order.job,
         "baseModel": order.base_model,
@@ -119,6 +122,15 @@ def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, A
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
         },
     }
+
+
+def _needed_to_see(order: Order) -> dict[str, Any]:
+    """Which tower the model needs, and what pictures become; nothing where the tuned model sees nothing."""
+    vision, seen_with = FAMILIES[order.family].vision, origin(order)
+    if vision is None or seen_with is None:
+        return {}
+    shapes = {one.value: {"pixels": vision.size[one], "tokens": vision.tokens[one]} for one in vision.size}
+    return {"vision": {**seen_with, "placeholder": vision.placeholder, "pictures": shapes}}
 
 
 def _sha256(file: Path) -> str:
