@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from kastor.domain.content import Supervise
 from kastor.export.golden import JobFiles
 from kastor.export.order import Format, Order, Weights
 
@@ -28,6 +29,7 @@ def make_order(given: Path, out: Path, **changes: Any) -> Order:
         "licence": "none",
         "adapter": given / "adapter",
         "files": files_in(given),
+        "supervise": Supervise.LAST,
         "catalog_entry": "",
         "feature_cache": given / "features",
         "feature_cache_bytes": 1 << 30,

@@ -66,6 +66,7 @@ def _order(
         licence=base.licence,
         adapter=Blobs(settings.data_dir).adapter(job.id),
         files=job_files(settings, job),
+        supervise=job.spec.supervise,
         catalog_entry=entry(base, job.tuned_model_id, job.tuned_model_id, said, target),
         feature_cache=settings.cache_dir / "features",
         feature_cache_bytes=settings.feature_cache_bytes,

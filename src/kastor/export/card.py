@@ -21,9 +21,9 @@ tuned further:
 ## With transformers
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, {reader}
 
-model, tokenizer = AutoModelForCausalLM.from_pretrained({folder}), AutoTokenizer.from_pretrained({folder})
+model, {reads} = {auto}.from_pretrained({folder}), {reader}.from_pretrained({folder})
 ```
 """
 
@@ -63,11 +63,12 @@ from kastor.models.vision import Encoder
 folder, family = Path({folder}), FAMILIES["{family}"]
 model, projector = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), Projector.load(folder)
 
-image, side = Media("image/jpeg", "picture.jpg"), family.vision.size[family.vision.default]
+image, grid = Media("image/jpeg", "picture.jpg"), family.vision.layout(family.vision.default, (1024, 1024))
 prompt = Prompt((Content(Role.USER, (image, Text("What is this?"))),))
-tokens = Renderer.open(folder, family).prompt_with_pictures(prompt, {{image: View(family.vision.default)}})
+tokens = Renderer.open(folder, family).prompt_with_pictures(prompt, {{image: View(family.vision.default, (grid,))}})
 
-features = Encoder.open(folder, num_threads=2).encode([picture(Path(image.uri), (side, side))])
+pixels = picture(Path(image.uri), (grid.width, grid.height))
+features = Encoder.open(folder, family.vision, num_threads=2).encode([pixels], [grid])
 embeddings = model.get_input_embeddings()(torch.tensor(tokens.token_ids))
 place = tokens.pictures[0]
 with torch.inference_mode():
@@ -75,6 +76,10 @@ with torch.inference_mode():
     answer = model.generate(inputs_embeds=embeddings[None], max_new_tokens=40, do_sample=False)
 ```
 """
+
+READING = {"auto": "AutoModelForCausalLM", "reader": "AutoTokenizer", "reads": "tokenizer"}
+SEEING_WHOLE = {"auto": "AutoModelForImageTextToText", "reader": "AutoProcessor", "reads": "processor"}
+SQUARE = (1024, 1024)
 
 NO_PROJECTOR = """
 It sees nothing yet: it was tuned on text alone, and there is no `projector.safetensors`. Tune it on pictures first.
@@ -92,15 +97,17 @@ def card(order: Order, vision: Vision | None, tower: str, *, has_projector: bool
         licence=order.licence,
         entry=order.catalog_entry,
         folder=folder,
+        **(SEEING_WHOLE if vision is not None and vision.pretrained else READING),
     )
-    if vision is None:
+    if vision is None or vision.pretrained:
         return text
     if not has_projector:
         return text + NO_PROJECTOR
-    pairs = {(vision.size[one], vision.tokens[one]) for one in vision.size}
-    sizes, tokens = (" or ".join(str(pair[which]) for pair in sorted(pairs)) for which in (0, 1))
+    grids = {vision.layout(resolution, SQUARE) for resolution in vision.resolutions}
+    ordered = sorted((grid.width, grid.num_tokens) for grid in grids)
+    sizes, tokens = (" or ".join(str(pair[which]) for pair in ordered) for which in (0, 1))
     around = [
-        f"{said} {text!r}" for said, text in (("preceded by", vision.before), ("followed by", vision.after)) if text
+        f"{said} {edge!r}" for said, edge in (("preceded by", vision.before), ("followed by", vision.after)) if edge
     ]
     return text + SIGHT.format(
         tower=tower,

@@ -19,7 +19,7 @@ from kastor.export.folders import read_adapter, read_merged, stored_dtype, write
 from kastor.export.gguf_file import read_gguf, write_gguf
 from kastor.export.order import Format, Order, Weights, check_target
 from kastor.export.proof import Comparison, compared, plain_logprobs
-from kastor.export.sight import origin, projector_folder, seen_in
+from kastor.export.sight import family_of, origin, seen_in
 from kastor.models.families import FAMILIES
 from kastor.models.load import load_base
 from kastor.models.render import Renderer
@@ -68,17 +68,18 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
 
     """
     check_target(order.out)
-    way, family = WAYS[order.format], FAMILIES[order.family]
+    way, family = WAYS[order.format], family_of(order)
     if family.vision is not None and order.format is Format.GGUF:
         raise Unimplemented(
             f"{order.base_model} sees, and llama.cpp would need its vision tower as a file of its own (mmproj), of a "
             "kind that it does not know: export it as peft or merged."
         )
     tell("scoring golden rows as they are served")
-    renderer, golden = Renderer.open(order.base_folder, family), order.files.golden(order.adapter)
-    seen = seen_in(golden, order, family.vision)
+    renderer = Renderer.open(order.base_folder, family, order.supervise)
+    golden = order.files.golden(order.adapter)
+    seen = seen_in(golden, order)
     examples = seen.rendered(golden, renderer)
-    base, embed = load_base(order.base_folder, dtype=torch.float32), seen.as_served(projector_folder(order))
+    base, embed = load_base(order.base_folder, dtype=torch.float32), seen.as_served(order)
     served = Served.open(base, renderer, order.adapter, embed).logprobs(examples)
     scratch = order.out.parent / f".{order.out.name}.partial"
     with storage_errors(order.out.parent):
@@ -129,8 +130,7 @@ def _needed_to_see(order: Order) -> dict[str, Any]:
     vision, seen_with = FAMILIES[order.family].vision, origin(order)
     if vision is None or seen_with is None:
         return {}
-    shapes = {one.value: {"pixels": vision.size[one], "tokens": vision.tokens[one]} for one in vision.size}
-    return {"vision": {**seen_with, "placeholder": vision.placeholder, "pictures": shapes}}
+    return {"vision": {**seen_with, "placeholder": vision.placeholder}}
 
 
 def _sha256(file: Path) -> str:

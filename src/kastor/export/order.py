@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from kastor.domain.content import Supervise
 from kastor.domain.errors import FailedPrecondition
 from kastor.export.golden import JobFiles
 
@@ -55,6 +56,7 @@ class Order:
     licence: str
     adapter: Path
     files: JobFiles
+    supervise: Supervise
     catalog_entry: str  # by which the merged model is a base of Kastor's
     feature_cache: Path
     feature_cache_bytes: int
@@ -72,4 +74,5 @@ class Order:
         found: dict[str, Any] = json.loads(text)
         found |= {name: Path(found[name]) for name in ("out", "base_folder", "adapter", "feature_cache")}
         found["files"] = JobFiles(**{name: Path(path) for name, path in found["files"].items()})
+        found["supervise"] = Supervise(found["supervise"])
         return cls(**found | {"format": Format(found["format"]), "weights": Weights(found["weights"])})

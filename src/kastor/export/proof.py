@@ -1,9 +1,9 @@
 """Golden rows, scored by the serving engine and by whatever reads an export: how far they are apart.
 
-Shapes: T tokens of an example, S of them supervised, N of them a picture's, W width of the language model.
+Shapes: T tokens of an example, S of them supervised, W width of the language model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +11,10 @@ import torch
 
 from kastor.domain.certificate import Tolerance
 from kastor.domain.errors import Internal
-from kastor.models.render import Picture, Rendered
-
-See = Callable[[Picture], torch.Tensor]
-"""A picture -> its embeddings (N, W)."""
-
-
-def blind(picture: Picture) -> torch.Tensor:
-    """For examples without pictures.
-
-    Raises:
-        Internal: always.
-
-    """
-    raise Internal(f"An example shows {picture.media.name}, and nothing gives its embeddings.")
+from kastor.models.render import Rendered
+from kastor.training.packed import target_logprobs, use_packed_attention, use_stock_attention
+from kastor.training.packing import pack
+from kastor.training.sight import Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +42,48 @@ class Comparison:
 def plain_logprobs(
     model: Any,  # noqa: ANN401  # transformers, peft
     examples: Sequence[Rendered],
-    see: See = blind,
+    sight: Sight | None = None,
 ) -> list[torch.Tensor]:
-    """Log-probabilities (S,) of each one's supervised tokens, by the model's own forward and nothing of ours."""
-    found = []
-    for example in examples:
-        ids = torch.tensor(example.token_ids, device=model.device)
-        at = torch.tensor(example.supervised, device=ids.device).nonzero()[:, 0]
-        at = at[at > 0]
-        logits_SV = model(**_input(model, example, ids, see)).logits[0, at - 1]
-        found.append(logits_SV.float().log_softmax(-1).gather(-1, ids[at, None])[:, 0].cpu())
-    return found
+    """Log-probabilities (S,) of each one's supervised tokens, by the model's own forward and nothing of ours.
+
+    With pictures, too, which `sight` gives the embeddings of; but where the places of a pretrained model's tokens, what
+    they attend to and what its layers are given depend on pictures, its decoder is called as in training.
+    """
+    return [
+        _trained_way(model, example, sight)
+        if example.pictures and sight is not None and sight.projector is None
+        else _plain(model, example, sight)
+        for example in examples
+    ]
 
 
-def _input(model: Any, example: Rendered, ids_T: torch.Tensor, see: See) -> dict[str, torch.Tensor]:  # noqa: ANN401
+def _plain(model: Any, example: Rendered, sight: Sight | None) -> torch.Tensor:  # noqa: ANN401
+    ids = torch.tensor(example.token_ids, device=model.device)
+    at = torch.tensor(example.supervised, device=ids.device).nonzero()[:, 0]
+    at = at[at > 0]
+    logits_SV = model(**_input(model, example, ids, sight)).logits[0, at - 1]
+    logprobs_S: torch.Tensor = logits_SV.float().log_softmax(-1).gather(-1, ids[at, None])[:, 0].cpu()
+    return logprobs_S
+
+
+def _input(model: Any, example: Rendered, ids_T: torch.Tensor, sight: Sight | None) -> dict[str, torch.Tensor]:  # noqa: ANN401
     """The tokens or, where pictures stand among them, embeddings (1, T, W)."""
     if not example.pictures:
         return {"input_ids": ids_T[None]}
+    if sight is None:
+        raise Internal(f"An example shows {example.pictures[0].media.name}, and nothing gives its embeddings.")
     embeddings_TW = model.get_input_embeddings()(ids_T)
     for picture in example.pictures:
-        embeddings_TW[picture.start : picture.start + picture.num_tokens] = see(picture)
+        embeddings_TW[picture.start : picture.start + picture.num_tokens] = sight.made([picture], ids_T.device)
     return {"inputs_embeds": embeddings_TW[None]}
+
+
+def _trained_way(model: Any, example: Rendered, sight: Sight) -> torch.Tensor:  # noqa: ANN401
+    use_packed_attention(model)
+    try:
+        return target_logprobs(model, pack([example]), sight).cpu()
+    finally:
+        use_stock_attention(model)
 
 
 def compared(
