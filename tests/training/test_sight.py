@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from kastor.domain.content import Media
 from kastor.domain.errors import Internal
-from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
+from kastor.domain.job import Hyperparameters, TuningSpec
 from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
 from kastor.models import visions
@@ -27,9 +27,9 @@ from kastor.training.lora import attach
 from kastor.training.packed import sum_loss, use_packed_attention
 from kastor.training.packing import pack
 from kastor.training.sight import Sight
+from small_training import SHAPE, tuned_model
 from tiny import tiny_model, tiny_tower
 
-SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
 MEDIA = Media("image/png", "a.png")
 PLACEHOLDER = 0
 RANDOM = np.random.default_rng(0)
@@ -63,15 +63,6 @@ EXAMPLES = [
 
 def projector(seed: int = 1) -> Projector:
     return Projector.fresh(Spread.of([FEATURES["a"][0], FEATURES["a"][1]]), 64, scale=0.1, seed=seed)
-
-
-def tuned_model() -> Any:
-    model = attach(tiny_model(), SHAPE, seed=1)
-    with torch.no_grad():  # B starts at zero, which would hide the gradient of A
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.1)
-    return model
 
 
 def gradients(model: Any, sight: Sight) -> dict[str, torch.Tensor]:
