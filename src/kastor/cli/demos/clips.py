@@ -1,4 +1,4 @@
-"""Short annotated clips, made on the spot: one coloured shape comes and goes over a moving background.
+"""Short annotated clips, made on the spot: one shape comes and goes over a moving background.
 
 The truth is exact: the shape is in every frame of [start_s, end_s) and in no other, and the moments are whole seconds,
 which is what a model sees at one frame a second. Nothing here knows what is asked of the clips.
@@ -13,8 +13,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-COLOURS = {"red": (225, 40, 40), "green": (40, 190, 70), "blue": (50, 80, 235), "yellow": (240, 215, 40)}
-SHAPES = ("circle", "square", "triangle")
+SHAPES = ("circle", "cross", "ring", "square", "triangle")
+COLOURS = ((225, 40, 40), (40, 190, 70), (50, 80, 235), (240, 215, 40), (235, 235, 235), (235, 120, 200))
 SIDE = 256  # pixels, what the embedded base sees at LOW
 FRAMES_PER_S = 4
 GRAIN = 9  # blobs of the background along a side
@@ -25,19 +25,13 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What a clip shows: a shape from `start_s` until just before `end_s`. `seed` draws all else."""
+    """What a clip shows: a shape from `start_s` until just before `end_s`. `seed` draws all else, its colour, too."""
 
     seed: int
     seconds: int
-    colour: str
     shape: str
     start_s: int
     end_s: int
-
-    @property
-    def event(self) -> str:
-        """What is seen."""
-        return f"{self.colour} {self.shape}"
 
     def shown_at(self, moment_s: float) -> bool:
         """Whether the shape is there."""
@@ -45,7 +39,7 @@ class Clip:
 
 
 def drawn(num_clips: int, seconds: int, seed: int) -> list[Clip]:
-    """So many clips of `seconds` each, colours and shapes in equal parts, all intervals equally likely.
+    """So many clips of `seconds` each, shapes in equal parts, all intervals equally likely.
 
     A clip neither begins nor ends with its shape, so that both moments can be seen.
     """
@@ -53,12 +47,10 @@ def drawn(num_clips: int, seconds: int, seed: int) -> list[Clip]:
     spans = [
         (start, end) for start in range(1, seconds - 1) for end in range(start + 1, min(seconds, start + LONGEST_S + 1))
     ]
-    kinds = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     clips = []
     for number in range(num_clips):
-        colour, shape = kinds[number % len(kinds)]
         start, end = spans[source.integers(len(spans))]
-        clips.append(Clip(int(source.integers(2**31)), seconds, colour, shape, start, end))
+        clips.append(Clip(int(source.integers(2**31)), seconds, SHAPES[number % len(SHAPES)], start, end))
     return [clips[index] for index in source.permutation(num_clips)]
 
 
@@ -70,7 +62,7 @@ def pictures(clip: Clip) -> Iterator[Pixels]:
     drift = source.uniform(-1.0, 1.0, 2)  # blobs a second
     radius = source.uniform(0.20, 0.28) * SIDE
     begin, stop = source.uniform(0.32, 0.68, (2, 2)) * SIDE
-    paint = np.clip(np.array(COLOURS[clip.colour]) + source.uniform(-14, 14, 3), 0, 255)
+    paint = np.clip(np.array(COLOURS[source.integers(len(COLOURS))]) + source.uniform(-14, 14, 3), 0, 255)
     for number in range(clip.seconds * FRAMES_PER_S):
         moment = number / FRAMES_PER_S
         picture = tint + _background(blobs, drift * moment)[..., None] + source.uniform(-9, 9, (SIDE, SIDE, 1))
@@ -84,7 +76,7 @@ def pictures(clip: Clip) -> Iterator[Pixels]:
 def film(path: Path, clip: Clip) -> None:
     """Write the clip as an MP4 file."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options={"preset": "veryfast", "crf": "20"})
+        stream = container.add_stream("libx264", rate=FRAMES_PER_S, options={"preset": "veryfast", "crf": "26"})
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, FRAMES_PER_S)
@@ -116,11 +108,15 @@ def _between(values: NDArray[np.float64], places: NDArray[np.float64], size: int
 def _cover(shape: str, centre: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
     """How much of each pixel the shape covers, 0 to 1, (SIDE, SIDE)."""
     down, right = np.mgrid[:SIDE, :SIDE] - centre[:, None, None]
-    if shape == "circle":
-        inside = radius - np.hypot(down, right)
-    elif shape == "square":
-        inside = 0.89 * radius - np.maximum(abs(down), abs(right))  # of about the circle's area
-    else:
-        inside = 0.67 * radius - np.maximum(down, abs(right) * 3**0.5 / 2 - down / 2)
+    far = np.hypot(down, right)
+    inside = {
+        "circle": lambda: radius - far,
+        "ring": lambda: radius / 4 - abs(far - 0.85 * radius),
+        "square": lambda: 0.89 * radius - np.maximum(abs(down), abs(right)),  # of about the circle's area
+        "cross": lambda: np.minimum(
+            radius - np.maximum(abs(down), abs(right)), radius / 3 - np.minimum(abs(down), abs(right))
+        ),
+        "triangle": lambda: 0.67 * radius - np.maximum(down, abs(right) * 3**0.5 / 2 - down / 2),
+    }[shape]()
     cover: NDArray[np.float64] = np.clip(inside + 0.5, 0, 1)
     return cover

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from kastor.cli.demos.clips import COLOURS, SHAPES, Clip
+from kastor.cli.demos.clips import SHAPES, Clip
 from kastor.cli.demos.page import Metric, Said, Score, Table, decimal
 from kastor.cli.demos.tuning import Form, Row, local_file
 from kastor.cli.output import table
@@ -22,7 +22,6 @@ from kastor.evaluation.intervals import Interval, best_constant, interval_of, te
 from kastor.evaluation.labels import accuracy, commonest, exact_match
 
 QUESTION = "What appears, and when?"
-EVENTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 GOOD_IOU = 0.5
 BASE, TUNED, CONSTANT = "base", "tuned", "one answer"
 MEAN_IOU, RECALL, LABEL, FIELDS = "mean temporal IoU", "IoU of .5 or more", "right event", "F1 of the fields"
@@ -44,21 +43,21 @@ class Event:
 def answer(event: str, start_s: float, end_s: float) -> str:
     """As it is learnt.
 
-    >>> answer("red circle", 3, 6)
-    '{"event": "red circle", "start": "00:03", "end": "00:06"}'
+    >>> answer("circle", 3, 6)
+    '{"event": "circle", "start": "00:03", "end": "00:06"}'
     """
     return f'{{"event": "{event}", "start": "{clock(start_s)}", "end": "{clock(end_s)}"}}'
 
 
 def row(path: Path, clip: Clip) -> Row:
     """The question about a clip."""
-    return Row((local_file(path, "video/mp4"),), QUESTION, answer(clip.event, clip.start_s, clip.end_s))
+    return Row((local_file(path, "video/mp4"),), QUESTION, answer(clip.shape, clip.start_s, clip.end_s))
 
 
 def form(seconds: int) -> Form:
     """Answers that are let through: the untuned base, too, names an event and two moments of the clip."""
     moments = {"type": "STRING", "enum": [clock(second) for second in range(seconds + 1)]}
-    properties = {"event": {"type": "STRING", "enum": list(EVENTS)}, "start": moments, "end": moments}
+    properties = {"event": {"type": "STRING", "enum": list(SHAPES)}, "start": moments, "end": moments}
     names = list(properties)
     schema = {"type": "OBJECT", "properties": properties, "required": names, "propertyOrdering": names}
     return Form(max_tokens=64, schema=schema)
@@ -77,20 +76,20 @@ class Localised:
     ) -> "Localised":
         """With the best that one answer, always the same, could say to the clips that were learnt from."""
         start, end = best_constant([span(clip) for clip in learnt])
-        always = answer(commonest([clip.event for clip in learnt]), float(start), float(end))
+        always = answer(commonest([clip.shape for clip in learnt]), float(start), float(end))
         return cls(clips, {CONSTANT: [always] * len(clips), BASE: base, TUNED: tuned})
 
     @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
         """By metric, of each."""
         found: dict[str, dict[str, float]] = {MEAN_IOU: {}, RECALL: {}, LABEL: {}, FIELDS: {}}
-        truths = [clip.event for clip in self.clips]
+        truths = [clip.shape for clip in self.clips]
         for who, said in self.answers.items():
             ious = [self.iou(who, index) for index in range(len(self.clips))]
             found[MEAN_IOU][who] = sum(ious) / len(ious)
             found[RECALL][who] = sum(iou >= GOOD_IOU for iou in ious) / len(ious)
             found[LABEL][who] = accuracy(truths, [Event.of(one).label for one in said])
-            found[FIELDS][who] = field_f1([answer(clip.event, clip.start_s, clip.end_s) for clip in self.clips], said)
+            found[FIELDS][who] = field_f1([answer(clip.shape, clip.start_s, clip.end_s) for clip in self.clips], said)
         return found
 
     def iou(self, who: str, index: int) -> float:
@@ -108,8 +107,8 @@ class Localised:
     def by_class(self) -> Table:
         """Of each event how often it was named and how well it was placed by the tuned model."""
         rows = []
-        for event in EVENTS:
-            chosen = [index for index, clip in enumerate(self.clips) if clip.event == event]
+        for event in SHAPES:
+            chosen = [index for index, clip in enumerate(self.clips) if clip.shape == event]
             if chosen:
                 named = [exact_match(Event.of(self.answers[TUNED][index]).label, event) for index in chosen]
                 placed = sum(self.iou(TUNED, index) for index in chosen) / len(chosen)
@@ -119,11 +118,11 @@ class Localised:
     def said(self, index: int) -> tuple[Said, ...]:
         """What was said to one clip, the truth first."""
         clip = self.clips[index]
-        given = [Said("truth", answer(clip.event, clip.start_s, clip.end_s), None, _shares(span(clip), clip))]
+        given = [Said("truth", answer(clip.shape, clip.start_s, clip.end_s), None, _shares(span(clip), clip))]
         for who in (TUNED, BASE):
             text, iou = self.answers[who][index], self.iou(who, index)
             event = Event.of(text)
-            right = exact_match(event.label, clip.event) and iou >= GOOD_IOU
+            right = exact_match(event.label, clip.shape) and iou >= GOOD_IOU
             given.append(Said(who, text, right, _shares(event.interval, clip), f"IoU {decimal(iou)}"))
         return tuple(given)
 

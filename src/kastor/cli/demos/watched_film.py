@@ -20,8 +20,8 @@ MAX_SHOWN = 18
 THUMB_SIZE = (240, 135)
 LEAD = (
     "Windows of four seconds from Big Buck Bunny, of which two frames are seen. Blocks of twelve seconds were held "
-    "out: the same film and its figures, other moments. The annotation is coarse; five seconds at both ends of each act are "
-    "left out."
+    "out: the same film and its figures, other moments. The annotation is coarse; five seconds at both ends of each "
+    "act are left out."
 )
 
 
