@@ -20,10 +20,11 @@ TEXTILE = Path(__file__).parent.parent / "data" / "textile"
 def a_seeing_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A catalog in which the base that sees is tiny."""
     folder = tmp_path_factory.mktemp("base")
-    base = {"kastor-nano-vl": tiny_seeing_base(folder / "base")}
-    return tiny_catalog(
-        folder / "catalog.toml", base, input_token_limit=1200, output_token_limit=112, family=NANO_VL.name
-    )
+    base = tiny_seeing_base(folder / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))  # for six frames
+    limits = {"input_token_limit": 1200, "output_token_limit": 112}
+    return tiny_catalog(folder / "catalog.toml", {"kastor-nano-vl": base}, family=NANO_VL.name, **limits)
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,7 @@ class Classified:
     def said(self, index: int) -> tuple[Said, ...]:
         """What was said to one question, the truth first."""
         truth = self.truths[index]
-        given = [Said(who, said[index], exact_match(said[index], truth)) for who, said in self.answers.items()]
+        given = [Said(who, said[index], exact_match(said[index], truth)) for who, said in self.answers.items()][::-1]
         return (Said("truth", truth), *given)
 
     def shown(self) -> TerminalTable:

@@ -54,6 +54,23 @@ def row(path: Path, clip: Clip) -> Row:
     return Row((local_file(path, "video/mp4"),), QUESTION, answer(clip.shape, clip.start_s, clip.end_s))
 
 
+def row_of_window(path: Path, clip: Clip, begin_s: int, end_s: int) -> Row:
+    """The same question about a segment in which the shape is seen: what of its time lies in there is the answer."""
+    seen = {"startOffset": f"{begin_s}s", "endOffset": f"{end_s}s"}
+    media = {**local_file(path, "video/mp4"), "videoMetadata": seen}
+    return Row((media,), QUESTION, answer(clip.shape, max(begin_s, clip.start_s), min(end_s, clip.end_s)))
+
+
+def windows(clip: Clip, length_s: int) -> list[tuple[int, int]]:
+    """All segments of this length, in whole seconds, in which the shape is seen.
+
+    >>> windows(Clip(0, 6, "ring", 2, 3), 2)
+    [(1, 3), (2, 4)]
+    """
+    begins = range(clip.seconds - length_s + 1)
+    return [(at, at + length_s) for at in begins if at < clip.end_s and at + length_s > clip.start_s]
+
+
 def form(seconds: int) -> Form:
     """Answers that are let through: the untuned base, too, names an event and two moments of the clip."""
     moments = {"type": "STRING", "enum": [clock(second) for second in range(seconds + 1)]}

@@ -123,6 +123,7 @@ def local_file(path: Path, mime_type: str) -> dict[str, object]:
 
 def written(study: Study) -> None:
     """Both parts of the dataset, each as a JSONL file in the study's folder."""
+    study.folder.mkdir(exist_ok=True)
     for path, rows in ((study.dataset, study.trained), (study.folder / "held-out.jsonl", study.held_out)):
         path.write_text("".join(json.dumps(row.line) + "\n" for row in rows), "utf-8")
 

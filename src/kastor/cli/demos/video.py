@@ -1,6 +1,6 @@
 """`kastor demo video`: a base model that sees learns to say what happens in clips and when, and to tell acts of a film.
 
-Two jobs. The clips are made here, so their truth is exact; the film's annotation is coarse, and its windows are
+The clips are made here, so their truth is exact; the film's annotation is coarse, and its windows are
 segments of one file. Both models may answer in the form that was learnt only, so that the base, too, is judged by what
 it says; what one answer, always the same, would reach is told beside.
 """
@@ -32,6 +32,9 @@ class Task(StrEnum):
     FILM = "film"
 
 
+NUM_STEPS = {Task.CLIPS: 4, Task.FILM: 3}  # a job more for the clips
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What was asked for on the command line; `None` where nothing was."""
@@ -53,7 +56,10 @@ def run(wanted: Wanted, out: Output) -> None:
     """The whole demo."""
     began = time.monotonic()
     settings, folder = settings_for("video")
-    base, step = load_catalog(settings.catalog_file).base(SEEING_BASE), Step(out, 2 + 3 * len(wanted.tasks))
+    base, step = (
+        load_catalog(settings.catalog_file).base(SEEING_BASE),
+        Step(out, 2 + sum(NUM_STEPS[task] for task in wanted.tasks)),
+    )
     out.say("Kastor demo: a small model that has never seen a picture learns to watch.\n", style="bold")
     done: list[tuple[Clips | Film, Outcome]] = []
     with interruption_told(out):
@@ -62,7 +68,8 @@ def run(wanted: Wanted, out: Output) -> None:
         with private_link(settings, out, scheduler=True) as link:
             step.say(2, "server", f"{link.client.url}, for this demo only")
             for task in wanted.tasks:
-                done.append(_done(task, wanted, folder / task, link, base.name, step, 3 + 3 * len(done)))
+                number = 3 + sum(NUM_STEPS[before] for before in wanted.tasks[: len(done)])
+                done.append(_done(task, wanted, folder / task, link, base.name, step, number))
     parts = tuple(made.part(outcome) for made, outcome in done)
     Report("Watching, before and after", "kastor demo video", parts).write(wanted.report)
     _tell(wanted, done, time.monotonic() - began, out)
@@ -71,18 +78,21 @@ def run(wanted: Wanted, out: Output) -> None:
 def _done(
     task: Task, wanted: Wanted, folder: Path, link: Link, base: str, step: Step, number: int
 ) -> tuple[Clips | Film, Outcome]:
-    """The task's media, and what came of its job; its three steps begin with `number`."""
+    """The task's media, and what came of its jobs, each on top of the one before; its steps begin with `number`."""
     folder.mkdir()
     sizes = (wanted.num_trained, wanted.num_held_out, wanted.epochs)
     made = Clips.make(folder, *sizes, wanted.seed) if task is Task.CLIPS else Film.make(folder, *sizes)
     step.say(number, task.value, made.about)
-    study = made.study
-    written(study)
-    step.say(number + 1, "tuning", f"POST {link.client.url}/kastor/v1/jobs, on {task}/{study.dataset.name}")
-    given = f"{len(study.trained)} rows, {study.epochs} epoch{'s' * (study.epochs > 1)}, batch {study.batch_size}"
-    step.out.say(f"               {given}, rate {study.learning_rate:g}")
-    job = job_of(study, link, base, step.out)
-    step.say(number + 2, "answers", f"{len(study.held_out)} that were held out, asked of both models")
+    model = base
+    for study in made.studies:
+        number += 1
+        written(study)
+        step.say(number, "tuning", f"POST {link.client.url}/kastor/v1/jobs, on {study.name}")
+        given = f"{len(study.trained)} rows, {study.epochs} epoch{'s' * (study.epochs > 1)}, batch {study.batch_size}"
+        step.out.say(f"               {given}, rate {study.learning_rate:g}" + (f", on {model}" * (model != base)))
+        job = job_of(study, link, model, step.out)
+        model = job.tuned_model
+    step.say(number + 1, "answers", f"{len(study.held_out)} that were held out, asked of both models")
     return made, compared(study, job, link, base, step.out)
 
 
@@ -96,4 +106,5 @@ def _tell(wanted: Wanted, done: list[tuple[Clips | Film, Outcome]], seconds: flo
     out.result(document, *tables, "")
     if not out.as_json:
         made, outcome = done[0]
-        tell_end(made.study.name, outcome.job, wanted.report, made.study, seconds, out)
+        study = made.studies[-1]
+        tell_end(study.name, outcome.job, wanted.report, study, seconds, out)

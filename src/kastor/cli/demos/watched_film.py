@@ -31,7 +31,7 @@ class Film:
 
     path: Path
     held_out: Sequence[Window]
-    study: Study
+    studies: tuple[Study, ...]
 
     @classmethod
     def make(cls, folder: Path, num_trained: int | None, num_held_out: int | None, epochs: int | None) -> "Film":
@@ -50,12 +50,12 @@ class Film:
             BATCH_SIZE,
             LEARNING_RATE,
         )
-        return cls(path, held_out, study)
+        return cls(path, held_out, (study,))
 
     @property
     def about(self) -> str:
         """In a few words."""
-        number = len(self.study.trained) + len(self.held_out)
+        number = len(self.studies[-1].trained) + len(self.held_out)
         return f"Big Buck Bunny (CC BY 3.0), {number} windows of {film.WINDOW_S} s"
 
     def judged(self, outcome: Outcome) -> Classified:
@@ -77,7 +77,7 @@ class Film:
             (found.metric({GUESS: "whichever it is", BASE: "untuned: it guesses"}),),
             found.by_class(),
             outcome.job.steps,
-            facts(self.study, outcome.job),
+            facts(self.studies[-1], outcome.job),
             tuple(shown),
             film.credit(),
         )
