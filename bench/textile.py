@@ -19,10 +19,10 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.jobs import ran
 from kastor.settings import COMPUTE_VARIABLES, Settings, load_settings
 
 PACKAGE, VERSION = "conformal-clip-data", "0.1.4"
@@ -79,45 +79,19 @@ def row(picture: Picture, resolution: str) -> dict[str, object]:
 
 def tuned(settings: Settings, pictures: Sequence[Picture], given: argparse.Namespace) -> Path:
     """Run a job on these images; the folder of its adapter."""
-    from kastor.domain.job import DatasetFile, RequestedHyperparameters, State, TuningJob, TuningSpec, resolve
-    from kastor.domain.limits import PROFILES
-    from kastor.domain.tuned_model import TunedModel
-    from kastor.models.catalog import load_catalog
-    from kastor.store.blobs import Blobs
-    from kastor.store.database import migrate, open_database
-    from kastor.store.jobs import JobStore
-    from kastor.worker.outcome import work
-    from kastor.worker.ownership import Ownership
-    from kastor.worker.steps import Steps
+    from kastor.domain.job import RequestedHyperparameters
 
     source = settings.data_dir / "textile.jsonl"
     source.write_text("".join(json.dumps(row(picture, given.resolution)) + "\n" for picture in pictures))
     asked = RequestedHyperparameters(given.epochs, given.batch, given.rate)
-    file = DatasetFile(source.name, "open", "", asked)
-    settled = resolve(asked, len(pictures), PROFILES["open"], has_media=True)
-    spec = TuningSpec(BASE, settled, load_catalog().base(BASE).adapter, 0, seed=given.seed, file=file)
-    at = datetime.now(UTC)
-    job = TuningJob("textile", "textile", spec, State.QUEUED, at, at)
-    database, blobs = open_database(settings.resolved_database_url), Blobs(settings.data_dir)
-    with closing(database):
-        migrate(database)
-        jobs = JobStore(database)
-        blobs.keep_source(job.id, source, source.name)
-        jobs.add(job, TunedModel("textile", job.id, f"models/{BASE}", "bench", at, at))
-        claimed = jobs.claim(at=at, max_active=1)
-        assert claimed is not None
-        ownership = Ownership(jobs, claimed, beat_every_s=2)
-        work(Steps(settings, claimed, blobs, ownership).run, ownership, settings.data_dir)
-        ended = jobs.get(job.id)
-        for event in jobs.events(job.id):
-            print("  ", event.message)
-        losses = [snapshot.mean_loss for snapshot in jobs.snapshots(job.id)]
-    if ended.state is not State.SUCCEEDED:
-        raise SystemExit(f"The job is {ended.state}: {ended.error}")
+    found = ran(settings, BASE, source, asked, name="textile", seed=given.seed)
+    for event in found.events:
+        print("  ", event.message)
+    losses = [snapshot.mean_loss for snapshot in found.snapshots]
     fifth = max(1, len(losses) // 5)
     shown = ", ".join(f"{sum(losses[at : at + fifth]) / fifth:.3f}" for at in range(0, len(losses) - fifth + 1, fifth))
-    print(f"   {len(losses)} steps of {ended.spec.hyperparameters}; loss, fifth by fifth: {shown}")
-    return blobs.adapter(job.id)
+    print(f"   {len(losses)} steps of {found.job.spec.hyperparameters}; loss, fifth by fifth: {shown}")
+    return found.adapter
 
 
 class Judge:
