@@ -111,12 +111,16 @@ class Judge:
         self.folder = ensure_local(self.base, settings.cache_dir)
         self.renderer = Renderer.open(self.folder, self.base.family)
         self.resolution = Resolution(resolution)
-        side = self.base.family.vision.size[self.resolution]
-        encoder = Encoder.open(self.folder, num_threads=settings.num_threads or compute_threads())
+        grid = self.base.family.vision.layout(self.resolution, (1, 1))
+        self.grid = grid
+        encoder = Encoder.open(
+            self.folder, self.base.family.vision, num_threads=settings.num_threads or compute_threads()
+        )
         self.pictures = pictures
         with closing(Pictures()) as decoder:
             self.features = {
-                str(picture.path): encoder.encode([decoder.picture(picture.path, (side, side))]) for picture in pictures
+                str(picture.path): encoder.encode([decoder.picture(picture.path, (grid.width, grid.height))], [grid])
+                for picture in pictures
             }
 
     def accuracy(self, adapter: Path | None) -> tuple[float, dict[str, float]]:
@@ -161,7 +165,9 @@ class Judge:
         for label in LABELS:
             asked = Content(Role.USER, (media, Text(QUESTION)))
             example = Example((asked, Content(Role.MODEL, (Text(label),))))
-            rendered = self.renderer.example(example, {media: View(self.resolution)}).keyed({media: media.uri})
+            rendered = self.renderer.example(example, {media: View(self.resolution, (self.grid,))}).keyed(
+                {media: media.uri}
+            )
             losses[label] = sum_loss(model, pack([rendered]), sight).item()
         return min(losses, key=lambda label: losses[label])
 

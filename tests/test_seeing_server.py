@@ -137,7 +137,7 @@ def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> 
 
     base, vision = root / "base", NANO_VL.vision
     assert vision is not None
-    tower = tower_hash(base)
+    tower = tower_hash(base, NANO_VL.vision)
     (settings.data_dir / "jobs" / "job1").mkdir(parents=True)
     folder = settings.data_dir / "jobs" / "job1" / "adapter"
     model, projector = tuned_on_pictures(load_base(base), folder, tower=tower, preprocessing=PREPROCESSING)
@@ -151,7 +151,7 @@ def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> 
             assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", prompt, shown)
             steps = [step.chosen for chunk in chunks for step in chunk.steps]
             views = {media: one.planned.view for media, one in shown.items()}
-            keys = {media: stored_under(one.planned, vision, tower) for media, one in shown.items()}
+            keys = {media: stored_under(one.planned, tower) for media, one in shown.items()}
             rendered = Renderer.open(base, NANO_VL).prompt_with_pictures(prompt, views).keyed(keys)
             cache = MediaCache(settings.cache_dir / "features")
             lease = cache.lease("test")

@@ -35,6 +35,7 @@ from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import BaseModel, load_catalog
+from kastor.models.language import text_config
 from kastor.models.load import compute_threads, end_ids, load_base, served_as
 from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
@@ -108,6 +109,7 @@ class Service:
                 num_candidates=asked.num_candidates,
                 guide=None if form is None else await run_in_threadpool(self.guides.guide, form),
                 pictures=pictures,
+                positions=prompt.positions,
             )
             num_open = asked.num_candidates
             while num_open:
@@ -158,14 +160,15 @@ def service(settings: Settings, base: BaseModel) -> Service:
         max_rows=settings.max_batch_rows,
         max_prompt_tokens=base.input_token_limit,
         max_output_tokens=base.output_token_limit,
-        context_tokens=model.config.max_position_embeddings,
+        context_tokens=text_config(model).max_position_embeddings,
         max_cache_tokens=int(_free_bytes() * CACHE_SHARE) // cache.bytes_per_token,
     )
     bank = AdapterBank(model, Blobs(settings.data_dir).adapter, settings.max_resident_adapters)
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
     ends = end_ids(model, renderer.closing_id)
-    guides = Guides(renderer.tokenizer.to_str(), ends, model.config.vocab_size)
-    batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache)
+    guides = Guides(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
+    both_ways = base.family.vision is not None and base.family.vision.both_ways
+    batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache, both_ways=both_ways)
     return Service(renderer, batcher, guides, _seeing(settings, base, folder, model))
 
 

@@ -16,7 +16,6 @@ from kastor.domain.content import Content, Prompt, Resolution, Role, Text
 from kastor.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.generation import Sampling
 from kastor.domain.limits import OPEN
-from kastor.domain.vision import View
 from kastor.store.database import Database
 
 TUNED = "tunedModels/numbers"
@@ -202,8 +201,8 @@ def test_settings_that_say_nothing_are_no_reason_to_refuse(world: World) -> None
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"tools": [{"googleSearch": {}}]}, "tools"),
-        ({"toolConfig": {"a": 1}}, "toolConfig"),
+        ({"tools": [{"googleSearch": {}}]}, "tools[0].googleSearch"),
+        ({"toolConfig": {"a": 1}}, "tool_config"),
         ({"cachedContent": "cachedContents/x"}, "cachedContent"),
         ({"model": "models/other"}, "model"),
         ({"contents": []}, "contents"),
@@ -257,7 +256,8 @@ def test_a_medium_reaches_the_engine_as_what_is_shown_of_it(world: World, level:
     assert answer.status_code == 200, answer.text
     (request,) = world.generator.requests
     first, second = request.shown.values()
-    assert (first.planned.view, second.planned.view) == (View(Resolution.MEDIUM), View(Resolution.LOW))
+    assert [one.planned.view.resolution for one in (first, second)] == [Resolution.MEDIUM, Resolution.LOW]
+    assert [one.planned.view.num_tokens for one in (first, second)] == [256, 64]
     assert first.planned.sha256 == second.planned.sha256 == sha256(buffer.getvalue()).hexdigest()
     assert first.path.read_bytes() == buffer.getvalue()
 

@@ -130,7 +130,7 @@ def test_media_of_a_request_are_planned_and_counted_by_kind_as_often_as_they_occ
     assert [one.place for one in shown.values()] == ["contents[0].parts[0]", "contents[0].parts[2]"]
     film = shown[video].planned
     assert film.frames is not None and film.frames.moments_s == film.view.moments_s == (0.0, 1.0, 2.0)
-    assert media_tokens(prompt, shown, VISION) == {MediaKind.IMAGE: 2 * 64, MediaKind.VIDEO: 3 * 256}
+    assert media_tokens(prompt, shown) == {MediaKind.IMAGE: 2 * 64, MediaKind.VIDEO: 3 * 256}
 
 
 def test_a_content_that_was_looked_at_is_not_inspected_again_whatever_it_is_called(

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from numpy.typing import NDArray
 
 from films import Recipe, make_film, nearest_numbers, number_in, painted
-from kastor.domain.media import BadMedium, MediaFault, Sampling
+from kastor.domain.media import BadMedium, MediaFault, Resample, Sampling
 from kastor.media.decode import Pictures, frames, picture
 from kastor.media.guards import Guards
 from kastor.media.probe import Inspector, plan
@@ -189,3 +190,31 @@ def test_many_pictures_come_from_one_child_and_a_bad_one_disturbs_no_other(tmp_p
     assert number_in(pictures.picture(tmp_path / "2.png")) == 2
     pictures.close()
     assert child_processes() == others
+
+
+@pytest.mark.parametrize("resample", Resample)
+def test_pictures_pages_and_frames_are_scaled_with_the_filter_asked_for(resample: Resample, tmp_path: Path) -> None:
+    noise = PIL.Image.fromarray(painted(1234, (64, 48), noise=True))
+    noise.save(tmp_path / "a.png")
+    found = picture(tmp_path / "a.png", (24, 32), resample=resample)
+    np.testing.assert_array_equal(found, _scaled(np.asarray(noise), (24, 32), resample))
+
+    page = PIL.Image.fromarray(painted(1234, (128, 96), noise=True))
+    page.save(tmp_path / "a.pdf", resolution=72)
+    own = picture(tmp_path / "a.pdf")  # at the scale that (256, 64) is rendered at, too
+    assert own.shape == (192, 256, 3)
+    found = picture(tmp_path / "a.pdf", (256, 64), resample=resample)
+    np.testing.assert_array_equal(found, _scaled(own, (256, 64), resample))
+
+    film = make_film(tmp_path / "a.mkv", Recipe(pix_fmt="yuv444p", noise=True, num_frames=1))
+    planned = plan(film, Sampling(fps=1)).plan
+    (whole,), (scaled,) = frames(film, planned), frames(film, planned, (24, 32), resample=resample)
+    differences = {
+        other: np.abs(_scaled(whole.pixels, (24, 32), other).astype(int) - scaled.pixels).mean() for other in Resample
+    }
+    assert min(differences, key=lambda other: differences[other]) is resample
+    assert differences[resample] < 1
+
+
+def _scaled(pixels: NDArray[np.uint8], size: tuple[int, int], resample: Resample) -> NDArray[np.uint8]:
+    return np.asarray(PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling[resample.name]))

@@ -18,11 +18,13 @@ from kastor.domain.content import (
     Prompt,
     Resolution,
     Role,
+    Supervise,
     Text,
 )
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.domain.vision import View, Vision
+from kastor.domain.vision import Grid, View, Vision
 from kastor.models.families import FAMILIES, SMOLLM2
+from kastor.models.layouts import SquareLayout
 from kastor.models.render import Renderer
 from tiny import tiny_tokenizer
 
@@ -61,10 +63,26 @@ def test_an_empty_answer_still_learns_to_end(renderer: Renderer) -> None:
     assert renderer.example(Example.pair("say nothing", "")).num_supervised == 1
 
 
-def test_a_conversation_supervises_its_last_answer_only(renderer: Renderer) -> None:
-    turns = (("a", Role.USER), ("b", Role.MODEL), ("c", Role.USER), ("d", Role.MODEL))
-    rendered = renderer.example(Example(tuple(Content(role, (Text(text),)) for text, role in turns)))
-    assert rendered.num_supervised == len(renderer.text("d")) + 1
+CONVERSATION = Example(
+    tuple(
+        Content(role, (Text(text),))
+        for text, role in (("a", Role.USER), ("two", Role.MODEL), ("c", Role.USER), ("d", Role.MODEL))
+    )
+)
+
+
+def test_every_answer_of_a_conversation_is_supervised_with_its_end(renderer: Renderer) -> None:
+    rendered = renderer.example(CONVERSATION)
+    learnt = [token for token, supervised in zip(rendered.token_ids, rendered.supervised, strict=True) if supervised]
+    assert learnt == [*renderer.text("two"), renderer.closing_id, *renderer.text("d"), renderer.closing_id]
+
+
+def test_only_the_last_answer_is_supervised_where_that_is_asked_for() -> None:
+    last_only = Renderer(tiny_tokenizer(), tiny_tokenizer(), SMOLLM2, Supervise.LAST)
+    rendered = last_only.example(CONVERSATION)
+    assert rendered.token_ids == RENDERER.example(CONVERSATION).token_ids
+    assert rendered.num_supervised == len(last_only.text("d")) + 1
+    assert [count.supervised for count in last_only.counts([CONVERSATION])] == [rendered.num_supervised]
 
 
 def test_it_writes_what_the_models_own_template_writes(renderer: Renderer) -> None:
@@ -98,9 +116,9 @@ def test_a_missing_or_broken_tokenizer_is_named(tmp_path: Path, content: str | N
         Renderer.open(tmp_path, SMOLLM2)
 
 
-def test_every_family_can_open_every_role() -> None:
+def test_every_family_can_open_the_turns_of_both_sides() -> None:
     for family in FAMILIES.values():
-        assert set(family.opening) == {"system", "user", "model"}
+        assert set(family.opening) - {"system"} == {"user", "model"}
         assert family.lora_targets
 
 
@@ -110,8 +128,7 @@ SEEING = replace(
         placeholder="<|endoftext|>",
         before="\n",
         after="<|im_end|>",
-        size={Resolution.LOW: 256, Resolution.MEDIUM: 512},
-        tokens={Resolution.LOW: 4, Resolution.MEDIUM: 16},
+        layout=SquareLayout({Resolution.LOW: 256, Resolution.MEDIUM: 512}, pixels_a_token=128),
         default=Resolution.LOW,
     ),
 )
@@ -125,7 +142,8 @@ def a_seer() -> Renderer:
 
 SEER = a_seer()
 CAT, FILM = Media("image/png", "cat.png"), Media("video/mp4", "film.mp4", start_s=1.0)
-VIEWS = {CAT: View(Resolution.MEDIUM), FILM: View(Resolution.LOW, 2, (1.0, 62.5))}
+SMALL, LARGE = Grid(256, 256, 2, 2), Grid(512, 512, 4, 4)
+VIEWS = {CAT: View(Resolution.MEDIUM, (LARGE,)), FILM: View(Resolution.LOW, (SMALL, SMALL), (1.0, 62.5))}
 
 
 def test_each_picture_has_its_tokens_and_frames_their_moments() -> None:
@@ -165,8 +183,9 @@ def test_texts_cut_into_parts_are_tokenised_as_one(renderer: Renderer) -> None:
 
 
 @pytest.mark.parametrize("part", [CAT, FunctionCall("f", "{}"), FunctionResponse("f", "{}")])
-def test_what_a_family_cannot_read_is_named(renderer: Renderer, part: Part) -> None:
-    with pytest.raises(InvalidArgument, match=r"reads text only, not cat\.png|cannot call functions, such as f"):
+def test_what_a_family_cannot_read_is_named(part: Part) -> None:
+    renderer = Renderer(tiny_tokenizer(), tiny_tokenizer(), replace(SMOLLM2, functions=None))
+    with pytest.raises(InvalidArgument, match=r"reads text only, not cat\.png|cannot call functions; it cannot read f"):
         renderer.prompt(Prompt((Content(Role.USER, (part,)),)))
 
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from kastor.domain.errors import FailedPrecondition
+from kastor.domain.vision import Grid
+from kastor.models import visions
 from kastor.models.convert import convert_tower
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import BN_EPSILON, STRIDES, Tower, folded
@@ -42,10 +44,12 @@ def test_onnxruntime_gives_what_torch_gives(folder: Path, size: int, tokens: int
 
 def test_features_depend_neither_on_neighbours_nor_on_threads(folder: Path) -> None:
     given = list(pictures(11, 256))
-    whole = Encoder.open(folder, num_threads=2).encode(given)
-    single = Encoder.open(folder, num_threads=1)
-    assert whole.dtype == np.float16
-    np.testing.assert_array_equal(whole, np.concatenate([single.encode([picture]) for picture in given]))
+    grid = Grid(256, 256, 8, 8)
+    whole = Encoder.open(folder, visions.NANO, num_threads=2).encode(given, [grid] * len(given))
+    single = Encoder.open(folder, visions.NANO, num_threads=1)
+    assert whole[0].dtype == np.float16
+    for picture, found in zip(given, whole, strict=True):
+        np.testing.assert_array_equal(found, single.encode([picture], [grid])[0])
 
 
 def test_a_published_checkpoint_is_folded_to_a_tower_that_computes_the_same(tmp_path: Path) -> None:
@@ -78,4 +82,4 @@ def test_a_missing_or_broken_tower_is_named(tmp_path: Path, content: bytes | Non
     if content is not None:
         (tmp_path / TOWER_FILE).write_bytes(content)
     with pytest.raises(FailedPrecondition, match=r"tower\.safetensors"):
-        Encoder.open(tmp_path, num_threads=1)
+        Encoder.open(tmp_path, visions.NANO, num_threads=1)

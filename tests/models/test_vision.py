@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 
 from kastor.domain.errors import FailedPrecondition
+from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
 from kastor.models.vision import FeatureStore, feature_key
 
-KEY = feature_key("ab" * 32, (0, 512), 256, "tower")
+LARGE = Grid(512, 512, 16, 16)
+SMALL = [Grid(256, 256, 8, 8)] * 2
+KEY = feature_key("ab" * 32, (0, 512), SMALL, "tower")
 
 
-def features(seed: int, num_pictures: int = 3) -> np.typing.NDArray[np.float16]:
-    return np.random.default_rng(seed).standard_normal((num_pictures, 64, 12)).astype(np.float16)
+def features(seed: int, num_pictures: int = 3) -> list[np.typing.NDArray[np.float16]]:
+    return list(np.random.default_rng(seed).standard_normal((num_pictures, 64, 12)).astype(np.float16))
 
 
 @pytest.fixture(name="cache")
@@ -44,13 +47,20 @@ def test_what_one_job_stored_another_finds_to_the_bit(cache: MediaCache, store: 
 def test_a_key_tells_all_that_decides_the_features() -> None:
     keys = [
         KEY,
-        feature_key("cd" * 32, (0, 512), 256, "tower"),
-        feature_key("ab" * 32, (0, 513), 256, "tower"),
-        feature_key("ab" * 32, (0,), 256, "tower"),
-        feature_key("ab" * 32, (0, 512), 512, "tower"),
-        feature_key("ab" * 32, (0, 512), 256, "other tower"),
+        feature_key("cd" * 32, (0, 512), SMALL, "tower"),
+        feature_key("ab" * 32, (0, 513), SMALL, "tower"),
+        feature_key("ab" * 32, (0,), SMALL[:1], "tower"),
+        feature_key("ab" * 32, (0, 512), [LARGE] * 2, "tower"),
+        feature_key("ab" * 32, (0, 512), SMALL, "other tower"),
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_pictures_of_different_sizes_are_kept_side_by_side(store: FeatureStore) -> None:
+    made = [one[:length] for one, length in zip(features(2), (5, 64, 1), strict=True)]
+    store.put(KEY, made)
+    for index in range(3):
+        np.testing.assert_array_equal(store.read(KEY, index), made[index])
 
 
 def test_what_nobody_holds_makes_room_and_what_is_held_stays(cache: MediaCache, store: FeatureStore) -> None:

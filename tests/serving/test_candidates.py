@@ -15,8 +15,10 @@ WARM = {"temperature": 1.3, "seed": 5, "max_output_tokens": 14}
 
 def shapes_passed(one: Stepper) -> list[tuple[int, ...]]:
     """The shapes of what goes through the model from now on: rows, tokens."""
-    model, passed = one.batcher.model, []
-    one.batcher.model = lambda **inputs: passed.append(tuple(inputs["input_ids"].shape)) or model(**inputs)
+    passed: list[tuple[int, ...]] = []
+    one.batcher.model.get_decoder().register_forward_pre_hook(
+        lambda _, __, inputs: passed.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
     return passed
 
 

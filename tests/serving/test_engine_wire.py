@@ -21,7 +21,7 @@ from kastor.domain.generation import (
     TokenLogprob,
 )
 from kastor.domain.media import MediaKind, SamplingPlan
-from kastor.domain.vision import PlannedMedium, View
+from kastor.domain.vision import Grid, PlannedMedium, View
 from kastor.serving import wire
 
 PROMPT = Prompt(
@@ -60,10 +60,16 @@ def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:
     frames = SamplingPlan((0.0, 0.5), (0, 512), Fraction(1, 1024), 0, 1.25)
     shown = {
         video: ShownMedium(
-            PlannedMedium("ab" * 32, MediaKind.VIDEO, View(Resolution.LOW, 2, (0.0, 0.5)), frames), Path("/v"), "c[0]"
+            PlannedMedium(
+                "ab" * 32, MediaKind.VIDEO, View(Resolution.LOW, (Grid(256, 256, 8, 8),) * 2, (0.0, 0.5)), frames
+            ),
+            Path("/v"),
+            "c[0]",
         ),
         picture: ShownMedium(
-            PlannedMedium("cd" * 32, MediaKind.IMAGE, View(Resolution.MEDIUM), None), Path("/p"), "c[1]"
+            PlannedMedium("cd" * 32, MediaKind.IMAGE, View(Resolution.MEDIUM, (Grid(512, 512, 16, 16, (2, 2)),)), None),
+            Path("/p"),
+            "c[1]",
         ),
     }
     asked = Prompt((Content(Role.USER, (picture, Text("?"), video, picture)),), (video,))

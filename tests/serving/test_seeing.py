@@ -45,7 +45,7 @@ class World:
         self.base = tiny_seeing_base(self.folder / "base")
         self.renderer = Renderer.open(self.base, self.family)
         self.cache = MediaCache(self.folder / "features")
-        self.tower = tower_hash(self.base)
+        self.tower = tower_hash(self.base, self.vision)
         self.picture = make_picture(self.folder / "1.png", 1)
         self.video = make_video(self.folder / "1.mp4")
 
@@ -64,7 +64,7 @@ class World:
         return shown_in(self.folder, prompt, self.family)
 
     def rendered(self, prompt: Prompt, shown: Shown) -> Rendered:
-        keys = {media: stored_under(one.planned, self.vision, self.tower) for media, one in shown.items()}
+        keys = {media: stored_under(one.planned, self.tower) for media, one in shown.items()}
         views = {media: one.planned.view for media, one in shown.items()}
         return self.renderer.prompt_with_pictures(prompt, views).keyed(keys)
 
@@ -203,7 +203,7 @@ def test_each_resolution_has_its_own_number_of_tokens(world: World) -> None:
         shown = world.shown(prompt)
         rendered = world.rendered(prompt, shown)
         (made,) = world.seeing().embedded(rendered.pictures, shown, None)
-        assert len(made.embeddings_NW) == world.vision.tokens[resolution]
+        assert len(made.made_NC) == world.vision.num_tokens(resolution)
 
 
 def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:
@@ -215,7 +215,7 @@ def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:
     second = world.seeing().embedded(rendered.pictures, shown, None)
     assert len(first) == 3
     for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.embeddings_NW, other.embeddings_NW)
+        assert torch.equal(one.made_NC, other.made_NC)
 
 
 def test_a_medium_that_changed_since_it_was_looked_at_is_not_taken_for_it(world: World) -> None:

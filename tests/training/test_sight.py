@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from kastor.domain.content import Media
 from kastor.domain.errors import Internal
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
+from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
+from kastor.models import visions
 from kastor.models.families import LLAMA_LINEARS
 from kastor.models.projector import Projector, Spread
 from kastor.models.render import Picture, Rendered
@@ -116,12 +118,13 @@ def test_packed_loss_and_gradients_equal_those_of_one_example_after_the_other(fu
 
 def test_the_loss_from_stored_features_is_that_of_the_whole_way_from_the_pictures(tmp_path: Path) -> None:
     save_file(tiny_tower(), tmp_path / TOWER_FILE)
-    encoder = Encoder.open(tmp_path, num_threads=1)
+    encoder = Encoder.open(tmp_path, visions.NANO, num_threads=1)
     pictures = [RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(2)]
     cache = MediaCache(tmp_path / "features")
     lease = cache.lease("test")
     store = FeatureStore(cache, lease)
-    store.put("c" * 64, encoder.encode(pictures))
+    grids = [Grid(64, 64, 2, 2)] * 2
+    store.put("c" * 64, encoder.encode(pictures, grids))
     model = tuned_model()
     use_packed_attention(model)
     chosen = Rendered(
@@ -129,7 +132,7 @@ def test_the_loss_from_stored_features_is_that_of_the_whole_way_from_the_picture
         [False] * 11 + [True],
         (Picture(MEDIA, 0, 1, 4, "c" * 64), Picture(MEDIA, 1, 6, 4, "c" * 64)),
     )
-    whole_way: Callable[[str, int], Any] = lambda key, index: encoder.encode([pictures[index]])[0]  # noqa: E731
+    whole_way: Callable[[str, int], Any] = lambda key, index: encoder.encode([pictures[index]], grids[:1])[0]  # noqa: E731
     stored = sum_loss(model, pack([chosen]), Sight(projector(), store.read))
     assert torch.equal(stored, sum_loss(model, pack([chosen]), Sight(projector(), whole_way)))
     other = sum_loss(model, pack([chosen]), Sight(projector(), lambda key, index: store.read(key, 1 - index)))

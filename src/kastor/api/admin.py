@@ -1,6 +1,7 @@
 """The operator's routes under `/kastor/v1`: jobs as they are, which the dialects hide. Same error shape."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from starlette.responses import Response
 from starlette.routing import Route
@@ -9,7 +10,8 @@ from kastor.api.framing import JSON_TYPE
 from kastor.api.http import Call, Endpoints, Listed, Reply
 from kastor.api.paging import page_size, place_token, time_and_id
 from kastor.api.tuned_models import HyperparametersIn, requested
-from kastor.api.wire import Float32, Wire, message, timestamp
+from kastor.api.wire import Float32, Wire, enum_field, message, timestamp
+from kastor.domain.content import Supervise
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Event, Snapshot, State
 from kastor.jobs.datasets import DatasetService
@@ -73,6 +75,7 @@ class JobOut(Wire):
     total_steps: int
     completed_steps: int
     hyperparameters: HyperparametersOut
+    supervise: str
     adapter: AdapterOut
     create_time: str | None
     start_time: str | None
@@ -100,6 +103,7 @@ class NewJobIn(Wire):
     profile: str | None = None
     media_folder: str | None = None
     hyperparameters: HyperparametersIn | None = None
+    supervise: Annotated[str, enum_field("Supervise", tuple(Supervise))] | None = None
 
 
 class AdminRoutes:
@@ -130,6 +134,7 @@ class AdminRoutes:
         new = NewTuning(
             base_model=body.base_model,
             hyperparameters=requested(asked),
+            supervise=Supervise(body.supervise or Supervise.ALL),
             tuned_model_id=body.tuned_model_id,
             display_name=body.display_name or "",
             description=body.description or "",
@@ -188,6 +193,7 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
         hyperparameters=HyperparametersOut(
             epoch_count=chosen.num_epochs, batch_size=chosen.batch_size, learning_rate=chosen.learning_rate
         ),
+        supervise=spec.supervise.value,
         adapter=AdapterOut(rank=spec.adapter.rank, alpha=spec.adapter.alpha),
         create_time=timestamp(job.created_at),
         start_time=timestamp(job.started_at),

@@ -7,7 +7,9 @@ import secrets
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import groupby
 
+import orjson
 from starlette.routing import Route
 
 from kastor.api.generate_ask import asked, check_request, prompt_of
@@ -16,11 +18,12 @@ from kastor.api.generate_messages import (
     ContentOut,
     CountIn,
     CountOut,
+    FunctionCallOut,
     GenerateIn,
     GenerateOut,
     LogprobsOut,
     ModalityCount,
-    TextOut,
+    PartOut,
     TokenOut,
     TopOut,
     UsageOut,
@@ -160,13 +163,25 @@ def _candidate(chunks: Sequence[Chunk], told: Told) -> CandidateOut:
     last = chunks[-1]
     reason, known = last.finish_reason, told.steps.get(last.index)
     return CandidateOut(
-        content=ContentOut(parts=[TextOut(text="".join(chunk.text for chunk in chunks))]),
+        content=ContentOut(parts=_parts(chunks)),
         finish_reason=None if reason is None else reason.value,
         index=last.index,
         token_count=(last.output_tokens or None) if reason else None,
         avg_logprobs=sum(known) / len(known) if reason and known else None,
         logprobs_result=_logprobs([step for chunk in chunks for step in chunk.steps]),
     )
+
+
+def _parts(chunks: Sequence[Chunk]) -> list[PartOut]:
+    """Successive texts are one part, each call is one."""
+    parts: list[PartOut] = []
+    for call, group in groupby(chunks, key=lambda chunk: chunk.call):
+        if call is None:
+            parts.append(PartOut(text="".join(chunk.text for chunk in group)))
+        else:
+            made = PartOut(function_call=FunctionCallOut(name=call.name, args=orjson.loads(call.arguments)))
+            parts += [made for _ in group]
+    return [part for part in parts if part.text != ""] or [PartOut(text="")]
 
 
 def _logprobs(steps: Sequence[Step]) -> LogprobsOut | None:

@@ -5,28 +5,30 @@ are checked, and without effect, as nothing is judged.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+from kastor.api.generate_calls import ANY, calling_violations, dumped_fields, mode, must_call, tools_of
 from kastor.api.generate_messages import ContentIn, GenerateIn, GenerationConfigIn, PartIn, Unoffered
 from kastor.api.schema import choices, from_google, from_json_schema
 from kastor.api.wire import Wire
 from kastor.dataset.issues import Faulty
-from kastor.dataset.parse import media_part, named_resolution
+from kastor.dataset.parse import function_part, media_part, named_resolution
 from kastor.dataset.tolerant_json import JsonValue
-from kastor.domain.content import Content, Media, Part, Prompt, Resolution, Role, Text
+from kastor.domain.content import Content, Part, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.generation import Form
 from kastor.jobs.asks import Ask
 
 AT = "generationConfig."
-ROLES = {"": Role.USER, "user": Role.USER, "model": Role.MODEL}
+ROLES = {"": Role.USER, "user": Role.USER, "function": Role.USER, "model": Role.MODEL}
 UNOFFERED = "is not offered by this server; leave it out"
 PLAIN, JSON, ENUM = "text/plain", "application/json", "text/x.enum"
 ANY_JSON: JsonValue = {"type": ["object", "array"]}
 """What JSON mode means without a schema: free text would be a JSON text, too, and is what nobody wants."""
 MAX_SCHEMA_CHARS = 100_000
-OFFERED = {"text", "inline_data", "file_data", "video_metadata", "media_resolution"}
+KINDS = ("text", "inline_data", "file_data", "function_call", "function_response")
+OFFERED = {*KINDS, "video_metadata", "media_resolution"}
 
 
 def asked(body: GenerateIn, name: str) -> Ask:
@@ -41,6 +43,10 @@ def asked(body: GenerateIn, name: str) -> Ask:
     prompt = prompt_of(body)
     if prompt.contents[-1].role is not Role.USER:
         raise InvalidArgument.of("contents", "the last turn is the model's; it must be the user's")
+    form = _form(config)
+    if form is not None and prompt.tools:
+        said = f"{config.response_mime_type!r} beside functions is not offered; leave one of them out"
+        raise InvalidArgument.of(AT + "responseMimeType", said)
     return Ask(
         prompt=prompt,
         num_candidates=1 if config.candidate_count is None else config.candidate_count,
@@ -53,7 +59,8 @@ def asked(body: GenerateIn, name: str) -> Ask:
         presence_penalty=config.presence_penalty or 0.0,
         frequency_penalty=config.frequency_penalty or 0.0,
         top_logprobs=(config.logprobs or 0) if config.response_logprobs else None,
-        form=_form(config),
+        form=form,
+        must_call=must_call(body),
     )
 
 
@@ -64,7 +71,7 @@ def check_request(body: GenerateIn, name: str) -> None:
         InvalidArgument: names each field that is not.
 
     """
-    wrong = _given(body, "", ("tools", "tool_config", "cached_content"))
+    wrong = _given(body, "", ("cached_content",)) + calling_violations(body)
     if body.model and body.model.removeprefix("models/") != name.removeprefix("models/"):
         wrong.append(FieldViolation("model", f"{body.model!r} is not the model of the path, {name}"))
     if body.generation_config is not None:
@@ -85,7 +92,8 @@ def prompt_of(body: GenerateIn) -> Prompt:
     contents = tuple(_content(content, f"contents[{i}]") for i, content in enumerate(body.contents))
     system = body.system_instruction
     parts = None if system is None or not system.parts else _parts(system, "systemInstruction")
-    return Prompt(contents, parts, resolution=_resolution(body.generation_config))
+    resolution = _resolution(body.generation_config)
+    return Prompt(contents, parts, tools_of(body), resolution, must_call=mode(body) == ANY)
 
 
 # ---- the configuration
@@ -162,23 +170,27 @@ def _part(part: PartIn, at: str) -> Part:
     unoffered = _given(part, f"{at}.", tuple(PartIn.model_fields.keys() - OFFERED))
     if unoffered:
         raise InvalidArgument.of_all(tuple(unoffered))
-    held = [name for name in ("text", "inline_data", "file_data") if getattr(part, name) is not None]
+    held = [name for name in KINDS if getattr(part, name) is not None]
     if len(held) > 1:
         raise InvalidArgument.of(f"{at}.data", f"oneof field 'data' is already set: {' and '.join(held)}; set one")
     if not held:
         raise InvalidArgument.of(f"{at}.data", "required oneof field 'data' is not set; set text, or a medium")
-    if part.text is None:
-        return _media(part, at)
+    if held[0] in ("inline_data", "file_data"):
+        return _read(media_part, part, at)
     beside = _given(part, f"{at}.", ("video_metadata", "media_resolution"))
     if beside:
-        raise InvalidArgument.of(beside[0].field, "stands beside media, not beside text")
-    return Text(part.text)
+        raise InvalidArgument.of(beside[0].field, "stands beside media only")
+    if part.function_response is not None:
+        unoffered = _given(part.function_response, f"{at}.functionResponse.", ("parts", "will_continue", "scheduling"))
+        if unoffered:
+            raise InvalidArgument.of_all(tuple(unoffered))
+    return Text(part.text) if part.text is not None else _read(function_part, part, at)
 
 
-def _media(part: PartIn, at: str) -> Media:
-    fields = part.model_dump(by_alias=True, exclude_none=True)
+def _read(read: Callable[[Mapping[str, JsonValue], str], Part], part: PartIn, at: str) -> Part:
+    """The part as rows of datasets are read."""
     try:
-        return media_part(fields, at)
+        return read(dumped_fields(part), at)
     except Faulty as fault:
         said = fault.message + (f" ({fault.hint})" if fault.hint else "")
         raise InvalidArgument.of(fault.path, said) from fault

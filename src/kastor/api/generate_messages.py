@@ -23,6 +23,8 @@ THRESHOLDS = (
     *("BLOCK_NONE", "OFF"),
 )
 RESOLUTIONS = tuple("MEDIA_RESOLUTION_" + name for name in ("UNSPECIFIED", *Resolution))
+CALLING_MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
+"""Each at its number."""
 Unoffered = object | None
 
 
@@ -56,14 +58,33 @@ class MediaResolutionIn(Wire):
     level: Annotated[str, enum_field("MediaResolution", RESOLUTIONS)] | None = None
 
 
+class FunctionCallIn(Wire):
+    """FunctionCall. Responses are told apart by name and order; the id says nothing more."""
+
+    name: str | None = None
+    args: dict[str, object] | None = None
+    id: str | None = None
+
+
+class FunctionResponseIn(Wire):
+    """FunctionResponse."""
+
+    name: str | None = None
+    response: dict[str, object] | None = None
+    id: str | None = None
+    parts: Unoffered = None
+    will_continue: Unoffered = None
+    scheduling: Unoffered = None
+
+
 class PartIn(Wire):
-    """Part: text, or a medium with what is to be seen of it."""
+    """Part: text, a medium with what is to be seen of it, or a function's call or response."""
 
     text: str | None = None
     inline_data: BlobIn | None = None
     file_data: FileDataIn | None = None
-    function_call: Unoffered = None
-    function_response: Unoffered = None
+    function_call: FunctionCallIn | None = None
+    function_response: FunctionResponseIn | None = None
     executable_code: Unoffered = None
     code_execution_result: Unoffered = None
     video_metadata: VideoMetadataIn | None = None
@@ -113,6 +134,47 @@ class GenerationConfigIn(Wire):
     enable_enhanced_civic_answers: Unoffered = None
 
 
+class FunctionDeclarationIn(Wire):
+    """FunctionDeclaration: parameters in Google's spelling of a schema, or as JSON Schema."""
+
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, object] | None = None
+    parameters_json_schema: dict[str, object] | None = None
+    response: dict[str, object] | None = None
+    response_json_schema: dict[str, object] | None = None
+    behavior: Unoffered = None
+
+
+class ToolIn(Wire):
+    """Tool."""
+
+    function_declarations: Items[FunctionDeclarationIn] | None = None
+    google_search: Unoffered = None
+    google_search_retrieval: Unoffered = None
+    code_execution: Unoffered = None
+    url_context: Unoffered = None
+    computer_use: Unoffered = None
+    google_maps: Unoffered = None
+    file_search: Unoffered = None
+    retrieval: Unoffered = None
+
+
+class FunctionCallingConfigIn(Wire):
+    """FunctionCallingConfig."""
+
+    mode: Annotated[str, enum_field("Mode", CALLING_MODES)] | None = None
+    allowed_function_names: Items[str] | None = None
+    stream_function_call_arguments: Unoffered = None
+
+
+class ToolConfigIn(Wire):
+    """ToolConfig."""
+
+    function_calling_config: FunctionCallingConfigIn | None = None
+    retrieval_config: Unoffered = None
+
+
 class GenerateIn(Wire):
     """GenerateContentRequest."""
 
@@ -121,8 +183,8 @@ class GenerateIn(Wire):
     system_instruction: ContentIn | None = None
     generation_config: GenerationConfigIn | None = None
     safety_settings: Items[SafetySettingIn] | None = None
-    tools: Unoffered = None
-    tool_config: Unoffered = None
+    tools: Items[ToolIn] | None = None
+    tool_config: ToolConfigIn | None = None
     cached_content: Unoffered = None
 
 
@@ -134,16 +196,24 @@ class CountIn(Wire):
     generate_content_request: GenerateIn | None = None
 
 
-class TextOut(Wire):
-    """Part. An empty text is written, too: the legacy SDK cannot read a candidate without parts."""
+class FunctionCallOut(Wire):
+    """FunctionCall."""
 
-    text: str
+    name: str
+    args: dict[str, object]
+
+
+class PartOut(Wire):
+    """Part: text or a call. An empty text is written, too: the legacy SDK cannot read a candidate without parts."""
+
+    text: str | None = None
+    function_call: FunctionCallOut | None = None
 
 
 class ContentOut(Wire):
     """Content."""
 
-    parts: list[TextOut]
+    parts: list[PartOut]
     role: str = Role.MODEL.value
 
 

@@ -9,6 +9,7 @@ import typer
 
 import kastor
 from kastor.cli import job_commands, key_commands, model_commands, options, prepare_command
+from kastor.domain.content import Supervise
 from kastor.export.order import Format, Weights
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -91,6 +92,7 @@ def tune(
         str | None,
         typer.Option(metavar="NAME", help="Limits to hold the dataset to: open, vertex-gemini-2.5, … [default: open]"),
     ] = None,
+    supervise: options.Supervised = Supervise.ALL,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return; needs a running server.")] = False,
     server: options.Server = None,
     api_key: options.ApiKey = None,
@@ -110,7 +112,7 @@ def tune(
     from kastor.cli.connection import Access
     from kastor.cli.output import Output
 
-    wanted = doing.Wanted(base, epochs, batch_size, learning_rate, name, display_name, profile)
+    wanted = doing.Wanted(base, epochs, batch_size, learning_rate, name, display_name, profile, supervise)
     doing.run(data, (input_key, output_key), wanted, detach, Access(server, api_key), Output.of(as_json))
 
 
@@ -183,6 +185,7 @@ def check(
     batch_size: Annotated[
         int | None, typer.Option(help="For the estimate.  [default: 4; from 500 examples on, 16]")
     ] = None,
+    supervise: options.Supervised = Supervise.ALL,
     show_tokens: Annotated[
         int, typer.Option(metavar="N", min=0, help="Show the first N examples as tokens, what is learnt in colour.")
     ] = 0,
@@ -227,6 +230,7 @@ def check(
         html=html,
         rejects=rejects,
         media_roots=tuple(media_root or ()),
+        supervise=supervise,
     )
     doing.run(wanted, Output.of(as_json))
 

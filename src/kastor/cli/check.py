@@ -18,10 +18,11 @@ from kastor.dataset.document import document
 from kastor.dataset.estimate import Estimate, Shape, estimated
 from kastor.dataset.gate import Base, Gate, Verdict
 from kastor.dataset.look import Looker, looking
-from kastor.dataset.page import page
+from kastor.dataset.page import Sample, page
 from kastor.dataset.read import Columns
 from kastor.dataset.rejects import Rejects
 from kastor.dataset.report import Judging, Report
+from kastor.domain.content import Supervise
 from kastor.domain.dataset_limits import DEFAULT_PROFILE, DatasetLimits, dataset_limits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Hyperparameters, RequestedHyperparameters, resolve
@@ -54,6 +55,7 @@ class Wanted:
     html: Path | None = None
     rejects: Path | None = None
     media_roots: tuple[Path, ...] = ()
+    supervise: Supervise = Supervise.ALL
 
 
 def run(wanted: Wanted, out: Output) -> None:
@@ -62,8 +64,9 @@ def run(wanted: Wanted, out: Output) -> None:
     base = load_catalog(settings.catalog_file).base(wanted.base)
     limits = _limits(wanted, settings, base)
     _hyperparameters(wanted, settings, 1)
-    renderer = _renderer(base, settings, out, needed=wanted.show_tokens > 0)
-    known = Base(base.name, base.input_token_limit + base.output_token_limit, base.family.vision, renderer)
+    renderer = _renderer(base, wanted, settings, out)
+    most = base.input_token_limit + base.output_token_limit
+    known = Base(base.name, most, base.family.vision, renderer, base.family.calling, wanted.supervise)
     samples = Samples(NUM_SAMPLES if wanted.html else wanted.show_tokens)
     files = [file for file in (wanted.data, wanted.validation) if file is not None]
     with _looker(wanted, settings) as looker:
@@ -78,7 +81,8 @@ def run(wanted: Wanted, out: Output) -> None:
         shown = [pieces(renderer, kept) for kept in samples.rows[: wanted.show_tokens]] if renderer else []
         _tell(report, wanted, base, settings, shown, out)
         if wanted.html:
-            _write_page(wanted.html, report, _estimate(report, wanted, base, settings), samples, renderer)
+            looks = [sample(kept, renderer, wanted.supervise) for kept in samples.rows[:NUM_SAMPLES]]
+            _write_page(wanted.html, report, _estimate(report, wanted, base, settings), looks)
     for path, what in ((wanted.html, "The report as a page"), (wanted.rejects, "The rows that were not accepted")):
         if path is not None:
             out.say(f"{what}: {path}")
@@ -137,11 +141,11 @@ def _looker(wanted: Wanted, settings: Settings) -> Iterator[Looker]:
         yield looker
 
 
-def _renderer(base: BaseModel, settings: Settings, out: Output, *, needed: bool) -> Renderer | None:
-    if not needed and not sources.is_local(base, settings.cache_dir):
+def _renderer(base: BaseModel, wanted: Wanted, settings: Settings, out: Output) -> Renderer | None:
+    if not wanted.show_tokens and not sources.is_local(base, settings.cache_dir):
         out.say(f"Tokens are not counted: {base.name} is not fetched. Fetch it: {program()} models pull {base.id}")
         return None
-    return Renderer.open(fetched(base, settings.cache_dir, out), base.family)
+    return Renderer.open(fetched(base, settings.cache_dir, out), base.family, wanted.supervise)
 
 
 def _estimate(report: Report, wanted: Wanted, base: BaseModel, settings: Settings) -> Estimate | None:
@@ -174,11 +178,8 @@ def _tell(
         out.say(sentence, style="bold red")
 
 
-def _write_page(
-    target: Path, report: Report, estimate: Estimate | None, samples: Samples, renderer: Renderer | None
-) -> None:
-    notices = check_view.notices(report)
-    text = page(document(report, estimate), notices, [sample(kept, renderer) for kept in samples.rows[:NUM_SAMPLES]])
+def _write_page(target: Path, report: Report, estimate: Estimate | None, looks: list[Sample]) -> None:
+    text = page(document(report, estimate), check_view.notices(report), looks)
     partial = target.with_name(f".{target.name}.partial")
     partial.write_text(text, "utf-8")
     partial.replace(target)

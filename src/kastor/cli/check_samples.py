@@ -8,7 +8,7 @@ from itertools import groupby
 from kastor.dataset.gate import Outcome, Verdict
 from kastor.dataset.page import Sample, Segment
 from kastor.dataset.seen import Seen
-from kastor.domain.content import Example, Media, Part, Text
+from kastor.domain.content import Example, FunctionCall, Media, Part, Supervise, Text
 from kastor.domain.media import BadMedium
 from kastor.domain.vision import NO_VIEWS, Views, clock
 from kastor.media.decode import Pixels, frames, picture
@@ -52,11 +52,11 @@ def pieces(renderer: Renderer, kept: Kept) -> Pieces:
     return list(_decoded(renderer, rendered.token_ids, rendered.supervised))
 
 
-def sample(kept: Kept, renderer: Renderer | None) -> Sample:
+def sample(kept: Kept, renderer: Renderer | None, supervise: Supervise) -> Sample:
     """The row as segments; without the base's tokenizer as it was written."""
     thumbs = {media: _thumbnails(media, seen) for media, seen in (kept.verdict.seen or {}).items()}
     if renderer is None:
-        return Sample(kept.line, None, tuple(_written(kept.example, thumbs)))
+        return Sample(kept.line, None, tuple(_written(kept.example, thumbs, supervise)))
     rendered = _rendered(renderer, kept)
     return Sample(kept.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, _views(kept))))
 
@@ -89,9 +89,12 @@ def _segments(
     at = 0
     for media, group in groupby(rendered.pictures, key=lambda one: one.media):
         held = list(group)
-        moments_s = views[media].moments_s
-        # the clock of the first frame is its caption, as those of the others are
-        yield from _texts(renderer, rendered, at, held[0].start, without=clock(moments_s[0]) if moments_s else "")
+        moments_s, vision = views[media].moments_s, renderer.vision
+        assert vision is not None  # noqa: S101  # there are pictures
+        # the moment of the first frame is its caption, as those of the others are
+        yield from _texts(
+            renderer, rendered, at, held[0].start, without=vision.moment(moments_s[0]) if moments_s else ""
+        )
         found = thumbs.get(media, {})
         yield from (found,) if isinstance(found, Segment) else _pictured(held, found)
         at = held[-1].start + held[-1].num_tokens
@@ -128,13 +131,14 @@ def _cut(text: str, kind: str) -> Iterator[Segment]:
         yield Segment("note", f" … {len(text) - MAX_SHOWN_CHARS:,} more characters … ")
 
 
-def _written(example: Example, thumbs: Mapping[Media, Thumbnails]) -> Iterator[Segment]:
+def _written(example: Example, thumbs: Mapping[Media, Thumbnails], supervise: Supervise) -> Iterator[Segment]:
+    learnt = example.learnt(supervise)
     for part in example.system or ():
         yield from _part(part, thumbs, "given")
     for index, content in enumerate(example.contents):
         yield Segment("note", f"{content.role.value}: ")
         for part in content.parts:
-            yield from _part(part, thumbs, "learnt" if index == len(example.contents) - 1 else "given")
+            yield from _part(part, thumbs, "learnt" if index in learnt else "given")
         yield Segment("given", "\n")
 
 
@@ -144,6 +148,8 @@ def _part(part: Part, thumbs: Mapping[Media, Thumbnails], kind: str) -> Iterator
     elif isinstance(part, Media):
         found = thumbs.get(part, {})
         yield from (found,) if isinstance(found, Segment) else found.values()
+    else:
+        yield from _cut(f"{part.name} {part.arguments if isinstance(part, FunctionCall) else part.response}", kind)
 
 
 def _thumbnails(media: Media, seen: Seen) -> Thumbnails:

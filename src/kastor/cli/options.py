@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from kastor.domain.content import Supervise
+
 Server = Annotated[
     str | None,
     typer.Option(
@@ -26,4 +28,7 @@ InputKey = Annotated[
 ]
 OutputKey = Annotated[
     str | None, typer.Option(metavar="NAME", help="Field or CSV column of the outputs, if it is not output.")
+]
+Supervised = Annotated[
+    Supervise, typer.Option("--supervise", help="Which of the model's turns a conversation teaches.")
 ]

@@ -118,12 +118,13 @@ def run(data: Path, columns: Columns, wanted: Wanted, options: Options, out: Out
 
 def _base(name: str | None, settings: Settings) -> Base:
     if name is None:
-        return Base("the base model", ANY_TOKENS, NANO_VL.vision)
+        return Base("the base model", ANY_TOKENS, NANO_VL.vision, calling=NANO_VL.calling)
     base = load_catalog(settings.catalog_file).base(name)
     renderer = None
     if sources.is_local(base, settings.cache_dir):
         renderer = Renderer.open(sources.ensure_local(base, settings.cache_dir), base.family)
-    return Base(base.name, base.input_token_limit + base.output_token_limit, base.family.vision, renderer)
+    most = base.input_token_limit + base.output_token_limit
+    return Base(base.name, most, base.family.vision, renderer, base.family.calling)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kastor.domain.content import Example, Role
+from kastor.domain.content import Example, Role, Supervise
 from kastor.domain.job import State
 
 
@@ -170,6 +170,7 @@ class NewTuning:
     learning_rate: float | None = None
     model_id: str | None = None
     display_name: str | None = None
+    supervise: Supervise = Supervise.ALL
 
     @property
     def pairs_only(self) -> bool:
@@ -195,7 +196,8 @@ class NewTuning:
         beside = any(media.uri and "://" not in media.uri for example in self.examples for media in example.media)
         named = {"tunedModelId": self.model_id, "mediaFolder": media_folder if beside else "", "profile": profile}
         given = {name: value for name, value in named.items() if value}
-        return self._described() | given | {"dataset": dataset, "hyperparameters": self._asked()}
+        said = {"dataset": dataset, "supervise": self.supervise.value, "hyperparameters": self._asked()}
+        return self._described() | given | said
 
     def _described(self) -> dict[str, object]:
         base = self.base_model if "/" in self.base_model else f"models/{self.base_model}"

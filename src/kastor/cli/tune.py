@@ -13,6 +13,7 @@ from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
 from kastor.dataset.encode import encode_example
 from kastor.dataset.read import Columns, read_examples
+from kastor.domain.content import Supervise
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, Unavailable
 from kastor.domain.job import State
 
@@ -30,6 +31,7 @@ class Wanted:
     model_id: str | None
     display_name: str | None
     profile: str | None = None
+    supervise: Supervise = Supervise.ALL
 
 
 def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
@@ -43,6 +45,7 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
         wanted.learning_rate,
         wanted.model_id,
         wanted.display_name,
+        wanted.supervise,
     )
     with connect(access, out, scheduler=True, media_folder=data.absolute().parent) as link:
         if detach and link.private:

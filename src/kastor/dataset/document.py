@@ -4,6 +4,7 @@
 from 1.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from kastor.dataset.estimate import Estimate
 from kastor.dataset.issues import Issue
 from kastor.dataset.report import Judged, Report
 from kastor.dataset.stats import Distribution, Duplicates
-from kastor.domain.content import Content, Media, Part, Text
+from kastor.domain.content import Content, FunctionCall, Media, Part, Text
 
 NUM_LONGEST = 10
 MAX_DROPPED_SHOWN = 100  # Google gives "a partial sample", too
@@ -133,4 +134,6 @@ def _part(part: Part) -> Mapping[str, object]:
         if part.uri:
             return {"fileData": {"mimeType": part.mime_type, "fileUri": part.uri}}
         return {"inlineData": {"mimeType": part.mime_type}}  # its bytes are not repeated
-    return {"text": f"{type(part).__name__} {part.name}"}
+    if isinstance(part, FunctionCall):
+        return {"functionCall": {"name": part.name, "args": json.loads(part.arguments)}}
+    return {"functionResponse": {"name": part.name, "response": json.loads(part.response)}}

@@ -11,6 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol
 
+from kastor.dataset.calls import call_faults
 from kastor.dataset.issues import Issue, Row
 from kastor.dataset.rules import (
     Fault,
@@ -24,8 +25,9 @@ from kastor.dataset.rules import (
     view_of,
 )
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Example, Media, Resolution, Text
+from kastor.domain.content import Example, Media, Resolution, Supervise, Text
 from kastor.domain.dataset_limits import DatasetLimits
+from kastor.domain.functions import Calling
 from kastor.domain.vision import TokenCount, View, Views, Vision
 
 CHUNK_ROWS = 128  # a few hundred KB stay in the cache of a core: 512 were up to a tenth slower
@@ -82,6 +84,8 @@ class Base:
     max_tokens: int
     vision: Vision | None
     renderer: Counter | None = None
+    calling: Calling | None = None  # how it writes function calls, if it can
+    supervise: Supervise = Supervise.ALL  # the turns that are learnt, as the renderer has it
 
 
 class Gate:
@@ -116,11 +120,12 @@ class Gate:
             return Verdict(row.line, Outcome.ACCEPTED, row.notes, example, UNSEEN, UNLOOKED)
         faults = list(text_faults(example, self.limits))
         if example.tools or example.others:
-            faults += part_faults(example, self.base.vision, self.base.name)
+            faults += call_faults(example, self.base.calling, self.base.name)
+            faults += part_faults(example, self.base.vision, self.base.name, self.base.supervise)
             faults += number_faults(example, self.limits)
         if faults:
             return _refused(row, faults)
-        return None if example.others else Verdict(row.line, Outcome.ACCEPTED, row.notes, example, UNSEEN, UNLOOKED)
+        return None if example.media else Verdict(row.line, Outcome.ACCEPTED, row.notes, example, UNSEEN, UNLOOKED)
 
     def _with_media(self, row: Row, looked: Mapping[Media, Looked]) -> Verdict:
         example, vision = row.example, self.base.vision
@@ -129,7 +134,9 @@ class Gate:
         if faults:
             return _refused(row, faults)
         seen = {media: found for media in example.media if isinstance(found := looked[media], Seen)}
-        views = {media: view_of(media, found, resolution_of(media, example, vision)) for media, found in seen.items()}
+        views = {
+            media: view_of(media, found, resolution_of(media, example, vision), vision) for media, found in seen.items()
+        }
         return Verdict(row.line, Outcome.ACCEPTED, row.notes, example, Plan(None, views), seen)
 
     def _mixed(self, row: Row, vision: Vision) -> Iterator[Fault]:

@@ -16,8 +16,8 @@ from kastor.dataset.seen import Seen
 from kastor.domain.content import Example, Media, Resolution
 from kastor.domain.errors import Internal
 from kastor.domain.media import MediaKind, SamplingPlan
+from kastor.domain.vision import Grid, TokenCount, View
 from kastor.domain.vision import PlannedMedium as PlannedMedium  # where rows are, these are looked for
-from kastor.domain.vision import TokenCount, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def medium_object(medium: PlannedMedium) -> dict[str, Any]:
         "sha256": medium.sha256,
         "kind": medium.kind,
         "resolution": medium.view.resolution,
-        "pictures": medium.view.num_pictures,
+        "grids": _grids(medium.view),
     }
     if medium.frames is not None:
         plan = medium.frames
@@ -101,9 +101,16 @@ def medium_of(held: Mapping[str, Any]) -> PlannedMedium:
     """What `medium_object` gave."""
     video, resolution = held.get("video"), Resolution(held["resolution"])
     kind = MediaKind(held["kind"])
+    grids = tuple(Grid(w, h, rows, columns, tuple(tiles)) for w, h, rows, columns, tiles in held["grids"])
     if video is None:
-        return PlannedMedium(held["sha256"], kind, View(resolution, held["pictures"]), None)
+        return PlannedMedium(held["sha256"], kind, View(resolution, grids), None)
     moments = tuple(video["moments"])
     base = Fraction(video["timeBase"])
     frames = SamplingPlan(moments, tuple(video["pts"]), base, video["start"], video["seconds"])
-    return PlannedMedium(held["sha256"], kind, View(resolution, len(moments), moments), frames)
+    return PlannedMedium(held["sha256"], kind, View(resolution, grids * len(moments), moments), frames)
+
+
+def _grids(view: View) -> list[list[Any]]:
+    """How each picture is laid out; of a video, whose frames are all alike, the first alone."""
+    some = view.grids[:1] if view.moments_s else view.grids
+    return [[grid.width, grid.height, grid.rows, grid.columns, list(grid.tiles)] for grid in some]

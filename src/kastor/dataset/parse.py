@@ -26,6 +26,7 @@ from kastor.domain.content import (
     Text,
 )
 from kastor.domain.errors import InvalidArgument
+from kastor.domain.functions import MAX_DEPTH, too_deep
 
 INPUT_COLUMNS = ("text_input", "textInput", "input", "prompt")
 OUTPUT_COLUMNS = ("output", "completion", "response")
@@ -242,12 +243,12 @@ def _media(fields: Fields, path: str, mime_type: str, *, uri: str = "", data: by
     return Media(mime_type, uri, data, start, end, None if fps is None else float(fps), resolution)
 
 
-def _call_part(fields: Fields, path: str) -> Part:
+def _call_part(fields: Fields, path: str) -> FunctionCall:
     name, arguments = _function(fields["functionCall"], f"{path}.functionCall", "args")
     return FunctionCall(name, arguments)
 
 
-def _response_part(fields: Fields, path: str) -> Part:
+def _response_part(fields: Fields, path: str) -> FunctionResponse:
     name, response = _function(fields["functionResponse"], f"{path}.functionResponse", "response")
     return FunctionResponse(name, response)
 
@@ -257,7 +258,21 @@ def _function(value: JsonValue, path: str, holds: str) -> tuple[str, str]:
     name = _text(held.get("name"), f"{path}.name")
     if not name:
         raise Faulty(f"{path}.name", "function_name", "is empty")
-    return name, orjson.dumps(_object(held.get(holds) or {}, f"{path}.{holds}")).decode()
+    given = held.get(holds)
+    inner = _object({} if given is None else given, f"{path}.{holds}")
+    if too_deep(inner):
+        raise Faulty(f"{path}.{holds}", "nesting", f"is nested more than {MAX_DEPTH} deep")
+    return name, orjson.dumps(inner).decode()
+
+
+def function_part(fields: Fields, path: str) -> FunctionCall | FunctionResponse:
+    """The part that holds `functionCall` or `functionResponse`; names in camelCase.
+
+    Raises:
+        Faulty: says which field is wrong.
+
+    """
+    return _call_part(fields, path) if "functionCall" in fields else _response_part(fields, path)
 
 
 _PARTS: Mapping[str, Callable[[Fields, str], Part]] = {

@@ -9,6 +9,7 @@
 The rows are read twice, so that memory does not grow with them: once to judge, once to write.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -36,10 +37,11 @@ from kastor.dataset.prepare_plan import (
 from kastor.dataset.prepare_write import Ledger, ReadRows, Writer
 from kastor.dataset.rules import resolution_of
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Example, Media
+from kastor.domain.content import Example, Media, Resolution
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import MediaKind
+from kastor.domain.vision import Vision
 from kastor.media.guards import Guards
 
 LOCK = ".lock"
@@ -166,10 +168,17 @@ class Preparation:
             need = survey.needs.setdefault(source.key, Need(source, medium))
             need.too_large = too_large(source, self._limits)
             large = large or need.too_large
-            lines = 0 if vision is None else vision.size[resolution_of(medium, row.example, vision)]
+            lines = 0 if vision is None else _lines(source, resolution_of(medium, row.example, vision), vision)
             need.add(lines, longest, too_long=too_long(medium, source, longest))
         survey.num_oversized_rows += large
 
     def _is_video(self, medium: Media, survey: Survey) -> bool:
         source = self._source(medium, survey)
         return source is not None and source.probe.kind is MediaKind.VIDEO
+
+
+def _lines(source: Source, resolution: Resolution, vision: Vision) -> int:
+    """Pixels of the shorter side with which the model sees all that it would see of the original."""
+    width, height = source.probe.width or 1, source.probe.height or 1
+    grid = vision.layout(resolution, (width, height))
+    return math.ceil(max(grid.width / width, grid.height / height) * min(width, height))

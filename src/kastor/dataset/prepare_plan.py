@@ -175,7 +175,7 @@ def longest_s(
     bounds = [options.max_s, None if limits.max_video_s is None else limits.max_video_s[resolution]]
     if max_tokens is not None:
         texts = sum(len(content.text.encode()) for content in example.contents) // TEXT_BYTES_PER_TOKEN
-        frame = vision.tokens.get(resolution, 0) + FRAME_TOKENS
+        frame = vision.num_tokens(resolution) + FRAME_TOKENS
         bounds.append(max(0.0, float((max_tokens - texts - 256) // frame)) / (media.fps or 1.0))
     known = [bound for bound in bounds if bound is not None]
     return min(known) if known else None

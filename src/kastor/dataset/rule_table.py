@@ -39,6 +39,7 @@ _ROWS = {
     "fps": Rule(REJECTED, "fps is not above 0 and at most 24."),
     "media_resolution": Rule(REJECTED, "The resolution is unknown, or the base model has none such."),
     "function_name": Rule(REJECTED, "A function call or response has no name."),
+    "nesting": Rule(REJECTED, "Arguments or a response are nested more than 64 deep."),
     "unknown_field": Rule(KEPT, "The example has a field that plays no part in tuning."),
     "no_effect": Rule(KEPT, "generationConfig holds more than mediaResolution, which alone plays a part."),
 }
@@ -47,7 +48,14 @@ _EXAMPLES = {
     "output_too_long": Rule(REJECTED, "More characters in the answer than allowed.", "max_output_chars"),
     "empty_output": Rule(REJECTED, "The answer is empty."),
     "functions_unsupported": Rule(REJECTED, "The base model cannot be tuned on function calls or tools."),
-    "media_in_answer": Rule(REJECTED, "Media stand in the model's turn."),
+    "tool_declaration": Rule(REJECTED, "A tool is none of functions, or the declaration of a function is wrong."),
+    "call_not_declared": Rule(REJECTED, "The example has tools, and a call names none of their functions."),
+    "function_role": Rule(
+        REJECTED, "A call stands elsewhere than in the model's turn, or a response than in the user's."
+    ),
+    "response_without_call": Rule(REJECTED, "A function response answers no call of that name before it."),
+    "text_beside_call": Rule(REJECTED, "The model's turn holds text and calls, which the base writes apart only."),
+    "media_in_answer": Rule(REJECTED, "Media stand in a turn of the model's that is learnt."),
     "text_only_base": Rule(REJECTED, "The base model reads text only."),
     "audio_unsupported": Rule(REJECTED, "Audio cannot be trained on."),
     "segment_of_image": Rule(REJECTED, "videoMetadata stands beside an image."),

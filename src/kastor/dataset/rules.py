@@ -4,12 +4,13 @@ A *drop* is what Google's service leaves out with a notice and goes on (too long
 else rejects the row. Sources of the rules: vertex-api.md §7, gemini-api.md §7.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Prompt, Resolution, Text
+from kastor.domain.content import Example, FunctionCall, Media, Part, Prompt, Resolution, Supervise, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.domain.vision import View, Vision
@@ -92,21 +93,17 @@ def placed_parts(example: Example | Prompt) -> Iterator[tuple[str, Part]]:
             yield f"contents[{i}].parts[{j}]", part
 
 
-def part_faults(example: Example, vision: Vision | None, base: str) -> Iterator[Fault]:
-    """What the base cannot be trained on, by the declared kinds alone."""
-    last = f"contents[{len(example.contents) - 1}]"
+def part_faults(example: Example, vision: Vision | None, base: str, supervise: Supervise) -> Iterator[Fault]:
+    """Which media the base cannot be trained on, by the declared kinds alone."""
+    learnt = {f"contents[{index}]" for index in example.learnt(supervise)}
     for path, part in placed_parts(example):
-        if isinstance(part, FunctionCall | FunctionResponse):
-            yield Fault(path, "functions_unsupported", f"{base} cannot be tuned on function calls")
-        elif isinstance(part, Media):
-            if path.startswith(last):
+        if isinstance(part, Media):
+            if path.partition(".")[0] in learnt:
                 yield Fault(path, "media_in_answer", "media in the model's turn: a model learns to write text")
             elif vision is None:
                 yield Fault(path, "text_only_base", f"{base} reads text only", "choose a base model that sees")
             else:
                 yield from _type_faults(path, part)
-    if example.tools:
-        yield Fault("tools", "functions_unsupported", f"{base} cannot be tuned on function calls")
 
 
 def _type_faults(path: str, part: Media) -> Iterator[Fault]:
@@ -149,7 +146,7 @@ def media_faults(
             yield Fault(path, seen.rule, seen.message, seen.hint, drops=True)
             continue
         resolution = resolution_of(part, example, vision)
-        if resolution not in vision.tokens:
+        if resolution not in vision.resolutions:
             yield Fault(path, "media_resolution", f"this base model has no {resolution} resolution")
         elif seen.probe.kind is not declared_kind(part):
             message = f"{part.name} is declared as {part.mime_type} and holds {seen.probe.kind.value}"
@@ -215,8 +212,11 @@ def resolution_of(media: Media, example: Example | Prompt, vision: Vision) -> Re
     return media.resolution or example.resolution or vision.default
 
 
-def view_of(media: Media, seen: Seen, resolution: Resolution) -> View:
+def view_of(media: Media, seen: Seen, resolution: Resolution, vision: Vision) -> View:
     """What the model is shown of it."""
+    probe = seen.probe
     if seen.plan is not None:
-        return View(resolution, seen.plan.num_frames, seen.plan.moments_s)
-    return View(resolution, seen.probe.num_pages or 1)
+        grid = vision.layout(resolution, (probe.width or 1, probe.height or 1))
+        return View(resolution, (grid,) * seen.plan.num_frames, seen.plan.moments_s)
+    sizes = [(math.ceil(w), math.ceil(h)) for w, h in probe.page_sizes] or [(probe.width or 1, probe.height or 1)]
+    return View(resolution, tuple(vision.layout(resolution, size) for size in sizes))

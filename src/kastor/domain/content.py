@@ -15,6 +15,13 @@ class Role(StrEnum):
     MODEL = "model"
 
 
+class Supervise(StrEnum):
+    """Which of the model's turns an example teaches."""
+
+    ALL = "all"
+    LAST = "last"
+
+
 class Resolution(StrEnum):
     """How many tokens a frame or an image may take: LOW 64, MEDIUM 256; HIGH as MEDIUM for video.
 
@@ -101,6 +108,7 @@ class Prompt:
     system: tuple[Part, ...] | None = None
     tools: str = ""  # a JSON list of the wire's Tool messages; empty for none
     resolution: Resolution | None = None  # of all media that name none of their own
+    must_call: bool = False  # the answer is a function call, and its beginning is written for the model
 
     @property
     def num_chars(self) -> int:
@@ -139,6 +147,13 @@ class Example:
     def prompt(self) -> Prompt:
         """Everything before the last turn: what would be served."""
         return Prompt(self.contents[:-1], self.system, self.tools, self.resolution)
+
+    def learnt(self, supervise: Supervise) -> tuple[int, ...]:
+        """Which turns are learnt: all of the model's, or the last."""
+        last = len(self.contents) - 1
+        if supervise is Supervise.LAST:
+            return (last,)
+        return tuple(index for index, content in enumerate(self.contents) if content.role is Role.MODEL)
 
     @property
     def others(self) -> tuple[Part, ...]:

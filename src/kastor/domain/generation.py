@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from kastor.domain.content import Media, Prompt
+from kastor.domain.content import FunctionCall, Media, Prompt
 from kastor.domain.vision import PlannedMedium
 
 
@@ -102,3 +102,4 @@ class Chunk:
     finish_reason: FinishReason | None = None
     index: int = 0  # which of the candidates
     steps: tuple[Step, ...] = ()
+    call: FunctionCall | None = None  # a whole one, in place of text

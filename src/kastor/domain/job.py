@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from kastor.domain.content import Supervise
 from kastor.domain.errors import Code, FailedPrecondition, FieldViolation, InvalidArgument
 from kastor.domain.limits import Limits
 
@@ -191,6 +192,7 @@ class TuningSpec:
     num_examples: int
     seed: int = 0
     file: DatasetFile | None = None  # absent where the examples came with the request
+    supervise: Supervise = Supervise.ALL  # the turns that examples teach
     from_tuned: bool = False  # starts from a copy of another tuned model's adapter instead of a fresh one
 
     @property

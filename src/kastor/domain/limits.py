@@ -24,6 +24,7 @@ class Limits:
     system_on_tuned: bool = True  # whether a tuned model may be given a system instruction
     json_on_tuned: bool = True  # whether a tuned model's answers may be asked for as JSON or as one of an enum
     media_on_tuned: bool = True  # whether a tuned model may be shown images, videos and documents
+    functions_on_tuned: bool = True  # whether a tuned model may be given functions to call
     max_media: int = 32  # in a request for generation
     max_media_bytes: int = 2 * 1024**3  # of all of them
     max_video_s: float = 3600.0  # of all of them, what is used
@@ -38,6 +39,7 @@ GEMINI_API = Limits(
     system_on_tuned=False,
     json_on_tuned=False,
     media_on_tuned=False,
+    functions_on_tuned=False,
 )
 OPEN = Limits("open", max_input_chars=None, max_output_chars=None, max_body_bytes=256 * 1024 * 1024)
 

@@ -75,6 +75,14 @@ class SamplingPlan:
         return tuple(float((pts - self.start_pts) * self.time_base) for pts in self.pts)
 
 
+class Resample(StrEnum):
+    """The filter by which a picture is scaled: part of what its pixels are."""
+
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
 @dataclass(frozen=True, slots=True)
 class MediaFault:
     """Why one medium cannot be used: a stable rule id, what is wrong with it, and what would help."""

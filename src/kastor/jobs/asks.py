@@ -3,16 +3,22 @@
 Fields are named as the caller wrote them, so that a refusal can be understood; defaults are filled in from the base.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from kastor.dataset.calls import turn_faults
 from kastor.dataset.rules import placed_parts, too_long
-from kastor.domain.content import Media, Prompt
+from kastor.domain.content import FunctionCall, FunctionResponse, Media, Part, Prompt
 from kastor.domain.errors import FieldViolation, InvalidArgument
+from kastor.domain.functions import Json
 from kastor.domain.generation import Form, Sampling
 from kastor.domain.limits import Limits
 from kastor.domain.tuned_model import TunedModel
+from kastor.models.functions import FunctionStyle
 
 AT = "generationConfig."
+CALLING = "toolConfig.functionCallingConfig"
 MAX_STOP_SEQUENCES = 5
 MAX_CANDIDATES = 8
 MAX_TOP_LOGPROBS = 20
@@ -35,6 +41,7 @@ class Ask:
     frequency_penalty: float = 0.0
     top_logprobs: int | None = None
     form: Form | None = None
+    must_call: Mapping[str, Json] = field(default_factory=dict)  # functions, with their arguments' JSON Schema
 
 
 def check_tuned(ask: Ask, name: str, limits: Limits) -> None:
@@ -56,25 +63,71 @@ def check_tuned(ask: Ask, name: str, limits: Limits) -> None:
             f"Developer instruction is not enabled for {name}",
             violations=(FieldViolation("systemInstruction", said),),
         )
-    check_tuned_media(prompt, name, limits)
+    check_tuned_prompt(prompt, name, limits)
     if limits.max_input_chars is not None and prompt.num_chars > limits.max_input_chars:
         said = f"{too_long(prompt.num_chars, limits.max_input_chars)} for a tuned model in the profile {limits.name}"
         raise InvalidArgument.of("contents", said)
 
 
-def check_tuned_media(prompt: Prompt, name: str, limits: Limits) -> None:
-    """Nothing, if the tuned model called `name` may be shown the prompt's media.
+def check_tuned_prompt(prompt: Prompt, name: str, limits: Limits) -> None:
+    """Nothing, if the tuned model called `name` may be given the prompt's media and functions.
 
     Raises:
         InvalidArgument: it holds some, and this profile's tuned models take text only; names each part.
 
     """
-    if limits.media_on_tuned:
-        return
+    refused: tuple[type[Part], ...] = () if limits.media_on_tuned else (Media,)
+    if not limits.functions_on_tuned:
+        refused += (FunctionCall, FunctionResponse)
+        if prompt.tools:
+            said = f"tuned models call no functions in the profile {limits.name}; leave them out, or ask a base model"
+            raise InvalidArgument(
+                f"Function calling is not enabled for {name}", violations=(FieldViolation("tools", said),)
+            )
     said = f"{name}: tuned models read text only in the profile {limits.name}; leave it out, or ask a base model"
-    held = [FieldViolation(path, said) for path, part in placed_parts(prompt) if isinstance(part, Media)]
+    held = [FieldViolation(path, said) for path, part in placed_parts(prompt) if isinstance(part, refused)]
     if held:
         raise InvalidArgument.of_all(tuple(held))
+
+
+def check_functions(prompt: Prompt, style: FunctionStyle | None, base: str) -> None:
+    """Nothing, if a base that writes functions in this style can be given the prompt's.
+
+    Raises:
+        InvalidArgument: it knows none, or calls and responses are out of order; names each part.
+
+    """
+    if style is None:
+        said = f"{base} cannot call functions; leave it out"
+        held = [path for path, part in placed_parts(prompt) if isinstance(part, FunctionCall | FunctionResponse)]
+        wrong = [FieldViolation(path, said) for path in [*(["tools"] if prompt.tools else []), *held]]
+    else:
+        faults = turn_faults(prompt)
+        wrong = [FieldViolation(f.path, f.message + (f"; {f.hint}" if f.hint else "")) for f in faults]
+    if wrong:
+        raise InvalidArgument.of_all(tuple(wrong))
+
+
+def call_form(must_call: Mapping[str, Json], style: FunctionStyle) -> Form | None:
+    """The form of an answer that must be a call of one of these functions; `None` where there are none.
+
+    Raises:
+        InvalidArgument: their schemas cannot stand side by side.
+
+    """
+    if not must_call:
+        return None
+    calls, shared = [], dict[str, Json]()
+    for name, schema in must_call.items():
+        arguments = dict(schema)
+        for word, held in (arguments.pop("$defs", None) or {}).items():
+            if shared.setdefault(word, held) != held:
+                said = f"two functions have unlike $defs of the name {word!r}; name one in allowedFunctionNames"
+                raise InvalidArgument.of(CALLING, said)
+        properties = {"name": {"const": name}, style.arguments: arguments}
+        required = list(properties)
+        calls.append({"type": "object", "properties": properties, "required": required, "additionalProperties": False})
+    return Form(CALLING, json.dumps({"anyOf": calls} | ({"$defs": shared} if shared else {})))
 
 
 def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:

@@ -1,11 +1,12 @@
 """The use cases of generation: answers and counts, by base models and tuned models."""
 
 from collections import abc
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition
+from kastor.domain.functions import declarations
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
 from kastor.domain.job import TuningJob
 from kastor.domain.limits import Limits
@@ -13,8 +14,17 @@ from kastor.domain.media import MediaKind
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import MODEL_STATE, TUNED, ModelState, TunedModel
 from kastor.jobs.access import Access
-from kastor.jobs.asks import Ask, check_tuned, check_tuned_media, model_sampling, sampling
+from kastor.jobs.asks import (
+    Ask,
+    call_form,
+    check_functions,
+    check_tuned,
+    check_tuned_prompt,
+    model_sampling,
+    sampling,
+)
 from kastor.jobs.shown import Sights, media_tokens
+from kastor.models.calls import with_calls
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.jobs import JobStore
 
@@ -97,11 +107,19 @@ class GenerationService:
         else:
             base, adapter = self._catalog.base(name), None
             default = base.sampling
+        style = base.family.functions
+        check_functions(ask.prompt, style, base.name)
         chosen = sampling(ask, default, base.output_token_limit)
+        if style is not None and ask.must_call:
+            chosen = replace(chosen, form=call_form(ask.must_call, style))
         vision = base.family.vision
         shown = self._sights.of(ask.prompt, vision, base.name, caller)
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown)
-        return Answer(base, self._generator.stream(request), media_tokens(ask.prompt, shown, vision))
+        chunks = self._generator.stream(request)
+        if style is not None and ask.prompt.tools:
+            names = {one.name for one in declarations(ask.prompt.tools)}
+            chunks = with_calls(chunks, style, names, must_call=ask.prompt.must_call)
+        return Answer(base, chunks, media_tokens(ask.prompt, shown))
 
     def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> Counted:
         """How many tokens the prompt is for the model.
@@ -114,12 +132,13 @@ class GenerationService:
         """
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
-            check_tuned_media(prompt, name, self._limits)
+            check_tuned_prompt(prompt, name, self._limits)
             name = self._jobs.get(model.job_id).spec.base_model
         base = self._catalog.base(name)
+        check_functions(prompt, base.family.functions, base.name)
         vision = base.family.vision
         shown = self._sights.of(prompt, vision, base.name, caller)
-        return Counted(self._generator.count_tokens(base.id, prompt, shown), media_tokens(prompt, shown, vision))
+        return Counted(self._generator.count_tokens(base.id, prompt, shown), media_tokens(prompt, shown))
 
     def _asked_model(self, name: str, ask: Ask, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)

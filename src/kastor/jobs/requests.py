@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from kastor.dataset.rules import text_faults, too_long
-from kastor.domain.content import Example
+from kastor.domain.content import Example, Supervise
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.job import RequestedHyperparameters
 from kastor.domain.limits import Limits
@@ -45,6 +45,7 @@ class NewTuning:
     examples: tuple[Example, ...] = ()
     file: NewDataset | None = None  # in place of the examples
     hyperparameters: RequestedHyperparameters = RequestedHyperparameters()
+    supervise: Supervise = Supervise.ALL
     tuned_model_id: str | None = None
     display_name: str = ""
     description: str = ""

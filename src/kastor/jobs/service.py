@@ -328,6 +328,7 @@ class TuningService:
             start.adapter,
             len(new.examples),
             file=None if new.file is None else _dataset_file(new, new.file),
+            supervise=new.supervise,
             from_tuned=start.source is not None,
         )
         job_id, now = random_id(), self._clock()

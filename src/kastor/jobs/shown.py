@@ -88,14 +88,13 @@ def media_of(prompt: Prompt) -> tuple[Media, ...]:
     return tuple(dict.fromkeys(part for part in prompt.parts if isinstance(part, Media)))
 
 
-def media_tokens(prompt: Prompt, shown: Shown, vision: Vision | None) -> dict[MediaKind, int]:
+def media_tokens(prompt: Prompt, shown: Shown) -> dict[MediaKind, int]:
     """How many of the prompt's tokens are pictures, by the kind of what they come from."""
     counts: dict[MediaKind, int] = {}
     for part in prompt.parts:
-        if isinstance(part, Media) and vision is not None:
+        if isinstance(part, Media):
             medium = shown[part].planned
-            tokens = medium.view.num_pictures * vision.tokens[medium.view.resolution]
-            counts[medium.kind] = counts.get(medium.kind, 0) + tokens
+            counts[medium.kind] = counts.get(medium.kind, 0) + medium.view.num_tokens
     return counts
 
 
@@ -106,7 +105,7 @@ def _named(media: Media) -> Media:
 
 
 def _shown(prompt: Prompt, media: Media, seen: Seen, vision: Vision, place: str) -> ShownMedium:
-    view = view_of(media, seen, resolution_of(media, prompt, vision))
+    view = view_of(media, seen, resolution_of(media, prompt, vision), vision)
     return ShownMedium(planned(seen, view), seen.file.path.absolute(), place)
 
 

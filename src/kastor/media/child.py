@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kastor.domain.media import BadMedium, Probe, Sampling, SamplingPlan
+from kastor.domain.media import BadMedium, Probe, Resample, Sampling, SamplingPlan
 from kastor.media import rewriting
 from kastor.media.confine import allow_cpu, confine
 from kastor.media.guards import Guards
@@ -150,7 +150,7 @@ def _frames(path: Path, head: bytes, request: dict[str, Any], guards: Guards, ou
         output.flush()
 
     size = tuple(request["size"]) if request["size"] else None
-    moving.decode(path, request["pts"], size, guards, send)
+    moving.decode(path, request["pts"], size, guards, send, Resample(request["resample"]))
     _write(output, {"end": True})
 
 
@@ -162,9 +162,10 @@ def _picture(path: Path, head: bytes, request: dict[str, Any], guards: Guards) -
         raise BadMedium.of("media_not_a_picture", "The file is neither a picture nor a PDF.", "Give its true mimeType.")
     pictures.set_up(guards)
     size = tuple(request["size"]) if request["size"] else None
+    resample = Resample(request["resample"])
     if which is Opener.PDF:
-        return pictures.pdf_page(path, request["page"], size, guards)
-    return pictures.picture(path, size, guards)
+        return pictures.pdf_page(path, request["page"], size, guards, resample)
+    return pictures.picture(path, size, guards, resample)
 
 
 def _shape(pixels: "NDArray[np.uint8]") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from kastor.domain.media import BadMedium
+from kastor.domain.media import BadMedium, Resample
 from kastor.media.confine import allow_cpu
 from kastor.media.containers import opened, quarter_turns, read_table, video_stream
 from kastor.media.guards import MIB, Guards
@@ -38,7 +38,12 @@ VideoPacket: TypeAlias = "av.packet.Packet[av.video.stream.VideoStream]"
 
 
 def decode(
-    path: Path, wanted: Sequence[int], size: tuple[int, int] | None, guards: Guards, send: Callable[[int, Pixels], None]
+    path: Path,
+    wanted: Sequence[int],
+    size: tuple[int, int] | None,
+    guards: Guards,
+    send: Callable[[int, Pixels], None],
+    resample: Resample = Resample.BICUBIC,
 ) -> None:
     """Give `send` the frames with the presentation times `wanted` (ascending, each once), in that order.
 
@@ -58,14 +63,14 @@ def decode(
         )
     relay = _Relay(wanted, units)
     for _ in range(min(NUM_WORKERS, len(units))):
-        threading.Thread(target=_work, args=(path, size, guards, relay), daemon=True).start()
+        threading.Thread(target=_work, args=(path, _Scaler(size, resample), guards, relay), daemon=True).start()
     num_sent = 0
     try:
         for pts, pixels in relay.frames():
             send(pts, pixels)
             num_sent += 1
     except _NotEnterable:
-        _from_the_start(path, wanted[num_sent:], size, guards, send)
+        _from_the_start(path, wanted[num_sent:], _Scaler(size, resample), guards, send)
 
 
 class _NotEnterable(Exception):
@@ -73,7 +78,7 @@ class _NotEnterable(Exception):
 
 
 def _from_the_start(
-    path: Path, wanted: Sequence[int], size: tuple[int, int] | None, guards: Guards, send: Callable[[int, Pixels], None]
+    path: Path, wanted: Sequence[int], scaler: "_Scaler", guards: Guards, send: Callable[[int, Pixels], None]
 ) -> None:
     """Decode everything once: what a keyframe that is none, or damage, leaves to do. Costs one whole decode at most."""
     expected = iter(wanted)
@@ -85,7 +90,7 @@ def _from_the_start(
 
     with opened(path, guards) as container:
         stream = _stream(container, guards)
-        decoder = _Decoder(stream.codec_context, size)
+        decoder = _Decoder(stream.codec_context, scaler)
         packets = (packet for packet in container.demux(stream) if packet.size)
         try:
             found = decoder.run(packets, frozenset(wanted), take, skip=False)
@@ -152,11 +157,11 @@ class _Relay:
             yield pts, pixels
 
 
-def _work(path: Path, size: tuple[int, int] | None, guards: Guards, relay: _Relay) -> None:
+def _work(path: Path, scaler: "_Scaler", guards: Guards, relay: _Relay) -> None:
     try:
         with opened(path, guards) as container:
             stream = _stream(container, guards)
-            decoder = _Decoder(stream.codec_context, size)
+            decoder = _Decoder(stream.codec_context, scaler)
             packets = enumerate(packet for packet in container.demux(stream) if packet.size)
             while (taken := relay.take()) is not None:
                 number, unit = taken
@@ -208,10 +213,9 @@ def _stream(container: av.container.InputContainer, guards: Guards) -> av.video.
 class _Decoder:
     """One single-threaded decoder and its scaler."""
 
-    def __init__(self, context: VideoCodecContext, size: tuple[int, int] | None) -> None:
+    def __init__(self, context: VideoCodecContext, scaler: "_Scaler") -> None:
         self._context = context
-        self._size = size
-        self._scaler = VideoReformatter()
+        self._scaler = scaler
         self._skips = context.codec.canonical_name in SKIPPERS
 
     def unit(
@@ -255,15 +259,24 @@ class _Decoder:
             pts = frame.pts
             if pts is not None and pts in wanted and pts not in found and not frame.is_corrupt:
                 found.add(pts)
-                take(pts, self._pixels(frame))
+                take(pts, self._scaler.pixels(frame))
 
-    def _pixels(self, frame: av.VideoFrame) -> Pixels:
+
+class _Scaler:
+    """Frames at the size they are wanted in; for one thread."""
+
+    def __init__(self, size: tuple[int, int] | None, resample: Resample) -> None:
+        self._size = size
+        self._filter = Interpolation[resample.name]
+        self._reformatter = VideoReformatter()
+
+    def pixels(self, frame: av.VideoFrame) -> Pixels:
         """(height, width, 3), upright."""
         turns = quarter_turns(frame.rotation)
         width, height = self._size or (None, None)
         if turns % 2:
             width, height = height, width
-        scaled = self._scaler.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BICUBIC
+        scaled = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=self._filter
         )
         return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))

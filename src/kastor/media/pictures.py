@@ -14,7 +14,7 @@ import pillow_heif
 import pypdfium2  # type: ignore[import-untyped]  # no stubs; stays in this module
 from numpy.typing import NDArray
 
-from kastor.domain.media import BadMedium, MediaKind, Probe
+from kastor.domain.media import BadMedium, MediaKind, Probe, Resample
 from kastor.media.guards import Guards
 
 FORMATS = ("PNG", "JPEG", "WEBP", "HEIF")  # a JPEG of several pictures (MPO) gives its first
@@ -53,7 +53,9 @@ def probe_picture(path: Path, guards: Guards) -> Probe:
         )
 
 
-def picture(path: Path, size: tuple[int, int] | None, guards: Guards) -> NDArray[np.uint8]:
+def picture(
+    path: Path, size: tuple[int, int] | None, guards: Guards, resample: Resample = Resample.BICUBIC
+) -> NDArray[np.uint8]:
     """The whole picture upright, on white where it is transparent, (height, width, 3); scaled to `size` if given.
 
     Raises:
@@ -63,7 +65,7 @@ def picture(path: Path, size: tuple[int, int] | None, guards: Guards) -> NDArray
     with _opened(path, guards) as image:
         try:
             upright = PIL.ImageOps.exif_transpose(image)
-            return _pixels(_rgb(upright), size)
+            return _pixels(_rgb(upright), size, resample)
         except MemoryError as error:
             raise _too_much_memory() from error
         except (OSError, ValueError, SyntaxError, EOFError) as error:
@@ -95,7 +97,13 @@ def probe_pdf(path: Path, guards: Guards) -> Probe:
     )
 
 
-def pdf_page(path: Path, number: int, size: tuple[int, int] | None, guards: Guards) -> NDArray[np.uint8]:
+def pdf_page(
+    path: Path,
+    number: int,
+    size: tuple[int, int] | None,
+    guards: Guards,
+    resample: Resample = Resample.BICUBIC,
+) -> NDArray[np.uint8]:
     """Page `number`, counted from 0, as a picture; at 144 dots an inch if no size is asked for.
 
     Raises:
@@ -110,7 +118,7 @@ def pdf_page(path: Path, number: int, size: tuple[int, int] | None, guards: Guar
         asked = size or (width / PDF_POINTS_PER_INCH * PDF_DPI, height / PDF_POINTS_PER_INCH * PDF_DPI)
         scale = max(asked[0] / max(width, 1e-3), asked[1] / max(height, 1e-3))
         scale = min(scale, math.sqrt(guards.max_image_pixels / max(width * height, 1e-3)))
-        return _pixels(document[number].render(scale=scale).to_pil().convert("RGB"), size)
+        return _pixels(document[number].render(scale=scale).to_pil().convert("RGB"), size, resample)
     except pypdfium2.PdfiumError as error:
         raise _bad_pdf(error) from error
     except MemoryError as error:
@@ -168,9 +176,9 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return image.convert("RGB")
 
 
-def _pixels(image: PIL.Image.Image, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+def _pixels(image: PIL.Image.Image, size: tuple[int, int] | None, resample: Resample) -> NDArray[np.uint8]:
     if size is not None and image.size != size:
-        image = image.resize(size, PIL.Image.Resampling.BICUBIC)
+        image = image.resize(size, PIL.Image.Resampling[resample.name])
     return np.asarray(image, dtype=np.uint8)
 
 

@@ -1,17 +1,19 @@
 """Names a client may use -> base models, as data. Reads TOML only; weights are `sources`, tensors are `load`."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kastor.domain.errors import InvalidArgument, NotFound
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.generation import Sampling
 from kastor.domain.job import AdapterShape
 from kastor.models.families import FAMILIES, Family
+from kastor.models.layouts import layout_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,21 @@ def _source(table: dict[str, Any]) -> Source:
     raise ValueError(f"source kind {kind!r}; known are wheel, hub, folder")
 
 
+def _laid_out(family: Family, numbers: dict[str, int] | None, source: Source) -> Family:
+    """The family with a layout of pictures by these numbers, or by the configuration in a local folder."""
+    vision = family.vision
+    if vision is None or not vision.pretrained:
+        if numbers is not None:
+            raise ValueError(f"layout: the family {family.name} has none to be set")
+        return family
+    layout: Any = vision.layout
+    if numbers is not None:
+        layout = replace(layout, **numbers)
+    elif isinstance(source, FolderSource) and (source.path / "config.json").is_file():
+        layout = layout_of(json.loads((source.path / "config.json").read_bytes()))
+    return replace(family, vision=replace(vision, layout=layout))
+
+
 def _base(base_id: str, table: dict[str, Any]) -> BaseModel:
     fields = dict(table)
     family = FAMILIES[fields.pop("family")]
@@ -110,6 +127,7 @@ def _base(base_id: str, table: dict[str, Any]) -> BaseModel:
     shape = AdapterShape(adapter["rank"], float(adapter["alpha"]), tuple(adapter.get("targets", family.lora_targets)))
     sampling = Sampling(**fields.pop("sampling", {}))
     source = _source(fields.pop("source"))
+    family = _laid_out(family, fields.pop("layout", None), source)
     tower = _source(fields.pop("tower")) if "tower" in fields else None
     if tower is not None and not isinstance(tower, WheelSource):
         raise ValueError('tower: its kind must be "wheel"')
@@ -128,7 +146,7 @@ def _read(text: str, name: str) -> Catalog:
     for base_id, table in tables.items():
         try:
             bases[base_id] = _base(base_id, table)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OSError, FailedPrecondition) as error:
             raise InvalidArgument(f"Catalog {name}, bases.{base_id}: {error}") from error
     return Catalog(bases, aliases)
 

@@ -1,5 +1,6 @@
 """A folder in transformers' format -> the base model in memory, frozen, in the dtype this machine is fastest in."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,13 +9,17 @@ from typing import Any
 import psutil
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.vision import Vision
+from kastor.models.language import text_config
 
 CausalModel = Any  # transformers.PreTrainedModel; its types are not checked (pyproject: follow_imports = skip)
+
+VISION_PARTS = ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector", "embed_vision")
+"""Names, inside transformers' models that see, of what is not their language model."""
 
 MEMORY_FACTOR = 1.3
 """Memory asked for before loading, as a multiple of the weights: what loading itself needs on top."""
@@ -43,13 +48,15 @@ def best_device() -> torch.device:
 
 def end_ids(model: CausalModel, closing_id: int) -> frozenset[int]:
     """The tokens that end an answer: the family's closing token, and what the base itself was taught to end with."""
-    own = model.config.eos_token_id
-    own_ids = [] if own is None else own if isinstance(own, list) else [own]
-    return frozenset({closing_id, *own_ids})
+    found = {closing_id}
+    for config in (model.config, text_config(model), model.generation_config):
+        own = getattr(config, "eos_token_id", None)
+        found |= set(own if isinstance(own, list) else [] if own is None else [own])
+    return frozenset(found)
 
 
-def load_base(folder: Path, *, dtype: torch.dtype | None = None) -> CausalModel:
-    """The base model of `folder`: frozen, in evaluation mode, on the best device.
+def load_base(folder: Path, *, dtype: torch.dtype | None = None, whole: bool = False) -> CausalModel:
+    """The base model of `folder`: frozen, in evaluation mode, on the best device; its vision part only if `whole`.
 
     Raises:
         FailedPrecondition: files are missing or broken; names the folder.
@@ -61,13 +68,31 @@ def load_base(folder: Path, *, dtype: torch.dtype | None = None) -> CausalModel:
     wanted = dtype or best_dtype()
     _check_memory(folder, wanted)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=wanted, local_files_only=True)
+        kind = AutoModelForImageTextToText if sees(folder) else AutoModelForCausalLM
+        model = kind.from_pretrained(str(folder), dtype=wanted, local_files_only=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FailedPrecondition(
             f"The base model in {folder} cannot be loaded: {_first_line(error)} "
             "Delete the folder and run `kastor models pull` to fetch it again."
         ) from error
+    if not whole:
+        _drop_tower(model)
     return model.requires_grad_(False).eval().to(best_device())
+
+
+def sees(folder: Path) -> bool:
+    """Whether the model in the folder has a vision tower of its own."""
+    try:
+        return "vision_config" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False  # whoever loads it says what is wrong
+
+
+def _drop_tower(model: CausalModel) -> None:
+    """Let the vision part go: pictures come as features, and their tower is a program of its own."""
+    for name in VISION_PARTS:
+        if getattr(model.model, name, None) is not None:
+            setattr(model.model, name, None)
 
 
 def _check_memory(folder: Path, dtype: torch.dtype) -> None:

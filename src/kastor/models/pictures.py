@@ -8,21 +8,21 @@ from kastor.media import decode
 from kastor.models.vision import Pixels, feature_key
 
 
-def stored_under(medium: PlannedMedium, vision: Vision, tower: str) -> str:
+def stored_under(medium: PlannedMedium, tower: str) -> str:
     """The key of the features; `tower` is the hash of its weights."""
     view = medium.view
     pictures: Sequence[int] = range(view.num_pictures) if medium.frames is None else medium.frames.pts
-    return feature_key(medium.sha256, list(pictures), vision.size[view.resolution], tower)
+    return feature_key(medium.sha256, list(pictures), view.grids, tower)
 
 
 def pixels_of(path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.Pictures) -> list[Pixels]:
-    """The planned pictures of the medium at `path`, scaled for the tower, (S, S, 3) each.
+    """The planned pictures of the medium at `path`, scaled as they are laid out, (height, width, 3) each.
 
     Raises:
         BadMedium: it is damaged, or asks for too much.
 
     """
-    side = vision.size[medium.view.resolution]
+    sizes, resample = [(grid.width, grid.height) for grid in medium.view.grids], vision.resample
     if medium.frames is not None:
-        return [frame.pixels for frame in decode.frames(path, medium.frames, (side, side))]
-    return [pictures.picture(path, (side, side), page=page) for page in range(medium.view.num_pictures)]
+        return [frame.pixels for frame in decode.frames(path, medium.frames, sizes[0], resample=resample)]
+    return [pictures.picture(path, size, page=page, resample=resample) for page, size in enumerate(sizes)]

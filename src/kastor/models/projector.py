@@ -35,7 +35,7 @@ class Spread:
     deviation_C: NDArray[np.float64]
 
     @classmethod
-    def of(cls, features: Iterable[NDArray[np.float16]]) -> "Spread":
+    def of(cls, features: Iterable[NDArray[np.float16] | NDArray[np.float32]]) -> "Spread":
         """The spread over arrays (N, C), of which there must be one at least."""
         count, total, squares = 0, np.zeros(1), np.zeros(1)
         for features_NC in features:

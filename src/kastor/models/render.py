@@ -7,15 +7,19 @@ the tokens trained on *by construction*, the mask needs no search, and no text c
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from kastor.domain.content import Example, Media, Part, Prompt, Role, Text
+from kastor.domain.content import Example, Media, Prompt, Supervise
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.domain.vision import NO_VIEWS, TokenCount, Views, Vision, clock
+from kastor.domain.vision import NO_VIEWS, Grid, TokenCount, Views, Vision
 from kastor.models.families import Family
+from kastor.models.tokens import tokenizers_of
+from kastor.models.turns import Piece, Turns
 from kastor.models.word_counts import WordCounts
 
 
@@ -28,6 +32,8 @@ class Picture:
     start: int
     num_tokens: int
     key: str = ""  # of the medium's stored features (`models.vision`), once they are looked up
+    offset: int = 0  # of the picture's tokens, the first that stands here: where it is written tile by tile
+    columns: int = 0  # of the tokens' grid; 0 where their places in it do not matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +41,14 @@ class Rendered:
     """An example as tokens; both lists have the same length."""
 
     token_ids: list[int]
-    supervised: list[bool]  # True where the token is learnt: the last answer and the token that ends it
+    supervised: list[bool]  # True where the token is learnt: answers and the tokens that end them
     pictures: tuple[Picture, ...] = ()
+    on_a_grid: bool = False  # the tokens of pictures have places of their own (`positions`)
+
+    @property
+    def positions(self) -> NDArray[np.int64] | None:
+        """Temporal, vertical and horizontal positions (3, T); `None` where they count up from 0."""
+        return grid_positions(len(self.token_ids), self.pictures) if self.on_a_grid and self.pictures else None
 
     @property
     def num_supervised(self) -> int:
@@ -56,6 +68,8 @@ class _Placeholders:
     media: Media
     index: int
     num_tokens: int
+    offset: int
+    columns: int
 
 
 _Piece = list[int] | str | _Placeholders
@@ -65,21 +79,24 @@ _Piece = list[int] | str | _Placeholders
 class Renderer:
     """Writes turns as one family's models expect them."""
 
-    def __init__(self, tokenizer: Tokenizer, plain: Tokenizer, family: Family) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, plain: Tokenizer, family: Family, supervise: Supervise = Supervise.ALL
+    ) -> None:
         self.tokenizer = tokenizer  # recognises control tokens
         self._plain = plain  # takes control tokens for ordinary text
         self._family = family
-        self._opening = {role: self._control(text) for role, text in family.opening.items()}
-        self._separator = self._control(family.separator)
+        self._supervise = supervise
         self.closing_id = self._single(family.closing)
+        self._turns = Turns(family, lru_cache(self._control))
         vision = family.vision
         self._before = self._control(vision.before) if vision else []
         self._after = self._control(vision.after) if vision else []
         self._placeholder_id = self._single(vision.placeholder) if vision else -1
+        self._on_a_grid = vision is not None and vision.on_a_grid
 
     @classmethod
-    def open(cls, folder: Path, family: Family) -> "Renderer":
-        """The renderer for the base model in `folder`.
+    def open(cls, folder: Path, family: Family, supervise: Supervise = Supervise.ALL) -> "Renderer":
+        """The renderer for the base model in `folder`; `supervise` says which turns its examples teach.
 
         Raises:
             FailedPrecondition: tokenizer.json is missing, broken, or of another family.
@@ -87,12 +104,10 @@ class Renderer:
         """
         file = folder / "tokenizer.json"
         try:
-            text = file.read_text("utf-8")
-            recognising, plain = Tokenizer.from_str(text), Tokenizer.from_str(text)
+            recognising, plain = tokenizers_of(file.read_text("utf-8"), family)
         except Exception as error:  # tokenizers raises bare Exception; this is its home module
             raise FailedPrecondition(f"Cannot read the tokenizer {file}: {error}") from error
-        plain.encode_special_tokens = True
-        return cls(recognising, plain, family)
+        return cls(recognising, plain, family, supervise)
 
     @property
     def vision(self) -> Vision | None:
@@ -106,7 +121,7 @@ class Renderer:
             InvalidArgument: it holds what this family's models cannot read.
 
         """
-        return self._ids(self._prompt_pieces(prompt, views))[0]
+        return self._ids(self._expanded(self._turns.prompt(prompt), views))[0]
 
     def prompt_with_pictures(self, prompt: Prompt, views: Views) -> Rendered:
         """The same with the places of its pictures; nothing is supervised.
@@ -115,19 +130,25 @@ class Renderer:
             InvalidArgument: it holds what this family's models cannot read.
 
         """
-        ids, pictures = self._ids(self._prompt_pieces(prompt, views))
-        return Rendered(ids, [False] * len(ids), pictures)
+        ids, pictures = self._ids(self._expanded(self._turns.prompt(prompt), views))
+        return Rendered(ids, [False] * len(ids), pictures, self._on_a_grid)
 
     def example(self, example: Example, views: Views = NO_VIEWS) -> Rendered:
-        """The served prompt followed by the answer and the closing token, which alone are supervised.
+        """Each answer after what is served for it, with the token that ends it; answers alone are supervised.
 
         Raises:
             InvalidArgument: it holds what this family's models cannot read.
 
         """
-        before, pictures = self._ids(self._prompt_pieces(example.prompt, views))
-        answer, _ = self._ids(self._answer_pieces(example))
-        return Rendered(before + answer, [False] * len(before) + [True] * len(answer), pictures)
+        token_ids: list[int] = []
+        supervised: list[bool] = []
+        pictures: tuple[Picture, ...] = ()
+        for learnt, pieces in self._turns.example(example, self._supervise):
+            ids, seen = self._ids(self._expanded(pieces, views))
+            pictures += tuple(replace(picture, start=picture.start + len(token_ids)) for picture in seen)
+            token_ids += ids
+            supervised += [learnt] * len(ids)
+        return Rendered(token_ids, supervised, pictures, self._on_a_grid)
 
     def counts(self, examples: Sequence[Example], views: Sequence[Views] = ()) -> list[TokenCount]:
         """What `example` would give for each, all their texts counted in one go; `views` is empty or one for each.
@@ -136,14 +157,16 @@ class Renderer:
             InvalidArgument: one holds what this family's models cannot read.
 
         """
-        pieces = []
+        held: list[tuple[list[_Piece], list[_Piece]]] = []  # given and learnt of each example
         for index, example in enumerate(examples):
-            pieces.append(list(self._prompt_pieces(example.prompt, views[index] if views else NO_VIEWS)))
-            pieces.append(list(self._answer_pieces(example)))
-        texts = [piece for held in pieces for piece in held if isinstance(piece, str)]
+            both: tuple[list[_Piece], list[_Piece]] = ([], [])
+            for learnt, pieces in self._turns.example(example, self._supervise):
+                both[learnt].extend(self._expanded(pieces, views[index] if views else NO_VIEWS))
+            held.append(both)
+        texts = [piece for both in held for pieces in both for piece in pieces if isinstance(piece, str)]
         counted = iter(self._word_counts.counts(texts))
-        sizes = [sum([next(counted) if isinstance(p, str) else _size(p) for p in held]) for held in pieces]
-        return [TokenCount(before + answer, answer) for before, answer in zip(sizes[::2], sizes[1::2], strict=True)]
+        sizes = [sum([next(counted) if isinstance(p, str) else _size(p) for p in pieces]) for b in held for pieces in b]
+        return [TokenCount(given + learnt, learnt) for given, learnt in zip(sizes[::2], sizes[1::2], strict=True)]
 
     @cached_property
     def _word_counts(self) -> WordCounts:
@@ -153,38 +176,13 @@ class Renderer:
         """Tokens of a caller's text; control tokens in it are plain text."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _prompt_pieces(self, prompt: Prompt, views: Views) -> Iterator[_Piece]:
-        if prompt.tools:
-            raise InvalidArgument("This base model cannot call functions; leave tools out.")
-        if prompt.system is not None:
-            yield from self._turn("system", prompt.system, views)
-        elif self._family.default_system is not None:
-            yield from self._turn("system", (Text(self._family.default_system),), views)
-        for content in prompt.contents:
-            yield from self._turn("model" if content.role is Role.MODEL else "user", content.parts, views)
-        yield self._opening["model"]
-
-    def _answer_pieces(self, example: Example) -> Iterator[_Piece]:
-        yield from self._part_pieces(example.contents[-1].parts, NO_VIEWS)
-        yield [self.closing_id]
-
-    def _turn(self, who: str, parts: tuple[Part, ...], views: Views) -> Iterator[_Piece]:
-        yield self._opening[who]
-        yield from self._part_pieces(parts, views)
-        yield [self.closing_id, *self._separator]
-
-    def _part_pieces(self, parts: tuple[Part, ...], views: Views) -> Iterator[_Piece]:
-        text = ""  # neighbouring texts are one, however they were cut into parts
-        for part in parts:
-            if isinstance(part, Text):
-                text += part.text
-                continue
-            yield text
-            text = ""
-            if not isinstance(part, Media):
-                raise InvalidArgument(f"This base model cannot call functions, such as {part.name}.")
-            yield from self._media_pieces(part, views)
-        yield text
+    def _expanded(self, pieces: Iterable[Piece], views: Views) -> Iterator[_Piece]:
+        """The pieces with those of their media."""
+        for piece in pieces:
+            if isinstance(piece, Media):
+                yield from self._media_pieces(piece, views)
+            else:
+                yield piece
 
     def _media_pieces(self, media: Media, views: Views) -> Iterator[_Piece]:
         vision, view = self._family.vision, views.get(media)
@@ -192,12 +190,25 @@ class Renderer:
             raise InvalidArgument(f"This base model reads text only, not {media.name}.")
         if view is None:
             raise InvalidArgument(f"{media.name} stands where this base model sees no media: in its own turn.")
-        for index in range(view.num_pictures):
+        for index, grid in enumerate(view.grids):
             if view.moments_s:
-                yield clock(view.moments_s[index])
-            yield self._before
-            yield _Placeholders(media, index, vision.tokens[view.resolution])
+                yield vision.moment(view.moments_s[index])
+            yield from self._picture_pieces(media, index, grid, vision)
             yield self._after
+
+    def _picture_pieces(self, media: Media, index: int, grid: Grid, vision: Vision) -> Iterator[_Piece]:
+        if grid.tiles == (1, 1):
+            yield self._before
+            yield _Placeholders(media, index, grid.num_tokens, 0, grid.columns)
+            return
+        rows, columns = grid.tiles
+        size = grid.num_tokens // (rows * columns)
+        for number in range(rows * columns):
+            yield self._tile_mark(number // columns + 1, number % columns + 1, vision)
+            yield _Placeholders(media, index, size, number * size, grid.columns // columns)
+
+    def _tile_mark(self, row: int, column: int, vision: Vision) -> list[int]:
+        return self._control(vision.tile_mark(row, column))
 
     def _ids(self, pieces: Iterable[_Piece]) -> tuple[list[int], tuple[Picture, ...]]:
         ids: list[int] = []
@@ -206,7 +217,8 @@ class Renderer:
             if isinstance(piece, str):
                 ids += self.text(piece)
             elif isinstance(piece, _Placeholders):
-                pictures.append(Picture(piece.media, piece.index, len(ids), piece.num_tokens))
+                place = Picture(piece.media, piece.index, len(ids), piece.num_tokens)
+                pictures.append(replace(place, offset=piece.offset, columns=piece.columns))
                 ids += [self._placeholder_id] * piece.num_tokens
             else:
                 ids += piece
@@ -223,6 +235,33 @@ class Renderer:
 
     def _control(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def grid_positions(num_tokens: int, pictures: Sequence[Picture]) -> NDArray[np.int64]:
+    """Temporal, vertical and horizontal positions (3, T) of M-RoPE (Qwen2-VL, arXiv:2409.12191).
+
+    Text counts up in all three. The tokens of a picture share the temporal one, and have their row and column in the
+    others; what follows goes on after the largest.
+
+    >>> grid_positions(6, [Picture(Media("image/png"), 0, start=1, num_tokens=4, columns=2)]).tolist()
+    [[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]]
+    """
+    found = np.empty((3, num_tokens), np.int64)
+    at = position = 0
+    for picture in pictures:
+        position = _count_up(found, at, picture.start, position)
+        at = picture.start + picture.num_tokens
+        rows, columns = np.divmod(np.arange(picture.num_tokens), picture.columns)
+        found[:, picture.start : at] = position + np.stack([np.zeros_like(rows), rows, columns])
+        position += int(max(rows[-1], columns.max())) + 1
+    _count_up(found, at, num_tokens, position)
+    return found
+
+
+def _count_up(positions_3T: NDArray[np.int64], begin: int, end: int, position: int) -> int:
+    """Fill [begin, end) with the numbers from `position` on; the one after them."""
+    positions_3T[:, begin:end] = np.arange(position, position + end - begin)
+    return position + end - begin
 
 
 def _size(piece: list[int] | _Placeholders) -> int:

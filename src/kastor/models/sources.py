@@ -57,7 +57,8 @@ def is_local(base: BaseModel, cache_dir: Path) -> bool:
 
 def _needed(base: BaseModel) -> tuple[str, ...]:
     """Files without which the folder is not whole."""
-    return ("config.json",) if base.family.vision is None else ("config.json", TOWER_FILE)
+    vision = base.family.vision
+    return ("config.json",) if vision is None or vision.pretrained else ("config.json", TOWER_FILE)
 
 
 def ensure_local(base: BaseModel, cache_dir: Path, on_progress: OnProgress | None = None) -> Path:

@@ -1,16 +1,16 @@
 """Pictures -> frozen features, computed once: the encoder around a tower, and the store where its features are kept.
 
-A picture is scaled to a square without regard to its proportions (by the decoders, bicubic): everything in it stays in
-sight and no token is spent on borders, as EfficientNet was trained under crops of all proportions. Features are half
-precision; their rounding, 5e-4, is far below what the projector's standardisation leaves of differences.
+A picture is scaled by the decoders to the size of its layout. Features are half precision; their rounding, 5e-4, is far
+below what the projector's standardisation leaves of differences.
 
-Shapes: P pictures of a medium, S pixels of a side, N tokens of a picture, C channels of the tower.
+Shapes: B pictures at once, N tokens of a picture, C channels of the tower.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,46 +20,61 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kastor.domain.errors import FailedPrecondition
+from kastor.domain.vision import Grid, Vision
 from kastor.media.cache import Lease, MediaCache
+from kastor.models.layouts import layout_of
 from kastor.models.load import best_device
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
 from kastor.models.tower_onnx import OnnxTower
 
-PREPROCESSING = 1  # counts changes to how pictures are scaled; part of every key
+PREPROCESSING = 2  # counts changes to how pictures are scaled; part of every key
 BATCH_PIXELS = 8 * 256 * 256  # go through the tower at once
-TENSOR = "features"
+TENSOR = "features"  # of all pictures, one after the other
+ENDS = "ends"  # where each one's end, in tokens
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 Pixels = NDArray[np.uint8]
-Features = NDArray[np.float16]
+Features = NDArray[np.float16] | NDArray[np.float32]  # the latter where a number is too large for the former
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """A frozen tower that makes features of pictures; `hash` is that of its weights."""
 
-    tower: Callable[[Pixels], NDArray[np.float32]]  # (B, S, S, 3) -> (B, N, C)
+    tower: Callable[[Pixels, Grid], NDArray[np.float32]]  # (B, height, width, 3), their layout -> (B, N, C)
     hash: str
 
     @classmethod
-    def open(cls, folder: Path, *, num_threads: int) -> "Encoder":
-        """The encoder of the base model in `folder`, on the GPU if there is one.
+    def open(cls, folder: Path, vision: Vision, *, num_threads: int) -> "Encoder":
+        """The encoder of the base model in `folder`, which sees by `vision`, on the GPU if there is one.
 
         Raises:
-            FailedPrecondition: the tower's weights are missing or broken.
+            FailedPrecondition: the tower's weights are missing or broken, or of a model that sees otherwise.
 
         """
+        if vision.pretrained:
+            from kastor.models.towers import PretrainedTower  # costs a second, of transformers' models that see
+
+            _check_layout(folder, vision)
+            tower = PretrainedTower.open(folder, vision.pretrained)
+            return cls(tower, tower.hash)
         file = folder / TOWER_FILE
-        sha256 = tower_hash(folder)
+        sha256 = tower_hash(folder, vision)
         if best_device().type == "cpu":
-            return cls(OnnxTower.open(file, num_threads=num_threads), sha256)
+            onnx = OnnxTower.open(file, num_threads=num_threads)
+            return cls(lambda pictures, _: onnx(pictures), sha256)
         return cls(_OnDevice(Tower.open(file).to(best_device())), sha256)
 
-    def encode(self, pictures: Sequence[Pixels]) -> Features:
-        """Features of pictures of one size (S, S, 3), S a multiple of 32: (P, N, C). Batches change no bit of them."""
-        at_once = max(1, BATCH_PIXELS // pictures[0][..., 0].size)
-        batches = [np.stack(pictures[at : at + at_once]) for at in range(0, len(pictures), at_once)]
-        return np.concatenate([self.tower(batch).astype(np.float16) for batch in batches])
+    def encode(self, pictures: Sequence[Pixels], grids: Sequence[Grid]) -> list[Features]:
+        """Features (N, C) of each picture, which is as its grid says. Batches change no bit of them."""
+        found: list[Features] = []
+        for grid, group in groupby(zip(grids, pictures, strict=True), key=lambda pair: pair[0]):
+            alike = [picture for _, picture in group]
+            at_once = max(1, BATCH_PIXELS // (grid.width * grid.height))
+            for at in range(0, len(alike), at_once):
+                found += [compact(one) for one in self.tower(np.stack(alike[at : at + at_once]), grid)]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +83,34 @@ class _OnDevice:
 
     tower: Tower
 
-    def __call__(self, pictures_BHWC: Pixels) -> NDArray[np.float32]:
+    def __call__(self, pictures_BHWC: Pixels, _: Grid) -> NDArray[np.float32]:
         device = next(self.tower.buffers()).device
         found: NDArray[np.float32] = self.tower(torch.from_numpy(pictures_BHWC).to(device)).float().cpu().numpy()
         return found
 
 
-def tower_hash(folder: Path) -> str:
-    """The SHA-256 of the weights of the tower of the base model in `folder`.
+def _check_layout(folder: Path, vision: Vision) -> None:
+    """Nothing, if the model in `folder` lays pictures out as its catalog entry has it."""
+    path = folder / "config.json"
+    own = layout_of(json.loads(path.read_bytes()))
+    if own != vision.layout:
+        raise FailedPrecondition(
+            f"{path} lays pictures out by {own}, the catalog by {vision.layout}: "
+            "write these numbers into the base's entry, as layout = { … }."
+        )
+
+
+def tower_hash(folder: Path, vision: Vision) -> str:
+    """The hash of what decides the features that the base model in `folder`, which sees by `vision`, makes.
 
     Raises:
-        FailedPrecondition: there is none.
+        FailedPrecondition: it has no tower.
 
     """
+    if vision.pretrained:
+        from kastor.models.towers import tower_hash as pretrained_hash  # as above
+
+        return pretrained_hash(folder, vision.pretrained)
     try:
         with (folder / TOWER_FILE).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -91,18 +121,29 @@ def tower_hash(folder: Path) -> str:
         ) from error
 
 
-def feature_key(sha256: str, pictures: Sequence[int], size: int, tower: str) -> str:
+def feature_key(sha256: str, pictures: Sequence[int], grids: Sequence[Grid], tower: str) -> str:
     """Under which name the features of a medium are kept.
 
     Args:
         sha256: of the medium's content.
         pictures: those that are looked at: presentation times of a video's frames, numbers of pages, (0,) of an image.
-        size: pixels of each side that they are scaled to.
+        grids: how each is laid out.
         tower: the hash of its weights.
 
     """
-    said = json.dumps([PREPROCESSING, tower, size, sha256, list(pictures)])
+    layout = [[*astuple(grid), len(list(group))] for grid, group in groupby(grids)]
+    said = json.dumps([PREPROCESSING, tower, layout, sha256, list(pictures)])
     return hashlib.sha256(said.encode()).hexdigest()
+
+
+def compact(features: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np.float32]:
+    """Features as they are kept: fp16, or fp32 where one is too large for it.
+
+    fp16 rounds by 5e-4, a model's own bf16 by 4e-3; but it ends at 65504, which what no norm bounds may exceed.
+    """
+    if not np.abs(features).max(initial=0) <= LARGEST_HALF:
+        return features
+    return features.astype(np.float16)
 
 
 class FeatureStore:
@@ -125,14 +166,16 @@ class FeatureStore:
             self._held[key] = found.path
         return True
 
-    def put(self, key: str, features_PNC: Features) -> None:
-        """Keep the features, for as long as the lease lives at least.
+    def put(self, key: str, features: Sequence[Features]) -> None:
+        """Keep the features (N, C) of each picture, for as long as the lease lives at least.
 
         Raises:
             ResourceExhausted: the disk or the cache is full.
 
         """
-        self._held[key] = self._cache.put([save({TENSOR: features_PNC})], self._lease, name=key).path
+        ends = np.cumsum([len(one) for one in features])
+        content = save({TENSOR: np.concatenate(features), ENDS: ends})
+        self._held[key] = self._cache.put([content], self._lease, name=key).path
 
     def read(self, key: str, index: int) -> Features:
         """Features (N, C) of one picture of a medium that is held; no others are read from the disk.
@@ -144,7 +187,8 @@ class FeatureStore:
         path = self._held[key]
         try:
             with safe_open(path, framework="numpy") as file:  # maps it into memory
-                found: Features = file.get_slice(TENSOR)[index]
+                begin, end = [0, *file.get_tensor(ENDS).tolist()][index : index + 2]
+                found: Features = file.get_slice(TENSOR)[begin:end]
         except (OSError, SafetensorError) as error:
             raise FailedPrecondition(
                 f"The features in {path} cannot be read ({error}): delete the file, and tune again."

@@ -12,15 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.generation import Chunk, Sampling
+from kastor.models.attention import whole_end
+from kastor.models.language import Places, logits
 from kastor.serving.adapters import AdapterBank
-from kastor.serving.cache import Piece, SlotCache
+from kastor.serving.cache import Mask, Piece, SlotCache
 from kastor.serving.guides import Guide
-from kastor.serving.rows import Embedded, Row, Sink, Ticket, Tokens
+from kastor.serving.rows import Embedded, Row, Sink, Ticket, Tokens, placed
 
 PIECE_TOKENS = 256
 """Prompt tokens taken in between two steps: a quarter of a second for the embedded base on two cores."""
@@ -49,6 +53,7 @@ class Batcher:
     end_ids: frozenset[int]
     bounds: Bounds
     cache: SlotCache
+    both_ways: bool = False  # a picture's tokens see one another both ways, so that no pass may cut one
     _waiting: deque[Ticket] = field(default_factory=deque)
     _wake: threading.Condition = field(default_factory=threading.Condition)
     _closing: bool = False
@@ -65,10 +70,12 @@ class Batcher:
         num_candidates: int = 1,
         guide: Guide | None = None,
         pictures: tuple[Embedded, ...] = (),
+        positions: NDArray[np.int64] | None = None,
     ) -> Ticket:
         """Queue a request; from any thread. `guide` is the beginning of the form that its answers must take.
 
-        `pictures` stand in the places of some of the prompt's tokens.
+        `pictures` stand in the places of some of the prompt's tokens, whose `positions` are then (3, T) if they do not
+        count up from 0.
 
         Raises:
             InvalidArgument: the prompt, or what is asked for, is more than the base allows.
@@ -77,6 +84,10 @@ class Batcher:
         """
         most = self.room_for_answer(len(prompt_ids), sampling)
         ticket = Ticket(prompt_ids, sampling, adapter_id, sink, most, num_candidates, guide, pictures)
+        if positions is not None:
+            ticket.positions_3T = positions
+            ticket.turn = int(positions.max()) + 1 - len(prompt_ids)
+        ticket.spans = tuple((picture.start, picture.end) for picture in pictures) if self.both_ways else ()
         self._check_candidates(ticket)
         with self._wake:
             if self._closing:
@@ -221,21 +232,23 @@ class Batcher:
         """Take in the prompts of these entering rows, or the next piece of the only one; those complete join."""
         pieces = []
         for slot, row in enumerate(rows, start=len(self._rows)):
-            rest = len(row.ticket.prompt_ids) - row.cached_tokens
-            pieces.append(Piece(slot, row.cached_tokens, min(rest, PIECE_TOKENS)))
+            start, ticket = row.cached_tokens, row.ticket
+            end = whole_end(start, min(len(ticket.prompt_ids), start + PIECE_TOKENS), ticket.spans)
+            pieces.append(Piece(slot, start, end - start, ticket.spans))
         num_slots = len(self._rows) + sum(row.ticket.num_candidates for row in rows)
-        self.cache.reserve(num_slots, max(piece.start + piece.num_tokens for piece in pieces))
+        self.cache.reserve(num_slots, max(piece.end for piece in pieces))
         sizes = [piece.num_tokens for piece in pieces]
         ids = [
             token
             for row, piece in zip(rows, pieces, strict=True)
-            for token in row.ticket.prompt_ids[piece.start : piece.start + piece.num_tokens]
+            for token in row.ticket.prompt_ids[piece.start : piece.end]
         ]
-        mask, positions = self.cache.prefill(pieces)
+        mask, places = self.cache.prefill(pieces)
         self.adapters.assign([row.adapter for row in rows], sizes)
-        ends = torch.tensor(sizes, device=positions.device).cumsum(0) - 1
-        embeddings = self._embeddings(rows, pieces, ids) if any(row.ticket.pictures for row in rows) else None
-        logits_NV = self._forward([ids], mask, positions, logits_to_keep=ends, embeddings_1TW=embeddings)[0]
+        ends = torch.tensor(sizes, device=places.device).cumsum(0) - 1
+        given = self._placed(rows, pieces, ids) if any(row.ticket.pictures for row in rows) else self._tokens([ids])
+        at = positions([row.ticket.positions_3T for row in rows], pieces, places)
+        logits_NV = self._forward(given, mask, at, keep=ends)[0]
         complete = []
         for row, size in zip(rows, sizes, strict=True):
             row.cached_tokens += size
@@ -244,22 +257,16 @@ class Batcher:
         if complete:  # a prompt in pieces is alone, so it is all of them or none
             self._join(complete, logits_NV)
 
-    def _embeddings(self, rows: list[Row], pieces: list[Piece], ids: list[int]) -> torch.Tensor:
-        """The pieces' tokens as embeddings (1, T, W), with the pictures among them in their places."""
+    def _placed(self, rows: list[Row], pieces: list[Piece], ids: list[int]) -> dict[str, Any]:
+        """The pieces' tokens as embeddings, with the pictures among them in their places."""
         table = self.model.get_input_embeddings()
-        made_TW: torch.Tensor = table(torch.tensor(ids, device=table.weight.device))
-        offset = 0  # of the row's first token, were it in this pass
-        for row, piece in zip(rows, pieces, strict=True):
-            offset -= piece.start
-            end = piece.start + piece.num_tokens
-            for picture in row.ticket.pictures:
-                first = max(picture.start, piece.start)
-                last = min(picture.start + len(picture.embeddings_NW), end)
-                if first < last:
-                    part_NW = picture.embeddings_NW[first - picture.start : last - picture.start]
-                    made_TW[offset + first : offset + last] = part_NW
-            offset += end
-        return made_TW[None]
+        embeddings_TW: torch.Tensor = table(torch.tensor(ids, device=table.weight.device))
+        parts = embeddings_TW.split([piece.num_tokens for piece in pieces])
+        trios = zip(parts, pieces, rows, strict=True)
+        return Places.joined([placed(part, piece.start, row.ticket.pictures) for part, piece, row in trios]).inputs
+
+    def _tokens(self, ids: list[list[int]]) -> dict[str, Any]:
+        return {"input_ids": torch.tensor(ids, device=self.model.device)}
 
     def _join(self, rows: list[Row], logits_NV: torch.Tensor) -> None:
         """Prompts that are taken in begin to be answered: each as often as it was asked for."""
@@ -283,33 +290,29 @@ class Batcher:
         """One token for every row."""
         lengths = [row.cached_tokens for row in rows]
         self.cache.reserve(len(rows) + len(self._entering), max(lengths) + 1)
-        mask, positions = self.cache.decode(lengths)
+        mask, places_N1 = self.cache.decode(lengths)
         self.adapters.assign([row.adapter for row in rows])
-        logits_NV = self._forward([[row.last_token] for row in rows], mask, positions, logits_to_keep=1)[:, -1]
+        turns = [[row.ticket.turn] for row in rows]
+        positions_N1 = places_N1 + torch.tensor(turns, device=places_N1.device)
+        given = self._tokens([[row.last_token] for row in rows])
+        logits_NV = self._forward(given, mask, positions_N1, keep=None)[:, -1]
         for row in rows:
             row.cached_tokens += 1
         self._choose(rows, logits_NV)
 
     def _forward(
-        self,
-        ids: list[list[int]],
-        mask: torch.Tensor,
-        positions: torch.Tensor,
-        logits_to_keep: int | torch.Tensor,
-        embeddings_1TW: torch.Tensor | None = None,
+        self, given: dict[str, Any], mask: Mask, positions: torch.Tensor, *, keep: torch.Tensor | None
     ) -> torch.Tensor:
-        """Logits of the tokens, or of what stands in their places."""
-        output = self.model(
-            input_ids=torch.tensor(ids, device=positions.device) if embeddings_1TW is None else None,
-            inputs_embeds=embeddings_1TW,
+        """Logits of the tokens `keep`, or of each row's last."""
+        return logits(
+            self.model,
+            keep=keep,
+            **given,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=logits_to_keep,
         )
-        logits: torch.Tensor = output.logits
-        return logits
 
     # ---- what becomes of the logits
 
@@ -347,6 +350,20 @@ class Batcher:
             ticket.sink(event)
         except Exception:  # noqa: BLE001 - the process loop: a consumer that fails is a consumer that is gone
             ticket.cancel()
+
+
+def positions(
+    own: Sequence[NDArray[np.int64] | None], pieces: Sequence[Piece], places_1T: torch.Tensor
+) -> torch.Tensor:
+    """Positions (1, T) of the pieces, or (3, 1, T) where a prompt has its `own`, (3, its tokens)."""
+    if all(one is None for one in own):
+        return places_1T
+    parts = places_1T[0].split([piece.num_tokens for piece in pieces])
+    found = [
+        part_T.expand(3, -1) if one is None else torch.from_numpy(one[:, piece.start : piece.end]).to(part_T.device)
+        for one, piece, part_T in zip(own, pieces, parts, strict=True)
+    ]
+    return torch.cat(found, dim=1)[:, None]
 
 
 def _reported(error: Exception) -> KastorError:

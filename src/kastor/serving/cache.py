@@ -6,12 +6,15 @@ where is the business of `batching`; it calls `move` when somebody leaves.
 Shapes: N rows, T new tokens, H key-value heads, S slots, L capacity in tokens, D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import Cache
+
+from kastor.models.attention import Span, block_numbers, sees
+from kastor.models.language import text_config
 
 GROWTH = 1.5
 GRAIN_TOKENS = 64
@@ -25,13 +28,33 @@ class Piece:
     slot: int
     start: int
     num_tokens: int
+    spans: tuple[Span, ...] = ()  # of the prompt: pictures whose tokens see one another both ways; none is ever cut
+
+    @property
+    def end(self) -> int:
+        """The position after its last token."""
+        return self.start + self.num_tokens
+
+
+Mask = torch.Tensor | dict[str, torch.Tensor]
+"""True where a query sees a key; by the type of the layer where some of them see a window only."""
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
     """The cache a model writes to. Say what the next forward pass is (`decode` or `prefill`), then run it."""
 
-    def __init__(self, *, num_layers: int, num_heads: int, head_dim: int, dtype: torch.dtype, device: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: Any,  # noqa: ANN401
+        window: int | None = None,
+    ) -> None:
         super().__init__(layers=[])
+        self._window = window  # of the layers of the type "sliding_attention", if there are such
         self._shape_HD = (num_heads, head_dim)
         self._num_layers = num_layers
         self._dtype, self._device = dtype, torch.device(device)
@@ -41,7 +64,8 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
     @classmethod
     def like(cls, model: Any) -> "SlotCache":  # noqa: ANN401 - transformers is untyped
         """An empty cache that fits the model."""
-        config = model.config
+        config = text_config(model)
+        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             num_layers=config.num_hidden_layers,
@@ -49,6 +73,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
             head_dim=head_dim,
             dtype=model.dtype,
             device=model.device,
+            window=config.sliding_window if slides else None,
         )
 
     @property
@@ -91,34 +116,46 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
         for tensor_SHLD in (*self.keys, *self.values):
             tensor_SHLD[target, :, :num_tokens] = tensor_SHLD[source, :, :num_tokens]
 
-    def decode(self, lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(self, lengths: Sequence[int]) -> tuple[Mask, torch.Tensor]:
         """The next pass adds one token to each of the slots 0 … n-1, which hold `lengths` tokens.
 
-        Returns the mask (N, 1, 1, L) and the positions (N, 1) to run the model with.
+        Returns the mask (N, 1, 1, L) and the places (N, 1) of the tokens in their texts.
         """
         device = self._device
         positions_N1 = torch.tensor(lengths, device=device).unsqueeze(1)
         longest = max(lengths) + 1
         self._pass = _Decode(torch.arange(len(lengths), device=device), positions_N1.squeeze(1), longest)
-        mask_NL = torch.arange(longest, device=device) <= positions_N1
-        return mask_NL[:, None, None, :], positions_N1
+        keys_L = torch.arange(longest, device=device)
+        mask = self._by_type(lambda window: sees(positions_N1.squeeze(1), keys_L, window=window)[:, None, None, :])
+        return mask, positions_N1
 
-    def prefill(self, pieces: Sequence[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
+    def prefill(self, pieces: Sequence[Piece]) -> tuple[Mask, torch.Tensor]:
         """The next pass is one row: the pieces' tokens, end to end. Several pieces must all start at 0.
 
-        Returns the mask (1, 1, T, L) that keeps the pieces apart, and the positions (1, T).
+        Returns the mask (1, 1, T, L) that keeps the pieces apart, and the places (1, T) of the tokens in their texts.
         """
-        device = self._device
         self._pass = _Prefill(tuple(pieces))
-        positions_T = torch.cat([torch.arange(p.start, p.start + p.num_tokens, device=device) for p in pieces])
+        positions_T = torch.cat([torch.arange(p.start, p.end, device=self._device) for p in pieces])
         if len(pieces) == 1:
-            mask_TL = torch.arange(pieces[0].start + pieces[0].num_tokens, device=device) <= positions_T[:, None]
+            mask = self._by_type(lambda window: self._seen(pieces[0], window)[None, None])
         else:
             assert all(piece.start == 0 for piece in pieces)  # noqa: S101 - our own bug
-            sizes = torch.tensor([piece.num_tokens for piece in pieces], device=device)
-            owner_T = torch.repeat_interleave(torch.arange(len(pieces), device=device), sizes)
-            mask_TL = (owner_T == owner_T[:, None]) & (positions_T <= positions_T[:, None])
-        return mask_TL[None, None], positions_T.unsqueeze(0)
+            mask = self._by_type(
+                lambda window: torch.block_diag(*[self._seen(piece, window) for piece in pieces])[None, None]
+            )
+        return mask, positions_T.unsqueeze(0)
+
+    def _seen(self, piece: Piece, window: int | None) -> torch.Tensor:
+        """What the piece's tokens see of their own prompt, (T, L)."""
+        keys_L = torch.arange(piece.end, device=self._device)
+        numbers_L = block_numbers(piece.spans, piece.end).to(self._device) if piece.spans else None
+        blocks = None if numbers_L is None else (numbers_L[piece.start :], numbers_L)
+        return sees(keys_L[piece.start :], keys_L, blocks, window)
+
+    def _by_type(self, mask: Callable[[int | None], torch.Tensor]) -> Mask:
+        if self._window is None:
+            return mask(None)
+        return {"full_attention": mask(None), "sliding_attention": mask(self._window)}
 
     def update(
         self,
@@ -156,9 +193,8 @@ class _Prefill:
     def write(self, store_SHLD: torch.Tensor, new_1HTD: torch.Tensor) -> torch.Tensor:
         at = 0
         for piece in self.pieces:
-            end = piece.start + piece.num_tokens
-            store_SHLD[piece.slot, :, piece.start : end] = new_1HTD[0, :, at : at + piece.num_tokens]
+            store_SHLD[piece.slot, :, piece.start : piece.end] = new_1HTD[0, :, at : at + piece.num_tokens]
             at += piece.num_tokens
         if len(self.pieces) == 1:
-            return store_SHLD[piece.slot : piece.slot + 1, :, :end]
+            return store_SHLD[piece.slot : piece.slot + 1, :, : piece.end]
         return new_1HTD

@@ -7,7 +7,7 @@ Shapes: S supervised tokens of an example.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ import kastor
 from kastor.domain.certificate import Certificate, GoldenRow, Tolerance
 from kastor.domain.errors import FailedPrecondition, Internal, KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, Step
+from kastor.models.attention import whole_end
+from kastor.models.language import Places, logits, text_config
 from kastor.models.load import end_ids
 from kastor.models.render import Rendered, Renderer
 from kastor.serving.adapters import AdaptedLinear, Adapter, AdapterBank, Delta
-from kastor.serving.batching import PIECE_TOKENS, Batcher, Bounds
+from kastor.serving.batching import PIECE_TOKENS, Batcher, Bounds, positions
 from kastor.serving.cache import Piece, SlotCache
-from kastor.serving.rows import Embedded, Ticket
+from kastor.serving.rows import Embedded, Ticket, placed
 
 TOLERANCES: Mapping[torch.dtype, Tolerance] = {
     torch.float32: Tolerance(largest=0.01, mean=0.001),
@@ -53,8 +55,8 @@ def rows_of(lengths: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-Embed = Callable[[torch.Tensor, Rendered], torch.Tensor]
-"""Embeddings (T, W) of an example's tokens -> the same with those of its pictures in their places."""
+Embed = Callable[[Rendered], tuple[Embedded, ...]]
+"""The pictures of an example, as its tuned model sees them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +103,37 @@ class Served:
         adapter = self.adapter if adapted else None
         for together in rows_of([len(example.token_ids) for example in examples]):
             self.cache.clear()
-            for start in range(0, len(examples[together[0]].token_ids), PIECE_TOKENS):
-                for index, part in zip(
-                    together, self._piece([examples[i] for i in together], start, adapter), strict=True
-                ):
+            chosen = [examples[index] for index in together]
+            seen = [self.pictures(example) for example in chosen]
+            start = 0
+            while start < len(chosen[0].token_ids):
+                pieces = [self._cut(slot, start, *pair) for slot, pair in enumerate(zip(chosen, seen, strict=True))]
+                for index, part in zip(together, self._piece(chosen, seen, pieces, adapter), strict=True):
                     found[index].append(part)
+                start = pieces[0].end
         self.cache.clear()
         return [torch.cat(parts) for parts in found]
 
-    def _piece(self, examples: Sequence[Rendered], start: int, adapter: Adapter | None) -> list[torch.Tensor]:
-        """Take in the examples' tokens from `start`, at most a piece; log-probabilities of the targets they predict."""
-        device = self.model.device
+    def _cut(self, slot: int, start: int, example: Rendered, pictures: Sequence[Embedded]) -> Piece:
+        """The example's tokens from `start`, as many as one pass takes."""
+        both_ways = self.renderer.vision is not None and self.renderer.vision.both_ways
+        spans = tuple((picture.start, picture.end) for picture in pictures) if both_ways else ()
+        end = whole_end(start, min(len(example.token_ids), start + PIECE_TOKENS), spans)
+        return Piece(slot, start, end - start, spans)
+
+    def _piece(
+        self,
+        examples: Sequence[Rendered],
+        seen: Sequence[tuple[Embedded, ...]],
+        pieces: Sequence[Piece],
+        adapter: Adapter | None,
+    ) -> list[torch.Tensor]:
+        """Take in pieces of the examples; log-probabilities of the targets that they predict."""
+        device, start = self.model.device, pieces[0].start
         ids = [torch.tensor(example.token_ids, device=device) for example in examples]
-        pieces = [Piece(s, start, min(PIECE_TOKENS, len(one) - start)) for s, one in enumerate(ids)]
-        sizes, ends = [piece.num_tokens for piece in pieces], [start + piece.num_tokens for piece in pieces]
+        sizes, ends = [piece.num_tokens for piece in pieces], [piece.end for piece in pieces]
         self.cache.reserve(len(pieces), max(ends))
-        mask, positions = self.cache.prefill(pieces)
+        mask, places = self.cache.prefill(pieces)
         self.bank.assign([adapter] * len(pieces), sizes)
         targets = [
             torch.tensor(
@@ -126,51 +143,58 @@ class Served:
             for example, one, end in zip(examples, ids, ends, strict=True)
         ]
         before = [sum(sizes[:slot]) - start - 1 for slot in range(len(pieces))]
-        logits_SV = self.model(
-            **self._input(examples, ids, start, ends),
+        logits_SV = logits(
+            self.model,
+            keep=torch.cat([at + place for at, place in zip(targets, before, strict=True)]).to(device),
+            **self._input(ids, seen, pieces),
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=positions([example.positions for example in examples], pieces, places),
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=torch.cat([at + place for at, place in zip(targets, before, strict=True)]).to(device),
-        ).logits[0]
+        )[0]
         wanted = torch.cat([one[at.to(device)] for one, at in zip(ids, targets, strict=True)])
         logprobs_S = logits_SV.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
         return list(logprobs_S.cpu().split([len(at) for at in targets]))
 
     def _input(
-        self, examples: Sequence[Rendered], ids: Sequence[torch.Tensor], start: int, ends: Sequence[int]
-    ) -> dict[str, torch.Tensor]:
+        self, ids: Sequence[torch.Tensor], seen: Sequence[tuple[Embedded, ...]], pieces: Sequence[Piece]
+    ) -> dict[str, Any]:
         """The tokens of the pieces or, where pictures stand among the examples', their embeddings."""
-        if self.embed is None or not any(example.pictures for example in examples):
-            return {"input_ids": torch.cat([one[start:end] for one, end in zip(ids, ends, strict=True)])[None]}
+        parts = [one[piece.start : piece.end] for one, piece in zip(ids, pieces, strict=True)]
+        if not any(seen):
+            return {"input_ids": torch.cat(parts)[None]}
         table = self.model.get_input_embeddings()
-        whole = [self.embed(table(one), e) if e.pictures else table(one) for one, e in zip(ids, examples, strict=True)]
-        return {"inputs_embeds": torch.cat([one[start:end] for one, end in zip(whole, ends, strict=True)])[None]}
+        trios = zip(parts, pieces, seen, strict=True)
+        return Places.joined([placed(table(part), piece.start, pictures) for part, piece, pictures in trios]).inputs
 
-    @torch.inference_mode()
     def pictures(self, example: Rendered) -> tuple[Embedded, ...]:
         """The example's pictures as the batcher takes them."""
-        if self.embed is None or not example.pictures:
-            return ()
-        ids_T = torch.tensor(example.token_ids, device=self.model.device)
-        whole_TW = self.embed(self.model.get_input_embeddings()(ids_T), example)
-        return tuple(Embedded(p.start, whole_TW[p.start : p.start + p.num_tokens]) for p in example.pictures)
+        return () if self.embed is None or not example.pictures else self.embed(example)
 
     @torch.inference_mode()
-    def answer(self, prompt_ids: list[int], pictures: tuple[Embedded, ...] = ()) -> tuple[FinishReason, list[Step]]:
+    def answer(self, prompt: Rendered) -> tuple[FinishReason, list[Step]]:
         """A greedy answer to the prompt, by the batcher: how it ended, and its tokens.
 
         Raises:
             KastorError: the batcher could not give one, as when numbers are not finite.
 
         """
-        context, events = self.model.config.max_position_embeddings, list[Chunk | KastorError]()
+        context, events = text_config(self.model).max_position_embeddings, list[Chunk | KastorError]()
         bounds = Bounds(1, context, MAX_GENERATED, context, max_cache_tokens=context)
         tokens, ends = self.renderer.tokenizer, end_ids(self.model, self.renderer.closing_id)
-        batcher = Batcher(self.model, self.bank, tokens, ends, bounds, self.cache)
+        vision = self.renderer.vision
+        batcher = Batcher(
+            self.model, self.bank, tokens, ends, bounds, self.cache, both_ways=vision is not None and vision.both_ways
+        )
         greedy = Sampling(temperature=0, top_logprobs=0)
-        ticket: Ticket = batcher.submit(prompt_ids, greedy, self.adapter.id, events.append, pictures=pictures)
+        ticket: Ticket = batcher.submit(
+            prompt.token_ids,
+            greedy,
+            self.adapter.id,
+            events.append,
+            pictures=self.pictures(prompt),
+            positions=prompt.positions,
+        )
         steps: list[Step] = []
         for _ in range(len(ticket.prompt_ids) + MAX_GENERATED):
             batcher.step()
@@ -275,13 +299,15 @@ def _nan_last(value: torch.Tensor) -> float:
 
 def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tuple[str, int, float]:
     """How an answer to the example's prompt ended, its tokens, and how far they differ when taken in at once."""
-    prompt_ids = example.token_ids[: example.supervised.index(True)]
-    finish, steps = served.answer(prompt_ids, served.pictures(example))
+    prompt_ids = example.token_ids[: example.supervised.index(True)]  # of its first answer
+    pictures = tuple(one for one in example.pictures if one.start < len(prompt_ids))
+    prompt = replace(example, token_ids=prompt_ids, supervised=[False] * len(prompt_ids), pictures=pictures)
+    finish, steps = served.answer(prompt)
     if not steps:
         return finish.value, 0, 0.0
     ids = [step.chosen.token_id for step in steps]
     learnt = [False] * len(prompt_ids) + [True] * len(ids)
-    (at_once,) = served.logprobs([Rendered(prompt_ids + ids, learnt, example.pictures)])
+    (at_once,) = served.logprobs([replace(prompt, token_ids=prompt_ids + ids, supervised=learnt)])
     one_by_one = torch.tensor([step.chosen.logprob for step in steps])
     largest = float((at_once - one_by_one).abs().max())
     if not largest <= tolerance.largest:

@@ -4,14 +4,18 @@ Who shares a pass of the model with whom, and where keys and values lie, is the 
 """
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, Step, TokenLogprob
+from kastor.models.attention import Span
+from kastor.models.language import Places
 from kastor.serving.adapters import Adapter
 from kastor.serving.guides import Guide
 from kastor.serving.sampling import candidate_seed, drawn, greedy, logprobs, penalised
@@ -31,10 +35,28 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedded:
-    """A picture: from which token of the prompt on its own embeddings (N, W) stand."""
+    """A picture: from which token of the prompt on its own embeddings stand, (N, W) or more (`models.language`)."""
 
     start: int
-    embeddings_NW: torch.Tensor
+    made_NC: torch.Tensor
+
+    @property
+    def end(self) -> int:
+        """The token after its last."""
+        return self.start + len(self.made_NC)
+
+
+def placed(embeddings_TW: torch.Tensor, start: int, pictures: Sequence[Embedded]) -> Places:
+    """The tokens of a prompt from `start` on, as many as there are embeddings, with its pictures in their places."""
+    places, made = [torch.arange(0)], [embeddings_TW[:0]]
+    end = start + len(embeddings_TW)
+    within = [picture for picture in pictures if picture.start < end and picture.end > start]
+    for picture in within:
+        first, last = max(picture.start, start), min(picture.end, end)
+        places.append(torch.arange(first - start, last - start))
+        made.append(picture.made_NC[first - picture.start : last - picture.start])
+    at_V = torch.cat(places).to(embeddings_TW.device)
+    return Places.of(embeddings_TW, at_V, torch.cat(made[1:] if within else made))
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +71,9 @@ class Ticket:
     num_candidates: int = 1
     guide: Guide | None = None  # at its beginning; each candidate goes on from a copy
     pictures: tuple[Embedded, ...] = ()  # of the prompt; let go once it is taken in
+    positions_3T: NDArray[np.int64] | None = None  # of the prompt, where they do not count up from 0
+    turn: int = 0  # what an answer's positions are ahead of its places in the cache
+    spans: tuple[Span, ...] = ()  # of pictures whose tokens see one another both ways
     cancelled: bool = False
 
     def cancel(self) -> None:

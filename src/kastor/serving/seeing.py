@@ -72,26 +72,28 @@ class Seeing:
 
         """
         features = {media: self._features(one) for media, one in shown.items()}
-        found = [features[picture.media][picture.index] for picture in pictures]
-        projector = self._projector(adapter_id, num_channels=found[0].shape[1])
-        with torch.inference_mode():
-            made = projector(torch.from_numpy(np.concatenate(found)).to(self._table.device)).to(self._table.dtype)
+        found = [features[p.media][p.index][p.offset : p.offset + p.num_tokens] for p in pictures]
+        given = torch.from_numpy(np.concatenate(found)).to(self._table.device)
+        if not self._vision.pretrained:
+            with torch.inference_mode():
+                given = self._projector(adapter_id, num_channels=given.shape[1])(given)
+        made = given.to(self._table.dtype)
         parts = made.split([len(one) for one in found])
         return tuple(Embedded(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
 
     # ---- features
 
-    def _features(self, shown: ShownMedium) -> Features:
-        key = stored_under(shown.planned, self._vision, self._tower_hash())
+    def _features(self, shown: ShownMedium) -> list[Features]:
+        key = stored_under(shown.planned, self._tower_hash())
         with closing(self._cache.lease("engine")) as lease:
             store = FeatureStore(self._cache, lease)
             if not store.hold(key):
                 with self._cache.fetching(key):  # who asks the same meanwhile waits for this
                     if not store.hold(key):
                         store.put(key, self._encoded(shown))
-            return np.stack([store.read(key, index) for index in range(shown.planned.view.num_pictures)])
+            return [store.read(key, index) for index in range(shown.planned.view.num_pictures)]
 
-    def _encoded(self, shown: ShownMedium) -> Features:
+    def _encoded(self, shown: ShownMedium) -> list[Features]:
         _check_content(shown)
         try:
             with closing(decode.Pictures()) as pictures:
@@ -103,12 +105,12 @@ class Seeing:
             raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
         with self._encoding:
             if self._encoder is None:
-                self._encoder = Encoder.open(self._folder, num_threads=self._num_threads)
-            return self._encoder.encode(pixels)
+                self._encoder = Encoder.open(self._folder, self._vision, num_threads=self._num_threads)
+            return self._encoder.encode(pixels, shown.planned.view.grids)
 
     def _tower_hash(self) -> str:
         with self._loading:
-            self._tower = self._tower or tower_hash(self._folder)
+            self._tower = self._tower or tower_hash(self._folder, self._vision)
             return self._tower
 
     # ---- projectors

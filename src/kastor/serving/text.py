@@ -1,7 +1,9 @@
 """Token ids -> text that can be sent: whole characters only, and nothing of a stop sequence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from kastor.domain.stops import held_back, stop_at
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_HELD_TOKENS = 4
@@ -33,28 +35,6 @@ class Detokenizer:
     def _fresh(self) -> str:
         before = self._decode(self._window[: self._given])
         return self._decode(self._window)[len(before) :]
-
-
-def stop_at(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first stop sequence begins.
-
-    >>> stop_at("one, two", (" two", ",")), stop_at("one", (",",))
-    (3, None)
-    """
-    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-    return min(found) if found else None
-
-
-def held_back(text: str, stops: Sequence[str]) -> int:
-    """How many characters at the end of `text` may be the beginning of a stop sequence.
-
-    >>> held_back("the EN", ("END", "STOP")), held_back("the end", ("END",))
-    (2, 0)
-    """
-    for size in range(min(len(text), max(map(len, stops), default=1) - 1), 0, -1):
-        if any(stop.startswith(text[-size:]) for stop in stops):
-            return size
-    return 0
 
 
 @dataclass(slots=True)

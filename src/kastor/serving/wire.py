@@ -14,7 +14,7 @@ import orjson
 
 from kastor.dataset.manifest import medium_object, medium_of
 from kastor.domain import errors
-from kastor.domain.content import Content, Media, Part, Prompt, Role, Text
+from kastor.domain.content import Content, FunctionCall, FunctionResponse, Media, Part, Prompt, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
 from kastor.domain.generation import (
     Chunk,
@@ -28,6 +28,8 @@ from kastor.domain.generation import (
     TokenLogprob,
 )
 
+Listed = str | int | dict[str, str]
+"""A part: text, the place of a medium in the list of media, or a function's call or response."""
 READY, GENERATE, COUNT = "/ready", "/generate", "/count"
 SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
 
@@ -172,20 +174,26 @@ def _prompt_object(prompt: Prompt, shown: Shown) -> dict[str, Any]:
     places = {media: place for place, media in enumerate(shown)}
     turns = [{"role": turn.role, "parts": _parts_list(turn.parts, places)} for turn in prompt.contents]
     system = None if prompt.system is None else _parts_list(prompt.system, places)
-    return {"system": system, "turns": turns} | ({"media": [_medium(*one) for one in shown.items()]} if shown else {})
+    found: dict[str, Any] = {"system": system, "turns": turns}
+    if shown:
+        found["media"] = [_medium(*one) for one in shown.items()]
+    if prompt.tools:
+        found |= {"tools": prompt.tools, "call": prompt.must_call}
+    return found
 
 
-def _parts_list(parts: tuple[Part, ...], places: Mapping[Media, int]) -> list[str | int]:
-    """Texts, and for a medium its place in the list of media."""
-    listed: list[str | int] = []
-    for part in parts:
-        if isinstance(part, Text):
-            listed.append(part.text)
-        elif isinstance(part, Media) and part in places:
-            listed.append(places[part])
-        else:
-            raise InvalidArgument("Generation from function calls is not offered; send text, images or videos.")
-    return listed
+def _parts_list(parts: tuple[Part, ...], places: Mapping[Media, int]) -> list[Listed]:
+    return [_listed(part, places) for part in parts]
+
+
+def _listed(part: Part, places: Mapping[Media, int]) -> Listed:
+    if isinstance(part, Text):
+        return part.text
+    if isinstance(part, Media):
+        return places[part]
+    if isinstance(part, FunctionCall):
+        return {"call": part.name, "json": part.arguments}
+    return {"response": part.name, "json": part.response}
 
 
 def _medium(media: Media, shown: ShownMedium) -> dict[str, Any]:
@@ -196,7 +204,8 @@ def _prompt(fields: dict[str, Any]) -> tuple[Prompt, Shown]:
     media = [_shown(place, held) for place, held in enumerate(fields.get("media", ()))]
     turns = tuple(Content(Role(turn["role"]), _parts(turn["parts"], media)) for turn in fields["turns"])
     system = fields["system"]
-    return Prompt(turns, None if system is None else _parts(system, media)), dict(media)
+    said = None if system is None else _parts(system, media)
+    return Prompt(turns, said, fields.get("tools", ""), must_call=fields.get("call", False)), dict(media)
 
 
 def _shown(place: int, held: dict[str, Any]) -> tuple[Media, ShownMedium]:
@@ -204,5 +213,13 @@ def _shown(place: int, held: dict[str, Any]) -> tuple[Media, ShownMedium]:
     return Media(held["type"], str(place)), ShownMedium(medium_of(held), Path(held["path"]), held["place"])
 
 
-def _parts(listed: list[str | int], media: Sequence[tuple[Media, ShownMedium]]) -> tuple[Part, ...]:
-    return tuple(Text(one) if isinstance(one, str) else media[one][0] for one in listed)
+def _parts(listed: list[Listed], media: Sequence[tuple[Media, ShownMedium]]) -> tuple[Part, ...]:
+    return tuple(_part(one, media) for one in listed)
+
+
+def _part(one: Listed, media: Sequence[tuple[Media, ShownMedium]]) -> Part:
+    if isinstance(one, str):
+        return Text(one)
+    if isinstance(one, int):
+        return media[one][0]
+    return FunctionCall(one["call"], one["json"]) if "call" in one else FunctionResponse(one["response"], one["json"])

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, and_, delete, exists, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from kastor.domain.content import Supervise
 from kastor.domain.errors import AlreadyExists, Code, NotFound, Superseded
 from kastor.domain.job import (
     ACTIVE,
@@ -279,6 +280,7 @@ def tuning_job(row: RowMapping) -> TuningJob:
             **spec
             | {
                 "file": _dataset_file(spec.get("file")),
+                "supervise": Supervise(spec.get("supervise", Supervise.LAST)),  # jobs of before the choice
                 "hyperparameters": Hyperparameters(**spec["hyperparameters"]),
                 "adapter": AdapterShape(**spec["adapter"] | {"targets": tuple(spec["adapter"]["targets"])}),
             }

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from kastor.domain.job import AdapterShape
+from kastor.models.load import VISION_PARTS
 from kastor.training.fused import use_stock_layers
 from kastor.training.packed import use_stock_attention
 
@@ -25,7 +26,11 @@ def attach(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401
         # peft 0.21 reads an attribute that transformers 5.23 deprecates
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         torch.manual_seed(seed)
-        return get_peft_model(base, config)
+        model = get_peft_model(base, config)
+    if type(base).__name__.endswith("ForConditionalGeneration"):
+        # saved with the adapter: the whole model has a tower, whose layers have the same names
+        model.peft_config["default"].exclude_modules = rf".*\b({'|'.join(VISION_PARTS)})\b.*"
+    return model
 
 
 def detach(model: Any) -> Any:  # noqa: ANN401  # peft model -> transformers model

@@ -3,6 +3,7 @@
 Shapes: T tokens of a row, S targets, C model width, V vocabulary, H heads, D head width.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from kastor.domain.errors import Internal
+from kastor.models.attention import block_numbers, sees
+from kastor.models.language import head
 from kastor.training.packing import PackedRow
 from kastor.training.sight import Sight
 
@@ -29,34 +32,62 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     example_lengths: tuple[int, ...],
+    visible: "Visible | None" = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each example, by one call of the fused kernel an example: no mask is ever built.
+    """Attention inside each example, by one call of the fused kernel an example; a mask only where it must be.
 
-    Registered with transformers; `example_lengths` arrives through the model's keyword arguments.
+    Registered with transformers; `example_lengths` and `visible` arrive through the model's keyword arguments.
     """
-    pieces = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
-        for q, k, v in zip(
-            query.split(example_lengths, dim=2),
-            key.split(example_lengths, dim=2),
-            value.split(example_lengths, dim=2),
-            strict=True,
+    pieces = []
+    grouped = query.shape[1] != key.shape[1]
+    parts = zip(*(tensor.split(example_lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    for index, (q, k, v) in enumerate(parts):
+        mask = None if visible is None else visible.mask(index, sliding_window)
+        pieces.append(
+            F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+            )
         )
-    ]
     return torch.cat(pieces, dim=2).transpose(1, 2), None  # (1, T, H, D)
+
+
+class Visible:
+    """Which tokens of each example of a row see which, where that is not simply all before; worked out once a pass."""
+
+    def __init__(self, row: PackedRow, device: torch.device, *, both_ways: bool) -> None:
+        self._lengths = row.lengths
+        self._device = device
+        spans = [(p.start, p.start + p.num_tokens) for p in row.pictures] if both_ways else []
+        self._blocks = block_numbers(spans, sum(row.lengths)).to(device).split(row.lengths)
+        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+
+    def mask(self, example: int, window: int | None) -> torch.Tensor | None:
+        """(L, L) of one example for layers of this window; `None` where the plain causal mask says the same."""
+        if (example, window) not in self._masks:
+            self._masks[example, window] = self._made(example, window)
+        return self._masks[example, window]
+
+    def _made(self, example: int, window: int | None) -> torch.Tensor | None:
+        length, blocks = self._lengths[example], self._blocks[example]
+        if (window is None or length <= window) and not bool((blocks >= 0).any()):
+            return None
+        places = torch.arange(length, device=self._device)
+        return sees(places, places, (blocks, blocks), window)
 
 
 def use_packed_attention(model: Any) -> None:  # noqa: ANN401  # a transformers model; see models.load.CausalModel
     """Make the model attend inside examples only; it then needs `example_lengths` in every forward."""
     AttentionInterface.register(ATTENTION, packed_attention)
-    model.config._attn_implementation = ATTENTION
+    model.get_decoder().config._attn_implementation = ATTENTION
 
 
 def use_stock_attention(model: Any) -> None:  # noqa: ANN401  # as above
     """Make a base model attend as transformers would have it after loading."""
-    model.config._attn_implementation = "sdpa" if model._supports_sdpa else "eager"
+    decoder = model.get_decoder()
+    decoder.config._attn_implementation = "sdpa" if decoder._supports_sdpa else "eager"
 
 
 def sum_loss(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
@@ -65,20 +96,21 @@ def sum_loss(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Te
     `sight` gives the embeddings of the row's pictures; it may be absent where there are none.
     """
     hidden_SC, targets_S = _predicting(model, row, sight)
-    head = model.get_output_embeddings()
+    to_logits = head(model)
     if len(targets_S) <= HEAD_CHUNK:
-        return _head_loss(head, hidden_SC, targets_S)
+        return _head_loss(to_logits, hidden_SC, targets_S)
     chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
-    losses = [checkpoint(_head_loss, head, hidden, targets, use_reentrant=False) for hidden, targets in chunks]
+    losses = [checkpoint(_head_loss, to_logits, hidden, targets, use_reentrant=False) for hidden, targets in chunks]
     return torch.stack([loss for loss in losses if isinstance(loss, torch.Tensor)]).sum()
 
 
 def target_logprobs(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
     """Log-probabilities in nats of the row's targets, (S,) in fp32, by the pass that `sum_loss` makes."""
     hidden_SC, targets_S = _predicting(model, row, sight)
-    head = model.get_output_embeddings()
+    to_logits = head(model)
     chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
-    return torch.cat([-F.cross_entropy(head(hidden).float(), targets, reduction="none") for hidden, targets in chunks])
+    found = [F.cross_entropy(to_logits(hidden).float(), targets, reduction="none") for hidden, targets in chunks]
+    return -torch.cat(found)
 
 
 def _predicting(model: Any, row: PackedRow, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
@@ -86,15 +118,16 @@ def _predicting(model: Any, row: PackedRow, sight: Sight | None) -> tuple[torch.
     device = model.get_input_embeddings().weight.device
     hidden_1TC = model.get_decoder()(
         **_input(model, row, sight),
-        position_ids=torch.from_numpy(row.positions_T).to(device)[None],
+        position_ids=torch.from_numpy(row.positions_T).to(device).unsqueeze(-2),  # (1, T) or (3, 1, T)
         use_cache=False,
         example_lengths=row.lengths,
+        visible=Visible(row, device, both_ways=sight is not None and sight.both_ways),
     ).last_hidden_state
     hidden_SC = hidden_1TC[0, torch.from_numpy(row.predicting_S).to(device)]
     return hidden_SC, torch.from_numpy(row.targets_S).to(device)
 
 
-def _input(model: Any, row: PackedRow, sight: Sight | None) -> dict[str, torch.Tensor]:  # noqa: ANN401  # as above
+def _input(model: Any, row: PackedRow, sight: Sight | None) -> dict[str, Any]:  # noqa: ANN401  # as above
     """The row's tokens or, where pictures stand among them, embeddings (1, T, C)."""
     table = model.get_input_embeddings()
     token_ids_1T = torch.from_numpy(row.token_ids_T).to(table.weight.device)[None]
@@ -102,8 +135,10 @@ def _input(model: Any, row: PackedRow, sight: Sight | None) -> dict[str, torch.T
         return {"input_ids": token_ids_1T}
     if sight is None:
         raise Internal(f"{len(row.pictures)} pictures are to be trained on, and nothing gives their embeddings.")
-    return {"inputs_embeds": sight.placed(table(token_ids_1T)[0], row.pictures)[None]}
+    return sight.places(table(token_ids_1T)[0], row.pictures).inputs
 
 
-def _head_loss(head: torch.nn.Module, hidden_SC: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(head(hidden_SC).float(), targets_S, reduction="sum")
+def _head_loss(
+    to_logits: Callable[[torch.Tensor], torch.Tensor], hidden_SC: torch.Tensor, targets_S: torch.Tensor
+) -> torch.Tensor:
+    return F.cross_entropy(to_logits(hidden_SC).float(), targets_S, reduction="sum")

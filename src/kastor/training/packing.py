@@ -61,7 +61,7 @@ class PackedRow:
     """Examples laid end to end: T tokens, of which S are predicted under a loss."""
 
     token_ids_T: npt.NDArray[np.int64]
-    positions_T: npt.NDArray[np.int64]  # restart at 0 in every example
+    positions_T: npt.NDArray[np.int64]  # restart at 0 in every example; (3, T) where pictures have places of their own
     lengths: tuple[int, ...]  # of the examples, in order; they sum to T
     predicting_S: npt.NDArray[np.int64]  # indices into T whose next token is supervised
     targets_S: npt.NDArray[np.int64]  # those next tokens
@@ -80,12 +80,21 @@ def pack(examples: Sequence[Rendered]) -> PackedRow:
     targets_at = np.flatnonzero(supervised)
     return PackedRow(
         token_ids_T=token_ids,
-        positions_T=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]),
+        positions_T=_positions(examples),
         lengths=lengths,
         predicting_S=targets_at - 1,
         targets_S=token_ids[targets_at],
         pictures=tuple(pictures),
     )
+
+
+def _positions(examples: Sequence[Rendered]) -> npt.NDArray[np.int64]:
+    own = [example.positions for example in examples]
+    plain = [np.arange(len(example.token_ids), dtype=np.int64) for example in examples]
+    if all(one is None for one in own):
+        return np.concatenate(plain)
+    pairs = zip(own, plain, strict=True)
+    return np.concatenate([np.tile(p, (3, 1)) if one is None else one for one, p in pairs], axis=1)
 
 
 def pack_step(examples: Sequence[Rendered], budget: int = MAX_ROW_TOKENS) -> list[PackedRow]:

@@ -1,6 +1,9 @@
 """How training sees: stored features of pictures, and the projector that makes embeddings of them.
 
-Shapes: T tokens of a row, N of them a picture's, C channels of the tower, W width of the language model.
+The features of a pretrained model that sees are what its own projector gives: there is none to train.
+
+Shapes: T tokens of a row, V of them in pictures, N of those one picture's, C channels of the features, W width of the
+language model.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from kastor.models.language import Places
 from kastor.models.projector import Projector
 from kastor.models.render import Picture
+from kastor.models.vision import Features
 
 RATE_FACTOR = 2.0
 """The projector's learning rate as a multiple of the adapter's: it starts from nothing, the adapter from a model."""
@@ -22,20 +26,29 @@ PROJECTOR = "projector."
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """The projector that is trained, and where its input comes from."""
+    """The projector that is trained, if there is one, and where its input comes from."""
 
-    projector: Projector
-    read: Callable[[str, int], NDArray[np.float16]]  # key and index of a picture -> its features (N, C)
+    projector: Projector | None
+    read: Callable[[str, int], Features]  # key and index of a picture -> its features (N, C)
+    both_ways: bool = False  # a picture's tokens attend to one another both ways
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by the names used in the training state."""
-        return {PROJECTOR + name: parameter for name, parameter in self.projector.named_parameters()}
+        held = () if self.projector is None else self.projector.named_parameters()
+        return {PROJECTOR + name: parameter for name, parameter in held}
 
-    def placed(self, embeddings_TW: torch.Tensor, pictures: Sequence[Picture]) -> torch.Tensor:
-        """The embeddings of a row with those of its pictures in their places, through which gradients flow."""
-        features = np.concatenate([self.read(picture.key, picture.index) for picture in pictures])
+    def made(self, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+        """What the language model is given in the pictures' places, one after the other: (V, W), or more a token."""
+        features_VC = np.concatenate([self._features(picture) for picture in pictures])
+        given = torch.from_numpy(features_VC).to(device)
+        return given if self.projector is None else self.projector(given)
+
+    def places(self, embeddings_TW: torch.Tensor, pictures: Sequence[Picture]) -> Places:
+        """The embeddings of a row with what is made of its pictures in their places, through which gradients flow."""
         places = np.concatenate([np.arange(p.start, p.start + p.num_tokens) for p in pictures])
         device = embeddings_TW.device
-        made = self.projector(torch.from_numpy(features).to(device)).to(embeddings_TW.dtype)
-        return embeddings_TW.index_copy(0, torch.from_numpy(places).to(device), made)
+        return Places.of(embeddings_TW, torch.from_numpy(places).to(device), self.made(pictures, device))
+
+    def _features(self, picture: Picture) -> Features:
+        return self.read(picture.key, picture.index)[picture.offset : picture.offset + picture.num_tokens]

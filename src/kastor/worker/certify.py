@@ -1,6 +1,7 @@
 """The trainer's part of the certificate: golden rows, their log-probabilities as trained, and the base laid bare."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kastor.models.projector import Projector
 from kastor.models.render import Rendered, Renderer
 from kastor.serving.adapters import Delta
 from kastor.serving.certificate import Embed, Golden, Served, certificate
+from kastor.serving.rows import Embedded
 from kastor.training.lora import detach
 from kastor.training.packed import target_logprobs
 from kastor.training.packing import pack
@@ -45,7 +47,7 @@ def certified(
     heed()
     base = detach(model)
     trained_in = base.dtype
-    served = Served.open(served_as(base, renderer.vision), renderer, folder, _embed(eyes, folder))
+    served = Served.open(served_as(base, renderer.vision), renderer, folder, _embed(eyes, folder, base.device))
     proof = certificate(served, golden, deltas, folder, base_model=base_model, trained_in=trained_in, heed=heed)
     heed()
     return proof
@@ -66,13 +68,19 @@ def trained(
     return [Golden(i, e, part) for i, e, part in zip(chosen, rendered, found.split(sizes), strict=True)]
 
 
-def _embed(eyes: Sight | None, folder: Path) -> Embed | None:
-    """How the served model sees: with the projector in `folder`, which is read as the engine reads it."""
-    projector = Projector.load(folder)
-    if eyes is None or projector is None:
+def _embed(eyes: Sight | None, folder: Path, device: torch.device) -> Embed | None:
+    """How the served model sees: with the projector in `folder`, if there is one, read as the engine reads it."""
+    if eyes is None:
         return None
-    stored = Sight(projector.to(next(eyes.projector.parameters()).device), eyes.read)
-    return lambda embeddings_TW, rendered: stored.placed(embeddings_TW, rendered.pictures)
+    projector = Projector.load(folder)
+    stored = replace(eyes, projector=None if projector is None else projector.to(device))
+
+    @torch.no_grad()
+    def embedded(example: Rendered) -> tuple[Embedded, ...]:
+        parts = stored.made(example.pictures, device).split([picture.num_tokens for picture in example.pictures])
+        return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
+
+    return embedded
 
 
 @torch.no_grad()

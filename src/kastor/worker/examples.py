@@ -9,7 +9,7 @@ from kastor.dataset.parse import decode_example
 from kastor.dataset.rules import token_faults
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob, TuningSpec
-from kastor.domain.vision import TokenCount
+from kastor.domain.vision import TokenCount, Vision
 from kastor.models.catalog import BaseModel
 from kastor.models.render import Rendered, Renderer
 from kastor.models.vision import FeatureStore
@@ -31,6 +31,7 @@ class Pictures:
     store: FeatureStore
     some: list[tuple[str, int]]  # keys and indices of pictures that tell of all
     tower: str
+    vision: Vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Preparing:
             What `FeaturePass.run` raises.
 
         """
-        renderer = Renderer.open(folder, base.family)
+        renderer = Renderer.open(folder, base.family, self._job.spec.supervise)
         if self._job.spec.file is None:
             examples = self._given(base, renderer)
             supervised = sum(example.num_supervised for example in examples)
@@ -81,7 +82,9 @@ class Preparing:
         store = seeing.open(self._stack)
         spec, left_out = seeing.run(store, num_threads)
         rows = Rows(files, renderer, seeing.key_of, left_out)
-        return Prepared(spec, rows, rows.tokens, Pictures(store, rows.pictures(LOOKED_AT), seeing.tower))
+        return Prepared(
+            spec, rows, rows.tokens, Pictures(store, rows.pictures(LOOKED_AT), seeing.tower, base.family.vision)
+        )
 
     def _given(self, base: BaseModel, renderer: Renderer) -> list[Rendered]:
         """The examples that came with the request."""

@@ -62,7 +62,7 @@ class FeaturePass:
         self._files = Files(blobs.dataset(job.id), blobs.plan(job.id))
         self._leaving = Leaving(settings, job, blobs, ownership)
         self._uploads = uploads(settings, job)
-        self.tower = tower_hash(folder)
+        self.tower = tower_hash(folder, vision)
 
     def open(self, stack: ExitStack) -> FeatureStore:
         """The store; what is held in it stays for as long as `stack` is open."""
@@ -71,7 +71,7 @@ class FeaturePass:
 
     def key_of(self, planned: PlannedMedium) -> str:
         """Under which name the features of a medium are stored."""
-        return stored_under(planned, self._vision, self.tower)
+        return stored_under(planned, self.tower)
 
     def run(self, store: FeatureStore, num_threads: int) -> tuple[TuningSpec, frozenset[str]]:
         """Make what is missing in `store`, which then holds all.
@@ -112,13 +112,13 @@ class FeaturePass:
         """Encode and store; why some could not be, by the hash of their content."""
         faults: dict[str, MediaFault] = {}
         tell = _Told(self._ownership.note, sum(one.planned.view.num_pictures for one in missing))
-        encoder = Encoder.open(self._folder, num_threads=num_threads)
+        encoder = Encoder.open(self._folder, self._vision, num_threads=num_threads)
         with Ahead(self._decoded(missing), most=MEDIA_AHEAD) as decoded:
             for one, pixels in decoded:
                 if isinstance(pixels, MediaFault):
                     faults[one.planned.sha256] = pixels
                 else:
-                    store.put(one.key, encoder.encode(pixels))
+                    store.put(one.key, encoder.encode(pixels, one.planned.view.grids))
                 tell.more(one.planned.view.num_pictures)
         tell.end()
         return faults

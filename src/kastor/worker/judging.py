@@ -68,7 +68,14 @@ class Judging:
     def _judged(self, file: DatasetFile, base: BaseModel, renderer: Renderer) -> Report:
         """The report, stored; what was accepted lies in the job's folder."""
         source = self._blobs.source(self._job.id)
-        known = Base(base.name, base.input_token_limit + base.output_token_limit, base.family.vision, renderer)
+        known = Base(
+            base.name,
+            base.input_token_limit + base.output_token_limit,
+            base.family.vision,
+            renderer,
+            base.family.calling,
+            self._job.spec.supervise,
+        )
         with ExitStack() as stack:
             looker = stack.enter_context(
                 looking(

@@ -20,6 +20,8 @@ def sight(model: Any, pictures: Pictures | None, held: Path | None, *, seed: int
 
     """
     table = model.get_input_embeddings().weight
+    if pictures is not None and pictures.vision.pretrained:
+        return Sight(None, pictures.store.read, both_ways=pictures.vision.both_ways)
     projector = None if held is None else load_projector(held)
     if pictures is None:
         return None if projector is None else Sight(projector.to(table.device), _nothing)

@@ -1,0 +1,103 @@
+"""How each family sees, as values. Its turns are in `families`, its arithmetic of pixels in `layouts`.
+
+Frames of videos are pictures of their own in every family: what a picture is given does not depend on its neighbours,
+so that it is computed once. Qwen-VL, which was trained on pairs of frames, sees a frame as it sees a still.
+"""
+
+from kastor.domain.content import Resolution
+from kastor.domain.media import Resample
+from kastor.domain.vision import Vision
+from kastor.models.layouts import DynamicLayout, PooledLayout, SquareLayout, TiledLayout
+
+SQUARE_SIDES = {Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}
+
+
+def seconds_mark(moment_s: float) -> str:
+    """A moment as Qwen3-VL's processor writes it.
+
+    >>> seconds_mark(62.5)
+    '<62.5 seconds>'
+    """
+    return f"<{moment_s:.1f} seconds>"
+
+
+def frame_mark(moment_s: float) -> str:
+    r"""A moment as SmolVLM's processor writes it, in whole seconds.
+
+    >>> frame_mark(62.5)
+    '\nFrame from 01:02:'
+    """
+    minutes, seconds = divmod(int(moment_s), 60)
+    return f"\nFrame from {minutes:02d}:{seconds:02d}:"
+
+
+def tile_mark(row: int, column: int) -> str:
+    r"""What Idefics3's processor writes before a tile; rows are lines.
+
+    >>> tile_mark(1, 2), tile_mark(2, 1)
+    ('<fake_token_around_image><row_1_col_2>', '\n<fake_token_around_image><row_2_col_1>')
+    """
+    line = "\n" if row > 1 and column == 1 else ""
+    return f"{line}<fake_token_around_image><row_{row}_col_{column}>"
+
+
+NANO = Vision(
+    placeholder="<jupyter_output>",  # of SmolLM2's vocabulary; no text has it
+    before="",
+    after="\n",
+    layout=SquareLayout(SQUARE_SIDES, pixels_a_token=32),
+    default=Resolution.LOW,
+)
+
+GEMMA3 = Vision(
+    placeholder="<image_soft_token>",
+    before="\n\n<start_of_image>",
+    after="<end_of_image>\n\n",
+    layout=PooledLayout(image_size=896, patch_size=14, pool=4),
+    default=Resolution.MEDIUM,
+    resample=Resample.BILINEAR,
+    pretrained="gemma3",
+    both_ways=True,
+)
+
+QWEN3_VL = Vision(
+    placeholder="<|image_pad|>",
+    before="<|vision_start|>",
+    after="<|vision_end|>",
+    layout=DynamicLayout(patch_size=16, min_tokens=64),
+    default=Resolution.MEDIUM,
+    moment=seconds_mark,
+    pretrained="qwen3-vl",
+    on_a_grid=True,
+)
+
+QWEN2_5_VL = Vision(
+    placeholder="<|image_pad|>",
+    before="<|vision_start|>",
+    after="<|vision_end|>",
+    layout=DynamicLayout(patch_size=14),
+    default=Resolution.MEDIUM,
+    pretrained="qwen2.5-vl",
+    on_a_grid=True,
+)
+
+SMOLVLM = Vision(
+    placeholder="<image>",
+    before="<fake_token_around_image><global-img>",
+    after="<fake_token_around_image>",
+    layout=TiledLayout(image_size=512, patch_size=16, scale=4),
+    default=Resolution.LOW,
+    moment=frame_mark,
+    tile_mark=tile_mark,
+    resample=Resample.LANCZOS,
+    pretrained="smolvlm",
+)
+
+LLAVA = Vision(
+    placeholder="<image>",
+    before="",
+    after="\n",
+    layout=PooledLayout(image_size=336, patch_size=14),
+    default=Resolution.MEDIUM,
+    pretrained="llava",
+)
