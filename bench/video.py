@@ -120,11 +120,22 @@ def looking(seen: Seen) -> dict[int, tuple[float, int]]:
     """
     found, before, at = {}, 0.0, 0.0
     for epoch, (ended_at, _) in epochs_of(seen).items():
-        spent = max((value for when, value in seen["decoding"] if when <= ended_at), default=0.0)
+        spent = _by(seen["decoding"], ended_at)
         pictures = sum(count for when, count in seen["encoded"] if at < when <= ended_at)
         found[epoch] = (spent - before, pictures)
-        before, at = max(spent, before), ended_at
+        before, at = spent, ended_at
     return found
+
+
+def _by(watched: list[tuple[float, float]], when: float) -> float:
+    """The most that had been spent by then."""
+    return max((value for at, value in watched if at <= when), default=0.0)
+
+
+def cpu_of(seen: Seen, epoch: int) -> float:
+    """CPU seconds of the process in a later epoch."""
+    ends = epochs_of(seen)
+    return _by(seen["working"], ends[epoch][0]) - _by(seen["working"], ends[epoch - 1][0])
 
 
 def begun_s(seen: Seen) -> float:
@@ -177,7 +188,8 @@ def resolution_part(place: Place, film: Path, given: argparse.Namespace) -> tupl
         figures[resolution] = place.run("job", rows, resolution.lower(), 2, 2)
         took[resolution] = epochs_of(figures[resolution])[2][1]
         tokens = sum(step["tokens"] for step in figures[resolution]["steps"] if step["epoch"] == 2)
-        print(f"{resolution}: {took[resolution]:.1f} s an epoch, {tokens} tokens")
+        cpu_s = cpu_of(figures[resolution], 2)
+        print(f"{resolution}: {took[resolution]:.1f} s an epoch, {cpu_s:.1f} CPU s, {tokens} tokens")
     return [at_least("MEDIUM takes, times LOW an epoch", took["MEDIUM"] / took["LOW"], 3.5)], figures
 
 

@@ -48,6 +48,7 @@ class Watch:
     """What looking at media takes, as it goes on: (seconds since the epoch, value so far)."""
 
     decoding: list[tuple[float, float]] = dataclasses.field(default_factory=list)  # CPU s of all child processes
+    working: list[tuple[float, float]] = dataclasses.field(default_factory=list)  # CPU s of this one
     decoders: set[int] = dataclasses.field(default_factory=set)
     encoded: list[tuple[float, int]] = dataclasses.field(default_factory=list)  # when, pictures of a call of the tower
 
@@ -83,11 +84,12 @@ class Watch:
             if DECODER in command:
                 self.decoders.add(child.pid)
         self.decoding.append((time.time(), total))
+        self.working.append((time.time(), time.process_time()))
 
     def spent(self) -> dict[str, Any]:
         """All of it, fit for JSON."""
         self.look(psutil.Process())
-        return {"decoding": self.decoding, "decoders": len(self.decoders), "encoded": self.encoded}
+        return dataclasses.asdict(self) | {"decoders": len(self.decoders)}
 
 
 def job(order: Order) -> dict[str, Any]:
