@@ -144,6 +144,12 @@ def begun_s(seen: Seen) -> float:
     return float(first["ended_at"] - first["elapsed_s"] - seen["asked_at"])
 
 
+def begun_cpu_s(seen: Seen) -> float:
+    """CPU seconds of the process and of its decoders until then."""
+    when = begun_s(seen) + seen["asked_at"]
+    return _by(seen["working"], when) + _by(seen["decoding"], when)
+
+
 def whole_s(loop: Seen, measure: str) -> float:
     """What a loop would have taken for all epochs: its beginning, and its last epoch as often as is missing."""
     ran = epochs_of(loop)
@@ -161,6 +167,7 @@ def job_part(place: Place, film: Path, given: argparse.Namespace) -> tuple[list[
     for epoch, (cpu_s, pictures) in looking(first).items():
         print(f"  epoch {epoch}: {epochs_of(first)[epoch][1]:6.1f} s, ", end="")
         print(f"decoders {cpu_s:5.1f} CPU s, tower {pictures:4} pictures")
+    print(f"  second job: first step begins after {begun_s(second):.1f} s, {begun_cpu_s(second):.1f} CPU s")
     later = [spent for epoch, spent in looking(first).items() if epoch > 1]
     bars = [
         at_most("epochs 2 to 5, processor time of decoders", sum(cpu_s for cpu_s, _ in later), 0.0, " s"),
@@ -218,7 +225,7 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=tuple(PARTS), action="append", help="a part; may be repeated")
     parser.add_argument("--clips", type=Path, help="a folder of videos to make the films of")
-    parser.add_argument("--fps", type=float, default=0.2, help="frames a second of film, for the part job")
+    parser.add_argument("--fps", type=float, default=0.1, help="frames a second of film, for the part job")
     parser.add_argument("--readers", default="sequential,kastor", help="how loops decode: " + ", ".join(READERS))
     parser.add_argument("--json", type=Path, help="write all measurements there")
     given = parser.parse_args()

@@ -58,9 +58,9 @@ class Watch:
 
         encode = Encoder.encode
 
-        def counted(encoder: Encoder, pictures: Sequence[Pixels]) -> Any:  # noqa: ANN401  # features
+        def counted(encoder: Encoder, pictures: Sequence[Pixels], *grids: Any) -> Any:  # noqa: ANN401  # features
             self.encoded.append((time.time(), len(pictures)))
-            return encode(encoder, pictures)
+            return encode(encoder, pictures, *grids)
 
         Encoder.encode = counted  # type: ignore[method-assign]
         threading.Thread(target=self._look, daemon=True).start()
@@ -143,7 +143,7 @@ def loop(order: Order) -> dict[str, Any]:
     table = model.get_input_embeddings().weight
     looked[0]
     projector = Projector.fresh(
-        Spread.of(list(looked.features["0"])), table.shape[1], scale=float(table.float().std()), seed=0
+        Spread.of(looked.features["0"]), table.shape[1], scale=float(table.float().std()), seed=0
     )
     sight = Sight(projector, lambda key, index: looked.features[key][index])
     trainer = Trainer(model, looked, TuningSpec(BASE, settled, base.adapter, len(looked)), sight)
@@ -166,9 +166,9 @@ class LookedAt(Sequence[Any]):
         self._rows = [json.loads(line) for line in rows.read_text().splitlines()]
         self._vision = base.family.vision
         self._renderer = Renderer.open(folder, base.family)
-        self._encoder = Encoder.open(folder, num_threads=compute_threads())
+        self._encoder = Encoder.open(folder, self._vision, num_threads=compute_threads())
         self._read = READERS[reader]
-        self.features: dict[str, NDArray[np.float16]] = {}
+        self.features: dict[str, list[NDArray[np.float16]]] = {}
         self.decode_s = self.encode_s = 0.0
 
     def __len__(self) -> int:
@@ -184,14 +184,15 @@ class LookedAt(Sequence[Any]):
         resolution = Resolution(wanted.removeprefix("MEDIA_RESOLUTION_"))
         fps = media["videoMetadata"]["fps"]
         began = time.perf_counter()
-        side = self._vision.size[resolution]
-        pictures = list(self._read(Path(media["fileData"]["fileUri"]), fps, side))
+        grid = self._vision.layout(resolution, (1, 1))
+        pictures = list(self._read(Path(media["fileData"]["fileUri"]), fps, grid.width))
         decoded = time.perf_counter()
-        self.features[str(index)] = self._encoder.encode(pictures)
+        grids = (grid,) * len(pictures)
+        self.features[str(index)] = self._encoder.encode(pictures, grids)
         self.decode_s += decoded - began
         self.encode_s += time.perf_counter() - decoded
         shown = Media("video/mp4", f"{index}", fps=fps)
-        view = View(resolution, len(pictures), tuple(number / fps for number in range(len(pictures))))
+        view = View(resolution, grids, tuple(number / fps for number in range(len(pictures))))
         example = Example((Content(Role.USER, (shown, Text(asked["text"]))), Content(Role.MODEL, (Text(answer),))))
         return self._renderer.example(example, {shown: view}).keyed({shown: str(index)})
 
