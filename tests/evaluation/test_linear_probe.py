@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kastor.domain.content import Resolution
 from kastor.evaluation.labels import balanced_accuracy
 from kastor.evaluation.linear_probe import pooled, probed
 from kastor.evaluation.probing import probe
@@ -59,7 +60,7 @@ def test_pictures_are_looked_at_in_a_process_of_its_own_and_once(tmp_path: Path)
     pictures = sorted(TEXTILE.glob("*.jpg"))
     known = [(path, path.name.split("_")[0]) for path in pictures[::2]]
     for _ in range(2):
-        labels = probe(base, tmp_path / "features", 256, known, pictures[1::2], threads=1)
+        labels = probe(base, tmp_path / "features", "kastor-nano-vl", Resolution.LOW, known, pictures[1::2], threads=1)
         assert len(labels) == 6 and set(labels) <= {"nominal", "local", "global"}
     stored = [path for path in (tmp_path / "features" / "objects").rglob("*") if path.is_file()]
     assert len(stored) == 12

@@ -17,7 +17,7 @@ MIN_DEVIATION = 1e-6  # a number that never changes tells nothing, and is not bl
 Numbers = NDArray[np.float64]
 
 
-def pooled(features_NC: NDArray[np.float16]) -> Numbers:
+def pooled(features_NC: NDArray[np.float16] | NDArray[np.float32]) -> Numbers:
     """A picture's features in one row, wherever in it they are: mean and deviation of each channel, (2 C,).
 
     >>> pooled(np.array([[1.0, 2.0], [3.0, 2.0]], np.float16)).tolist()

@@ -2,7 +2,7 @@
 
 Features come from the store that jobs and answers share, and go there. JSON in and out:
 
-    in   {"base": FOLDER, "cache": FOLDER, "side": PIXELS, "threads": N,
+    in   {"base": FOLDER, "cache": FOLDER, "family": NAME, "resolution": NAME, "threads": N,
           "known": [[PATH, LABEL], …], "asked": [PATH, …]}
     out  {"labels": [LABEL, …]}
 """
@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from kastor.domain.content import Resolution
 from kastor.evaluation.linear_probe import Numbers, pooled, probed
 from kastor.media.cache import MediaCache
 from kastor.media.decode import Pictures
+from kastor.models.families import FAMILIES
 from kastor.models.vision import Encoder, FeatureStore, feature_key
 
 
@@ -35,15 +37,19 @@ def main() -> None:
 
 def _rows(request: dict[str, Any], paths: Sequence[Path]) -> Numbers:
     """Each picture's features, pooled, (E, D)."""
-    side, encoder = int(request["side"]), Encoder.open(Path(request["base"]), num_threads=int(request["threads"]))
+    vision = FAMILIES[request["family"]].vision
+    assert vision is not None  # noqa: S101  # it sees
+    encoder = Encoder.open(Path(request["base"]), vision, num_threads=int(request["threads"]))
+    grid = vision.layout(Resolution(request["resolution"]), (1, 1))  # every picture has the same
     cache = MediaCache(Path(request["cache"]))
     rows = []
     with closing(cache.lease("probe")) as lease, closing(Pictures()) as decoder:
         store = FeatureStore(cache, lease)
         for path in paths:
-            key = feature_key(hashlib.sha256(path.read_bytes()).hexdigest(), (0,), side, encoder.hash)
+            key = feature_key(hashlib.sha256(path.read_bytes()).hexdigest(), (0,), [grid], encoder.hash)
             if not store.hold(key):
-                store.put(key, encoder.encode([decoder.picture(path, (side, side))]))
+                pixels = decoder.picture(path, (grid.width, grid.height), resample=vision.resample)
+                store.put(key, encoder.encode([pixels], [grid]))
             rows.append(pooled(store.read(key, 0)))
     return np.stack(rows)
 

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kastor.domain.content import Resolution
 from kastor.domain.errors import Internal
 
 
 def probe(
     base: Path,
     cache: Path,
-    side: int,
+    family: str,
+    resolution: Resolution,
     known: Sequence[tuple[Path, str]],
     asked: Sequence[Path],
     *,
@@ -21,9 +23,10 @@ def probe(
     """The label of each asked picture, by a linear probe on what the base's tower sees of the known ones.
 
     Args:
-        base: folder of a base model that sees.
+        base: folder of a base model that sees every picture in one size.
+        family: its family's name.
+        resolution: that pictures are seen at.
         cache: where features are kept.
-        side: pixels that pictures are scaled to.
         known: pictures with their labels.
         asked: pictures without.
         threads: that the tower computes with.
@@ -32,7 +35,8 @@ def probe(
         Internal: the process failed; says what it said last.
 
     """
-    request = {"base": str(base), "cache": str(cache), "side": side, "threads": threads}
+    request: dict[str, object] = {"base": str(base), "cache": str(cache), "family": family, "resolution": resolution}
+    request |= {"threads": threads}
     request |= {"known": [[str(path), label] for path, label in known], "asked": [str(path) for path in asked]}
     command = [sys.executable, "-m", "kastor.evaluation.looked_at"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)  # noqa: S603

@@ -132,11 +132,11 @@ def _row(picture: Picture, resolution: Resolution) -> Row:
 def _probed(
     settings: Settings, base: BaseModel, trained: Sequence[Picture], held_out: Sequence[Picture], wanted: Wanted
 ) -> list[str]:
-    assert base.family.vision is not None  # noqa: S101  # it sees
     return probe(
         local_folder(base, settings.cache_dir),
         settings.cache_dir / "features",
-        base.family.vision.size[wanted.resolution],
+        base.family.name,
+        wanted.resolution,
         [(picture.path, picture.label) for picture in trained],
         [picture.path for picture in held_out],
         threads=settings.num_threads or 1,
