@@ -71,9 +71,9 @@ tokens = Renderer.open(folder, family).prompt_with_pictures(prompt, {{image: Vie
 pixels = picture(Path(image.uri), (grid.width, grid.height))
 features = Encoder.open(folder, family.vision, num_threads=2).encode([pixels], [grid])
 embeddings = model.get_input_embeddings()(torch.tensor(tokens.token_ids))
-place = tokens.pictures[0]
+start, size = tokens.pictures[0].start, tokens.pictures[0].num_tokens
 with torch.inference_mode():
-    embeddings[place.start : place.start + place.num_tokens] = projector(torch.from_numpy(features[0]), [len(features[0])])
+    embeddings[start : start + size] = projector(torch.from_numpy(features[0]), [size])
     answer = model.generate(inputs_embeds=embeddings[None], max_new_tokens=40, do_sample=False)
 ```
 """
