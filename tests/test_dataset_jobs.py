@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kastor.domain.content import Supervise
 from kastor.domain.job import State
 from kastor.models.catalog import load_catalog
 from kastor.models.render import Renderer
@@ -41,6 +42,34 @@ def test_conversations_with_a_system_instruction_are_trained_on(place: Place) ->
     assert job.spec.file is not None and job.spec.file.settled
     report = json.loads(place.blobs.report("job1").read_bytes())
     assert (report["rows"], report["accepted"]) == (10, 10)
+
+
+def test_a_job_teaches_the_turns_that_it_was_asked_to(place: Place) -> None:
+    supervised = {}
+    for job_id, supervise in (("job1", Supervise.ALL), ("job2", Supervise.LAST)):
+        place.add_file([row(n, turns=2) for n in range(4)], job_id, supervise=supervise)
+        assert place.work(place.claim()) == 0
+        job = place.jobs.get(job_id)
+        assert job.state is State.SUCCEEDED, job.error
+        supervised[supervise] = place.jobs.snapshots(job_id)[0].num_supervised
+    assert supervised[Supervise.ALL] == 2 * supervised[Supervise.LAST]
+
+
+def test_function_calls_are_trained_on(place: Place) -> None:
+    def called(number: int) -> dict[str, object]:
+        return {
+            "contents": [
+                turn("user", str(number)),
+                {"role": "model", "parts": [{"functionCall": {"name": "next", "args": {"n": number}}}]},
+                {"role": "user", "parts": [{"functionResponse": {"name": "next", "response": {"n": number + 1}}}]},
+                turn("model", str(number + 1)),
+            ],
+        }
+
+    place.add_file([called(n) for n in range(4)])
+    assert place.work(place.claim()) == 0
+    job = place.jobs.get("job1")
+    assert job.state is State.SUCCEEDED, job.error
 
 
 def test_faulty_rows_end_the_job_before_training_with_rules_and_counts(place: Place) -> None:

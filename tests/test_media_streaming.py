@@ -140,6 +140,17 @@ def test_training_goes_on_until_the_step_that_needs_what_is_missing_and_a_bad_on
     same_bits(place, "job1", "job2")
 
 
+def test_rows_of_text_are_trained_on_though_every_medium_is_bad(place: Place) -> None:
+    texts: list[object] = [
+        {"contents": [{"role": r, "parts": [{"text": t}]} for r, t in (("user", f"{n}?"), ("model", str(n)))]}
+        for n in range(4)
+    ]
+    place.add_file([row("x", torn(place)), *texts], "job1", asked=RequestedHyperparameters(2, 2, 0.01))
+    assert place.work(place.claim()) == 0
+    assert succeeded(place, "job1").completed_steps == 5
+    assert "(1 image_corrupt): lines 1; 4 are trained on" in said(place)
+
+
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_ended_in_the_midst_of_looking_and_resumed_a_job_ends_with_the_same_bits(place: Place, how: str) -> None:
     tuned_before(place)

@@ -10,10 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import State, TuningJob
+from kastor.training.packed import use_packed_attention
+from kastor.worker.certify import trained
 from kastor.worker.outcome import work
 from kastor.worker.ownership import Ownership
 from kastor.worker.steps import Steps
+from small_training import examples, tuned_model
 from worker_place import Place, adapter
 
 
@@ -137,3 +141,15 @@ def test_a_worker_that_died_in_the_certificate_makes_it_again(place: Place) -> N
     assert certificate(place) == certificate(place, "through")
     one, other = adapter(place, "through"), adapter(place, "job1")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_full_memory_is_said_with_the_length_of_the_examples() -> None:
+    model = tuned_model()
+    use_packed_attention(model)
+
+    def refuse(_: object, __: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.get_decoder().register_forward_pre_hook(refuse)
+    with pytest.raises(ResourceExhausted, match="trained, on examples of up to 20 tokens: close other programs"):
+        trained(model, examples((7, 20)), seed=1)

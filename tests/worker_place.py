@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from kastor.dataset.encode import encode_example
-from kastor.domain.content import Example
+from kastor.domain.content import Example, Supervise
 from kastor.domain.job import (
     AdapterShape,
     DatasetFile,
@@ -37,17 +37,25 @@ PAIRS = [(f"{number}", f"{number + 1}") for number in range(12)]
 
 
 class Place:
-    """A data folder with a tiny base in its catalog, and one queued job; a base that is `seeing` reads media."""
+    """A data folder with a tiny base in its catalog, and jobs on it; a base that is `seeing` reads media.
 
-    def __init__(self, folder: Path, *, seeing: bool = False) -> None:
-        base = tiny_seeing_base(folder / "base") if seeing else tiny_base(folder / "base")
-        family = "kastor-nano-vl" if seeing else "smollm2"
+    `base` is another family's name and what builds its base in a folder.
+    """
+
+    def __init__(
+        self, folder: Path, *, seeing: bool = False, base: tuple[str, Callable[[Path], Path]] | None = None
+    ) -> None:
+        own = ("kastor-nano-vl", tiny_seeing_base) if seeing else ("smollm2", tiny_base)
+        family, build = base or own
+        made, longest = build(folder / "base"), 400 if base is None else 3000
         self.media = folder / "media"
         self.media.mkdir()
         self.settings = Settings(
             data_dir=folder,
             cache_dir=folder / "cache",
-            catalog_file=tiny_catalog(folder / "catalog.toml", {"tiny": base}, family=family),
+            catalog_file=tiny_catalog(
+                folder / "catalog.toml", {"tiny": made}, family=family, input_token_limit=longest
+            ),
             heartbeat_timeout_s=5,
             media_folders=[self.media],
         )
@@ -89,6 +97,7 @@ class Place:
         name: str = "data.jsonl",
         asked: RequestedHyperparameters | None = None,
         on: str | None = None,
+        supervise: Supervise = Supervise.ALL,
     ) -> None:
         """A queued job on a dataset file of these rows (text as it is, all else as JSON), its media in `media`."""
         source = self.settings.data_dir / "given.jsonl"
@@ -99,6 +108,7 @@ class Place:
             AdapterShape(4, 8.0, LLAMA_LINEARS),
             num_examples=0,
             file=DatasetFile(name, profile, str(self.media), asked or RequestedHyperparameters(2, 4, 0.01)),
+            supervise=supervise,
             from_tuned=on is not None,
         )
         at = datetime.now(UTC)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from api_world import BASE, World, error_of, fields_of
+from kastor.domain.content import Supervise
 
 LINE = json.dumps({"contents": [{"role": r, "parts": [{"text": r}]} for r in ("user", "model", "user", "model")]})
 
@@ -47,6 +48,15 @@ def test_an_uploaded_file_makes_a_job_that_is_counted_once_it_is_judged(world: W
     assert world.blobs.source(job.id).read_text() == LINE + "\n"
     model = world.call("GET", "/v1beta/tunedModels/turns").json()
     assert model["state"] == "CREATING"
+
+
+def test_which_turns_are_learnt_is_said_and_kept(world: World) -> None:
+    dataset = upload(world)
+    assert create(world, dataset).json()["supervise"] == "all"
+    answer = create(world, dataset, tunedModelId="last", supervise="last")
+    assert answer.json()["supervise"] == "last"
+    assert world.jobs.get(answer.json()["id"]).spec.supervise is Supervise.LAST
+    assert fields_of(create(world, dataset, tunedModelId="first", supervise="first")) == ["supervise"]
 
 
 def test_a_file_of_the_servers_disk_is_taken_from_the_operators_folders_only(world: World) -> None:

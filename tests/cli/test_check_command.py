@@ -67,6 +67,32 @@ def test_the_view_shows_each_token_and_whether_it_is_learnt(tmp_path: Path) -> N
     assert "".join(piece["text"] for piece in view).startswith("<|im_start|>system\n")
 
 
+def test_of_a_conversation_every_answer_is_learnt_or_the_last(tmp_path: Path) -> None:
+    turns = [
+        {"role": role, "parts": [{"text": text}]} for role, text in zip(("user", "model") * 2, "abcd", strict=True)
+    ]
+    data = dataset(tmp_path, json.dumps({"contents": turns}))
+    for supervise, learnt in (("all", ["b", "<|im_end|>", "d", "<|im_end|>"]), ("last", ["d", "<|im_end|>"])):
+        arguments = ["check", data, "--base", "tiny", "--show-tokens", "1", "--supervise", supervise, "--json"]
+        found = json.loads(CliRunner().invoke(app, arguments).stdout)
+        assert [piece["text"] for piece in found["views"][0] if piece["supervised"]] == learnt
+        assert found["outputTokens"]["sum"] == str(len(learnt))
+
+
+def test_functions_are_shown_as_the_model_sees_them(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "parts": [{"text": "a"}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {"x": 1}}}]},
+    ]
+    data = dataset(tmp_path, json.dumps({"contents": turns}))
+    page = tmp_path / "page.html"
+    arguments = ["check", data, "--base", "tiny", "--show-tokens", "1", "--html", str(page), "--json"]
+    found = json.loads(CliRunner().invoke(app, arguments).stdout)
+    learnt = "".join(piece["text"] for piece in found["views"][0] if piece["supervised"])
+    assert learnt == '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>'
+    assert "functionCall" in json.dumps(found) and page.is_file()
+
+
 def test_without_the_weights_at_hand_everything_else_is_checked(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", dataset(tmp_path, GOOD, "{}")])
     assert result.exit_code == 1

@@ -1,6 +1,6 @@
 """The numbers that the demo learns from and asks for."""
 
-from kastor.cli.demo import GREEDY, Comparison, Pair, number_pairs
+from kastor.cli.demos.numbers import GREEDY, Comparison, Pair, number_pairs
 
 
 def test_there_are_15_pairs_to_learn_from_and_16_to_ask() -> None:

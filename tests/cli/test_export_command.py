@@ -1,10 +1,14 @@
 """`kastor export`: a tuned model out of the data folder, or one sentence that says why not."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
+from films import painted
 from kastor.domain.job import State
 from ran_command import Kastor
 from worker_place import Place
@@ -73,3 +77,44 @@ def test_a_folder_with_something_in_it_is_left_alone(kastor: Kastor, tmp_path: P
     ran = kastor("export", "job1", "--out", str(tmp_path / "mine"))
     assert ran.code == 1 and "is not an empty folder" in ran.err
     assert [f.name for f in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+@pytest.fixture
+def seeing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A data folder with a model that was tuned on two pictures."""
+    place = Place(tmp_path / "seeing", seeing=True)
+    for number in (1, 900):
+        PIL.Image.fromarray(painted(number, (64, 48), noise=True)).save(place.media / f"{number}.png")
+    for name, value in (("DATA_DIR", place.settings.data_dir), ("CACHE_DIR", place.settings.cache_dir)):
+        monkeypatch.setenv(f"KASTOR_{name}", str(value))
+    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(place.settings.catalog_file))
+    monkeypatch.setenv("KASTOR_MEDIA_FOLDERS", json.dumps([str(place.media)]))
+    rows = [
+        {
+            "contents": [
+                {"role": "user", "parts": [{"fileData": {"mimeType": "image/png", "fileUri": f"{number}.png"}}]},
+                {"role": "model", "parts": [{"text": str(number)}]},
+            ]
+        }
+        for number in (1, 900)
+    ]
+    place.add_file(rows)
+    assert place.work(place.claim()) == 0
+    assert place.jobs.get("job1").state is State.SUCCEEDED
+    yield place
+    place.database.close()
+
+
+def test_a_model_that_sees_is_compared_on_its_pictures_wherever_they_are(
+    seeing: Place, kastor: Kastor, tmp_path: Path
+) -> None:
+    features = seeing.settings.cache_dir / "features"
+    first = kastor("export", "job1", "--out", str(tmp_path / "first"), "--json").json
+    assert first["comparison"]["rows"] == 2 and "projector.safetensors" in first["files"]
+    (seeing.media / "1.png").rename(seeing.media / "moved.png")
+    assert kastor("export", "job1", "--out", str(tmp_path / "kept")).code == 0  # its features are here
+    shutil.rmtree(features)
+    ran = kastor("export", "job1", "--out", str(tmp_path / "gone"))
+    assert ran.code == 1 and "'1.png' does not exist" in ran.err and "Put it back" in ran.err
+    (seeing.media / "moved.png").rename(seeing.media / "1.png")
+    assert kastor("export", "job1", "--out", str(tmp_path / "back")).code == 0

@@ -164,6 +164,15 @@ def test_what_the_tuned_models_api_cannot_carry_goes_as_a_file(
     assert (create.body["dataset"], create.body["profile"]) == ("files/abc", "open")
 
 
+def test_which_turns_are_learnt_goes_with_the_job(kastor: Kastor, tuning: FakeServer, tmp_path: Path) -> None:
+    turns = [{"role": role, "parts": [{"text": role}]} for role in ("user", "model") * 2]
+    data = tmp_path / "turns.jsonl"
+    data.write_text(json.dumps({"contents": turns}) + "\n")
+    takes_files(tuning)
+    assert kastor("tune", str(data), "--server", tuning.url, "--supervise", "last").code == 0
+    assert [s.body["supervise"] for s in tuning.seen if s.path.endswith("/jobs") and s.method == "POST"] == ["last"]
+
+
 def test_media_beside_the_dataset_are_looked_for_there(kastor: Kastor, tuning: FakeServer, tmp_path: Path) -> None:
     part = {"fileData": {"mimeType": "image/png", "fileUri": "cat.png"}}
     turns = [{"role": "user", "parts": [part]}, {"role": "model", "parts": [{"text": "a cat"}]}]

@@ -5,31 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+from exporting import make_order
 from guide_page import GUIDE, blocks
 from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
 from kastor.export.making import make
-from kastor.export.order import Format, Order, Weights
+from kastor.export.order import Format
 from tiny import tiny_adapter, tiny_base
 
 
 def test_the_programs_load_what_is_exported(tmp_path: Path) -> None:
     (tmp_path / "dataset.jsonl").write_bytes(encode_example(Example.pair("one", "two")) + b"\n")
+    tiny_base(tmp_path / "base")
+    tiny_adapter(tmp_path / "adapter", seed=1)
     for kind, name in ((Format.PEFT, "numbers-adapter"), (Format.MERGED, "numbers")):
-        order = Order(
-            format=kind,
-            weights=Weights.F16,
-            out=tmp_path / name,
-            model="tunedModels/numbers",
-            job="job1",
-            base_model="models/tiny",
-            family="smollm2",
-            base_folder=tiny_base(tmp_path / "base"),
-            base_hub="",
-            base_revision="",
-            adapter=tiny_adapter(tmp_path / "adapter", seed=1),
-            dataset=tmp_path / "dataset.jsonl",
-        )
+        order = make_order(tmp_path, tmp_path / name, format=kind)
         make(order, lambda _: None)
     programs = [b.code for b in blocks((GUIDE / "export.md").read_text("utf-8")) if b.language == "python"]
     code = "\n".join([*programs, "assert tokenizer('one')['input_ids'] and model.num_parameters() > 0"])

@@ -288,3 +288,28 @@ def test_an_endless_line_is_one_issue_and_the_next_lines_are_read(
 
 def test_lines_may_be_pairs(tmp_path: Path) -> None:
     assert read_examples(written(tmp_path, "d.jsonl", '["1", "2"]\n["twenty two", "twenty three"]\n')) == PAIRS
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_a_weight_on_a_turn_is_refused_rather_than_overlooked(tmp_path: Path, weight: int) -> None:
+    turns = [{"role": role, "parts": [{"text": "a"}]} for role in ("user", "model")]
+    line = orjson.dumps({"contents": [turns[0], turns[1] | {"weight": weight}]}).decode() + "\n"
+    (issue,) = read_rows(written(tmp_path, "d.jsonl", line))
+    assert isinstance(issue, Issue)
+    assert (issue.path, issue.rule) == ("contents[1].weight", "turn_weight")
+
+
+@pytest.mark.parametrize("args", [[], "", 0, False])
+def test_arguments_that_are_no_object_are_refused_even_if_they_are_empty(tmp_path: Path, args: object) -> None:
+    (issue,) = read_rows(written(tmp_path, "d.jsonl", row(functionCall={"name": "f", "args": args})))
+    assert isinstance(issue, Issue)
+    assert (issue.path, issue.rule) == ("contents[0].parts[0].functionCall.args", "type")
+
+
+def test_arguments_nested_too_deeply_are_refused(tmp_path: Path) -> None:
+    nested: object = {}
+    for _ in range(200):
+        nested = {"a": nested}
+    (issue,) = read_rows(written(tmp_path, "d.jsonl", row(functionResponse={"name": "f", "response": nested})))
+    assert isinstance(issue, Issue)
+    assert issue.rule == "nesting"

@@ -13,13 +13,15 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from exporting import files_in, make_order
 from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
 from kastor.export.gguf_file import FILE, pre_tokenizer
 from kastor.export.making import MANIFEST_FILE, make
 from kastor.export.order import Format, Order, Weights
-from kastor.export.proof import golden_examples, plain_logprobs
+from kastor.export.proof import plain_logprobs
+from kastor.export.sight import Seen
 from kastor.models.families import SMOLLM2
 from kastor.models.load import load_base
 from kastor.models.render import Rendered, Renderer
@@ -41,25 +43,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def order(given: Path, tmp_path: Path) -> Order:
-    return Order(
-        format=Format.PEFT,
-        weights=Weights.F16,
-        out=tmp_path / "out",
-        model="tunedModels/numbers",
-        job="job1",
-        base_model="models/tiny",
-        family="smollm2",
-        base_folder=given / "base",
-        base_hub="",
-        base_revision="",
-        adapter=given / "adapter",
-        dataset=given / "dataset.jsonl",
-    )
+    return make_order(given, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
 def examples(given: Path) -> list[Rendered]:
-    return golden_examples(given / "adapter", given / "dataset.jsonl", Renderer.open(given / "base", SMOLLM2))
+    return Seen(None).rendered(files_in(given).golden(given / "adapter"), Renderer.open(given / "base", SMOLLM2))
 
 
 @pytest.fixture(scope="module")

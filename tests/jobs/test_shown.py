@@ -12,7 +12,7 @@ from kastor.domain.errors import InvalidArgument, PermissionDenied
 from kastor.domain.limits import GEMINI_API, OPEN, Limits
 from kastor.domain.media import MediaFault, MediaKind, Probe
 from kastor.domain.permission import Principal
-from kastor.jobs.asks import Ask, check_tuned, check_tuned_media
+from kastor.jobs.asks import Ask, check_tuned, check_tuned_prompt
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.shown import Sights, media_tokens
 from kastor.media.cache import Fetched, MediaCache
@@ -153,4 +153,4 @@ def test_tuned_models_of_the_strict_profile_read_text_only_and_those_of_the_open
     with pytest.raises(InvalidArgument, match=r"contents\[0\]\.parts\[1\]: tunedModels/x: tuned models read text only"):
         check_tuned(ask, "tunedModels/x", GEMINI_API)
     check_tuned(ask, "tunedModels/x", OPEN)
-    check_tuned_media(prompt_of("x"), "tunedModels/x", GEMINI_API)
+    check_tuned_prompt(prompt_of("x"), "tunedModels/x", GEMINI_API)

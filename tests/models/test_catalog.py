@@ -1,11 +1,13 @@
 """Names lead to bases; what is wrong in an operator's catalog is said by name."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kastor.domain.errors import InvalidArgument, NotFound
-from kastor.models.catalog import FolderSource, load_catalog
+from kastor.models.catalog import FolderSource, entry, load_catalog
 
 OWN = """
 [bases.mine]
@@ -80,3 +82,22 @@ def test_what_is_wrong_in_an_operators_file_is_named(tmp_path: Path, change: tup
 def test_a_missing_catalog_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="No such file"):
         load_catalog(tmp_path / "none.toml")
+
+
+def test_the_guides_catalog_of_the_text_families_is_one(tmp_path: Path) -> None:
+    """Its folders and repositories are not there; families, adapters and sources are read all the same."""
+    page = Path(__file__).parents[2] / "docs" / "guide" / "models.md"
+    entries = re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    file = tmp_path / "catalog.toml"
+    file.write_text("\n".join(entries))
+    found = load_catalog(file)
+    own = {name: base.family.name for name, base in found.bases.items() if name not in load_catalog().bases}
+    assert set(own.values()) >= {"llama3", "qwen3", "qwen3-instruct", "gemma3", "smollm2"}
+
+
+def test_an_entry_that_was_written_is_read_as_the_same_base_under_its_own_name(tmp_path: Path) -> None:
+    for base in load_catalog().bases.values():
+        (tmp_path / "own.toml").write_text(entry(base, "mine-1", 'My "own"', "Größe: a\\b.", tmp_path), "utf-8")
+        found = load_catalog(tmp_path / "own.toml").base("mine-1")
+        names = {"id": "mine-1", "display_name": 'My "own"', "description": "Größe: a\\b."}
+        assert found == replace(base, source=FolderSource(tmp_path), tower=None, **names)

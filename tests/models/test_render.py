@@ -120,6 +120,8 @@ def test_every_family_can_open_the_turns_of_both_sides() -> None:
     for family in FAMILIES.values():
         assert set(family.opening) - {"system"} == {"user", "model"}
         assert family.lora_targets
+        style = family.functions
+        assert style is None or not style.in_system or "system" in family.opening
 
 
 SEEING = replace(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kastor.domain import errors
-from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
+from kastor.domain.content import Content, FunctionCall, FunctionResponse, Media, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
 from kastor.domain.generation import (
     Chunk,
@@ -30,9 +30,21 @@ PROMPT = Prompt(
 )
 
 
+CALLED = Prompt(
+    (
+        Content(Role.USER, (Text("a"),)),
+        Content(Role.MODEL, (Text("b"), FunctionCall("f", '{"x":[1,"ü"]}'))),
+        Content(Role.USER, (FunctionResponse("f", '{"y":null}'),)),
+    ),
+    tools='[{"functionDeclarations":[{"name":"f"}]}]',
+    must_call=True,
+)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
+        GenerateRequest("base", CALLED, Sampling()),
         GenerateRequest("base", PROMPT, Sampling()),
         GenerateRequest("base", Prompt.of("x"), Sampling(0.5, 0.9, 40, ("END", "\n"), 12, 2**31), "job123", 8),
         GenerateRequest(

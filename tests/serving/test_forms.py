@@ -10,6 +10,9 @@ import torch
 
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.generation import FinishReason, Form
+from kastor.jobs.asks import call_form
+from kastor.models.calls import with_calls
+from kastor.models.functions import HERMES
 from kastor.serving.guides import Guides
 from stepping import Heard, Stepper
 
@@ -176,3 +179,24 @@ def test_logits_beyond_the_vocabulary_are_never_chosen(stepper: MakeStepper) -> 
     masked = guide.masked(torch.zeros(tokenizer.get_vocab_size() + 50))
     assert not bool(masked[tokenizer.get_vocab_size() :].isfinite().any())
     assert bool(masked.isfinite().any())
+
+
+def test_an_answer_that_must_be_a_call_is_one_of_an_allowed_function(stepper: MakeStepper) -> None:
+    schemas: dict[str, dict[str, Any]] = {
+        "turn": {"type": "object", "properties": {"to": {"enum": ["EAST", "WEST"]}}, "required": ["to"]},
+        "stop": {"type": "object", "properties": {}, "additionalProperties": False},
+    }
+    wanted = call_form(schemas, HERMES)
+    assert wanted is not None
+    crowd = stepper()
+    asked = [crowd.ask("go", temperature=1.5, seed=seed, max_output_tokens=64, form=wanted) for seed in range(8)]
+    crowd.steps(120)
+    names = set()
+    for _, told in asked:
+        ended = (chunk for chunk in told.chunks)
+        calls = [chunk.call for chunk in with_calls(ended, HERMES, schemas, must_call=True) if chunk.call]
+        if told.finish is FinishReason.STOP:
+            (call,) = calls
+            names.add(call.name)
+            jsonschema_rs.validator_for(schemas[call.name]).validate(json.loads(call.arguments))
+    assert names == {"turn", "stop"}

@@ -4,14 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
+from kastor.domain.job import Hyperparameters
 from kastor.models.families import LLAMA_LINEARS
 from kastor.models.render import Rendered
 from kastor.training import packed
@@ -20,33 +19,8 @@ from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach
 from kastor.training.packed import sum_loss, use_packed_attention
 from kastor.training.packing import epoch_order, pack
+from small_training import SHAPE, examples, spec, tuned_model
 from tiny import tiny_model
-
-SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
-
-
-def examples(lengths: tuple[int, ...] = (7, 12, 3, 20, 5), seed: int = 0) -> list[Rendered]:
-    """Random tokens, of which the last third of each example is supervised."""
-    random = np.random.default_rng(seed)
-    made = []
-    for length in lengths:
-        learnt = max(1, length // 3)
-        made.append(Rendered(random.integers(3, 250, length).tolist(), [False] * (length - learnt) + [True] * learnt))
-    return made
-
-
-def spec(num_examples: int, **changes: Any) -> TuningSpec:
-    hyperparameters = Hyperparameters(**{"num_epochs": 3, "batch_size": 2, "learning_rate": 0.01} | changes)
-    return TuningSpec("tiny", hyperparameters, SHAPE, num_examples, seed=3)
-
-
-def tuned_model() -> Any:
-    model = attach(tiny_model(), SHAPE, seed=1)
-    with torch.no_grad():  # B starts at zero, which would hide the gradient of A
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.1)
-    return model
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -105,14 +79,11 @@ def test_chunked_logits_change_neither_loss_nor_gradients(monkeypatch: pytest.Mo
         torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6)
 
 
-def test_the_loss_of_a_step_is_per_supervised_token_however_it_is_cut_into_rows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_loss_of_a_step_is_per_supervised_token_however_it_is_cut_into_rows() -> None:
     reports = []
     for budget in (4096, 1):
-        monkeypatch.setattr("kastor.training.loop.MAX_ROW_TOKENS", budget)
         model = tuned_model()
-        reports.append((Trainer(model, examples(), spec(5, batch_size=5)).run_step(), model))
+        reports.append((Trainer(model, examples(), spec(5, batch_size=5), row_tokens=budget).run_step(), model))
     (whole, one), (cut, other) = reports
     assert cut.mean_loss == pytest.approx(whole.mean_loss, rel=1e-5)
     assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-4)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from kastor.domain.content import Media
 from kastor.domain.errors import Internal
-from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
+from kastor.domain.job import Hyperparameters, TuningSpec
 from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
 from kastor.models import visions
@@ -27,9 +27,9 @@ from kastor.training.lora import attach
 from kastor.training.packed import sum_loss, use_packed_attention
 from kastor.training.packing import pack
 from kastor.training.sight import Sight
+from small_training import SHAPE, tuned_model
 from tiny import tiny_model, tiny_tower
 
-SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
 MEDIA = Media("image/png", "a.png")
 PLACEHOLDER = 0
 RANDOM = np.random.default_rng(0)
@@ -65,15 +65,6 @@ def projector(seed: int = 1) -> Projector:
     return Projector.fresh(Spread.of([FEATURES["a"][0], FEATURES["a"][1]]), 64, scale=0.1, seed=seed)
 
 
-def tuned_model() -> Any:
-    model = attach(tiny_model(), SHAPE, seed=1)
-    with torch.no_grad():  # B starts at zero, which would hide the gradient of A
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.1)
-    return model
-
-
 def gradients(model: Any, sight: Sight) -> dict[str, torch.Tensor]:
     parameters = dict(model.named_parameters()) | sight.parameters
     return {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
@@ -86,7 +77,8 @@ def textbook_loss(model: Any, sight: Sight, chosen: Rendered) -> torch.Tensor:
     pieces, at = [], 0
     for picture in chosen.pictures:
         pieces.append(table(torch.tensor(chosen.token_ids[at : picture.start], dtype=torch.long)))
-        pieces.append(sight.projector(torch.from_numpy(read(picture.key, picture.index))))
+        features = torch.from_numpy(read(picture.key, picture.index))
+        pieces.append(sight.projector(features, [len(features)]))
         at = picture.start + picture.num_tokens
     pieces.append(table(torch.tensor(chosen.token_ids[at:])))
     logits = model(inputs_embeds=torch.cat(pieces)[None]).logits[0]
@@ -100,7 +92,7 @@ def test_packed_loss_and_gradients_equal_those_of_one_example_after_the_other(fu
     losses = [textbook_loss(model, sight, chosen) for chosen in EXAMPLES]
     torch.stack(losses).sum().backward()
     expected = gradients(model, sight)
-    assert len(expected) == 2 * 2 * len(LLAMA_LINEARS) + 4
+    assert len(expected) == 2 * 2 * len(LLAMA_LINEARS) + 5
     model.zero_grad()
     sight.projector.zero_grad()
     use_packed_attention(model)

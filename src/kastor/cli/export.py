@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kastor.cli.export_media import Found, golden_media, job_files
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, megabytes
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.job import State, TuningJob
 from kastor.export.order import Format, Order, Weights, check_target
-from kastor.models.catalog import HubSource, load_catalog
+from kastor.models.catalog import HubSource, entry, load_catalog
 from kastor.settings import Settings, environment, load_settings
 from kastor.store.blobs import Blobs
 from kastor.store.database import migrate, open_database
@@ -31,25 +32,9 @@ def run(name: str, kind: Format, weights: Weights | None, target: Path, data_dir
     job = _job(name, settings)
     if job.state is not State.SUCCEEDED:
         raise FailedPrecondition(f"The job {job.id} of {name} is {job.state.value}; only a success can be exported.")
-    base = load_catalog(settings.catalog_file).base(job.spec.base_model)
-    hub = base.source if isinstance(base.source, HubSource) else None
-    blobs = Blobs(settings.data_dir)
-    order = Order(
-        format=kind,
-        weights=weights or Weights.F16,
-        out=target.absolute(),
-        model=f"tunedModels/{job.tuned_model_id}",
-        job=job.id,
-        base_model=base.name,
-        family=base.family.name,
-        base_folder=fetched(base, settings.cache_dir, out),
-        base_hub=hub.repo if hub else "",
-        base_revision=hub.revision if hub else "",
-        adapter=blobs.adapter(job.id),
-        dataset=blobs.dataset(job.id),
-        num_threads=settings.num_threads,
-    )
-    manifest = _made(order, settings, out)
+    with golden_media(settings, job) as found:
+        order = _order(job, kind, weights or Weights.F16, target.absolute(), settings, found, out)
+        manifest = _made(order, settings, out)
     size = megabytes(sum(file["bytes"] for file in manifest["files"].values()))
     near = manifest["comparison"]
     shown = f"{target}  {kind.value}  {size}"
@@ -59,6 +44,36 @@ def run(name: str, kind: Format, weights: Weights | None, target: Path, data_dir
             f"{near['tokens']} tokens of {near['rows']} examples: log-probabilities at most "
             f"{near['largestDifference']:.2g} from those served, {near['meanDifference']:.2g} on average"
         )
+
+
+def _order(
+    job: TuningJob, kind: Format, weights: Weights, target: Path, settings: Settings, found: Found, out: Output
+) -> Order:
+    base = load_catalog(settings.catalog_file).base(job.spec.base_model)
+    hub = base.source if isinstance(base.source, HubSource) else None
+    said = f"{base.display_name}, tuned: the model {job.tuned_model_id} of job {job.id}."
+    return Order(
+        format=kind,
+        weights=weights,
+        out=target,
+        model=f"tunedModels/{job.tuned_model_id}",
+        job=job.id,
+        base_model=base.name,
+        family=base.family.name,
+        base_folder=fetched(base, settings.cache_dir, out),
+        base_hub=hub.repo if hub else "",
+        base_revision=hub.revision if hub else "",
+        licence=base.licence,
+        adapter=Blobs(settings.data_dir).adapter(job.id),
+        files=job_files(settings, job),
+        supervise=job.spec.supervise,
+        catalog_entry=entry(base, job.tuned_model_id, job.tuned_model_id, said, target),
+        feature_cache=settings.cache_dir / "features",
+        feature_cache_bytes=settings.feature_cache_bytes,
+        media=found.media,
+        lost=found.lost,
+        num_threads=settings.num_threads,
+    )
 
 
 def _job(name: str, settings: Settings) -> TuningJob:

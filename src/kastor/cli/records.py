@@ -195,9 +195,10 @@ class NewTuning:
         """The admin wire's new job, on an uploaded dataset file."""
         beside = any(media.uri and "://" not in media.uri for example in self.examples for media in example.media)
         named = {"tunedModelId": self.model_id, "mediaFolder": media_folder if beside else "", "profile": profile}
+        if self.supervise is not Supervise.ALL:
+            named["supervise"] = self.supervise.value
         given = {name: value for name, value in named.items() if value}
-        said = {"dataset": dataset, "supervise": self.supervise.value, "hyperparameters": self._asked()}
-        return self._described() | given | said
+        return self._described() | given | {"dataset": dataset, "hyperparameters": self._asked()}
 
     def _described(self) -> dict[str, object]:
         base = self.base_model if "/" in self.base_model else f"models/{self.base_model}"

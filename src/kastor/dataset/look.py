@@ -1,26 +1,24 @@
 """Media of a dataset as files on this machine that were looked at: fetched once, probed, frames chosen."""
 
 import hashlib
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kastor.dataset.known import MAX_REMEMBERED, Known
 from kastor.dataset.sampling import sampling_of
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media
-from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling
+from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe
 from kastor.media.cache import Fetched, MediaCache
 from kastor.media.fetch import Fetcher, FetchLimits, Places
 from kastor.media.probe import Inspector
 from kastor.security.urlguard import UrlGuard
 
-MAX_REMEMBERED = 2048  # media looked at lately; the frames of a long video are some ten thousand numbers
 FETCH_THREADS = 8
 
 
@@ -33,44 +31,20 @@ def looking(
     guard: UrlGuard | None = None,
     uploads: Callable[[str], Path] | None = None,
     limits: FetchLimits | None = None,
-    known: "Known | None" = None,
+    known: Known | None = None,
 ) -> Iterator["Looker"]:
     """A looker over the cache for as long as the block lasts; `name` is whose it is, for people who look there.
 
-    `known` is what other lookers have found out before, and gets what this one does.
+    `known` is what other lookers have found out before, and gets what this one does; all that lies beside the cache
+    if absent.
     """
     lease = cache.lease(name)
     try:
         fetcher = Fetcher(cache, lease, places, guard=guard, uploads=uploads, limits=limits)
-        with Looker(fetcher, Inspector(), known) as looker:
+        with Looker(fetcher, Inspector(), known or Known(cache)) as looker:
             yield looker
     finally:
         lease.close()
-
-
-class Known:
-    """What is known of contents, whatever they are called; for any number of threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lately: OrderedDict[tuple[str, Sampling], Seen] = OrderedDict()
-
-    def get(self, file: Fetched, media: Media) -> Seen | None:
-        """What was found in this content, asked about as now."""
-        key = (file.sha256, sampling_of(media))
-        with self._lock:
-            found = self._lately.get(key)
-            if found is None:
-                return None
-            self._lately.move_to_end(key)
-        return replace(found, file=file)
-
-    def put(self, seen: Seen, media: Media) -> None:
-        """Remember it."""
-        with self._lock:
-            self._lately[seen.file.sha256, sampling_of(media)] = seen
-            while len(self._lately) > MAX_REMEMBERED:
-                self._lately.popitem(last=False)
 
 
 class Looker:

@@ -112,7 +112,7 @@ def _plain_turns(turns: Any) -> tuple[Content, ...] | None:  # noqa: ANN401  # w
             text = part["text"]
         except (KeyError, TypeError, ValueError):
             return None
-        if type(text) is not str or len(part) != 1 or turn.get("role") != name:
+        if type(text) is not str or len(part) != 1 or turn.get("role") != name or "weight" in turn:
             return None
         found.append(Content(role, (Text(text),)))
     return tuple(found)
@@ -159,6 +159,9 @@ def _system(value: JsonValue) -> tuple[Part, ...]:
 def _turn(value: JsonValue, path: str) -> Content:
     if not isinstance(value, dict):
         raise Faulty(path, "shape", f"{_kind(value)}, not an object with role and parts")
+    if value.get("weight") is not None:
+        hint = "leave it out, or tune with `--supervise last`"
+        raise Faulty(f"{path}.weight", "turn_weight", "a turn has no weight in Google's format, and none here", hint)
     said = value.get("role")
     role = Role.USER if said is None else ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,29 @@ import torch
 from peft import PeftModel
 
 from kastor.domain.certificate import CERTIFICATE_FILE
+from kastor.export.card import card
 from kastor.export.order import Order
+from kastor.export.sight import family_of, origin, projector_folder
 from kastor.models.load import load_base
+from kastor.models.projector import PROJECTOR_FILE
+from kastor.models.sources import TOWER_FILE
+from kastor.models.vision import tower_hash
+from kastor.serving.seeing import MANIFEST_FILE
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CARD_FILE = "README.md"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
 )
 
 
@@ -30,13 +44,12 @@ def write_adapter(order: Order, folder: Path) -> None:
     config["revision"] = order.base_revision if order.base_hub else None
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     shutil.copyfile(order.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-    if (order.adapter / CERTIFICATE_FILE).is_file():
-        shutil.copyfile(order.adapter / CERTIFICATE_FILE, folder / CERTIFICATE_FILE)
+    _copy((CERTIFICATE_FILE, PROJECTOR_FILE), order.adapter, folder)
 
 
 def read_adapter(order: Order, folder: Path) -> Any:  # noqa: ANN401  # peft model
     """The exported adapter on its base, by peft."""
-    return on_base(load_base(order.base_folder, dtype=torch.float32), folder)
+    return on_base(load_base(order.base_folder, dtype=torch.float32, whole=True), folder)
 
 
 def on_base(base: Any, adapter: Path) -> Any:  # noqa: ANN401  # transformers model -> peft model
@@ -49,20 +62,28 @@ def on_base(base: Any, adapter: Path) -> Any:  # noqa: ANN401  # transformers mo
 
 def merged(order: Order) -> Any:  # noqa: ANN401  # transformers model
     """The base with the adapter added to its weights, in fp32: rounding is left to whoever stores them."""
-    return on_base(load_base(order.base_folder, dtype=torch.float32), order.adapter).merge_and_unload(safe_merge=True)
+    base = load_base(order.base_folder, dtype=torch.float32, whole=True)
+    return on_base(base, order.adapter).merge_and_unload(safe_merge=True)
 
 
 def write_merged(order: Order, folder: Path) -> None:
-    """The merged model in the precision of the base's own files, with its tokenizer."""
+    """The merged model in the precision of the base's own files, with its tokenizer, a card, and what it sees with."""
     merged(order).to(stored_dtype(order.base_folder)).save_pretrained(folder, safe_serialization=True)
-    for name in TOKENIZER_FILES:
-        if (order.base_folder / name).is_file():
-            shutil.copyfile(order.base_folder / name, folder / name)
+    _copy((*TOKENIZER_FILES, TOWER_FILE), order.base_folder, folder)
+    vision, seen_with, source = family_of(order).vision, origin(order), projector_folder(order)
+    if vision is not None and vision.pretrained:
+        # the configuration word for word: its vision part is among what the features' keys are made of
+        _copy(("config.json",), order.base_folder, folder)
+    elif seen_with is not None and source is not None:
+        _copy((PROJECTOR_FILE,), source, folder)
+        (folder / MANIFEST_FILE).write_text(json.dumps({"vision": seen_with}, indent=2) + "\n", "utf-8")
+    tower = "" if vision is None else tower_hash(folder, vision)
+    (folder / CARD_FILE).write_text(card(order, vision, tower, has_projector=source is not None), "utf-8")
 
 
 def read_merged(_: Order, folder: Path) -> Any:  # noqa: ANN401  # transformers model
     """The merged model, by transformers."""
-    return load_base(folder, dtype=torch.float32)
+    return load_base(folder, dtype=torch.float32, whole=True)
 
 
 def stored_dtype(base_folder: Path) -> torch.dtype:
@@ -70,3 +91,10 @@ def stored_dtype(base_folder: Path) -> torch.dtype:
     config = json.loads((base_folder / "config.json").read_text("utf-8"))
     named = config.get("dtype") or config.get("torch_dtype") or "float32"
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(named, torch.float32)
+
+
+def _copy(names: Sequence[str], source: Path, folder: Path) -> None:
+    """Those that are there."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

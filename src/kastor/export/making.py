@@ -18,7 +18,8 @@ from kastor.domain.errors import Unimplemented
 from kastor.export.folders import read_adapter, read_merged, stored_dtype, write_adapter, write_merged
 from kastor.export.gguf_file import read_gguf, write_gguf
 from kastor.export.order import Format, Order, Weights, check_target
-from kastor.export.proof import Comparison, compared, golden_examples, plain_logprobs
+from kastor.export.proof import Comparison, compared, plain_logprobs
+from kastor.export.sight import family_of, origin, seen_in
 from kastor.models.families import FAMILIES
 from kastor.models.load import load_base
 from kastor.models.render import Renderer
@@ -36,6 +37,8 @@ TOLERANCES: Mapping[torch.dtype | Weights, Tolerance] = {
 }
 """How far an export may be from what is served, both computed in fp32, by what its weights were rounded to; what was
 measured, and the margin: docs/log.md."""
+SEEING_BF16 = Tolerance(largest=2.0, mean=0.2)
+"""Among a picture's tokens rounding the weights to bf16 tells twice as much, as rounding in the certificate does."""
 Tell = Callable[[str], None]
 
 
@@ -65,13 +68,19 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
 
     """
     check_target(order.out)
-    way, family = WAYS[order.format], FAMILIES[order.family]
-    if family.vision is not None:
-        raise Unimplemented(f"{order.base_model} sees; only models that read text alone can be exported.")
+    way, family = WAYS[order.format], family_of(order)
+    if family.vision is not None and order.format is Format.GGUF:
+        raise Unimplemented(
+            f"{order.base_model} sees, and llama.cpp would need its vision tower as a file of its own (mmproj), of a "
+            "kind that it does not know: export it as peft or merged."
+        )
     tell("scoring golden rows as they are served")
-    renderer = Renderer.open(order.base_folder, family)
-    examples = golden_examples(order.adapter, order.dataset, renderer)
-    served = Served.open(load_base(order.base_folder, dtype=torch.float32), renderer, order.adapter).logprobs(examples)
+    renderer = Renderer.open(order.base_folder, family, order.supervise)
+    golden = order.files.golden(order.adapter)
+    seen = seen_in(golden, order)
+    examples = seen.rendered(golden, renderer)
+    base, embed = load_base(order.base_folder, dtype=torch.float32), seen.as_served(order)
+    served = Served.open(base, renderer, order.adapter, embed).logprobs(examples)
     scratch = order.out.parent / f".{order.out.name}.partial"
     with storage_errors(order.out.parent):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -80,7 +89,7 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
             tell(f"writing {order.format.value}")
             way.write(order, scratch)
             tell(f"reading it back by {way.library} and comparing")
-            found = plain_logprobs(way.read(order, scratch), examples)
+            found = plain_logprobs(way.read(order, scratch), examples, seen.by(scratch))
             comparison = compared(served, found, _tolerance(order), f"{order.format.value} export")
             manifest = _manifest(order, comparison, scratch)
             (scratch / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
@@ -93,7 +102,9 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
 def _tolerance(order: Order) -> Tolerance:
     if order.format is Format.GGUF:
         return TOLERANCES[order.weights]
-    return TOLERANCES[stored_dtype(order.base_folder) if order.format is Format.MERGED else torch.float32]
+    dtype = stored_dtype(order.base_folder) if order.format is Format.MERGED else torch.float32
+    sees = FAMILIES[order.family].vision is not None
+    return SEEING_BF16 if sees and dtype is torch.bfloat16 else TOLERANCES[dtype]
 
 
 def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, Any]:
@@ -101,6 +112,7 @@ def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, A
     return {
         "format": order.format.value,
         **weights,
+        **_needed_to_see(order),
         "model": order.model,
         "job": order.job,
         "baseModel": order.base_model,
@@ -111,6 +123,14 @@ def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, A
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
         },
     }
+
+
+def _needed_to_see(order: Order) -> dict[str, Any]:
+    """Which tower the model needs, and what pictures become; nothing where the tuned model sees nothing."""
+    vision, seen_with = FAMILIES[order.family].vision, origin(order)
+    if vision is None or seen_with is None:
+        return {}
+    return {"vision": {**seen_with, "placeholder": vision.placeholder}}
 
 
 def _sha256(file: Path) -> str:

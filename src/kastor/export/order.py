@@ -1,12 +1,15 @@
 """What is to be exported, and where from: made by the command, read by the process that does it. No torch."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from kastor.domain.content import Supervise
 from kastor.domain.errors import FailedPrecondition
+from kastor.export.golden import JobFiles
 
 
 class Format(StrEnum):
@@ -50,17 +53,26 @@ class Order:
     base_folder: Path
     base_hub: str  # repository of the hub that the base is from, or empty
     base_revision: str
+    licence: str
     adapter: Path
-    dataset: Path
+    files: JobFiles
+    supervise: Supervise
+    catalog_entry: str  # by which the merged model is a base of Kastor's
+    feature_cache: Path
+    feature_cache_bytes: int
+    media: Mapping[str, str]  # content hash -> path, of what golden rows show
+    lost: Mapping[str, str]  # content hash -> why it cannot be had
     num_threads: int | None = None
 
     def encoded(self) -> str:
         """As JSON."""
-        return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()})
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def of(cls, text: str) -> "Order":
         """From JSON."""
         found: dict[str, Any] = json.loads(text)
-        found |= {name: Path(found[name]) for name in ("out", "base_folder", "adapter", "dataset")}
+        found |= {name: Path(found[name]) for name in ("out", "base_folder", "adapter", "feature_cache")}
+        found["files"] = JobFiles(**{name: Path(path) for name, path in found["files"].items()})
+        found["supervise"] = Supervise(found["supervise"])
         return cls(**found | {"format": Format(found["format"]), "weights": Weights(found["weights"])})

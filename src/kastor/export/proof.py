@@ -1,21 +1,20 @@
 """Golden rows, scored by the serving engine and by whatever reads an export: how far they are apart.
 
-Shapes: S supervised tokens of an example.
+Shapes: T tokens of an example, S of them supervised, W width of the language model.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from kastor.dataset.parse import decode_example
-from kastor.domain.certificate import CERTIFICATE_FILE, MAX_GOLDEN_ROWS, Tolerance
+from kastor.domain.certificate import Tolerance
 from kastor.domain.errors import Internal
-from kastor.models.render import Rendered, Renderer
+from kastor.models.render import Rendered
+from kastor.training.packed import target_logprobs, use_packed_attention, use_stock_attention
+from kastor.training.packing import pack
+from kastor.training.sight import Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +38,52 @@ class Comparison:
         }
 
 
-def golden_examples(adapter: Path, dataset: Path, renderer: Renderer) -> list[Rendered]:
-    """The examples that the model was certified on; of a model from before certificates, its first ones."""
-    file = adapter / CERTIFICATE_FILE
-    wanted = set(range(MAX_GOLDEN_ROWS))
-    if file.is_file():
-        wanted = {row["example"] for row in json.loads(file.read_bytes())["rows"]}
-    with dataset.open("rb") as lines:
-        numbered = enumerate(islice(lines, max(wanted) + 1))
-        return [renderer.example(decode_example(line)) for number, line in numbered if number in wanted]
-
-
 @torch.inference_mode()
-def plain_logprobs(model: Any, examples: Sequence[Rendered]) -> list[torch.Tensor]:  # noqa: ANN401  # transformers, peft
-    """Log-probabilities (S,) of each one's supervised tokens, by the model's own forward and nothing of ours."""
-    found = []
-    for example in examples:
-        ids = torch.tensor(example.token_ids, device=model.device)
-        at = torch.tensor(example.supervised, device=ids.device).nonzero()[:, 0]
-        at = at[at > 0]
-        logits_SV = model(input_ids=ids[None]).logits[0, at - 1]
-        found.append(logits_SV.float().log_softmax(-1).gather(-1, ids[at, None])[:, 0].cpu())
-    return found
+def plain_logprobs(
+    model: Any,  # noqa: ANN401  # transformers, peft
+    examples: Sequence[Rendered],
+    sight: Sight | None = None,
+) -> list[torch.Tensor]:
+    """Log-probabilities (S,) of each one's supervised tokens, by the model's own forward and nothing of ours.
+
+    With pictures, too, which `sight` gives the embeddings of; but where the places of a pretrained model's tokens, what
+    they attend to and what its layers are given depend on pictures, its decoder is called as in training.
+    """
+    return [
+        _trained_way(model, example, sight)
+        if example.pictures and sight is not None and sight.projector is None
+        else _plain(model, example, sight)
+        for example in examples
+    ]
+
+
+def _plain(model: Any, example: Rendered, sight: Sight | None) -> torch.Tensor:  # noqa: ANN401
+    ids = torch.tensor(example.token_ids, device=model.device)
+    at = torch.tensor(example.supervised, device=ids.device).nonzero()[:, 0]
+    at = at[at > 0]
+    logits_SV = model(**_input(model, example, ids, sight)).logits[0, at - 1]
+    logprobs_S: torch.Tensor = logits_SV.float().log_softmax(-1).gather(-1, ids[at, None])[:, 0].cpu()
+    return logprobs_S
+
+
+def _input(model: Any, example: Rendered, ids_T: torch.Tensor, sight: Sight | None) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """The tokens or, where pictures stand among them, embeddings (1, T, W)."""
+    if not example.pictures:
+        return {"input_ids": ids_T[None]}
+    if sight is None:
+        raise Internal(f"An example shows {example.pictures[0].media.name}, and nothing gives its embeddings.")
+    embeddings_TW = model.get_input_embeddings()(ids_T)
+    for picture in example.pictures:
+        embeddings_TW[picture.start : picture.start + picture.num_tokens] = sight.made([picture], ids_T.device)
+    return {"inputs_embeds": embeddings_TW[None]}
+
+
+def _trained_way(model: Any, example: Rendered, sight: Sight) -> torch.Tensor:  # noqa: ANN401
+    use_packed_attention(model)
+    try:
+        return target_logprobs(model, pack([example]), sight).cpu()
+    finally:
+        use_stock_attention(model)
 
 
 def compared(

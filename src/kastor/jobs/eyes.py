@@ -12,7 +12,7 @@ from kastor.domain.content import Media
 from kastor.media.cache import MediaCache
 
 if TYPE_CHECKING:
-    from kastor.dataset.look import Known
+    from kastor.dataset.known import Known
 
 MAX_LOOKS = 8
 """Requests whose media are looked at side by side: each has threads that fetch, and a child process for what is new."""
@@ -55,6 +55,6 @@ class LocalEyes:
 
     @cached_property
     def _known(self) -> "Known":
-        from kastor.dataset.look import Known
+        from kastor.dataset.known import Known
 
-        return Known()
+        return Known(self.cache)

@@ -4,7 +4,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from kastor.domain.generation import Sampling
 from kastor.domain.job import AdapterShape
 from kastor.models.families import FAMILIES, Family
 from kastor.models.layouts import layout_of
+
+SAMPLING = ("temperature", "top_p", "top_k")
+"""What an entry may say of how tokens are chosen, of what `Sampling` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,31 @@ def _read(text: str, name: str) -> Catalog:
         except (KeyError, TypeError, ValueError, OSError, FailedPrecondition) as error:
             raise InvalidArgument(f"Catalog {name}, bases.{base_id}: {error}") from error
     return Catalog(bases, aliases)
+
+
+def entry(base: BaseModel, base_id: str, display_name: str, description: str, folder: Path) -> str:
+    """The text of a catalog file with one base: like `base` in all but its names, and lying in `folder`."""
+    shape, sampling = base.adapter, {k: v for k, v in asdict(base.sampling).items() if k in SAMPLING and v is not None}
+    lines = [
+        f"[bases.{_text(base_id)}]",
+        f"display_name = {_text(display_name)}",
+        f"description = {_text(description)}",
+        f"family = {_text(base.family.name)}",
+        f"licence = {_text(base.licence)}",
+        f"input_token_limit = {base.input_token_limit}",
+        f"output_token_limit = {base.output_token_limit}",
+        f"num_parameters = {base.num_parameters}",
+        f'source = {{ kind = "folder", path = {_text(str(folder))} }}',
+        f"adapter = {{ rank = {shape.rank}, alpha = {shape.alpha}, targets = {json.dumps(shape.targets)} }}",
+    ]
+    if sampling:
+        lines.append("sampling = { " + ", ".join(f"{name} = {value}" for name, value in sampling.items()) + " }")
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: str) -> str:
+    """A TOML string; JSON's escapes are among TOML's."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _is_table(value: object, of: type) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from kastor.domain.media import Resample
 from kastor.domain.vision import PlannedMedium, Vision
 from kastor.media import decode
 from kastor.media.compiled import FrameStore, frames_key
@@ -38,8 +37,8 @@ def compiled(
         FailedPrecondition: what is kept of it is damaged.
 
     """
-    decoded = partial(_decoded, path, medium, vision.resample, pictures)
-    return frames.kept(compiled_under(medium, vision), _sizes(medium), lambda: _heeding(heed, decoded()))
+    made = partial(decoded, path, medium, vision, pictures)
+    return frames.kept(compiled_under(medium, vision), _sizes(medium), lambda: _heeding(heed, made()))
 
 
 def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[Pixels]:
@@ -49,8 +48,14 @@ def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[P
         heed()
 
 
-def _decoded(path: Path, medium: PlannedMedium, resample: Resample, pictures: decode.Pictures) -> Iterator[Pixels]:
-    sizes = _sizes(medium)
+def decoded(path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.Pictures) -> Iterator[Pixels]:
+    """The planned pictures of the medium at `path`, as `compiled` gives them, decoded whatever is kept.
+
+    Raises:
+        BadMedium: it is damaged, or asks for too much.
+
+    """
+    sizes, resample = _sizes(medium), vision.resample
     if medium.frames is not None:
         for frame in decode.frames(path, medium.frames, sizes[0], resample=resample):
             yield frame.pixels

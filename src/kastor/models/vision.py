@@ -26,7 +26,6 @@ from kastor.models.layouts import layout_of
 from kastor.models.load import best_device
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
-from kastor.models.tower_onnx import OnnxTower
 
 PREPROCESSING = 2  # counts changes to how pictures are scaled; part of every key
 BATCH_PIXELS = 8 * 256 * 256  # go through the tower at once
@@ -62,6 +61,9 @@ class Encoder:
         file = folder / TOWER_FILE
         sha256 = tower_hash(folder, vision)
         if best_device().type == "cpu":
+            # not at the top: half a second that a job whose features are stored needs not
+            from kastor.models.tower_onnx import OnnxTower
+
             onnx = OnnxTower.open(file, num_threads=num_threads)
             return cls(lambda pictures, _: onnx(pictures), sha256)
         return cls(_OnDevice(Tower.open(file).to(best_device())), sha256)

@@ -2,8 +2,8 @@
 
 All of it happens beside the generating thread, which goes on with other answers. Features and pictures come from the
 stores that training fills and reads, so a second question about a medium decodes nothing. What makes embeddings of
-features is the adapter's own projector; a base without has a random one, always the same, by which pictures mean
-nothing.
+features is the adapter's own projector, or that in the base's folder (an exported model is such a base); a base without
+has a random one, always the same, by which pictures mean nothing.
 
 Shapes: P pictures of a medium, N tokens of a picture, C channels of the tower, W width of the language model.
 """
@@ -29,12 +29,12 @@ from kastor.media import decode
 from kastor.media.cache import MediaCache
 from kastor.media.compiled import FrameStore
 from kastor.models.pictures import compiled, compiled_under, stored_under
-from kastor.models.projector import Projector, Spread
+from kastor.models.projector import PROJECTOR_FILE, Projector, Spread
 from kastor.models.render import Picture
 from kastor.models.vision import PREPROCESSING, Encoder, Features, FeatureStore, Pixels, tower_hash
 from kastor.serving.rows import Embedded
 
-MANIFEST_FILE = "manifest.json"  # of an adapter; says what its projector was trained on
+MANIFEST_FILE = "manifest.json"  # beside a projector; says what that was trained on
 MAX_PROJECTORS = 32
 SEED = 0  # of a base's own projector
 
@@ -79,12 +79,12 @@ class Seeing:
         """
         features = {media: self._features(one) for media, one in shown.items()}
         found = [features[p.media][p.index][p.offset : p.offset + p.num_tokens] for p in pictures]
-        given = torch.from_numpy(np.concatenate(found)).to(self._table.device)
+        given, sizes = torch.from_numpy(np.concatenate(found)).to(self._table.device), [len(one) for one in found]
         if not self._vision.pretrained:
             with torch.inference_mode():
-                given = self._projector(adapter_id, num_channels=given.shape[1])(given)
+                given = self._projector(adapter_id, num_channels=given.shape[1])(given, sizes)
         made = given.to(self._table.dtype)
-        parts = made.split([len(one) for one in found])
+        parts = made.split(sizes)
         return tuple(Embedded(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
 
     # ---- features
@@ -139,14 +139,15 @@ class Seeing:
             return found
 
     def _loaded(self, adapter_id: str | None, num_channels: int) -> Projector:
-        folder = None if adapter_id is None else self._adapter_folder(adapter_id)
+        adapter = () if adapter_id is None else (self._adapter_folder(adapter_id),)
+        folder = next((f for f in (*adapter, self._folder) if (f / PROJECTOR_FILE).exists()), None)
         own = None if folder is None else Projector.load(folder)
         if own is None or folder is None:
             plain = Spread(np.zeros(num_channels), np.ones(num_channels))
             scale = float(self._table.float().std())
             own = Projector.fresh(plain, self._table.shape[1], scale=scale, seed=SEED)
         else:
-            _check_origin(folder, self._tower)
+            check_origin(folder, self._tower)
         wanted, has = (num_channels, self._table.shape[1]), (len(own.mean_C), own.width)
         if has != wanted:
             raise FailedPrecondition(
@@ -172,8 +173,13 @@ def _check_content(shown: ShownMedium) -> None:
         raise Unavailable(f"{shown.place}: the medium was changed just now; ask again.")
 
 
-def _check_origin(folder: Path, tower: str) -> None:
-    """Nothing, if the projector in `folder` was trained on what this program makes of pictures."""
+def check_origin(folder: Path, tower: str) -> None:
+    """See to it that the projector in `folder` was trained on what this program makes of pictures with that tower.
+
+    Raises:
+        FailedPrecondition: it was not, or nothing says so.
+
+    """
     try:
         vision = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))["vision"]
         made_for = (int(vision["preprocessing"]), str(vision["tower"]))

@@ -1,8 +1,10 @@
 """The training loop: examples in, a trained adapter out. Knows neither where jobs are kept nor who asked.
 
-Loss of a step = sum over its supervised tokens / their number in the whole step, however the step is cut into rows.
+Loss of a step = sum over its supervised tokens / their number in the whole step, however the step is cut into rows. So
+where memory runs out the step is done again in shorter rows, and stays the step that it was.
 """
 
+import gc
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,18 +13,20 @@ from typing import Any
 
 import torch
 
-from kastor.domain.errors import FailedPrecondition
+from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.job import TuningSpec, epoch_of_step
+from kastor.domain.memory import ran_out
 from kastor.models.render import Rendered
 from kastor.training.fused import use_fused_layers
 from kastor.training.packed import sum_loss, use_packed_attention
-from kastor.training.packing import MAX_ROW_TOKENS, pack_step, step_examples
+from kastor.training.packing import MAX_ROW_TOKENS, PackedRow, pack_step, step_examples
 from kastor.training.schedule import learning_rate
 from kastor.training.sight import PROJECTOR, RATE_FACTOR, Sight
 
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.0
 BETAS = (0.9, 0.999)
+ROW_TOKENS = "row_tokens"  # of a training state
 FACTOR = "factor"  # of an optimizer's group: its learning rate as a multiple of the step's
 
 
@@ -44,7 +48,8 @@ class StepReport:
 class Trainer:
     """One job's model, optimizer and place in the stream of examples.
 
-    `step` is the number of steps done. `state()` and `restore()` carry everything that the next step depends on.
+    `step` is the number of steps done, `row_tokens` the budget of a row. `state()` and `restore()` carry everything
+    that the next step depends on.
     """
 
     def __init__(
@@ -53,10 +58,14 @@ class Trainer:
         examples: Sequence[Rendered],
         spec: TuningSpec,
         sight: Sight | None = None,
+        *,
+        row_tokens: int = MAX_ROW_TOKENS,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`sight` is needed where examples hold pictures; its projector is trained along.
 
-        An example without tokens has been left out: its step is made of the others.
+        An example without tokens has been left out: its step is made of the others. `tell` is told in a sentence when
+        memory ran out and rows have become shorter.
         """
         if len(examples) != spec.num_examples:
             raise FailedPrecondition(f"The job was made for {spec.num_examples} examples; {len(examples)} were given.")
@@ -64,6 +73,8 @@ class Trainer:
         self._examples = examples
         self._spec = spec
         self._sight = sight
+        self._tell = tell
+        self.row_tokens = row_tokens
         adapter = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups: list[dict[str, Any]] = [{"params": list(adapter.values()), FACTOR: 1.0}]
         self._parameters = adapter
@@ -92,20 +103,16 @@ class Trainer:
 
         Raises:
             FailedPrecondition: the loss is not a number any more; the adapter is unchanged by this step.
+            ResourceExhausted: memory does not hold one example by itself; so is it then.
 
         """
         started = time.perf_counter()
         number, asked = self.step + 1, self._spec.hyperparameters
         chosen = [one for index in self._indices(number) if (one := self._examples[index]).token_ids]
-        rows = pack_step(chosen, MAX_ROW_TOKENS)
-        num_supervised = sum(len(row.targets_S) for row in rows)
-        total = 0.0
-        for row in rows:
-            loss = sum_loss(self._model, row, self._sight) / num_supervised
-            loss.backward()
-            total += loss.item()
+        num_supervised = sum(sum(example.supervised[1:]) for example in chosen)
+        total = self._gradients(chosen, num_supervised)
         rate = learning_rate(number, self._spec.total_steps, asked.learning_rate)
-        grad_norm = self._update(total, rate) if rows else 0.0  # nothing is left of the step: it only counts
+        grad_norm = self._update(total, rate) if chosen else 0.0  # nothing is left of the step: it only counts
         self.step = number
         seen, size = min(number * asked.batch_size, len(self._examples) * asked.num_epochs), len(self._examples)
         return StepReport(
@@ -114,7 +121,7 @@ class Trainer:
             mean_loss=total,
             learning_rate=rate,
             grad_norm=grad_norm,
-            num_tokens=sum(len(row.token_ids_T) for row in rows),
+            num_tokens=sum(len(example.token_ids) for example in chosen),
             num_supervised=num_supervised,
             elapsed_s=time.perf_counter() - started,
             ends_epoch=seen // size > (number - 1) * asked.batch_size // size,
@@ -122,7 +129,7 @@ class Trainer:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Optimizer state by parameter name, for a checkpoint. The adapter's weights are saved as an adapter."""
-        tensors = {"step": torch.tensor(self.step)}
+        tensors = {"step": torch.tensor(self.step), ROW_TOKENS: torch.tensor(self.row_tokens)}
         for name, parameter in self._parameters.items():
             kept = self._optimizer.state.get(parameter, {})
             tensors |= {f"{key}.{name}": value for key, value in kept.items()}
@@ -131,6 +138,7 @@ class Trainer:
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Go on where `state` was taken; the adapter's weights must have been loaded before."""
         self.step = int(state["step"])
+        self.row_tokens = int(state.get(ROW_TOKENS, self.row_tokens))  # states of the first versions have none
         for name, parameter in self._parameters.items():
             if f"step.{name}" in state or not name.startswith(PROJECTOR):  # else no step had pictures so far
                 mine = {key: state[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -144,6 +152,44 @@ class Trainer:
             num_examples=len(self._examples),
             num_epochs=asked.num_epochs,
             batch_size=asked.batch_size,
+        )
+
+    def _gradients(self, chosen: Sequence[Rendered], num_supervised: int) -> float:
+        """The step's mean loss, its gradients left in the parameters, in rows that memory holds."""
+        while True:
+            rows, losses = pack_step(chosen, self.row_tokens), list[float]()
+            try:
+                for row in rows:
+                    losses.append(self._row_loss(row, num_supervised))
+                return sum(losses)
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out(error):
+                    raise
+            # only out here does nothing refer to what the pass had in memory any more
+            self._optimizer.zero_grad(set_to_none=True)
+            self._shorten(rows[len(losses)])
+
+    def _row_loss(self, row: PackedRow, num_supervised: int) -> float:
+        loss = sum_loss(self._model, row, self._sight) / num_supervised
+        loss.backward()
+        return loss.item()
+
+    def _shorten(self, row: PackedRow) -> None:
+        """Make rows half as long as this one, which memory did not hold."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        num_tokens = len(row.token_ids_T)
+        if len(row.lengths) == 1:
+            raise ResourceExhausted(
+                f"Memory ran out in step {self.step + 1} on an example of {num_tokens:,} tokens, alone in its row: a "
+                "smaller batch would not help. Shorten or leave out examples of this length (media at a lower "
+                "resolution, fewer frames), close other programs, or tune a smaller base."
+            )
+        self.row_tokens = num_tokens // 2
+        self._tell(
+            f"memory ran out in step {self.step + 1} on a row of {num_tokens:,} tokens: from here on rows have at most "
+            f"{self.row_tokens:,}; batch size and results stay the same"
         )
 
     def _update(self, loss: float, rate: float) -> float:

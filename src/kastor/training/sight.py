@@ -43,7 +43,8 @@ class Sight:
         """What the language model is given in the pictures' places, one after the other: (V, W), or more a token."""
         features_VC = np.concatenate([self._features(picture) for picture in pictures])
         given = torch.from_numpy(features_VC).to(device)
-        return given if self.projector is None else self.projector(given)
+        sizes = [picture.num_tokens for picture in pictures]
+        return given if self.projector is None else self.projector(given, sizes)
 
     def places(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[Picture]) -> Places:
         """A row's tokens with what is made of its pictures in their places, through which gradients flow."""

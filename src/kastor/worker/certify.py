@@ -9,6 +9,7 @@ import torch
 from peft.tuners.lora import Linear
 
 from kastor.domain.certificate import Certificate, golden_rows
+from kastor.domain.memory import memory_for
 from kastor.models.load import served_as
 from kastor.models.projector import Projector
 from kastor.models.render import Rendered, Renderer
@@ -39,6 +40,7 @@ def certified(
     Raises:
         FailedPrecondition: nothing was learnt, or the engine refuses the adapter.
         Internal: what is served is not what was trained; says in which way.
+        ResourceExhausted: memory ran out; names how long the examples are.
 
     """
     heed()
@@ -47,8 +49,9 @@ def certified(
     heed()
     base = detach(model)
     trained_in = base.dtype
-    served = Served.open(served_as(base, renderer.vision), renderer, folder, _embed(eyes, folder, base.device))
-    proof = certificate(served, golden, deltas, folder, base_model=base_model, trained_in=trained_in, heed=heed)
+    with memory_for(_comparing([row.rendered for row in golden])):
+        served = Served.open(served_as(base, renderer.vision), renderer, folder, _embed(eyes, folder, base.device))
+        proof = certificate(served, golden, deltas, folder, base_model=base_model, trained_in=trained_in, heed=heed)
     heed()
     return proof
 
@@ -64,9 +67,15 @@ def trained(
     lengths = {index: len(example.token_ids) for index, example in enumerate(examples) if example.token_ids}
     chosen = [list(lengths)[place] for place in golden_rows(list(lengths.values()), seed)]
     rendered = [examples[index] for index in chosen]
-    found = target_logprobs(model, pack(rendered), eyes).cpu()
+    with memory_for(_comparing(rendered)):
+        found = target_logprobs(model, pack(rendered), eyes).cpu()
     sizes = [example.num_supervised - example.supervised[0] for example in rendered]
     return [Golden(i, e, part) for i, e, part in zip(chosen, rendered, found.split(sizes), strict=True)]
+
+
+def _comparing(rendered: Sequence[Rendered]) -> str:
+    longest = max(len(example.token_ids) for example in rendered)
+    return f"comparing what is served with what was trained, on examples of up to {longest:,} tokens"
 
 
 def _embed(eyes: Sight | None, folder: Path, device: torch.device) -> Embed | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kastor.domain.job import DatasetFile, TuningJob
 from kastor.domain.permission import Principal
-from kastor.jobs.files import FileService
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import Places
 from kastor.security.urlguard import UrlGuard
@@ -15,6 +16,9 @@ from kastor.store.database import open_database
 from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 from kastor.store.registry import ModelStore
+
+if TYPE_CHECKING:
+    from kastor.jobs.files import FileService
 
 
 def media_cache(settings: Settings) -> MediaCache:
@@ -45,13 +49,24 @@ def url_guard(settings: Settings) -> UrlGuard:
 
 def uploads(settings: Settings, job: TuningJob) -> Callable[[str], Path]:
     """Where the content of `files/…` lies, for the files that the model's owner may see."""
-    database = open_database(settings.resolved_database_url)
-    service = FileService(
-        files=FileStore(database),
-        blobs=FileBlobs(settings.data_dir),
-        clock=lambda: datetime.now(UTC),
-        max_file_bytes=settings.max_file_bytes,
-        ttl=timedelta(hours=settings.file_ttl_hours),
-    )
-    owner = Principal(ModelStore(database).get(job.tuned_model_id).owner)
-    return lambda name: service.path_of(name, owner)
+
+    @cache
+    def opened() -> tuple["FileService", Principal]:
+        # not at the top: most jobs name no uploads, and this brings the whole service along
+        from kastor.jobs.files import FileService
+
+        database = open_database(settings.resolved_database_url)
+        service = FileService(
+            files=FileStore(database),
+            blobs=FileBlobs(settings.data_dir),
+            clock=lambda: datetime.now(UTC),
+            max_file_bytes=settings.max_file_bytes,
+            ttl=timedelta(hours=settings.file_ttl_hours),
+        )
+        return service, Principal(ModelStore(database).get(job.tuned_model_id).owner)
+
+    def path_of(name: str) -> Path:
+        service, owner = opened()
+        return service.path_of(name, owner)
+
+    return path_of

@@ -8,6 +8,7 @@ import structlog
 
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
+from kastor.domain.memory import ran_out
 from kastor.store.blobs import NO_SPACE
 from kastor.worker.ownership import SUPERSEDED, Interrupted, Ownership
 
@@ -53,13 +54,12 @@ def failure(error: Exception, data_dir: Path) -> JobError:
     """The sentence a user reads about what ended the job."""
     if isinstance(error, KastorError):
         return JobError(error.code, error.message)
-    # torch reports a full memory as a RuntimeError; safetensors a full disk as an error of its own
-    said = str(error).lower()
-    if (isinstance(error, OSError) and error.errno in NO_SPACE) or "no space left on device" in said:
+    # safetensors reports a full disk as an error of its own
+    if (isinstance(error, OSError) and error.errno in NO_SPACE) or "no space left on device" in str(error).lower():
         message = f"The disk that holds {data_dir} is full: free some space and tune again."
         return JobError(Code.RESOURCE_EXHAUSTED, message)
-    if isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said:
-        message = "Memory ran out: use a smaller batch size, shorter examples or a smaller base model."
+    if ran_out(error):
+        message = "Memory ran out: close other programs, use shorter examples or a smaller base model."
         return JobError(Code.RESOURCE_EXHAUSTED, message)
     first = f"{type(error).__name__}: {error}".splitlines()[0]
     return JobError(Code.INTERNAL, f"The worker failed with {first}; the traceback stands in the job's log.")

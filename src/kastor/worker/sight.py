@@ -1,4 +1,4 @@
-"""The projector a job trains: that of its checkpoint, of the tuned model it goes on from, or a fresh one."""
+"""The projector a job trains: of its checkpoint, of the tuned model it goes on from, of its base, or a fresh one."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,21 @@ LOOKED_AT = 128
 """Pictures whose features tell the spread of all: 8,192 tokens of the first ones that are trained on (docs/log.md)."""
 
 
-def sight(model: Any, seeing: FeaturePass | None, held: Path | None, *, seed: int) -> Sight | None:  # noqa: ANN401  # peft model
+def sight(
+    model: Any,  # noqa: ANN401  # peft model
+    seeing: FeaturePass | None,
+    held: Path | None,
+    base: Path,
+    *,
+    seed: int,
+) -> Sight | None:
     """What the job's model sees with; `None` where neither its examples nor the adapter it goes on from know pictures.
 
-    `held` is the folder of that adapter, if there is one. Waits for the first pictures.
+    `held` is the folder of that adapter, if there is one; that of the base may hold a projector, too. Waits for the
+    first pictures.
 
     Raises:
-        FailedPrecondition: its projector is damaged, or of another model.
+        FailedPrecondition: the projector is damaged, or of another model.
         What `FeaturePass.sample` raises.
 
     """
@@ -29,7 +37,11 @@ def sight(model: Any, seeing: FeaturePass | None, held: Path | None, *, seed: in
     projector = None if held is None else load_projector(held)
     if seeing is None:
         return None if projector is None else Sight(projector.to(table.device), _nothing)
+    if projector is None:
+        held, projector = base, Projector.load(base)
     features = seeing.sample(1 if projector is not None else LOOKED_AT)
+    if not features:  # all media turned out bad, and only rows without any are left
+        return None if projector is None else Sight(projector.to(table.device), _nothing)
     if projector is None:
         projector = Projector.fresh(Spread.of(features), table.shape[1], scale=float(table.float().std()), seed=seed)
     wanted, found = (features[0].shape[1], table.shape[1]), (len(projector.mean_C), projector.width)

@@ -57,8 +57,8 @@ class Steps:
         model = attach(load_base(folder), self._job.spec.adapter, seed=self._job.spec.seed)
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
-        eyes = self._sight(model, prepared)
-        trainer = Trainer(model, prepared.examples, self._job.spec, eyes)
+        eyes = self._sight(model, prepared, folder)
+        trainer = Trainer(model, prepared.examples, self._job.spec, eyes, tell=self._ownership.note)
         self._resume(model, trainer)
         self._ownership.begin_training()
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
@@ -86,10 +86,10 @@ class Steps:
 
         return tell
 
-    def _sight(self, model: Any, prepared: Prepared) -> Sight | None:  # noqa: ANN401  # peft model
+    def _sight(self, model: Any, prepared: Prepared, base: Path) -> Sight | None:  # noqa: ANN401  # peft model
         checkpoint, spec = self._checkpoints.latest(), self._job.spec
         initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
-        return sight(model, prepared.seeing, checkpoint.folder if checkpoint else initial, seed=spec.seed)
+        return sight(model, prepared.seeing, checkpoint.folder if checkpoint else initial, base, seed=spec.seed)
 
     def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
         checkpoint = self._checkpoints.latest()

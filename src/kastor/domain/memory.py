@@ -1,0 +1,41 @@
+"""How a full memory shows itself, whichever library met it, and what is said of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kastor.domain.errors import ResourceExhausted
+
+SIGNS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "status_alloc_failed")
+"""Of torch's allocators, the C library, C++ and CUDA's libraries; parts of messages, in lower case."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or beside it: torch says so by a RuntimeError.
+
+    >>> ran_out(RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"))
+    True
+    >>> ran_out(MemoryError()), ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    (True, False)
+    """
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(sign in said for sign in SIGNS)
+
+
+@contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """A block that needs memory for `what`, a clause such as "comparing examples of up to 900 tokens".
+
+    Raises:
+        ResourceExhausted: it ran out; says what for.
+
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not ran_out(error):
+            raise
+        raise ResourceExhausted(
+            f"Memory ran out while {what}: close other programs, use shorter examples or a smaller base model."
+        ) from error

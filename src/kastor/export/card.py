@@ -1,0 +1,121 @@
+"""The model card of a merged export: what it is and how it is used, with Kastor and without. No torch."""
+
+from kastor.domain.vision import Vision
+from kastor.export.order import Order
+
+CARD = """\
+# {name}
+
+{what}, written by `kastor export --format merged` from job {job}.
+How near it comes to what Kastor serves, and the sha256 of each file, stand in `kastor-export.json`.
+Licence of the base: {licence}
+
+## As a base of Kastor
+
+A catalog file with this entry (its path is named by the setting `catalog_file`) makes it a base that is served, and
+tuned further:
+
+```toml
+{entry}```
+
+## With transformers
+
+```python
+from transformers import {auto}, {reader}
+
+model, {reads} = {auto}.from_pretrained({folder}), {reader}.from_pretrained({folder})
+```
+"""
+
+SIGHT = """
+## How it sees
+
+transformers alone reads the language model, which is what `config.json` and `model.safetensors` hold. Pictures take two
+more files:
+
+- `tower.safetensors`: the vision tower, sha256 {tower}.
+  An RGB picture, scaled to a square of {sizes} pixels (bicubic, without regard to its proportions), becomes {tokens}
+  features.
+- `projector.safetensors`: makes embeddings of the language model of features, in 32 bits:
+  `outer(gelu(inner(x) + mean(4 * average))) * scale`, where `x` is `(features - mean_C) / deviation_C` and
+  `average` that of all `x` of the picture.
+
+In the prompt a picture is the control token `{placeholder}` once for each of its features{around}; the
+embeddings of these tokens are replaced by what the projector gives. A frame of a video has its moment (`01:02.5`)
+before it, as text.
+Turns are written as the family `{family}` of Kastor writes them.
+
+With Kastor's own parts, without its server:
+
+```python
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
+from kastor.domain.vision import View
+from kastor.media.decode import picture
+from kastor.models.families import FAMILIES
+from kastor.models.projector import Projector
+from kastor.models.render import Renderer
+from kastor.models.vision import Encoder
+
+folder, family = Path({folder}), FAMILIES["{family}"]
+model, projector = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), Projector.load(folder)
+
+image, grid = Media("image/jpeg", "picture.jpg"), family.vision.layout(family.vision.default, (1024, 1024))
+prompt = Prompt((Content(Role.USER, (image, Text("What is this?"))),))
+tokens = Renderer.open(folder, family).prompt_with_pictures(prompt, {{image: View(family.vision.default, (grid,))}})
+
+pixels = picture(Path(image.uri), (grid.width, grid.height))
+features = Encoder.open(folder, family.vision, num_threads=2).encode([pixels], [grid])
+embeddings = model.get_input_embeddings()(torch.tensor(tokens.token_ids))
+start, size = tokens.pictures[0].start, tokens.pictures[0].num_tokens
+with torch.inference_mode():
+    embeddings[start : start + size] = projector(torch.from_numpy(features[0]), [size])
+    answer = model.generate(inputs_embeds=embeddings[None], max_new_tokens=40, do_sample=False)
+```
+"""
+
+READING = {"auto": "AutoModelForCausalLM", "reader": "AutoTokenizer", "reads": "tokenizer"}
+SEEING_WHOLE = {"auto": "AutoModelForImageTextToText", "reader": "AutoProcessor", "reads": "processor"}
+SQUARE = (1024, 1024)
+
+NO_PROJECTOR = """
+It sees nothing yet: it was tuned on text alone, and there is no `projector.safetensors`. Tune it on pictures first.
+"""
+
+
+def card(order: Order, vision: Vision | None, tower: str, *, has_projector: bool) -> str:
+    """The text of README.md; `tower` is the hash of the tower's weights where the model sees."""
+    folder = repr(str(order.out))
+    what = f"`{order.base_model}` with the adapter of `{order.model}` added to its weights"
+    text = CARD.format(
+        name=order.model.removeprefix("tunedModels/") or order.job,
+        what=what,
+        job=order.job,
+        licence=order.licence,
+        entry=order.catalog_entry,
+        folder=folder,
+        **(SEEING_WHOLE if vision is not None and vision.pretrained else READING),
+    )
+    if vision is None or vision.pretrained:
+        return text
+    if not has_projector:
+        return text + NO_PROJECTOR
+    grids = {vision.layout(resolution, SQUARE) for resolution in vision.resolutions}
+    ordered = sorted((grid.width, grid.num_tokens) for grid in grids)
+    sizes, tokens = (" or ".join(str(pair[which]) for pair in ordered) for which in (0, 1))
+    around = [
+        f"{said} {edge!r}" for said, edge in (("preceded by", vision.before), ("followed by", vision.after)) if edge
+    ]
+    return text + SIGHT.format(
+        tower=tower,
+        sizes=sizes,
+        tokens=tokens,
+        placeholder=vision.placeholder,
+        around=", " + " and ".join(around) if around else "",
+        family=order.family,
+        folder=folder,
+    )

@@ -1,0 +1,51 @@
+"""The examples that a model was certified on, found again in its job's files, with what was planned of their media.
+
+No torch: the command asks which media they show, the exporting process renders them.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path
+
+from kastor.dataset.manifest import PlannedRow, decode_row
+from kastor.dataset.parse import decode_example
+from kastor.domain.certificate import CERTIFICATE_FILE, MAX_GOLDEN_ROWS
+from kastor.domain.content import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """One of them; jobs on examples that came with the request have no plan, and no media."""
+
+    example: Example
+    planned: PlannedRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """Where a job keeps its examples; only `dataset` need exist."""
+
+    dataset: Path
+    plan: Path
+
+    def golden(self, adapter: Path) -> list[Golden]:
+        """The examples that the adapter's certificate names; the first ones where it is older than certificates."""
+        file = adapter / CERTIFICATE_FILE
+        wanted = set(range(MAX_GOLDEN_ROWS))
+        if file.is_file():
+            wanted = {row["example"] for row in json.loads(file.read_bytes())["rows"]}
+        numbered = enumerate(islice(self._examples(), max(wanted) + 1))
+        return [Golden(decode_example(line), planned) for number, (line, planned) in numbered if number in wanted]
+
+    def _examples(self) -> Iterator[tuple[bytes, PlannedRow | None]]:
+        """The lines of the examples and their plans; those that were left out count, and are never golden."""
+        with ExitStack() as stack:
+            examples = stack.enter_context(self.dataset.open("rb"))
+            if not self.plan.is_file():
+                yield from zip(examples, repeat(None), strict=False)
+                return
+            plans = stack.enter_context(self.plan.open("rb"))
+            yield from zip(examples, map(decode_row, plans), strict=True)

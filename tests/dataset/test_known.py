@@ -1,0 +1,46 @@
+"""What one process found out about a content, another need not open the file for."""
+
+from pathlib import Path
+
+import pytest
+
+from kastor.dataset.known import Known
+from kastor.dataset.look import looking
+from kastor.dataset.seen import Looked, Seen
+from kastor.domain.content import Media
+from kastor.media.cache import MediaCache
+from kastor.media.fetch import Places
+from seen_media import make_picture, make_video
+
+
+def looked(folder: Path, *media: Media) -> list[Looked]:
+    """As a fresh process would look."""
+    cache = MediaCache(folder / "cache")
+    with looking(cache, Places((folder,), ()), name="test") as looker:
+        found = looker.look(media)
+    return [found[one] for one in media]
+
+
+def test_a_second_process_finds_the_same_without_opening_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = [
+        make_picture(tmp_path / "1.png", 1),
+        make_video(tmp_path / "1.mp4"),
+        make_video(tmp_path / "1.mp4", fps=2.0, end_s=1.5),
+    ]
+    first = looked(tmp_path, *media)
+    monkeypatch.setattr("sys.executable", "/nowhere")  # no child process can start any more
+    assert looked(tmp_path, *media) == first
+    assert all(isinstance(one, Seen) for one in first)
+
+
+def test_another_content_or_another_question_is_looked_at_anew(tmp_path: Path) -> None:
+    cache = MediaCache(tmp_path / "cache")
+    film = make_video(tmp_path / "1.mp4")
+    (seen,) = looked(tmp_path, film)
+    assert isinstance(seen, Seen)
+    file = seen.file
+    assert Known(cache).get(file, film) == seen
+    assert Known(cache).get(file, Media("video/mp4", film.uri, fps=2.0)) is None
+    assert Known(cache).get(type(file)(file.path, "cd" * 32, file.num_bytes), film) is None

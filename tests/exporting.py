@@ -1,0 +1,39 @@
+"""Orders to export, for tests: a tiny base, an adapter on it, and the examples that it is compared on."""
+
+from pathlib import Path
+from typing import Any
+
+from kastor.domain.content import Supervise
+from kastor.export.golden import JobFiles
+from kastor.export.order import Format, Order, Weights
+
+
+def files_in(folder: Path) -> JobFiles:
+    """A job's files as `Blobs` names them, in one folder."""
+    return JobFiles(folder / "dataset.jsonl", folder / "plan.jsonl")
+
+
+def make_order(given: Path, out: Path, **changes: Any) -> Order:
+    """The adapter in `given / "adapter"` on the base in `given / "base"`, as PEFT to `out`."""
+    fields: dict[str, Any] = {
+        "format": Format.PEFT,
+        "weights": Weights.F16,
+        "out": out,
+        "model": "tunedModels/numbers",
+        "job": "job1",
+        "base_model": "models/tiny",
+        "family": "smollm2",
+        "base_folder": given / "base",
+        "base_hub": "",
+        "base_revision": "",
+        "licence": "none",
+        "adapter": given / "adapter",
+        "files": files_in(given),
+        "supervise": Supervise.LAST,
+        "catalog_entry": "",
+        "feature_cache": given / "features",
+        "feature_cache_bytes": 1 << 30,
+        "media": {},
+        "lost": {},
+    }
+    return Order(**fields | changes)

@@ -1,0 +1,80 @@
+"""Pretrained models that see, exported: whole models that transformers and peft read, compared with their pictures."""
+
+import hashlib
+import warnings
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+from exporting import files_in, make_order
+from kastor.dataset.encode import encode_example
+from kastor.dataset.manifest import medium_object
+from kastor.domain.content import Content, Example, Role, Text
+from kastor.domain.errors import Unimplemented
+from kastor.domain.media import MediaKind
+from kastor.domain.vision import PlannedMedium
+from kastor.export.making import make
+from kastor.export.order import Format, Order
+from kastor.media.cache import MediaCache
+from kastor.models.pictures import stored_under
+from kastor.models.vision import FeatureStore, tower_hash
+from seers import STILL, Seer
+
+NAMES = ("gemma3", "qwen3-vl", "smolvlm", "llava")
+
+
+def ordered(seer: Seer, folder: Path) -> Order:
+    """A tuned model of the family on two examples, one of them with a picture, whose features are stored."""
+    vision = seer.family.vision
+    assert vision is not None
+    planned = PlannedMedium(hashlib.sha256(b"still").hexdigest(), MediaKind.IMAGE, seer.views[STILL], None)
+    examples = [
+        Example((Content(Role.USER, (STILL, Text("what?"))), Content(Role.MODEL, (Text("a thing"),)))),
+        Example((Content(Role.USER, (Text("only text"),)), Content(Role.MODEL, (Text("yes"),)))),
+    ]
+    media = ([medium_object(planned)], [])
+    plans = [{"line": n + 1, "tokens": 0, "supervised": 0, "media": shown} for n, shown in enumerate(media)]
+    files = files_in(folder)
+    files.dataset.write_bytes(b"".join(encode_example(example) + b"\n" for example in examples))
+    files.plan.write_bytes(b"".join(orjson.dumps(plan) + b"\n" for plan in plans))
+    cache = MediaCache(folder / "features")
+    with closing(cache.lease("test")) as lease:
+        key = stored_under(planned, tower_hash(seer.folder, vision))
+        FeatureStore(cache, lease).put(key, seer.features[STILL.uri])
+    seer.tuned().save_pretrained(folder / "adapter")
+    return make_order(folder, folder / "out", family=seer.family.name, base_folder=seer.folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapter_and_merged_model_are_whole_models_that_see(name: str, tmp_path: Path) -> None:
+    seer = Seer.make(name, tmp_path / "base")
+    order = ordered(seer, tmp_path)
+    near = make(order, lambda _: None)["comparison"]
+    assert near["rows"] == 2 and near["largestDifference"] < 1e-3
+    merged = replace(order, format=Format.MERGED, out=tmp_path / "merged")
+    make(merged, lambda _: None)
+    inputs = seer.whole_inputs(seer.example(STILL, Text("what?"), answer="a thing"))
+    whole = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    base = AutoModelForImageTextToText.from_pretrained(seer.folder, dtype=torch.float32).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 reads an attribute that transformers 5.23 deprecates
+        plain = base(**inputs).logits
+        found, adapted = (
+            whole(**inputs).logits,
+            PeftModel.from_pretrained(base, tmp_path / "out").eval()(**inputs).logits,
+        )
+    torch.testing.assert_close(found, adapted, rtol=0, atol=1e-3)
+    assert (found - plain).abs().max() > 0.05
+    assert "AutoProcessor" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def test_it_is_no_gguf_file(tmp_path: Path) -> None:
+    order = ordered(Seer.make("gemma3", tmp_path / "base"), tmp_path)
+    with pytest.raises(Unimplemented, match="sees"):
+        make(replace(order, format=Format.GGUF), lambda _: None)

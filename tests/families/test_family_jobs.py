@@ -1,0 +1,83 @@
+"""Jobs on pretrained models that see, from the dataset file to an adapter that is served as it was trained."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from films import Recipe, make_film, painted
+from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
+from kastor.domain.job import RequestedHyperparameters, State
+from kastor.media.cache import MediaCache
+from kastor.models.catalog import load_catalog
+from kastor.models.load import load_base
+from kastor.models.projector import PROJECTOR_FILE
+from kastor.models.render import Renderer
+from kastor.serving.seeing import Seeing
+from seen_media import shown_in
+from seers import FAMILY_OF
+from tiny_vl import TINY_VL
+from worker_place import Place
+
+
+def row(answer: str, *files: str, resolution: str = "LOW") -> dict[str, object]:
+    kind = {"png": "image/png", "mp4": "video/mp4", "pdf": "application/pdf"}
+    media = [{"fileData": {"mimeType": kind[name.rsplit(".", 1)[1]], "fileUri": name}} for name in files]
+    turns = [
+        {"role": "user", "parts": [*media, {"text": "?"}]},
+        {"role": "model", "parts": [{"text": answer}]},
+    ]
+    return {"contents": turns, "generationConfig": {"mediaResolution": f"MEDIA_RESOLUTION_{resolution}"}}
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3-vl", "smolvlm"])
+def test_a_job_on_images_a_video_and_pages_is_certified_and_seen_in_answers(name: str, tmp_path: Path) -> None:
+    place = Place(tmp_path, base=(FAMILY_OF.get(name, name), TINY_VL[name]))
+    for number, size in ((1, (64, 48)), (2, (30, 90))):
+        PIL.Image.fromarray(painted(number, size, noise=True)).save(place.media / f"{number}.png")
+    make_film(place.media / "film.mp4", Recipe(num_frames=20, rate=10))
+    pages = [PIL.Image.fromarray(painted(number, size)) for number, size in ((5, (128, 96)), (6, (96, 160)))]
+    pages[0].save(place.media / "pages.pdf", save_all=True, append_images=pages[1:])
+    place.add_file(
+        [
+            row("a", "1.png"),
+            row("b", "film.mp4"),
+            row("c", "pages.pdf", "2.png"),
+            row("d", "2.png", resolution="MEDIUM"),
+            {"contents": [{"role": "user", "parts": [{"text": "no"}]}, {"role": "model", "parts": [{"text": "e"}]}]},
+        ],
+        asked=RequestedHyperparameters(4, 2, 0.01),
+    )
+    with closing(place.database):
+        assert place.work(place.claim()) == 0
+        job = place.jobs.get("job1")
+    assert job.state is State.SUCCEEDED, job.error
+    adapter = place.blobs.adapter("job1")
+    assert not (adapter / PROJECTOR_FILE).exists()
+    assert json.loads((adapter / "manifest.json").read_text())["vision"]["tower"]
+
+    base = load_catalog(place.settings.catalog_file).base("tiny")
+    vision = base.family.vision
+    assert vision is not None
+    prompt = Prompt((Content(Role.USER, (Media("image/png", str(place.media / "2.png")), Text("?"))),))
+    caches = [MediaCache(place.settings.cache_dir / name) for name in ("features", "frames")]
+    model = load_base(tmp_path / "base", dtype=torch.float32)
+    seeing = Seeing(model, vision, tmp_path / "base", *caches, place.blobs.adapter, num_threads=1)
+    for resolution in (Resolution.LOW, Resolution.MEDIUM):
+        asked = Prompt(prompt.contents, resolution=resolution)
+        shown = shown_in(tmp_path, asked, base.family)
+        rendered = Renderer.open(tmp_path / "base", base.family).prompt_with_pictures(
+            asked, {media: one.planned.view for media, one in shown.items()}
+        )
+        found = seeing.embedded(rendered.pictures, shown, "job1")
+        assert sum(len(one.made_NC) for one in found) == rendered.token_ids.count(_placeholder(base, tmp_path))
+        assert all(np.isfinite(one.made_NC.numpy()).all() for one in found)
+
+
+def _placeholder(base: object, folder: Path) -> int:
+    vision = base.family.vision  # type: ignore[attr-defined]
+    return Renderer.open(folder / "base", base.family).tokenizer.token_to_id(vision.placeholder)  # type: ignore[attr-defined]
