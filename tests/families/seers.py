@@ -149,7 +149,7 @@ class Seer:
 
 
 def _padded(pictures: list[Pixels]) -> dict[str, torch.Tensor]:
-    """Pictures of several sizes as Gemma 4's own processor gives them: patches and their places, -1 where there is none."""
+    """Pictures of several sizes as Gemma 4's own processor gives them: patches and their places, -1 where none is."""
     each = [plain_patches(normalised(one[None], RECIPES["gemma4"]), 16)[0] for one in pictures]
     most = max(len(one) for one in each)
     pixels = np.stack([np.pad(one, ((0, most - len(one)), (0, 0))) for one in each])
