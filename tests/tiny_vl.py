@@ -103,7 +103,7 @@ def tiny_gemma4_moe(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_gemma4_e(folder: Path, seed: int = 0) -> Path:
-    """Gemma 4 as E2B is: embeddings of tokens for each layer, two layers that read the others' keys, and ears."""
+    """Gemma 4 as E2B is: embeddings of tokens for each layer, two layers that read the others' keys, a clipped tower, ears."""
     audio = {
         "hidden_size": 32,
         "num_hidden_layers": 1,
@@ -137,7 +137,7 @@ def _gemma4(folder: Path, seed: int, text: Mapping[str, Any], more: Mapping[str,
     del vision["image_size"]
     config = Gemma4Config(
         text_config={**shape, **text, **ends},
-        vision_config=vision | {"position_embedding_size": 1024},
+        vision_config=vision | {"position_embedding_size": 1024, "use_clipped_linears": "audio_config" in more},
         boi_token_id=ids["<|image>"],
         eoi_token_id=ids["<image|>"],
         image_token_id=ids["<|image|>"],
@@ -315,7 +315,9 @@ def _saved(folder: Path, architecture: Any, config: Any, more: tuple[str, ...], 
         model = architecture(config).eval()
         with torch.no_grad():
             for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-                if _is_drawn(name) and name in model.state_dict():
+                if parameter.isinf().any():  # bounds of Gemma 4's clipped layers
+                    parameter.copy_(parameter.clamp(-2, 2))
+                elif _is_drawn(name) and name in model.state_dict():
                     parameter.copy_(torch.randn_like(parameter) * _spread(parameter) + parameter.eq(1))
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
