@@ -43,6 +43,14 @@ GEMMA4_TOKENS = (
     "<|channel>",
     "<channel|>",
 )
+GEMMA4_LARGE: Mapping[str, Any] = MappingProxyType(
+    {
+        "hidden_size_per_layer_input": 0,
+        "use_bidirectional_attention": "vision",
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+    }
+)
 SMOLVLM_TOKENS = (
     "<fake_token_around_image>",
     "<image>",
@@ -85,16 +93,13 @@ def tiny_gemma4(folder: Path, seed: int = 0) -> Path:
 
     Patches of 16 pixels are averaged three by three, at any proportions.
     """
-    return _gemma4(
-        folder,
-        seed,
-        {
-            "hidden_size_per_layer_input": 0,
-            "use_bidirectional_attention": "vision",
-            "attention_k_eq_v": True,
-            "num_global_key_value_heads": 1,
-        },
-    )
+    return _gemma4(folder, seed, GEMMA4_LARGE)
+
+
+def tiny_gemma4_moe(folder: Path, seed: int = 0) -> Path:
+    """Gemma 4 as 26B A4B is: large, and beside each layer's own feed-forward part two of four experts."""
+    experts = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
+    return _gemma4(folder, seed, {**GEMMA4_LARGE, **experts})
 
 
 def tiny_gemma4_e(folder: Path, seed: int = 0) -> Path:
@@ -115,7 +120,7 @@ def tiny_gemma4_e(folder: Path, seed: int = 0) -> Path:
     return _gemma4(folder, seed, more, {"audio_config": audio})
 
 
-def _gemma4(folder: Path, seed: int, text: dict[str, Any], more: dict[str, Any] = MappingProxyType({})) -> Path:
+def _gemma4(folder: Path, seed: int, text: Mapping[str, Any], more: Mapping[str, Any] = MappingProxyType({})) -> Path:
     from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
     ids = _ids(GEMMA4_TOKENS)
@@ -131,7 +136,7 @@ def _gemma4(folder: Path, seed: int, text: dict[str, Any], more: dict[str, Any] 
     vision = _vision(image_size=0, patch_size=16) | {"num_key_value_heads": 2, "head_dim": 16, "standardize": True}
     del vision["image_size"]
     config = Gemma4Config(
-        text_config=shape | text | ends,
+        text_config={**shape, **text, **ends},
         vision_config=vision | {"position_embedding_size": 1024},
         boi_token_id=ids["<|image>"],
         eoi_token_id=ids["<image|>"],

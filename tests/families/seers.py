@@ -22,11 +22,11 @@ from kastor.models.render import Rendered, Renderer
 from kastor.models.vision import Encoder, Features, compact
 from kastor.training.lora import attach
 from kastor.training.sight import Sight
-from tiny_vl import TINY_VL, tiny_gemma4_e
+from tiny_vl import TINY_VL, tiny_gemma4_e, tiny_gemma4_moe
 
-FAMILY_OF = {"gemma3": "gemma3-vl"}  # by the name of the tower, where the family has another
-BUILDERS = {**TINY_VL, "gemma4-e": tiny_gemma4_e}
-SEERS = ("gemma3", "gemma4", "gemma4-e", "qwen3-vl", "qwen2.5-vl", "smolvlm", "idefics3", "llava")
+FAMILY_OF = {"gemma3": "gemma3-vl", "gemma4-moe": "gemma4"}  # by the name of the tower, where the family has another
+BUILDERS = {**TINY_VL, "gemma4-e": tiny_gemma4_e, "gemma4-moe": tiny_gemma4_moe}
+SEERS = ("gemma3", "gemma4", "gemma4-e", "gemma4-moe", "qwen3-vl", "qwen2.5-vl", "smolvlm", "idefics3", "llava")
 NATIVE = {"gemma3": Resolution.MEDIUM, "llava": Resolution.HIGH}
 """The resolution at which transformers' own model pools as we do, where that is not every one."""
 STILL, FILM = Media("image/png", "still.png"), Media("video/mp4", "film.mp4")
