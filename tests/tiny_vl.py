@@ -103,7 +103,7 @@ def tiny_gemma4_moe(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_gemma4_e(folder: Path, seed: int = 0) -> Path:
-    """Gemma 4 as E2B is: embeddings of tokens for each layer, two layers that read the others' keys, a clipped tower, ears."""
+    """Gemma 4 as E2B is: a clipped tower, embeddings for each layer, two layers that read the others' keys, ears."""
     audio = {
         "hidden_size": 32,
         "num_hidden_layers": 1,
