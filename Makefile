@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test clients check lint bench soak docs clean
+.PHONY: help install demo demo-image demo-video test clients check lint bench bench-sampling bench-video bench-textile soak docs clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) scripts/install $(VENV)
@@ -26,6 +26,12 @@ install: $(VENV)/.installed  ## the package into .venv
 demo: $(VENV)/.installed  ## fetch the embedded base, tune it on 15 number pairs through the HTTP API, compare
 	@exec $(BIN)/kastor demo
 
+demo-image: $(VENV)/.installed  ## inspection of cloth: base against tuned, with a page of pictures
+	@exec $(BIN)/kastor demo image
+
+demo-video: $(VENV)/.installed  ## events in clips and acts of a film: base against tuned, with a page of pictures
+	@exec $(BIN)/kastor demo video
+
 test: $(VENV)/.installed-dev  ## the test suite
 	@exec scripts/test
 
@@ -41,6 +47,15 @@ lint: $(VENV)/.installed-dev  ## the same, mending what can be mended
 
 bench: $(VENV)/.installed-bench  ## tokens/s against TRL, one run
 	@cd $(CURDIR) && exec $(BIN)/python -m bench.text
+
+bench-sampling: $(VENV)/.installed-bench  ## frames of a video against ffmpeg (13 minutes); CLIPS=folder of videos to make the films of
+	@cd $(CURDIR) && exec $(BIN)/python -m bench.sampling $(if $(CLIPS),--clips $(CLIPS))
+
+bench-video: $(VENV)/.installed-bench  ## jobs on videos: epochs, memory, LOW against MEDIUM (25 minutes); CLIPS as above
+	@cd $(CURDIR) && exec $(BIN)/python -m bench.video $(if $(CLIPS),--clips $(CLIPS))
+
+bench-textile: $(VENV)/.installed-bench  ## visual inspection of cloth: held-out accuracy at LOW and at MEDIUM (30 minutes)
+	@cd $(CURDIR) && $(BIN)/python -m bench.textile && exec $(BIN)/python -m bench.textile --resolution MEDIUM
 
 docs: $(VENV)/.installed-dev  ## regenerate docs/reference
 	@exec scripts/docs

@@ -1,10 +1,12 @@
-"""The projector: standardised in, of the embeddings' size out, kept to the bit."""
+"""The projector: standardised in, of the embeddings' size out, aware of the whole picture, kept to the bit."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.models.projector import PROJECTOR_FILE, Projector, Spread
@@ -25,17 +27,17 @@ def test_the_spread_is_that_of_all_features_together() -> None:
 
 def test_a_fresh_one_gives_numbers_of_the_embeddings_size_whatever_the_channels_are_like() -> None:
     projector = Projector.fresh(Spread.of(FEATURES), 512, scale=0.1, seed=1)
-    out = projector(torch.from_numpy(np.concatenate(FEATURES)))
+    out = projector(torch.from_numpy(np.concatenate(FEATURES)), [64] * 4)
     assert out.shape == (256, 512)
     assert out.dtype == torch.float32
-    assert 0.08 < out.std() < 0.125
+    assert 0.07 < out.std() < 0.125  # of pictures less alike than these, more
     assert out.std(dim=0).min() > 0.02  # pictures are told apart
 
 
 def test_a_channel_that_never_changes_does_no_harm() -> None:
     flat = [np.ones((64, 12), np.float16)]
     projector = Projector.fresh(Spread.of(flat), 64, scale=0.1, seed=1)
-    assert projector(torch.ones(3, 12) + 1e-3).abs().max() < 5
+    assert projector(torch.ones(3, 12) + 1e-3, [3]).abs().max() < 5
 
 
 def test_the_seed_decides_and_no_random_state_is_touched() -> None:
@@ -52,8 +54,32 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
     loaded = Projector.load(tmp_path)
     assert loaded is not None
     features = torch.from_numpy(FEATURES[0])
-    assert torch.equal(loaded(features), projector(features))
+    assert torch.equal(loaded(features, [64]), projector(features, [64]))
     assert loaded.state_dict().keys() == projector.state_dict().keys()
+
+
+def test_every_token_knows_its_own_picture_as_a_whole_and_no_other() -> None:
+    projector, first = fresh(), torch.from_numpy(FEATURES[0])
+    changed = first.clone()
+    changed[5:] += 3
+    assert not torch.allclose(projector(changed, [64])[:5], projector(first, [64])[:5], atol=1e-3)
+    together = projector(torch.cat([changed[:16], first]), [16, 64])
+    torch.testing.assert_close(together[16:], projector(first, [64]))
+    torch.testing.assert_close(together[:16], projector(changed[:16], [16]))
+
+
+def test_one_of_before_tokens_knew_the_whole_picture_is_read_as_it_was_trained(tmp_path: Path) -> None:
+    projector = fresh()
+    old = {name: tensor for name, tensor in projector.state_dict().items() if name != "mean.weight"}
+    save_file(old, tmp_path / PROJECTOR_FILE)
+    loaded = Projector.load(tmp_path)
+    assert loaded is not None
+    features = torch.from_numpy(FEATURES[0])
+    standard = (features.float() - projector.mean_C) / projector.deviation_C
+    torch.testing.assert_close(
+        loaded(features, [64]), projector.outer(F.gelu(projector.inner(standard))) * projector.scale
+    )
+    assert loaded.state_dict().keys() == old.keys()
 
 
 def test_an_adapter_trained_on_text_has_none(tmp_path: Path) -> None:

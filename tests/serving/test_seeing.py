@@ -1,6 +1,7 @@
 """Prompts with pictures: what is served is what was trained, alone, side by side and in pieces."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,18 @@ def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:
     Path(world.video.uri).unlink()
     second = world.seeing().embedded(rendered.pictures, shown, None)
     assert len(first) == 3
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one.made_NC, other.made_NC)
+
+
+def test_pictures_that_a_job_decoded_are_not_decoded_again_for_an_answer(world: World) -> None:
+    prompt = prompt_of("when", world.video)
+    shown = world.shown(prompt)
+    rendered = world.rendered(prompt, shown)
+    first = world.seeing().embedded(rendered.pictures, shown, None)
+    shutil.rmtree(world.folder / "features")  # what another tower would see is not there either
+    Path(world.video.uri).unlink()
+    second = world.seeing().embedded(rendered.pictures, shown, None)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.made_NC, other.made_NC)
 

@@ -77,7 +77,8 @@ def textbook_loss(model: Any, sight: Sight, chosen: Rendered) -> torch.Tensor:
     pieces, at = [], 0
     for picture in chosen.pictures:
         pieces.append(table(torch.tensor(chosen.token_ids[at : picture.start], dtype=torch.long)))
-        pieces.append(sight.projector(torch.from_numpy(read(picture.key, picture.index))))
+        features = torch.from_numpy(read(picture.key, picture.index))
+        pieces.append(sight.projector(features, [len(features)]))
         at = picture.start + picture.num_tokens
     pieces.append(table(torch.tensor(chosen.token_ids[at:])))
     logits = model(inputs_embeds=torch.cat(pieces)[None]).logits[0]
@@ -91,7 +92,7 @@ def test_packed_loss_and_gradients_equal_those_of_one_example_after_the_other(fu
     losses = [textbook_loss(model, sight, chosen) for chosen in EXAMPLES]
     torch.stack(losses).sum().backward()
     expected = gradients(model, sight)
-    assert len(expected) == 2 * 2 * len(LLAMA_LINEARS) + 4
+    assert len(expected) == 2 * 2 * len(LLAMA_LINEARS) + 5
     model.zero_grad()
     sight.projector.zero_grad()
     use_packed_attention(model)

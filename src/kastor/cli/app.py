@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import kastor
-from kastor.cli import job_commands, key_commands, model_commands, options, prepare_command
+from kastor.cli import demo_commands, job_commands, key_commands, model_commands, options, prepare_command
 from kastor.domain.content import Supervise
 from kastor.export.order import Format, Weights
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=CONTEXT,
 )
+app.add_typer(demo_commands.app, name="demo")
 app.add_typer(job_commands.app, name="jobs")
 app.add_typer(model_commands.app, name="models")
 app.add_typer(key_commands.app, name="keys")
@@ -48,23 +49,6 @@ def root(
     kastor generate NAME "…"   ask the tuned model
     kastor serve --no-auth     serve the HTTP API on http://127.0.0.1:8080
     """
-
-
-@app.command()
-def demo(as_json: options.Json = False) -> None:
-    """See it work: tune the embedded base on 15 pairs, compare.
-
-    Fetches the base model the first time (about 100 MB), starts a server of its own on a free port, tunes through the
-    HTTP API, draws the loss and asks both models 16 inputs that they have not seen.
-
-    \b
-    Example:
-      kastor demo
-    """
-    from kastor.cli import demo as doing
-    from kastor.cli.output import Output
-
-    doing.run(Output.of(as_json))
 
 
 @app.command()

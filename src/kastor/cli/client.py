@@ -129,8 +129,12 @@ class Client:
 
     def generate(self, model: str, prompt: str, sampling: SamplingOptions) -> Answer:
         """The whole answer."""
+        return self.answer(model, sampling.body(prompt))
+
+    def answer(self, model: str, body: Mapping[str, object]) -> Answer:
+        """The whole answer to a GenerateContentRequest."""
         path = f"/v1beta/{_resource(model)}:generateContent"
-        return Answer.of(self._json("POST", path, body=sampling.body(prompt), timeout_s=GENERATE_TIMEOUT_S))
+        return Answer.of(self._json("POST", path, body=body, timeout_s=GENERATE_TIMEOUT_S))
 
     def stream(self, model: str, prompt: str, sampling: SamplingOptions) -> Iterator[Answer]:
         """The answer piece by piece, as it is made; counts and finish reason are in the last piece."""

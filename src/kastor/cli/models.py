@@ -1,5 +1,7 @@
 """Base models and tuned models: which there are, fetching, looking, deleting."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,13 @@ def fetched(base: BaseModel, cache_dir: Path, out: Output) -> Path:
     if sources.is_local(base, cache_dir):
         return sources.ensure_local(base, cache_dir)
     out.say(f"Fetching {base.name} ({base.licence}) into {cache_dir}")
+    with progress_of(out) as on_progress:
+        return sources.ensure_local(base, cache_dir, on_progress)
+
+
+@contextmanager
+def progress_of(out: Output) -> Iterator[sources.OnProgress]:
+    """What shows, on stderr, how far a fetch is."""
     columns = (
         SpinnerColumn("line", style="cyan", finished_text=" "),
         TextColumn("{task.description}"),
@@ -109,7 +118,7 @@ def fetched(base: BaseModel, cache_dir: Path, out: Output) -> Path:
                     out.say(label)
             progress.update(told[at.stage], completed=at.done, total=at.total)
 
-        return sources.ensure_local(base, cache_dir, on_progress)
+        yield on_progress
 
 
 class _Bytes(DownloadColumn):

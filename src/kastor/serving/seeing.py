@@ -87,12 +87,12 @@ class Seeing:
         tower = self._tower(adapter_id)
         features = {media: self._features(one, tower) for media, one in shown.items()}
         found = [features[p.media][p.index][p.offset : p.offset + p.num_tokens] for p in pictures]
-        given = torch.from_numpy(np.concatenate(found)).to(self._table.device)
+        given, sizes = torch.from_numpy(np.concatenate(found)).to(self._table.device), [len(one) for one in found]
         if not self._vision.pretrained:
             with torch.inference_mode():
-                given = self._projector(adapter_id, tower, num_channels=given.shape[1])(given)
+                given = self._projector(adapter_id, tower, num_channels=given.shape[1])(given, sizes)
         made = given.to(self._table.dtype)
-        parts = made.split([len(one) for one in found])
+        parts = made.split(sizes)
         return tuple(Embedded(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
 
     # ---- features

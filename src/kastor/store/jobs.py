@@ -37,6 +37,7 @@ from kastor.store.grants import listed_for
 from kastor.store.tables import jobs
 
 CLAIM_LOCK = 0x636C61696D  # "claim": key of PostgreSQL's advisory lock that makes claimers count one after the other
+NO_JOB = "Job {} does not exist."
 
 
 class JobStore:
@@ -267,7 +268,7 @@ class JobStore:
             with self._database.write() as connection:
                 _add_event(connection, job_id, event)
         except IntegrityError as error:
-            raise _no_job(job_id) from error
+            raise NotFound(NO_JOB.format(job_id)) from error
 
 
 def tuning_job(row: RowMapping) -> TuningJob:
@@ -390,12 +391,8 @@ def _found(connection: Connection, job_id: str, *, lock: bool = False) -> Tuning
     query = select(jobs).where(jobs.c.id == job_id)
     row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
-        raise _no_job(job_id)
+        raise NotFound(NO_JOB.format(job_id))
     return tuning_job(row)
-
-
-def _no_job(job_id: str) -> NotFound:
-    return NotFound(f"Job {job_id} does not exist.")
 
 
 def _add_event(connection: Connection, job_id: str, event: Event) -> None:

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
-from kastor.models.language import Places
+from kastor.domain.vision import BothWays
+from kastor.models.language import Model, Places
 from kastor.models.projector import Projector
 from kastor.models.render import Picture
 from kastor.models.tower import Tower
@@ -40,7 +41,7 @@ class Sight:
 
     projector: Projector | None
     read: Read
-    both_ways: bool = False  # a picture's tokens attend to one another both ways
+    both_ways: BothWays = BothWays.NEVER
     tower: Tower | None = None  # trained, too: what is read are pixels
 
     @property
@@ -65,13 +66,14 @@ class Sight:
             given = torch.from_numpy(features_VC).to(device)
         else:
             given = torch.cat([looked_at(self.tower, self.read(p.key, p.index), device) for p in pictures])
-        return given if self.projector is None else self.projector(given)
+        sizes = [picture.num_tokens for picture in pictures]
+        return given if self.projector is None else self.projector(given, sizes)
 
-    def places(self, embeddings_TW: torch.Tensor, pictures: Sequence[Picture]) -> Places:
-        """The embeddings of a row with what is made of its pictures in their places, through which gradients flow."""
+    def places(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[Picture]) -> Places:
+        """A row's tokens with what is made of its pictures in their places, through which gradients flow."""
         places = np.concatenate([np.arange(p.start, p.start + p.num_tokens) for p in pictures])
-        device = embeddings_TW.device
-        return Places.of(embeddings_TW, torch.from_numpy(places).to(device), self.made(pictures, device))
+        device = token_ids_T.device
+        return Places.of(model, token_ids_T, torch.from_numpy(places).to(device), self.made(pictures, device))
 
     def _features(self, picture: Picture) -> NDArray[Any]:
         return self.read(picture.key, picture.index)[picture.offset : picture.offset + picture.num_tokens]

@@ -11,8 +11,6 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 
@@ -20,16 +18,12 @@ from rich.text import Text
 
 from kastor.cli.client import Client
 from kastor.cli.connection import Link, private_link, running_server
-from kastor.cli.curve import loss_curve
-from kastor.cli.follow import follow
+from kastor.cli.demos.tuning import Step, answered, followed, interruption_told
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, duration, program, table
-from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning, SamplingOptions
-from kastor.cli.tune import report
 from kastor.domain.content import Example
-from kastor.domain.errors import KastorError
-from kastor.domain.job import State
+from kastor.evaluation.labels import exact_match
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.settings import Settings, load_settings
 
@@ -59,12 +53,12 @@ class Comparison:
     @property
     def base_right(self) -> bool:
         """To the letter, but for white space around."""
-        return self.base.strip() == self.pair.output
+        return exact_match(self.base, self.pair.output)
 
     @property
     def tuned_right(self) -> bool:
         """To the letter, but for white space around."""
-        return self.tuned.strip() == self.pair.output
+        return exact_match(self.tuned, self.pair.output)
 
 
 def number_pairs(name: str) -> list[Pair]:
@@ -79,16 +73,14 @@ def run(out: Output) -> None:
     settings = load_settings()
     base = load_catalog(settings.catalog_file).base(BASE)
     out.say("Kastor demo: a small language model learns from 15 examples which number comes next.\n", style="bold")
-    try:
-        _step(out, 1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
+    step = Step(out, NUM_STEPS)
+    with interruption_told(out):
+        step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
         fetched(base, settings.cache_dir, out)
         with private_link(settings, out, scheduler=True) as link:
-            _step(out, 2, "server", f"{link.client.url}, for this demo only")
-            job = _tuned(link, base, out)
-            compared = _compared(link.client, base, job.tuned_model, out)
-    except KeyboardInterrupt:
-        out.say("\nInterrupted; the demo's processes are ended. Run it again at any time.", style="")
-        raise
+            step.say(2, "server", f"{link.client.url}, for this demo only")
+            job = _tuned(link, base, step)
+            compared = _compared(link.client, base, job.tuned_model, step)
     seconds = time.monotonic() - begun
     if out.as_json:
         out.result(_document(base, job, compared, seconds))
@@ -97,58 +89,29 @@ def run(out: Output) -> None:
     _show_next(settings, job, seconds, out)
 
 
-def _step(out: Output, number: int, what: str, detail: str) -> None:
-    out.err.print(Text.assemble((f"{number}/{NUM_STEPS} ", "cyan"), (f"{what:<11}", "bold"), detail))
-
-
-def _tuned(link: Link, base: BaseModel, out: Output) -> Job:
-    """The job, succeeded. When it is interrupted, the job is cancelled: nobody wants to find it in the queue later."""
+def _tuned(link: Link, base: BaseModel, step: Step) -> Job:
+    """The job, succeeded."""
     pairs = number_pairs("numbers.jsonl")
     examples = [Example.pair(pair.text_input, pair.output) for pair in pairs]
     few = ", ".join(f"{pair.text_input} → {pair.output}" for pair in pairs[:4])
-    job_id, name = link.client.create_tuning(NewTuning(base.id, examples, display_name=DISPLAY_NAME))
-    try:
-        asked = link.client.job(job_id).raw["hyperparameters"]
-        settings = f"{asked['epochCount']} epochs, batch {asked['batchSize']}, rate {asked['learningRate']:g}"
-        _step(out, 3, "tuning", f"POST {link.client.url}/v1beta/tunedModels")
-        out.say(f"               {len(pairs)} pairs ({few} …)\n               the defaults: {settings}")
-        with display_on(out.err) as display:
-            job = follow(link.client, job_id, display, link.check)
-    except KeyboardInterrupt:
-        with suppress(KastorError):
-            link.client.cancel(job_id)
-        raise
-    if job.state is not State.SUCCEEDED:
-        report(job, name, out)
-    full = link.client.job(job_id, full=True)
-    if not out.as_json:
-        out.result(None, "", loss_curve(full.steps, out.out.width), "")
-    return full
+    job_id, _ = link.client.create_tuning(NewTuning(base.id, examples, display_name=DISPLAY_NAME))
+    asked = link.client.job(job_id).raw["hyperparameters"]
+    settings = f"{asked['epochCount']} epochs, batch {asked['batchSize']}, rate {asked['learningRate']:g}"
+    step.say(3, "tuning", f"POST {link.client.url}/v1beta/tunedModels")
+    step.out.say(f"               {len(pairs)} pairs ({few} …)\n               the defaults: {settings}")
+    return followed(link, job_id, step.out)
 
 
-def _compared(client: Client, base: BaseModel, tuned: str, out: Output) -> list[Comparison]:
-    """Both models' answers, all asked for at once: the engine batches them."""
+def _compared(client: Client, base: BaseModel, tuned: str, step: Step) -> list[Comparison]:
+    """Both models' answers."""
     pairs = number_pairs("numbers-held-out.jsonl")
-    _step(out, 4, "answers", f"{len(pairs)} inputs that were not in the examples, asked of both models")
-    inputs = [(model, pair.text_input) for model in (base.name, tuned) for pair in pairs]
-    answers = _asked(client, inputs, out)
+    step.say(4, "answers", f"{len(pairs)} inputs that were not in the examples, asked of both models")
+    requests = [(model, GREEDY.body(pair.text_input)) for model in (base.name, tuned) for pair in pairs]
+    answers = answered(client, requests, step.out)
     return [
         Comparison(pair, base_answer, tuned_answer)
         for pair, base_answer, tuned_answer in zip(pairs, answers[: len(pairs)], answers[len(pairs) :], strict=True)
     ]
-
-
-def _asked(client: Client, inputs: Sequence[tuple[str, str]], out: Output) -> list[str]:
-    pool = ThreadPoolExecutor(len(inputs))
-    try:
-        futures = [pool.submit(client.generate, model, text, GREEDY) for model, text in inputs]
-        with out.err.status("loading the model", spinner="line") as status:
-            for number, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                status.update(f"{number} of {len(inputs)} answers")
-        return [future.result().text for future in futures]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C nobody waits for answers
 
 
 def _show_table(compared: Sequence[Comparison], out: Output) -> None:

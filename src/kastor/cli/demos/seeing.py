@@ -1,0 +1,77 @@
+"""What the demos on media have in common besides the job: folders, settings, the end of what they say."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from kastor.cli.check_samples import jpeg
+from kastor.cli.demos.page import Thumb
+from kastor.cli.demos.tuning import SEEING_BASE, Study
+from kastor.cli.output import Output, duration, program
+from kastor.cli.records import Job
+from kastor.domain.job import State
+from kastor.domain.media import Sampling
+from kastor.domain.vision import clock
+from kastor.media.decode import frames
+from kastor.media.probe import plan
+from kastor.settings import Settings, load_settings
+
+CLOSING = (
+    "kastor-nano-vl is a small language model (SmolLM2-135M-Instruct) with a small frozen tower (EfficientNet-lite0) "
+    "and a projector that each job trains. It makes every path real on a laptop, and is no general assistant.",
+    "Both models were asked greedily and kept to the form of the answers: the untuned one, too, says what it would "
+    "choose.",
+)
+
+
+def settings_for(name: str) -> tuple[Settings, Path]:
+    """The user's settings with the profile that lets media through, and an empty folder that may be named."""
+    settings = load_settings(profile="open")
+    folder = settings.cache_dir / "demo" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return settings.model_copy(update={"media_folders": [*settings.media_folders, folder]}), folder
+
+
+def thumbs(
+    path: Path,
+    sampling: Sampling,
+    size: tuple[int, int],
+    marked: Callable[[float], bool] = lambda moment_s: False,
+) -> tuple[Thumb, ...]:
+    """Small pictures of the frames that are looked at, each with its moment."""
+    found = frames(path, plan(path, sampling).plan, size)
+    return tuple(Thumb(jpeg(frame.pixels), clock(frame.moment_s), marked(frame.moment_s)) for frame in found)
+
+
+def facts(study: Study, job: Job) -> tuple[tuple[str, str], ...]:
+    """What a job was given and took."""
+    took = (job.ended_at - job.started_at).total_seconds() if job.ended_at and job.started_at else 0.0
+    return (
+        ("base", job.base_model),
+        ("examples", f"{len(study.trained)} to learn from, {len(study.held_out)} held out"),
+        (
+            "settings",
+            f"{study.epochs} epoch{'s' * (study.epochs > 1)}, batch {study.batch_size}, rate {study.learning_rate:g}",
+        ),
+        ("took", duration(took)),
+        ("tuned model", job.tuned_model),
+    )
+
+
+def tell_end(name: str, job: Job, report: Path, study: Study, seconds: float, out: Output) -> None:
+    """Where the report lies, and what may be tried next."""
+    assert job.state is State.SUCCEEDED  # noqa: S101  # else we would not be here
+    me = program()
+    out.say(f"Done in {duration(seconds)}. The tuned model is {job.tuned_model}.", style="bold")
+    out.say(f"The report with pictures: {report}\n", style="bold")
+    commands: Sequence[tuple[str, str]] = (
+        ("judge the dataset, with its pictures", f"{me} check {study.dataset} --base {SEEING_BASE} --html check.html"),
+        ("tune on it again, your way", f"{me} tune {study.dataset} --base {SEEING_BASE} --epochs 2"),
+        ("take the model with you", f"{me} export {job.tuned_model} --out {name}-adapter"),
+    )
+    out.say("What to try next:", style="")
+    for what, command in commands:
+        out.err.print(Text.assemble((f"  # {what}\n", "dim"), f"  {command}"), soft_wrap=True)

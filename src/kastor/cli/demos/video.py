@@ -1,0 +1,110 @@
+"""`kastor demo video`: a base model that sees learns to say what happens in clips and when, and to tell acts of a film.
+
+The clips are made here, so their truth is exact; the film's annotation is coarse, and its windows are
+segments of one file. Both models may answer in the form that was learnt only, so that the base, too, is judged by what
+it says; what one answer, always the same, would reach is told beside.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from kastor.cli.connection import Link, private_link
+from kastor.cli.demos.page import Report
+from kastor.cli.demos.seeing import CLOSING, settings_for, tell_end
+from kastor.cli.demos.tuning import SEEING_BASE, Outcome, Step, compared, interruption_told, job_of, written
+from kastor.cli.demos.watched_clips import Clips
+from kastor.cli.demos.watched_film import Film
+from kastor.cli.models import fetched
+from kastor.cli.output import Output
+from kastor.models.catalog import load_catalog
+
+QUICK_TRAINED, QUICK_HELD_OUT = 32, 12
+
+
+class Task(StrEnum):
+    """What is learnt."""
+
+    CLIPS = "clips"
+    FILM = "film"
+
+
+NUM_STEPS = {Task.CLIPS: 4, Task.FILM: 3}  # a job more for the clips
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for on the command line; `None` where nothing was."""
+
+    tasks: tuple[Task, ...]
+    num_trained: int | None
+    num_held_out: int | None
+    epochs: int | None
+    seed: int
+    report: Path
+
+    def quick(self) -> "Wanted":
+        """Small numbers, for a look."""
+        few = replace(self, num_trained=self.num_trained or QUICK_TRAINED, epochs=self.epochs or 1)
+        return replace(few, num_held_out=self.num_held_out or QUICK_HELD_OUT)
+
+
+def run(wanted: Wanted, out: Output) -> None:
+    """The whole demo."""
+    began = time.monotonic()
+    settings, folder = settings_for("video")
+    base, step = (
+        load_catalog(settings.catalog_file).base(SEEING_BASE),
+        Step(out, 2 + sum(NUM_STEPS[task] for task in wanted.tasks)),
+    )
+    out.say("Kastor demo: a small model that has never seen a picture learns to watch.\n", style="bold")
+    done: list[tuple[Clips | Film, Outcome]] = []
+    with interruption_told(out):
+        step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
+        fetched(base, settings.cache_dir, out)
+        with private_link(settings, out, scheduler=True) as link:
+            step.say(2, "server", f"{link.client.url}, for this demo only")
+            for task in wanted.tasks:
+                number = 3 + sum(NUM_STEPS[before] for before in wanted.tasks[: len(done)])
+                done.append(_done(task, wanted, folder / task, link, base.name, step, number))
+    parts = tuple(made.part(outcome) for made, outcome in done)
+    Report("Watching, before and after", "kastor demo video", parts, CLOSING).write(wanted.report)
+    _tell(wanted, done, time.monotonic() - began, out)
+
+
+def _done(
+    task: Task, wanted: Wanted, folder: Path, link: Link, base: str, step: Step, number: int
+) -> tuple[Clips | Film, Outcome]:
+    """The task's media, and what came of its jobs, each on top of the one before; its steps begin with `number`."""
+    folder.mkdir()
+    sizes = (wanted.num_trained, wanted.num_held_out, wanted.epochs)
+    made = Clips.make(folder, *sizes, wanted.seed) if task is Task.CLIPS else Film.make(folder, *sizes)
+    step.say(number, task.value, made.about)
+    model = base
+    for study in made.studies:
+        number += 1
+        written(study)
+        step.say(number, "tuning", f"POST {link.client.url}/kastor/v1/jobs, on {study.name}")
+        given = f"{len(study.trained)} rows, {study.epochs} epoch{'s' * (study.epochs > 1)}, batch {study.batch_size}"
+        step.out.say(f"               {given}, rate {study.learning_rate:g}" + (f", on {model}" * (model != base)))
+        job = job_of(study, link, model, step.out)
+        model = job.tuned_model
+    step.say(number + 1, "answers", f"{len(study.held_out)} that were held out, asked of both models")
+    return made, compared(study, job, link, base, step.out)
+
+
+def _tell(wanted: Wanted, done: list[tuple[Clips | Film, Outcome]], seconds: float, out: Output) -> None:
+    document: dict[str, object] = {"report": str(wanted.report), "seconds": round(seconds, 1)}
+    tables: list[RenderableType] = []
+    for task, (made, outcome) in zip(wanted.tasks, done, strict=True):
+        found = made.judged(outcome)
+        document[task.value] = found.document() | {"job": dict(outcome.job.raw)}
+        tables += ["", found.shown()]
+    out.result(document, *tables, "")
+    if not out.as_json:
+        made, outcome = done[0]
+        study = made.studies[-1]
+        tell_end(study.name, outcome.job, wanted.report, study, seconds, out)

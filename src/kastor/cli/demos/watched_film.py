@@ -1,0 +1,96 @@
+"""The film of `kastor demo video`: its windows as rows of a dataset, and shown with what was said to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kastor.cli.demos import film
+from kastor.cli.demos.classified import BASE, GUESS, TUNED, Classified
+from kastor.cli.demos.film import Window
+from kastor.cli.demos.page import Part, Shown
+from kastor.cli.demos.seeing import facts, thumbs
+from kastor.cli.demos.tuning import Form, Outcome, Row, Study, local_file
+from kastor.domain.media import Sampling
+from kastor.domain.vision import clock
+
+FPS = 0.5  # two frames of a window
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 3, 4, 1e-3
+QUESTION = "Which act of the film is this: morning, teasing, forest, flight or credits?"
+MAX_SHOWN = 18
+THUMB_SIZE = (240, 135)
+LEAD = (
+    "Windows of four seconds from Big Buck Bunny, of which two frames are seen. Blocks of twelve seconds were held "
+    "out: the same film and its figures, other moments. The annotation is coarse; five seconds at both ends of each "
+    "act are left out."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """The film as a file, and its windows."""
+
+    path: Path
+    held_out: Sequence[Window]
+    studies: tuple[Study, ...]
+
+    @classmethod
+    def make(cls, folder: Path, num_trained: int | None, num_held_out: int | None, epochs: int | None) -> "Film":
+        """Into `folder`; what is `None` as the demo has it, and never more windows than there are."""
+        path = film.unpacked(folder)
+        all_learnt, all_held_out = film.windows()
+        learnt, held_out = film.thinned(all_learnt, num_trained), film.thinned(all_held_out, num_held_out)
+        acts = tuple(dict.fromkeys(window.act for window in all_learnt))
+        study = Study(
+            "acts",
+            folder,
+            [_row(path, window) for window in learnt],
+            [_row(path, window) for window in held_out],
+            Form(max_tokens=8, choices=acts),
+            epochs or EPOCHS,
+            BATCH_SIZE,
+            LEARNING_RATE,
+        )
+        return cls(path, held_out, (study,))
+
+    @property
+    def about(self) -> str:
+        """In a few words."""
+        number = len(self.studies[-1].trained) + len(self.held_out)
+        return f"Big Buck Bunny (CC BY 3.0), {number} windows of {film.WINDOW_S} s"
+
+    def judged(self, outcome: Outcome) -> Classified:
+        """What was said, scored."""
+        return Classified([window.act for window in self.held_out], {BASE: outcome.base, TUNED: outcome.tuned})
+
+    def part(self, outcome: Outcome) -> Part:
+        """For the page."""
+        found = self.judged(outcome)
+        chosen = film.thinned(list(range(len(self.held_out))), MAX_SHOWN)
+        shown = [
+            Shown(_name(window), thumbs(self.path, _sampling(window), THUMB_SIZE), found.said(index))
+            for index, window in ((index, self.held_out[index]) for index in chosen)
+        ]
+        return Part(
+            "Acts of a film",
+            QUESTION,
+            LEAD,
+            (found.metric({GUESS: "whichever it is", BASE: "untuned: it guesses"}),),
+            found.by_class(),
+            outcome.job.steps,
+            facts(self.studies[-1], outcome.job),
+            tuple(shown),
+            film.credit(),
+        )
+
+
+def _row(path: Path, window: Window) -> Row:
+    seen = {"startOffset": f"{window.start_s}s", "endOffset": f"{window.end_s}s", "fps": FPS}
+    return Row(({**local_file(path, "video/mp4"), "videoMetadata": seen},), QUESTION, window.act)
+
+
+def _sampling(window: Window) -> Sampling:
+    return Sampling(FPS, window.start_s, window.end_s)
+
+
+def _name(window: Window) -> str:
+    return f"{clock(window.start_s)} to {clock(window.end_s)}"

@@ -1,0 +1,58 @@
+"""Answers that say from when to when: the interval in a text, and how much of two intervals is common.
+
+Moments are seconds; an interval is [start, end).
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from kastor.dataset.timestamps import find
+
+Interval = tuple[Fraction, Fraction]
+ENDLESS_S = Fraction(10**6)  # nothing in an answer is too late to be read
+
+
+def interval_of(text: str) -> Interval | None:
+    """The interval that a text names: its first range, or from its first moment to its second; `None` without two.
+
+    >>> interval_of("a dog, from 00:03 to 00:06")
+    (Fraction(3, 1), Fraction(6, 1))
+    >>> interval_of('{"event": "dog", "start": "1:02.5", "end": "1:04"}')
+    (Fraction(125, 2), Fraction(64, 1))
+    >>> interval_of("at 0:03"), interval_of("from 0:06 to 0:03")
+    (None, None)
+    """
+    marks = find(text, 0, len(text), ENDLESS_S).marks
+    ranged = next((mark for mark in marks if mark.end is not None), None)
+    if ranged is not None:
+        return ranged.interval
+    if len(marks) < 2 or marks[1].start.seconds < marks[0].start.seconds:
+        return None
+    return marks[0].start.seconds, marks[1].start.seconds
+
+
+def temporal_iou(one: Interval | None, other: Interval | None) -> float:
+    """Seconds that are in both intervals over seconds that are in either; 0 where one is missing or empty.
+
+    >>> temporal_iou((Fraction(0), Fraction(4)), (Fraction(2), Fraction(6)))
+    0.3333333333333333
+    >>> temporal_iou(None, (Fraction(0), Fraction(1)))
+    0.0
+    """
+    if one is None or other is None or one[0] >= one[1] or other[0] >= other[1]:
+        return 0.0
+    common = max(Fraction(0), min(one[1], other[1]) - max(one[0], other[0]))
+    return float(common / (one[1] - one[0] + other[1] - other[0] - common))
+
+
+def best_constant(truths: Sequence[Interval]) -> Interval:
+    """The interval with the highest mean IoU to all truths, of those that begin and end where some truth does.
+
+    What always giving the same answer can reach: a model that has learnt to look is above it.
+
+    >>> best_constant([(Fraction(1), Fraction(4)), (Fraction(2), Fraction(4)), (Fraction(2), Fraction(5))])
+    (Fraction(2, 1), Fraction(4, 1))
+    """
+    starts, ends = sorted({start for start, _ in truths}), sorted({end for _, end in truths})
+    candidates = [(start, end) for start in starts for end in ends if start < end]
+    return max(candidates, key=lambda candidate: sum(temporal_iou(candidate, truth) for truth in truths))

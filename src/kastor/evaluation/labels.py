@@ -1,0 +1,52 @@
+"""Answers that are one of a few labels: which are right, and how good they are in all, every label counting alike."""
+
+from collections.abc import Mapping, Sequence
+
+
+def exact_match(answer: str, truth: str) -> bool:
+    r"""Whether the answer is the truth to the letter, but for white space around.
+
+    >>> exact_match(" forty two\n", "forty two"), exact_match("It is forty two.", "forty two")
+    (True, False)
+    """
+    return answer.strip() == truth.strip()
+
+
+def recalls(truths: Sequence[str], answers: Sequence[str]) -> Mapping[str, float]:
+    """Of each label that occurs among the truths, in order of the alphabet, the share that was recognised.
+
+    >>> recalls(["a", "a", "b"], ["a", "b", "b"])
+    {'a': 0.5, 'b': 1.0}
+    """
+    right: dict[str, list[bool]] = {truth: [] for truth in sorted(set(truths))}
+    for truth, answer in zip(truths, answers, strict=True):
+        right[truth].append(exact_match(answer, truth))
+    return {label: sum(found) / len(found) for label, found in right.items()}
+
+
+def accuracy(truths: Sequence[str], answers: Sequence[str]) -> float:
+    """The share of right answers; 0 of none.
+
+    >>> accuracy(["a", "a", "b", "a"], ["a", "b", "b", "a"])
+    0.75
+    """
+    return sum(map(exact_match, answers, truths)) / max(1, len(truths))
+
+
+def balanced_accuracy(truths: Sequence[str], answers: Sequence[str]) -> float:
+    """The mean of `recalls`: what always saying one label reaches is one over their number, however rare it is.
+
+    >>> balanced_accuracy(["sound"] * 9 + ["torn"], ["sound"] * 10)
+    0.5
+    """
+    shares = recalls(truths, answers).values()
+    return sum(shares) / max(1, len(shares))
+
+
+def commonest(truths: Sequence[str]) -> str:
+    """The label to say always, if one must: the most frequent, of several the first in the alphabet.
+
+    >>> commonest(["b", "a", "b", "a", "c"])
+    'a'
+    """
+    return min(set(truths), key=lambda label: (-truths.count(label), label))

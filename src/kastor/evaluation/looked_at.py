@@ -1,0 +1,58 @@
+"""A linear probe on pictures, in a process of its own: `python -m kastor.evaluation.looked_at`, asked by `probing`.
+
+Features come from the store that jobs and answers share, and go there. JSON in and out:
+
+    in   {"base": FOLDER, "cache": FOLDER, "family": NAME, "resolution": NAME, "threads": N,
+          "known": [[PATH, LABEL], …], "asked": [PATH, …]}
+    out  {"labels": [LABEL, …]}
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kastor.domain.content import Resolution
+from kastor.evaluation.linear_probe import Numbers, pooled, probed
+from kastor.media.cache import MediaCache
+from kastor.media.decode import Pictures
+from kastor.models.families import FAMILIES
+from kastor.models.vision import Encoder, FeatureStore, feature_key
+
+
+def main() -> None:
+    """Read the request, look, answer."""
+    request: dict[str, Any] = json.load(sys.stdin)
+    known = [(Path(path), str(label)) for path, label in request["known"]]
+    asked = [Path(path) for path in request["asked"]]
+    rows = _rows(request, [path for path, _ in known] + asked)
+    labels = probed(rows[: len(known)], [label for _, label in known], rows[len(known) :])
+    sys.stdout.write(json.dumps({"labels": labels}) + "\n")
+
+
+def _rows(request: dict[str, Any], paths: Sequence[Path]) -> Numbers:
+    """Each picture's features, pooled, (E, D)."""
+    vision = FAMILIES[request["family"]].vision
+    assert vision is not None  # noqa: S101  # it sees
+    encoder = Encoder.open(Path(request["base"]), vision, num_threads=int(request["threads"]))
+    grid = vision.layout(Resolution(request["resolution"]), (1, 1))  # every picture has the same
+    cache = MediaCache(Path(request["cache"]))
+    rows = []
+    with closing(cache.lease("probe")) as lease, closing(Pictures()) as decoder:
+        store = FeatureStore(cache, lease)
+        for path in paths:
+            key = feature_key(hashlib.sha256(path.read_bytes()).hexdigest(), (0,), [grid], encoder.hash)
+            if not store.hold(key):
+                pixels = decoder.picture(path, (grid.width, grid.height), resample=vision.resample)
+                store.put(key, encoder.encode([pixels], [grid]))
+            rows.append(pooled(store.read(key, 0)))
+    return np.stack(rows)
+
+
+if __name__ == "__main__":
+    main()
