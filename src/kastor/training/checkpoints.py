@@ -48,7 +48,7 @@ class Checkpoint:
     @property
     def manifest(self) -> dict[str, Any]:
         """What its manifest says."""
-        return _manifest(self.folder)
+        return manifest(self.folder)
 
     @property
     def resumable(self) -> bool:
@@ -178,7 +178,7 @@ def verify(folder: Path) -> None:
         FailedPrecondition: one is missing or damaged; names it.
 
     """
-    for name, said in _manifest(folder)["files"].items():
+    for name, said in manifest(folder)["files"].items():
         file = folder / name
         if not file.is_file() or _sha256(file) != said["sha256"]:
             raise FailedPrecondition(
@@ -186,7 +186,8 @@ def verify(folder: Path) -> None:
             )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest in the folder of an adapter says."""
     return dict(json.loads((folder / MANIFEST_FILE).read_text("utf-8")))
 
 

@@ -38,7 +38,7 @@ class StepReport:
     epoch: int  # from 1
     mean_loss: float  # nats per supervised token
     learning_rate: float
-    grad_norm: float  # before clipping
+    grad_norm: float  # of adapter and projector, before clipping
     num_tokens: int
     num_supervised: int
     elapsed_s: float
@@ -194,9 +194,15 @@ class Trainer:
             f"{self.row_tokens:,}; batch size and results stay the same"
         )
 
+    def _clipped(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+        """What is clipped together: adapter and projector; a tower, whose gradients are 25 times theirs, by itself."""
+        tower = {name for name in self._parameters if name.startswith(TOWER)}
+        others = [parameter for name, parameter in self._parameters.items() if name not in tower]
+        return others, [self._parameters[name] for name in sorted(tower)]
+
     def _update(self, loss: float, rate: float) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), MAX_GRAD_NORM).item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        norm, tower_norm = (torch.nn.utils.clip_grad_norm_(part, MAX_GRAD_NORM).item() for part in self._clipped())
+        if not all(map(math.isfinite, (loss, norm, tower_norm))):
             self._optimizer.zero_grad(set_to_none=True)
             raise FailedPrecondition(
                 f"The loss became {loss} in step {self.step + 1}: training diverged. Use a learning rate below "

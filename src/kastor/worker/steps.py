@@ -18,7 +18,7 @@ from kastor.models.sources import TOWER_FILE, Progress, ensure_local
 from kastor.models.vision import PREPROCESSING
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
-from kastor.training.checkpoints import Checkpoints, load_adapter, restore
+from kastor.training.checkpoints import Checkpoints, load_adapter, manifest, restore
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach
 from kastor.training.sight import Sight
@@ -141,6 +141,8 @@ class Steps:
         }
         if prepared.seeing is not None:
             about["vision"] = {"tower": prepared.seeing.tower, "preprocessing": PREPROCESSING}
+        elif eyes is not None:  # of the model that this one goes on from, and takes its projector from
+            about |= {"vision": manifest(self._blobs.initial_adapter(self._job.id)).get("vision")}
         projector, tower = (None, None) if eyes is None else (eyes.projector, eyes.tower)
 
         def save(step: int, ends_epoch: bool) -> None:
