@@ -16,7 +16,7 @@ from kastor.cli.demos import cloth
 from kastor.cli.demos.classified import BASE, GUESS, PROBE, TUNED, Classified
 from kastor.cli.demos.cloth import LABELS, Picture
 from kastor.cli.demos.page import Part, Report, Shown, Thumb
-from kastor.cli.demos.seeing import CLOSING, facts, settings_for, tell_end
+from kastor.cli.demos.seeing import CLOSING, emptied, facts, settings_for, tell_end
 from kastor.cli.demos.tuning import (
     SEEING_BASE,
     Form,
@@ -78,6 +78,7 @@ def run(wanted: Wanted, out: Output) -> None:
     """
     began = time.monotonic()
     settings, folder = settings_for("image")
+    emptied(folder)
     base, step = load_catalog(settings.catalog_file).base(SEEING_BASE), Step(out, NUM_STEPS)
     out.say("Kastor demo: a small model that has never seen a picture learns to inspect cloth.\n", style="bold")
     with interruption_told(out):

@@ -27,12 +27,17 @@ CLOSING = (
 
 
 def settings_for(name: str) -> tuple[Settings, Path]:
-    """The user's settings with the profile that lets media through, and an empty folder that may be named."""
+    """The user's settings with the profile that lets media through, and a folder that may be named."""
     settings = load_settings(profile="open")
     folder = settings.cache_dir / "demo" / name
+    return settings.model_copy(update={"media_folders": [*settings.media_folders, folder]}), folder
+
+
+def emptied(folder: Path) -> Path:
+    """The folder, without what an earlier run left in it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return settings.model_copy(update={"media_folders": [*settings.media_folders, folder]}), folder
+    return folder
 
 
 def thumbs(

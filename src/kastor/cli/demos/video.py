@@ -14,7 +14,7 @@ from rich.console import RenderableType
 
 from kastor.cli.connection import Link, private_link
 from kastor.cli.demos.page import Report
-from kastor.cli.demos.seeing import CLOSING, settings_for, tell_end
+from kastor.cli.demos.seeing import CLOSING, emptied, settings_for, tell_end
 from kastor.cli.demos.tuning import SEEING_BASE, Outcome, Step, compared, interruption_told, job_of, written
 from kastor.cli.demos.watched_clips import Clips
 from kastor.cli.demos.watched_film import Film
@@ -79,7 +79,7 @@ def _done(
     task: Task, wanted: Wanted, folder: Path, link: Link, base: str, step: Step, number: int
 ) -> tuple[Clips | Film, Outcome]:
     """The task's media, and what came of its jobs, each on top of the one before; its steps begin with `number`."""
-    folder.mkdir()
+    emptied(folder)
     sizes = (wanted.num_trained, wanted.num_held_out, wanted.epochs)
     made = Clips.make(folder, *sizes, wanted.seed) if task is Task.CLIPS else Film.make(folder, *sizes)
     step.say(number, task.value, made.about)

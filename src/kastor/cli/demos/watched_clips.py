@@ -18,7 +18,7 @@ from kastor.cli.demos.tuning import Outcome, Row, Study
 from kastor.domain.media import Sampling
 
 SECONDS = 6
-NUM_TRAINED, NUM_HELD_OUT = 120, 40
+NUM_TRAINED, NUM_HELD_OUT = 120, 30
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 1, 4, 1e-3
 SEGMENTS_S = ((1, 2), (1, 3))  # lengths of those of a clip, by turns
 SEGMENTS_BATCH_SIZE = 8
