@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kastor.domain.content import Prompt
+from kastor.domain.content import Content, FunctionCall, FunctionResponse, Prompt, Role
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from kastor.domain.generation import FinishReason, Form, GenerateRequest, Sampling
 from kastor.lifeline import Lifeline
@@ -60,6 +60,20 @@ def test_prompt_tokens_are_those_that_are_counted(engine: RemoteEngine) -> None:
     chunks = list(engine.stream(asked("one")))
     assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", Prompt.of("one"))
     assert chunks[-1].finish_reason in (FinishReason.MAX_TOKENS, FinishReason.STOP)
+
+
+def test_calls_and_their_responses_reach_the_process(engine: RemoteEngine) -> None:
+    answered = Prompt(
+        (
+            *Prompt.of("rain?").contents,
+            Content(Role.MODEL, (FunctionCall("f", '{"a":1}'),)),
+            Content(Role.USER, (FunctionResponse("f", '{"b":true}'),)),
+        )
+    )
+    chunks = list(engine.stream(GenerateRequest("tiny", answered, GREEDY)))
+    assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", answered)
+    fewer = Prompt((*answered.contents[:2], Content(Role.USER, (FunctionResponse("f", "{}"),))))
+    assert engine.count_tokens("tiny", fewer) < chunks[-1].prompt_tokens
 
 
 def test_errors_arrive_as_they_are(engine: RemoteEngine) -> None:

@@ -206,6 +206,10 @@ def test_tuning_on_a_tuned_model_goes_on_from_its_projector(place: Place) -> Non
         assert job.state is State.SUCCEEDED, job.error
         one, other = adapter(place, "job1", PROJECTOR_FILE), adapter(place, job_id, PROJECTOR_FILE)
         assert all(torch.allclose(one[name], other[name], atol=1e-8) for name in one)
+        kept = [
+            json.loads((place.blobs.adapter(one) / "manifest.json").read_text())["vision"] for one in ("job1", job_id)
+        ]
+        assert kept[0] == kept[1]  # what the projector was trained on: answers about pictures ask for it
     losses = [place.jobs.snapshots(job)[step].mean_loss for job, step in (("job1", 0), ("job2", 0))]
     assert losses[1] < losses[0]
 

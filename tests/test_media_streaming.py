@@ -257,6 +257,26 @@ def test_what_one_job_decoded_another_decodes_no_more_even_for_another_tower(pla
     same_bits(place, "job1", "job2")
 
 
+def test_killed_between_writing_down_what_is_left_out_and_counting_it_a_job_counts_it_when_resumed(
+    place: Place,
+) -> None:
+    rows = some_rows(place, last=torn(place))
+    place.add_file(rows, "job1", asked=TWICE)
+    assert place.work(place.claim()) == 0
+    succeeded(place, "job1")
+    place.add_file(rows, "job2", asked=TWICE)
+    job = judged(place, "job2")
+    shutil.copy(place.blobs.left_out("job1"), place.blobs.left_out("job2"))
+    mended = PIL.Image.fromarray(painted(9, (640, 480)))
+    mended.save(place.media / "torn.jpg")  # what was left out stays so: training may have begun without it
+    assert place.work(job) == 0
+    succeeded(place, "job2")
+    first, second = (json.loads(place.blobs.report(job_id).read_bytes()) for job_id in ("job1", "job2"))
+    assert first | {"file": ""} == second | {"file": ""}
+    assert second["dropped"] == 1
+    same_bits(place, "job1", "job2")
+
+
 def unkept() -> Choice:
     return Choice.by_rule(Measured(1.0, 2.0, 1 << 20), num_reads=2, num_pictures=12, room_bytes=1 << 40)
 

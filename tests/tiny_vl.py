@@ -40,6 +40,16 @@ GEMMA4_TOKENS = (
     "<image|>",
     "<|image|>",
     "<|video|>",
+    "<|channel>",
+    "<channel|>",
+)
+GEMMA4_LARGE: Mapping[str, Any] = MappingProxyType(
+    {
+        "hidden_size_per_layer_input": 0,
+        "use_bidirectional_attention": "vision",
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+    }
 )
 SMOLVLM_TOKENS = (
     "<fake_token_around_image>",
@@ -79,32 +89,62 @@ def tiny_gemma3(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_gemma4(folder: Path, seed: int = 0) -> Path:
-    """Gemma 4: patches of 16 pixels averaged three by three, at any proportions; per-layer embeddings, no audio."""
+    """Gemma 4 as the large ones are: pictures both ways in layers with a window, values that are keys in the others.
+
+    Patches of 16 pixels are averaged three by three, at any proportions.
+    """
+    return _gemma4(folder, seed, GEMMA4_LARGE)
+
+
+def tiny_gemma4_moe(folder: Path, seed: int = 0) -> Path:
+    """Gemma 4 as 26B A4B is: large, and beside each layer's own feed-forward part two of four experts."""
+    experts = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 24}
+    return _gemma4(folder, seed, {**GEMMA4_LARGE, **experts})
+
+
+def tiny_gemma4_e(folder: Path, seed: int = 0) -> Path:
+    """Gemma 4 as E2B is: a clipped tower, embeddings for each layer, two layers that read the others' keys, ears."""
+    audio = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "subsampling_conv_channels": [8, 4],
+        "output_proj_dims": 48,
+    }
+    more = {
+        "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True,
+        "vocab_size_per_layer_input": len(_ids(GEMMA4_TOKENS)),
+        "hidden_size_per_layer_input": 8,
+    }
+    return _gemma4(folder, seed, more, {"audio_config": audio})
+
+
+def _gemma4(folder: Path, seed: int, text: Mapping[str, Any], more: Mapping[str, Any] = MappingProxyType({})) -> Path:
     from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
     ids = _ids(GEMMA4_TOKENS)
     ends = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<bos>"]}
-    text = _text(GEMMA4_TOKENS) | {
+    shape = _text(GEMMA4_TOKENS) | {
+        "num_hidden_layers": 4,
         "sliding_window": 128,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "vocab_size_per_layer_input": len(ids),
-        "hidden_size_per_layer_input": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
         "global_head_dim": 32,
         "eos_token_id": ids["<eos>"],
-        "use_bidirectional_attention": "vision",
         "final_logit_softcapping": 30.0,
     }
     vision = _vision(image_size=0, patch_size=16) | {"num_key_value_heads": 2, "head_dim": 16, "standardize": True}
     del vision["image_size"]
     config = Gemma4Config(
-        text_config=text | ends,
-        vision_config=vision | {"position_embedding_size": 1024},
+        text_config={**shape, **text, **ends},
+        vision_config=vision | {"position_embedding_size": 1024, "use_clipped_linears": "audio_config" in more},
         boi_token_id=ids["<|image>"],
         eoi_token_id=ids["<image|>"],
         image_token_id=ids["<|image|>"],
         video_token_id=ids["<|video|>"],
         eos_token_id=[ids["<eos>"], ids["<turn|>"]],
         **ends,
+        **more,
     )
     return _saved(folder, Gemma4ForConditionalGeneration, config, GEMMA4_TOKENS, seed)
 
@@ -187,6 +227,7 @@ TINY_VL: Mapping[str, Callable[[Path], Path]] = MappingProxyType(
         "llava": tiny_llava,
     }
 )
+"""One of each kind of tower."""
 
 
 def _ids(more: tuple[str, ...]) -> dict[str, int]:
@@ -274,7 +315,9 @@ def _saved(folder: Path, architecture: Any, config: Any, more: tuple[str, ...], 
         model = architecture(config).eval()
         with torch.no_grad():
             for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-                if _is_vision(name) and name in model.state_dict():
+                if parameter.isinf().any():  # bounds of Gemma 4's clipped layers
+                    parameter.copy_(parameter.clamp(-2, 2))
+                elif _is_drawn(name) and name in model.state_dict():
                     parameter.copy_(torch.randn_like(parameter) * _spread(parameter) + parameter.eq(1))
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
@@ -282,8 +325,8 @@ def _saved(folder: Path, architecture: Any, config: Any, more: tuple[str, ...], 
     return folder
 
 
-def _is_vision(name: str) -> bool:
-    return any(part in name for part in ("vision", "visual", "connector", "projector"))
+def _is_drawn(name: str) -> bool:
+    return any(part in name for part in ("vision", "visual", "connector", "projector", "per_layer", "layer_scalar"))
 
 
 def _spread(parameter: Any) -> float:

@@ -98,6 +98,7 @@ class Place:
         asked: RequestedHyperparameters | None = None,
         on: str | None = None,
         supervise: Supervise = Supervise.ALL,
+        train_tower: bool = False,
     ) -> None:
         """A queued job on a dataset file of these rows (text as it is, all else as JSON), its media in `media`."""
         source = self.settings.data_dir / "given.jsonl"
@@ -109,6 +110,7 @@ class Place:
             num_examples=0,
             file=DatasetFile(name, profile, str(self.media), asked or RequestedHyperparameters(2, 4, 0.01)),
             supervise=supervise,
+            train_tower=train_tower,
             from_tuned=on is not None,
         )
         at = datetime.now(UTC)

@@ -155,7 +155,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
     began = time.monotonic()
     renderer = Renderer.open(folder, base.family)
     model = served_as(load_base(folder), base.family.vision)
-    cache = SlotCache.like(model)
+    cache = SlotCache.like(model, base.family.vision)
     bounds = Bounds(
         max_rows=settings.max_batch_rows,
         max_prompt_tokens=base.input_token_limit,
@@ -167,8 +167,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
     ends = end_ids(model, renderer.closing_id)
     guides = Guides(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
-    both_ways = base.family.vision is not None and base.family.vision.both_ways
-    batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache, both_ways=both_ways)
+    batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache)
     return Service(renderer, batcher, guides, _seeing(settings, base, folder, model))
 
 

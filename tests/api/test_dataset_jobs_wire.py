@@ -1,6 +1,7 @@
 """`POST /kastor/v1/jobs`: tuning on an uploaded file, or on one of the server's disk that the operator allows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import pytest
 
 from api_world import BASE, World, error_of, fields_of
 from kastor.domain.content import Supervise
+from kastor.domain.errors import InvalidArgument
+from kastor.jobs.requests import check_tower
+from kastor.models.catalog import load_catalog
+from kastor.models.families import FAMILIES
 
 LINE = json.dumps({"contents": [{"role": r, "parts": [{"text": r}]} for r in ("user", "model", "user", "model")]})
 
@@ -48,6 +53,20 @@ def test_an_uploaded_file_makes_a_job_that_is_counted_once_it_is_judged(world: W
     assert world.blobs.source(job.id).read_text() == LINE + "\n"
     model = world.call("GET", "/v1beta/tunedModels/turns").json()
     assert model["state"] == "CREATING"
+
+
+def test_a_vision_tower_is_trained_where_the_base_has_one_to_train(world: World) -> None:
+    dataset = upload(world)
+    assert create(world, dataset).json()["trainTower"] is False
+    answer = create(world, dataset, tunedModelId="seeing", baseModel="models/kastor-nano-vl", trainTower=True)
+    assert answer.json()["trainTower"] is True, answer.text
+    assert world.jobs.get(answer.json()["id"]).spec.train_tower
+    refused = create(world, dataset, tunedModelId="reading", trainTower=True)
+    assert fields_of(refused) == ["trainTower"]
+    assert "reads text only" in refused.text
+    pretrained = replace(load_catalog().base("kastor-nano-vl"), family=FAMILIES["gemma3-vl"])
+    with pytest.raises(InvalidArgument, match="trained with its language model and stays so"):
+        check_tower(pretrained)
 
 
 def test_which_turns_are_learnt_is_said_and_kept(world: World) -> None:

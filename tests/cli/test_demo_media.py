@@ -52,7 +52,7 @@ def test_cloth_is_learnt_asked_about_and_reported(kastor: Kastor, wheel: Path, h
     told = ran.json
     assert told["job"]["state"] == "SUCCEEDED"
     assert told["numHeldOut"] == 6
-    assert set(told["balancedAccuracy"]) == {"one answer", "base", "linear probe", "tuned"}
+    assert set(told["balancedAccuracy"]) == {"one answer", "base", "probe", "tuned"}
     assert told["balancedAccuracy"]["one answer"] == pytest.approx(1 / 3, abs=1e-4)
     page = (home / "cloth.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 6

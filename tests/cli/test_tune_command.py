@@ -173,6 +173,14 @@ def test_which_turns_are_learnt_goes_with_the_job(kastor: Kastor, tuning: FakeSe
     assert [s.body["supervise"] for s in tuning.seen if s.path.endswith("/jobs") and s.method == "POST"] == ["last"]
 
 
+def test_a_tower_to_train_is_asked_for_whatever_the_dataset_holds(
+    kastor: Kastor, tuning: FakeServer, pairs_file: Path
+) -> None:
+    takes_files(tuning)
+    assert kastor("tune", str(pairs_file), "--server", tuning.url, "--train-tower").code == 0
+    assert [s.body["trainTower"] for s in tuning.seen if s.path.endswith("/jobs") and s.method == "POST"] == [True]
+
+
 def test_media_beside_the_dataset_are_looked_for_there(kastor: Kastor, tuning: FakeServer, tmp_path: Path) -> None:
     part = {"fileData": {"mimeType": "image/png", "fileUri": "cat.png"}}
     turns = [{"role": "user", "parts": [part]}, {"role": "model", "parts": [{"text": "a cat"}]}]

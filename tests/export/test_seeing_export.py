@@ -200,7 +200,8 @@ def test_a_merged_export_is_a_base_that_sees_as_the_tuned_model_did(
     assert base.family.vision is not None
     model = load_base(merged, dtype=torch.float32)
     cache = MediaCache(place.settings.cache_dir / "features")
-    seeing = Seeing(model, base.family.vision, merged, cache, tmp_path.joinpath, num_threads=1)
+    frames = MediaCache(place.settings.cache_dir / "frames")
+    seeing = Seeing(model, base.family.vision, merged, cache, frames, tmp_path.joinpath, num_threads=1)
     rows = files(place).golden(place.blobs.adapter("job1"))
     for one, rendered, expected in zip(rows, golden, certified(place), strict=True):
         assert one.planned is not None

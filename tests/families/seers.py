@@ -17,15 +17,16 @@ from kastor.domain.vision import Grid, View
 from kastor.models.families import FAMILIES, Family
 from kastor.models.layouts import layout_of
 from kastor.models.load import load_base
-from kastor.models.preprocess import RECIPES, normalised, patches, tiles
+from kastor.models.preprocess import RECIPES, normalised, patches, plain_patches, tiles
 from kastor.models.render import Rendered, Renderer
 from kastor.models.vision import Encoder, Features, compact
 from kastor.training.lora import attach
 from kastor.training.sight import Sight
-from tiny_vl import TINY_VL
+from tiny_vl import TINY_VL, tiny_gemma4_e, tiny_gemma4_moe
 
-FAMILY_OF = {"gemma3": "gemma3-vl"}  # by the name of the tower, where the family has another
-SEERS = ("gemma3", "qwen3-vl", "qwen2.5-vl", "smolvlm", "idefics3", "llava")
+FAMILY_OF = {"gemma3": "gemma3-vl", "gemma4-moe": "gemma4"}  # by the name of the tower, where the family has another
+BUILDERS = {**TINY_VL, "gemma4-e": tiny_gemma4_e, "gemma4-moe": tiny_gemma4_moe}
+SEERS = ("gemma3", "gemma4", "gemma4-e", "gemma4-moe", "qwen3-vl", "qwen2.5-vl", "smolvlm", "idefics3", "llava")
 NATIVE = {"gemma3": Resolution.MEDIUM, "llava": Resolution.HIGH}
 """The resolution at which transformers' own model pools as we do, where that is not every one."""
 STILL, FILM = Media("image/png", "still.png"), Media("video/mp4", "film.mp4")
@@ -44,7 +45,7 @@ class Seer:
     @classmethod
     def make(cls, name: str, folder: Path, resolution: Resolution | None = None) -> "Seer":
         """A fresh one, at the resolution that transformers' model has, too."""
-        return cls(name, TINY_VL[name](folder), resolution or NATIVE.get(name, Resolution.LOW))
+        return cls(name, BUILDERS[name](folder), resolution or NATIVE.get(name, Resolution.LOW))
 
     @cached_property
     def family(self) -> Family:
@@ -130,7 +131,7 @@ class Seer:
         if not shown:
             return given
         held = [self.pictures[key][index] for key, index in shown]
-        recipe = RECIPES[self.name]
+        recipe = RECIPES[vision.pretrained]
         kinds = (ids == placeholder).int()
         if self.name.startswith("qwen"):
             size = 14 if self.name == "qwen2.5-vl" else 16
@@ -138,8 +139,22 @@ class Seer:
             grids = torch.tensor([[1, 2 * grid.rows, 2 * grid.columns] for _, grid in held])
             pixels = torch.from_numpy(np.concatenate(made))
             return given | {"pixel_values": pixels, "image_grid_thw": grids, "mm_token_type_ids": kinds}
+        if self.name.startswith("gemma4"):
+            return given | _padded([p for p, _ in held]) | {"mm_token_type_ids": kinds}
         cut = [tiles(p[None], grid) if grid.tiles != (1, 1) else p[None] for p, grid in held]
         pixels = torch.from_numpy(np.concatenate([normalised(one, recipe) for one in cut]))
         if self.name in ("smolvlm", "idefics3"):
             return given | {"pixel_values": pixels[None]}
         return given | {"pixel_values": pixels} | ({"token_type_ids": kinds} if self.name == "gemma3" else {})
+
+
+def _padded(pictures: list[Pixels]) -> dict[str, torch.Tensor]:
+    """Pictures of several sizes as Gemma 4's own processor gives them: patches and their places, -1 where none is."""
+    each = [plain_patches(normalised(one[None], RECIPES["gemma4"]), 16)[0] for one in pictures]
+    most = max(len(one) for one in each)
+    pixels = np.stack([np.pad(one, ((0, most - len(one)), (0, 0))) for one in each])
+    places = np.full((len(each), most, 2), -1)
+    for at, picture in enumerate(pictures):
+        rows, columns = np.indices((picture.shape[0] // 16, picture.shape[1] // 16)).reshape(2, -1)
+        places[at, : len(rows)] = np.stack([columns, rows], axis=-1)
+    return {"pixel_values": torch.from_numpy(pixels), "image_position_ids": torch.from_numpy(places)}

@@ -26,7 +26,7 @@ from kastor.models.pictures import stored_under
 from kastor.models.vision import FeatureStore, tower_hash
 from seers import STILL, Seer
 
-NAMES = ("gemma3", "qwen3-vl", "smolvlm", "llava")
+NAMES = ("gemma3", "gemma4-e", "gemma4-moe", "qwen3-vl", "smolvlm", "llava")
 
 
 def ordered(seer: Seer, folder: Path) -> Order:

@@ -19,8 +19,7 @@ from kastor.models.projector import PROJECTOR_FILE
 from kastor.models.render import Renderer
 from kastor.serving.seeing import Seeing
 from seen_media import shown_in
-from seers import FAMILY_OF
-from tiny_vl import TINY_VL
+from seers import BUILDERS, FAMILY_OF
 from worker_place import Place
 
 
@@ -34,9 +33,9 @@ def row(answer: str, *files: str, resolution: str = "LOW") -> dict[str, object]:
     return {"contents": turns, "generationConfig": {"mediaResolution": f"MEDIA_RESOLUTION_{resolution}"}}
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen3-vl", "smolvlm"])
+@pytest.mark.parametrize("name", ["gemma3", "gemma4", "gemma4-e", "qwen3-vl", "smolvlm"])
 def test_a_job_on_images_a_video_and_pages_is_certified_and_seen_in_answers(name: str, tmp_path: Path) -> None:
-    place = Place(tmp_path, base=(FAMILY_OF.get(name, name), TINY_VL[name]))
+    place = Place(tmp_path, base=(FAMILY_OF.get(name, name), BUILDERS[name]))
     for number, size in ((1, (64, 48)), (2, (30, 90))):
         PIL.Image.fromarray(painted(number, size, noise=True)).save(place.media / f"{number}.png")
     make_film(place.media / "film.mp4", Recipe(num_frames=20, rate=10))

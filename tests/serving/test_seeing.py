@@ -229,7 +229,7 @@ def test_pictures_that_a_job_decoded_are_not_decoded_again_for_an_answer(world: 
     Path(world.video.uri).unlink()
     second = world.seeing().embedded(rendered.pictures, shown, None)
     for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.embeddings_NW, other.embeddings_NW)
+        assert torch.equal(one.made_NC, other.made_NC)
 
 
 def test_a_medium_that_changed_since_it_was_looked_at_is_not_taken_for_it(world: World) -> None:

@@ -9,9 +9,12 @@ from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 
 import pytest
+from sqlalchemy import select, update
 
+from kastor.domain.content import Supervise
 from kastor.domain.errors import AlreadyExists, Code, FailedPrecondition, NotFound, Superseded
 from kastor.domain.job import ACTIVE, MOVES, TERMINAL, Event, JobError, State, TuningJob
+from kastor.store import tables
 from kastor.store.database import Database, open_database
 from kastor.store.jobs import JobStore
 from making import START, after, make_job, make_model, make_snapshot
@@ -65,6 +68,15 @@ def test_a_job_comes_back_as_it_was_kept(jobs: JobStore) -> None:
         state=State.FAILED,
     )
     assert jobs.get("job1") == job
+
+
+def test_a_job_of_before_the_choice_teaches_the_last_turn(jobs: JobStore, database: Database) -> None:
+    job = add(jobs)
+    assert job.spec.supervise is Supervise.ALL
+    with database.write() as connection:
+        spec = connection.execute(select(tables.jobs.c.spec)).scalar_one()
+        connection.execute(update(tables.jobs).values(spec={k: v for k, v in spec.items() if k != "supervise"}))
+    assert jobs.get(job.id).spec == replace(job.spec, supervise=Supervise.LAST)
 
 
 def test_moments_are_utc_whatever_zone_they_came_in(jobs: JobStore) -> None:

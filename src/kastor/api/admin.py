@@ -76,6 +76,7 @@ class JobOut(Wire):
     completed_steps: int
     hyperparameters: HyperparametersOut
     supervise: str
+    train_tower: bool
     adapter: AdapterOut
     create_time: str | None
     start_time: str | None
@@ -104,6 +105,7 @@ class NewJobIn(Wire):
     media_folder: str | None = None
     hyperparameters: HyperparametersIn | None = None
     supervise: Annotated[str, enum_field("Supervise", tuple(Supervise))] | None = None
+    train_tower: bool | None = None
 
 
 class AdminRoutes:
@@ -135,6 +137,7 @@ class AdminRoutes:
             base_model=body.base_model,
             hyperparameters=requested(asked),
             supervise=Supervise(body.supervise or Supervise.ALL),
+            train_tower=bool(body.train_tower),
             tuned_model_id=body.tuned_model_id,
             display_name=body.display_name or "",
             description=body.description or "",
@@ -194,6 +197,7 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
             epoch_count=chosen.num_epochs, batch_size=chosen.batch_size, learning_rate=chosen.learning_rate
         ),
         supervise=spec.supervise.value,
+        train_tower=spec.train_tower,
         adapter=AdapterOut(rank=spec.adapter.rank, alpha=spec.adapter.alpha),
         create_time=timestamp(job.created_at),
         start_time=timestamp(job.started_at),

@@ -77,6 +77,9 @@ def tune(
         typer.Option(metavar="NAME", help="Limits to hold the dataset to: open, vertex-gemini-2.5, … [default: open]"),
     ] = None,
     supervise: options.Supervised = Supervise.ALL,
+    train_tower: Annotated[
+        bool, typer.Option("--train-tower", help="Train the base's vision tower, too; slower, and for pictures only.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return; needs a running server.")] = False,
     server: options.Server = None,
     api_key: options.ApiKey = None,
@@ -96,7 +99,7 @@ def tune(
     from kastor.cli.connection import Access
     from kastor.cli.output import Output
 
-    wanted = doing.Wanted(base, epochs, batch_size, learning_rate, name, display_name, profile, supervise)
+    wanted = doing.Wanted(base, epochs, batch_size, learning_rate, name, display_name, profile, supervise, train_tower)
     doing.run(data, (input_key, output_key), wanted, detach, Access(server, api_key), Output.of(as_json))
 
 

@@ -171,6 +171,7 @@ class NewTuning:
     model_id: str | None = None
     display_name: str | None = None
     supervise: Supervise = Supervise.ALL
+    train_tower: bool = False
 
     @property
     def pairs_only(self) -> bool:
@@ -194,7 +195,8 @@ class NewTuning:
     def job_body(self, dataset: str, media_folder: str, profile: str | None) -> dict[str, object]:
         """The admin wire's new job, on an uploaded dataset file."""
         beside = any(media.uri and "://" not in media.uri for example in self.examples for media in example.media)
-        named = {"tunedModelId": self.model_id, "mediaFolder": media_folder if beside else "", "profile": profile}
+        named: dict[str, object] = {"tunedModelId": self.model_id, "profile": profile, "trainTower": self.train_tower}
+        named["mediaFolder"] = media_folder if beside else ""
         if self.supervise is not Supervise.ALL:
             named["supervise"] = self.supervise.value
         given = {name: value for name, value in named.items() if value}

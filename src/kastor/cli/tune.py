@@ -32,6 +32,7 @@ class Wanted:
     display_name: str | None
     profile: str | None = None
     supervise: Supervise = Supervise.ALL
+    train_tower: bool = False
 
 
 def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
@@ -46,6 +47,7 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
         wanted.model_id,
         wanted.display_name,
         wanted.supervise,
+        wanted.train_tower,
     )
     with connect(access, out, scheduler=True, media_folder=data.absolute().parent) as link:
         if detach and link.private:
@@ -63,7 +65,7 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
 
 def _created(link: Link, new: NewTuning, data: Path, columns: Columns, profile: str | None) -> tuple[str, str]:
     """The job and the tuned model; what the tunedModels API cannot carry goes as a dataset file."""
-    if new.pairs_only and profile is None:
+    if new.pairs_only and profile is None and not new.train_tower:
         try:
             return link.client.create_tuning(new)
         except InvalidArgument as error:

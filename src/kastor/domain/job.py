@@ -193,6 +193,7 @@ class TuningSpec:
     seed: int = 0
     file: DatasetFile | None = None  # absent where the examples came with the request
     supervise: Supervise = Supervise.ALL  # the turns that examples teach
+    train_tower: bool = False  # the vision tower is trained, too, and no features of pictures are kept
     from_tuned: bool = False  # starts from a copy of another tuned model's adapter instead of a fresh one
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 
 from kastor.domain.content import Media, Resolution
@@ -53,6 +54,14 @@ def no_mark(row: int, column: int) -> str:
     return ""
 
 
+class BothWays(Enum):
+    """In which layers a picture's tokens attend to those after them in it, too."""
+
+    NEVER = "never"
+    ALL_LAYERS = "all layers"
+    AS_CONFIGURED = "as configured"  # in those with a window, where the model's configuration asks for it
+
+
 @dataclass(frozen=True, slots=True)
 class Vision:
     """How a family sees: how pictures become tokens, at each resolution, and how these are written.
@@ -72,7 +81,7 @@ class Vision:
     resample: Resample = Resample.BICUBIC  # by which pictures are scaled
     pretrained: str = ""  # whose tower and projector, of the base itself, give embeddings; else a projector is trained
     on_a_grid: bool = False  # a token's place is its row and column in the picture (M-RoPE)
-    both_ways: bool = False  # a picture's tokens attend to those after them in it, too
+    both_ways: BothWays = BothWays.NEVER
 
     def num_tokens(self, resolution: Resolution, size: tuple[int, int] = (1024, 1024)) -> int:
         """Of a picture of `size` (width, height)."""

@@ -13,7 +13,7 @@ from peft import PeftModel
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.export.card import card
 from kastor.export.order import Order
-from kastor.export.sight import family_of, origin, projector_folder
+from kastor.export.sight import family_of, origin, projector_folder, tower_folder
 from kastor.models.load import load_base
 from kastor.models.projector import PROJECTOR_FILE
 from kastor.models.sources import TOWER_FILE
@@ -44,7 +44,7 @@ def write_adapter(order: Order, folder: Path) -> None:
     config["revision"] = order.base_revision if order.base_hub else None
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     shutil.copyfile(order.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-    _copy((CERTIFICATE_FILE, PROJECTOR_FILE), order.adapter, folder)
+    _copy((CERTIFICATE_FILE, PROJECTOR_FILE, TOWER_FILE), order.adapter, folder)
 
 
 def read_adapter(order: Order, folder: Path) -> Any:  # noqa: ANN401  # peft model
@@ -69,7 +69,8 @@ def merged(order: Order) -> Any:  # noqa: ANN401  # transformers model
 def write_merged(order: Order, folder: Path) -> None:
     """The merged model in the precision of the base's own files, with its tokenizer, a card, and what it sees with."""
     merged(order).to(stored_dtype(order.base_folder)).save_pretrained(folder, safe_serialization=True)
-    _copy((*TOKENIZER_FILES, TOWER_FILE), order.base_folder, folder)
+    _copy(TOKENIZER_FILES, order.base_folder, folder)
+    _copy((TOWER_FILE,), tower_folder(order), folder)
     vision, seen_with, source = family_of(order).vision, origin(order), projector_folder(order)
     if vision is not None and vision.pretrained:
         # the configuration word for word: its vision part is among what the features' keys are made of

@@ -49,6 +49,11 @@ def projector_folder(order: Order) -> Path | None:
     return next((f for f in (order.adapter, order.base_folder) if (f / PROJECTOR_FILE).is_file()), None)
 
 
+def tower_folder(order: Order) -> Path:
+    """Where the tuned model's tower lies: beside its adapter, where it was trained along, or in the base."""
+    return order.adapter if (order.adapter / TOWER_FILE).is_file() else order.base_folder
+
+
 def origin(order: Order) -> dict[str, Any] | None:
     """Of what pictures the model was tuned, as the manifest beside it says; `None` where it was on text alone.
 
@@ -63,7 +68,7 @@ def origin(order: Order) -> dict[str, Any] | None:
     about = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))
     if vision.pretrained and "vision" not in about:
         return None
-    check_origin(folder, tower_hash(order.base_folder, vision))
+    check_origin(folder, tower_hash(tower_folder(order), vision))
     return dict(about["vision"])
 
 
@@ -137,7 +142,7 @@ def seen_in(golden: Sequence[Golden], order: Order) -> Seen:
     vision = family_of(order).vision
     if vision is None:
         return Seen(None)
-    tower, found = tower_hash(order.base_folder, vision), dict[str, list[Features]]()
+    tower, found = tower_hash(tower_folder(order), vision), dict[str, list[Features]]()
     shown = [planned for one in golden if one.planned is not None for planned in one.planned.media]
     cache = MediaCache(order.feature_cache, max_bytes=order.feature_cache_bytes)
     with closing(cache.lease("export")) as lease:
@@ -163,5 +168,5 @@ def _made(planned: PlannedMedium, order: Order, vision: Vision) -> list[Features
             pixels = list(decoded(Path(path), planned, vision, pictures))
     except BadMedium as bad:
         raise FailedPrecondition(f"{path} cannot be decoded any more: {bad.fault.message}") from bad
-    encoder = Encoder.open(order.base_folder, vision, num_threads=order.num_threads or compute_threads())
+    encoder = Encoder.open(tower_folder(order), vision, num_threads=order.num_threads or compute_threads())
     return encoder.encode(pixels, planned.view.grids)

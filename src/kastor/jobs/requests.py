@@ -16,6 +16,7 @@ from kastor.domain.job import RequestedHyperparameters
 from kastor.domain.limits import Limits
 from kastor.domain.tuned_model import TunedModel
 from kastor.jobs.asks import sampling_violations
+from kastor.models.catalog import BaseModel
 
 EXAMPLES = "tuningTask.trainingData.examples.examples"
 NO_EXAMPLES = (
@@ -46,6 +47,7 @@ class NewTuning:
     file: NewDataset | None = None  # in place of the examples
     hyperparameters: RequestedHyperparameters = RequestedHyperparameters()
     supervise: Supervise = Supervise.ALL
+    train_tower: bool = False  # the base's vision tower, too
     tuned_model_id: str | None = None
     display_name: str = ""
     description: str = ""
@@ -83,6 +85,22 @@ def _example_violations(examples: Iterable[Example], limits: Limits) -> Iterator
         for fault in text_faults(example, limits):
             field = "textInput" if fault.path == "input" else "output"
             yield FieldViolation(f"{EXAMPLES}[{index}].{field}", fault.message)
+
+
+def check_tower(base: BaseModel) -> None:
+    """Nothing, if the base has a vision tower that jobs can train.
+
+    Raises:
+        InvalidArgument: it has none, or one that stays as it was pretrained.
+
+    """
+    vision = base.family.vision
+    if vision is None:
+        raise InvalidArgument.of("trainTower", f"{base.name} reads text only and has no vision tower; leave it out")
+    if vision.pretrained:
+        raise InvalidArgument.of(
+            "trainTower", f"the tower of {base.name} was trained with its language model and stays so; leave it out"
+        )
 
 
 def check_settings(model: TunedModel, limits: Limits) -> None:

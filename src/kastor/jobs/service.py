@@ -21,7 +21,7 @@ from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, generated_i
 from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
 from kastor.jobs.generation import require_active
-from kastor.jobs.requests import ModelChange, NewDataset, NewTuning, check_examples, check_settings
+from kastor.jobs.requests import ModelChange, NewDataset, NewTuning, check_examples, check_settings, check_tower
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import Blobs
 from kastor.store.jobs import JobStore
@@ -124,6 +124,8 @@ class TuningService:
 
         """
         start = self._start(new.base_model, caller)
+        if new.train_tower:
+            check_tower(start.base)
         if new.file is None:
             check_examples(new.examples, self.limits)
         job = self._new_job(new, start)
@@ -329,6 +331,7 @@ class TuningService:
             len(new.examples),
             file=None if new.file is None else _dataset_file(new, new.file),
             supervise=new.supervise,
+            train_tower=new.train_tower,
             from_tuned=start.source is not None,
         )
         job_id, now = random_id(), self._clock()

@@ -100,6 +100,10 @@ class FrameStore:
         self._full = False
         self._told = False
 
+    def has(self, key: str) -> bool:
+        """Whether the pictures are here now; they may go."""
+        return self._cache.has(key)
+
     def hold(self, key: str) -> Compiled | None:
         """The pictures, which stay until `release`; `None` if they are not here."""
         found = self._cache.get(key, self._lease)

@@ -128,6 +128,30 @@ NANO_VL = replace(
 )
 
 GEMMA3_VL = replace(GEMMA3, name="gemma3-vl", vision=visions.GEMMA3)  # 4b and larger; the smaller ones read only
+GEMMA4 = Family(
+    name="gemma4",  # the large ones
+    opening=MappingProxyType(
+        {
+            "system": "<|turn>system\n",
+            "user": "<|turn>user\n",
+            # no thinking, as with Qwen3: its template writes the empty channel before the answer that is asked for
+            "model": "<|turn>model\n<|channel>thought\n<channel|>",
+        }
+    ),
+    closing="<turn|>",
+    separator="\n",
+    default_system=None,
+    lora_targets=LLAMA_LINEARS,
+    vision=visions.GEMMA4,
+    beginning="<bos>",
+    guarded=("<|think|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", '<|"|>'),
+)
+GEMMA4_E = replace(
+    GEMMA4,
+    name="gemma4-e",  # E2B and E4B: unless told to, they never think
+    opening=MappingProxyType({**GEMMA4.opening, "model": "<|turn>model\n"}),
+)
+
 QWEN3_VL = replace(QWEN3_INSTRUCT, name="qwen3-vl", vision=visions.QWEN3_VL)
 QWEN2_5_VL = replace(
     QWEN3_INSTRUCT, name="qwen2.5-vl", default_system="You are a helpful assistant.", vision=visions.QWEN2_5_VL
@@ -162,7 +186,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         family.name: family
         for family in (
             *(SMOLLM2, QWEN3, QWEN3_INSTRUCT, LLAMA3, GEMMA3),
-            *(NANO_VL, GEMMA3_VL, QWEN3_VL, QWEN2_5_VL, SMOLVLM, IDEFICS3, LLAVA),
+            *(NANO_VL, GEMMA3_VL, GEMMA4, GEMMA4_E, QWEN3_VL, QWEN2_5_VL, SMOLVLM, IDEFICS3, LLAVA),
         )
     }
 )

@@ -4,7 +4,7 @@ Bases that see are whole models of transformers with the language model inside; 
 Training, serving and exports come through here, so that a picture's embeddings are put in their places in one way.
 
 Shapes: T tokens of a row, V of them in pictures, W width of the language model, D layers with additions for pictures,
-C what a picture's token is given: W, or W * (1 + D).
+C what a picture's token is given: W, or W * (1 + D); L layers, P what each is given of a token besides.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,18 +18,24 @@ Model = Any  # transformers.PreTrainedModel, or peft's around it; their types ar
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What the decoder is given for a row: embeddings, and what further layers add where pictures are."""
+    """What the decoder is given for a row: embeddings, and what further layers are given or add."""
 
     embeddings_TW: torch.Tensor
     pictures_V: torch.Tensor  # places of pictures' tokens, ascending
     deep: tuple[torch.Tensor, ...] = ()  # of each of the first D layers what is added to its output there, (V, W)
+    per_layer_TLP: torch.Tensor | None = None  # of a decoder whose layers know the tokens themselves
 
     @classmethod
-    def of(cls, embeddings_TW: torch.Tensor, pictures_V: torch.Tensor, made_VC: torch.Tensor) -> "Places":
-        """The embeddings of tokens with what was made of pictures in their places; gradients flow through both."""
-        made = made_VC.to(embeddings_TW.dtype)
-        first_VW, *deep = made.split(embeddings_TW.shape[1], dim=1)
-        return cls(embeddings_TW.index_copy(0, pictures_V, first_VW), pictures_V, tuple(deep))
+    def of(
+        cls, model: Model, token_ids_T: torch.Tensor, pictures_V: torch.Tensor, made_VC: torch.Tensor | None
+    ) -> "Places":
+        """The tokens with what was made of pictures, if there are any, in their places; gradients flow through both."""
+        embeddings_TW = model.get_input_embeddings()(token_ids_T)
+        per_layer_TLP = _per_layer(model, token_ids_T, pictures_V)
+        if made_VC is None:
+            return cls(embeddings_TW, pictures_V, (), per_layer_TLP)
+        first_VW, *deep = made_VC.to(embeddings_TW.dtype).split(embeddings_TW.shape[1], dim=1)
+        return cls(embeddings_TW.index_copy(0, pictures_V, first_VW), pictures_V, tuple(deep), per_layer_TLP)
 
     @classmethod
     def joined(cls, parts: Sequence["Places"]) -> "Places":
@@ -39,10 +45,12 @@ class Places:
             places.append(part.pictures_V + begin)
             begin += len(part.embeddings_TW)
         layers = zip(*[part.deep for part in parts if part.deep], strict=True)
+        per_layer = [part.per_layer_TLP for part in parts if part.per_layer_TLP is not None]
         return cls(
             torch.cat([part.embeddings_TW for part in parts]),
             torch.cat(places),
             tuple(torch.cat(layer) for layer in layers),
+            torch.cat(per_layer) if per_layer else None,
         )
 
     @property
@@ -53,7 +61,19 @@ class Places:
             mask_T = torch.zeros(len(self.embeddings_TW), dtype=torch.bool, device=self.embeddings_TW.device)
             given |= {"visual_pos_masks": mask_T.index_fill(0, self.pictures_V, True)[None]}
             given |= {"deepstack_visual_embeds": list(self.deep)}
+        if self.per_layer_TLP is not None:
+            given |= {"per_layer_inputs": self.per_layer_TLP[None]}
         return given
+
+
+def _per_layer(model: Model, token_ids_T: torch.Tensor, pictures_V: torch.Tensor) -> torch.Tensor | None:
+    """What the layers of Gemma 4's kind are given of each token besides; a picture's have what padding has."""
+    config = text_config(model)
+    if not getattr(config, "hidden_size_per_layer_input", 0):
+        return None
+    of_text_T = token_ids_T.index_fill(0, pictures_V, config.pad_token_id)
+    given: torch.Tensor = model.get_decoder().get_per_layer_inputs(of_text_T[None])[0]
+    return given
 
 
 def text_config(model: Model) -> Any:  # noqa: ANN401  # transformers.PreTrainedConfig

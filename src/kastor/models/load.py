@@ -18,8 +18,11 @@ from kastor.models.language import text_config
 
 CausalModel = Any  # transformers.PreTrainedModel; its types are not checked (pyproject: follow_imports = skip)
 
-VISION_PARTS = ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector", "embed_vision")
-"""Names, inside transformers' models that see, of what is not their language model."""
+SENSES = (
+    *("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector", "embed_vision"),
+    *("audio_tower", "embed_audio"),
+)
+"""Names, inside transformers' models that see or hear, of what is not their language model."""
 
 MEMORY_FACTOR = 1.3
 """Memory asked for before loading, as a multiple of the weights: what loading itself needs on top."""
@@ -56,7 +59,7 @@ def end_ids(model: CausalModel, closing_id: int) -> frozenset[int]:
 
 
 def load_base(folder: Path, *, dtype: torch.dtype | None = None, whole: bool = False) -> CausalModel:
-    """The base model of `folder`: frozen, in evaluation mode, on the best device; its vision part only if `whole`.
+    """The base model of `folder`: frozen, in evaluation mode, on the best device; its eyes and ears only if `whole`.
 
     Raises:
         FailedPrecondition: files are missing or broken; names the folder.
@@ -76,7 +79,7 @@ def load_base(folder: Path, *, dtype: torch.dtype | None = None, whole: bool = F
             "Delete the folder and run `kastor models pull` to fetch it again."
         ) from error
     if not whole:
-        _drop_tower(model)
+        _drop_senses(model)
     return model.requires_grad_(False).eval().to(best_device())
 
 
@@ -88,9 +91,9 @@ def sees(folder: Path) -> bool:
         return False  # whoever loads it says what is wrong
 
 
-def _drop_tower(model: CausalModel) -> None:
-    """Let the vision part go: pictures come as features, and their tower is a program of its own."""
-    for name in VISION_PARTS:
+def _drop_senses(model: CausalModel) -> None:
+    """Let what sees and hears go: pictures come as features, their tower is a program of its own; sound never comes."""
+    for name in SENSES:
         if getattr(model.model, name, None) is not None:
             setattr(model.model, name, None)
 

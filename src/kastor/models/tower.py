@@ -1,19 +1,20 @@
-"""EfficientNet-lite0 as a frozen vision tower in torch, for GPUs: pictures -> a grid of 320 channels.
+"""EfficientNet-lite0 as a vision tower in torch, for GPUs and where it is trained: pictures -> a grid of 320 channels.
 
 The architecture is TensorFlow's "lite" release (Tan & Le, arXiv:1905.11946; no squeeze-and-excitation, ReLU6);
-its batch normalisations are folded into the convolutions when the weights are read. On a CPU `tower_onnx` does the
-same in a third of the time. Shapes: B pictures, H x W pixels, G x G grid with G = H / 32, C channels (320).
+its batch normalisations are folded into the convolutions when the weights are read. On a CPU a frozen one is run by
+`tower_onnx` in a third of the time. Shapes: B pictures, H x W pixels, G x G grid with G = H / 32, C channels (320).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import conv2d, pad, relu6
 
 from kastor.domain.errors import FailedPrecondition
+from kastor.models.sources import TOWER_FILE
 
 STRIDE = 32  # pixels to a cell of the grid
 BN_EPSILON = 1e-3
@@ -22,12 +23,14 @@ MEAN, SCALE = 127.0, 128.0
 
 
 class Tower(nn.Module):
-    """The frozen tower: call it on pictures."""
+    """The tower: call it on pictures. It is frozen until `requires_grad_` says otherwise."""
 
     def __init__(self, layers: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
-        for name in sorted(layers):
-            self.register_buffer(_attribute(name), layers[name].contiguous(memory_format=_format(layers[name])))
+        self._names = sorted(layers)
+        for name in self._names:
+            weights = layers[name].contiguous(memory_format=_format(layers[name]))
+            self.register_parameter(_attribute(name), nn.Parameter(weights, requires_grad=False))
 
     @classmethod
     def open(cls, file: Path) -> "Tower":
@@ -43,7 +46,11 @@ class Tower(nn.Module):
             raise FailedPrecondition(f"Cannot read the vision tower {file}: {error}") from error
         return cls(layers).eval()
 
-    @torch.inference_mode()
+    def save(self, folder: Path) -> None:
+        """Write the weights into `folder`, as `open` reads them."""
+        held = {name: self.get_parameter(_attribute(name)).detach().cpu().contiguous() for name in self._names}
+        save_file(held, folder / TOWER_FILE)
+
     def forward(self, pictures_BHWC: torch.Tensor) -> torch.Tensor:
         """Features of 8-bit RGB pictures (B, H, W, 3), H and W multiples of 32: (B, G * G, C), row by row."""
         pixels = (pictures_BHWC.permute(0, 3, 1, 2).float() - MEAN) / SCALE
@@ -62,8 +69,8 @@ class Tower(nn.Module):
 
     def _conv(self, name: str, grid: torch.Tensor, *, stride: int = 1, groups: int = 1) -> torch.Tensor:
         """TensorFlow's "same" convolution: what is odd of the padding goes right and below."""
-        weight = self.get_buffer(_attribute(f"{name}.weight"))
-        bias = self.get_buffer(_attribute(f"{name}.bias"))
+        weight = self.get_parameter(_attribute(f"{name}.weight"))
+        bias = self.get_parameter(_attribute(f"{name}.bias"))
         size = weight.shape[-1]
         padding = []
         for length in (grid.shape[3], grid.shape[2]):

@@ -37,11 +37,15 @@ Pixels = NDArray[np.uint8]
 Features = NDArray[np.float16] | NDArray[np.float32]  # the latter where a number is too large for the former
 
 
+Run = Callable[[Pixels, Grid], NDArray[np.float32]]
+"""Pictures (B, height, width, 3) and their layout -> features (B, N, C)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """A frozen tower that makes features of pictures; `hash` is that of its weights."""
 
-    tower: Callable[[Pixels, Grid], NDArray[np.float32]]  # (B, height, width, 3), their layout -> (B, N, C)
+    tower: Run
     hash: str
 
     @classmethod
@@ -58,15 +62,7 @@ class Encoder:
             _check_layout(folder, vision)
             tower = PretrainedTower.open(folder, vision.pretrained)
             return cls(tower, tower.hash)
-        file = folder / TOWER_FILE
-        sha256 = tower_hash(folder, vision)
-        if best_device().type == "cpu":
-            # not at the top: half a second that a job whose features are stored needs not
-            from kastor.models.tower_onnx import OnnxTower
-
-            onnx = OnnxTower.open(file, num_threads=num_threads)
-            return cls(lambda pictures, _: onnx(pictures), sha256)
-        return cls(_OnDevice(Tower.open(file).to(best_device())), sha256)
+        return cls(square_tower(folder, num_threads=num_threads), tower_hash(folder, vision))
 
     def encode(self, pictures: Sequence[Pixels], grids: Sequence[Grid]) -> list[Features]:
         """Features (N, C) of each picture, which is as its grid says. Batches change no bit of them."""
@@ -79,6 +75,23 @@ class Encoder:
         return found
 
 
+def square_tower(folder: Path, *, num_threads: int) -> Run:
+    """The tower that lies in `folder` apart from any language model, frozen, on the GPU if there is one.
+
+    Raises:
+        FailedPrecondition: its weights are missing or broken.
+
+    """
+    file = folder / TOWER_FILE
+    if best_device().type == "cpu":
+        # not at the top: half a second that a job whose features are stored needs not
+        from kastor.models.tower_onnx import OnnxTower
+
+        onnx = OnnxTower.open(file, num_threads=num_threads)
+        return lambda pictures, _: onnx(pictures)
+    return _OnDevice(Tower.open(file).to(best_device()))
+
+
 @dataclass(frozen=True, slots=True)
 class _OnDevice:
     """The tower in torch, with arrays outside."""
@@ -86,8 +99,9 @@ class _OnDevice:
     tower: Tower
 
     def __call__(self, pictures_BHWC: Pixels, _: Grid) -> NDArray[np.float32]:
-        device = next(self.tower.buffers()).device
-        found: NDArray[np.float32] = self.tower(torch.from_numpy(pictures_BHWC).to(device)).float().cpu().numpy()
+        device = next(self.tower.parameters()).device
+        with torch.inference_mode():
+            found: NDArray[np.float32] = self.tower(torch.from_numpy(pictures_BHWC).to(device)).float().cpu().numpy()
         return found
 
 

@@ -6,8 +6,8 @@ so that it is computed once. Qwen-VL, which was trained on pairs of frames, sees
 
 from kastor.domain.content import Resolution
 from kastor.domain.media import Resample
-from kastor.domain.vision import Vision
-from kastor.models.layouts import DynamicLayout, PooledLayout, SquareLayout, TiledLayout
+from kastor.domain.vision import BothWays, Vision
+from kastor.models.layouts import DynamicLayout, FittedLayout, PooledLayout, SquareLayout, TiledLayout
 
 SQUARE_SIDES = {Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}
 
@@ -29,6 +29,16 @@ def frame_mark(moment_s: float) -> str:
     """
     minutes, seconds = divmod(int(moment_s), 60)
     return f"\nFrame from {minutes:02d}:{seconds:02d}:"
+
+
+def minute_mark(moment_s: float) -> str:
+    """A moment as Gemma 4's processor writes it between two frames, in whole seconds.
+
+    >>> minute_mark(62.5)
+    ' 01:02 '
+    """
+    minutes, seconds = divmod(int(moment_s), 60)
+    return f" {minutes:02d}:{seconds:02d} "
 
 
 def tile_mark(row: int, column: int) -> str:
@@ -57,7 +67,18 @@ GEMMA3 = Vision(
     default=Resolution.MEDIUM,
     resample=Resample.BILINEAR,
     pretrained="gemma3",
-    both_ways=True,
+    both_ways=BothWays.ALL_LAYERS,
+)
+
+GEMMA4 = Vision(
+    placeholder="<|image|>",
+    before="<|image>",
+    after="<image|>",
+    layout=FittedLayout(patch_size=16, pool=3),
+    default=Resolution.MEDIUM,
+    moment=minute_mark,
+    pretrained="gemma4",
+    both_ways=BothWays.AS_CONFIGURED,
 )
 
 QWEN3_VL = Vision(

@@ -53,7 +53,6 @@ class Batcher:
     end_ids: frozenset[int]
     bounds: Bounds
     cache: SlotCache
-    both_ways: bool = False  # a picture's tokens see one another both ways, so that no pass may cut one
     _waiting: deque[Ticket] = field(default_factory=deque)
     _wake: threading.Condition = field(default_factory=threading.Condition)
     _closing: bool = False
@@ -87,7 +86,7 @@ class Batcher:
         if positions is not None:
             ticket.positions_3T = positions
             ticket.turn = int(positions.max()) + 1 - len(prompt_ids)
-        ticket.spans = tuple((picture.start, picture.end) for picture in pictures) if self.both_ways else ()
+        ticket.spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
         self._check_candidates(ticket)
         with self._wake:
             if self._closing:
@@ -259,11 +258,11 @@ class Batcher:
 
     def _placed(self, rows: list[Row], pieces: list[Piece], ids: list[int]) -> dict[str, Any]:
         """The pieces' tokens as embeddings, with the pictures among them in their places."""
-        table = self.model.get_input_embeddings()
-        embeddings_TW: torch.Tensor = table(torch.tensor(ids, device=table.weight.device))
-        parts = embeddings_TW.split([piece.num_tokens for piece in pieces])
+        parts = torch.tensor(ids, device=self.model.device).split([piece.num_tokens for piece in pieces])
         trios = zip(parts, pieces, rows, strict=True)
-        return Places.joined([placed(part, piece.start, row.ticket.pictures) for part, piece, row in trios]).inputs
+        return Places.joined(
+            [placed(self.model, part, piece.start, row.ticket.pictures) for part, piece, row in trios]
+        ).inputs
 
     def _tokens(self, ids: list[list[int]]) -> dict[str, Any]:
         return {"input_ids": torch.tensor(ids, device=self.model.device)}

@@ -3,18 +3,20 @@
 Answers in the decode batch occupy slots 0 … n-1 without a hole, so that a step reads views and copies nothing. Who sits
 where is the business of `batching`; it calls `move` when somebody leaves.
 
-Shapes: N rows, T new tokens, H key-value heads, S slots, L capacity in tokens, D head width.
+Shapes: N rows, T new tokens, H key-value heads, S slots, L capacity in tokens, D head width; H and D are a layer's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import Cache
 
+from kastor.domain.vision import BothWays, Vision
 from kastor.models.attention import Span, block_numbers, sees
 from kastor.models.language import text_config
+from kastor.models.layers import Layers, Window
 
 GROWTH = 1.5
 GRAIN_TOKENS = 64
@@ -43,44 +45,27 @@ Mask = torch.Tensor | dict[str, torch.Tensor]
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
     """The cache a model writes to. Say what the next forward pass is (`decode` or `prefill`), then run it."""
 
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        num_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: Any,  # noqa: ANN401
-        window: int | None = None,
-    ) -> None:
+    def __init__(self, layers: Layers, *, dtype: torch.dtype, device: Any) -> None:  # noqa: ANN401  # torch.device or its name
         super().__init__(layers=[])
-        self._window = window  # of the layers of the type "sliding_attention", if there are such
-        self._shape_HD = (num_heads, head_dim)
-        self._num_layers = num_layers
+        self._of = layers
         self._dtype, self._device = dtype, torch.device(device)
         self._pass: _Decode | _Prefill | None = None
         self.clear()
 
     @classmethod
-    def like(cls, model: Any) -> "SlotCache":  # noqa: ANN401 - transformers is untyped
-        """An empty cache that fits the model."""
-        config = text_config(model)
-        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(
-            num_layers=config.num_hidden_layers,
-            num_heads=config.num_key_value_heads,
-            head_dim=head_dim,
-            dtype=model.dtype,
-            device=model.device,
-            window=config.sliding_window if slides else None,
-        )
+    def like(cls, model: Any, vision: Vision | None = None) -> "SlotCache":  # noqa: ANN401 - transformers is untyped
+        """An empty cache that fits the model, which sees by `vision`."""
+        layers = Layers.of(text_config(model), BothWays.NEVER if vision is None else vision.both_ways)
+        return cls(layers, dtype=model.dtype, device=model.device)
 
     @property
     def bytes_per_token(self) -> int:
         """Memory one position of one slot takes."""
-        heads, width = self._shape_HD
-        return 2 * self._num_layers * heads * width * self._dtype.itemsize
+        return 2 * sum(heads * width for heads, width in self._of.heads) * self._dtype.itemsize
+
+    def spans(self, pictures: Iterable[Span]) -> tuple[Span, ...]:
+        """Those of these pictures that no pass may cut, as their tokens see one another both ways: all or none."""
+        return tuple(pictures) if self._of.both_ways else ()
 
     def clear(self) -> None:
         """Forget everything and give the memory back."""
@@ -102,9 +87,8 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
         self.num_slots, self.capacity = slots, length
 
     def _grown(self, old: list[torch.Tensor], slots: int, length: int) -> list[torch.Tensor]:
-        heads, width = self._shape_HD
         grown = []
-        for layer in range(self._num_layers):
+        for layer, (heads, width) in enumerate(self._of.heads):
             tensor_SHLD = torch.zeros(slots, heads, length, width, dtype=self._dtype, device=self._device)
             if old:
                 tensor_SHLD[: self.num_slots, :, : self.capacity] = old[layer]
@@ -145,17 +129,18 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
             )
         return mask, positions_T.unsqueeze(0)
 
-    def _seen(self, piece: Piece, window: int | None) -> torch.Tensor:
+    def _seen(self, piece: Piece, window: Window) -> torch.Tensor:
         """What the piece's tokens see of their own prompt, (T, L)."""
         keys_L = torch.arange(piece.end, device=self._device)
-        numbers_L = block_numbers(piece.spans, piece.end).to(self._device) if piece.spans else None
-        blocks = None if numbers_L is None else (numbers_L[piece.start :], numbers_L)
+        blocks = None
+        if piece.spans and window in self._of.both_ways:
+            numbers_L = block_numbers(piece.spans, piece.end).to(self._device)
+            blocks = (numbers_L[piece.start :], numbers_L)
         return sees(keys_L[piece.start :], keys_L, blocks, window)
 
-    def _by_type(self, mask: Callable[[int | None], torch.Tensor]) -> Mask:
-        if self._window is None:
-            return mask(None)
-        return {"full_attention": mask(None), "sliding_attention": mask(self._window)}
+    def _by_type(self, mask: Callable[[Window], torch.Tensor]) -> Mask:
+        window = self._of.window
+        return mask(None) if window is None else {"full_attention": mask(None), "sliding_attention": mask(window)}
 
     def update(
         self,

@@ -94,7 +94,7 @@ class Served:
 
         """
         bank = AdapterBank(model, lambda _: folder, max_resident=1)
-        return cls(model, renderer, bank, SlotCache.like(model), bank.acquire(folder.name), embed)
+        return cls(model, renderer, bank, SlotCache.like(model, renderer.vision), bank.acquire(folder.name), embed)
 
     @torch.inference_mode()
     def logprobs(self, examples: Sequence[Rendered], *, adapted: bool = True) -> list[torch.Tensor]:
@@ -116,8 +116,7 @@ class Served:
 
     def _cut(self, slot: int, start: int, example: Rendered, pictures: Sequence[Embedded]) -> Piece:
         """The example's tokens from `start`, as many as one pass takes."""
-        both_ways = self.renderer.vision is not None and self.renderer.vision.both_ways
-        spans = tuple((picture.start, picture.end) for picture in pictures) if both_ways else ()
+        spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
         end = whole_end(start, min(len(example.token_ids), start + PIECE_TOKENS), spans)
         return Piece(slot, start, end - start, spans)
 
@@ -163,9 +162,10 @@ class Served:
         parts = [one[piece.start : piece.end] for one, piece in zip(ids, pieces, strict=True)]
         if not any(seen):
             return {"input_ids": torch.cat(parts)[None]}
-        table = self.model.get_input_embeddings()
         trios = zip(parts, pieces, seen, strict=True)
-        return Places.joined([placed(table(part), piece.start, pictures) for part, piece, pictures in trios]).inputs
+        return Places.joined(
+            [placed(self.model, part, piece.start, pictures) for part, piece, pictures in trios]
+        ).inputs
 
     def pictures(self, example: Rendered) -> tuple[Embedded, ...]:
         """The example's pictures as the batcher takes them."""
@@ -182,10 +182,7 @@ class Served:
         context, events = text_config(self.model).max_position_embeddings, list[Chunk | KastorError]()
         bounds = Bounds(1, context, MAX_GENERATED, context, max_cache_tokens=context)
         tokens, ends = self.renderer.tokenizer, end_ids(self.model, self.renderer.closing_id)
-        vision = self.renderer.vision
-        batcher = Batcher(
-            self.model, self.bank, tokens, ends, bounds, self.cache, both_ways=vision is not None and vision.both_ways
-        )
+        batcher = Batcher(self.model, self.bank, tokens, ends, bounds, self.cache)
         greedy = Sampling(temperature=0, top_logprobs=0)
         ticket: Ticket = batcher.submit(
             prompt.token_ids,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, Step, TokenLogprob
 from kastor.models.attention import Span
-from kastor.models.language import Places
+from kastor.models.language import Model, Places
 from kastor.serving.adapters import Adapter
 from kastor.serving.guides import Guide
 from kastor.serving.sampling import candidate_seed, drawn, greedy, logprobs, penalised
@@ -46,17 +46,17 @@ class Embedded:
         return self.start + len(self.made_NC)
 
 
-def placed(embeddings_TW: torch.Tensor, start: int, pictures: Sequence[Embedded]) -> Places:
-    """The tokens of a prompt from `start` on, as many as there are embeddings, with its pictures in their places."""
-    places, made = [torch.arange(0)], [embeddings_TW[:0]]
-    end = start + len(embeddings_TW)
+def placed(model: Model, token_ids_T: torch.Tensor, start: int, pictures: Sequence[Embedded]) -> Places:
+    """These tokens of a prompt, from `start` on, with its pictures in their places."""
+    places, made = [torch.arange(0)], list[torch.Tensor]()
+    end = start + len(token_ids_T)
     within = [picture for picture in pictures if picture.start < end and picture.end > start]
     for picture in within:
         first, last = max(picture.start, start), min(picture.end, end)
         places.append(torch.arange(first - start, last - start))
         made.append(picture.made_NC[first - picture.start : last - picture.start])
-    at_V = torch.cat(places).to(embeddings_TW.device)
-    return Places.of(embeddings_TW, at_V, torch.cat(made[1:] if within else made))
+    made_VC = torch.cat(made) if made else None
+    return Places.of(model, token_ids_T, torch.cat(places).to(token_ids_T.device), made_VC)
 
 
 @dataclass(slots=True, eq=False)

@@ -14,8 +14,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -31,12 +32,18 @@ from kastor.media.compiled import FrameStore
 from kastor.models.pictures import compiled, compiled_under, stored_under
 from kastor.models.projector import PROJECTOR_FILE, Projector, Spread
 from kastor.models.render import Picture
+from kastor.models.sources import TOWER_FILE
 from kastor.models.vision import PREPROCESSING, Encoder, Features, FeatureStore, Pixels, tower_hash
 from kastor.serving.rows import Embedded
 
 MANIFEST_FILE = "manifest.json"  # beside a projector; says what that was trained on
 MAX_PROJECTORS = 32
+MAX_ENCODERS = 4  # the base's, and those of adapters whose tower was trained
 SEED = 0  # of a base's own projector
+
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Seeing:
@@ -62,10 +69,10 @@ class Seeing:
         self._adapter_folder = adapter_folder
         self._num_threads = num_threads
         self._encoding = threading.Lock()  # one medium goes through the tower at a time
-        self._encoder: Encoder | None = None
+        self._encoders: OrderedDict[str, Encoder] = OrderedDict()
         self._loading = threading.Lock()
         self._projectors: OrderedDict[str | None, Projector] = OrderedDict()
-        self._tower = ""
+        self._towers: OrderedDict[str | None, _TowerPlace] = OrderedDict()
 
     def embedded(self, pictures: Sequence[Picture], shown: Shown, adapter_id: str | None) -> tuple[Embedded, ...]:
         """The pictures of a prompt, as the adapter sees them, or the base if `None`. Blocks: media may be decoded.
@@ -77,35 +84,39 @@ class Seeing:
             Unavailable: a medium has gone or changed since it was looked at.
 
         """
-        features = {media: self._features(one) for media, one in shown.items()}
+        tower = self._tower(adapter_id)
+        features = {media: self._features(one, tower) for media, one in shown.items()}
         found = [features[p.media][p.index][p.offset : p.offset + p.num_tokens] for p in pictures]
         given, sizes = torch.from_numpy(np.concatenate(found)).to(self._table.device), [len(one) for one in found]
         if not self._vision.pretrained:
             with torch.inference_mode():
-                given = self._projector(adapter_id, num_channels=given.shape[1])(given, sizes)
+                given = self._projector(adapter_id, tower, num_channels=given.shape[1])(given, sizes)
         made = given.to(self._table.dtype)
         parts = made.split(sizes)
         return tuple(Embedded(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
 
     # ---- features
 
-    def _features(self, shown: ShownMedium) -> list[Features]:
-        key = stored_under(shown.planned, self._tower_hash())
+    def _features(self, shown: ShownMedium, tower: "_TowerPlace") -> list[Features]:
+        key = stored_under(shown.planned, tower.hash)
         with closing(self._cache.lease("engine")) as lease:
             store = FeatureStore(self._cache, lease)
             if not store.hold(key):
                 with self._cache.fetching(key):  # who asks the same meanwhile waits for this
                     if not store.hold(key):
-                        store.put(key, self._encoded(shown))
+                        store.put(key, self._encoded(shown, tower))
             return [store.read(key, index) for index in range(shown.planned.view.num_pictures)]
 
-    def _encoded(self, shown: ShownMedium) -> list[Features]:
+    def _encoded(self, shown: ShownMedium, tower: "_TowerPlace") -> list[Features]:
         with closing(self._frames.lease("engine")) as lease:
             pixels = self._pixels(shown, FrameStore(self._frames, lease, _not_kept))
             with self._encoding:
-                if self._encoder is None:
-                    self._encoder = Encoder.open(self._folder, self._vision, num_threads=self._num_threads)
-                return self._encoder.encode(pixels, shown.planned.view.grids)
+                encoder = self._encoders.get(tower.hash)
+                if encoder is None:
+                    encoder = Encoder.open(tower.folder, self._vision, num_threads=self._num_threads)
+                    self._encoders[tower.hash] = encoder
+                _bounded(self._encoders, tower.hash, MAX_ENCODERS)
+                return encoder.encode(pixels, shown.planned.view.grids)
 
     def _pixels(self, shown: ShownMedium, frames: FrameStore) -> Sequence[Pixels]:
         kept = frames.hold(compiled_under(shown.planned, self._vision))
@@ -121,33 +132,40 @@ class Seeing:
             reason = bad.fault.rule.upper()
             raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
 
-    def _tower_hash(self) -> str:
+    def _tower(self, adapter_id: str | None) -> "_TowerPlace":
+        """The tower that an adapter sees with: its own, where it was trained along, else the base's."""
         with self._loading:
-            self._tower = self._tower or tower_hash(self._folder, self._vision)
-            return self._tower
+            found = self._towers.get(adapter_id)
+            if found is None:
+                folder = self._holding(TOWER_FILE, adapter_id) or self._folder
+                found = self._towers[adapter_id] = _TowerPlace(folder, tower_hash(folder, self._vision))
+            _bounded(self._towers, adapter_id, MAX_PROJECTORS)
+            return found
+
+    def _holding(self, name: str, adapter_id: str | None) -> Path | None:
+        """The folder with a file of that name: the adapter's, else the base's."""
+        adapter = () if adapter_id is None else (self._adapter_folder(adapter_id),)
+        return next((folder for folder in (*adapter, self._folder) if (folder / name).exists()), None)
 
     # ---- projectors
 
-    def _projector(self, adapter_id: str | None, *, num_channels: int) -> Projector:
+    def _projector(self, adapter_id: str | None, tower: "_TowerPlace", *, num_channels: int) -> Projector:
         with self._loading:
             found = self._projectors.get(adapter_id)
             if found is None:
-                found = self._projectors[adapter_id] = self._loaded(adapter_id, num_channels)
-                while len(self._projectors) > MAX_PROJECTORS:
-                    self._projectors.popitem(last=False)
-            self._projectors.move_to_end(adapter_id)
+                found = self._projectors[adapter_id] = self._loaded(adapter_id, tower, num_channels)
+            _bounded(self._projectors, adapter_id, MAX_PROJECTORS)
             return found
 
-    def _loaded(self, adapter_id: str | None, num_channels: int) -> Projector:
-        adapter = () if adapter_id is None else (self._adapter_folder(adapter_id),)
-        folder = next((f for f in (*adapter, self._folder) if (f / PROJECTOR_FILE).exists()), None)
+    def _loaded(self, adapter_id: str | None, tower: "_TowerPlace", num_channels: int) -> Projector:
+        folder = self._holding(PROJECTOR_FILE, adapter_id)
         own = None if folder is None else Projector.load(folder)
         if own is None or folder is None:
             plain = Spread(np.zeros(num_channels), np.ones(num_channels))
             scale = float(self._table.float().std())
             own = Projector.fresh(plain, self._table.shape[1], scale=scale, seed=SEED)
         else:
-            check_origin(folder, self._tower)
+            check_origin(folder, tower.hash)
         wanted, has = (num_channels, self._table.shape[1]), (len(own.mean_C), own.width)
         if has != wanted:
             raise FailedPrecondition(
@@ -155,6 +173,21 @@ class Seeing:
                 f"{wanted[1]}: it is another model's."
             )
         return own.requires_grad_(False).to(self._table.device)
+
+
+@dataclass(frozen=True, slots=True)
+class _TowerPlace:
+    """Where a tower lies, and its hash."""
+
+    folder: Path
+    hash: str
+
+
+def _bounded(held: OrderedDict[K, V], lately: K, most: int) -> None:
+    """Let go of what was not used for longest; `lately` is used now."""
+    held.move_to_end(lately)
+    while len(held) > most:
+        held.popitem(last=False)
 
 
 def _not_kept(why: str) -> None:

@@ -3,6 +3,7 @@
     checkpoints/step-000019/
         adapter_config.json, adapter_model.safetensors   the adapter, as peft writes it
         projector.safetensors                            what makes embeddings of pictures, where there were any
+        tower.safetensors                                the vision tower, where that was trained, too
         training_state.safetensors                       optimizer; only in the newest
         manifest.json                                    step, base, sizes and sha256 of the files
 
@@ -27,6 +28,8 @@ from safetensors.torch import load_file, save_file
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import FailedPrecondition
 from kastor.models.projector import PROJECTOR_FILE, Projector
+from kastor.models.sources import TOWER_FILE
+from kastor.models.tower import Tower
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 STATE_FILE = "training_state.safetensors"
@@ -45,7 +48,7 @@ class Checkpoint:
     @property
     def manifest(self) -> dict[str, Any]:
         """What its manifest says."""
-        return _manifest(self.folder)
+        return manifest(self.folder)
 
     @property
     def resumable(self) -> bool:
@@ -79,8 +82,9 @@ class Checkpoints:
         ends_epoch: bool,
         about: Mapping[str, object],
         projector: Projector | None = None,
+        tower: Tower | None = None,
     ) -> Checkpoint:
-        """Write the checkpoint of `step`; `about` goes into its manifest.
+        """Write the checkpoint of `step`; `about` goes into its manifest, with the hash of the tower.
 
         Raises:
             OSError: the disk is full or not writable; nothing half-written stays under a checkpoint's name.
@@ -92,6 +96,9 @@ class Checkpoints:
             (scratch / "README.md").unlink(missing_ok=True)  # peft's empty model card
             if projector is not None:
                 projector.save(scratch)
+            if tower is not None:
+                tower.save(scratch)
+                about = {**about, "vision": {**_vision(about), "tower": _sha256(scratch / TOWER_FILE)}}
             save_file(dict(state), scratch / STATE_FILE)
             _write_manifest(scratch, {**about, "step": step, "endsEpoch": ends_epoch})
             _move_into_place(scratch, target)
@@ -112,7 +119,8 @@ class Checkpoints:
         """
         verify(checkpoint.folder)
         with _scratch(target.parent, target.name) as scratch:
-            for name in ADAPTER_FILES + (PROJECTOR_FILE,) * (checkpoint.folder / PROJECTOR_FILE).exists():
+            sight = [name for name in (PROJECTOR_FILE, TOWER_FILE) if (checkpoint.folder / name).exists()]
+            for name in (*ADAPTER_FILES, *sight):
                 shutil.copyfile(checkpoint.folder / name, scratch / name)
             for file in beside:
                 shutil.copyfile(file, scratch / file.name)
@@ -170,7 +178,7 @@ def verify(folder: Path) -> None:
         FailedPrecondition: one is missing or damaged; names it.
 
     """
-    for name, said in _manifest(folder)["files"].items():
+    for name, said in manifest(folder)["files"].items():
         file = folder / name
         if not file.is_file() or _sha256(file) != said["sha256"]:
             raise FailedPrecondition(
@@ -178,8 +186,14 @@ def verify(folder: Path) -> None:
             )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest in the folder of an adapter says."""
     return dict(json.loads((folder / MANIFEST_FILE).read_text("utf-8")))
+
+
+def _vision(about: Mapping[str, object]) -> dict[str, object]:
+    found = about.get("vision")
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _write_manifest(folder: Path, about: Mapping[str, object]) -> None:

@@ -21,7 +21,7 @@ from kastor.training.fused import use_fused_layers
 from kastor.training.packed import sum_loss, use_packed_attention
 from kastor.training.packing import MAX_ROW_TOKENS, PackedRow, pack_step, step_examples
 from kastor.training.schedule import learning_rate
-from kastor.training.sight import PROJECTOR, RATE_FACTOR, Sight
+from kastor.training.sight import PROJECTOR, TOWER, Sight
 
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.0
@@ -38,7 +38,7 @@ class StepReport:
     epoch: int  # from 1
     mean_loss: float  # nats per supervised token
     learning_rate: float
-    grad_norm: float  # before clipping
+    grad_norm: float  # of adapter and projector, before clipping
     num_tokens: int
     num_supervised: int
     elapsed_s: float
@@ -62,7 +62,7 @@ class Trainer:
         row_tokens: int = MAX_ROW_TOKENS,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`sight` is needed where examples hold pictures; its projector is trained along.
+        """`sight` is needed where examples hold pictures; its projector is trained along, and its tower, if it has one.
 
         An example without tokens has been left out: its step is made of the others. `tell` is told in a sentence when
         memory ran out and rows have become shorter.
@@ -78,9 +78,9 @@ class Trainer:
         adapter = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups: list[dict[str, Any]] = [{"params": list(adapter.values()), FACTOR: 1.0}]
         self._parameters = adapter
-        if sight is not None:
-            groups.append({"params": list(sight.parameters.values()), FACTOR: RATE_FACTOR})
-            self._parameters = adapter | sight.parameters
+        for factor, parameters in () if sight is None else sight.rated:
+            groups.append({"params": list(parameters.values()), FACTOR: factor})
+            self._parameters = self._parameters | parameters
         self._optimizer = torch.optim.AdamW(
             groups,
             lr=spec.hyperparameters.learning_rate,
@@ -132,7 +132,7 @@ class Trainer:
         tensors = {"step": torch.tensor(self.step), ROW_TOKENS: torch.tensor(self.row_tokens)}
         for name, parameter in self._parameters.items():
             kept = self._optimizer.state.get(parameter, {})
-            tensors |= {f"{key}.{name}": value for key, value in kept.items()}
+            tensors |= {f"{key}.{name}": value.contiguous() for key, value in kept.items()}
         return tensors
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
@@ -140,9 +140,11 @@ class Trainer:
         self.step = int(state["step"])
         self.row_tokens = int(state.get(ROW_TOKENS, self.row_tokens))  # states of the first versions have none
         for name, parameter in self._parameters.items():
-            if f"step.{name}" in state or not name.startswith(PROJECTOR):  # else no step had pictures so far
-                mine = {key: state[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-                self._optimizer.state[parameter] = mine
+            if f"step.{name}" in state or not name.startswith((PROJECTOR, TOWER)):  # else no step had pictures so far
+                # laid out in memory as the parameter is, as they were before
+                like = {key: torch.empty_like(parameter, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+                mine = {key: tensor.copy_(state[f"{key}.{name}"]) for key, tensor in like.items()}
+                self._optimizer.state[parameter] = {"step": state[f"step.{name}"].clone(), **mine}
 
     def _indices(self, step: int) -> list[int]:
         asked = self._spec.hyperparameters
@@ -192,9 +194,15 @@ class Trainer:
             f"{self.row_tokens:,}; batch size and results stay the same"
         )
 
+    def _clipped(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+        """What is clipped together: adapter and projector; a tower, whose gradients are 25 times theirs, by itself."""
+        tower = {name for name in self._parameters if name.startswith(TOWER)}
+        others = [parameter for name, parameter in self._parameters.items() if name not in tower]
+        return others, [self._parameters[name] for name in sorted(tower)]
+
     def _update(self, loss: float, rate: float) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), MAX_GRAD_NORM).item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        norm, tower_norm = (torch.nn.utils.clip_grad_norm_(part, MAX_GRAD_NORM).item() for part in self._clipped())
+        if not all(map(math.isfinite, (loss, norm, tower_norm))):
             self._optimizer.zero_grad(set_to_none=True)
             raise FailedPrecondition(
                 f"The loss became {loss} in step {self.step + 1}: training diverged. Use a learning rate below "

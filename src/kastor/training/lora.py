@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from kastor.domain.job import AdapterShape
-from kastor.models.load import VISION_PARTS
+from kastor.models.load import SENSES
 from kastor.training.fused import use_stock_layers
 from kastor.training.packed import use_stock_attention
 
@@ -28,8 +28,8 @@ def attach(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
     if type(base).__name__.endswith("ForConditionalGeneration"):
-        # saved with the adapter: the whole model has a tower, whose layers have the same names
-        model.peft_config["default"].exclude_modules = rf".*\b({'|'.join(VISION_PARTS)})\b.*"
+        # saved with the adapter: the whole model has towers, whose layers have the same names
+        model.peft_config["default"].exclude_modules = rf".*\b({'|'.join(SENSES)})\b.*"
     return model
 
 

@@ -13,7 +13,8 @@ from transformers import AttentionInterface
 
 from kastor.domain.errors import Internal
 from kastor.models.attention import block_numbers, sees
-from kastor.models.language import head
+from kastor.models.language import head, text_config
+from kastor.models.layers import Window, both_ways_windows
 from kastor.training.packing import PackedRow
 from kastor.training.sight import Sight
 
@@ -57,25 +58,28 @@ def packed_attention(
 class Visible:
     """Which tokens of each example of a row see which, where that is not simply all before; worked out once a pass."""
 
-    def __init__(self, row: PackedRow, device: torch.device, *, both_ways: bool) -> None:
+    def __init__(self, row: PackedRow, device: torch.device, *, both_ways: frozenset[Window]) -> None:
+        """`both_ways` are the windows of the layers in which pictures' tokens attend to one another both ways."""
         self._lengths = row.lengths
         self._device = device
-        spans = [(p.start, p.start + p.num_tokens) for p in row.pictures] if both_ways else []
+        self._both_ways = both_ways
+        spans = [(p.start, p.start + p.num_tokens) for p in row.pictures]
         self._blocks = block_numbers(spans, sum(row.lengths)).to(device).split(row.lengths)
-        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+        self._masks: dict[tuple[int, Window], torch.Tensor | None] = {}
 
-    def mask(self, example: int, window: int | None) -> torch.Tensor | None:
+    def mask(self, example: int, window: Window) -> torch.Tensor | None:
         """(L, L) of one example for layers of this window; `None` where the plain causal mask says the same."""
         if (example, window) not in self._masks:
             self._masks[example, window] = self._made(example, window)
         return self._masks[example, window]
 
-    def _made(self, example: int, window: int | None) -> torch.Tensor | None:
+    def _made(self, example: int, window: Window) -> torch.Tensor | None:
         length, blocks = self._lengths[example], self._blocks[example]
-        if (window is None or length <= window) and not bool((blocks >= 0).any()):
+        two_way = window in self._both_ways and bool((blocks >= 0).any())
+        if (window is None or length <= window) and not two_way:
             return None
         places = torch.arange(length, device=self._device)
-        return sees(places, places, (blocks, blocks), window)
+        return sees(places, places, (blocks, blocks) if two_way else None, window)
 
 
 def use_packed_attention(model: Any) -> None:  # noqa: ANN401  # a transformers model; see models.load.CausalModel
@@ -116,12 +120,13 @@ def target_logprobs(model: Any, row: PackedRow, sight: Sight | None = None) -> t
 def _predicting(model: Any, row: PackedRow, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
     """What the decoder gives where a target is predicted, (S, C), and the targets (S,)."""
     device = model.get_input_embeddings().weight.device
+    both_ways = frozenset() if sight is None else both_ways_windows(text_config(model), sight.both_ways)
     hidden_1TC = model.get_decoder()(
         **_input(model, row, sight),
         position_ids=torch.from_numpy(row.positions_T).to(device).unsqueeze(-2),  # (1, T) or (3, 1, T)
         use_cache=False,
         example_lengths=row.lengths,
-        visible=Visible(row, device, both_ways=sight is not None and sight.both_ways),
+        visible=Visible(row, device, both_ways=both_ways),
     ).last_hidden_state
     hidden_SC = hidden_1TC[0, torch.from_numpy(row.predicting_S).to(device)]
     return hidden_SC, torch.from_numpy(row.targets_S).to(device)
@@ -129,13 +134,12 @@ def _predicting(model: Any, row: PackedRow, sight: Sight | None) -> tuple[torch.
 
 def _input(model: Any, row: PackedRow, sight: Sight | None) -> dict[str, Any]:  # noqa: ANN401  # as above
     """The row's tokens or, where pictures stand among them, embeddings (1, T, C)."""
-    table = model.get_input_embeddings()
-    token_ids_1T = torch.from_numpy(row.token_ids_T).to(table.weight.device)[None]
+    token_ids_T = torch.from_numpy(row.token_ids_T).to(model.get_input_embeddings().weight.device)
     if not row.pictures:
-        return {"input_ids": token_ids_1T}
+        return {"input_ids": token_ids_T[None]}
     if sight is None:
         raise Internal(f"{len(row.pictures)} pictures are to be trained on, and nothing gives their embeddings.")
-    return sight.places(table(token_ids_1T)[0], row.pictures).inputs
+    return sight.places(model, token_ids_T, row.pictures).inputs
 
 
 def _head_loss(

@@ -1,6 +1,7 @@
 """How training sees: stored features of pictures, and the projector that makes embeddings of them.
 
-The features of a pretrained model that sees are what its own projector gives: there is none to train.
+Where the tower is trained, too, pictures take the place of features. The features of a pretrained model that sees are
+what its own projector gives: there is none to train.
 
 Shapes: T tokens of a row, V of them in pictures, N of those one picture's, C channels of the features, W width of the
 language model.
@@ -8,20 +9,30 @@ language model.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils.checkpoint import checkpoint
 
-from kastor.models.language import Places
+from kastor.domain.vision import BothWays
+from kastor.models.language import Model, Places
 from kastor.models.projector import Projector
 from kastor.models.render import Picture
-from kastor.models.vision import Features
+from kastor.models.tower import Tower
 
 RATE_FACTOR = 2.0
 """The projector's learning rate as a multiple of the adapter's: it starts from nothing, the adapter from a model."""
 
-PROJECTOR = "projector."
-"""Stands before the names of its parameters in the training state."""
+TOWER_RATE_FACTOR = 0.1
+"""The tower's: what it knows of pictures it has from a million of them, and a job's few are not to overwrite it."""
+
+PROJECTOR, TOWER = "projector.", "tower."
+"""Stand before the names of their parameters in the training state."""
+
+Read = Callable[[str, int], NDArray[Any]]
+"""Key and index of a picture -> its features (N, C), or its pixels (height, width, 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +40,53 @@ class Sight:
     """The projector that is trained, if there is one, and where its input comes from."""
 
     projector: Projector | None
-    read: Callable[[str, int], Features]  # key and index of a picture -> its features (N, C)
-    both_ways: bool = False  # a picture's tokens attend to one another both ways
+    read: Read
+    both_ways: BothWays = BothWays.NEVER
+    tower: Tower | None = None  # trained, too: what is read are pixels
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by the names used in the training state."""
-        held = () if self.projector is None else self.projector.named_parameters()
-        return {PROJECTOR + name: parameter for name, parameter in held}
+        return {name: parameter for _, group in self.rated for name, parameter in group.items()}
+
+    @property
+    def rated(self) -> list[tuple[float, dict[str, torch.nn.Parameter]]]:
+        """The same in groups, with their learning rates as multiples of the adapter's."""
+        parts = ((PROJECTOR, RATE_FACTOR, self.projector), (TOWER, TOWER_RATE_FACTOR, self.tower))
+        return [
+            (factor, {prefix + name: parameter for name, parameter in part.named_parameters()})
+            for prefix, factor, part in parts
+            if part is not None
+        ]
 
     def made(self, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
         """What the language model is given in the pictures' places, one after the other: (V, W), or more a token."""
-        features_VC = np.concatenate([self._features(picture) for picture in pictures])
-        given = torch.from_numpy(features_VC).to(device)
+        if self.tower is None:
+            features_VC = np.concatenate([self._features(picture) for picture in pictures])
+            given = torch.from_numpy(features_VC).to(device)
+        else:
+            given = torch.cat([looked_at(self.tower, self.read(p.key, p.index), device) for p in pictures])
         sizes = [picture.num_tokens for picture in pictures]
         return given if self.projector is None else self.projector(given, sizes)
 
-    def places(self, embeddings_TW: torch.Tensor, pictures: Sequence[Picture]) -> Places:
-        """The embeddings of a row with what is made of its pictures in their places, through which gradients flow."""
+    def places(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[Picture]) -> Places:
+        """A row's tokens with what is made of its pictures in their places, through which gradients flow."""
         places = np.concatenate([np.arange(p.start, p.start + p.num_tokens) for p in pictures])
-        device = embeddings_TW.device
-        return Places.of(embeddings_TW, torch.from_numpy(places).to(device), self.made(pictures, device))
+        device = token_ids_T.device
+        return Places.of(model, token_ids_T, torch.from_numpy(places).to(device), self.made(pictures, device))
 
-    def _features(self, picture: Picture) -> Features:
+    def _features(self, picture: Picture) -> NDArray[Any]:
         return self.read(picture.key, picture.index)[picture.offset : picture.offset + picture.num_tokens]
+
+
+def looked_at(tower: Tower, pixels_HWC: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """What the tower makes of one picture, (N, C) in fp32, through which gradients flow.
+
+    Rounded to half precision, as whoever serves the tuned tower keeps it; the gradient knows nothing of that. Nothing
+    of the pass is held for the way back, but made again: a row may show sixty pictures.
+    """
+    pictures_1HWC = torch.from_numpy(np.array(pixels_HWC))[None].to(device)
+    made: torch.Tensor = checkpoint(tower, pictures_1HWC, use_reentrant=False)
+    exact = made[0].float()
+    half = exact.detach().half().float()
+    return exact + torch.where(half.isfinite(), half - exact.detach(), 0.0)

@@ -1,6 +1,7 @@
 """Composition root of a worker: own the job first, then load what is heavy, run, and write how it ended."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -44,9 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(settings: Settings, job: TuningJob, ownership: Ownership) -> bool:
-    # only now: loading torch can take longer than a heartbeat may be late
+    # only now: loading torch can take longer than a heartbeat may be late. A sixth of that would go into looking for
+    # garbage among modules, of which there is none (docs/log.md)
+    gc.disable()
     from kastor.worker.steps import Steps
 
+    gc.freeze()
+    gc.enable()
     return Steps(settings, job, Blobs(settings.data_dir), ownership).run()
 
 

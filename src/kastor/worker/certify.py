@@ -5,21 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft.tuners.lora import Linear
 
 from kastor.domain.certificate import Certificate, golden_rows
 from kastor.domain.memory import memory_for
+from kastor.domain.vision import Grid
 from kastor.models.load import served_as
 from kastor.models.projector import Projector
 from kastor.models.render import Rendered, Renderer
+from kastor.models.tower import STRIDE
+from kastor.models.vision import compact, square_tower
 from kastor.serving.adapters import Delta
 from kastor.serving.certificate import Embed, Golden, Served, certificate
 from kastor.serving.rows import Embedded
 from kastor.training.lora import detach
 from kastor.training.packed import target_logprobs
 from kastor.training.packing import pack
-from kastor.training.sight import Sight
+from kastor.training.sight import Read, Sight
 
 
 def certified(
@@ -84,6 +89,8 @@ def _embed(eyes: Sight | None, folder: Path, device: torch.device) -> Embed | No
         return None
     projector = Projector.load(folder)
     stored = replace(eyes, projector=None if projector is None else projector.to(device))
+    if eyes.tower is not None:
+        stored = replace(stored, tower=None, read=_by_stored_tower(folder, eyes.read))
 
     @torch.no_grad()
     def embedded(example: Rendered) -> tuple[Embedded, ...]:
@@ -91,6 +98,18 @@ def _embed(eyes: Sight | None, folder: Path, device: torch.device) -> Embed | No
         return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
     return embedded
+
+
+def _by_stored_tower(folder: Path, pixels: Read) -> Read:
+    """Features of pictures by the tower in `folder`, as the engine makes them."""
+    tower = square_tower(folder, num_threads=torch.get_num_threads())
+
+    def read(key: str, index: int) -> NDArray[Any]:
+        picture = np.array(pixels(key, index))
+        height, width, _ = picture.shape
+        return compact(tower(picture[None], Grid(width, height, height // STRIDE, width // STRIDE))[0])
+
+    return read
 
 
 @torch.no_grad()

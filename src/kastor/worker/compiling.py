@@ -9,7 +9,7 @@ from kastor.domain.job import TuningJob
 from kastor.domain.media import BadMedium
 from kastor.domain.vision import PlannedMedium, Vision
 from kastor.media import decode
-from kastor.media.compiled import FrameStore
+from kastor.media.compiled import Compiled, FrameStore
 from kastor.media.fetch import Fetcher
 from kastor.models.pictures import compiled, compiled_under
 from kastor.models.vision import Pixels
@@ -33,6 +33,14 @@ class Source:
     def open(self, heed: Callable[[], None]) -> "Compiling":
         """What gives them to one thread; `heed` is called before each, and may raise."""
         return Compiling(self._settings, self._job, self._vision, self._frames, heed)
+
+    def has(self, key: str) -> bool:
+        """Whether pictures are kept now; they may go."""
+        return self._frames.has(key)
+
+    def hold(self, key: str) -> Compiled | None:
+        """Kept pictures, which stay; `None` if they are not here."""
+        return self._frames.hold(key)
 
     def let_go(self, planned: PlannedMedium) -> None:
         """Let the pictures of a medium be evicted, once for each time they were given out of the store."""

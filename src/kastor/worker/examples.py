@@ -12,17 +12,20 @@ from kastor.dataset.rules import token_faults
 from kastor.dataset.sampling import encode_sampling
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob, TuningSpec
-from kastor.domain.vision import TokenCount
+from kastor.domain.vision import TokenCount, Vision
 from kastor.models.catalog import BaseModel
 from kastor.models.pictures import compiled_under
 from kastor.models.render import Rendered, Renderer
+from kastor.models.sources import TOWER_FILE
+from kastor.models.vision import tower_hash
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
 from kastor.worker.compiling import Source
-from kastor.worker.features import FeaturePass
+from kastor.worker.features import FeaturePass, Reader
 from kastor.worker.judging import Judging
 from kastor.worker.leaving import Leaving
 from kastor.worker.ownership import Ownership
+from kastor.worker.pixels import PixelReading
 from kastor.worker.reading import Reading
 from kastor.worker.rows import Files, Rows
 
@@ -93,18 +96,32 @@ class Preparing:
         files = Files(self._blobs.dataset(self._job.id), self._blobs.plan(self._job.id))
         vision = base.family.vision
         if vision is None or not any(row.media for _, _, row in files.plans()):
+            if spec.train_tower:
+                raise InvalidArgument.of("trainTower", f"no row of {files.dataset.name} shows a picture: leave it out")
             rows = Rows(files, renderer)
             return Prepared(spec, list(rows), rows.tokens)
         if not self._blobs.sampling(self._job.id).exists():
             self._blobs.write(self._blobs.sampling(self._job.id), encode_sampling(files.media()))
         job, own = replace(self._job, spec=spec), self._ownership
-        reading = Reading(self._settings, job, self._blobs, own, self._stack, (vision, folder), num_threads=num_threads)
+        source = Source(self._settings, job, vision, self._stack, self._not_kept)
+        reading = self._reading(job, source, (vision, self._tower_folder(folder)), num_threads)
         rows = Rows(files, renderer, reading.key_of)
         leaving = Leaving(self._settings, job, self._blobs, own, files, partial(compiled_under, vision=vision))
-        source = Source(self._settings, job, vision, self._stack, self._not_kept)
         seeing = self._stack.enter_context(closing(FeaturePass(rows, spec, done, reading, leaving, source, own)))
         seeing.start()
         return Prepared(spec, Streamed(rows, seeing), rows.tokens, seeing)
+
+    def _reading(self, job: TuningJob, source: Source, base: tuple[Vision, Path], num_threads: int) -> Reader:
+        vision, folder = base
+        if job.spec.train_tower:
+            return PixelReading(source, vision, tower_hash(folder, vision))
+        own = self._ownership
+        return Reading(self._settings, job, self._blobs, own, self._stack, base, num_threads=num_threads)
+
+    def _tower_folder(self, base: Path) -> Path:
+        """Where the tower lies that the job sees with, or starts from: a tuned model may have its own."""
+        initial = self._blobs.initial_adapter(self._job.id)
+        return initial if (initial / TOWER_FILE).is_file() else base
 
     def _not_kept(self, why: str) -> None:
         self._ownership.note(f"decoded pictures are not kept, but decoded again wherever they are needed again: {why}")

@@ -11,20 +11,21 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from itertools import accumulate
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kastor.domain.errors import FailedPrecondition, Internal
 from kastor.domain.job import TuningSpec
 from kastor.domain.media import BadMedium, MediaFault
 from kastor.domain.vision import Grid, PlannedMedium, Vision
-from kastor.models.vision import Features, Pixels
+from kastor.models.vision import Pixels
 from kastor.training.packing import epoch_order, step_examples
 from kastor.worker.ahead import Ahead
 from kastor.worker.compiling import Compiling, Source
 from kastor.worker.leaving import Leaving
 from kastor.worker.ownership import Interrupted, Ownership
-from kastor.worker.reading import Reading
 from kastor.worker.rows import Rows
 
 MEDIA_AHEAD = 4
@@ -76,6 +77,32 @@ def evenly(pictures: Mapping[str, int], most: int) -> list[tuple[str, int]]:
     return [(keys[medium], int(index)) for medium, index in zip(media, chosen - before, strict=True)]
 
 
+class Reader(Protocol):
+    """Gives what training reads of pictures, and keeps it: features, or where the tower is trained the pictures."""
+
+    made: str  # which of the two
+    tower: str  # hash of the tower's weights
+    vision: Vision
+
+    def key_of(self, planned: PlannedMedium) -> str:
+        """Under which name a medium's are kept."""
+
+    def is_kept(self, key: str) -> bool:
+        """Whether they are here now; they may go."""
+
+    def hold(self, key: str) -> bool:
+        """Whether they are here, and then stay."""
+
+    def take(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], *, num_missing: int) -> bool:
+        """Make and keep them; whether the pictures may go now."""
+
+    def of(self, key: str, pixels: Callable[[], tuple[Sequence[Pixels], Sequence[Grid]]]) -> Sequence[NDArray[Any]]:
+        """Those of a medium that is not kept, made of what `pixels` gives."""
+
+    def read(self, key: str, index: int) -> NDArray[Any]:
+        """Of one picture of a medium that is held."""
+
+
 class FeaturePass:
     """One job's pass, from step `done` on. `start` it; `close` it. All else is for the training thread."""
 
@@ -84,7 +111,7 @@ class FeaturePass:
         rows: Rows,
         spec: TuningSpec,
         done: int,
-        reading: Reading,
+        reading: Reader,
         leaving: Leaving,
         source: Source,
         ownership: Ownership,
@@ -153,8 +180,8 @@ class FeaturePass:
                     raise Interrupted
                 self._changed.wait(LOOK_EVERY_S)
 
-    def read(self, key: str, index: int) -> Features:
-        """Features (N, C) of a picture of a row that is ready.
+    def read(self, key: str, index: int) -> NDArray[Any]:
+        """Features (N, C) of a picture of a row that is ready; its pixels, where the tower is trained.
 
         Raises:
             FailedPrecondition: they have gone, and so has the medium.
@@ -164,8 +191,8 @@ class FeaturePass:
             return self._reading.read(key, index)
         return self._reading.of(key, lambda: self._pixels_again(key))[index]
 
-    def sample(self, most: int) -> list[Features]:
-        """Features of `most` pictures, evenly from the first rows to be trained on: no more rows than that takes.
+    def sample(self, most: int) -> list[NDArray[Any]]:
+        """What `read` gives of `most` pictures, evenly from the first rows to be trained on, and no more of them.
 
         Those of the first step are always among them, as they are waited for anyway.
         """
@@ -210,7 +237,7 @@ class FeaturePass:
 
     def _look(self) -> None:
         missing = [shown.num_pictures for key, shown in self._rows.media.items() if not self._reading.is_kept(key)]
-        tell = _Told(self._ownership.note, sum(missing))
+        tell = _Told(self._ownership.note, self._reading.made, sum(missing))
         with Ahead(self._made(), most=MEDIA_AHEAD) as made:
             for key, planned, pixels in made:
                 if self._closing.is_set():
@@ -287,23 +314,24 @@ def _gone(planned: PlannedMedium, fault: MediaFault) -> FailedPrecondition:
 class _Told:
     """Says from time to time how far the pass is; nothing where nothing is to be done."""
 
-    def __init__(self, note: Callable[[str], None], total: int) -> None:
+    def __init__(self, note: Callable[[str], None], made: str, total: int) -> None:
         self._note = note
+        self._made = made
         self._total = total
         self._done = 0
         self._began = self._told = time.monotonic()
         if total:
-            note(f"features: {total} pictures to be looked at")
+            note(f"{made}: {total} pictures to be looked at")
 
     def more(self, num_pictures: int) -> None:
         """So many pictures are done."""
         self._done += num_pictures
         if time.monotonic() - self._told > TELL_EVERY_S:
             self._told = time.monotonic()
-            self._note(f"features: {self._done} of {self._total} pictures")
+            self._note(f"{self._made}: {self._done} of {self._total} pictures")
 
     def end(self) -> None:
         """All are done."""
         if self._total:
             seconds = time.monotonic() - self._began
-            self._note(f"features: {self._done} of {self._total} pictures, in {seconds:.1f} s")
+            self._note(f"{self._made}: {self._done} of {self._total} pictures, in {seconds:.1f} s")

@@ -26,6 +26,8 @@ MAX_LATELY = 4  # media whose features are in memory; a row shows one after the 
 class Reading:
     """Gives features by medium, for two threads: the pass that makes them and the trainer that reads them."""
 
+    made = "features"
+
     def __init__(
         self,
         settings: Settings,

@@ -14,11 +14,11 @@ from kastor.domain.job import Snapshot, TuningJob
 from kastor.models.catalog import load_catalog
 from kastor.models.load import compute_threads, load_base
 from kastor.models.render import Rendered, Renderer
-from kastor.models.sources import Progress, ensure_local
+from kastor.models.sources import TOWER_FILE, Progress, ensure_local
 from kastor.models.vision import PREPROCESSING
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
-from kastor.training.checkpoints import Checkpoints, load_adapter, restore
+from kastor.training.checkpoints import Checkpoints, load_adapter, manifest, restore
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach
 from kastor.training.sight import Sight
@@ -89,7 +89,8 @@ class Steps:
     def _sight(self, model: Any, prepared: Prepared, base: Path) -> Sight | None:  # noqa: ANN401  # peft model
         checkpoint, spec = self._checkpoints.latest(), self._job.spec
         initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
-        return sight(model, prepared.seeing, checkpoint.folder if checkpoint else initial, base, seed=spec.seed)
+        held = checkpoint.folder if checkpoint else initial
+        return sight(model, prepared.seeing, held, base, seed=spec.seed, train_tower=spec.train_tower)
 
     def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
         checkpoint = self._checkpoints.latest()
@@ -140,11 +141,14 @@ class Steps:
         }
         if prepared.seeing is not None:
             about["vision"] = {"tower": prepared.seeing.tower, "preprocessing": PREPROCESSING}
-        projector = None if eyes is None else eyes.projector
+        elif eyes is not None:  # of the model that this one goes on from, and takes its projector from
+            about |= {"vision": manifest(self._blobs.initial_adapter(self._job.id)).get("vision")}
+        projector, tower = (None, None) if eyes is None else (eyes.projector, eyes.tower)
 
         def save(step: int, ends_epoch: bool) -> None:
+            state = trainer.state()
             self._checkpoints.save(
-                model, trainer.state(), step=step, ends_epoch=ends_epoch, about=about, projector=projector
+                model, state, step=step, ends_epoch=ends_epoch, about=about, projector=projector, tower=tower
             )
             self._log.info("checkpoint", step=step, ends_epoch=ends_epoch)
 
@@ -179,20 +183,21 @@ class Steps:
     def _publish(self, prove: Callable[[Path], str]) -> None:
         checkpoint = self._checkpoints.latest()
         assert checkpoint is not None  # noqa: S101  # the last step saves one
-        own = self._blobs.sampling(self._job.id)
-        before = self._blobs.initial_adapter(self._job.id) / own.name
-        beside = next(([file] for file in (own, before) if file.exists()), [])
+        own, initial = self._blobs.sampling(self._job.id), self._blobs.initial_adapter(self._job.id)
+        beside = next(([file] for file in (own, initial / own.name) if file.exists()), [])
+        if (initial / TOWER_FILE).exists() and not self._job.spec.train_tower:
+            beside.append(initial / TOWER_FILE)  # frozen now, and as much a part of the model as before
         self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id), prove, beside)
 
 
 def _sizes(model: Any, prepared: Prepared, eyes: Sight | None) -> dict[str, object]:  # noqa: ANN401  # peft model
-    projector = {} if eyes is None else {"projector_parameters": sum(p.numel() for p in eyes.parameters.values())}
+    sight = {} if eyes is None else {"sight_parameters": sum(p.numel() for p in eyes.parameters.values())}
     return {
         "examples": len(prepared.examples),
         "tokens": prepared.tokens.total,
         "supervised_tokens": prepared.tokens.supervised,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        **projector,
+        **sight,
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }

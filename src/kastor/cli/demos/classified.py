@@ -10,7 +10,7 @@ from kastor.cli.demos.page import Metric, Said, Score, Table, decimal
 from kastor.cli.output import table
 from kastor.evaluation.labels import balanced_accuracy, exact_match, recalls
 
-BASE, TUNED, PROBE, GUESS = "base", "tuned", "linear probe", "one answer"
+BASE, TUNED, PROBE, GUESS = "base", "tuned", "probe", "one answer"
 
 
 @dataclass(frozen=True, slots=True)

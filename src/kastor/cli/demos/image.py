@@ -16,7 +16,7 @@ from kastor.cli.demos import cloth
 from kastor.cli.demos.classified import BASE, GUESS, PROBE, TUNED, Classified
 from kastor.cli.demos.cloth import LABELS, Picture
 from kastor.cli.demos.page import Part, Report, Shown, Thumb
-from kastor.cli.demos.seeing import facts, settings_for, tell_end
+from kastor.cli.demos.seeing import CLOSING, facts, settings_for, tell_end
 from kastor.cli.demos.tuning import (
     SEEING_BASE,
     Form,
@@ -144,7 +144,7 @@ def _probed(
 
 
 def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequence[Picture]) -> Report:
-    notes = {GUESS: "whichever it is", PROBE: "ridge regression on the same features", BASE: "untuned: it guesses"}
+    notes = {GUESS: "whichever it is", PROBE: "a linear classifier on the same features", BASE: "untuned: it guesses"}
     with closing(Pictures()) as decoder:
         shown = tuple(
             Shown(picture.path.name, (_thumb(decoder, picture.path),), found.said(index))
@@ -161,7 +161,7 @@ def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequenc
         shown,
         cloth.CREDIT,
     )
-    return Report("Cloth, before and after", "kastor demo image", (part,))
+    return Report("Cloth, before and after", "kastor demo image", (part,), CLOSING)
 
 
 def _thumb(decoder: Pictures, path: Path) -> Thumb:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -105,7 +105,7 @@ class Report:
     title: str
     lead: str
     parts: tuple[Part, ...]
-    closing: tuple[str, ...] = field(default=())  # what is worth knowing about all of it
+    closing: tuple[str, ...] = ()  # what is worth knowing about all of it
 
     def write(self, path: Path) -> None:
         """The page, into a file."""

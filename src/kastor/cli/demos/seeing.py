@@ -18,6 +18,13 @@ from kastor.media.decode import frames
 from kastor.media.probe import plan
 from kastor.settings import Settings, load_settings
 
+CLOSING = (
+    "kastor-nano-vl is a small language model (SmolLM2-135M-Instruct) with a small frozen tower (EfficientNet-lite0) "
+    "and a projector that each job trains. It makes every path real on a laptop, and is no general assistant.",
+    "Both models were asked greedily and kept to the form of the answers: the untuned one, too, says what it would "
+    "choose.",
+)
+
 
 def settings_for(name: str) -> tuple[Settings, Path]:
     """The user's settings with the profile that lets media through, and an empty folder that may be named."""

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 
 from kastor.cli.connection import Link, private_link
 from kastor.cli.demos.page import Report
-from kastor.cli.demos.seeing import settings_for, tell_end
+from kastor.cli.demos.seeing import CLOSING, settings_for, tell_end
 from kastor.cli.demos.tuning import SEEING_BASE, Outcome, Step, compared, interruption_told, job_of, written
 from kastor.cli.demos.watched_clips import Clips
 from kastor.cli.demos.watched_film import Film
@@ -71,7 +71,7 @@ def run(wanted: Wanted, out: Output) -> None:
                 number = 3 + sum(NUM_STEPS[before] for before in wanted.tasks[: len(done)])
                 done.append(_done(task, wanted, folder / task, link, base.name, step, number))
     parts = tuple(made.part(outcome) for made, outcome in done)
-    Report("Watching, before and after", "kastor demo video", parts).write(wanted.report)
+    Report("Watching, before and after", "kastor demo video", parts, CLOSING).write(wanted.report)
     _tell(wanted, done, time.monotonic() - began, out)
 
 

@@ -1,6 +1,6 @@
 """The clips of `kastor demo video`: made, put into datasets, and shown with what was said to them.
 
-Two jobs, the second on top of the first's model: on segments of a second or two, which cost a quarter of a whole clip
+Two jobs, the second on top of the first's model: on segments of one to three seconds, which cost a part of a whole clip
 and teach what a shape is and what its moments look like; then on whole clips, which teach to look for it.
 """
 
@@ -18,9 +18,9 @@ from kastor.cli.demos.tuning import Outcome, Row, Study
 from kastor.domain.media import Sampling
 
 SECONDS = 6
-NUM_TRAINED, NUM_HELD_OUT = 160, 40
+NUM_TRAINED, NUM_HELD_OUT = 120, 40
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 1, 4, 1e-3
-SEGMENTS_S = (1, 2)  # lengths; of each clip one of the first and, of every second clip, one of the second
+SEGMENTS_S = ((1, 2), (1, 3))  # lengths of those of a clip, by turns
 SEGMENTS_BATCH_SIZE = 8
 MAX_SHOWN = 16
 THUMB_SIZE = (120, 120)
@@ -99,7 +99,7 @@ def _segments(paths: Sequence[Path], made: Sequence[Clip], seed: int) -> list[Ro
     source = random.Random(seed)  # noqa: S311  # which segments are looked at is no secret
     rows = []
     for index, (path, clip) in enumerate(zip(paths, made, strict=True)):
-        for length_s in SEGMENTS_S[: 2 - index % 2]:
+        for length_s in SEGMENTS_S[index % len(SEGMENTS_S)]:
             begin_s, end_s = source.choice(localised.windows(clip, length_s))
             rows.append(localised.row_of_window(path, clip, begin_s, end_s))
     return rows

@@ -14,7 +14,7 @@ from kastor.domain.media import Sampling
 from kastor.domain.vision import clock
 
 FPS = 0.5  # two frames of a window
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 4, 4, 1e-3
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 3, 4, 1e-3
 QUESTION = "Which act of the film is this: morning, teasing, forest, flight or credits?"
 MAX_SHOWN = 18
 THUMB_SIZE = (240, 135)
