@@ -73,7 +73,7 @@ def test_gradients_through_a_picture_are_those_of_the_plain_pass() -> None:
     plain = seen.tower
     assert plain is not None and seen.projector is not None
     pictures = torch.from_numpy(np.stack([read(*pair) for pair in (("a", 0), ("a", 1), ("b", 0), ("b", 1))]))
-    made = seen.projector(plain(pictures).flatten(0, 1), [TOKENS] * 4).split(TOKENS)
+    made = seen.projector(plain(pictures).flatten(0, 1), [TOKENS] * len(pictures)).split(TOKENS)
     table = model.get_input_embeddings()
     row = pack(EXAMPLES)
     places = [torch.arange(p.start, p.start + TOKENS) for p in row.pictures]
