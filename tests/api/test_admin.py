@@ -25,6 +25,7 @@ def test_a_job_shows_what_it_does_and_how_far_it_is(world: World) -> None:
         "completedSteps": 2,
         "hyperparameters": {"epochCount": 5, "batchSize": 4, "learningRate": 0.001},
         "supervise": "all",
+        "trainTower": False,
         "adapter": {"rank": 8, "alpha": 16.0},
         "createTime": "2026-03-01T12:00:01.000000Z",
         "startTime": "2026-03-01T12:00:02.000000Z",
