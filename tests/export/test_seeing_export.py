@@ -131,8 +131,7 @@ def features(place: Place, picture: Picture) -> torch.Tensor:
 def by_formula(weights: dict[str, torch.Tensor], features_NC: torch.Tensor) -> torch.Tensor:
     """What the card says the projector is."""
     standard = (features_NC.float() - weights["mean_C"]) / weights["deviation_C"]
-    of_picture = 4 * standard.mean(dim=0) @ weights["mean.weight"].T
-    hidden = F.gelu(standard @ weights["inner.weight"].T + weights["inner.bias"] + of_picture)
+    hidden = F.gelu(standard @ weights["inner.weight"].T + weights["inner.bias"])
     return (hidden @ weights["outer.weight"].T + weights["outer.bias"]) * weights["scale"]
 
 

@@ -15,8 +15,8 @@ RANDOM = np.random.default_rng(0)
 FEATURES = [(RANDOM.standard_normal((64, 12)) * np.arange(1, 13) + 5).astype(np.float16) for _ in range(4)]
 
 
-def fresh(seed: int = 1) -> Projector:
-    return Projector.fresh(Spread.of(FEATURES), 64, scale=0.1, seed=seed)
+def fresh(seed: int = 1, *, has_mean: bool = True) -> Projector:
+    return Projector.fresh(Spread.of(FEATURES), 64, scale=0.1, seed=seed, has_mean=has_mean)
 
 
 def test_the_spread_is_that_of_all_features_together() -> None:
@@ -56,6 +56,17 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
     features = torch.from_numpy(FEATURES[0])
     assert torch.equal(loaded(features, [64]), projector(features, [64]))
     assert loaded.state_dict().keys() == projector.state_dict().keys()
+
+
+def test_without_its_mean_a_token_knows_its_own_place_alone(tmp_path: Path) -> None:
+    projector, first = fresh(has_mean=False), torch.from_numpy(FEATURES[0])
+    assert "mean.weight" not in projector.state_dict()
+    changed = first.clone()
+    changed[5:] += 3
+    torch.testing.assert_close(projector(changed, [64])[:5], projector(first, [64])[:5])
+    projector.save(tmp_path)
+    loaded = Projector.load(tmp_path)
+    assert loaded is not None and torch.equal(loaded(first, [64]), projector(first, [64]))
 
 
 def test_every_token_knows_its_own_picture_as_a_whole_and_no_other() -> None:

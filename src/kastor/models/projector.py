@@ -4,9 +4,8 @@ It is trained with a job and is part of its adapter: two layers with a GELU betw
 standardised by the mean and deviation that the features of the training set have in each channel; what comes out has
 the deviation of the embedding table, so that the language model meets numbers of the size it knows from the first step.
 
-Into each token goes its own place of the picture and, beside it, the mean of all places. What tells pictures apart may
-be small in every place and plain in the mean, and a language model that starts from nothing takes long to find it by
-attention (docs/log.md). Projectors of before that was so are read and go on without it.
+Into each token goes its own place of the picture. Into those of a projector that has a matrix for it goes, beside that,
+the mean of all places; whether that helps is open (docs/log.md), so a job's fresh one has none.
 
 Shapes: N tokens of P pictures, C channels of the tower, W width of the language model.
 """
@@ -71,14 +70,14 @@ class Projector(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     @classmethod
-    def fresh(cls, spread: Spread, width: int, *, scale: float, seed: int) -> "Projector":
+    def fresh(cls, spread: Spread, width: int, *, scale: float, seed: int, has_mean: bool = False) -> "Projector":
         """A random one from `seed`; `scale` is the deviation of the embedding table."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = cls(len(spread.mean_C), width, width)
-            for layer in (made.inner, made.mean):
-                assert layer is not None  # noqa: S101  # a fresh one has both
-                nn.init.normal_(layer.weight, std=(2 * layer.in_features) ** -0.5)
+            made = cls(len(spread.mean_C), width, width, has_mean=has_mean)
+            layers = [made.inner] if made.mean is None else [made.inner, made.mean]
+            for layer in layers:
+                nn.init.normal_(layer.weight, std=(len(layers) * layer.in_features) ** -0.5)
             nn.init.normal_(made.outer.weight, std=(GELU_POWER * made.outer.in_features) ** -0.5)
         nn.init.zeros_(made.inner.bias)
         nn.init.zeros_(made.outer.bias)
