@@ -123,7 +123,7 @@ class _Running:
         self._engine = LateEngine(
             environment(settings), log_dir=settings.data_dir / "logs", idle_timeout_s=settings.engine_idle_timeout_s
         )
-        self._executor = LocalExecutor(environment(settings), blobs)
+        self._executor = LocalExecutor(environment(settings), blobs, spare_idle_s=settings.spare_worker_timeout_s)
         self._scheduler = Scheduler(
             jobs,
             self._executor,

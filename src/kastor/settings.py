@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(1, ge=1, le=64, description="Jobs that train at the same time.")
     max_worker_deaths: int = Field(3, ge=1, le=100, description="A job fails when its worker died this many times.")
     heartbeat_timeout_s: float = Field(10.0, ge=1, le=3600, description="A silent worker is taken for dead after this.")
+    spare_worker_timeout_s: float = Field(
+        600.0, ge=0, description="A worker waits so long for a next job, with everything loaded; 0: none does."
+    )
     engine_idle_timeout_s: float = Field(600.0, ge=1, description="An unused generation process ends after this.")
     max_resident_adapters: int = Field(32, ge=1, le=1024, description="Adapters one generation process keeps loaded.")
     max_batch_rows: int = Field(16, ge=1, le=256, description="Answers one generation process produces side by side.")

@@ -17,6 +17,7 @@ import orjson
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.domain.job import TuningJob
+from kastor.executors.spare import Spare
 from kastor.lifeline import Lifeline
 from kastor.store.blobs import NO_SPACE, Blobs
 
@@ -50,6 +51,11 @@ def worker_command(job: TuningJob, parent_fd: int) -> list[str]:
     return [sys.executable, "-m", "kastor.worker", job.id, str(job.attempt), "--parent-fd", str(parent_fd)]
 
 
+def spare_command(parent_fd: int) -> list[str]:
+    """How one is started that has no job yet."""
+    return [sys.executable, "-m", "kastor.worker", "--spare", "--parent-fd", str(parent_fd)]
+
+
 class LocalExecutor:
     """Starts, watches and ends workers; they end with this process, too (`lifeline`).
 
@@ -62,12 +68,20 @@ class LocalExecutor:
         blobs: Blobs,
         *,
         command: Callable[[TuningJob, int], list[str]] = worker_command,
+        spare_idle_s: float = 0.0,
     ) -> None:
+        """With `spare_idle_s` a worker waits that long for a next job, with everything loaded (`spare`)."""
         self._settings_environment = settings_environment
         self._blobs = blobs
         self._command = command
         self._lifeline = Lifeline()
         self._workers: list[_Worker] = []
+        self._spare = Spare(self._spawn_spare, idle_s=spare_idle_s)
+
+    @property
+    def spare_waits(self) -> bool:
+        """The next job will be served by a worker that has loaded everything."""
+        return self._spare.waits
 
     def start(self, job: TuningJob) -> None:
         """Start a worker for the job's present attempt; its output goes to the end of the job's log.
@@ -83,15 +97,17 @@ class LocalExecutor:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 start = output.tell()
-                process = self._spawn(job, output.fileno())
+                process = self._spare.take(job, log) or self._spawn(job, output.fileno())
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise ResourceExhausted(f"No space left in {log.parent}; free some and tune again.") from error
             raise FailedPrecondition(f"Cannot write the log {log}: {error.strerror or error}.") from error
         self._workers.append(_Worker(job.id, job.attempt, process, log, start))
+        self._spare.job_started()
 
     def exited(self) -> list[Exit]:
         """The workers that ended since the last call; none of them left a child behind."""
+        self._spare.tend()
         ended = [worker for worker in self._workers if worker.process.poll() is not None]
         for worker in ended:
             self._workers.remove(worker)
@@ -107,6 +123,7 @@ class LocalExecutor:
 
     def shutdown(self, grace_s: float) -> None:
         """Ask all workers to end, and end those that have not after `grace_s`; `exited` tells of them."""
+        self._spare.end()
         for worker in self._workers:
             worker.process.terminate()
         deadline = time.monotonic() + grace_s
@@ -118,15 +135,22 @@ class LocalExecutor:
         self._lifeline.close()
 
     def _spawn(self, job: TuningJob, output: int) -> subprocess.Popen[bytes]:
-        parent_fd = self._lifeline.child_fd
+        command = self._command(job, self._lifeline.child_fd)
+        return self._process(command, subprocess.DEVNULL, output, subprocess.STDOUT)
+
+    def _spawn_spare(self) -> subprocess.Popen[bytes]:
+        command = spare_command(self._lifeline.child_fd)
+        return self._process(command, subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL)
+
+    def _process(self, command: list[str], stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(  # noqa: S603  # our own module; the job's id is ours, too
-                self._command(job, parent_fd),
+                command,
                 env={**os.environ, **self._settings_environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(parent_fd,),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=(self._lifeline.child_fd,),
                 start_new_session=True,  # Ctrl-C in a terminal is the server's, which ends its workers in order
             )
         except OSError as error:

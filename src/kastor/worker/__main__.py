@@ -1,4 +1,7 @@
-"""Composition root of a worker: own the job first, then load what is heavy, run, and write how it ended."""
+"""Composition root of a worker: own the job first, then load what is heavy, run, and write how it ended.
+
+A spare one has no job yet: it loads first, says so, and is told its job in a line of JSON on its input.
+"""
 
 import argparse
 import gc
@@ -6,11 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
+import orjson
 import structlog
 
 from kastor.domain.job import TuningJob
+from kastor.executors.spare import READY
 from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
 from kastor.settings import Settings, load_settings
@@ -26,32 +32,61 @@ BEATS_PER_TIMEOUT = 5
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Read the settings, put the parts together, run."""
     parser = argparse.ArgumentParser(prog="kastor.worker", description=__doc__)
-    parser.add_argument("job_id")
-    parser.add_argument("attempt", type=int)
+    parser.add_argument("job_id", nargs="?")
+    parser.add_argument("attempt", type=int, nargs="?")
+    parser.add_argument("--spare", action="store_true", help="wait for a job")
     parser.add_argument("--parent-fd", type=int, help="ends this process when the pipe's other end closes")
     given = parser.parse_args(arguments)
+    if given.spare == (given.attempt is not None):
+        parser.error("either job_id and attempt, or --spare")
     settings = load_settings()
+    job_id, attempt = _awaited(given.parent_fd) if given.spare else (given.job_id, given.attempt)
     configure_logs("json")
-    structlog.contextvars.bind_contextvars(job_id=given.job_id, attempt=given.attempt)
+    structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt)
     jobs = JobStore(open_database(settings.resolved_database_url))
-    job = jobs.get(given.job_id)
-    if job.attempt != given.attempt:
+    job = jobs.get(job_id)
+    if job.attempt != attempt:
         sys.exit(SUPERSEDED)
     ownership = Ownership(jobs, job, beat_every_s=settings.heartbeat_timeout_s / BEATS_PER_TIMEOUT)
     ownership.start()
-    if given.parent_fd is not None:
-        watch_parent(given.parent_fd, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    if not given.spare:
+        _end_with_parent(given.parent_fd)
     sys.exit(work(lambda: _run(settings, job, ownership), ownership, settings.data_dir))
 
 
-def _run(settings: Settings, job: TuningJob, ownership: Ownership) -> bool:
-    # only now: loading torch can take longer than a heartbeat may be late. A sixth of that would go into looking for
-    # garbage among modules, of which there is none (docs/log.md)
+def _end_with_parent(parent_fd: int | None) -> None:
+    if parent_fd is not None:
+        watch_parent(parent_fd, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _awaited(parent_fd: int | None) -> tuple[str, int]:
+    """The job that this spare worker is for, once there is one; from then on its output goes to that job's log."""
+    _end_with_parent(parent_fd)
+    _load()
+    os.write(sys.stdout.fileno(), READY)
+    line = sys.stdin.buffer.readline()
+    if not line:  # not needed any more
+        sys.exit(0)
+    order = orjson.loads(line)
+    with Path(order["log"]).open("ab") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    return order["job_id"], order["attempt"]
+
+
+def _load() -> None:
+    """Import what is heavy; a sixth of that would go into looking for garbage, of which there is none (docs/log.md)."""
     gc.disable()
-    from kastor.worker.steps import Steps
+    import kastor.worker.steps  # noqa: F401
 
     gc.freeze()
     gc.enable()
+
+
+def _run(settings: Settings, job: TuningJob, ownership: Ownership) -> bool:
+    _load()  # only now: it can take longer than a heartbeat may be late
+    from kastor.worker.steps import Steps
+
     return Steps(settings, job, Blobs(settings.data_dir), ownership).run()
 
 
