@@ -1,6 +1,7 @@
 """Jobs on pretrained models that see, from the dataset file to an adapter that is served as it was trained."""
 
 import json
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from films import Recipe, make_film, painted
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.job import RequestedHyperparameters, State
+from kastor.domain.vision import Vision
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.models.load import load_base
 from kastor.models.projector import PROJECTOR_FILE
 from kastor.models.render import Renderer
+from kastor.models.vision import Encoder
 from kastor.serving.seeing import Seeing
 from seen_media import shown_in
 from seers import BUILDERS, FAMILY_OF
@@ -75,6 +78,26 @@ def test_a_job_on_images_a_video_and_pages_is_certified_and_seen_in_answers(name
         found = seeing.embedded(rendered.pictures, shown, "job1")
         assert sum(len(one.made_NC) for one in found) == rendered.token_ids.count(_placeholder(base, tmp_path))
         assert all(np.isfinite(one.made_NC.numpy()).all() for one in found)
+
+
+def test_a_pretrained_tower_is_opened_before_another_thread_makes_the_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening one switches off how modules are initialised, in the whole process."""
+    opened, opening = [], Encoder.open
+
+    def watched(folder: Path, vision: Vision, *, num_threads: int) -> Encoder:
+        opened.append(threading.current_thread() is threading.main_thread())
+        return opening(folder, vision, num_threads=num_threads)
+
+    monkeypatch.setattr(Encoder, "open", watched)
+    place = Place(tmp_path, base=(FAMILY_OF.get("gemma3", "gemma3"), BUILDERS["gemma3"]))
+    PIL.Image.fromarray(painted(1, (64, 48), noise=True)).save(place.media / "1.png")
+    place.add_file([row("a", "1.png")], asked=RequestedHyperparameters(1, 1, 0.01))
+    with closing(place.database):
+        assert place.work(place.claim()) == 0
+        assert place.jobs.get("job1").state is State.SUCCEEDED
+    assert opened and all(opened)
 
 
 def _placeholder(base: object, folder: Path) -> int:
