@@ -6,9 +6,10 @@ features; figures come from the job's snapshots and from the processes. Parts:
     job         5 epochs on 12 films of 60 s of 1080p: what epochs 2 to 5 spend on decoding and on the tower; the whole
                 job against a loop with the same model, examples and training step that decodes and encodes each film
                 whenever it is used (2 epochs are run and counted for 5); and how soon a second job on the same data
-                begins its first step. Frames are taken at `--fps`: the fewer a second of film, the more decoding
-                weighs against training. The loop is run with a reader that decodes one frame after the other on all
-                cores, which the bar is for, and with Kastor's own decoder (`--readers`).
+                begins its first step, where a spare worker waits for it, as the server has it, and where none does.
+                Frames are taken at `--fps`: the fewer a second of film, the more decoding weighs against training. The
+                loop is run with a reader that decodes one frame after the other on all cores, which the bar is for,
+                and with Kastor's own decoder (`--readers`).
     resolution  seconds an epoch at LOW and at MEDIUM
     memory      peak memory of the worker with 1,000 rows and with 10, the videos hard links of one
 
@@ -138,18 +139,6 @@ def cpu_of(seen: Seen, epoch: int) -> float:
     return _by(seen["working"], ends[epoch][0]) - _by(seen["working"], ends[epoch - 1][0])
 
 
-def begun_s(seen: Seen) -> float:
-    """Seconds from the start of the process to the begin of its first step."""
-    first = seen["steps"][0]
-    return float(first["ended_at"] - first["elapsed_s"] - seen["asked_at"])
-
-
-def begun_cpu_s(seen: Seen) -> float:
-    """CPU seconds of the process and of its decoders until then."""
-    when = begun_s(seen) + seen["asked_at"]
-    return _by(seen["working"], when) + _by(seen["decoding"], when)
-
-
 def whole_s(loop: Seen, measure: str) -> float:
     """What a loop would have taken for all epochs: its beginning, and its last epoch as often as is missing."""
     ran = epochs_of(loop)
@@ -162,17 +151,18 @@ def job_part(place: Place, film: Path, given: argparse.Namespace) -> tuple[list[
     """Epochs, the whole job, the second job."""
     rows = place.rows("films", place.films(film, NUM_FILMS), given.fps, "LOW")
     first = place.run("job", rows, "first", NUM_EPOCHS)
-    second = place.run("job", rows, "second", 1)
+    second = place.run("after", rows, "second", 1)
+    fresh_s, begun_s = second["begun_s"]
     print(f"{NUM_FILMS} films of 60 s at {given.fps:g} frames a second, {first['decoders']} decoders")
     for epoch, (cpu_s, pictures) in looking(first).items():
         print(f"  epoch {epoch}: {epochs_of(first)[epoch][1]:6.1f} s, ", end="")
         print(f"decoders {cpu_s:5.1f} CPU s, tower {pictures:4} pictures")
-    print(f"  second job: first step begins after {begun_s(second):.1f} s, {begun_cpu_s(second):.1f} CPU s")
+    print(f"  second job: first step begins after {begun_s:.1f} s, in a worker that is started for it {fresh_s:.1f} s")
     later = [spent for epoch, spent in looking(first).items() if epoch > 1]
     bars = [
         at_most("epochs 2 to 5, processor time of decoders", sum(cpu_s for cpu_s, _ in later), 0.0, " s"),
         at_most("epochs 2 to 5, pictures through the tower", sum(pictures for _, pictures in later), 0),
-        at_most("second job, until its first step begins", begun_s(second), 5.0, " s"),
+        at_most("second job, until its first step begins", begun_s, 5.0, " s"),
     ]
     took = first["ended_at"] - first["asked_at"]
     figures = {"first": first, "second": second}

@@ -1,4 +1,4 @@
-"""What `bench.video` measures, each in a process of its own: a job of the worker, or a loop that looks anew each epoch.
+"""What `bench.video` measures, each in a process of its own: jobs of the worker, or a loop that looks anew each epoch.
 
 `python -m bench.video_runs ORDER` does what the order, a JSON object, says, and prints what it saw as its last line.
 """
@@ -18,8 +18,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from bench.jobs import ran
-from kastor.settings import COMPUTE_VARIABLES, load_settings
+from bench.jobs import Queue, ran
+from kastor.settings import COMPUTE_VARIABLES, Settings, load_settings
 
 BASE = "kastor-nano-vl"
 DECODER = "kastor.media.child"
@@ -32,7 +32,7 @@ Pixels = NDArray[np.uint8]
 class Order:
     """What to run."""
 
-    what: str  # job | loop
+    what: str  # job | loop | after
     root: str  # folder of the data, the cache and the videos
     rows: str  # the dataset's file
     name: str  # of the job
@@ -96,12 +96,9 @@ def job(order: Order) -> dict[str, Any]:
     """A job of the worker."""
     from kastor.domain.job import RequestedHyperparameters
 
-    root, watch = Path(order.root), Watch()
+    watch = Watch()
     watch.start()
-    settings = load_settings(
-        data_dir=root / "data", cache_dir=root / "cache", media_folders=[root / "videos"], profile="open"
-    )
-    settings.data_dir.mkdir(exist_ok=True)
+    settings = _settings(order)
     asked = RequestedHyperparameters(order.epochs, order.batch, None)
     found = ran(settings, BASE, Path(order.rows), asked, name=order.name)
     return {
@@ -109,6 +106,34 @@ def job(order: Order) -> dict[str, Any]:
         "events": [(event.at.timestamp(), event.message) for event in found.events],
         **watch.spent(),
     }
+
+
+def after(order: Order) -> dict[str, Any]:
+    """One job after another on the same data, in processes as the server has them: when each began its first step.
+
+    Before the first none waits; before the second a spare worker does.
+    """
+    from kastor.domain.job import RequestedHyperparameters
+
+    asked, begun = RequestedHyperparameters(order.epochs, order.batch, None), []
+    with Queue.opened(_settings(order)) as queue, queue.served(spare_idle_s=600) as served:
+        for name in (f"{order.name}-fresh", f"{order.name}-spare"):
+            asked_at = time.time()
+            queue.add(BASE, Path(order.rows), asked, name=name)
+            served.finish(name)
+            first = queue.left(name).snapshots[0]
+            begun.append(first.computed_at.timestamp() - first.elapsed_s - asked_at)
+            served.wait_for_spare()
+    return {"begun_s": begun}
+
+
+def _settings(order: Order) -> Settings:
+    root = Path(order.root)
+    settings = load_settings(
+        data_dir=root / "data", cache_dir=root / "cache", media_folders=[root / "videos"], profile="open"
+    )
+    settings.data_dir.mkdir(exist_ok=True)
+    return settings
 
 
 def _step(epoch: int, ended_at: float, elapsed_s: float, one: Any) -> dict[str, Any]:  # noqa: ANN401  # either report
@@ -232,7 +257,7 @@ def main() -> None:
     for variable, value in COMPUTE_VARIABLES.items():
         os.environ.setdefault(variable, value)
     order = Order(**json.loads(sys.argv[1]))
-    found = {"job": job, "loop": loop}[order.what](order)
+    found = {"job": job, "loop": loop, "after": after}[order.what](order)
     mine, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     found |= {
         "asked_at": order.asked_at,

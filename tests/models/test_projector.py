@@ -1,11 +1,11 @@
-"""The projector: standardised in, of the embeddings' size out, aware of the whole picture, kept to the bit."""
+"""The projector: standardised in, of the embeddings' size out, aligned with answers, kept to the bit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from kastor.domain.errors import FailedPrecondition
@@ -15,8 +15,14 @@ RANDOM = np.random.default_rng(0)
 FEATURES = [(RANDOM.standard_normal((64, 12)) * np.arange(1, 13) + 5).astype(np.float16) for _ in range(4)]
 
 
-def fresh(seed: int = 1, *, has_mean: bool = True) -> Projector:
-    return Projector.fresh(Spread.of(FEATURES), 64, scale=0.1, seed=seed, has_mean=has_mean)
+def fresh(seed: int = 1) -> Projector:
+    return Projector.fresh(Spread.of(FEATURES), 64, scale=0.1, seed=seed)
+
+
+def aligned() -> Projector:
+    projector = fresh()
+    projector.align(RANDOM.standard_normal((12, 64)), RANDOM.standard_normal(64))
+    return projector
 
 
 def test_the_spread_is_that_of_all_features_together() -> None:
@@ -48,8 +54,9 @@ def test_the_seed_decides_and_no_random_state_is_touched() -> None:
     assert not torch.equal(one.inner.weight, other.inner.weight)
 
 
-def test_saved_and_loaded_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    projector = fresh()
+@pytest.mark.parametrize("made", [fresh, aligned])
+def test_saved_and_loaded_it_is_the_same_to_the_bit(made: Callable[[], Projector], tmp_path: Path) -> None:
+    projector = made()
     projector.save(tmp_path)
     loaded = Projector.load(tmp_path)
     assert loaded is not None
@@ -58,39 +65,36 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
     assert loaded.state_dict().keys() == projector.state_dict().keys()
 
 
-def test_without_its_mean_a_token_knows_its_own_place_alone(tmp_path: Path) -> None:
-    projector, first = fresh(has_mean=False), torch.from_numpy(FEATURES[0])
-    assert "mean.weight" not in projector.state_dict()
-    changed = first.clone()
-    changed[5:] += 3
-    torch.testing.assert_close(projector(changed, [64])[:5], projector(first, [64])[:5])
-    projector.save(tmp_path)
-    loaded = Projector.load(tmp_path)
-    assert loaded is not None and torch.equal(loaded(first, [64]), projector(first, [64]))
-
-
-def test_every_token_knows_its_own_picture_as_a_whole_and_no_other() -> None:
+def test_a_fresh_token_knows_its_own_place_alone() -> None:
     projector, first = fresh(), torch.from_numpy(FEATURES[0])
     changed = first.clone()
     changed[5:] += 3
-    assert not torch.allclose(projector(changed, [64])[:5], projector(first, [64])[:5], atol=1e-3)
-    together = projector(torch.cat([changed[:16], first]), [16, 64])
-    torch.testing.assert_close(together[16:], projector(first, [64]))
-    torch.testing.assert_close(together[:16], projector(changed[:16], [16]))
+    torch.testing.assert_close(projector(changed, [64])[:5], projector(first, [64])[:5])
 
 
-def test_one_of_before_tokens_knew_the_whole_picture_is_read_as_it_was_trained(tmp_path: Path) -> None:
+def test_aligned_to_each_token_is_added_what_its_own_picture_tells_and_no_other() -> None:
+    projector, plain = aligned(), fresh()
+    first, other = (torch.from_numpy(features) for features in FEATURES[:2])
+    together = projector(torch.cat([other[:16], first]), [16, 64]) - plain(torch.cat([other[:16], first]), [16, 64])
+    for part, picture in ((together[:16], other[:16]), (together[16:], first)):
+        told = picture.float().mean(dim=0) @ projector.aligned_CW + projector.aligned_W
+        torch.testing.assert_close(part, told.expand_as(part), rtol=1e-3, atol=1e-3)
+
+
+def test_what_it_is_aligned_with_is_not_trained() -> None:
+    assert {name for name, _ in aligned().named_parameters()} == {
+        f"{layer}.{kind}" for layer in ("inner", "outer") for kind in ("weight", "bias")
+    }
+
+
+def test_one_of_before_projectors_were_aligned_is_read_as_it_was_trained(tmp_path: Path) -> None:
     projector = fresh()
-    old = {name: tensor for name, tensor in projector.state_dict().items() if name != "mean.weight"}
+    old = {name: tensor for name, tensor in projector.state_dict().items() if not name.startswith("aligned")}
     save_file(old, tmp_path / PROJECTOR_FILE)
     loaded = Projector.load(tmp_path)
     assert loaded is not None
     features = torch.from_numpy(FEATURES[0])
-    standard = (features.float() - projector.mean_C) / projector.deviation_C
-    torch.testing.assert_close(
-        loaded(features, [64]), projector.outer(F.gelu(projector.inner(standard))) * projector.scale
-    )
-    assert loaded.state_dict().keys() == old.keys()
+    assert torch.equal(loaded(features, [64]), projector(features, [64]))
 
 
 def test_an_adapter_trained_on_text_has_none(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training with pictures: packed as one by one, from stored features as from the pictures themselves."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,18 @@ def test_the_projector_is_trained_at_twice_the_rate_and_only_it_and_the_adapter(
         assert moved == pytest.approx(2 * report.learning_rate, rel=0.01), name
 
 
+def test_what_the_alignment_without_a_medium_tells_is_added_in_training_and_not_in_serving() -> None:
+    chosen, beyond = EXAMPLES[0].pictures, torch.arange(64.0)
+    plain = Sight(projector(), read)
+    sight = replace(plain, left_out={"a": beyond})
+    first, second = (sight.made(chosen, torch.device("cpu")) - plain.made(chosen, torch.device("cpu"))).split(
+        [picture.num_tokens for picture in chosen]
+    )
+    torch.testing.assert_close(first, beyond.expand_as(first))
+    assert not second.any()
+    assert torch.equal(sight.as_served().made(chosen, torch.device("cpu")), plain.made(chosen, torch.device("cpu")))
+
+
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_stopped_and_resumed_the_projector_ends_with_the_same_bits(tmp_path: Path, stop_after: int) -> None:
     chosen = TuningSpec("tiny", Hyperparameters(2, 1, 0.01), SHAPE, len(EXAMPLES), seed=3)
@@ -163,7 +176,8 @@ def test_stopped_and_resumed_the_projector_ends_with_the_same_bits(tmp_path: Pat
         checkpoints, model = Checkpoints(folder), attach(tiny_model(), SHAPE, seed=1)
         latest = checkpoints.latest()
         held = None if latest is None else load_projector(latest.folder)
-        sight = Sight(held or projector(), read)
+        left_out = {"a": torch.full((64,), 0.1)} if latest is None else {}
+        sight = Sight(held or projector(), read, left_out=left_out)
         trainer = Trainer(model, EXAMPLES, chosen, sight)
         if latest is not None:
             trainer.restore(restore(latest, model))

@@ -37,8 +37,8 @@ more files:
   An RGB picture, scaled to a square of {sizes} pixels (bicubic, without regard to its proportions), becomes {tokens}
   features.
 - `projector.safetensors`: makes embeddings of the language model of features, in 32 bits:
-  `outer(gelu(inner(x))) * scale`, where `x` is `(features - mean_C) / deviation_C`; where the file has `mean.weight`,
-  `mean(4 * average)` is added to `inner(x)`, `average` being that of all `x` of the picture.
+  `outer(gelu(inner(x))) * scale + average @ aligned_CW + aligned_W`, where `x` is `(features - mean_C) / deviation_C`
+  and `average` that of the picture's features.
 
 In the prompt a picture is the control token `{placeholder}` once for each of its features{around}; the
 embeddings of these tokens are replaced by what the projector gives. A frame of a video has its moment (`01:02.5`)

@@ -4,8 +4,8 @@ It is trained with a job and is part of its adapter: two layers with a GELU betw
 standardised by the mean and deviation that the features of the training set have in each channel; what comes out has
 the deviation of the embedding table, so that the language model meets numbers of the size it knows from the first step.
 
-Into each token goes its own place of the picture. Into those of a projector that has a matrix for it goes, beside that,
-the mean of all places; whether that helps is open (docs/log.md), so a job's fresh one has none.
+To what the layers make of a token's place is added what the picture as a whole tells of the answer: an affine map of
+the mean of its features, found by regression before the first step (`training.alignment`) and not trained further.
 
 Shapes: N tokens of P pictures, C channels of the tower, W width of the language model.
 """
@@ -28,9 +28,7 @@ from kastor.domain.errors import FailedPrecondition
 PROJECTOR_FILE = "projector.safetensors"
 GELU_POWER = 0.425  # mean square of GELU over the standard normal distribution
 MIN_DEVIATION = 1e-3  # a channel that never changes tells nothing, and is not blown up
-MEAN_GAIN = 4.0
-"""Of a picture's mean, whose deviation is a fifth (MEDIUM) to a third (LOW) of its places'. Measured over few pictures,
-as a job's first are, it could be far too small."""
+ALIGNED, ALIGNED_OFFSET = "aligned_CW", "aligned_W"  # absent from files of the first versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +57,26 @@ class Projector(nn.Module):
     mean_C: torch.Tensor
     deviation_C: torch.Tensor
     scale: torch.Tensor
+    aligned_CW: torch.Tensor
+    aligned_W: torch.Tensor
 
-    def __init__(self, num_channels: int, hidden: int, width: int, *, has_mean: bool = True) -> None:
+    def __init__(self, num_channels: int, hidden: int, width: int) -> None:
         super().__init__()
         self.inner = nn.Linear(num_channels, hidden)
-        self.mean = nn.Linear(num_channels, hidden, bias=False) if has_mean else None
         self.outer = nn.Linear(hidden, width)
         self.register_buffer("mean_C", torch.zeros(num_channels))
         self.register_buffer("deviation_C", torch.ones(num_channels))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer(ALIGNED, torch.zeros(num_channels, width))
+        self.register_buffer(ALIGNED_OFFSET, torch.zeros(width))
 
     @classmethod
-    def fresh(cls, spread: Spread, width: int, *, scale: float, seed: int, has_mean: bool = False) -> "Projector":
+    def fresh(cls, spread: Spread, width: int, *, scale: float, seed: int) -> "Projector":
         """A random one from `seed`; `scale` is the deviation of the embedding table."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = cls(len(spread.mean_C), width, width, has_mean=has_mean)
-            layers = [made.inner] if made.mean is None else [made.inner, made.mean]
-            for layer in layers:
-                nn.init.normal_(layer.weight, std=(len(layers) * layer.in_features) ** -0.5)
+            made = cls(len(spread.mean_C), width, width)
+            nn.init.normal_(made.inner.weight, std=made.inner.in_features**-0.5)
             nn.init.normal_(made.outer.weight, std=(GELU_POWER * made.outer.in_features) ** -0.5)
         nn.init.zeros_(made.inner.bias)
         nn.init.zeros_(made.outer.bias)
@@ -100,13 +99,18 @@ class Projector(nn.Module):
         try:
             held = load_file(file)
             hidden, num_channels = held["inner.weight"].shape
-            made = cls(num_channels, hidden, len(held["outer.weight"]), has_mean="mean.weight" in held)
-            made.load_state_dict(held)
+            made = cls(num_channels, hidden, len(held["outer.weight"]))
+            made.load_state_dict({ALIGNED: made.aligned_CW, ALIGNED_OFFSET: made.aligned_W} | held)
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise FailedPrecondition(f"{file} is no projector that can be read: {error}") from error
         if not all(math.isfinite(float(tensor.sum())) for tensor in held.values()):
             raise FailedPrecondition(f"{file} holds numbers that are not finite.")
         return made
+
+    def align(self, matrix_CW: NDArray[np.float64], offset_W: NDArray[np.float64]) -> None:
+        """Begin with this map from the mean of a picture's features to an addition to all of its tokens."""
+        self.aligned_CW.copy_(torch.from_numpy(matrix_CW))
+        self.aligned_W.copy_(torch.from_numpy(offset_W))
 
     def save(self, folder: Path) -> None:
         """Write it into `folder`, beside the adapter."""
@@ -120,10 +124,8 @@ class Projector(nn.Module):
     def forward(self, features_NC: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
         """Embeddings (N, W) of the features (N, C) of pictures laid end to end, `sizes` tokens each, in fp32."""
         standard_NC = (features_NC.float() - self.mean_C) / self.deviation_C
-        hidden = self.inner(standard_NC)
-        if self.mean is not None:
-            mean_PC = torch.stack([part.mean(dim=0) for part in standard_NC.split(list(sizes))])
-            of_picture = torch.repeat_interleave(torch.tensor(sizes, device=hidden.device))
-            hidden = hidden + self.mean(mean_PC * MEAN_GAIN)[of_picture]
-        embeddings: torch.Tensor = self.outer(F.gelu(hidden)) * self.scale
-        return embeddings
+        embeddings_NW: torch.Tensor = self.outer(F.gelu(self.inner(standard_NC))) * self.scale
+        mean_PC = torch.stack([part.mean(dim=0) for part in features_NC.float().split(list(sizes))])
+        told_PW = mean_PC @ self.aligned_CW + self.aligned_W
+        of_picture_N = torch.repeat_interleave(torch.tensor(sizes, device=told_PW.device))
+        return embeddings_NW + told_PW[of_picture_N]

@@ -8,7 +8,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from kastor.training.sight import PROJECTOR, TOWER, Sight
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.0
 BETAS = (0.9, 0.999)
-ROW_TOKENS = "row_tokens"  # of a training state
+ROW_TOKENS, LEFT_OUT = "row_tokens", "left_out."  # of a training state; the latter before a medium's key
 FACTOR = "factor"  # of an optimizer's group: its learning rate as a multiple of the step's
 
 
@@ -133,7 +133,8 @@ class Trainer:
         for name, parameter in self._parameters.items():
             kept = self._optimizer.state.get(parameter, {})
             tensors |= {f"{key}.{name}": value.contiguous() for key, value in kept.items()}
-        return tensors
+        left_out = {} if self._sight is None else self._sight.left_out
+        return tensors | {LEFT_OUT + key: tensor for key, tensor in left_out.items()}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Go on where `state` was taken; the adapter's weights must have been loaded before."""
@@ -145,6 +146,9 @@ class Trainer:
                 like = {key: torch.empty_like(parameter, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
                 mine = {key: tensor.copy_(state[f"{key}.{name}"]) for key, tensor in like.items()}
                 self._optimizer.state[parameter] = {"step": state[f"step.{name}"].clone(), **mine}
+        if self._sight is not None:
+            left_out = {name.removeprefix(LEFT_OUT): held for name, held in state.items() if name.startswith(LEFT_OUT)}
+            self._sight = replace(self._sight, left_out=left_out)
 
     def _indices(self, step: int) -> list[int]:
         asked = self._spec.hyperparameters

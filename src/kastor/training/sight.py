@@ -7,8 +7,8 @@ Shapes: T tokens of a row, V of them in pictures, N of those one picture's, C ch
 language model.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,9 @@ class Sight:
     read: Read
     both_ways: BothWays = BothWays.NEVER
     tower: Tower | None = None  # trained, too: what is read are pixels
+    left_out: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """By key of a medium that the projector was aligned on: what is added, (W,), to the tokens of its pictures while
+    training, so that they tell what the alignment without it would (`alignment`)."""
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -66,14 +69,25 @@ class Sight:
             given = torch.from_numpy(features_VC).to(device)
         else:
             given = torch.cat([looked_at(self.tower, self.read(p.key, p.index), device) for p in pictures])
-        sizes = [picture.num_tokens for picture in pictures]
-        return given if self.projector is None else self.projector(given, sizes)
+        if self.projector is None:
+            return given
+        made: torch.Tensor = self.projector(given, [picture.num_tokens for picture in pictures])
+        return made + self._left_out(pictures, made) if self.left_out else made
 
     def places(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[Picture]) -> Places:
         """A row's tokens with what is made of its pictures in their places, through which gradients flow."""
         places = np.concatenate([np.arange(p.start, p.start + p.num_tokens) for p in pictures])
         device = token_ids_T.device
         return Places.of(model, token_ids_T, torch.from_numpy(places).to(device), self.made(pictures, device))
+
+    def as_served(self) -> "Sight":
+        """What whoever serves the adapter sees."""
+        return replace(self, left_out={})
+
+    def _left_out(self, pictures: Sequence[Picture], like_VW: torch.Tensor) -> torch.Tensor:
+        none_W = like_VW.new_zeros(like_VW.shape[1])
+        added = [self.left_out.get(p.key, none_W).to(like_VW).expand(p.num_tokens, -1) for p in pictures]
+        return torch.cat(added)
 
     def _features(self, picture: Picture) -> NDArray[Any]:
         return self.read(picture.key, picture.index)[picture.offset : picture.offset + picture.num_tokens]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Protocol
@@ -103,6 +104,14 @@ class Reader(Protocol):
         """Of one picture of a medium that is held."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What `FeaturePass.read` gives of some pictures of the first rows to be trained on."""
+
+    rows: list[int]
+    features: dict[tuple[str, int], NDArray[Any]]  # by key and index
+
+
 class FeaturePass:
     """One job's pass, from step `done` on. `start` it; `close` it. All else is for the training thread."""
 
@@ -191,19 +200,21 @@ class FeaturePass:
             return self._reading.read(key, index)
         return self._reading.of(key, lambda: self._pixels_again(key))[index]
 
-    def sample(self, most: int) -> list[NDArray[Any]]:
-        """What `read` gives of `most` pictures, evenly from the first rows to be trained on, and no more of them.
+    def sample(self, most: int) -> Sampled:
+        """`most` pictures, evenly from the first rows to be trained on, and no more of those.
 
         Those of the first step are always among them, as they are waited for anyway.
         """
         pictures: dict[str, int] = {}
+        rows = []
         for number, row in enumerate(self._order):
             if number >= self._spec.hyperparameters.batch_size and sum(pictures.values()) >= most:
                 break
             if self.ready(row):
+                rows.append(row)
                 media = self._rows.planned(row).media
                 pictures |= {self._reading.key_of(medium): medium.view.num_pictures for medium in media}
-        return [self.read(key, index) for key, index in evenly(pictures, most)]
+        return Sampled(rows, {(key, index): self.read(key, index) for key, index in evenly(pictures, most)})
 
     def _pixels_again(self, key: str) -> tuple[Sequence[Pixels], Sequence[Grid]]:
         media, planned = self._rows.medium(self._rows.media[key])

@@ -3,7 +3,8 @@
 The tower, where that is trained, too, comes from the first of these that has one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,35 @@ from numpy.typing import NDArray
 
 from kastor.domain.errors import FailedPrecondition, Internal
 from kastor.models.projector import Projector, Spread
+from kastor.models.render import Rendered
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
 from kastor.models.vision import compact
+from kastor.training.alignment import alignment, observed
 from kastor.training.checkpoints import load_projector
 from kastor.training.sight import Sight, looked_at
-from kastor.worker.features import FeaturePass
+from kastor.worker.features import FeaturePass, Sampled
 
-LOOKED_AT = 128
-"""Pictures whose features tell the spread of all: 8,192 tokens of the first ones that are trained on (docs/log.md)."""
+LOOKED_AT = 256
+"""Pictures, of the first rows that are trained on, that a fresh projector is made by: their features tell the spread of
+all, and what pictures tell of answers (docs/log.md)."""
 
 
 def sight(
     model: Any,  # noqa: ANN401  # peft model
+    examples: Sequence[Rendered],
     seeing: FeaturePass | None,
     held: Path | None,
     base: Path,
     *,
     seed: int,
     train_tower: bool = False,
+    tell: Callable[[str], None],
 ) -> Sight | None:
     """What the job's model sees with; `None` where neither its examples nor the adapter it goes on from know pictures.
 
     `held` is the folder of that adapter, if there is one; that of the base may hold a projector, too. Waits for the
-    first pictures.
+    first pictures. `tell` is told what a fresh projector begins with.
 
     Raises:
         FailedPrecondition: projector or tower are damaged, or of another model.
@@ -51,20 +57,45 @@ def sight(
     if projector is None:
         projector = Projector.load(base)
     tower = _tower((held, base), table.device) if train_tower else None
-    features = seeing.sample(1 if projector is not None else LOOKED_AT)
+    sampled = seeing.sample(1 if projector is not None else LOOKED_AT)
     if tower is not None:
-        features = [_features(tower, pixels, table.device) for pixels in features]
-    if not features:  # all media turned out bad, and only rows without any are left
+        seen = {place: _features(tower, pixels, table.device) for place, pixels in sampled.features.items()}
+        sampled = replace(sampled, features=seen)
+    if not sampled.features:  # all media turned out bad, and only rows without any are left
         return None if projector is None else Sight(projector.to(table.device), _nothing)
+    left_out: dict[str, torch.Tensor] = {}
     if projector is None:
-        projector = Projector.fresh(Spread.of(features), table.shape[1], scale=float(table.float().std()), seed=seed)
-    wanted, found = (features[0].shape[1], table.shape[1]), (len(projector.mean_C), projector.width)
+        projector, left_out = _fresh(sampled, [examples[row] for row in sampled.rows], table, seed, tell)
+    num_channels = next(iter(sampled.features.values())).shape[1]
+    wanted, found = (num_channels, table.shape[1]), (len(projector.mean_C), projector.width)
     if found != wanted:
         raise FailedPrecondition(
             f"The projector of {held or base} leads from {found[0]} channels to {found[1]}, this base needs "
             f"{wanted[0]} and {wanted[1]}: it is another model's."
         )
-    return Sight(projector.to(table.device), seeing.read, tower=tower)
+    return Sight(projector.to(table.device), seeing.read, tower=tower, left_out=left_out)
+
+
+def _fresh(
+    sampled: Sampled, examples: Sequence[Rendered], table: torch.Tensor, seed: int, tell: Callable[[str], None]
+) -> tuple[Projector, dict[str, torch.Tensor]]:
+    """A projector that is aligned with the answers, if pictures tell of them, and what training needs of that."""
+    spread, scale = Spread.of(sampled.features.values()), float(table.float().std())
+    projector = Projector.fresh(spread, table.shape[1], scale=scale, seed=seed)
+
+    def embedded(token_ids: Sequence[int]) -> NDArray[Any]:
+        found: NDArray[Any] = table[list(token_ids)].float().cpu().numpy()
+        return found
+
+    found = alignment(observed(examples, sampled.features, embedded))
+    if found is None:
+        return projector, {}
+    tell(
+        f"pictures tell {found.explained:.0%} of how the answers to {len(found.left_out)} media differ "
+        "(ridge regression, each left out in turn): the projector begins with that"
+    )
+    projector.align(found.matrix_CW, found.offset_W)
+    return projector, {key: torch.from_numpy(beyond_W).float() for key, beyond_W in found.left_out.items()}
 
 
 def _tower(folders: Sequence[Path | None], device: torch.device) -> Tower:

@@ -90,7 +90,16 @@ class Steps:
         checkpoint, spec = self._checkpoints.latest(), self._job.spec
         initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
         held = checkpoint.folder if checkpoint else initial
-        return sight(model, prepared.seeing, held, base, seed=spec.seed, train_tower=spec.train_tower)
+        return sight(
+            model,
+            prepared.examples,
+            prepared.seeing,
+            held,
+            base,
+            seed=spec.seed,
+            train_tower=spec.train_tower,
+            tell=self._ownership.note,
+        )
 
     def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
         checkpoint = self._checkpoints.latest()
@@ -166,7 +175,7 @@ class Steps:
         proof = certified(
             model,
             examples,
-            eyes,
+            None if eyes is None else eyes.as_served(),
             renderer,
             adapter,
             base_model=spec.base_model,

@@ -1,0 +1,85 @@
+"""A job on pictures that tell of their answers begins with what they tell, and is resumed and served as trained."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from kastor.domain.job import RequestedHyperparameters, State
+from kastor.executors.local import LocalExecutor
+from kastor.models.projector import PROJECTOR_FILE
+from kastor.settings import environment
+from kastor.training.alignment import MIN_OBSERVATIONS
+from waiting import wait_until
+from worker_place import Place, adapter, run_until, scheduler_of
+
+NUM_ROWS = MIN_OBSERVATIONS + 8
+
+
+@pytest.fixture(name="place")
+def a_place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path, seeing=True)
+    yield place
+    place.database.close()
+
+
+def rows(place: Place, num_rows: int, *, telling: bool = True) -> list[object]:
+    """Dark and bright noise, each with its own answer; or with either."""
+    made: list[object] = []
+    for number in range(num_rows):
+        random = np.random.default_rng(number)
+        bright = number % 2
+        pixels = random.integers(0, 100, (64, 64, 3)) + 150 * bright
+        PIL.Image.fromarray(pixels.astype(np.uint8)).save(place.media / f"{number}.png")
+        answer = "yes" if (bright if telling else number % 4 < 2) else "no"
+        media = {"fileData": {"mimeType": "image/png", "fileUri": f"{number}.png"}}
+        asked = {"role": "user", "parts": [media, {"text": "?"}]}
+        made.append({"contents": [asked, {"role": "model", "parts": [{"text": answer}]}]})
+    return made
+
+
+def aligned(place: Place, job_id: str = "job1") -> torch.Tensor:
+    assert place.jobs.get(job_id).state is State.SUCCEEDED, place.jobs.get(job_id).error
+    return adapter(place, job_id, PROJECTOR_FILE)["aligned_CW"]
+
+
+def test_what_pictures_tell_of_answers_is_there_before_the_first_step_and_certified(place: Place) -> None:
+    place.add_file(rows(place, NUM_ROWS), "job1", asked=RequestedHyperparameters(1, 8, 0.001))
+    assert place.work(place.claim()) == 0
+    assert aligned(place).any()
+    assert "pictures tell" in "\n".join(event.message for event in place.jobs.events("job1"))
+    assert json.loads((place.blobs.adapter("job1") / "certificate.json").read_text())
+
+
+@pytest.mark.parametrize("why", ["too few", "nothing to tell"])
+def test_where_pictures_tell_nothing_a_job_begins_without(place: Place, why: str) -> None:
+    given = rows(place, MIN_OBSERVATIONS - 2) if why == "too few" else rows(place, NUM_ROWS, telling=False)
+    place.add_file(given, "job1", asked=RequestedHyperparameters(1, 8, 0.001))
+    assert place.work(place.claim()) == 0
+    assert not aligned(place).any()
+
+
+def test_killed_and_resumed_a_job_ends_with_the_same_bits(place: Place) -> None:
+    given, asked = rows(place, NUM_ROWS), RequestedHyperparameters(40, 8, 0.001)
+    place.add_file(given, "job1", asked=asked)
+    executor = LocalExecutor(environment(place.settings), place.blobs)
+    scheduler = scheduler_of(place, executor)
+    try:
+        scheduler.step()
+        wait_until(lambda: place.jobs.get("job1").completed_steps > 6, timeout_s=60)
+        executor.kill("job1")
+        run_until(place, scheduler, "job1")
+    finally:
+        scheduler.shutdown()
+    assert place.jobs.get("job1").attempt == 2
+    assert "going on from the checkpoint of step" in "\n".join(e.message for e in place.jobs.events("job1"))
+    place.add_file(given, "job2", asked=asked)
+    assert place.work(place.claim()) == 0
+    assert aligned(place, "job1").any()
+    for name in ("adapter_model.safetensors", PROJECTOR_FILE):
+        one, other = adapter(place, "job1", name), adapter(place, "job2", name)
+        assert all(torch.equal(one[key], other[key]) for key in one), name
