@@ -30,6 +30,7 @@ from starlette.routing import Route
 
 from kastor.domain.errors import Internal, KastorError
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.memory import ran_out
 from kastor.domain.vision import Views
 from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
@@ -244,7 +245,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, KastorError) and not isinstance(error, Internal):
         return error.message
     structlog.get_logger().error("engine_failed", exc_info=error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if ran_out(error):
         return "The base model does not fit in memory: close other programs, or use a smaller base."
     first = (str(error).strip() or "no message").splitlines()[0]
     return f"The generation process failed with {type(error).__name__}: {first}"

@@ -5,6 +5,7 @@ between text and a call is taken away.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -68,7 +69,7 @@ def _merged(heard: list[Heard]) -> list[Heard]:
 
 
 @dataclass(slots=True)
-class Reader:
+class Reader(ABC):
     """One answer as it comes: give it every piece, then the end."""
 
     style: FunctionStyle
@@ -76,13 +77,13 @@ class Reader:
     steps: list[Step] = field(default_factory=list)  # not yet told
     _held: str = ""
 
+    @abstractmethod
     def push(self, text: str) -> list[Heard]:
         """What is sure after this piece."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> list[Heard]:
         """What was held back."""
-        raise NotImplementedError
 
     def _call(self, text: str) -> FunctionCall | None:
         """The call that the text is, if it is one of a declared function and nothing else."""

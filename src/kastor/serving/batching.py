@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.generation import Chunk, Sampling
+from kastor.domain.memory import ran_out
 from kastor.models.attention import whole_end
 from kastor.models.language import Places, logits
 from kastor.serving.adapters import AdapterBank
@@ -371,7 +372,7 @@ def _reported(error: Exception) -> KastorError:
         return error
     structlog.get_logger().error("generation failed", exc_info=error)
     text = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+    if ran_out(error):
         return ResourceExhausted(
             "The generation process is out of memory; send fewer or shorter requests, then try again."
         )
