@@ -166,7 +166,7 @@ def job_part(place: Place, film: Path, given: argparse.Namespace) -> tuple[list[
     ]
     took = first["ended_at"] - first["asked_at"]
     figures = {"first": first, "second": second}
-    for reader in given.readers.split(","):
+    for reader in filter(None, given.readers.split(",")):
         loop = figures[reader] = place.run("loop", rows, reader, NUM_EPOCHS, reader=reader, at_most=LOOP_EPOCHS)
         ratio, cpu_ratio = whole_s(loop, "wall") / took, whole_s(loop, "cpu") / first["cpu_s"]
         print(f"  job {took:.1f} s, loop ({reader}) {whole_s(loop, 'wall'):.1f} s: {ratio:.2f} times as fast, ", end="")
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(PARTS), action="append", help="a part; may be repeated")
     parser.add_argument("--clips", type=Path, help="a folder of videos to make the films of")
     parser.add_argument("--fps", type=float, default=0.1, help="frames a second of film, for the part job")
-    parser.add_argument("--readers", default="sequential,kastor", help="how loops decode: " + ", ".join(READERS))
+    parser.add_argument("--readers", default="sequential,kastor", help="how loops decode (empty: no loop): " + ", ".join(READERS))
     parser.add_argument("--json", type=Path, help="write all measurements there")
     given = parser.parse_args()
     cache = load_settings().cache_dir
