@@ -20,6 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for variable, value in COMPUTE_VARIABLES.items():  # before any test loads torch
     os.environ.setdefault(variable, value)
+os.environ.setdefault("KASTOR_SPARE_WORKER_TIMEOUT_S", "0")  # servers of tests run a job or two: none waits for more
 
 
 @pytest.fixture(scope="session")
