@@ -26,6 +26,9 @@ LOOKED_AT = 256
 """Pictures, of the first rows that are trained on, that a fresh projector is made by: their features tell the spread of
 all, and what pictures tell of answers (docs/log.md)."""
 
+BESIDE = 0.25
+"""Size of what the random layers make, as a share of the embedding table's, where there is an alignment beside them."""
+
 
 def sight(
     model: Any,  # noqa: ANN401  # peft model
@@ -81,13 +84,14 @@ def _fresh(
 ) -> tuple[Projector, dict[str, torch.Tensor]]:
     """A projector that is aligned with the answers, if pictures tell of them, and what training needs of that."""
     spread, scale = Spread.of(sampled.features.values()), float(table.float().std())
-    projector = Projector.fresh(spread, table.shape[1], scale=scale, seed=seed)
 
     def embedded(token_ids: Sequence[int]) -> NDArray[Any]:
         found: NDArray[Any] = table[list(token_ids)].float().cpu().numpy()
         return found
 
     found = alignment(observed(examples, sampled.features, embedded))
+    size = scale if found is None else scale * BESIDE
+    projector = Projector.fresh(spread, table.shape[1], scale=size, seed=seed)
     if found is None:
         return projector, {}
     tell(
