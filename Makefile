@@ -55,7 +55,7 @@ bench-video: $(VENV)/.installed-bench  ## jobs on videos: epochs, memory, LOW ag
 	@cd $(CURDIR) && exec $(BIN)/python -m bench.video $(if $(CLIPS),--clips $(CLIPS))
 
 bench-textile: $(VENV)/.installed-bench  ## visual inspection of cloth: held-out accuracy at LOW and at MEDIUM (30 minutes)
-	@cd $(CURDIR) && $(BIN)/python -m bench.textile --epochs 3; exec $(BIN)/python -m bench.textile --resolution MEDIUM --epochs 3
+	@cd $(CURDIR) && $(BIN)/python -m bench.textile; exec $(BIN)/python -m bench.textile --resolution MEDIUM --held-out 150
 
 docs: $(VENV)/.installed-dev  ## regenerate docs/reference
 	@exec scripts/docs

@@ -216,7 +216,9 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(PARTS), action="append", help="a part; may be repeated")
     parser.add_argument("--clips", type=Path, help="a folder of videos to make the films of")
     parser.add_argument("--fps", type=float, default=0.1, help="frames a second of film, for the part job")
-    parser.add_argument("--readers", default="sequential,kastor", help="how loops decode (empty: no loop): " + ", ".join(READERS))
+    parser.add_argument(
+        "--readers", default="sequential,kastor", help="how loops decode (empty: no loop): " + ", ".join(READERS)
+    )
     parser.add_argument("--json", type=Path, help="write all measurements there")
     given = parser.parse_args()
     cache = load_settings().cache_dir
