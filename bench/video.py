@@ -227,7 +227,7 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=tuple(PARTS), action="append", help="a part; may be repeated")
     parser.add_argument("--clips", type=Path, help="a folder of videos to make the films of")
-    parser.add_argument("--fps", type=float, default=0.1, help="frames a second of film, for the part job")
+    parser.add_argument("--fps", type=float, default=0.1, help="frames a second of film, for the parts job and second")
     parser.add_argument(
         "--readers", default="sequential,kastor", help="how loops decode (empty: no loop): " + ", ".join(READERS)
     )
