@@ -1,8 +1,9 @@
 """A job on pictures that tell of their answers begins with what they tell, and is resumed and served as trained."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -12,8 +13,10 @@ import torch
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.executors.local import LocalExecutor
 from kastor.models.projector import PROJECTOR_FILE
+from kastor.models.render import Rendered
 from kastor.settings import environment
-from kastor.training.alignment import MIN_OBSERVATIONS
+from kastor.training.alignment import MIN_OBSERVATIONS, observed
+from kastor.worker import sight
 from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
 
@@ -61,6 +64,24 @@ def test_where_pictures_tell_nothing_a_job_begins_without(place: Place, why: str
     place.add_file(given, "job1", asked=RequestedHyperparameters(1, 8, 0.001))
     assert place.work(place.claim()) == 0
     assert not aligned(place).any()
+
+
+def test_of_many_rows_about_few_pictures_only_some_are_read_for_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sight, "LOOKED_AT", 50)
+    asked_of: list[int] = []
+
+    def watched(examples: Sequence[Rendered], *rest: Any) -> Any:
+        asked_of.append(len(examples))
+        return observed(examples, *rest)
+
+    monkeypatch.setattr(sight, "observed", watched)
+    text = {"contents": [{"role": r, "parts": [{"text": "?"}]} for r in ("user", "model")]}
+    place.add_file([*rows(place, NUM_ROWS) * 3, *[text] * 40], "job1", asked=RequestedHyperparameters(1, 80, 0.001))
+    assert place.work(place.claim()) == 0
+    assert aligned(place).any()
+    assert asked_of == [50]
 
 
 def test_killed_and_resumed_a_job_ends_with_the_same_bits(place: Place) -> None:

@@ -108,7 +108,7 @@ class Reader(Protocol):
 class Sampled:
     """What `FeaturePass.read` gives of some pictures of the first rows to be trained on."""
 
-    rows: list[int]
+    rows: list[int]  # that show them: the first of these, as many as pictures were asked for at most
     features: dict[tuple[str, int], NDArray[Any]]  # by key and index
 
 
@@ -206,13 +206,14 @@ class FeaturePass:
         Those of the first step are always among them, as they are waited for anyway.
         """
         pictures: dict[str, int] = {}
-        rows = []
+        rows: list[int] = []
         for number, row in enumerate(self._order):
             if number >= self._spec.hyperparameters.batch_size and sum(pictures.values()) >= most:
                 break
             if self.ready(row):
-                rows.append(row)
                 media = self._rows.planned(row).media
+                if media and len(rows) < most:  # a thousand questions about one film are not all needed
+                    rows.append(row)
                 pictures |= {self._reading.key_of(medium): medium.view.num_pictures for medium in media}
         return Sampled(rows, {(key, index): self.read(key, index) for key, index in evenly(pictures, most)})
 
