@@ -148,7 +148,7 @@ def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequenc
     notes = {GUESS: "whichever it is", PROBE: "a linear classifier on the same features", BASE: "untuned: it guesses"}
     with closing(Pictures()) as decoder:
         shown = tuple(
-            Shown(picture.path.name, (_thumb(decoder, picture.path),), found.said(index))
+            Shown(f"{picture.label}/{picture.path.name}", (_thumb(decoder, picture.path),), found.said(index))
             for index, picture in enumerate(held_out[:MAX_SHOWN])
         )
     part = Part(
