@@ -23,6 +23,14 @@ for variable, value in COMPUTE_VARIABLES.items():  # before any test loads torch
 os.environ.setdefault("KASTOR_SPARE_WORKER_TIMEOUT_S", "0")  # servers of tests run a job or two: none waits for more
 
 
+@pytest.fixture(autouse=True)
+def sigterm_as_before() -> Iterator[None]:
+    """A worker's parts that run in the tests' own process leave no handler behind, which children would inherit."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The socket folder of a PostgreSQL; started when first needed."""

@@ -44,6 +44,7 @@ def test_children_end_with_a_killed_parent(number: signal.Signals) -> None:
         children = [int(parent.stdout.readline()) for _ in range(2)]
         assert not any(gone(child) for child in children)
         parent.send_signal(number)
+        assert parent.wait(10) == -number
     deadline = time.monotonic() + 10
     while not all(gone(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -61,8 +61,10 @@ def test_a_spare_worker_does_what_a_fresh_one_does(place: Place, monkeypatch: py
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_spare_worker_ends_with_its_parent(place: Place) -> None:
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN], ids=["heeded", "ignored"])
+def test_a_spare_worker_ends_with_its_parent(inherited: signal.Handlers) -> None:
     pipe = subprocess.PIPE
+    signal.signal(signal.SIGTERM, inherited)
     lifeline = Lifeline()
     waiting = subprocess.Popen(
         spare_command(lifeline.child_fd), stdin=pipe, stdout=pipe, pass_fds=(lifeline.child_fd,), start_new_session=True

@@ -61,6 +61,7 @@ def _end_with_parent(parent_fd: int | None) -> None:
 
 def _awaited(parent_fd: int | None) -> tuple[str, int]:
     """The job that this spare worker is for, once there is one; from then on its output goes to that job's log."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save; who starts servers with it ignored leaves that on
     _end_with_parent(parent_fd)
     _load()
     os.write(sys.stdout.fileno(), READY)
