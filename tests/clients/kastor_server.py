@@ -63,6 +63,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "KASTOR_CATALOG_FILE": str(tiny_catalog(folder / "catalog.toml", bases)),
         "KASTOR_API_KEYS": json.dumps({f"{name}@example.org": _key(name) for name in PEOPLE}),
         "KASTOR_NUM_THREADS": "1",
+        "KASTOR_SPARE_WORKER_TIMEOUT_S": "0",
         "KASTOR_MAX_RUNNING_JOBS": "1",  # what a page starts beside its first job and cancels costs no worker
         "KASTOR_HEARTBEAT_TIMEOUT_S": "60",
     }
