@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from kastor.settings import COMPUTE_VARIABLES
 from kastor.store.database import Database, migrate, open_database
@@ -21,6 +22,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for variable, value in COMPUTE_VARIABLES.items():  # before any test loads torch
     os.environ.setdefault(variable, value)
 os.environ.setdefault("KASTOR_SPARE_WORKER_TIMEOUT_S", "0")  # servers of tests run a job or two: none waits for more
+
+# structlog's own default draws the locals of every frame of an exception, which takes ten seconds where torch is in them
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -85,7 +85,7 @@ def test_of_many_rows_about_few_pictures_only_some_are_read_for_it(
 
 
 def test_killed_and_resumed_a_job_ends_with_the_same_bits(place: Place) -> None:
-    given, asked = rows(place, NUM_ROWS), RequestedHyperparameters(40, 8, 0.001)
+    given, asked = rows(place, NUM_ROWS), RequestedHyperparameters(12, 8, 0.001)
     place.add_file(given, "job1", asked=asked)
     executor = LocalExecutor(environment(place.settings), place.blobs)
     scheduler = scheduler_of(place, executor)
