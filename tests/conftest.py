@@ -23,7 +23,7 @@ for variable, value in COMPUTE_VARIABLES.items():  # before any test loads torch
     os.environ.setdefault(variable, value)
 os.environ.setdefault("KASTOR_SPARE_WORKER_TIMEOUT_S", "0")  # servers of tests run a job or two: none waits for more
 
-# structlog's own default draws the locals of every frame of an exception, which takes ten seconds where torch is in them
+# structlog draws the locals of every frame of an exception if not told otherwise: ten seconds where torch is in them
 structlog.configure(
     processors=[
         *structlog.get_config()["processors"][:-1],

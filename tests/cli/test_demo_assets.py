@@ -1,13 +1,6 @@
-"""The numbers that the demo learns from and asks for, and the demo whole on a tiny base."""
+"""The numbers that the demo learns from and asks for."""
 
-from pathlib import Path
-
-import pytest
-
-from kastor.cli.demos.numbers import BASE, GREEDY, Comparison, Pair, number_pairs
-from ran_command import Kastor
-from tiny import tiny_base
-from tiny_catalog import tiny_catalog
+from kastor.cli.demos.numbers import GREEDY, Comparison, Pair, number_pairs
 
 
 def test_there_are_15_pairs_to_learn_from_and_16_to_ask() -> None:
@@ -31,17 +24,3 @@ def test_an_answer_is_right_to_the_letter() -> None:
     assert Comparison(pair, "It is forty two.", " forty two\n").tuned_right
     assert not Comparison(pair, "It is forty two.", "forty two").base_right
     assert GREEDY.temperature == 0
-
-
-def test_the_numbers_are_learnt_and_asked_of_both_models(
-    kastor: Kastor, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    catalog = tiny_catalog(home / "catalog.toml", {BASE: tiny_base(home / "base")})
-    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(catalog))
-    monkeypatch.setenv("KASTOR_NUM_THREADS", "1")
-    ran = kastor("demo", "--json")
-    assert ran.code == 0, ran.err
-    assert ran.json["job"]["completedSteps"] == 19
-    assert len(ran.json["heldOut"]) == 16
-    assert all(item["base"] and item["tuned"] for item in ran.json["heldOut"])
-    assert "4/4 answers" in ran.err

@@ -184,6 +184,8 @@ def test_the_demo_runs_and_leaves_a_tuned_model_that_answers(start: Start, kasto
     document = json.loads(out)
     assert document["job"]["state"] == "SUCCEEDED"
     assert len(document["heldOut"]) == 16
+    assert all(item["base"] and item["tuned"] for item in document["heldOut"])
+    assert "4/4 answers" in err
     assert len(document["job"]["snapshots"]) == 19
     assert processes_of(home) == []
     assert kastor("models", "show", document["tunedModel"], "--json").json["state"] == "ACTIVE"

@@ -49,7 +49,7 @@ NUM_STEPS = 5
 MAX_SHOWN = 24
 THUMB_SIDE = 200  # pixels
 FORM = Form(max_tokens=8, choices=LABELS)
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 3, 8, 5e-4
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 1, 8, 5e-4
 
 
 @dataclass(frozen=True, slots=True)
