@@ -72,7 +72,7 @@ class Choice:
         begin = "features are kept" if self.keep else "features are not kept but made again at each step"
         return (
             f"{begin}: {one.num_bytes / 1e3:,.1f} kB a picture; the tower takes {one.tower_ms:.2f} ms, reading "
-            f"{one.read_ms:.2f} ms, and {self.num_reads} readings are expected: "
+            f"{one.read_ms:.2f} ms; expected readings: {self.num_reads}; "
             f"{mb_per_second(one, self.num_reads):,.2f} MB for each second saved, at most {MOST_MB_PER_S:g} are worth "
             f"it; {self.num_pictures * one.num_bytes / 1e6:,.1f} MB in all, room for {self.room_bytes / 1e6:,.0f} MB"
         )

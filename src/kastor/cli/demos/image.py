@@ -15,6 +15,7 @@ from kastor.cli.connection import private_link
 from kastor.cli.demos import cloth
 from kastor.cli.demos.classified import BASE, GUESS, PROBE, TUNED, Classified
 from kastor.cli.demos.cloth import LABELS, Picture
+from kastor.cli.demos.film import thinned
 from kastor.cli.demos.page import Part, Report, Shown, Thumb
 from kastor.cli.demos.seeing import CLOSING, emptied, facts, settings_for, tell_end
 from kastor.cli.demos.tuning import (
@@ -89,7 +90,7 @@ def run(wanted: Wanted, out: Output) -> None:
         written(study)
         with private_link(settings, out, scheduler=True) as link:
             step.say(3, "tuning", f"POST {link.client.url}/kastor/v1/jobs, on {study.dataset.name}")
-            out.say(f"               {wanted.resolution} resolution, {study.epochs} epochs, batch {study.batch_size}")
+            out.say(f"               {wanted.resolution} resolution, {study.settings}")
             job = job_of(study, link, base.name, out)
             step.say(4, "answers", f"{len(held_out)} images that were held out, asked of both models")
             outcome = compared(study, job, link, base.name, out)
@@ -149,7 +150,7 @@ def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequenc
     with closing(Pictures()) as decoder:
         shown = tuple(
             Shown(f"{picture.label}/{picture.path.name}", (_thumb(decoder, picture.path),), found.said(index))
-            for index, picture in enumerate(held_out[:MAX_SHOWN])
+            for index, picture in thinned(list(enumerate(held_out)), MAX_SHOWN)
         )
     part = Part(
         "Inspection of cloth",

@@ -57,10 +57,7 @@ def facts(study: Study, job: Job) -> tuple[tuple[str, str], ...]:
     return (
         ("base", job.base_model),
         ("examples", f"{len(study.trained)} to learn from, {len(study.held_out)} held out"),
-        (
-            "settings",
-            f"{study.epochs} epoch{'s' * (study.epochs > 1)}, batch {study.batch_size}, rate {study.learning_rate:g}",
-        ),
+        ("settings", study.settings),
         ("took", duration(took)),
         ("tuned model", job.tuned_model),
     )

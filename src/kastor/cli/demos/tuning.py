@@ -106,6 +106,12 @@ class Study:
         """The rows to learn from, as a file."""
         return self.folder / "train.jsonl"
 
+    @property
+    def settings(self) -> str:
+        """How long and how fast is learnt, for people."""
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
+        return f"{epochs}, batch {self.batch_size}, rate {self.learning_rate:g}"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -88,8 +88,8 @@ def _done(
         number += 1
         written(study)
         step.say(number, "tuning", f"POST {link.client.url}/kastor/v1/jobs, on {study.name}")
-        given = f"{len(study.trained)} rows, {study.epochs} epoch{'s' * (study.epochs > 1)}, batch {study.batch_size}"
-        step.out.say(f"               {given}, rate {study.learning_rate:g}" + (f", on {model}" * (model != base)))
+        given = f"{len(study.trained)} rows, {study.settings}"
+        step.out.say(f"               {given}" + (f", on {model}" * (model != base)))
         job = job_of(study, link, model, step.out)
         model = job.tuned_model
     step.say(number + 1, "answers", f"{len(study.held_out)} that were held out, asked of both models")
