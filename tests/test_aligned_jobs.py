@@ -9,7 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from films import Recipe, make_film
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.executors.local import LocalExecutor
 from kastor.models.projector import PROJECTOR_FILE
@@ -64,6 +66,23 @@ def test_where_pictures_tell_nothing_a_job_begins_without(place: Place, why: str
     place.add_file(given, "job1", asked=RequestedHyperparameters(1, 8, 0.001))
     assert place.work(place.claim()) == 0
     assert not aligned(place).any()
+
+
+def test_random_layers_begin_small_beside_what_single_pictures_tell_and_in_full_for_films(place: Place) -> None:
+    place.add_file(rows(place, NUM_ROWS), "job1", asked=RequestedHyperparameters(1, 8, 0.001))
+    make_film(place.media / "film.mp4", Recipe(num_frames=2 * NUM_ROWS + 2, rate=1))  # frame by frame, a number in bits
+    film = {"mimeType": "video/mp4", "fileUri": "film.mp4"}
+    asked: list[object] = []
+    for second in range(0, 2 * NUM_ROWS, 2):
+        segment = {"fileData": film, "videoMetadata": {"startOffset": f"{second}s", "endOffset": f"{second + 2}s"}}
+        answer = {"role": "model", "parts": [{"text": "yes" if second & 8 else "no"}]}
+        asked.append({"contents": [{"role": "user", "parts": [segment, {"text": "?"}]}, answer]})
+    place.add_file(asked, "job2", asked=RequestedHyperparameters(1, 8, 0.001))
+    assert [place.work(place.claim()) for _ in range(2)] == [0, 0]
+    assert aligned(place).any() and aligned(place, "job2").any()
+    sizes = [float(adapter(place, job, PROJECTOR_FILE)["scale"]) for job in ("job1", "job2")]
+    table = load_file(place.settings.data_dir / "base" / "model.safetensors")["model.embed_tokens.weight"]
+    assert sizes == pytest.approx([sight.BESIDE * float(table.std()), float(table.std())])
 
 
 def test_of_many_rows_about_few_pictures_only_some_are_read_for_it(

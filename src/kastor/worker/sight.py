@@ -27,7 +27,9 @@ LOOKED_AT = 256
 all, and what pictures tell of answers (docs/log.md)."""
 
 BESIDE = 0.25
-"""Size of what the random layers make, as a share of the embedding table's, where there is an alignment beside them."""
+"""Size of what the random layers make beside an alignment of single pictures, as a share of the embedding table's. They
+learn as much more slowly, and so do not learn pictures by heart. Of a medium of several the alignment does not tell
+which of them an answer points at; that is left to them, at full size (docs/log.md)."""
 
 
 def sight(
@@ -90,7 +92,8 @@ def _fresh(
         return found
 
     found = alignment(observed(examples, sampled.features, embedded))
-    size = scale if found is None else scale * BESIDE
+    several = any(index > 0 for _, index in sampled.features)
+    size = scale if found is None or several else scale * BESIDE
     projector = Projector.fresh(spread, table.shape[1], scale=size, seed=seed)
     if found is None:
         return projector, {}
