@@ -16,6 +16,7 @@ from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
 
 STEP_EVERY_S = 0.05
+SPARE_WITHIN_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,16 @@ class Served:
         self._until(lambda: self.jobs.get(name).state.terminal)
 
     def wait_for_spare(self) -> None:
-        """Until a worker waits with everything loaded."""
-        self._until(lambda: self.executor.spare_waits)
+        """Until a worker waits with everything loaded.
+
+        Raises:
+            SystemExit: none does after `SPARE_WITHIN_S`.
+
+        """
+        deadline = time.monotonic() + SPARE_WITHIN_S
+        self._until(lambda: self.executor.spare_waits or time.monotonic() > deadline)
+        if not self.executor.spare_waits:
+            raise SystemExit(f"No spare worker waits after {SPARE_WITHIN_S:g} s.")
 
     def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

@@ -66,6 +66,7 @@ def test_where_pictures_tell_nothing_a_job_begins_without(place: Place, why: str
     place.add_file(given, "job1", asked=RequestedHyperparameters(1, 8, 0.001))
     assert place.work(place.claim()) == 0
     assert not aligned(place).any()
+    assert "begins at random" in "\n".join(event.message for event in place.jobs.events("job1"))
 
 
 def test_random_layers_begin_small_beside_what_single_pictures_tell_and_in_full_for_films(place: Place) -> None:

@@ -11,12 +11,19 @@ import pytest
 from kastor.domain.errors import Unavailable
 from kastor.executors.spare import AFTER_S, READY, Spare
 from making import make_job
+from waiting import wait_until
 
 WAITING = f"""
 import json, sys
 print({READY.decode().strip()!r}, flush=True)
 order = json.loads(sys.stdin.readline())
 open(order["log"], "a").write(f"{{order['job_id']}} {{order['attempt']}}")
+"""
+GONE = f"""
+import os, time
+os.close(0)
+print({READY.decode().strip()!r}, flush=True)
+time.sleep(60)
 """
 LOADING = "import time; time.sleep(60)"
 
@@ -62,10 +69,10 @@ def spare_of(place: Place, clock: Clock, idle_s: float = 60.0) -> Spare:
     """One that has been started as the successor of a job."""
     spare = Spare(place, idle_s=idle_s, clock=clock)
     spare.job_started()
-    spare.tend()
+    spare.tend(busy=True)
     assert not place.spawned, "it does not load beside the start of the first job"
     clock.now += AFTER_S
-    spare.tend()
+    spare.tend(busy=False)
     return spare
 
 
@@ -84,7 +91,7 @@ def test_it_is_told_its_job_and_takes_it_once(place: Place, clock: Clock, tmp_pa
     assert process.wait(20) == 0
     assert (tmp_path / "log").read_text() == "job2 3"
     assert spare.take(make_job("job3"), tmp_path / "log") is None
-    spare.tend()
+    spare.tend(busy=False)
     assert len(place.spawned) == 1, "the next one comes after a next job"
 
 
@@ -100,13 +107,57 @@ def test_one_that_has_not_loaded_yet_is_not_waited_for(place: Place, clock: Cloc
 def test_it_ends_when_no_job_came_for_long_enough(place: Place, clock: Clock) -> None:
     spare = spare_of(place, clock, idle_s=60)
     clock.now += 59
-    spare.tend()
+    spare.tend(busy=False)
     assert place.spawned[0].poll() is None
     clock.now += 1
-    spare.tend()
+    spare.tend(busy=False)
     assert place.spawned[0].poll() is not None
-    spare.tend()
+    spare.tend(busy=False)
     assert len(place.spawned) == 1
+
+
+def test_it_does_not_grow_old_while_jobs_run(place: Place, clock: Clock) -> None:
+    spare = spare_of(place, clock, idle_s=60)
+    for _ in range(5):
+        clock.now += 50
+        spare.tend(busy=True)
+    clock.now += 59
+    spare.tend(busy=False)
+    assert place.spawned[0].poll() is None
+    clock.now += 1
+    spare.tend(busy=False)
+    assert place.spawned[0].poll() is not None
+
+
+def test_none_follows_one_that_was_there_already_when_the_next_was_due(place: Place, clock: Clock) -> None:
+    place.script = LOADING
+    spare = spare_of(place, clock, idle_s=60)
+    spare.job_started()  # the spare has not loaded: the job got a fresh worker
+    clock.now += AFTER_S
+    spare.tend(busy=True)
+    clock.now += 60
+    spare.tend(busy=False)
+    clock.now += 60
+    spare.tend(busy=False)
+    assert len(place.spawned) == 1 and place.spawned[0].poll() is not None
+
+
+def test_after_the_end_none_is_started(place: Place, clock: Clock) -> None:
+    spare = Spare(place, idle_s=60, clock=clock)
+    spare.job_started()
+    spare.end()
+    clock.now += AFTER_S
+    spare.tend(busy=False)
+    assert not place.spawned
+
+
+def test_one_that_hears_nothing_any_more_is_ended(place: Place, clock: Clock, tmp_path: Path) -> None:
+    place.script = GONE
+    spare = spare_of(place, clock)
+    wait_until(lambda: spare.waits)
+    assert place.spawned[0].poll() is None
+    assert spare.take(make_job(), tmp_path / "log") is None
+    assert place.spawned[0].poll() is not None
 
 
 def test_one_that_died_is_no_hindrance(place: Place, clock: Clock, tmp_path: Path) -> None:
@@ -116,7 +167,7 @@ def test_one_that_died_is_no_hindrance(place: Place, clock: Clock, tmp_path: Pat
     assert spare.take(make_job(), tmp_path / "log") is None
     spare.job_started()
     clock.now += AFTER_S
-    spare.tend()
+    spare.tend(busy=False)
     assert len(place.spawned) == 2
     taken(spare, tmp_path / "log")
 
@@ -131,5 +182,5 @@ def test_none_waits_where_none_is_wanted_or_can_be_started(place: Place, clock: 
     spare = Spare(refused, idle_s=60, clock=clock)
     spare.job_started()
     clock.now += AFTER_S
-    spare.tend()
+    spare.tend(busy=False)
     assert spare.take(make_job(), tmp_path / "log") is None

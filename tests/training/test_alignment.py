@@ -75,7 +75,7 @@ def test_what_the_others_tell_of_a_picture_is_what_a_fit_without_it_tells() -> N
         others = np.arange(len(x)) != row
         centre, average = x[others].mean(axis=0), y[others].mean(axis=0)
         without = average + (x[row] - centre) @ fitted(x[others] - centre, y[others], penalty) - y.mean(axis=0)
-        np.testing.assert_allclose(full[row] + found.left_out[key] / GAIN, without, atol=1e-9)
+        np.testing.assert_allclose(full[row] + found.corrections[key] / GAIN, without, atol=1e-9)
 
 
 @pytest.mark.parametrize("nothing", ["few", "one answer", "chance", "one picture"])

@@ -159,7 +159,7 @@ def test_the_projector_is_trained_at_twice_the_rate_and_only_it_and_the_adapter(
 def test_what_the_alignment_without_a_medium_tells_is_added_in_training_and_not_in_serving() -> None:
     chosen, beyond = EXAMPLES[0].pictures, torch.arange(64.0)
     plain = Sight(projector(), read)
-    sight = replace(plain, left_out={"a": beyond})
+    sight = replace(plain, corrections={"a": beyond})
     first, second = (sight.made(chosen, torch.device("cpu")) - plain.made(chosen, torch.device("cpu"))).split(
         [picture.num_tokens for picture in chosen]
     )
@@ -176,8 +176,8 @@ def test_stopped_and_resumed_the_projector_ends_with_the_same_bits(tmp_path: Pat
         checkpoints, model = Checkpoints(folder), attach(tiny_model(), SHAPE, seed=1)
         latest = checkpoints.latest()
         held = None if latest is None else load_projector(latest.folder)
-        left_out = {"a": torch.full((64,), 0.1)} if latest is None else {}
-        sight = Sight(held or projector(), read, left_out=left_out)
+        corrections = {"a": torch.full((64,), 0.1)} if latest is None else {}
+        sight = Sight(held or projector(), read, corrections=corrections)
         trainer = Trainer(model, EXAMPLES, chosen, sight)
         if latest is not None:
             trainer.restore(restore(latest, model))

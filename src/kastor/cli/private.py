@@ -22,6 +22,7 @@ from kastor.settings import PREFIX, Settings, environment
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0  # its workers write a checkpoint first
+NO_SPARE = {f"{PREFIX}SPARE_WORKER_TIMEOUT_S": "0"}  # it ends with its command, mostly after one job
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_WORDS_S = 5.0  # for a server that could not start to say why
 
@@ -53,7 +54,7 @@ class PrivateServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ | environment(settings) | self._doors(settings),
+                env=os.environ | environment(settings) | self._doors(settings) | NO_SPARE,
                 pass_fds=(self._lifeline.child_fd,),
                 start_new_session=True,  # Ctrl-C is for us to handle: the server is then ended in order
             )

@@ -3,9 +3,7 @@
 Knows processes and their logs; what an end means for the job is `jobs.scheduler`'s business.
 """
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ import orjson
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.domain.job import TuningJob
+from kastor.executors.groups import Process, kill_group, wait_for
 from kastor.executors.spare import Spare
 from kastor.lifeline import Lifeline
 from kastor.store.blobs import NO_SPACE, Blobs
@@ -24,7 +23,6 @@ from kastor.store.blobs import NO_SPACE, Blobs
 LAST_WORDS = 5  # lines
 LINE_CHARS = 300
 TAIL_BYTES = 64 * 1024
-KILL_WAIT_S = 5.0  # the kernel ends a process within milliseconds; only one stuck in I/O takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Exit:
 class _Worker:
     job_id: str
     attempt: int
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     log_start: int  # bytes in the log before this attempt
 
@@ -107,19 +105,19 @@ class LocalExecutor:
 
     def exited(self) -> list[Exit]:
         """The workers that ended since the last call; none of them left a child behind."""
-        self._spare.tend()
+        self._spare.tend(busy=bool(self._workers))
         ended = [worker for worker in self._workers if worker.process.poll() is not None]
         for worker in ended:
             self._workers.remove(worker)
-            _kill_group(worker)
+            kill_group(worker.process)
         return [Exit(w.job_id, w.attempt, w.process.returncode, last_words(w.log, start=w.log_start)) for w in ended]
 
     def kill(self, job_id: str) -> None:
         """End the job's worker at once, if it is one of ours; `exited` tells of it later."""
         for worker in self._workers:
             if worker.job_id == job_id:
-                _kill_group(worker)
-                _wait(worker)
+                kill_group(worker.process)
+                wait_for(worker.process)
 
     def shutdown(self, grace_s: float) -> None:
         """Ask all workers to end, and end those that have not after `grace_s`; `exited` tells of them."""
@@ -130,19 +128,19 @@ class LocalExecutor:
         while time.monotonic() < deadline and any(w.process.poll() is None for w in self._workers):
             time.sleep(0.02)
         for worker in self._workers:
-            _kill_group(worker)
-            _wait(worker)
+            kill_group(worker.process)
+            wait_for(worker.process)
         self._lifeline.close()
 
-    def _spawn(self, job: TuningJob, output: int) -> subprocess.Popen[bytes]:
+    def _spawn(self, job: TuningJob, output: int) -> Process:
         command = self._command(job, self._lifeline.child_fd)
         return self._process(command, subprocess.DEVNULL, output, subprocess.STDOUT)
 
-    def _spawn_spare(self) -> subprocess.Popen[bytes]:
+    def _spawn_spare(self) -> Process:
         command = spare_command(self._lifeline.child_fd)
-        return self._process(command, subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL)
+        return self._process(command, subprocess.PIPE, subprocess.PIPE, None)  # its errors are the server's
 
-    def _process(self, command: list[str], stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+    def _process(self, command: list[str], stdin: int, stdout: int, stderr: int | None) -> Process:
         try:
             return subprocess.Popen(  # noqa: S603  # our own module; the job's id is ours, too
                 command,
@@ -178,14 +176,3 @@ def _is_structured(line: str) -> bool:
         return isinstance(orjson.loads(line), dict)
     except orjson.JSONDecodeError:
         return False
-
-
-def _kill_group(worker: _Worker) -> None:
-    # the worker leads a session of its own, so this is it and whatever it started
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the latter for a group of zombies
-        os.killpg(worker.process.pid, signal.SIGKILL)
-
-
-def _wait(worker: _Worker) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        worker.process.wait(KILL_WAIT_S)

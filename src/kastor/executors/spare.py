@@ -1,13 +1,11 @@
 """A worker that waits for its job with everything loaded: importing torch and what stands on it takes seconds.
 
 One waits at most. It is started some time after a job was, so that it does not take the cores from that job's first
-step, serves one job as any worker does, and ends when none has come for a while.
+step, serves one job as any worker does, and ends when none has run for a while.
 """
 
 import contextlib
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +14,12 @@ import orjson
 
 from kastor.domain.errors import Unavailable
 from kastor.domain.job import TuningJob
+from kastor.executors.groups import Process, kill_group, wait_for
 
 AFTER_S = 20.0
 """A job's own start is over by then, on two cores as well."""
 
 READY = b"ready\n"  # what it writes when it has loaded everything
-
-Process = subprocess.Popen[bytes]
 
 
 class Spare:
@@ -54,16 +51,18 @@ class Spare:
         if self._idle_s:
             self._due_at = self._clock() + AFTER_S
 
-    def tend(self) -> None:
-        """Start it when it is due; end it when it has waited for long enough. To be called often."""
-        if self._process is not None and (self._process.poll() is not None or self._clock() >= self._until):
-            self.end()
-        if self._process is None and self._due_at is not None and self._clock() >= self._due_at:
-            self._due_at, self._until = None, self._clock() + self._idle_s
-            with contextlib.suppress(Unavailable):  # the next job will tell of it
-                self._process, self._loaded = self._spawn(), False
-                if self._process.stdout is not None:
-                    os.set_blocking(self._process.stdout.fileno(), False)
+    def tend(self, *, busy: bool) -> None:
+        """Start it when it is due; end it when nothing was `busy` for long enough. To be called often."""
+        now = self._clock()
+        if busy:
+            self._until = now + self._idle_s
+        if self._process is not None and (self._process.poll() is not None or now >= self._until):
+            self._drop()
+        if self._due_at is not None and now >= self._due_at:
+            self._due_at = None
+            if self._process is None:
+                self._until = now + self._idle_s
+                self._start()
 
     def take(self, job: TuningJob, log: Path) -> Process | None:
         """Hand it the job; from here on its output goes to the end of `log`. `None` if none waits."""
@@ -75,17 +74,27 @@ class Spare:
             process.stdin.write(order + b"\n")
             process.stdin.close()
         except OSError:  # it ended just now
+            self._drop()
             return None
         self._process = None
         _close(process)
         return process
 
     def end(self) -> None:
-        """No more of it."""
+        """No more of it, and none is started until after another job."""
+        self._due_at = None
+        self._drop()
+
+    def _start(self) -> None:
+        with contextlib.suppress(Unavailable):  # the next job will tell of it
+            self._process, self._loaded = self._spawn(), False
+            if self._process.stdout is not None:
+                os.set_blocking(self._process.stdout.fileno(), False)
+
+    def _drop(self) -> None:
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            kill_group(self._process)
+            wait_for(self._process)
             _close(self._process)
             self._process = None
 

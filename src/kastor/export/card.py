@@ -38,7 +38,7 @@ more files:
   features.
 - `projector.safetensors`: makes embeddings of the language model of features, in 32 bits:
   `outer(gelu(inner(x))) * scale + average @ aligned_CW + aligned_W`, where `x` is `(features - mean_C) / deviation_C`
-  and `average` that of the picture's features.
+  and `average` that of the picture's features; without the last two where the file has no `aligned_CW`.
 
 In the prompt a picture is the control token `{placeholder}` once for each of its features{around}; the
 embeddings of these tokens are replaced by what the projector gives. A frame of a video has its moment (`01:02.5`)

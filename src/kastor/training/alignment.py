@@ -4,7 +4,9 @@ Layers that begin at random spend a short job on finding out which channels of t
 finds it before the first step: with X the standardised means of pictures' features, Y the mean embeddings of the
 answers to them less their average, and M the minimum of |X M - Y|² + p |M|²,
 
-    expected embedding of the answer = (mean of the picture's features - centre) / deviation @ M + average
+    expected embedding of the answer - average = (mean of the picture's features - centre) / deviation @ M
+
+which, times `GAIN`, is what is added to the picture's tokens.
 
 The penalty p is that of a grid whose leave-one-out error is least. For ridge regression that takes no refitting: the
 error of a left-out row is its residual / (1 - its leverage) (Allen 1974, PRESS).
@@ -42,9 +44,7 @@ class Alignment:
 
     matrix_CW: Floats
     offset_W: Floats
-    left_out: dict[
-        str, Floats
-    ]  # by medium that it was fitted on: what the fit without it adds, less what this one does
+    corrections: dict[str, Floats]  # by medium that it was fitted on: what the fit without it adds, less what this does
     explained: float  # share of the variance of left-out answers
 
 
@@ -60,7 +60,8 @@ def observed(
     """For each medium, by key, the mean of its pictures' features, and the mean embedding of the answers to it.
 
     One observation a medium, however many pictures it has and rows ask about it: what is alike must not be left out one
-    by one. `features` are those of pictures (tokens, C) by key and index, `embedded` gives embeddings (tokens, W).
+    by one. Segments of one film are media of their own, so of films the left-out error promises too much. `features`
+    are those of pictures (tokens, C) by key and index, `embedded` gives embeddings (tokens, W).
     """
     seen: dict[str, list[Floats]] = {}
     for (key, _), features_NC in features.items():

@@ -26,7 +26,7 @@ from kastor.training.sight import PROJECTOR, TOWER, Sight
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.0
 BETAS = (0.9, 0.999)
-ROW_TOKENS, LEFT_OUT = "row_tokens", "left_out."  # of a training state; the latter before a medium's key
+ROW_TOKENS, CORRECTION = "row_tokens", "correction."  # of a training state; the latter before a medium's key
 FACTOR = "factor"  # of an optimizer's group: its learning rate as a multiple of the step's
 
 
@@ -133,8 +133,8 @@ class Trainer:
         for name, parameter in self._parameters.items():
             kept = self._optimizer.state.get(parameter, {})
             tensors |= {f"{key}.{name}": value.contiguous() for key, value in kept.items()}
-        left_out = {} if self._sight is None else self._sight.left_out
-        return tensors | {LEFT_OUT + key: tensor for key, tensor in left_out.items()}
+        corrections = {} if self._sight is None else self._sight.corrections
+        return tensors | {CORRECTION + key: tensor for key, tensor in corrections.items()}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Go on where `state` was taken; the adapter's weights must have been loaded before."""
@@ -147,8 +147,9 @@ class Trainer:
                 mine = {key: tensor.copy_(state[f"{key}.{name}"]) for key, tensor in like.items()}
                 self._optimizer.state[parameter] = {"step": state[f"step.{name}"].clone(), **mine}
         if self._sight is not None:
-            left_out = {name.removeprefix(LEFT_OUT): held for name, held in state.items() if name.startswith(LEFT_OUT)}
-            self._sight = replace(self._sight, left_out=left_out)
+            held = {name: tensor for name, tensor in state.items() if name.startswith(CORRECTION)}
+            corrections = {name.removeprefix(CORRECTION): tensor for name, tensor in held.items()}
+            self._sight = replace(self._sight, corrections=corrections)
 
     def _indices(self, step: int) -> list[int]:
         asked = self._spec.hyperparameters

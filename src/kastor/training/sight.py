@@ -43,7 +43,7 @@ class Sight:
     read: Read
     both_ways: BothWays = BothWays.NEVER
     tower: Tower | None = None  # trained, too: what is read are pixels
-    left_out: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    corrections: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """By key of a medium that the projector was aligned on: what is added, (W,), to the tokens of its pictures while
     training, so that they tell what the alignment without it would (`alignment`)."""
 
@@ -72,7 +72,7 @@ class Sight:
         if self.projector is None:
             return given
         made: torch.Tensor = self.projector(given, [picture.num_tokens for picture in pictures])
-        return made + self._left_out(pictures, made) if self.left_out else made
+        return made + self._corrections(pictures, made) if self.corrections else made
 
     def places(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[Picture]) -> Places:
         """A row's tokens with what is made of its pictures in their places, through which gradients flow."""
@@ -82,11 +82,11 @@ class Sight:
 
     def as_served(self) -> "Sight":
         """What whoever serves the adapter sees."""
-        return replace(self, left_out={})
+        return replace(self, corrections={})
 
-    def _left_out(self, pictures: Sequence[Picture], like_VW: torch.Tensor) -> torch.Tensor:
+    def _corrections(self, pictures: Sequence[Picture], like_VW: torch.Tensor) -> torch.Tensor:
         none_W = like_VW.new_zeros(like_VW.shape[1])
-        added = [self.left_out.get(p.key, none_W).to(like_VW).expand(p.num_tokens, -1) for p in pictures]
+        added = [self.corrections.get(p.key, none_W).to(like_VW).expand(p.num_tokens, -1) for p in pictures]
         return torch.cat(added)
 
     def _features(self, picture: Picture) -> NDArray[Any]:

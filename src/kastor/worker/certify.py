@@ -88,7 +88,7 @@ def _embed(eyes: Sight | None, folder: Path, device: torch.device) -> Embed | No
     if eyes is None:
         return None
     projector = Projector.load(folder)
-    stored = replace(eyes, projector=None if projector is None else projector.to(device))
+    stored = replace(eyes.as_served(), projector=None if projector is None else projector.to(device))
     if eyes.tower is not None:
         stored = replace(stored, tower=None, read=_by_stored_tower(folder, eyes.read))
 

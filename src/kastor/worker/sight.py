@@ -68,17 +68,20 @@ def sight(
         sampled = replace(sampled, features=seen)
     if not sampled.features:  # all media turned out bad, and only rows without any are left
         return None if projector is None else Sight(projector.to(table.device), _nothing)
-    left_out: dict[str, torch.Tensor] = {}
+    corrections: dict[str, torch.Tensor] = {}
     if projector is None:
-        projector, left_out = _fresh(sampled, [examples[row] for row in sampled.rows], table, seed, tell)
-    num_channels = next(iter(sampled.features.values())).shape[1]
-    wanted, found = (num_channels, table.shape[1]), (len(projector.mean_C), projector.width)
-    if found != wanted:
+        projector, corrections = _fresh(sampled, [examples[row] for row in sampled.rows], table, seed, tell)
+    _check(projector, next(iter(sampled.features.values())).shape[1], table.shape[1], held or base)
+    return Sight(projector.to(table.device), seeing.read, tower=tower, corrections=corrections)
+
+
+def _check(projector: Projector, num_channels: int, width: int, folder: Path) -> None:
+    found = len(projector.mean_C), projector.width
+    if found != (num_channels, width):
         raise FailedPrecondition(
-            f"The projector of {held or base} leads from {found[0]} channels to {found[1]}, this base needs "
-            f"{wanted[0]} and {wanted[1]}: it is another model's."
+            f"The projector of {folder} leads from {found[0]} channels to {found[1]}, this base needs "
+            f"{num_channels} and {width}: it is another model's."
         )
-    return Sight(projector.to(table.device), seeing.read, tower=tower, left_out=left_out)
 
 
 def _fresh(
@@ -96,13 +99,14 @@ def _fresh(
     size = scale if found is None or several else scale * BESIDE
     projector = Projector.fresh(spread, table.shape[1], scale=size, seed=seed)
     if found is None:
+        tell("the projector begins at random: pictures tell nothing of how answers differ, or are too few to say")
         return projector, {}
     tell(
-        f"pictures tell {found.explained:.0%} of how the answers to {len(found.left_out)} media differ "
+        f"pictures tell {found.explained:.0%} of how the answers to {len(found.corrections)} media differ "
         "(ridge regression, each left out in turn): the projector begins with that"
     )
     projector.align(found.matrix_CW, found.offset_W)
-    return projector, {key: torch.from_numpy(beyond_W).float() for key, beyond_W in found.left_out.items()}
+    return projector, {key: torch.from_numpy(beyond_W).float() for key, beyond_W in found.corrections.items()}
 
 
 def _tower(folders: Sequence[Path | None], device: torch.device) -> Tower:

@@ -66,8 +66,7 @@ class Wanted:
 
     def quick(self) -> "Wanted":
         """Small numbers, for a look."""
-        few = replace(self, num_trained=min(self.num_trained, 120), num_held_out=min(self.num_held_out, 45))
-        return replace(few, epochs=min(self.epochs, 2))
+        return replace(self, num_trained=min(self.num_trained, 120), num_held_out=min(self.num_held_out, 45))
 
 
 def run(wanted: Wanted, out: Output) -> None:
