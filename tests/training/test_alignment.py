@@ -5,7 +5,16 @@ import pytest
 
 from kastor.domain.content import Media
 from kastor.models.render import Picture, Rendered
-from kastor.training.alignment import GAIN, PENALTIES, Alignment, Floats, alignment, answer_after, observed
+from kastor.training.alignment import (
+    GAIN,
+    MIN_OBSERVATIONS,
+    PENALTIES,
+    Alignment,
+    Floats,
+    alignment,
+    answer_after,
+    observed,
+)
 
 CHANNELS, WIDTH = 24, 16
 LABELS = np.random.default_rng(0).standard_normal((3, WIDTH))
@@ -89,6 +98,13 @@ def test_where_pictures_tell_nothing_there_is_no_map(nothing: str) -> None:
     elif nothing == "one picture":
         pairs = {key: (one, answer) for key, (_, answer) in pairs.items()}
     assert alignment(pairs) is None
+
+
+def test_chance_is_not_taken_for_something_told_however_few_there_are() -> None:
+    for seed in range(20):
+        pairs, _ = cloths(MIN_OBSERVATIONS, seed=seed)
+        random = np.random.default_rng([1, seed])
+        assert alignment({key: (picture, LABELS[random.integers(0, 3)]) for key, (picture, _) in pairs.items()}) is None
 
 
 def test_channels_that_never_change_do_no_harm() -> None:
