@@ -84,6 +84,16 @@ def taken(spare: Spare, log: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+def waits_for(seconds: float, spare: Spare, place: Place, clock: Clock) -> None:
+    """So long without a job the spare is there, and no longer."""
+    clock.now += seconds - 1
+    spare.tend(busy=False)
+    assert place.spawned[0].poll() is None
+    clock.now += 1
+    spare.tend(busy=False)
+    assert place.spawned[0].poll() is not None
+
+
 def test_it_is_told_its_job_and_takes_it_once(place: Place, clock: Clock, tmp_path: Path) -> None:
     spare = spare_of(place, clock)
     process = taken(spare, tmp_path / "log")
@@ -106,12 +116,7 @@ def test_one_that_has_not_loaded_yet_is_not_waited_for(place: Place, clock: Cloc
 
 def test_it_ends_when_no_job_came_for_long_enough(place: Place, clock: Clock) -> None:
     spare = spare_of(place, clock, idle_s=60)
-    clock.now += 59
-    spare.tend(busy=False)
-    assert place.spawned[0].poll() is None
-    clock.now += 1
-    spare.tend(busy=False)
-    assert place.spawned[0].poll() is not None
+    waits_for(60, spare, place, clock)
     spare.tend(busy=False)
     assert len(place.spawned) == 1
 
@@ -121,12 +126,7 @@ def test_it_does_not_grow_old_while_jobs_run(place: Place, clock: Clock) -> None
     for _ in range(5):
         clock.now += 50
         spare.tend(busy=True)
-    clock.now += 59
-    spare.tend(busy=False)
-    assert place.spawned[0].poll() is None
-    clock.now += 1
-    spare.tend(busy=False)
-    assert place.spawned[0].poll() is not None
+    waits_for(60, spare, place, clock)
 
 
 def test_none_follows_one_that_was_there_already_when_the_next_was_due(place: Place, clock: Clock) -> None:

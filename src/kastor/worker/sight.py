@@ -95,7 +95,7 @@ def _fresh(
         return found
 
     found = alignment(observed(examples, sampled.features, embedded))
-    several = any(index > 0 for _, index in sampled.features)
+    several = any(picture.index > 0 for example in examples for picture in example.pictures)
     size = scale if found is None or several else scale * BESIDE
     projector = Projector.fresh(spread, table.shape[1], scale=size, seed=seed)
     if found is None:

@@ -5,14 +5,11 @@ so that what is asked is not the second after what was learnt.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 WINDOW_S = 4
 BORDER_S = 5  # left out at each end of an act, as the annotation is not exact
@@ -52,17 +49,6 @@ def windows() -> tuple[list[Window], list[Window]]:
             part = held_out if index // BLOCK % EVERY == EVERY - 1 else learnt
             part.append(Window(start, start + WINDOW_S, act))
     return learnt, held_out
-
-
-def thinned(held: Sequence[T], number: int | None) -> list[T]:
-    """At most so many, evenly from all of them.
-
-    >>> thinned(range(10), 3), thinned("ab", None)
-    ([0, 3, 6], ['a', 'b'])
-    """
-    if number is None or number >= len(held):
-        return list(held)
-    return [held[index * len(held) // number] for index in range(number)]
 
 
 def _acts() -> list[tuple[str, tuple[int, int]]]:

@@ -15,9 +15,8 @@ from kastor.cli.connection import private_link
 from kastor.cli.demos import cloth
 from kastor.cli.demos.classified import BASE, GUESS, PROBE, TUNED, Classified
 from kastor.cli.demos.cloth import LABELS, Picture
-from kastor.cli.demos.film import thinned
 from kastor.cli.demos.page import Part, Report, Shown, Thumb
-from kastor.cli.demos.seeing import CLOSING, emptied, facts, settings_for, tell_end
+from kastor.cli.demos.seeing import CLOSING, emptied, facts, settings_for, tell_end, thinned
 from kastor.cli.demos.tuning import (
     SEEING_BASE,
     Form,

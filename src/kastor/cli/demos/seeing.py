@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.text import Text
 
@@ -18,12 +19,25 @@ from kastor.media.decode import frames
 from kastor.media.probe import plan
 from kastor.settings import Settings, load_settings
 
+T = TypeVar("T")
+
 CLOSING = (
     "kastor-nano-vl is a small language model (SmolLM2-135M-Instruct) with a small frozen tower (EfficientNet-lite0) "
     "and a projector that each job trains. It makes every path real on a laptop, and is no general assistant.",
     "Both models were asked greedily and kept to the form of the answers: the untuned one, too, says what it would "
     "choose.",
 )
+
+
+def thinned(held: Sequence[T], number: int | None) -> list[T]:
+    """At most so many, evenly from all of them.
+
+    >>> thinned(range(10), 3), thinned("ab", None)
+    ([0, 3, 6], ['a', 'b'])
+    """
+    if number is None or number >= len(held):
+        return list(held)
+    return [held[index * len(held) // number] for index in range(number)]
 
 
 def settings_for(name: str) -> tuple[Settings, Path]:

@@ -8,7 +8,7 @@ from kastor.cli.demos import film
 from kastor.cli.demos.classified import BASE, GUESS, TUNED, Classified
 from kastor.cli.demos.film import Window
 from kastor.cli.demos.page import Part, Shown
-from kastor.cli.demos.seeing import facts, thumbs
+from kastor.cli.demos.seeing import facts, thinned, thumbs
 from kastor.cli.demos.tuning import Form, Outcome, Row, Study, local_file
 from kastor.domain.media import Sampling
 from kastor.domain.vision import clock
@@ -38,7 +38,7 @@ class Film:
         """Into `folder`; what is `None` as the demo has it, and never more windows than there are."""
         path = film.unpacked(folder)
         all_learnt, all_held_out = film.windows()
-        learnt, held_out = film.thinned(all_learnt, num_trained), film.thinned(all_held_out, num_held_out)
+        learnt, held_out = thinned(all_learnt, num_trained), thinned(all_held_out, num_held_out)
         acts = tuple(dict.fromkeys(window.act for window in all_learnt))
         study = Study(
             "acts",
@@ -65,7 +65,7 @@ class Film:
     def part(self, outcome: Outcome) -> Part:
         """For the page."""
         found = self.judged(outcome)
-        chosen = film.thinned(list(range(len(self.held_out))), MAX_SHOWN)
+        chosen = thinned(list(range(len(self.held_out))), MAX_SHOWN)
         shown = [
             Shown(_name(window), thumbs(self.path, _sampling(window), THUMB_SIZE), found.said(index))
             for index, window in ((index, self.held_out[index]) for index in chosen)
