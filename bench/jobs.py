@@ -60,7 +60,7 @@ class Queue:
         at = datetime.now(UTC)
         self._blobs.keep_source(name, source, source.name)
         self.jobs.add(
-            TuningJob(name, name, spec, State.QUEUED, at, at),
+            TuningJob(name, name, spec, State.QUEUED, at, at, "bench@example.org"),
             TunedModel(name, name, f"models/{base_model}", "bench", at, at),
         )
 

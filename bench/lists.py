@@ -47,8 +47,9 @@ def fill(database: Database) -> None:
     jobs, models, grants, snapshots = [], [], [], []
     for number in range(NUM_MODELS):
         at = START + timedelta(seconds=number)
-        job = TuningJob(f"job{number}", f"model-{number}", SPEC, State.SUCCEEDED, at, at, completed_steps=NUM_STEPS)
         owner = FEW if number % 100 == 0 else OWNER
+        names = (f"job{number}", f"model-{number}")
+        job = TuningJob(*names, SPEC, State.SUCCEEDED, at, at, owner.email, completed_steps=NUM_STEPS)
         name = f"numbers {number}"
         model = TunedModel(job.tuned_model_id, job.id, "models/x", owner.email, at, at, display_name=name)
         values = asdict(job)

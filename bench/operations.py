@@ -209,7 +209,7 @@ def fill(folder: Path, count: int) -> None:
     jobs, models, snapshots = [], [], []
     for number in range(count):
         at = start + timedelta(seconds=number)
-        job = TuningJob(f"job{number:08d}", f"model-{number:08d}", spec, State.SUCCEEDED, at, at)
+        job = TuningJob(f"job{number:08d}", f"model-{number:08d}", spec, State.SUCCEEDED, at, at, "bench@example.org")
         row = asdict(job)
         row.pop("error")
         jobs.append(row | {"error_code": None, "error_message": None})

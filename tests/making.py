@@ -31,6 +31,7 @@ def make_job(job_id: str = "job1", **changes: Any) -> TuningJob:
         state=State.QUEUED,
         created_at=START,
         updated_at=START,
+        creator="ada@example.org",
     )
     return replace(job, **changes)
 

@@ -82,7 +82,7 @@ def folders(root: Path) -> list[str]:
 
 def test_a_job_holds_what_decides_its_outcome_and_the_model_its_owner(service: TuningService) -> None:
     tuning = service.create(NEW, ADA)
-    assert tuning.model.owner == ADA.email
+    assert tuning.model.owner == tuning.job.creator == ADA.email
     assert tuning.job.spec.seed == 0
     assert tuning.job.spec.adapter == load_catalog().base("smollm2-135m-instruct").adapter
 

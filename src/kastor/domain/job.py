@@ -220,6 +220,7 @@ class TuningJob:
     state: State
     created_at: datetime
     updated_at: datetime
+    creator: str  # e-mail of who asked for it, whoever owns its model later: as whom its `files/…` are read
     attempt: int = 0  # counts claims; a worker of an older attempt may no longer write
     deaths: int = 0  # claims that ended with the worker's death
     started_at: datetime | None = None

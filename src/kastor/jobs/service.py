@@ -128,7 +128,7 @@ class TuningService:
             check_tower(start.base)
         if new.file is None:
             check_examples(new.examples, self.limits)
-        job = self._new_job(new, start)
+        job = self._new_job(new, start, caller)
         model = self._new_model(new, job, start, caller)
         with ExitStack() as undo:
             undo.callback(self._blobs.remove_job, job.id)
@@ -322,7 +322,7 @@ class TuningService:
         base = self._catalog.base(job.spec.base_model)
         return _Start(base, job.spec.adapter, source.base_model, source)
 
-    def _new_job(self, new: NewTuning, start: "_Start") -> TuningJob:
+    def _new_job(self, new: NewTuning, start: "_Start", caller: Principal) -> TuningJob:
         hyperparameters = resolve(new.hyperparameters, len(new.examples), self.limits)
         spec = TuningSpec(
             start.base.id,
@@ -340,7 +340,7 @@ class TuningService:
             model_id = generated_id(new.display_name, random_id())
         else:
             checked_id(model_id, self.limits)
-        return TuningJob(job_id, model_id, spec, State.QUEUED, created_at=now, updated_at=now)
+        return TuningJob(job_id, model_id, spec, State.QUEUED, now, now, caller.email)
 
     def _new_model(self, new: NewTuning, job: TuningJob, start: "_Start", caller: Principal) -> TunedModel:
         model = TunedModel(

@@ -289,6 +289,7 @@ def tuning_job(row: RowMapping) -> TuningJob:
         state=State(row[jobs.c.state]),
         created_at=row[jobs.c.created_at],
         updated_at=row[jobs.c.updated_at],
+        creator=row[jobs.c.creator] or "",
         attempt=row[jobs.c.attempt],
         deaths=row[jobs.c.deaths],
         started_at=row[jobs.c.started_at],

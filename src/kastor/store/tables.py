@@ -73,6 +73,7 @@ jobs = Table(
     Column("completed_steps", Integer, nullable=False),
     Column("error_code", Integer),
     Column("error_message", Text),
+    Column("creator", String(320)),  # NULL: a job of before the column whose model was gone by then
     Index(None, "state", "created_at", "id"),  # claim, silent, counts
     Index(None, "created_at", "id"),  # page
 )

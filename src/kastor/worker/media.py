@@ -15,7 +15,6 @@ from kastor.settings import Settings
 from kastor.store.database import open_database
 from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
-from kastor.store.registry import ModelStore
 
 if TYPE_CHECKING:
     from kastor.jobs.files import FileService
@@ -48,25 +47,26 @@ def url_guard(settings: Settings) -> UrlGuard:
 
 
 def uploads(settings: Settings, job: TuningJob) -> Callable[[str], Path]:
-    """Where the content of `files/…` lies, for the files that the model's owner may see."""
+    """Where the content of `files/…` lies, for the files that the job's creator may see.
+
+    Not the owner of its model, who may be another by now: the creator wrote the dataset.
+    """
 
     @cache
-    def opened() -> tuple["FileService", Principal]:
+    def opened() -> "FileService":
         # not at the top: most jobs name no uploads, and this brings the whole service along
         from kastor.jobs.files import FileService
 
         database = open_database(settings.resolved_database_url)
-        service = FileService(
+        return FileService(
             files=FileStore(database),
             blobs=FileBlobs(settings.data_dir),
             clock=lambda: datetime.now(UTC),
             max_file_bytes=settings.max_file_bytes,
             ttl=timedelta(hours=settings.file_ttl_hours),
         )
-        return service, Principal(ModelStore(database).get(job.tuned_model_id).owner)
 
     def path_of(name: str) -> Path:
-        service, owner = opened()
-        return service.path_of(name, owner)
+        return opened().path_of(name, Principal(job.creator))
 
     return path_of
