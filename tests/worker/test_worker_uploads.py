@@ -80,19 +80,19 @@ def test_jobs_of_an_older_release_have_their_models_owner_as_creator(empty_datab
     database = open_database(empty_database_url)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    moment = "'2026-03-01 12:00', '2026-03-01 12:00'"
+    job = (
+        "INSERT INTO jobs (id, tuned_model_id, state, spec, created_at, updated_at, attempt, deaths, completed_steps) "
+        "VALUES ('{}', 'm', 'QUEUED', '{{}}', '2026-03-01 12:00', '2026-03-01 12:00', 0, 0, 0)"
+    )
+    model = (
+        "INSERT INTO tuned_models (id, job_id, base_model, owner, created_at, updated_at, display_name, description) "
+        "VALUES ('m', 'kept', 'x', 'ada@example.org', '2026-03-01 12:00', '2026-03-01 12:00', '', '')"
+    )
     with database.write() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0002")
-        for job in ("kept", "released"):
-            connection.exec_driver_sql(
-                "INSERT INTO jobs (id, tuned_model_id, state, spec, created_at, updated_at, attempt, deaths, "
-                f"completed_steps) VALUES ('{job}', 'm', 'QUEUED', '{{}}', {moment}, 0, 0, 0)"
-            )
-        connection.exec_driver_sql(
-            "INSERT INTO tuned_models (id, job_id, base_model, owner, created_at, updated_at, display_name, "
-            f"description) VALUES ('m', 'kept', 'x', 'ada@example.org', {moment}, '', '')"
-        )
+        for statement in (job.format("kept"), job.format("released"), model):
+            connection.exec_driver_sql(statement)
     migrate(database)
     with database.read() as connection:
         found = connection.exec_driver_sql("SELECT id, creator FROM jobs ORDER BY id").all()
