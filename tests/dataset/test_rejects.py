@@ -20,8 +20,8 @@ BAD_JSON, BAD_TEXT = b"{bad \xff bytes", '{"text_input": "日本",  "output": ""
 def rejected(tmp_path: Path, data: Path, validation: Path | None = None) -> list[dict[str, Any]]:
     target = tmp_path / "rejects.jsonl"
     gate = Gate(OPEN_DATASET, Base("models/b", 100, None, None), lambda media: {})
-    with Rejects(target) as rejects:
-        Judging(gate, data, validation).run(on_verdict=rejects.add)
+    with target.open("w", encoding="utf-8") as file:
+        Judging(gate, data, validation).run(on_verdict=Rejects(file).add)
     return [json.loads(line) for line in target.read_text("utf-8").splitlines()]
 
 
@@ -51,9 +51,3 @@ def test_rows_of_both_files_name_their_file(tmp_path: Path) -> None:
 def test_rows_without_a_line_of_their_own_have_none(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert [one["row"] for one in rejected(tmp_path, tmp_path / name)] == [None]
-
-
-def test_nothing_is_left_behind_when_the_check_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Rejects(tmp_path / "rejects.jsonl"):
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """`kastor check`: every row of a dataset looked at before any training, and what training on it would take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,11 @@ from kastor.cli.check_speed import measured_speed
 from kastor.cli.check_watch import Watch
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, program
+from kastor.cli.output_files import check_output_files, is_same_file, replaced_file
 from kastor.dataset.document import document
 from kastor.dataset.estimate import Estimate, Shape, estimated
-from kastor.dataset.gate import Base, Gate, Verdict
+from kastor.dataset.gate import Base, Gate, Look, Verdict
+from kastor.dataset.issues import Issue, Row
 from kastor.dataset.look import Looker, looking
 from kastor.dataset.page import Sample, page
 from kastor.dataset.read import Columns
@@ -57,10 +59,16 @@ class Wanted:
     media_roots: tuple[Path, ...] = ()
     supervise: Supervise = Supervise.ALL
 
+    @property
+    def outputs(self) -> dict[str, Path | None]:
+        """The files that are written, by the option that names them."""
+        return {"--html": self.html, "--rejects": self.rejects}
+
 
 def run(wanted: Wanted, out: Output) -> None:
     """Look at a dataset; exits with 1 if it would be refused, with 2 if the question makes no sense."""
     settings = load_settings()
+    check_output_files(wanted.outputs, {"DATA": wanted.data, "--validation": wanted.validation}, settings)
     base = load_catalog(settings.catalog_file).base(wanted.base)
     limits = _limits(wanted, settings, base)
     _hyperparameters(wanted, settings, 1)
@@ -71,7 +79,8 @@ def run(wanted: Wanted, out: Output) -> None:
     files = [file for file in (wanted.data, wanted.validation) if file is not None]
     with _looker(wanted, settings) as looker:
         watch = Watch(out, files)
-        judging = Judging(Gate(limits, known, watch.looking(looker.look)), wanted.data, wanted.validation)
+        gate = _ProtectiveGate(limits, known, watch.looking(looker.look), wanted)
+        judging = Judging(gate, wanted.data, wanted.validation)
         try:
             _judge(judging, wanted, watch, samples)
         except KeyboardInterrupt:
@@ -93,7 +102,7 @@ def run(wanted: Wanted, out: Output) -> None:
 def _judge(judging: Judging, wanted: Wanted, watch: Watch, samples: Samples) -> None:
     with ExitStack() as stack:
         stack.enter_context(watch)
-        rejects = stack.enter_context(Rejects(wanted.rejects)) if wanted.rejects else None
+        rejects = Rejects(stack.enter_context(replaced_file(wanted.rejects))) if wanted.rejects else None
 
         def judged(path: Path, verdict: Verdict) -> None:
             watch.on_verdict(path, verdict)
@@ -141,6 +150,29 @@ def _looker(wanted: Wanted, settings: Settings) -> Iterator[Looker]:
         yield looker
 
 
+class _ProtectiveGate(Gate):
+    """A gate that ends the check at a row which shows a file that would be overwritten."""
+
+    def __init__(self, limits: DatasetLimits, base: Base, look: Look, wanted: Wanted) -> None:
+        super().__init__(limits, base, look)
+        self._folder = wanted.data.absolute().parent
+        self._outputs = {option: path for option, path in wanted.outputs.items() if path is not None and path.exists()}
+
+    def verdicts(self, rows: Iterable[Row | Issue]) -> Iterator[Verdict]:
+        """A verdict for each row, in order."""
+        return super().verdicts(map(self._checked, rows) if self._outputs else rows)
+
+    def _checked(self, row: Row | Issue) -> Row | Issue:
+        local = [] if isinstance(row, Issue) else [medium for medium in row.example.media if medium.uri]
+        for medium in local:
+            shown = self._folder / medium.uri.removeprefix("file://")
+            for option, path in self._outputs.items():
+                if is_same_file(path, shown):
+                    said = f"{path} would overwrite {medium.name}, which the dataset shows; name another."
+                    raise typer.BadParameter(said, param_hint=option)
+        return row
+
+
 def _renderer(base: BaseModel, wanted: Wanted, settings: Settings, out: Output) -> Renderer | None:
     if not wanted.show_tokens and not sources.is_local(base, settings.cache_dir):
         out.say(f"Tokens are not counted: {base.name} is not fetched. Fetch it: {program()} models pull {base.id}")
@@ -180,9 +212,8 @@ def _tell(
 
 def _write_page(target: Path, report: Report, estimate: Estimate | None, looks: list[Sample]) -> None:
     text = page(document(report, estimate), check_view.notices(report), looks)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(target)
+    with replaced_file(target) as file:
+        file.write(text)
 
 
 def _legend(views: list[Pieces]) -> list[Text]:

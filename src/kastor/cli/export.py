@@ -12,6 +12,7 @@ from typing import Any
 from kastor.cli.export_media import Found, golden_media, job_files
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, megabytes
+from kastor.cli.output_files import check_output_folder
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.job import State, TuningJob
 from kastor.export.order import Format, Order, Weights, check_target
@@ -29,6 +30,7 @@ def run(name: str, kind: Format, weights: Weights | None, target: Path, data_dir
         raise InvalidArgument(f"--weights {weights.value} is for --format gguf; {kind.value} keeps its own precision.")
     settings = load_settings() if data_dir is None else load_settings(data_dir=data_dir)
     check_target(target)
+    check_output_folder("--out", target.parent)
     job = _job(name, settings)
     if job.state is not State.SUCCEEDED:
         raise FailedPrecondition(f"The job {job.id} of {name} is {job.state.value}; only a success can be exported.")

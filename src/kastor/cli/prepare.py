@@ -1,5 +1,6 @@
 """`kastor prepare`: a dataset over the limits made into one within them; the plan is said before anything is done."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +12,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from kastor.cli.output import Output, fields, megabytes, table
+from kastor.cli.output_files import check_output_files, check_output_folder, is_same_file
 from kastor.dataset.gate import Base, Gate, Outcome
 from kastor.dataset.look import Looker
-from kastor.dataset.prepare import Preparation
+from kastor.dataset.prepare import LOCK, Preparation
+from kastor.dataset.prepare_media import MEDIA, STATE
 from kastor.dataset.prepare_plan import Options, Plan, Step, Strategy, TimesFrom
-from kastor.dataset.prepare_write import CHANGES, DATASET, Ledger, document
+from kastor.dataset.prepare_write import CHANGES, DATASET, LEDGER, Ledger, document
 from kastor.dataset.read import Columns, read_rows
 from kastor.dataset.retime_forms import Forms, read_forms
 from kastor.domain.content import Media
@@ -33,6 +36,8 @@ from kastor.models.render import Renderer
 from kastor.settings import Settings, load_settings
 
 MAX_SHOWN = 20
+OUTPUTS = (DATASET, CHANGES, LEDGER, STATE, f"{DATASET}.part")  # files that are overwritten
+MARKS = (LOCK, STATE)  # what an earlier run leaves
 ANY_TOKENS = 1 << 40  # without a base nobody knows
 
 
@@ -44,6 +49,7 @@ class Wanted:
     profile: str
     base: str | None
     dry_run: bool
+    patterns: Path | None = None
 
 
 def options_of(
@@ -83,8 +89,7 @@ def run(data: Path, columns: Columns, wanted: Wanted, options: Options, out: Out
     settings = load_settings()
     limits, base = dataset_limits(wanted.profile), _base(wanted.base, settings)
     target = wanted.folder.absolute()
-    if target == data.absolute().parent:
-        raise InvalidArgument(f"{wanted.folder} is the dataset's own folder; name another, the originals stay there.")
+    _check_folder(wanted, data, settings)
     with _media(settings, data.absolute().parent) as (looker, fetcher):
 
         def path_of(medium: Media) -> Path:
@@ -114,6 +119,22 @@ def run(data: Path, columns: Columns, wanted: Wanted, options: Options, out: Out
         out.say(f"{count} rows of the outcome would be refused: {rule}", style="red")
     if refused or not ledger.num_rows_out:
         raise typer.Exit(1)
+
+
+def _check_folder(wanted: Wanted, data: Path, settings: Settings) -> None:
+    """See to it, before any work, that nothing of the user's is overwritten."""
+    folder = wanted.folder
+    if is_same_file(folder, data.absolute().parent) or is_same_file(folder, data.resolve().parent):
+        said = f"{folder} is the dataset's own folder; name another, the originals stay there."
+        raise typer.BadParameter(said, param_hint="--out")
+    check_output_folder("--out", folder)
+    if not any((folder / name).exists() for name in MARKS):
+        found = next((name for name in (*OUTPUTS, MEDIA) if os.path.lexists(folder / name)), None)
+        if found is not None:
+            said = f"{folder / found} was not made by kastor prepare and would be overwritten; name another folder."
+            raise typer.BadParameter(said, param_hint="--out")
+    for name in OUTPUTS:
+        check_output_files({"--out": folder / name}, {"DATA": data, "--patterns": wanted.patterns}, settings)
 
 
 def _base(name: str | None, settings: Settings) -> Base:

@@ -65,5 +65,5 @@ def prepare(
         num_jobs=jobs,
         leave_media=leave_media,
     )
-    wanted = doing.Wanted(out_dir, profile, base, dry_run)
+    wanted = doing.Wanted(out_dir, profile, base, dry_run, patterns)
     doing.run(data, (input_key, output_key), wanted, asked, Output.of(as_json))

@@ -5,42 +5,26 @@ The dataset is read a second time, beside the first, only as far as the last row
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
 from kastor.dataset.gate import Outcome, Verdict
 from kastor.dataset.read import is_json_lines, original_lines
 
 
 class Rejects:
-    """Writes verdicts in the order of the file. The file gets its name when all is written, or not at all.
+    """Writes verdicts in the order of the file.
 
     `row` is the line without its end, byte for byte: what is not UTF-8 stands as lone surrogates (Python's
     `surrogateescape`). It is null for CSV and JSON arrays, whose rows have no line of their own, and for lines longer
     than any example.
     """
 
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._partial = target.with_name(f".{target.name}.partial")
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
         self._source: Path | None = None
         self._lines: Iterator[tuple[int, bytes]] | None = None
-        self._stack = ExitStack()
-        self._file: TextIO
-
-    def __enter__(self) -> Self:
-        self._file = self._stack.enter_context(self._partial.open("w", encoding="utf-8"))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stack.close()
-        if kind is None:
-            self._partial.replace(self._target)
-        else:
-            self._partial.unlink(missing_ok=True)
 
     def add(self, source: Path, verdict: Verdict) -> None:
         """Write the row of `source`, if it was not accepted."""

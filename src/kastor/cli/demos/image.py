@@ -32,6 +32,7 @@ from kastor.cli.demos.tuning import (
 )
 from kastor.cli.models import fetched, progress_of
 from kastor.cli.output import Output
+from kastor.cli.output_files import check_output_files
 from kastor.domain.content import Resolution
 from kastor.domain.errors import InvalidArgument
 from kastor.evaluation.probing import probe
@@ -77,6 +78,7 @@ def run(wanted: Wanted, out: Output) -> None:
     """
     began = time.monotonic()
     settings, folder = settings_for("image")
+    check_output_files({"--out": wanted.report}, {}, settings)
     emptied(folder)
     base, step = load_catalog(settings.catalog_file).base(SEEING_BASE), Step(out, NUM_STEPS)
     out.say("Kastor demo: a small model that has never seen a picture learns to inspect cloth.\n", style="bold")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from kastor.cli.output_files import replaced_file
 from kastor.cli.records import Step
 
 CURVE_WIDTH, CURVE_HEIGHT = 640, 150
@@ -109,8 +110,8 @@ class Report:
 
     def write(self, path: Path) -> None:
         """The page, into a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.html(), "utf-8")
+        with replaced_file(path) as file:
+            file.write(self.html())
 
     def html(self) -> str:
         """The page."""

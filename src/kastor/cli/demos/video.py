@@ -20,6 +20,7 @@ from kastor.cli.demos.watched_clips import Clips
 from kastor.cli.demos.watched_film import Film
 from kastor.cli.models import fetched
 from kastor.cli.output import Output
+from kastor.cli.output_files import check_output_files
 from kastor.models.catalog import load_catalog
 
 QUICK_TRAINED, QUICK_HELD_OUT = 32, 12
@@ -56,6 +57,7 @@ def run(wanted: Wanted, out: Output) -> None:
     """The whole demo."""
     began = time.monotonic()
     settings, folder = settings_for("video")
+    check_output_files({"--out": wanted.report}, {}, settings)
     base, step = (
         load_catalog(settings.catalog_file).base(SEEING_BASE),
         Step(out, 2 + sum(NUM_STEPS[task] for task in wanted.tasks)),

@@ -1,0 +1,116 @@
+"""Files that a command writes where its user says.
+
+Before any work, `check_output_files` refuses one that is also read, or that cannot be written. `replaced_file` then
+writes it whole or not at all. Every option that names such a file goes through both; a test finds options that do not.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import typer
+
+from kastor.settings import Settings
+
+MAX_NAME_BYTES = 255
+Named = Mapping[str, Path | None]
+"""Files by the option or argument that names them; `None` where it was not given."""
+
+
+def check_output_files(outputs: Named, inputs: Named, settings: Settings) -> None:
+    """Nothing, if every output can be written and none of them is read, whatever links lead to it.
+
+    Raises:
+        typer.BadParameter: an output is also an input, another output or a file of Kastor's own, or cannot be written.
+
+    """
+    given = {option: path for option, path in outputs.items() if path is not None}
+    read = {name: path for name, path in inputs.items() if path is not None}
+    if settings.catalog_file is not None:
+        read["the catalog file"] = settings.catalog_file
+    for option, path in given.items():
+        if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+            raise _refusal(option, f"the name of {path} is too long.")
+        for name, other in read.items():
+            if is_same_file(path, other):
+                raise _refusal(option, f"{path} would overwrite {name}, {other}; name another.")
+        for name, folder in (("data", settings.data_dir), ("cache", settings.cache_dir)):
+            if path.exists() and path.resolve().is_relative_to(folder.resolve()):
+                raise _refusal(option, f"{path} is a file of Kastor's {name} folder; name another.")
+        _check_writable(option, path)
+        read[option] = path
+
+
+def check_output_folder(option: str, folder: Path) -> None:
+    """Nothing, if files can be written into a folder, which need not exist yet.
+
+    Raises:
+        typer.BadParameter: they cannot.
+
+    """
+    place = Path(os.path.realpath(folder))
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise _refusal(option, f"{folder} cannot be written: {place} is not a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _refusal(option, f"{folder} cannot be written: {place} may not be written to.")
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether both names lead to one file: by name, through a symlink or through a hard link."""
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one of them does not exist, so they are the same only if they are spelt the same
+        return Path(os.path.realpath(one)) == Path(os.path.realpath(other))
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write to, which takes the place of `path` when the block has ended well.
+
+    Missing folders are made. A symlink stays, and the file that it leads to is replaced. What is no regular file, such
+    as a pipe, is written to directly.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        with target.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
+    descriptor, name = tempfile.mkstemp(prefix=".kastor-", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            yield file
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _check_writable(option: str, path: Path) -> None:
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise _refusal(option, f"{path} is a folder; name a file in it.")
+    if target.exists() and not target.is_file():  # written to directly; a regular file is replaced in its folder
+        if not os.access(target, os.W_OK):
+            raise _refusal(option, f"{path} may not be written to.")
+        return
+    check_output_folder(option, target.parent)
+
+
+def _refusal(option: str, said: str) -> typer.BadParameter:
+    return typer.BadParameter(said, param_hint=option)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
