@@ -97,6 +97,17 @@ def test_turns_and_a_system_instruction_reach_a_base_model(world: World) -> None
     assert world.generator.requests[0].prompt == Prompt(turns, (Text("be brief"),))
 
 
+def test_googles_own_sample_with_lone_objects_is_answered(world: World) -> None:
+    body = {"contents": {"parts": {"text": "Hello"}}, "systemInstruction": {"parts": {"text": "You are a cat."}}}
+    for verb in ("generateContent", "streamGenerateContent"):
+        assert ask(world, verb=verb, **body).status_code == 200
+    (request, streamed) = world.generator.requests
+    assert request.prompt == streamed.prompt
+    assert request.prompt.system == (Text("You are a cat."),)
+    assert [content.parts for content in request.prompt.contents] == [(Text("Hello"),)]
+    assert ask(world, verb="countTokens", contents={"parts": {"text": "Hello"}}).json()["totalTokens"] > 0
+
+
 def test_a_system_instruction_for_a_tuned_model_depends_on_the_profile(world: World, store: Database) -> None:
     world.active()
     instruction = {"parts": [{"text": "be brief"}]}
@@ -152,7 +163,7 @@ def test_an_unknown_model_is_not_found(world: World, model: str, verb: str) -> N
         ({"maxOutputTokens": 0}, "maxOutputTokens"),
         ({"stopSequences": list("abcdef")}, "stopSequences"),
         ({"stopSequences": [""]}, "stopSequences"),
-        ({"stopSequences": "x"}, "stopSequences"),
+        ({"stopSequences": 5}, "stopSequences"),
         ({"candidateCount": 9}, "candidateCount"),
         ({"candidate_count": 0}, "candidateCount"),
         ({"responseMimeType": "image/png"}, "responseMimeType"),
@@ -227,7 +238,7 @@ def test_settings_that_say_nothing_are_no_reason_to_refuse(world: World) -> None
         ),
         ({"contents": [{"role": "model", "parts": [{"text": "x"}]}]}, "contents"),
         ({"contents": [{"parts": [{"text": 5}]}]}, "contents[0].parts[0].text"),
-        ({"contents": {"parts": []}}, "contents"),
+        ({"contents": {"parts": []}}, "contents[0].parts"),
         ({"safetySettings": [{"category": "HARM_CATEGORY_X"}]}, "safetySettings[0].category"),
         ({"safetySettings": [{"category": 7, "threshold": 99}]}, "safetySettings[0].threshold"),
         ({"colour": "blue"}, "colour"),

@@ -60,6 +60,13 @@ def test_googles_schema_means(schema: dict[str, Any], expected: dict[str, Any]) 
     assert from_google(schema, AT) == expected
 
 
+def test_a_lone_value_in_googles_schema_is_a_list_of_one() -> None:
+    kinds = {"type": "OBJECT", "properties": {"kind": {"type": "STRING", "enum": ["a"]}}, "required": ["kind"]}
+    lone = {"type": "OBJECT", "properties": {"kind": {"type": "STRING", "enum": "a"}}, "required": "kind"}
+    listed = {"anyOf": [kinds], "nullable": True}
+    assert from_google({"anyOf": lone, "nullable": True}, "at") == from_google(listed, "at")
+
+
 def test_properties_come_in_the_order_wanted_then_as_listed() -> None:
     fields = {name: {"type": "NULL"} for name in "cab"}
     for spelling in ("propertyOrdering", "property_ordering"):

@@ -3,7 +3,8 @@
 import json
 import math
 import struct
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from kastor.api.errors import HTTP_STATUS, error_body
 from kastor.api.generate_messages import CountIn, GenerateIn
 from kastor.api.tuned_models import TunedModelIn
-from kastor.api.wire import clean_float, dumped, message
+from kastor.api.wire import Wire, clean_float, dumped, message
 from kastor.dataset.tolerant_json import read_json
 from kastor.domain.errors import Code, InvalidArgument, KastorError, MalformedJson
 
@@ -135,6 +136,71 @@ def test_what_googles_scripts_write_is_read() -> None:
     assert read.display_name == "next number"
     assert read.tuning_task is not None and read.tuning_task.hyperparameters is not None
     assert read.tuning_task.hyperparameters.learning_rate == 0.001
+
+
+LISTED = {
+    "contents": [{"role": "user", "parts": [{"text": "Hello"}]}],
+    "systemInstruction": {"parts": [{"text": "Be brief."}]},
+    "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
+    "generationConfig": {"stopSequences": ["END"], "responseModalities": ["TEXT"]},
+    "tools": [{"functionDeclarations": [{"name": "f"}]}],
+    "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f"]}},
+}
+
+
+def unlisted(value: Any) -> Any:
+    """The same with every list of one written as its item."""
+    if isinstance(value, dict):
+        return {name: unlisted(one) for name, one in value.items()}
+    return unlisted(value[0]) if isinstance(value, list) and len(value) == 1 else value
+
+
+def test_a_lone_value_is_a_list_of_one_wherever_a_list_is_expected() -> None:
+    whole = message(GenerateIn, json.dumps(LISTED).encode())
+    assert "[" not in json.dumps(unlisted(LISTED))
+    assert message(GenerateIn, json.dumps(unlisted(LISTED)).encode()) == whole
+    example = {"textInput": "1", "output": "2"}
+    for examples in (example, [example]):
+        read = message(
+            TunedModelIn, json.dumps({"tuningTask": {"trainingData": {"examples": {"examples": examples}}}}).encode()
+        )
+        assert read.model_dump()["tuning_task"]["training_data"]["examples"]["examples"] == [
+            {"text_input": "1", "output": "2"}
+        ]
+
+
+def request_messages(kind: type[Wire] = Wire) -> Iterator[type[Wire]]:
+    for child in kind.__subclasses__():
+        yield from request_messages(child)
+        if child.__name__.endswith("In"):
+            yield child
+
+
+def test_every_repeated_field_of_every_request_takes_a_lone_value() -> None:
+    lists = 0
+    for kind in request_messages():
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            if "list[" in str(hint):
+                lists += 1
+                assert "_by_parts" in str(hint), f"{kind.__name__}.{name} is a list, and not Items"
+    assert lists >= 11
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"contents": "Hello"}, r"^contents: must be an object, not the text 'Hello'"),
+        ({"contents": {"parts": {"text": 5}}}, r"^contents.parts.text: must be a text, not the number 5"),
+        ({"contents": {"parts": [{"text": "a"}, {"text": 5}]}}, r"^contents.parts\[1\].text: must be a text"),
+        ({"contents": {"parts": {"txt": "a"}}}, r"Unknown name \"txt\" at 'contents.parts'"),
+        ({"contents": {"parts": {"inlineData": {}, "inline_data": {}}}}, r"contents.parts.inlineData: is given twice"),
+        ({"generationConfig": {"stopSequences": 5}}, r"stopSequences: must be a text, not the number 5"),
+        ({"safetySettings": {"category": "HARM"}}, r"^safetySettings.category: the text 'HARM' is not a HarmCategory"),
+    ],
+)
+def test_what_is_wrong_with_a_lone_value_is_told_where_it_stands(body: Any, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=says):
+        message(GenerateIn, json.dumps(body).encode())
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))

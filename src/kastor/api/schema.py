@@ -44,6 +44,8 @@ OF_TYPE: Mapping[str, tuple[str, ...]] = {
     "OBJECT": ("properties", "required", "propertyOrdering", "minProperties", "maxProperties"),
 }
 """Which of Google's keywords belong to which type; `anyOf`, `nullable` and annotations belong to all."""
+REPEATED = ("anyOf", "enum", "required", "propertyOrdering")
+"""Google's keywords that hold lists; a lone value is a list of one there, as in every message."""
 
 
 def from_google(schema: JsonValue, at: str) -> JsonSchema:
@@ -102,6 +104,8 @@ class _Reader:
             if name in ANNOTATIONS or given in ("", []):
                 continue
             here = f"{at}.{name}"
+            if name in REPEATED and not isinstance(given, list):
+                given = [given]
             if name == "anyOf":
                 made["anyOf"] = [self.google(*one, depth + 1) for one in _listed(given, here)]
             elif name in OF_TYPE.get(kind, ()):

@@ -84,7 +84,7 @@ class TunedModelIn(Wire):
     top_p: Float32 | None = None
     top_k: Int32 | None = None
     tuning_task: TuningTaskIn | None = None
-    reader_project_numbers: list[object] | None = None
+    reader_project_numbers: Items[object] | None = None
     name: OutputOnly = None
     state: OutputOnly = None
     create_time: OutputOnly = None

@@ -1,7 +1,8 @@
 """How JSON is read into wire values and written from them: the base of every dialect's messages.
 
 Proto3 JSON as Google's front end does it (gemini-api.md §3.1): names in camelCase and snake_case, mixed; whole numbers
-as 5, 5.0 or "5"; enums by name or number; null is unset; an unknown field is an error. What a field means is the
+as 5, 5.0 or "5"; enums by name or number; null is unset; a lone value where a list is expected is a list of one; an
+unknown field is an error. What a field means is the
 dialects' business.
 """
 
@@ -122,8 +123,10 @@ Item = TypeVar("Item")
 
 
 def _by_parts(value: object, read: ValidatorFunctionWrapHandler) -> object:
-    if not isinstance(value, list):
+    if value is None:
         return read(value)
+    if not isinstance(value, list):
+        return _lone(value, read)
     items: list[object] = []
     for start in range(0, max(1, len(value)), PART):
         try:
@@ -133,14 +136,25 @@ def _by_parts(value: object, read: ValidatorFunctionWrapHandler) -> object:
     return items
 
 
+def _lone(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    """A list of one, written without its brackets; what is wrong with it is told without an index."""
+    try:
+        return read([value])
+    except ValidationError as error:
+        details = [_detail(one, one["loc"][1:]) for one in error.errors(include_url=False)]
+        raise ValidationError.from_exception_data(error.title, details) from None
+
+
 def _at(error: ValidationError, start: int) -> ValidationError:
     """The error of a part that begins with item `start`."""
-    details = [
-        InitErrorDetails(type=one["type"], loc=(_index(one["loc"]) + start, *one["loc"][1:]), input=one["input"])
-        | ({"ctx": one["ctx"]} if "ctx" in one else {})
-        for one in error.errors(include_url=False)
-    ]
+    details = [_detail(one, (_index(one["loc"]) + start, *one["loc"][1:])) for one in error.errors(include_url=False)]
     return ValidationError.from_exception_data(error.title, details)
+
+
+def _detail(error: ErrorDetails, loc: tuple[int | str, ...]) -> InitErrorDetails:
+    """The same error at another place."""
+    told = InitErrorDetails(type=error["type"], loc=loc, input=error["input"])
+    return told | {"ctx": error["ctx"]} if "ctx" in error else told
 
 
 def _index(loc: tuple[int | str, ...]) -> int:
@@ -148,7 +162,8 @@ def _index(loc: tuple[int | str, ...]) -> int:
 
 
 Items = Annotated[list[Item], WrapValidator(_by_parts)]
-"""A list read in parts, up to the first that has a wrong item: telling of a million stops the server for seconds."""
+"""A repeated field. A lone value is a list of one, as in Google's own samples (`"parts": {"text": "…"}`). A long list
+is read in parts, up to the first that has a wrong item: telling of a million stops the server for seconds."""
 Int32 = Annotated[int, BeforeValidator(_int32)]
 Float32 = Annotated[float, BeforeValidator(_float32), PlainSerializer(clean_float, return_type=float)]
 
