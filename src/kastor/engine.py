@@ -40,6 +40,7 @@ from kastor.models.language import text_config
 from kastor.models.load import compute_threads, end_ids, load_base, served_as
 from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
+from kastor.security.file_modes import PRIVATE_UMASK
 from kastor.serving import wire
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.batching import Batcher, Bounds
@@ -269,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = parser.parse_args(arguments)
     configure_logs("json")
     structlog.contextvars.bind_contextvars(base=given.base)
+    os.umask(PRIVATE_UMASK)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if given.parent_fd is not None:
         watch_parent(given.parent_fd, _end_with_parent)

@@ -42,6 +42,7 @@ from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.security.doors import Doors
+from kastor.security.file_modes import restrict_data
 from kastor.security.rpc_door import RpcDoor
 from kastor.serving.late import LateEngine
 from kastor.settings import Settings, environment
@@ -89,6 +90,7 @@ def serve(
         signals = stack.enter_context(_Signals())
         listener = stack.enter_context(bound(settings.host, settings.port, settings.data_dir))
         configure_logs(settings.log_format)
+        restrict_data(settings.data_dir, settings.cache_dir)
         url = url_of(listener)
         database = open_database(settings.resolved_database_url)
         stack.callback(database.close)
@@ -170,6 +172,7 @@ class _Running:
             closing,
             instance=instance,
             cors_origins=settings.cors_origins,
+            public_metrics=settings.metrics == "open",
         )
         self._threads: tuple[threading.Thread, ...] = ()
 

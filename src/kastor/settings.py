@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(
         default_factory=list, description="Pages of other sites that may call: https://app.example, or * for any."
     )
+    metrics: Literal["key", "open"] = Field(
+        "key", description="Who may read `GET /metrics`: operators by their key, or everybody."
+    )
     profile: Literal["gemini-api", "open"] = Field("gemini-api", description="Which limits requests are held to.")
     catalog_file: Path | None = Field(None, description="A TOML file of further base models and aliases.")
     max_running_jobs: int = Field(1, ge=1, le=64, description="Jobs that train at the same time.")

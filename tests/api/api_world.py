@@ -121,6 +121,7 @@ class World:
     cors_origins: Sequence[str] = ()
     generator: FakeGenerator = field(default_factory=FakeGenerator)
     max_file_bytes: int = 64 * 1024 * 1024
+    public_metrics: bool = False
 
     def __post_init__(self) -> None:
         self.jobs = JobStore(self.database)
@@ -166,6 +167,7 @@ class World:
             self.closing,
             instance="this-one",
             cors_origins=self.cors_origins,
+            public_metrics=self.public_metrics,
         )
         self.call = Client(self.app)
 

@@ -11,6 +11,7 @@ import pytest
 
 from api_world import BASE, World, error_of, fields_of, listening, raised, tuning_body
 from kastor.domain.errors import Unavailable
+from kastor.security.auth import Authenticator
 from kastor.store.database import Database
 
 LIMIT = 4 * 1024 * 1024
@@ -31,7 +32,6 @@ def locked(world: World, store: Database) -> World:
         ("/v1/tunedModels?access_token=key-of-ada", {}),
         ("/kastor/v1/jobs", {"x-goog-api-key": "key-of-ada"}),
         ("/healthz", {}),
-        ("/metrics", {}),
     ],
 )
 def test_a_key_in_any_place_lets_in(locked: World, target: str, headers: dict[str, str]) -> None:
@@ -194,6 +194,32 @@ def test_metrics_count_jobs_steps_and_requests_by_route_not_by_name(world: World
     assert 'kastor_http_request_seconds_count{method="POST",route="/v1beta/tunedModels"} 2.0' in text
     world.call("GET", "/v1/tunedModels/one")
     assert 'route="/v1/tunedModels/{model}"' in world.call("GET", "/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({}, 403), ({"x-goog-api-key": "wrong"}, 400), ({"x-goog-api-key": "key-of-ada"}, 403)],
+)
+def test_metrics_are_closed_to_all_but_operators(locked: World, headers: dict[str, str], status: int) -> None:
+    refused = locked.call("GET", "/metrics", headers=headers)
+    assert refused.status_code == status
+    assert error_of(refused)["code"] == status
+
+
+def test_metrics_open_to_an_operators_key_in_any_place(world: World, store: Database) -> None:
+    doors = Authenticator({"ada@example.org": "key-of-ada"}, operators=["ada@example.org"])
+    watched = World(world.folder, store, authenticator=doors)
+    for target, headers in (
+        ("/metrics", {"x-goog-api-key": "key-of-ada"}),
+        ("/metrics", {"Authorization": "Bearer key-of-ada"}),
+        ("/metrics?key=key-of-ada", {}),
+    ):
+        assert "kastor_jobs{" in watched.call("GET", target, headers=headers).text
+
+
+def test_metrics_open_to_everybody_where_the_operator_says_so(world: World, store: Database) -> None:
+    public = World(world.folder, store, keys={"ada@example.org": "key-of-ada"}, public_metrics=True)
+    assert "kastor_jobs{" in public.call("GET", "/metrics").text
 
 
 def test_health_tells_version_and_instance(world: World) -> None:

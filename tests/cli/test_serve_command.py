@@ -1,5 +1,7 @@
 """`kastor serve` as an operator starts it: who is let in, what is said at the start, and what never is."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,24 @@ def test_listening_for_others_without_tls_is_warned_of(serve: Serve, monkeypatch
     _, said = serve("--host", EVERYWHERE)
     assert "over plain HTTP" in said.read_text()
     assert "warning" not in serve()[1].read_text().partition("plain HTTP")[2]
+
+
+def test_what_it_keeps_is_closed_to_others_whatever_the_umask(kastor: Kastor, serve: Serve, home: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        key = kastor("keys", "create", "--email", "ada@example.org", "--operator").out.strip()
+        (home / "data" / "jobs" / "old" / "adapter").mkdir(parents=True)
+        (home / "data" / "jobs" / "old" / "adapter" / "adapter_model.safetensors").write_text("of an older release")
+        url, _ = serve()
+        task = {"trainingData": {"examples": {"examples": [{"textInput": "1", "output": "2"}]}}}
+        body = {"baseModel": "models/smollm2-135m-instruct", "tuningTask": task}
+        assert httpx.post(f"{url}/v1beta/tunedModels", json=body, headers={"x-goog-api-key": key}).status_code == 200
+    finally:
+        os.umask(before)
+    kept = [home / "data", *(home / "data").rglob("*")]
+    assert {"kastor.db", "kastor.db-wal", "server.json", "dataset.jsonl"} <= {path.name for path in kept}
+    open_to_others = [path for path in kept if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    assert open_to_others == []
 
 
 def test_a_command_without_a_key_is_told_how_to_get_one(kastor: Kastor, serve: Serve) -> None:

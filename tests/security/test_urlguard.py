@@ -119,6 +119,50 @@ def test_urls_that_two_readers_could_read_differently_are_refused(url: str) -> N
     assert "secret" not in caught.value.message
 
 
+REGISTRY = {  # the first and last addresses of every block that IANA's registries do not call globally reachable
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+    "192.0.0.0/29", "192.0.0.8/32", "192.0.0.170/32", "192.0.0.171/32", "192.0.2.0/24", "192.88.99.0/24",
+    "192.88.99.2/32", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
+    "255.255.255.255/32", "224.0.0.0/4", "::1/128", "::/128", "::ffff:0:0/104", "64:ff9b:1::/48", "100::/64",
+    "100:0:0:1::/64", "2001::/23", "2001::/32", "2001:2::/48", "2001:10::/28", "2001:db8::/32", "2002::/16",
+    "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8", "4000::/3", "e000::/4",
+    "64:ff9b::/104", "64:ff9b::a00:0/104", "64:ff9b::c0a8:0/112", "64:ff9b::7f00:0/104", "64:ff9b::a9fe:0/112",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", sorted(REGISTRY))
+def test_no_block_of_ianas_special_registries_is_public(network: str) -> None:
+    block = ipaddress.ip_network(network)
+    for address in (block[0], block[-1], block[block.num_addresses // 2]):
+        shown = f"[{address}]" if address.version == 6 else str(address)
+        with pytest.raises(PermissionDenied):
+            guard().target(f"http://{shown}/x")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "1.1.1.1",
+        "192.88.98.255",
+        "192.88.100.0",
+        "198.17.255.255",
+        "[2606:4700::1]",
+        "[3ffe:ffff::1]",
+        "[64:ff9b::101:101]",
+    ],
+)
+def test_the_neighbours_of_special_blocks_are_public(host: str) -> None:
+    assert len(guard().target(f"http://{host}/x").addresses) == 1
+
+
+def test_a_refusal_does_not_tell_where_a_name_leads() -> None:
+    for name in ("private.example", "half.example", "mapped.example", "link.example"):
+        with pytest.raises(PermissionDenied) as caught:
+            guard().target(f"http://{name}/x")
+        assert name in caught.value.message
+        assert not any(inside in caught.value.message for inside in ("10.1.2", "127.0", "192.168", "fe80", "eth0"))
+
+
 def test_a_host_without_address_may_have_one_later() -> None:
     with pytest.raises(Unavailable, match="gone.example"):
         guard().target("http://gone.example/")

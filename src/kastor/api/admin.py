@@ -6,6 +6,7 @@ from typing import Annotated
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kastor.api.errors import told
 from kastor.api.framing import JSON_TYPE
 from kastor.api.http import Call, Endpoints, Listed, Reply
 from kastor.api.paging import page_size, place_token, time_and_id
@@ -13,7 +14,7 @@ from kastor.api.tuned_models import HyperparametersIn, requested
 from kastor.api.wire import Float32, Wire, enum_field, message, timestamp
 from kastor.domain.content import Supervise
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.job import Event, Snapshot, State
+from kastor.domain.job import Event, Snapshot, State, TuningJob
 from kastor.jobs.datasets import DatasetService
 from kastor.jobs.requests import NewTuning
 from kastor.jobs.service import LATEST_STEPS, JobView, TuningService
@@ -203,7 +204,7 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
         start_time=timestamp(job.started_at),
         end_time=timestamp(job.finished_at),
         attempt=job.attempt,
-        error=ErrorOut(code=job.error.code.name, message=job.error.message) if job.error else None,
+        error=_error(job),
         last_snapshot=_step(snapshots[-1]) if snapshots else None,
         eta_seconds=_eta_s(view),
         events=list(map(_event, view.events)) if full else None,
@@ -219,6 +220,11 @@ def _eta_s(view: JobView) -> float | None:
         return None
     pace = sum(snapshot.elapsed_s for snapshot in latest) / len(latest)
     return round((view.job.spec.total_steps - latest[-1].step) * pace, 1)
+
+
+def _error(job: TuningJob) -> ErrorOut | None:
+    error = job.error
+    return None if error is None else ErrorOut(code=error.code.name, message=told(error.code, error.message))
 
 
 def _step(snapshot: Snapshot) -> StepOut:

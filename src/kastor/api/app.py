@@ -21,7 +21,7 @@ from kastor.api.gemini import VERSIONS, GeminiRoutes
 from kastor.api.generate import GenerateRoutes
 from kastor.api.guard import LocalOnly, with_cors
 from kastor.api.http import Endpoint, Endpoints, json_response
-from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz
+from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz, metrics_route
 from kastor.api.openapi import PATH as OPENAPI
 from kastor.api.openapi import Description
 from kastor.api.permissions import PermissionRoutes
@@ -70,6 +70,7 @@ def make_app(
     *,
     instance: str = "",
     cors_origins: Collection[str] = (),
+    public_metrics: bool = False,
 ) -> Application:
     """The application; `closing`, once set, ends the streams under way. `instance` is what `/healthz` calls it."""
     tuning, generation = services.tuning, services.generation
@@ -77,7 +78,8 @@ def make_app(
     endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing, tuning.version)
     gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
     admin, permissions = AdminRoutes(tuning, services.datasets), PermissionRoutes(services.sharing)
-    routes: list[BaseRoute] = [Route("/healthz", healthz(instance)), Route("/metrics", metrics.scrape)]
+    routes: list[BaseRoute] = [Route("/healthz", healthz(instance))]
+    routes.append(metrics_route(metrics, endpoints, public=public_metrics))
     for version in VERSIONS:
         routes += generate.routes(endpoints, version)
         routes += gemini.routes(endpoints, version)

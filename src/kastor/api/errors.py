@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument, KastorError
 from kastor.logs import scrubbed
+from kastor.security.redaction import without_paths
 
 HTTP_STATUS: Mapping[Code, int] = MappingProxyType(
     {
@@ -29,14 +30,21 @@ SERVICE = "generativelanguage.googleapis.com"
 MAX_VIOLATIONS = 20
 """A body may be wrong in a hundred thousand places; the answer names the first ones."""
 
+CALLERS_OWN = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.ALREADY_EXISTS})
+"""Faults of what a caller sent: a path in the message is the caller's."""
 Json = dict[str, object]
+
+
+def told(code: Code, message: str) -> str:
+    """The message of an error as callers are told it: without keys, and without the server's folders."""
+    return scrubbed(message if code in CALLERS_OWN else without_paths(message))
 
 
 def error_body(error: KastorError) -> Json:
     """The body that says `error`."""
     body: Json = {
         "code": HTTP_STATUS[error.code],
-        "message": scrubbed(error.message),  # it may repeat what was sent
+        "message": told(error.code, error.message),
         "status": error.code.name,
     }
     details = _details(error)

@@ -9,12 +9,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kastor import __version__
-from kastor.api.http import json_response
+from kastor.api.http import Endpoints, json_response, query_of
+from kastor.domain.errors import PermissionDenied
 from kastor.domain.job import State
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -67,8 +70,8 @@ class Metrics:
         self._prompt_tokens.inc(prompt_tokens)
         self._output_tokens.inc(output_tokens)
 
-    def scrape(self, request: Request) -> Response:
-        """`GET /metrics`: Prometheus' text format."""
+    def scrape(self) -> Response:
+        """All of them in Prometheus' text format; reads the job table."""
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -89,6 +92,19 @@ class _Jobs(Collector):
     def describe(self) -> Iterator[Metric]:
         """Nothing: asking the database before the first scrape is not needed."""
         return iter(())
+
+
+def metrics_route(metrics: Metrics, endpoints: Endpoints, *, public: bool) -> Route:
+    """`GET /metrics`: for operators, by their key or token as anywhere else; if `public`, for everybody."""
+
+    async def answer(request: Request) -> Response:
+        if not public:
+            principal = await endpoints.principal(request.headers, query_of(request.scope["query_string"]))
+            if not principal.operator:
+                raise PermissionDenied("Metrics are for operators; use an operator's key, or set metrics to open.")
+        return await run_in_threadpool(metrics.scrape)
+
+    return Route("/metrics", answer)
 
 
 def healthz(instance: str) -> Callable[[Request], Response]:

@@ -24,7 +24,7 @@ from google.rpc import error_details_pb2, status_pb2  # noqa: F401  # registers 
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 
-from kastor.api.errors import error_body
+from kastor.api.errors import error_body, told
 from kastor.api.http import Call, Endpoint, Endpoints, Reply, Stream
 from kastor.api.observe import Metrics
 from kastor.api.transcoding import GENERATION, Json, Method, bound
@@ -270,10 +270,10 @@ def details_of(error: KastorError) -> tuple[tuple[str, bytes], ...]:
 
 def said(error: KastorError) -> str:
     """The error's message, as much of it as a trailer holds."""
-    message = error.message
+    message = whole = told(error.code, error.message)
     while (size := len(quote(message, safe=PLAIN))) > MAX_MESSAGE_BYTES:
         message = message[: len(message) * MAX_MESSAGE_BYTES // size]
-    return message if message == error.message else message + "…"
+    return message if message == whole else message + "…"
 
 
 def _header(name: str, value: str | bytes) -> tuple[bytes, bytes]:

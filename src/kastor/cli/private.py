@@ -18,6 +18,7 @@ from typing import IO
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.lifeline import Lifeline
 from kastor.security.auth import LOCAL
+from kastor.security.file_modes import private_file, private_folder
 from kastor.settings import PREFIX, Settings, environment
 
 START_TIMEOUT_S = 60.0
@@ -45,7 +46,9 @@ class PrivateServer:
             raise ResourceExhausted(f"Cannot start a server with {settings.data_dir}: {error.strerror}.") from error
 
     def _spawned(self, settings: Settings, *, scheduler: bool) -> "subprocess.Popen[bytes]":
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.data_dir)
+        private_folder(self.log.parent)
+        private_file(self.log)
         command = [sys.executable, "-m", "kastor.cli", "serve", "--json", "--host", "127.0.0.1", "--port", "0"]
         command += ["--private", "--parent-fd", str(self._lifeline.child_fd)]
         with self.log.open("ab") as log:

@@ -10,6 +10,7 @@ from pathlib import Path
 from kastor import server
 from kastor.cli.output import Output
 from kastor.lifeline import watch_parent
+from kastor.security.file_modes import private_umask
 from kastor.settings import load_settings
 
 
@@ -43,13 +44,14 @@ def run(given: dict[str, object], internals: Internals, out: Output) -> None:
         else:
             out.say(f"Kastor listens on {url}  (data in {settings.data_dir}; Ctrl-C ends it)", style="")
 
-    server.serve(
-        settings,
-        run_scheduler=internals.scheduler,
-        announce=not internals.private,
-        on_listening=listening,
-        on_grpc=grpc,
-    )
+    with private_umask():
+        server.serve(
+            settings,
+            run_scheduler=internals.scheduler,
+            announce=not internals.private,
+            on_listening=listening,
+            on_grpc=grpc,
+        )
 
 
 def _end() -> None:

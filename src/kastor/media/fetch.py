@@ -143,11 +143,10 @@ class Fetcher:
 
     def _check_root(self, real: Path, uri: str) -> None:
         if not any(real.is_relative_to(root) for root in self._roots):
-            shown = ", ".join(map(str, self._roots)) or "none"
             raise BadMedium.of(
                 "media_outside_roots",
-                f"{uri!r} does not lie in a folder that media may come from (allowed: {shown}).",
-                "Move it there, or let the operator allow its folder.",
+                f"{uri!r} does not lie in a folder that media may come from.",
+                "Upload it, or let the operator add its folder to media_folders.",
             )
 
     def _upload(self, name: str) -> Fetched:

@@ -11,11 +11,40 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
+import structlog
+
 from kastor.domain.errors import InvalidArgument, PermissionDenied, Unavailable
 
 MAX_REDIRECTS = 5
 MAX_URL_CHARS = 8_192
 PORTS = {"http": 80, "https": 443}
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that IANA has given out of IPv6 for the internet (RFC 4291, 2.4); what lies outside is special or unassigned."""
+SPECIAL_IPV4 = (
+    "0.0.0.0/8",  # this network
+    "10.0.0.0/8",  # private
+    "100.64.0.0/10",  # carrier's NAT
+    "127.0.0.0/8",  # loopback
+    "169.254.0.0/16",  # link-local, and the metadata of clouds
+    "172.16.0.0/12",  # private
+    "192.0.0.0/24",  # protocols; the two addresses in it that are reachable mean the nearest NAT
+    "192.0.2.0/24",  # documentation
+    "192.88.99.0/24",  # relays of 6to4, given up by RFC 7526
+    "192.168.0.0/16",  # private
+    "198.18.0.0/15",  # benchmarks
+    "198.51.100.0/24",  # documentation
+    "203.0.113.0/24",  # documentation
+    "224.0.0.0/4",  # multicast
+    "240.0.0.0/4",  # reserved, and the broadcast
+)
+SPECIAL_IPV6 = (  # in 2000::/3
+    "2001::/23",  # protocols: Teredo, benchmarks, ORCHID, and anycast addresses that mean the nearest device
+    "2001:db8::/32",  # documentation
+    "2002::/16",  # 6to4, given up by RFC 7526
+    "3fff::/20",  # documentation
+)
+"""What is not "globally reachable" by IANA's registries of special-purpose addresses (iana-ipv4-special-registry and
+iana-ipv6-special-registry, as of October 2025), with multicast. `ipaddress.is_global` follows them years later."""
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
 IPV4_TRANSLATED = ipaddress.ip_network("::ffff:0:0:0/96")
@@ -23,6 +52,7 @@ LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+SPECIAL: tuple[Network, ...] = tuple(map(ipaddress.ip_network, (*SPECIAL_IPV4, *SPECIAL_IPV6)))
 Resolve = Callable[[str, int], Sequence[str]]
 """Host and port -> its addresses as text.
 
@@ -93,8 +123,10 @@ class UrlGuard:
         addresses = self._addresses(host, port) if literal is None else [literal]
         for address in addresses:
             if host not in self._hosts and not self._may(address):
+                # the address of a name inside is for the operator, not for who asks
+                structlog.get_logger().info("media_address_refused", host=host, address=str(address))
                 raise PermissionDenied(
-                    f"{host} is at {address}, which is not on the public internet; an operator may allow it.",
+                    f"{host} is not on the public internet; an operator may allow it in media_addresses.",
                     reason="ADDRESS_NOT_ALLOWED",
                 )
         return Target(scheme, host, port, tuple(addresses), path)
@@ -120,7 +152,7 @@ class UrlGuard:
         except (OSError, UnicodeError) as error:
             raise Unavailable(f"The host {host} cannot be resolved: {error}.") from error
         except ValueError as error:  # an address with a zone, of a link of ours
-            raise PermissionDenied(f"{host} leads to a local link ({error}).", reason="ADDRESS_NOT_ALLOWED") from error
+            raise PermissionDenied(f"{host} leads to a local link.", reason="ADDRESS_NOT_ALLOWED") from error
         if not found:
             raise Unavailable(f"The host {host} has no address.")
         return found
@@ -151,13 +183,15 @@ def is_public(address: Address) -> bool:
     >>> [is_public(ipaddress.ip_address(a)) for a in ("93.184.216.34", "10.0.0.1", "169.254.169.254", "::1")]
     [True, False, False, False]
     """
-    return address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_unspecified or address.is_link_local
-    )
+    if address.version == 6 and address not in GLOBAL_UNICAST:
+        return False
+    return not any(address in network for network in SPECIAL if network.version == address.version)
 
 
 def embedded(address: Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 address stands for, where some network or host would translate it.
+
+    6to4 and Teredo hold one, too; those networks are special as a whole.
 
     >>> embedded(ipaddress.ip_address("::ffff:127.0.0.1")), embedded(ipaddress.ip_address("64:ff9b::a00:1"))
     (IPv4Address('127.0.0.1'), IPv4Address('10.0.0.1'))
@@ -166,10 +200,8 @@ def embedded(address: Address) -> ipaddress.IPv4Address | None:
     """
     if not isinstance(address, ipaddress.IPv6Address):
         return None
-    if address.ipv4_mapped or address.sixtofour:
-        return address.ipv4_mapped or address.sixtofour
-    if address.teredo:
-        return address.teredo[1]
+    if address.ipv4_mapped:
+        return address.ipv4_mapped
     low = int(address) & 0xFFFFFFFF
     if address in NAT64 or address in IPV4_TRANSLATED or (address in IPV4_COMPATIBLE and low > 0xFFFF):
         return ipaddress.IPv4Address(low)

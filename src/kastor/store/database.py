@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, ResourceExhausted, Unavailable
+from kastor.security.file_modes import FILE_MODE, private_file, private_folder, restrict
 
 BUSY_TIMEOUT_S = 30.0
 """A write waits this long for the writes of other processes (SQLite lets in one at a time)."""
@@ -134,9 +135,12 @@ def migrate(database: Database) -> None:
         return
     path = Path(str(database.engine.url.database))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         # the change to WAL needs the file for itself and does not wait for it
-        with FileLock(f"{path}.lock"):
+        with FileLock(f"{path}.lock", mode=FILE_MODE):
+            private_file(path)  # SQLite gives the files beside it the same mode
+            for beside in ("-wal", "-shm"):
+                restrict(path.with_name(path.name + beside))
             with database.read() as connection:
                 connection.rollback()
                 _autocommit(connection, "PRAGMA journal_mode=WAL")

@@ -19,6 +19,7 @@ from kastor.domain.job import TuningJob
 from kastor.executors.spare import READY
 from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
+from kastor.security.file_modes import PRIVATE_UMASK
 from kastor.settings import Settings, load_settings
 from kastor.store.blobs import Blobs
 from kastor.store.database import open_database
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = parser.parse_args(arguments)
     if given.spare == (given.attempt is not None):
         parser.error("either job_id and attempt, or --spare")
+    os.umask(PRIVATE_UMASK)
     settings = load_settings()
     job_id, attempt = _awaited(given.parent_fd) if given.spare else (given.job_id, given.attempt)
     configure_logs("json")

@@ -9,6 +9,7 @@ import structlog
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
 from kastor.domain.memory import ran_out
+from kastor.security.redaction import HIDDEN
 from kastor.store.blobs import NO_SPACE
 from kastor.worker.ownership import SUPERSEDED, Interrupted, Ownership
 
@@ -53,7 +54,7 @@ def _ended_early(ownership: Ownership) -> int:
 def failure(error: Exception, data_dir: Path) -> JobError:
     """The sentence a user reads about what ended the job."""
     if isinstance(error, KastorError):
-        return JobError(error.code, error.message)
+        return JobError(error.code, error.message.replace(f"{data_dir}/", HIDDEN))  # the owner is told it, too
     # safetensors reports a full disk as an error of its own
     if (isinstance(error, OSError) and error.errno in NO_SPACE) or "no space left on device" in str(error).lower():
         message = f"The disk that holds {data_dir} is full: free some space and tune again."
