@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Prompt, Role
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from kastor.domain.generation import FinishReason, Form, GenerateRequest, Sampling
+from kastor.domain.job import FIRST_TOKENIZER, TOKENIZER_REVISION
 from kastor.lifeline import Lifeline
+from kastor.models.tokenizer_files import SMOLLM
 from kastor.serving.remote import RemoteEngine, engine_command
 from kastor.settings import Settings, environment
 from tiny import tiny_adapter, tiny_base
@@ -60,6 +63,26 @@ def test_prompt_tokens_are_those_that_are_counted(engine: RemoteEngine) -> None:
     chunks = list(engine.stream(asked("one")))
     assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", Prompt.of("one"))
     assert chunks[-1].finish_reason in (FinishReason.MAX_TOKENS, FinishReason.STOP)
+
+
+def test_a_model_of_the_first_release_is_answered_with_its_own_tokenizer(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    document = json.loads((base / "tokenizer.json").read_text())
+    (base / "tokenizer.json").write_text(json.dumps(document | {"pre_tokenizer": SMOLLM}))
+    document["model"]["merges"].append(["1", "2"])
+    document["model"]["vocab"]["12"] = document["model"]["vocab"].pop("Ġthe")
+    document["model"]["merges"].remove(["Ġt", "he"])
+    (base / "tokenizer-1.json").write_text(json.dumps(document))
+    catalog = tiny_catalog(tmp_path / "catalog.toml", {"tiny": base}, input_token_limit=300, output_token_limit=100)
+    settings = Settings(data_dir=tmp_path, cache_dir=tmp_path / "cache", catalog_file=catalog, num_threads=1)
+    engine = RemoteEngine(environment(settings), log_dir=tmp_path, idle_timeout_s=60)
+    try:
+        first, now = (replace(asked("12"), tokenizer=revision) for revision in (FIRST_TOKENIZER, TOKENIZER_REVISION))
+        counts = [list(engine.stream(request))[-1].prompt_tokens for request in (first, now)]
+        assert counts[0] + 1 == counts[1]
+        assert counts == [engine.count_tokens("tiny", one.prompt, tokenizer=one.tokenizer) for one in (first, now)]
+    finally:
+        engine.close()
 
 
 def test_calls_and_their_responses_reach_the_process(engine: RemoteEngine) -> None:

@@ -12,9 +12,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,10 +29,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from kastor.domain.content import Prompt
 from kastor.domain.errors import Internal, KastorError
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.job import TOKENIZER_REVISION
 from kastor.domain.memory import ran_out
-from kastor.domain.vision import Views
 from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
@@ -64,7 +66,7 @@ GRACE_S = 5.0
 class Service:
     """The endpoints; each is a few lines between `serving.wire` and the batcher."""
 
-    renderer: Renderer
+    renderers: Callable[[int], Renderer]  # by the revision of the tokenizer
     batcher: Batcher
     guides: Guides
     seeing: Seeing | None = None  # where the base sees
@@ -86,9 +88,12 @@ class Service:
 
     async def count(self, request: Request) -> Response:
         """The number of tokens of a prompt."""
-        prompt, shown = wire.decode_prompt(await request.body())
-        rendered = await run_in_threadpool(self.renderer.prompt_with_pictures, prompt, _views(shown))
+        rendered = await run_in_threadpool(self._rendered, *wire.decode_prompt(await request.body()))
         return Response(wire.encode_count(len(rendered.token_ids)), media_type=NDJSON)
+
+    def _rendered(self, prompt: Prompt, shown: Shown, tokenizer: int) -> Rendered:
+        views = {media: one.planned.view for media, one in shown.items()}
+        return self.renderers(tokenizer).prompt_with_pictures(prompt, views)
 
     async def generate(self, request: Request) -> Response:
         """An answer, a line for each piece of it; it is cancelled when the connection closes."""
@@ -100,7 +105,7 @@ class Service:
         ticket = None
         try:
             asked = wire.decode_request(body)
-            prompt = await run_in_threadpool(self.renderer.prompt_with_pictures, asked.prompt, _views(asked.shown))
+            prompt = await run_in_threadpool(self._rendered, asked.prompt, asked.shown, asked.tokenizer)
             form = asked.sampling.form
             pictures = await self._seen(prompt, asked) if prompt.pictures else ()
             ticket = self.batcher.submit(
@@ -135,10 +140,6 @@ class Service:
         return await loop.run_in_executor(self.eyes, embedded, prompt.pictures, asked.shown, asked.adapter)
 
 
-def _views(shown: Shown) -> Views:
-    return {media: one.planned.view for media, one in shown.items()}
-
-
 def _hand_over(
     loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Chunk | KastorError]", event: Chunk | KastorError
 ) -> None:
@@ -155,7 +156,8 @@ def service(settings: Settings, base: BaseModel) -> Service:
     log = structlog.get_logger()
     folder = ensure_local(base, settings.cache_dir, _StageLog())
     began = time.monotonic()
-    renderer = Renderer.open(folder, base.family)
+    renderers = lru_cache(lambda tokenizer: Renderer.open(folder, base.family, tokenizer=tokenizer))
+    renderer = renderers(TOKENIZER_REVISION)
     model = served_as(load_base(folder), base.family.vision)
     cache = SlotCache.like(model, base.family.vision)
     bounds = Bounds(
@@ -170,7 +172,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
     ends = end_ids(model, renderer.closing_id)
     guides = Guides(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
     batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache)
-    return Service(renderer, batcher, guides, _seeing(settings, base, folder, model))
+    return Service(renderers, batcher, guides, _seeing(settings, base, folder, model))
 
 
 def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> Seeing | None:  # noqa: ANN401  # transformers is untyped

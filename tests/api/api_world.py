@@ -54,6 +54,7 @@ class FakeGenerator:
         self.error: Exception | None = None
         self.fails_at = 0
         self.requests: list[GenerateRequest] = []
+        self.counted_with: list[int] = []  # revisions of the tokenizer
         self.closed = threading.Event()
         self.between: Callable[[], object] = lambda: None
 
@@ -70,7 +71,8 @@ class FakeGenerator:
         finally:
             self.closed.set()
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, tokenizer: int) -> int:
+        self.counted_with.append(tokenizer)
         return sum(len(content.text.split()) for content in prompt.contents)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,6 +18,7 @@ from exporting import files_in, make_order
 from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
+from kastor.domain.job import FIRST_TOKENIZER, TOKENIZER_REVISION
 from kastor.export.gguf_file import FILE, pre_tokenizer
 from kastor.export.making import MANIFEST_FILE, make
 from kastor.export.order import Format, Order, Weights
@@ -25,6 +27,7 @@ from kastor.export.sight import Seen
 from kastor.models.families import SMOLLM2
 from kastor.models.load import load_base
 from kastor.models.render import Rendered, Renderer
+from kastor.models.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.serving.certificate import Served
 from tiny import tiny_adapter, tiny_base
 
@@ -100,6 +103,19 @@ def test_the_merged_model_is_loaded_by_transformers_alone(
     assert farthest(served, plain_logprobs(by_transformers(order.out), examples)) < 1e-3
     assert (order.out / "tokenizer.json").read_bytes() == (order.base_folder / "tokenizer.json").read_bytes()
     assert not (order.out / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("revision", [FIRST_TOKENIZER, TOKENIZER_REVISION])
+def test_an_export_has_the_tokenizer_that_the_model_was_tuned_with(given: Path, tmp_path: Path, revision: int) -> None:
+    shutil.copytree(given, tmp_path / "given")
+    base = tmp_path / "given" / "base"
+    repair_tokenizer(base, "smollm")
+    order = make_order(tmp_path / "given", tmp_path / "merged", format=Format.MERGED, tokenizer=revision)
+    make(order, lambda _: None)
+    assert (order.out / "tokenizer.json").read_bytes() == tokenizer_file(base, revision).read_bytes()
+    make(replace(order, format=Format.GGUF, out=tmp_path / "gguf"), lambda _: None)
+    field = GGUFReader(tmp_path / "gguf" / FILE).get_field("tokenizer.ggml.pre")
+    assert field.contents() == ("gpt-2" if revision == FIRST_TOKENIZER else "smollm")
 
 
 @pytest.mark.parametrize(("weights", "near"), [(Weights.F16, 0.02), (Weights.BF16, 0.1), (Weights.Q8_0, 0.2)])

@@ -39,7 +39,7 @@ class NoGenerator:
     def stream(self, request: object) -> Any:
         raise AssertionError("not asked to")
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, tokenizer: int) -> int:
         raise AssertionError("not asked to")
 
 

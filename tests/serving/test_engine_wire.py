@@ -64,7 +64,7 @@ def test_a_request_arrives_unchanged(request_: GenerateRequest) -> None:
 
 
 def test_a_prompt_arrives_unchanged() -> None:
-    assert wire.decode_prompt(wire.encode_prompt(PROMPT, {})) == (PROMPT, {})
+    assert wire.decode_prompt(wire.encode_prompt(PROMPT, {}, 1)) == (PROMPT, {}, 1)
 
 
 def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:

@@ -69,6 +69,7 @@ def _order(
         adapter=Blobs(settings.data_dir).adapter(job.id),
         files=job_files(settings, job),
         supervise=job.spec.supervise,
+        tokenizer=job.spec.tokenizer,
         catalog_entry=entry(base, job.tuned_model_id, job.tuned_model_id, said, target),
         feature_cache=settings.cache_dir / "features",
         feature_cache_bytes=settings.feature_cache_bytes,

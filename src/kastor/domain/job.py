@@ -182,6 +182,12 @@ class DatasetFile:
     settled: bool = False  # judged: the number of examples and the hyperparameters are final
 
 
+FIRST_TOKENIZER = 1
+"""Revision of the tokenizer that a converted base had in the first release, which kept no number of it with jobs."""
+TOKENIZER_REVISION = 2
+"""That of the tokenizer that new jobs are tuned with, and bases answer with (docs/decisions/0029)."""
+
+
 @dataclass(frozen=True, slots=True)
 class TuningSpec:
     """Everything that decides the outcome of a job; changes after creation only where a dataset file is settled."""
@@ -194,6 +200,7 @@ class TuningSpec:
     file: DatasetFile | None = None  # absent where the examples came with the request
     supervise: Supervise = Supervise.ALL  # the turns that examples teach
     train_tower: bool = False  # the vision tower is trained, too, and no features of pictures are kept
+    tokenizer: int = FIRST_TOKENIZER  # revision; what was tuned with one is served and tuned further with it
     from_tuned: bool = False  # starts from a copy of another tuned model's adapter instead of a fresh one
 
     @property

@@ -17,13 +17,14 @@ from kastor.export.sight import family_of, origin, projector_folder, tower_folde
 from kastor.models.load import load_base
 from kastor.models.projector import PROJECTOR_FILE
 from kastor.models.sources import TOWER_FILE
+from kastor.models.tokenizer_files import TOKENIZER_FILE, tokenizer_file
 from kastor.models.vision import tower_hash
 from kastor.serving.seeing import MANIFEST_FILE
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CARD_FILE = "README.md"
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    TOKENIZER_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -69,7 +70,7 @@ def merged(order: Order) -> Any:  # noqa: ANN401  # transformers model
 def write_merged(order: Order, folder: Path) -> None:
     """The merged model in the precision of the base's own files, with its tokenizer, a card, and what it sees with."""
     merged(order).to(stored_dtype(order.base_folder)).save_pretrained(folder, safe_serialization=True)
-    _copy(TOKENIZER_FILES, order.base_folder, folder)
+    write_tokenizer(order, folder)
     _copy((TOWER_FILE,), tower_folder(order), folder)
     vision, seen_with, source = family_of(order).vision, origin(order), projector_folder(order)
     if vision is not None and vision.pretrained:
@@ -80,6 +81,13 @@ def write_merged(order: Order, folder: Path) -> None:
         (folder / MANIFEST_FILE).write_text(json.dumps({"vision": seen_with}, indent=2) + "\n", "utf-8")
     tower = "" if vision is None else tower_hash(folder, vision)
     (folder / CARD_FILE).write_text(card(order, vision, tower, has_projector=source is not None), "utf-8")
+
+
+def write_tokenizer(order: Order, folder: Path) -> None:
+    """The tokenizer that the model was tuned with, as transformers names its files."""
+    _copy(TOKENIZER_FILES, order.base_folder, folder)
+    if (folder / TOKENIZER_FILE).is_file():
+        shutil.copyfile(tokenizer_file(order.base_folder, order.tokenizer), folder / TOKENIZER_FILE)
 
 
 def read_merged(_: Order, folder: Path) -> Any:  # noqa: ANN401  # transformers model

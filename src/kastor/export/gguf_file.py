@@ -27,6 +27,7 @@ from kastor.domain.errors import Unimplemented
 from kastor.export.folders import merged
 from kastor.export.order import Order, Weights
 from kastor.models.load import best_device
+from kastor.models.tokenizer_files import tokenizer_file
 
 FILE = "model.gguf"
 BLOCK = 32  # numbers that share a scale in Q8_0
@@ -47,7 +48,7 @@ def write_gguf(order: Order, folder: Path) -> None:
     """
     model = merged(order)
     _check(model)
-    tokenizer = json.loads((order.base_folder / "tokenizer.json").read_text("utf-8"))
+    tokenizer = json.loads(tokenizer_file(order.base_folder, order.tokenizer).read_text("utf-8"))
     kind, file_type = TYPES[order.weights]
     writer = GGUFWriter(folder / FILE, "llama")
     try:

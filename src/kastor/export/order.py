@@ -57,6 +57,7 @@ class Order:
     adapter: Path
     files: JobFiles
     supervise: Supervise
+    tokenizer: int  # revision of the base's, that the model was tuned with
     catalog_entry: str  # by which the merged model is a base of Kastor's
     feature_cache: Path
     feature_cache_bytes: int

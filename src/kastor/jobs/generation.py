@@ -9,7 +9,7 @@ from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.functions import declarations
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
-from kastor.domain.job import TuningJob
+from kastor.domain.job import TOKENIZER_REVISION, TuningJob
 from kastor.domain.limits import Limits
 from kastor.domain.media import MediaKind
 from kastor.domain.permission import Principal
@@ -36,8 +36,8 @@ class Generator(Protocol):
     def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
         """The candidates as they are made. Blocks between pieces; closing it ends the generation."""
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
-        """How many tokens the prompt is for this base; `shown` has each of its media."""
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, tokenizer: int) -> int:
+        """How many tokens the prompt is for this base; `shown` has each of its media, `tokenizer` is a revision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,10 @@ class GenerationService:
         """
         if name.startswith(TUNED):
             model, job = self._asked_model(name, ask, caller)
-            base, adapter = self._catalog.base(job.spec.base_model), job.id
+            base, adapter, tokenizer = self._catalog.base(job.spec.base_model), job.id, job.spec.tokenizer
             default = model_sampling(model, base.sampling)
         else:
-            base, adapter = self._catalog.base(name), None
+            base, adapter, tokenizer = self._catalog.base(name), None, TOKENIZER_REVISION
             default = base.sampling
         style = base.family.functions
         check_functions(ask.prompt, style, base.name)
@@ -118,7 +118,7 @@ class GenerationService:
             chosen = replace(chosen, form=call_form(ask.must_call, style))
         vision = base.family.vision
         shown = self._sights.of(ask.prompt, vision, base.name, caller, self._as_trained(adapter))
-        request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown)
+        request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown, tokenizer)
         chunks = self._generator.stream(request)
         if style is not None and ask.prompt.tools:
             names = {one.name for one in declarations(ask.prompt.tools)}
@@ -134,16 +134,18 @@ class GenerationService:
             ResourceExhausted: there is no room for media.
 
         """
-        adapter = None
+        adapter, tokenizer = None, TOKENIZER_REVISION
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
             check_tuned_prompt(prompt, name, self._limits)
-            adapter, name = model.job_id, self._jobs.get(model.job_id).spec.base_model
+            spec = self._jobs.get(model.job_id).spec
+            adapter, name, tokenizer = model.job_id, spec.base_model, spec.tokenizer
         base = self._catalog.base(name)
         check_functions(prompt, base.family.functions, base.name)
         vision = base.family.vision
         shown = self._sights.of(prompt, vision, base.name, caller, self._as_trained(adapter))
-        return Counted(self._generator.count_tokens(base.id, prompt, shown), media_tokens(prompt, shown))
+        total = self._generator.count_tokens(base.id, prompt, shown, tokenizer)
+        return Counted(total, media_tokens(prompt, shown))
 
     def _as_trained(self, adapter: str | None) -> abc.Callable[[], Trained | None]:
         return lambda: None if adapter is None else self._trained(adapter)

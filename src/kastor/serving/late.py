@@ -28,9 +28,9 @@ class LateEngine:
         """The answer as it is made."""
         yield from self._client().stream(request)
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown) -> int:
-        """How many tokens the prompt is for this base."""
-        return self._client().count_tokens(base_model, prompt, shown)
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, tokenizer: int) -> int:
+        """How many tokens the prompt is for this base, by this revision of its tokenizer."""
+        return self._client().count_tokens(base_model, prompt, shown, tokenizer)
 
     def close(self) -> None:
         """End the processes; the client cannot be used any more."""

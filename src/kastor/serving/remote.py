@@ -24,6 +24,7 @@ import structlog
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Unavailable
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.job import TOKENIZER_REVISION
 from kastor.lifeline import Lifeline
 from kastor.lines import byte_lines
 from kastor.serving import wire
@@ -121,9 +122,12 @@ class RemoteEngine:
                     return
         raise Unavailable(f"The generation process for models/{request.base_model} ended in mid-answer; try again.")
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown = NOTHING) -> int:
+    def count_tokens(
+        self, base_model: str, prompt: Prompt, shown: Shown = NOTHING, tokenizer: int = TOKENIZER_REVISION
+    ) -> int:
         """The number of tokens the base sees of a prompt, its system instruction and control tokens included."""
-        with contextlib.closing(self._lines(base_model, wire.COUNT, wire.encode_prompt(prompt, shown))) as lines:
+        body = wire.encode_prompt(prompt, shown, tokenizer)
+        with contextlib.closing(self._lines(base_model, wire.COUNT, body)) as lines:
             for line in lines:
                 return wire.decode_count(line)
         raise Unavailable(f"The generation process for models/{base_model} gave no answer; try again.")

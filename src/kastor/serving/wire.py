@@ -50,14 +50,15 @@ ERRORS = {
 }
 
 
-def encode_prompt(prompt: Prompt, shown: Shown) -> bytes:
-    """A prompt and its media as JSON."""
-    return orjson.dumps(_prompt_object(prompt, shown))
+def encode_prompt(prompt: Prompt, shown: Shown, tokenizer: int) -> bytes:
+    """A prompt, its media and the revision of the tokenizer to count with, as JSON."""
+    return orjson.dumps(_prompt_object(prompt, shown) | {"tokenizer": tokenizer})
 
 
-def decode_prompt(body: bytes) -> tuple[Prompt, Shown]:
-    """The prompt of a JSON body and its media, which are named by their place now."""
-    return _prompt(orjson.loads(body))
+def decode_prompt(body: bytes) -> tuple[Prompt, Shown, int]:
+    """The prompt of a JSON body, its media, which are named by their place now, and the tokenizer's revision."""
+    fields = orjson.loads(body)
+    return (*_prompt(fields), fields["tokenizer"])
 
 
 def encode_request(request: GenerateRequest) -> bytes:
@@ -73,6 +74,7 @@ def encode_request(request: GenerateRequest) -> bytes:
             "candidates": request.num_candidates,
             "prompt": _prompt_object(request.prompt, request.shown),
             "sampling": sampling,
+            "tokenizer": request.tokenizer,
         }
     )
 
@@ -86,7 +88,8 @@ def decode_request(body: bytes) -> GenerateRequest:
         form = Form(form["field"], form["schema"], tuple(form["choices"]))
     sampling = Sampling(**said | {"stop_sequences": tuple(said["stop_sequences"]), "form": form})
     prompt, shown = _prompt(fields["prompt"])
-    return GenerateRequest(fields["base"], prompt, sampling, fields["adapter"], fields["candidates"], shown)
+    adapter, tokenizer = fields["adapter"], fields["tokenizer"]
+    return GenerateRequest(fields["base"], prompt, sampling, adapter, fields["candidates"], shown, tokenizer)
 
 
 def encode_event(event: Chunk | KastorError) -> bytes:

@@ -64,7 +64,7 @@ class Steps:
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
         if not self._trained(trainer, self._saver(model, trainer, prepared, eyes)):
             return False
-        renderer = Renderer.open(folder, base.family)
+        renderer = Renderer.open(folder, base.family, tokenizer=self._job.spec.tokenizer)
         self._publish(lambda adapter: self._certificate(model, prepared.examples, eyes, renderer, adapter))
         return True
 
