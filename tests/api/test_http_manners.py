@@ -1,8 +1,11 @@
 """What every route shares: credentials, limits, unknown routes, bugs, logs, metrics."""
 
+import gzip
 import json
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -97,6 +100,63 @@ def test_a_body_at_the_limit_passes_and_one_above_is_refused(world: World) -> No
     assert world.call("POST", "/v1/tunedModels", content=body(LIMIT)).status_code == 200
     answer = world.call("POST", "/v1/tunedModels", content=body(LIMIT + 1))
     assert (answer.status_code, error_of(answer)["message"]) == (400, SAID)
+
+
+def encoded(world: World, content: bytes, encoding: str, path: str = "/v1/tunedModels") -> httpx.Response:
+    return world.call("POST", path, content=content, headers={"Content-Encoding": encoding})
+
+
+PACKED = {"gzip": gzip.compress, "x-gzip": gzip.compress, "GZIP": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("encoding", ["identity", "", *PACKED])
+def test_an_encoded_body_is_read(world: World, encoding: str) -> None:
+    body = json.dumps(tuning_body(description="packed")).encode()
+    answer = encoded(world, PACKED.get(encoding, bytes)(body), encoding)
+    assert answer.status_code == 200, answer.text
+    (model,) = world.call("GET", "/v1/tunedModels").json()["tunedModels"]
+    assert model["description"] == "packed"
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "x" * 500])
+@pytest.mark.parametrize("path", ["/v1/tunedModels", "/upload/v1beta/files"])
+def test_an_encoding_that_is_not_offered_is_named(world: World, encoding: str, path: str) -> None:
+    answer = encoded(world, b"x", encoding, path)
+    assert (answer.status_code, error_of(answer)["status"]) == (400, "INVALID_ARGUMENT")
+    assert f"Content-Encoding '{encoding[:40]}' is not offered" in error_of(answer)["message"]
+
+
+def test_an_upload_is_kept_as_it_is_so_none_is_encoded(world: World) -> None:
+    said = error_of(encoded(world, gzip.compress(b"x"), "gzip", "/upload/v1beta/files"))["message"]
+    assert said == "Content-Encoding 'gzip' is not offered for uploads; send the file as it is."
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{}", "is not in gzip"),
+        (gzip.compress(b"{}")[:-3], "ends too early"),
+        (gzip.compress(b"{}" * 1000)[:20], "ends too early"),
+        (gzip.compress(b"{}") + b"x", "goes on after its end"),
+        (gzip.compress(b"{}") * 1000, "goes on after its end"),
+    ],
+)
+def test_a_body_that_is_not_what_its_encoding_says_is_refused_at_once(world: World, content: bytes, said: str) -> None:
+    with listening(world) as url:
+        headers, began = {"Content-Encoding": "gzip"}, time.monotonic()
+        answer = httpx.post(f"{url}/v1/tunedModels", content=content, headers=headers)
+        assert (answer.status_code, time.monotonic() - began < 4) == (400, True)
+    assert said in error_of(answer)["message"]
+
+
+def test_a_small_body_that_unpacks_to_a_large_one_is_held_to_the_limit(world: World) -> None:
+    content = gzip.compress(b" " * (64 * LIMIT))
+    tracemalloc.start()
+    answer = encoded(world, content, "gzip")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (answer.status_code, error_of(answer)["message"]) == (400, SAID)
+    assert peak < 4 * LIMIT, f"{peak:,} bytes"
 
 
 def test_a_body_of_untold_length_is_refused_over_a_socket_and_the_answer_arrives(world: World) -> None:

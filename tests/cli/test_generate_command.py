@@ -81,7 +81,7 @@ def test_a_bare_name_without_a_tuned_model_means_a_base(kastor: Kastor, answerin
 def test_a_dash_reads_the_prompt_from_stdin(
     kastor: Kastor, answering: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("forty one\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"forty one\n")))
     kastor("generate", MODEL, "-", "--server", answering.url)
     assert answering.seen[-1].body["contents"][0]["parts"] == [{"text": "forty one"}]
 
@@ -110,4 +110,5 @@ def test_a_missing_model_is_an_error(kastor: Kastor, server: FakeServer, tmp_pat
 
 
 def test_an_empty_prompt_is_refused(kastor: Kastor, server: FakeServer) -> None:
-    assert "The prompt is empty" in kastor("generate", MODEL, "", "--server", server.url).err
+    ran = kastor("generate", MODEL, "", "--server", server.url)
+    assert ran.code == 2 and "PROMPT: it is empty; give text, or - and text on stdin" in ran.err

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from kastor.api.content_encoding import BodyDecoder
 from kastor.api.framing import JSON_TYPE, Array, Events, Framing
 from kastor.api.memory import Memory, Version
 from kastor.api.wire import Wire, dumped
@@ -167,27 +168,36 @@ class Endpoints:
         return await anyio.to_thread.run_sync(self.caller, headers, query, limiter=limiter)
 
     async def body(self, headers: Headers, receive: Receive) -> bytes:
-        """The body, never more of it in memory than the limit.
+        """The body, decoded, never more of it in memory than the limit.
 
         Raises:
-            InvalidArgument: it is too large.
+            InvalidArgument: it is too large, or encoded in a way that is not offered.
 
         """
         announced = headers.get("content-length", "")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             if headers.get("expect", "").lower() != "100-continue":  # else the client has sent nothing yet
-                await _drain(receive)
+                await _drain(_pieces(receive))
             raise self.too_large()
-        pieces: list[bytes] = []
-        size = 0
-        async for piece in _pieces(receive):
-            size += len(piece)
-            if size > self._max_body_bytes:
-                pieces.clear()
-                await _drain(receive)
+        pieces = _pieces(receive)
+        try:
+            return await self._decoded(headers.get("content-encoding", ""), pieces)
+        except InvalidArgument:
+            await _drain(pieces)
+            raise
+
+    async def _decoded(self, encoding: str, pieces: AsyncIterator[bytes]) -> bytes:
+        decoder = BodyDecoder(encoding, self._max_body_bytes)
+        decoded: list[bytes] = []
+        received = size = 0
+        async for piece in pieces:
+            decoded.append(decoder.decode(piece))
+            received += len(piece)
+            size += len(decoded[-1])
+            if max(received, size) > self._max_body_bytes:
                 raise self.too_large()
-            pieces.append(piece)
-        return b"".join(pieces)
+        decoder.end()
+        return b"".join(decoded)
 
     @property
     def max_body_bytes(self) -> int:
@@ -370,11 +380,11 @@ async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
         more = event.get("more_body", False)
 
 
-async def _drain(receive: Receive) -> None:
+async def _drain(pieces: AsyncIterator[bytes]) -> None:
     """Read on and forget: an answer before the end of the body would be lost with the connection's reset."""
     size = 0
     with anyio.move_on_after(DRAIN_TIMEOUT_S):
-        async for piece in _pieces(receive):
+        async for piece in pieces:
             size += len(piece)
             if size > MAX_DRAINED_BYTES:
                 return

@@ -11,6 +11,8 @@ from kastor.domain.errors import FailedPrecondition
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where clients of this machine reach it
 
+MAX_SHOWN_CHARS = 80
+
 
 @contextmanager
 def bound(host: str, port: int, data_dir: Path) -> Iterator[socket.socket]:
@@ -24,8 +26,9 @@ def bound(host: str, port: int, data_dir: Path) -> Iterator[socket.socket]:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror as error:
-        raise FailedPrecondition(f"{host!r} is not an address: {error.strerror}. Choose --host.") from error
+    except (socket.gaierror, UnicodeError) as error:  # the latter where it could be no name at all
+        why = f": {error.strerror}" if isinstance(error, socket.gaierror) else ""
+        raise FailedPrecondition(f"{host[:MAX_SHOWN_CHARS]!r} is not an address{why}. Choose --host.") from error
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kastor.api.http import DRAIN_TIMEOUT_S, MAX_DRAINED_BYTES, Call, Endpoints, base_url, check_query, query_of
-from kastor.domain.errors import KastorError, Unavailable
+from kastor.domain.errors import InvalidArgument, KastorError, Unavailable
 from kastor.domain.permission import Principal
 
 PIECE_BYTES = 64 * 1024
@@ -82,6 +82,7 @@ class _Endpoint:
         call = Call(principal, scope["path_params"], query, b"", stopped, headers, base_url(scope))
         body = _Body(receive, self._shared.idle_timeout_s)
         try:
+            _check_encoding(headers)
             response = await self._received(call, body)
         except _Gone:
             return
@@ -110,6 +111,13 @@ class _Endpoint:
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(sink.close, limiter=limiter)
+
+
+def _check_encoding(headers: Headers) -> None:
+    """Files are kept byte for byte as they are sent, so they are not decoded."""
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise InvalidArgument(f"Content-Encoding {encoding[:40]!r} is not offered for uploads; send the file as it is.")
 
 
 class _Body:

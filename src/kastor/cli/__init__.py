@@ -3,14 +3,18 @@
 Nothing heavy is imported before a command needs it: `kastor --help` answers at once.
 """
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 
 def main() -> None:
     """The program `kastor`."""
+    _open_missing_streams()
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
     sys.exit(run(sys.argv[1:]))
@@ -18,16 +22,29 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code: 0 well, 1 failed, 2 wrong usage, 130 interrupted."""
+    from typer import Abort, TyperException
     from typer.main import get_command
 
     from kastor.cli.app import app
     from kastor.cli.output import console
     from kastor.domain.errors import KastorError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may be any bytes, terminals ASCII only
     try:
-        get_command(app)(args=list(arguments), prog_name="kastor")
+        code = get_command(app)(args=list(arguments), prog_name="kastor", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except TyperException as error:
+        said = error.format_message()
+        helps = said.startswith("Usage: ")  # of a group that was called without a command
+        console(stderr=True).print(said if helps else f"Error: {said}", style="" if helps else "red")
+        return error.exit_code
+    except Abort:
+        console(stderr=True).print("Aborted.")
+        return 1
     except KeyboardInterrupt:
         return 130
     except KastorError as error:
@@ -38,6 +55,13 @@ def run(arguments: Sequence[str]) -> int:
         console(stderr=True).print(f"Error: {error.strerror or error}{where}", style="red")
         return 1
     return 0
+
+
+def _open_missing_streams() -> None:
+    """Python has none of those that were closed when it was started (`>&-`)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # for the whole process
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from kastor.cli.records import Answer, Job, NewTuning, SamplingOptions, TunedModelRecord
-from kastor.domain.errors import Code, Internal, KastorError, PermissionDenied, Unavailable
+from kastor.domain.errors import Code, Internal, InvalidArgument, KastorError, PermissionDenied, Unavailable
 from kastor.lines import byte_lines
 from kastor.security.auth import INVALID_KEY, UNREGISTERED
 
@@ -21,6 +21,7 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 GENERATE_TIMEOUT_S = 900.0  # the first answer may wait for a base model to be fetched and loaded
 PAGE_SIZE = 100
+MAX_SHOWN_CHARS = 80
 BOUNDARY = f"kastor-{secrets.token_hex(16)}"  # nobody who wrote the file can have known it
 CLOSING = f"\r\n--{BOUNDARY}--\r\n".encode()
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -31,14 +32,19 @@ class Client:
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidArgument("The API key holds characters that no key has. Check KASTOR_API_KEY or --api-key.")
         headers = {"x-goog-api-key": api_key} if api_key else {}
-        host = urlsplit(self.url).hostname
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=headers,
-            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            trust_env=host not in LOOPBACK,  # a proxy of the environment cannot reach our loopback
-        )
+        try:
+            host = urlsplit(self.url).hostname
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=headers,
+                timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+                trust_env=host not in LOOPBACK,  # a proxy of the environment cannot reach our loopback
+            )
+        except (ValueError, httpx.InvalidURL) as error:
+            raise self._no_address() from error
 
     def __enter__(self) -> Self:
         return self
@@ -220,6 +226,10 @@ class Client:
         start = " ".join(text.split())[:80] or "nothing"
         return Internal(f"{self.url} does not answer like a Kastor server (HTTP {status}: {start}). Check --server.")
 
+    def _no_address(self) -> KastorError:
+        url = self.url if len(self.url) <= MAX_SHOWN_CHARS else self.url[:MAX_SHOWN_CHARS] + "…"
+        return InvalidArgument(f"{url!r} is not a server's address; write it as http://127.0.0.1:8080. Check --server.")
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
@@ -230,7 +240,9 @@ class Client:
             ) from error
         except httpx.TimeoutException as error:
             raise Unavailable(f"{self.url} did not answer in time. It may be busy: try again.") from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (UnicodeError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:  # no name that could be looked up
+            raise self._no_address() from error
+        except httpx.TransportError as error:
             raise Unavailable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from error
 
 

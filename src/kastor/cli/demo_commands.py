@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from kastor.cli import options
+from kastor.cli.arguments import Commands
 
-app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+app = Commands(rich_markup_mode=None, invoke_without_command=True)
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where the page with the pictures goes.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="How often each example is learnt from.")]

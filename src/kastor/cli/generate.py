@@ -4,18 +4,20 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 
+import typer
+
 from kastor.cli.client import Client
 from kastor.cli.connection import Access, connect
 from kastor.cli.output import Output
 from kastor.cli.records import Answer, SamplingOptions
-from kastor.domain.errors import InvalidArgument, NotFound
+from kastor.domain.errors import NotFound
 
 
 def run(model: str, prompt: str, sampling: SamplingOptions, access: Access, out: Output) -> None:
     """Ask `model`; `prompt` may be `-` for stdin."""
-    asked = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    asked = _stdin_text().rstrip("\n") if prompt == "-" else prompt
     if not asked:
-        raise InvalidArgument("The prompt is empty; give it as an argument, or - and text on stdin.")
+        raise typer.BadParameter("it is empty; give text, or - and text on stdin.", param_hint="PROMPT")
     with connect(access, out) as link:
         name = resource_name(link.client, model)
         answer = _shown(link.client.stream(name, asked, sampling), out)
@@ -31,6 +33,20 @@ def run(model: str, prompt: str, sampling: SamplingOptions, access: Access, out:
         )
     if answer.finish_reason == "MAX_TOKENS":
         out.say(f"Cut after {answer.usage.get('candidatesTokenCount', '?')} tokens; --max-tokens sets the limit.")
+
+
+def _stdin_text() -> str:
+    """All that comes on stdin.
+
+    Raises:
+        typer.BadParameter: it is not UTF-8.
+
+    """
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        said = f"what came on stdin is not UTF-8: byte {error.start + 1:,} is {error.object[error.start]:#04x}."
+        raise typer.BadParameter(said, param_hint="PROMPT") from error
 
 
 def resource_name(client: Client, model: str) -> str:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from kastor.cli import options
+from kastor.cli.arguments import Commands
 
-app = typer.Typer(help="Tuning jobs: list, show, cancel, read logs.", no_args_is_help=True, rich_markup_mode=None)
+app = Commands(help="Tuning jobs: list, show, cancel, read logs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")

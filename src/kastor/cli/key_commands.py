@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from kastor.cli import options
+from kastor.cli.arguments import Commands
 
-app = typer.Typer(
-    help="API keys of this installation: create, list, revoke.", no_args_is_help=True, rich_markup_mode=None
-)
+app = Commands(help="API keys of this installation: create, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
 DataDir = Annotated[Path | None, typer.Option(help="The data folder of the server.  [default: ~/.local/share/kastor]")]
 
 

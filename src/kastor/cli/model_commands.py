@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from kastor.cli import options
+from kastor.cli.arguments import Commands
 
-app = typer.Typer(
+app = Commands(
     help="Base models and tuned models: list, fetch, show, delete.", no_args_is_help=True, rich_markup_mode=None
 )
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="tunedModels/NAME, models/NAME, or NAME alone.")]

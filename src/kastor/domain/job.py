@@ -1,6 +1,7 @@
 """The tuning job: its states and moves, what it is asked to do, and the arithmetic of epochs and steps."""
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -52,6 +53,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
 }
 TERMINAL = frozenset(state for state, targets in MOVES.items() if not targets)
+HYPERPARAMETERS = "tuningTask.hyperparameters."
 ACTIVE = frozenset({State.PREPARING, State.RUNNING, State.CANCELLING})
 
 
@@ -108,10 +110,13 @@ def resolve(
     if wrong:
         raise InvalidArgument.of_all(tuple(wrong))
     default = default_hyperparameters(num_examples, has_media=has_media)
-    rate = asked.learning_rate
+    rate, field = asked.learning_rate, "learningRate"
     if rate is None:
         multiplier = 1.0 if asked.learning_rate_multiplier is None else asked.learning_rate_multiplier
-        rate = default.learning_rate * multiplier
+        rate, field = default.learning_rate * multiplier, "learningRateMultiplier"
+    if not _float32(rate) > 0:
+        said = f"makes a learning rate of {rate:g}, which is 0 in the 32-bit numbers of training; use a larger one"
+        raise InvalidArgument.of(HYPERPARAMETERS + field, said)
     return Hyperparameters(
         num_epochs=default.num_epochs if asked.num_epochs is None else asked.num_epochs,
         batch_size=default.batch_size if asked.batch_size is None else asked.batch_size,
@@ -119,8 +124,17 @@ def resolve(
     )
 
 
+def _float32(value: float) -> float:
+    """The nearest number of 32 bits.
+
+    >>> _float32(1e-50), _float32(0.5)
+    (0.0, 0.5)
+    """
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
 def _violations(asked: RequestedHyperparameters, limits: Limits) -> list[FieldViolation]:
-    at = "tuningTask.hyperparameters."
+    at = HYPERPARAMETERS
     wrong = []
     for field, value, most in (
         ("epochCount", asked.num_epochs, limits.max_epochs),
