@@ -8,10 +8,16 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from kastor.dataset.retime_forms import Forms
-from kastor.dataset.retime_text import CannotCut, Share, Timed, Window
-from kastor.domain.content import Content, Example, Media, Part, Text
+from kastor.dataset.retime_text import Share, Timed, Window
+from kastor.dataset.timestamp_tree import CannotCut
+from kastor.dataset.timestamps import marks
+from kastor.domain.content import Content, Example, Media, Part, Role, Text
 
 __all__ = ["CannotCut", "CutRow", "Forms", "TextChange", "Window", "borders", "cut_example", "left_alone", "moments_of"]
+
+
+IsShared = Callable[[str], bool]
+"""Whether several rows have this prompt, which then says nothing of one video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ def cut_example(
     forms: Forms,
     *,
     copy_untimed: bool = False,
+    is_shared: IsShared = lambda text: False,
 ) -> tuple[CutRow, ...]:
     """The example once for each part (window) that anything of it falls in; `media` gives a part's medium.
 
@@ -64,7 +71,7 @@ def cut_example(
         CannotCut: it cannot be shared out.
 
     """
-    placed = _timed_texts(example, duration_s, forms)
+    placed = _timed_texts(example, duration_s, forms, is_shared)
     asked = [one for one in placed if one.turn < len(example.contents) - 1]
     answers = [one for one in placed if one.turn == len(example.contents) - 1]
     if len(windows) > 1 and not copy_untimed and not any(one.timed.timed for one in placed):
@@ -79,26 +86,29 @@ def cut_example(
     return tuple(rows)
 
 
-def moments_of(example: Example, duration_s: Fraction, forms: Forms) -> tuple[tuple[Fraction, Fraction], ...]:
+def moments_of(
+    example: Example, duration_s: Fraction, forms: Forms, is_shared: IsShared = lambda text: False
+) -> tuple[tuple[Fraction, Fraction], ...]:
     """All moments and ranges in its turns, in seconds.
 
     Raises:
         CannotCut: some cannot be told for sure.
 
     """
-    found = _timed_texts(example, duration_s, forms)
+    found = _timed_texts(example, duration_s, forms, is_shared)
     return tuple(mark.interval for one in found for mark in one.timed.marks)
 
 
-def left_alone(example: Example, duration_s: Fraction, forms: Forms) -> tuple[str, ...]:
+def left_alone(
+    example: Example, duration_s: Fraction, forms: Forms, is_shared: IsShared = lambda text: False
+) -> tuple[str, ...]:
     """What looks like a moment and is not taken for one, each with the reason; that of the system instruction, too."""
     notes: dict[str, None] = {}
-    for one in _timed_texts(example, duration_s, forms):
+    for one in _timed_texts(example, duration_s, forms, is_shared):
         notes.update(dict.fromkeys(f"left alone: “{left.text}”: {left.why}" for left in one.timed.left))
     for part in example.system or ():
         if isinstance(part, Text):
-            shown = Timed(part.text, duration_s, forms).marks
-            said = (part.text[mark.start.begin : (mark.end or mark.start).stop] for mark in shown)
+            said = (part.text[mark.begin : mark.stop] for mark in marks(part.text, 0, len(part.text)))
             notes.update(dict.fromkeys(f"left alone: “{text}”: stands in the system instruction" for text in said))
     return tuple(notes)
 
@@ -126,13 +136,17 @@ def borders(
     return [*found, end_s]
 
 
-def _timed_texts(example: Example, duration_s: Fraction, forms: Forms) -> list[_Placed]:
-    return [
-        _Placed(i, j, Timed(part.text, duration_s, forms))
-        for i, content in enumerate(example.contents)
-        for j, part in enumerate(content.parts)
-        if isinstance(part, Text)
-    ]
+def _timed_texts(example: Example, duration_s: Fraction, forms: Forms, is_shared: IsShared) -> list[_Placed]:
+    last = len(example.contents) - 1
+    placed = []
+    for i, content in enumerate(example.contents):
+        is_prompt = i < last and content.role is Role.USER
+        for j, part in enumerate(content.parts):
+            if isinstance(part, Text):
+                shared = is_prompt and is_shared(part.text)
+                timed = Timed(part.text, duration_s, forms, is_prompt=is_prompt, is_shared=shared)
+                placed.append(_Placed(i, j, timed))
+    return placed
 
 
 def _shares(

@@ -18,29 +18,59 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from kastor.dataset.timestamps import Pattern, Unit
+from kastor.dataset.timestamps import (
+    HOUR,
+    MICROSECOND,
+    MILLISECOND,
+    MINUTE,
+    NANOSECOND,
+    SECOND,
+    Pattern,
+    Unit,
+)
 from kastor.domain.errors import InvalidArgument
 
 MEANINGS = ("start", "end", "length", "point", "range")
 PATTERN_FIELDS = {"name", "regex", "unit", "ignore"}
 KEY_FIELDS = {"name", "means", "unit"}
 _UNITS = {
-    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), Unit.MILLISECONDS),
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), Unit.SECONDS),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), HOUR),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), MINUTE),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), SECOND),
+    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), MILLISECOND),
+    **dict.fromkeys(("us", "micros", "microsecond", "microseconds"), MICROSECOND),
+    **dict.fromkeys(("ns", "nanos", "nanosecond", "nanoseconds"), NANOSECOND),
 }
 _STARTS = frozenset(["start", "starts", "begin", "begins", "from", "onset", "t0"])
 _ENDS = frozenset(["end", "ends", "stop", "stops", "until", "to", "t1"])
 _LENGTHS = frozenset(["duration", "dur", "length"])
-_POINTS = frozenset(
-    ["time", "times", "timestamp", "timestamps", "timecode", "timecodes", "ts", "t", "offset", "offsets"]
+_PLURAL = frozenset(["times", "timestamps", "timecodes", "offsets"])
+_POINTS = _PLURAL | {"time", "timestamp", "timecode", "ts", "t", "offset", "at"}
+_RANGES = frozenset(
+    [*("segment", "interval", "span", "range", "window"), *("segments", "intervals", "spans", "ranges", "windows")]
 )
-_RANGES = frozenset(["segment", "segments", "interval", "intervals", "span", "spans", "range", "ranges", "window"])
-_FILLING = _POINTS | _RANGES | {"video", "clip", "event", "at", "in", "of"}
+_FILLING = _POINTS | _RANGES | {"video", "clip", "event", "in", "of", "relevant"}
+_NOTATIONS = frozenset(["mm", "ss", "hh", "mmm"])  # Time (MM:SS)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a value under a name is: start, end, length, point or range, in units of so many seconds.
+
+    `stem` is the name without its unit: values of one stem in several units make one moment. `plural`: a list.
+    """
+
+    kind: str
+    size: Fraction = SECOND
+    stem: str = ""
+    has_unit: bool = False
+    plural: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +79,41 @@ class Keys:
 
     meanings: Mapping[str, tuple[str, Unit]] = field(default_factory=dict)
 
-    def meaning(self, key: str) -> tuple[str, Unit] | None:
-        """What a value under this key is.
+    def meaning(self, key: str) -> Meaning | None:
+        """What a value under this key is; `None` if its name is none of a time.
 
-        >>> Keys().meaning("startTimeMs"), Keys().meaning("frame"), Keys().meaning("end_s")
-        (('start', <Unit.MILLISECONDS: 'ms'>), None, ('end', <Unit.SECONDS: 's'>))
+        >>> Keys().meaning("startTimeMs").kind, Keys().meaning("game_clock"), Keys().meaning("end_s").stem
+        ('start', None, 'end')
         """
         if key in self.meanings:
-            return self.meanings[key]
+            return Meaning(self.meanings[key][0], self.meanings[key][1].size, key, has_unit=True)
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower().replace("-", "_").replace(" ", "_").split("_")
-        unit = _UNITS.get(words[-1])
-        words = [word for word in (words[:-1] if unit else words) if word]
-        rest = set(words)
-        for name, stems in (("start", _STARTS), ("end", _ENDS), ("length", _LENGTHS)):
-            if rest & stems and rest - stems <= _FILLING:
-                return name, unit or Unit.SECONDS
-        if (not words and unit) or (rest & _POINTS and rest <= _FILLING):
-            return "point", unit or Unit.SECONDS
-        return ("range", unit or Unit.SECONDS) if rest & _RANGES and rest <= _FILLING else None
+        unit_size = _UNITS.get(words[-1])
+        words = [word for word in (words[:-1] if unit_size else words) if word]
+        kind = self._kind(set(words)) if words else "point" if unit_size else None
+        if kind is None:
+            return None
+        plural = words[-1:] != [] and words[-1] in _PLURAL
+        return Meaning(kind, unit_size or SECOND, "_".join(words), unit_size is not None, plural)
+
+    def column(self, name: str) -> Meaning | None:
+        """What the values of a table's column are.
+
+        >>> Keys().column("Start time (ms)").size, Keys().column("Time (MM:SS)").kind, Keys().column("Minutes")
+        (Fraction(1, 1000), 'point', None)
+        """
+        words = re.findall(r"\w+", name)
+        meaning = self.meaning("_".join(word for word in words if word.lower() not in _NOTATIONS))
+        return meaning if meaning is not None and meaning.stem and meaning.size <= SECOND else None
+
+    @staticmethod
+    def _kind(words: set[str]) -> str | None:
+        for kind, stems in (("start", _STARTS), ("end", _ENDS), ("length", _LENGTHS)):
+            if words & stems and words - stems <= _FILLING:
+                return kind
+        if words & _POINTS and words <= _FILLING:
+            return "point"
+        return "range" if words & _RANGES and words <= _FILLING else None
 
 
 @dataclass(frozen=True, slots=True)

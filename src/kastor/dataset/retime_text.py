@@ -1,29 +1,28 @@
 """One text with moments of a video, and what of it belongs to a part of that video.
 
-A text is JSON, lines that each begin with a moment, or prose. Elements of JSON arrays and lines are shared out; prose
-is kept whole. Only the moments are rewritten; everything else stays as it was written, to the letter.
+A text is JSON, subtitles, a table, lines that each begin with a moment, or prose; each format finds its moments with
+certainty or refuses the text. Elements of lists are shared out; prose is kept whole. Only the moments are rewritten,
+and the numbers of counted items; everything else stays as it was written, to the letter.
 """
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from kastor.dataset.json_spans import Spot, json_spot
 from kastor.dataset.retime_forms import Forms
-from kastor.dataset.timestamps import LEADING, SLACK_S, LeftAlone, Mark, Stamp, Unit, find, stamp_of
+from kastor.dataset.timestamp_cues import cue_file
+from kastor.dataset.timestamp_json import JsonMoments
+from kastor.dataset.timestamp_lines import line_list
+from kastor.dataset.timestamp_prose import mentions_time, prose_marks, shows_example
+from kastor.dataset.timestamp_tables import table
+from kastor.dataset.timestamp_tree import CannotCut, LeftAlone, Node, Reading, quoted
+from kastor.dataset.timestamps import Edit, Mark, edited, marks
 
-_FENCE = re.compile(r"\s*```(?:json|jsonl)?[ \t]*\n(?P<body>.*?)\n?```\s*", re.DOTALL)
-_ESCAPE = re.compile(r"\\(?:u(?P<code>[0-9a-fA-F]{4})|.)")
-
-
-class CannotCut(Exception):
-    """A text cannot be shared out by a machine; `why` says what stands in the way."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
+_FENCE = re.compile(r"^[ \t]*```[\w-]*[ \t]*\n(?P<body>.*?)\n?[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_LINE = re.compile(r"[^\n]*\S[^\n]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +56,6 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A stretch of the text. Of a `unit` the first mark decides where it belongs; items of a `list` are shared out."""
-
-    begin: int
-    stop: int
-    marks: tuple[Mark, ...] = ()
-    items: tuple["Node", ...] = ()
-    unit: bool = False
-    list: bool = False
-
-    @property
-    def timed(self) -> bool:
-        """Whether there are moments in it."""
-        return bool(self.marks) or any(item.timed for item in self.items)
-
-    @property
-    def all_marks(self) -> Iterator[Mark]:
-        """Its moments and those of its items."""
-        yield from self.marks
-        for item in self.items:
-            yield from item.all_marks
-
-
-@dataclass(frozen=True, slots=True)
 class Share:
     """What of a text belongs to a window, and what was done to it."""
 
@@ -96,14 +71,19 @@ class Timed:
 
     """
 
-    def __init__(self, text: str, duration_s: Fraction, forms: Forms) -> None:
+    def __init__(
+        self, text: str, duration_s: Fraction, forms: Forms, *, is_prompt: bool = False, is_shared: bool = False
+    ) -> None:
         self.text = text
-        self.left: list[LeftAlone] = []
-        self._duration_s = duration_s
-        self._forms = forms
-        self._unescaped = _ESCAPE.sub(_blanked, text)  # as JSON strings mean it, with every place where it was
-        self._root = self._parsed()
+        self._reading = Reading(duration_s, forms, is_prompt)
+        self._shows_form = is_prompt and shows_example(text)
+        self._root = self._constant() if is_shared else self._parsed()
         self._dividable = not self.prose or json_spot(text) is not None
+
+    @property
+    def left(self) -> Sequence[LeftAlone]:
+        """What looks like a moment and certainly is none."""
+        return self._reading.left
 
     @property
     def timed(self) -> bool:
@@ -144,9 +124,9 @@ class Timed:
         if not any(met) or (self.prose and not all(met)):
             return None
         there = self._edit(self._root, _Editing(window, edits, notes, ties_up))
-        if not there or not notes_of_marks(edits):
+        if not there or not any(written for _, _, written in edits):
             return None
-        return Share(_edited(self.text, edits), tuple(notes))
+        return Share(edited(self.text, edits), tuple(notes))
 
     def _edit(self, node: Node, doing: "_Editing") -> bool:
         """Collect what has to change; whether the node stays at all."""
@@ -182,6 +162,8 @@ class Timed:
                 kept.append(place)
                 doing.edits.extend(inner.edits)
                 doing.notes.extend(inner.notes)
+        if len(kept) < len(node.items):
+            doing.edits.extend(self._numbered([node.items[place] for place in kept], node.items))
         if not kept:
             doing.edits.append((node.items[0].begin, node.items[-1].stop, ""))
             return
@@ -191,6 +173,15 @@ class Timed:
             if after > place + 1:
                 doing.edits.append((node.items[place].stop, node.items[after - 1].stop, ""))
 
+    def _numbered(self, kept: Sequence[Node], items: Sequence[Node]) -> Iterator[Edit]:
+        """The numbers of the items that are kept: those of a list that counts its items count anew."""
+        written = [int(self.text[slice(*item.number)]) for item in items if item.number]
+        if len(written) < len(items) or not _consecutive(written):
+            return
+        for number, item in enumerate(kept, min(written[0], 1)):
+            if item.number:
+                yield *item.number, str(number)
+
     def _move(self, mark: Mark, doing: "_Editing") -> None:
         begin, end = doing.window.clipped(mark)
         zero = doing.window.zero
@@ -199,173 +190,56 @@ class Timed:
         for stamp, seconds in moved:
             if stamp is not None:
                 down = cut and stamp is not mark.start
-                written = stamp.form.written(seconds, ties_up=doing.ties_up, down=down)
-                doing.edits.append((stamp.begin, stamp.stop, written))
+                doing.edits.extend(stamp.edits(seconds, ties_up=doing.ties_up, down=down))
         if (begin, end) != mark.interval:
-            before = self.text[mark.start.begin : (mark.end or mark.start).stop]
+            before = self.text[mark.begin : mark.stop]
             last = mark.end or mark.start
-            after = mark.start.form.written(begin - zero), last.form.written(end - zero, down=cut)
+            after = mark.start.written(self.text, begin - zero), last.written(self.text, end - zero, down=cut)
             doing.notes.append(f"clipped at the cut: {before} is {after[0]} to {after[1]} here")
 
     def _words(self, node: Node) -> str:
-        shown = " ".join(self.text[node.begin : node.stop].split())
-        return f"“{shown[:57]}…”" if len(shown) > 60 else f"“{shown}”"
+        return quoted(self.text[node.begin : node.stop])
+
+    def _constant(self) -> Node:
+        """A prompt that several rows share: what it names is none of one video's moments."""
+        said = (self.text[mark.begin : mark.stop] for mark in marks(self.text, 0, len(self.text)))
+        self._reading.left += [LeftAlone(text, "stands in a prompt that several rows share") for text in said]
+        return Node(0, len(self.text))
 
     def _parsed(self) -> Node:
-        fenced = _FENCE.fullmatch(self.text)
-        begin, stop = fenced.span("body") if fenced else (0, len(self.text))
+        fence = None if self._shows_form else _FENCE.search(self.text)
+        if fence is None or _FENCE.search(self.text, fence.end()) is not None:
+            return self._format(0, len(self.text))
+        outside = ((0, fence.start("body")), (fence.end("body"), len(self.text)))
+        if any(mentions_time(self.text, *span) for span in outside):
+            return self._format(0, len(self.text))
+        return self._format(*fence.span("body"))
+
+    def _format(self, begin: int, stop: int) -> Node:
+        """What the first format makes of text[begin:stop] that knows it; prose, if none does."""
         spot = json_spot(self.text, begin, stop)
         if spot is not None:
-            return self._json(spot)
+            return JsonMoments(self.text, self._reading).node(spot)
         lines = self._json_lines(begin, stop)
         if lines:
-            return Node(begin, stop, items=tuple(self._json(line) for line in lines), list=True)
-        return self._lines_or_prose()
+            return JsonMoments(self.text, self._reading).lines(lines)
+        if self._shows_form:
+            return Node(begin, stop, prose_marks(self.text, begin, stop, self._reading))
+        for known in (cue_file, table, line_list):
+            node = known(self.text, begin, stop, self._reading)
+            if node is not None:
+                return node
+        return Node(begin, stop, prose_marks(self.text, begin, stop, self._reading))
 
     def _json_lines(self, begin: int, stop: int) -> list[Spot]:
         """The objects of a text that has one on each line."""
         spots = []
-        for match in re.compile(r"[^\n]*\S[^\n]*").finditer(self.text, begin, stop):
+        for match in _LINE.finditer(self.text, begin, stop):
             spot = json_spot(self.text, *match.span())
             if spot is None:
                 return []
             spots.append(spot)
         return spots
-
-    def _lines_or_prose(self) -> Node:
-        marks = self._find(self.text, 0, len(self.text))
-        units = self._units(marks)
-        if len(units) < 2 and not (units and units[0] == 0 and "\n" not in self.text.strip()):
-            return Node(0, len(self.text), marks)
-        for left in self.left:
-            if left.why.startswith("lies beyond"):
-                raise CannotCut(f"“{left.text}” {left.why}")
-        places = [mark.start.begin for mark in marks]
-        items = []
-        for begin, after in zip(units, [*units[1:], len(self.text)], strict=True):
-            stop = begin + len(self.text[begin:after].rstrip())
-            held = marks[bisect_left(places, begin) : bisect_left(places, stop)]
-            items.append(Node(begin, stop, held, unit=True))
-        listed = Node(units[0], items[-1].stop, items=tuple(items), list=True)
-        header = tuple(mark for mark in marks if mark.start.begin < units[0])
-        return Node(0, len(self.text), items=(Node(0, units[0], header), listed)) if header else listed
-
-    def _units(self, marks: Sequence[Mark]) -> list[int]:
-        """Where lines begin that begin with a moment; of subtitles, the number before belongs to it."""
-        begins = []
-        for mark in marks:
-            line = self.text.rfind("\n", 0, mark.start.begin) + 1
-            if LEADING.fullmatch(self.text, line, mark.start.begin):
-                above = self.text.rfind("\n", 0, max(0, line - 1)) + 1
-                numbered = line > 0 and self.text[above : line - 1].strip().isdecimal()
-                begins.append(above if numbered else line)
-        return sorted(set(begins))
-
-    def _find(self, text: str, begin: int, stop: int) -> tuple[Mark, ...]:
-        found = find(text, begin, stop, self._duration_s, self._forms.patterns)
-        self.left += found.left
-        return found.marks
-
-    def _json(self, spot: Spot, key: str = "") -> Node:
-        if spot.kind == "object":
-            return self._object(spot)
-        if spot.kind == "array":
-            return self._array(spot, key)
-        if spot.kind == "string":
-            marks = self._find(self._unescaped, spot.begin + 1, spot.stop - 1)
-            return Node(spot.begin, spot.stop, marks)
-        return Node(spot.begin, spot.stop)
-
-    def _object(self, spot: Spot) -> Node:
-        held: dict[str, list[Stamp]] = {"start": [], "end": [], "length": [], "point": []}
-        marks: list[Mark] = []
-        items: list[Node] = []
-        for key, item in spot.items:
-            meaning = self._forms.keys.meaning(key)
-            pair = self._pair(item, meaning)
-            stamp = self._stamp(item, meaning[1]) if meaning and meaning[0] != "range" else None
-            if pair is not None:
-                marks.append(pair)
-            elif stamp is not None and meaning is not None:
-                held[meaning[0]].append(stamp)
-            else:
-                items.append(self._json(item, key))
-        marks += self._paired(held)
-        self._check(marks)
-        self._check_parallel(items)
-        return Node(spot.begin, spot.stop, tuple(marks), tuple(items))
-
-    def _paired(self, held: Mapping[str, list[Stamp]]) -> Iterator[Mark]:
-        starts, ends, lengths = held["start"], held["end"], held["length"]
-        if len(starts) == len(ends):
-            yield from (Mark(start, end) for start, end in zip(starts, ends, strict=True))
-        elif len(starts) == len(lengths) and not ends:
-            yield from (Mark(start, length=length) for start, length in zip(starts, lengths, strict=True))
-        else:
-            yield from (Mark(stamp) for stamp in (*starts, *ends))
-        yield from (Mark(stamp) for stamp in held["point"])
-        if lengths and len(starts) != len(lengths):
-            self.left += [
-                LeftAlone(self.text[stamp.begin : stamp.stop], "a length without a start") for stamp in lengths
-            ]
-
-    def _check(self, marks: Sequence[Mark]) -> None:
-        for mark in marks:
-            begin, end = mark.interval
-            shown = self.text[mark.start.begin : (mark.end or mark.start).stop]
-            if end < begin:
-                raise CannotCut(f"“{shown}”: the end lies before the start")
-            if end > self._duration_s + SLACK_S:
-                raise CannotCut(
-                    f"“{shown}” lies beyond the video's {float(self._duration_s):.1f} s; is it in its unit?"
-                )
-
-    def _check_parallel(self, items: Sequence[Node]) -> None:
-        """Lists side by side, one of them of moments, belong together by their places."""
-        sizes = [len(item.items) for item in items if item.list and all(one.unit for one in item.items)]
-        for size in sizes:
-            others = [item for item in items if len(item.items) == size]
-            if size > 1 and len(others) > 1:
-                raise CannotCut("lists side by side belong together by their places; write them as one list of objects")
-
-    def _array(self, spot: Spot, key: str) -> Node:
-        meaning = self._forms.keys.meaning(key)
-        items = [self._element(item, meaning) for _, item in spot.items]
-        if any(item.timed for item in items) and not all(item.timed for item in items):
-            raise CannotCut(f"in the list {self._words(Node(spot.begin, spot.stop))} only some elements have moments")
-        listed = bool(items) and all(item.timed for item in items)
-        return Node(spot.begin, spot.stop, items=tuple(items), list=listed)
-
-    def _element(self, item: Spot, meaning: tuple[str, Unit] | None) -> Node:
-        pair = self._pair(item, meaning)
-        stamp = self._stamp(item, meaning[1]) if meaning and meaning[0] != "length" else None
-        if pair is not None or stamp is not None:
-            marks = [pair] if pair is not None else [Mark(stamp)] if stamp is not None else []
-            self._check(marks)
-            return Node(item.begin, item.stop, tuple(marks), unit=True)
-        node = self._json(item)
-        if item.kind == "string" and node.marks:
-            return Node(node.begin, node.stop, node.marks, unit=True)
-        return node
-
-    def _stamp(self, item: Spot, unit: Unit) -> Stamp | None:
-        if item.kind == "string":
-            return stamp_of(self.text, item.begin + 1, item.stop - 1, unit)
-        return stamp_of(self.text, item.begin, item.stop, unit) if item.kind == "number" else None
-
-    def _pair(self, item: Spot, meaning: tuple[str, Unit] | None) -> Mark | None:
-        """A range written as two values, or as one string."""
-        if meaning is None or meaning[0] == "length":
-            return None
-        if item.kind == "array" and len(item.items) == 2:
-            both = [self._stamp(one, meaning[1]) for _, one in item.items]
-            if both[0] is not None and both[1] is not None and both[0].seconds <= both[1].seconds:
-                return Mark(both[0], both[1])
-        if item.kind == "string":
-            node = self._json(item)
-            if len(node.marks) == 1 and node.marks[0].end is not None:
-                return node.marks[0]
-        return None
 
 
 @dataclass(slots=True)
@@ -378,20 +252,5 @@ class _Editing:
     ties_up: bool
 
 
-def notes_of_marks(edits: Sequence[tuple[int, int, str]]) -> bool:
-    """Whether a moment stays: what is only taken out leaves nothing."""
-    return any(text for _, _, text in edits)
-
-
-def _edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    parts, at = [], 0
-    for begin, stop, written in sorted(edits):
-        parts += [text[at:begin], written]
-        at = stop
-    return "".join([*parts, text[at:]])
-
-
-def _blanked(match: re.Match[str]) -> str:
-    """Escapes as what they mean where that may stand in a moment, else as blanks; no place changes."""
-    meant = chr(int(match["code"], 16)) if match["code"] else " "
-    return (meant if meant in "–—→" else " ").ljust(len(match[0]))
+def _consecutive(numbers: Sequence[int]) -> bool:
+    return all(after == before + 1 for before, after in pairwise(numbers))

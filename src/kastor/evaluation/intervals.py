@@ -6,10 +6,9 @@ Moments are seconds; an interval is [start, end).
 from collections.abc import Sequence
 from fractions import Fraction
 
-from kastor.dataset.timestamps import find
+from kastor.dataset.timestamps import marks
 
 Interval = tuple[Fraction, Fraction]
-ENDLESS_S = Fraction(10**6)  # nothing in an answer is too late to be read
 
 
 def interval_of(text: str) -> Interval | None:
@@ -22,13 +21,13 @@ def interval_of(text: str) -> Interval | None:
     >>> interval_of("at 0:03"), interval_of("from 0:06 to 0:03")
     (None, None)
     """
-    marks = find(text, 0, len(text), ENDLESS_S).marks
-    ranged = next((mark for mark in marks if mark.end is not None), None)
+    found = marks(text, 0, len(text))
+    ranged = next((mark for mark in found if mark.end is not None), None)
     if ranged is not None:
-        return ranged.interval
-    if len(marks) < 2 or marks[1].start.seconds < marks[0].start.seconds:
+        return ranged.interval if ranged.interval[0] <= ranged.interval[1] else None
+    if len(found) < 2 or found[1].start.seconds < found[0].start.seconds:
         return None
-    return marks[0].start.seconds, marks[1].start.seconds
+    return found[0].start.seconds, found[1].start.seconds
 
 
 def temporal_iou(one: Interval | None, other: Interval | None) -> float:

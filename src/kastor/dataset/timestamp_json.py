@@ -1,0 +1,308 @@
+"""Moments in JSON: the values under names of times, of objects and of the elements of lists.
+
+In an object that has such a name no other text is one. Without one, a text is read as any other; what stands alone
+under a name that is not known for a time is doubtful.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from kastor.dataset.json_spans import Spot
+from kastor.dataset.retime_forms import Meaning
+from kastor.dataset.timestamp_lines import head_mark
+from kastor.dataset.timestamp_prose import mentions_time, prose_marks
+from kastor.dataset.timestamp_tree import CannotCut, LeftAlone, Node, Reading, doubtful, quoted
+from kastor.dataset.timestamps import SECOND, Mark, Stamp, marks, stamp_of
+
+_ESCAPE = re.compile(r"\\(?:u(?P<code>[0-9a-fA-F]{4})|(?P<letter>.))")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_NO_TIMES = frozenset(
+    ["clock", "score", "scores", "ratio", "aspect", "odds", "result", "verse", "date", "version", "id"]
+)
+_FRAMES = frozenset(["frame", "frames"])
+_FRAME_WORDS = _FRAMES | {
+    "start",
+    "end",
+    "begin",
+    "stop",
+    "first",
+    "last",
+    "from",
+    "to",
+    "index",
+    "idx",
+    "number",
+    "no",
+    "id",
+}
+
+
+class JsonMoments:
+    """The moments of JSON values in one text."""
+
+    def __init__(self, text: str, reading: Reading) -> None:
+        self._text = text
+        self._reading = reading
+        self._plain = _ESCAPE.sub(_unescaped, text)  # as strings mean it, with every place where it was
+
+    def node(self, spot: Spot, key: str = "", *, within: bool = False) -> Node:
+        """The node of a value under `key`; `within` an object whose times are named, so that texts are none.
+
+        Raises:
+            CannotCut: it has what may be a moment or not.
+
+        """
+        if spot.kind == "object":
+            return self._object(spot, within=within)
+        if spot.kind == "array":
+            return self._array(spot, key, within=within)
+        if spot.kind == "string" and not within:
+            return Node(spot.begin, spot.stop, self._text_marks(spot, key))
+        if spot.kind == "number" and not within:
+            self._check_frames(spot, key)
+        return Node(spot.begin, spot.stop)
+
+    def lines(self, spots: Sequence[Spot]) -> Node:
+        """The list that has one object on each line."""
+        return self._list(spots[0].begin, spots[-1].stop, [self.node(spot) for spot in spots])
+
+    def _object(self, spot: Spot, *, within: bool) -> Node:
+        times = _Times(self._text)
+        others: list[tuple[str, Spot]] = []
+        named = False
+        for key, item in spot.items:
+            meaning = self._reading.forms.keys.meaning(key)
+            named = named or meaning is not None
+            if meaning is None or not self._takes(item, meaning, times):
+                others.append((key, item))
+        others += times.drop_lone_units(within=within)
+        found = [self._reading.checked(self._text, mark) for mark in times.marks(self._reading)]
+        if named and not found and not within:
+            self._check_texts(others)
+        items = [self.node(item, key, within=within or bool(found)) for key, item in others]
+        _check_parallel(items)
+        return Node(spot.begin, spot.stop, tuple(found), tuple(items))
+
+    def _takes(self, item: Spot, meaning: Meaning, times: "_Times") -> bool:
+        """Whether a value under a name of a time is a moment or a range, which `times` then has."""
+        pair = self._pair(item, meaning)
+        if pair is not None:
+            times.whole.append(pair)
+            return True
+        if meaning.kind == "range" or (meaning.plural and item.kind == "number"):
+            if item.kind in ("number", "string") and not _is_word(self._text[item.begin : item.stop]):
+                raise doubtful(self._text[item.begin : item.stop], "stands under a name of several times, and is not")
+            return False
+        stamp = self._stamp(item, meaning)
+        if stamp is not None:
+            times.add(meaning, stamp, item)
+            return True
+        self._check_unread(item, meaning)
+        return False
+
+    def _check_texts(self, items: Sequence[tuple[str, Spot]]) -> None:
+        """Raises `CannotCut` for a text that may name a moment beside names of times that hold none."""
+        for _, item in items:
+            if item.kind == "string" and mentions_time(self._plain, item.begin + 1, item.stop - 1):
+                raise doubtful(self._plain[item.begin + 1 : item.stop - 1], "stands beside times that are not read")
+
+    def _check_unread(self, item: Spot, meaning: Meaning) -> None:
+        """Raises `CannotCut` for a value under a name of a time that holds a number and is not read."""
+        shown = self._text[item.begin : item.stop]
+        if item.kind == "number" or (item.kind == "string" and not _is_word(shown)):
+            raise doubtful(f"{meaning.stem}: {shown}", "stands under the name of a time and is not read with certainty")
+
+    def _stamp(self, item: Spot, meaning: Meaning) -> Stamp | None:
+        if item.kind == "string":
+            return stamp_of(self._text, item.begin + 1, item.stop - 1, meaning.size)
+        if item.kind == "number":
+            return stamp_of(self._text, item.begin, item.stop, meaning.size)
+        return self._composite(item) if item.kind == "object" else None
+
+    def _composite(self, item: Spot) -> Stamp | None:
+        """The one moment of an object such as {"h": 0, "m": 21, "s": 50}."""
+        parts = []
+        for key, value in item.items:
+            meaning = self._reading.forms.keys.meaning(key)
+            if meaning is None or meaning.stem or value.kind != "number":
+                return None
+            stamp = stamp_of(self._text, value.begin, value.stop, meaning.size)
+            if stamp is None:
+                return None
+            parts.append(stamp)
+        return _combined(parts)
+
+    def _pair(self, item: Spot, meaning: Meaning) -> Mark | None:
+        """A range written as two values, or as one string."""
+        if meaning.kind not in ("range", "point"):
+            return None
+        if item.kind == "array" and len(item.items) == 2:
+            both = [self._stamp(one, meaning) for _, one in item.items]
+            if both[0] is not None and both[1] is not None and both[0].seconds <= both[1].seconds:
+                return None if meaning.plural else Mark(both[0], both[1])
+        if item.kind == "string":
+            found = marks(self._plain, item.begin + 1, item.stop - 1)
+            whole = self._plain[item.begin + 1 : item.stop - 1].strip(" []()")
+            if len(found) == 1 and found[0].end and self._plain[found[0].begin : found[0].stop] == whole:
+                return found[0]
+        return None
+
+    def _array(self, spot: Spot, key: str, *, within: bool) -> Node:
+        meaning = self._reading.forms.keys.meaning(key) if key else None
+        if not key and not within:
+            self._check_bare(spot)
+        return self._list(spot.begin, spot.stop, [self._element(item, key, meaning, within) for _, item in spot.items])
+
+    def _list(self, begin: int, stop: int, items: list[Node]) -> Node:
+        timed = [item.timed for item in items]
+        if any(timed) and not all(timed):
+            raise CannotCut(f"in the list {quoted(self._text[begin:stop])} only some elements have moments")
+        return Node(begin, stop, items=tuple(items), list=any(timed))
+
+    def _element(self, item: Spot, key: str, meaning: Meaning | None, within: bool) -> Node:
+        if meaning is not None and meaning.kind != "length":
+            mark = self._pair(item, Meaning("range", meaning.size))
+            stamp = None if mark else self._stamp(item, meaning)
+            mark = Mark(stamp) if stamp else mark
+            if mark is not None:
+                return Node(item.begin, item.stop, (self._reading.checked(self._text, mark),), unit=True)
+            self._check_unread(item, meaning)
+        if item.kind == "string" and not within:
+            return self._line(item, key)
+        return self.node(item, "" if item.kind == "array" else key, within=within)
+
+    def _line(self, item: Spot, key: str) -> Node:
+        """An element that is a text: one line, which may begin with its moment."""
+        begin, stop = item.begin + 1, item.stop - 1
+        if _names_no_time(key):
+            return Node(item.begin, item.stop)
+        found = head_mark(self._plain, begin, stop, self._reading)
+        if found is None:
+            return Node(item.begin, item.stop, self._text_marks(item, key), unit=True)
+        if key and not self._plain[found.stop : stop].strip(" )]"):
+            raise doubtful(self._plain[begin:stop], f"stands under “{key}”, which is not known for a time")
+        return Node(item.begin, item.stop, (self._reading.checked(self._plain, found),), unit=True)
+
+    def _text_marks(self, spot: Spot, key: str) -> tuple[Mark, ...]:
+        """The moments of a string whose object names no time."""
+        begin, stop = spot.begin + 1, spot.stop - 1
+        if _names_no_time(key):
+            return ()
+        if stamp_of(self._plain, begin, stop) is not None:
+            raise doubtful(self._plain[begin:stop], f"stands under “{key}”, which is not known for a time")
+        if not mentions_time(self._plain, begin, stop):
+            return ()
+        found = head_mark(self._plain, begin, stop, self._reading)
+        if found is not None:
+            raise doubtful(
+                self._plain[begin:stop], f"begins with a moment under “{key}”, which is not known for a time"
+            )
+        return prose_marks(self._plain, begin, stop, self._reading)
+
+    def _check_frames(self, spot: Spot, key: str) -> None:
+        words = _key_words(key)
+        if words & _FRAMES and words <= _FRAME_WORDS:
+            raise doubtful(f"{key}: {self._text[spot.begin : spot.stop]}", "counts frames, which are not rewritten")
+
+    def _check_bare(self, spot: Spot) -> None:
+        """Raises `CannotCut` for a list of nothing but numbers, which may be seconds."""
+        values = [value for _, item in spot.items for value in ([item] if item.kind != "array" else _values(item))]
+        if values and all(value.kind == "number" for value in values):
+            raise doubtful(self._text[spot.begin : spot.stop], "may be moments, but nothing names them")
+
+
+@dataclass(slots=True)
+class _Times:
+    """The moments that one object names, as they are collected."""
+
+    text: str
+    whole: list[Mark] = field(default_factory=list)
+    stamps: dict[tuple[str, str], list[tuple[Meaning, Stamp, Spot]]] = field(default_factory=dict)
+
+    def add(self, meaning: Meaning, stamp: Stamp, spot: Spot) -> None:
+        """One more value under a name of a time."""
+        self.stamps.setdefault((meaning.kind, meaning.stem), []).append((meaning, stamp, spot))
+
+    def drop_lone_units(self, *, within: bool) -> Iterator[tuple[str, Spot]]:
+        """Values named by units alone that make no whole moment: content beside named times, else doubtful."""
+        lone = self.stamps.get(("point", ""))
+        if not lone or (len(lone) > 1 and _combined([stamp for _, stamp, _ in lone]) is not None):
+            return
+        named = within or self.whole or len(self.stamps) > 1
+        del self.stamps["point", ""]
+        for _, stamp, spot in lone:
+            if not named:
+                raise doubtful(self.text[stamp.begin : stamp.stop], "may be a moment or a length")
+            yield "", spot
+
+    def marks(self, reading: Reading) -> Iterator[Mark]:
+        """The moments and ranges."""
+        held: dict[str, list[Stamp]] = {"start": [], "end": [], "length": [], "point": []}
+        for (kind, _), found in self.stamps.items():
+            held[kind] += _whole(found)
+        starts, ends, lengths = held["start"], held["end"], held["length"]
+        yield from self.whole
+        if len(starts) == len(ends):
+            yield from (Mark(start, end) for start, end in zip(starts, ends, strict=True))
+        elif len(starts) == len(lengths) and not ends:
+            yield from (Mark(start, length=length) for start, length in zip(starts, lengths, strict=True))
+        else:
+            yield from (Mark(stamp) for stamp in (*starts, *ends))
+        yield from (Mark(stamp) for stamp in held["point"])
+        if lengths and len(starts) != len(lengths):
+            reading.left += [LeftAlone(self.text[one.begin : one.stop], "a length without a start") for one in lengths]
+
+
+def _whole(found: Sequence[tuple[Meaning, Stamp, Spot]]) -> list[Stamp]:
+    """The values of one name in several units as one moment, where they are that."""
+    values = [stamp for _, stamp, _ in found]
+    combined = _combined(values) if len(values) > 1 and all(meaning.has_unit for meaning, _, _ in found) else None
+    return values if combined is None else [combined]
+
+
+def _combined(values: Sequence[Stamp]) -> Stamp | None:
+    """One moment of hours, minutes, seconds and the like; `None` if they are none, or end with minutes."""
+    fields = sorted((one for value in values for one in value.fields), key=lambda one: one.size, reverse=True)
+    sizes = [one.size for one in fields]
+    if len(set(sizes)) < len(values) or len(fields) > len(values) or not sizes or sizes[-1] > SECOND:
+        return None
+    seconds = {value.fields[0].size: value.seconds for value in values}
+    if any(seconds[after] >= before for before, after in zip(sizes, sizes[1:], strict=False)):
+        return None
+    begin, stop = min(value.begin for value in values), max(value.stop for value in values)
+    return Stamp(begin, stop, sum(seconds.values(), Fraction(0)), tuple(fields))
+
+
+def _check_parallel(items: Sequence[Node]) -> None:
+    """Raises `CannotCut` for lists side by side, one of them of moments, which belong together by their places."""
+    sizes = [len(item.items) for item in items if item.list and all(one.unit for one in item.items)]
+    for size in sizes:
+        others = [item for item in items if len(item.items) == size]
+        if size > 1 and len(others) > 1:
+            raise CannotCut("lists side by side belong together by their places; write them as one list of objects")
+
+
+def _values(spot: Spot) -> list[Spot]:
+    return [item for _, item in spot.items]
+
+
+def _key_words(key: str) -> set[str]:
+    return {word.lower() for word in _WORDS.findall(key)}
+
+
+def _names_no_time(key: str) -> bool:
+    return bool(_key_words(key) & _NO_TIMES)
+
+
+def _is_word(shown: str) -> bool:
+    return not any(letter.isdigit() for letter in shown)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """Escapes as what they mean where that may stand in a moment, else as blanks; no place changes."""
+    if match["code"]:
+        meant = chr(int(match["code"], 16))
+        return (meant if meant in "–—→" else " ").ljust(6)
+    return {"n": "\n", '"': '"'}.get(match["letter"], " ").ljust(2)
