@@ -83,7 +83,8 @@ def test_random_layers_begin_small_beside_what_single_pictures_tell_and_in_full_
     assert aligned(place).any() and aligned(place, "job2").any()
     sizes = [float(adapter(place, job, PROJECTOR_FILE)["scale"]) for job in ("job1", "job2")]
     table = load_file(place.settings.data_dir / "base" / "model.safetensors")["model.embed_tokens.weight"]
-    assert sizes == pytest.approx([sight.BESIDE * float(table.std()), float(table.std())])
+    # the worker measures the table in the dtype that it trains in: bf16 rounds a value by 2**-8 of itself at most
+    assert sizes == pytest.approx([sight.BESIDE * float(table.std()), float(table.std())], rel=2**-8)
 
 
 def test_of_many_rows_about_few_pictures_only_some_are_read_for_it(

@@ -96,7 +96,7 @@ def test_interrupted_and_queued_jobs_go_on_as_the_release_itself_would(
     client: httpx.Client, installation: Path
 ) -> None:
     for name in ("interrupted", "queued"):
-        wait_until(lambda name=name: job_of(client, name)["state"] in ("SUCCEEDED", "FAILED"), timeout_s=120)  # type: ignore[misc]
+        wait_until(lambda name=name: job_of(client, name)["state"] in ("SUCCEEDED", "FAILED"), timeout_s=400)  # type: ignore[misc]
         job = job_of(client, name)
         assert job["state"] == "SUCCEEDED", job["error"]
     expected = json.loads((installation / "about.json").read_text())["losses"]

@@ -39,7 +39,7 @@ from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.language import text_config
-from kastor.models.load import compute_threads, end_ids, load_base, served_as
+from kastor.models.load import compute_dtype, compute_threads, end_ids, load_base, served_as
 from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
 from kastor.security.file_modes import PRIVATE_UMASK
@@ -158,7 +158,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
     began = time.monotonic()
     renderers = lru_cache(lambda tokenizer: Renderer.open(folder, base.family, tokenizer=tokenizer))
     renderer = renderers(TOKENIZER_REVISION)
-    model = served_as(load_base(folder), base.family.vision)
+    model = served_as(load_base(folder, dtype=compute_dtype(settings.base_dtype)), base.family.vision)
     cache = SlotCache.like(model, base.family.vision)
     bounds = Bounds(
         max_rows=settings.max_batch_rows,

@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     num_threads: int | None = Field(
         None, ge=1, description="Threads a worker or engine computes with; all cores if absent."
     )
+    base_dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="What base models compute in; auto: bfloat16 where the processor multiplies it in hardware."
+    )
     media_folders: list[Path] = Field(
         default_factory=list, description="Folders whose files datasets and requests may name; none by default."
     )

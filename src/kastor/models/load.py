@@ -39,6 +39,11 @@ def best_dtype() -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def compute_dtype(name: str) -> torch.dtype:
+    """What the setting `base_dtype` names: `auto` is `best_dtype()`."""
+    return {"auto": best_dtype(), "bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
 def compute_threads() -> int:
     """The cores this process may use; more threads than that only wait for one another."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

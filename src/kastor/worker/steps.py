@@ -12,7 +12,7 @@ import torch
 
 from kastor.domain.job import Snapshot, TuningJob
 from kastor.models.catalog import load_catalog
-from kastor.models.load import compute_threads, load_base
+from kastor.models.load import compute_dtype, compute_threads, load_base
 from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import TOWER_FILE, Progress, ensure_local
 from kastor.models.vision import PREPROCESSING
@@ -54,7 +54,11 @@ class Steps:
         done = 0 if checkpoint is None else checkpoint.step
         prepared = preparing.prepared(base, folder, done=done, num_threads=num_threads)
         self._job = replace(self._job, spec=prepared.spec)
-        model = attach(load_base(folder), self._job.spec.adapter, seed=self._job.spec.seed)
+        model = attach(
+            load_base(folder, dtype=compute_dtype(self._settings.base_dtype)),
+            self._job.spec.adapter,
+            seed=self._job.spec.seed,
+        )
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
         eyes = self._sight(model, prepared, folder)
