@@ -23,8 +23,8 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 
 install: $(VENV)/.installed  ## the package into .venv
 
-demo: $(VENV)/.installed  ## fetch the embedded base, tune it on 15 number pairs through the HTTP API, compare
-	@exec $(BIN)/kastor demo
+demo: $(VENV)/.installed  ## fetch a base, tune it on 15 number pairs through the HTTP API, compare; BASE=gemma-3-270m takes that one
+	@exec $(BIN)/kastor demo $(if $(BASE),--base $(BASE)) $(if $(ACCEPT_LICENCE),--accept-licence)
 
 demo-image: $(VENV)/.installed  ## inspection of cloth: base against tuned, with a page of pictures
 	@exec $(BIN)/kastor demo image

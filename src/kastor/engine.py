@@ -154,7 +154,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
 
     """
     log = structlog.get_logger()
-    folder = ensure_local(base, settings.cache_dir, _StageLog())
+    folder = ensure_local(base, settings.cache_dir, _StageLog(), accepted=settings.accepted_licences)
     began = time.monotonic()
     renderers = lru_cache(lambda tokenizer: Renderer.open(folder, base.family, tokenizer=tokenizer))
     renderer = renderers(TOKENIZER_REVISION)

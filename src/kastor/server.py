@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
@@ -40,6 +41,7 @@ from kastor.jobs.shown import Sights
 from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
+from kastor.models.sources import check_agreement
 from kastor.security.auth import Authenticator
 from kastor.security.doors import Doors
 from kastor.security.file_modes import restrict_data
@@ -135,6 +137,7 @@ class _Running:
             clock=_now,
         )
         models, catalog, limits = ModelStore(database), load_catalog(settings.catalog_file), PROFILES[settings.profile]
+        check_base = partial(check_agreement, cache_dir=settings.cache_dir, accepted=settings.accepted_licences)
         self._tuning = TuningService(
             jobs=jobs,
             models=models,
@@ -143,6 +146,7 @@ class _Running:
             limits=limits,
             clock=_now,
             wake=self._wake.set,
+            check_base=check_base,
         )
         sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
         self._files = FileService(
@@ -160,6 +164,7 @@ class _Running:
             limits=limits,
             sights=Sights(_eyes(settings), self._files.path_of, limits),
             trained=Replays(blobs.adapter).of,
+            check_base=check_base,
         )
         datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
         services = Services(self._tuning, generation, sharing, self._files, datasets)

@@ -8,11 +8,12 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -78,6 +79,10 @@ class Settings(BaseSettings):
         "key", description="Who may read `GET /metrics`: operators by their key, or everybody."
     )
     profile: Literal["gemini-api", "open"] = Field("gemini-api", description="Which limits requests are held to.")
+    accepted_licences: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Licences of base models that are agreed to, so that they may be fetched: gemma. Commas between.",
+    )
     catalog_file: Path | None = Field(None, description="A TOML file of further base models and aliases.")
     max_running_jobs: int = Field(1, ge=1, le=64, description="Jobs that train at the same time.")
     max_worker_deaths: int = Field(3, ge=1, le=100, description="A job fails when its worker died this many times.")
@@ -114,6 +119,15 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(2 * 1024**3, ge=1, description="Size of one uploaded file.")
     file_ttl_hours: float = Field(48.0, gt=0, le=87_600, description="An uploaded file is deleted after this.")
     log_format: Literal["console", "json"] = Field("console", description="How the processes' logs look.")
+
+    @field_validator("accepted_licences", mode="before")
+    @classmethod
+    def _licence_names(cls, value: object) -> object:
+        """Names with commas between, or a JSON list as other lists have it."""
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        return json.loads(text) if text.startswith("[") else [name.strip() for name in text.split(",") if name.strip()]
 
     @property
     def resolved_database_url(self) -> str:

@@ -105,6 +105,19 @@ def test_the_merged_model_is_loaded_by_transformers_alone(
     assert not (order.out / "adapter_config.json").exists()
 
 
+@pytest.mark.parametrize("kind", list(Format))
+def test_the_terms_of_the_base_and_the_notice_they_want_go_along(given: Path, tmp_path: Path, kind: Format) -> None:
+    shutil.copytree(given, tmp_path / "given")
+    (tmp_path / "given" / "base" / "NOTICE").write_text("Provided under the terms.\n\nModified: converted.\n")
+    (tmp_path / "given" / "base" / "TERMS.html").write_text("the terms")
+    order = make_order(tmp_path / "given", tmp_path / "out", format=kind)
+    assert {"NOTICE", "TERMS.html"} <= make(order, lambda _: None)["files"].keys()
+    assert (order.out / "TERMS.html").read_text() == "the terms"
+    said = (order.out / "NOTICE").read_text()
+    assert said.startswith("Provided under the terms.")
+    assert f"tuned with Kastor (job job1) and exported as {kind.value}" in said
+
+
 @pytest.mark.parametrize("revision", [FIRST_TOKENIZER, TOKENIZER_REVISION])
 def test_an_export_has_the_tokenizer_that_the_model_was_tuned_with(given: Path, tmp_path: Path, revision: int) -> None:
     shutil.copytree(given, tmp_path / "given")

@@ -100,4 +100,4 @@ def test_an_entry_that_was_written_is_read_as_the_same_base_under_its_own_name(t
         (tmp_path / "own.toml").write_text(entry(base, "mine-1", 'My "own"', "Größe: a\\b.", tmp_path), "utf-8")
         found = load_catalog(tmp_path / "own.toml").base("mine-1")
         names = {"id": "mine-1", "display_name": 'My "own"', "description": "Größe: a\\b."}
-        assert found == replace(base, source=FolderSource(tmp_path), tower=None, **names)
+        assert found == replace(base, source=FolderSource(tmp_path), tower=None, terms=None, **names)

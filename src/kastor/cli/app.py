@@ -82,6 +82,7 @@ def tune(
         bool, typer.Option("--train-tower", help="Train the base's vision tower, too; slower, and for pictures only.")
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return; needs a running server.")] = False,
+    accept_licence: options.AcceptLicence = False,
     server: options.Server = None,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
@@ -100,7 +101,9 @@ def tune(
     from kastor.cli.connection import Access
     from kastor.cli.output import Output
 
-    wanted = doing.Wanted(base, epochs, batch_size, learning_rate, name, display_name, profile, supervise, train_tower)
+    wanted = doing.Wanted(
+        base, epochs, batch_size, learning_rate, name, display_name, profile, supervise, train_tower, accept_licence
+    )
     doing.run(data, (input_key, output_key), wanted, detach, Access(server, api_key), Output.of(as_json))
 
 

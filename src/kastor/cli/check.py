@@ -177,7 +177,7 @@ def _renderer(base: BaseModel, wanted: Wanted, settings: Settings, out: Output) 
     if not wanted.show_tokens and not sources.is_local(base, settings.cache_dir):
         out.say(f"Tokens are not counted: {base.name} is not fetched. Fetch it: {program()} models pull {base.id}")
         return None
-    return Renderer.open(fetched(base, settings.cache_dir, out), base.family, wanted.supervise)
+    return Renderer.open(fetched(base, settings, out), base.family, wanted.supervise)
 
 
 def _estimate(report: Report, wanted: Wanted, base: BaseModel, settings: Settings) -> Estimate | None:

@@ -35,7 +35,14 @@ class VideoTask(StrEnum):
 
 
 @app.callback()
-def demo(context: typer.Context, as_json: options.Json = False) -> None:
+def demo(
+    context: typer.Context,
+    base: Annotated[
+        str, typer.Option(metavar="NAME", help="Base model that learns the numbers; gemma-3-270m knows more languages.")
+    ] = "smollm2-135m-instruct",
+    accept_licence: options.AcceptLicence = False,
+    as_json: options.Json = False,
+) -> None:
     """See it work: numbers (without a name), image, video.
 
     Without a name: tune the embedded base on 15 pairs, compare. Fetches the base model the first time (about 100 MB),
@@ -45,6 +52,7 @@ def demo(context: typer.Context, as_json: options.Json = False) -> None:
     \b
     Examples:
       kastor demo
+      kastor demo --base gemma-3-270m
       kastor demo image
       kastor demo video
     """
@@ -53,7 +61,7 @@ def demo(context: typer.Context, as_json: options.Json = False) -> None:
     from kastor.cli.demos import numbers
     from kastor.cli.output import Output
 
-    numbers.run(Output.of(as_json))
+    numbers.run(Output.of(as_json), base, accept_licence=accept_licence)
 
 
 @app.command()

@@ -62,7 +62,7 @@ def _order(
         job=job.id,
         base_model=base.name,
         family=base.family.name,
-        base_folder=fetched(base, settings.cache_dir, out),
+        base_folder=fetched(base, settings, out),
         base_hub=hub.repo if hub else "",
         base_revision=hub.revision if hub else "",
         licence=base.licence,

@@ -33,6 +33,7 @@ def list_models(server: options.Server = None, api_key: options.ApiKey = None, a
 @app.command()
 def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A base model, by its name or another name for it.")],
+    accept_licence: options.AcceptLicence = False,
     as_json: options.Json = False,
 ) -> None:
     """Fetch a base model's weights into the cache and print where they lie.
@@ -40,11 +41,12 @@ def pull(
     \b
     Example:
       kastor models pull smollm2-135m-instruct
+      kastor models pull gemma-3-270m --accept-licence
     """
     from kastor.cli import models
     from kastor.cli.output import Output
 
-    models.pull_model(name, Output.of(as_json))
+    models.pull_model(name, Output.of(as_json), accept_licence=accept_licence)
 
 
 @app.command()

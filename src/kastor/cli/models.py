@@ -1,6 +1,7 @@
 """Base models and tuned models: which there are, fetching, looking, deleting."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from kastor.cli.output import Output, fields, megabytes, program, state_text, ta
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.models import sources
 from kastor.models.catalog import BaseModel, load_catalog
-from kastor.settings import load_settings
+from kastor.settings import Settings, load_settings
 
 STAGES = {
     "downloading": "downloading",
@@ -74,26 +75,46 @@ def _remote_bases(client: Client) -> list[dict[str, Any]]:
     ]
 
 
-def pull_model(name: str, out: Output) -> None:
-    """Fetch a base's weights into the cache."""
+def pull_model(name: str, out: Output, *, accept_licence: bool = False) -> None:
+    """Fetch a base's weights into the cache; `accept_licence` agrees to what its licence asks for."""
     settings = load_settings()
     base = load_catalog(settings.catalog_file).base(name)
     try:
-        folder = fetched(base, settings.cache_dir, out)
+        folder = fetched(base, settings, out, accept_licence=accept_licence)
     except KeyboardInterrupt:
-        out.say("\nInterrupted; nothing half-fetched is left.", style="")
+        out.say("\nInterrupted; packages that came whole are kept for the next try.", style="")
         raise
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     out.result({"name": base.name, "folder": str(folder), "bytes": size}, f"{base.name}  {megabytes(size)}  {folder}")
 
 
-def fetched(base: BaseModel, cache_dir: Path, out: Output) -> Path:
-    """The base's folder, fetched with progress on stderr if it is not here yet."""
-    if sources.is_local(base, cache_dir):
-        return sources.ensure_local(base, cache_dir)
-    out.say(f"Fetching {base.name} ({base.licence}) into {cache_dir}")
+def fetched(base: BaseModel, settings: Settings, out: Output, *, accept_licence: bool = False) -> Path:
+    """The base's folder, fetched with progress on stderr if it is not here yet, and its licence agreed to if it asks.
+
+    Raises:
+        FailedPrecondition: the licence was not agreed to.
+
+    """
+    if sources.is_local(base, settings.cache_dir):
+        return sources.ensure_local(base, settings.cache_dir)
+    accepted = _accepted(base, settings, out, accept_licence=accept_licence)
+    out.say(f"Fetching {base.name} ({base.licence}) into {settings.cache_dir}")
     with progress_of(out) as on_progress:
-        return sources.ensure_local(base, cache_dir, on_progress)
+        return sources.ensure_local(base, settings.cache_dir, on_progress, accepted=accepted)
+
+
+def _accepted(base: BaseModel, settings: Settings, out: Output, *, accept_licence: bool) -> Sequence[str]:
+    """The licences agreed to, this base's among them: by the settings, by an option, or on the terminal."""
+    terms, accepted = base.terms, settings.accepted_licences
+    if terms is None or terms.id in accepted:
+        return accepted
+    out.say(f"{base.display_name} comes under the {base.licence}: {terms.url}\n{terms.asks}\n{terms.notice}.", style="")
+    if not accept_licence:
+        if not (sys.stdin.isatty() and out.err.is_terminal):
+            sources.check_agreement(base, settings.cache_dir, accepted)
+        if not typer.confirm("Do you agree to these terms?", err=True):
+            raise FailedPrecondition(f"{base.name} was not fetched: its terms were not agreed to.")
+    return [*accepted, terms.id]
 
 
 @contextmanager

@@ -19,6 +19,10 @@ ApiKey = Annotated[
     str | None, typer.Option("--api-key", metavar="KEY", envvar="KASTOR_API_KEY", help="Key that the server knows.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
+AcceptLicence = Annotated[
+    bool,
+    typer.Option("--accept-licence", help="Agree to the base model's licence, where it asks; else you are asked."),
+]
 
 JOB_HELP = "The job's id, or the name of its tuned model."
 JobName = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]

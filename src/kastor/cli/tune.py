@@ -8,14 +8,17 @@ from pathlib import Path
 
 from kastor.cli.connection import Access, Link, connect
 from kastor.cli.follow import follow
+from kastor.cli.models import fetched
 from kastor.cli.output import Output, duration, program
 from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
 from kastor.dataset.encode import encode_example
 from kastor.dataset.read import Columns, read_examples
 from kastor.domain.content import Supervise
-from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, Unavailable
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, Unavailable
 from kastor.domain.job import State
+from kastor.models.catalog import load_catalog
+from kastor.settings import load_settings
 
 BODY_TOO_LARGE = "Request payload size exceeds the limit"  # the wording of the wire
 
@@ -33,6 +36,7 @@ class Wanted:
     profile: str | None = None
     supervise: Supervise = Supervise.ALL
     train_tower: bool = False
+    accept_licence: bool = False
 
 
 def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
@@ -49,6 +53,8 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
         wanted.supervise,
         wanted.train_tower,
     )
+    if access.server is None:
+        _with_licence(wanted, out)
     with connect(access, out, scheduler=True, media_folder=data.absolute().parent) as link:
         if detach and link.private:
             raise FailedPrecondition(
@@ -61,6 +67,17 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
         out.say(f"Tuning {name} (job {job_id}) on {len(examples)} examples" + _where(link))
         job = followed(link, job_id, out)
     report(job, name, out)
+
+
+def _with_licence(wanted: Wanted, out: Output) -> None:
+    """Fetch the base now if its licence is to be agreed to: later nobody can be asked."""
+    settings = load_settings()
+    try:
+        base = load_catalog(settings.catalog_file).base(wanted.base)
+    except NotFound:
+        return  # a tuned model, or a name that the server refuses
+    if base.terms is not None:
+        fetched(base, settings, out, accept_licence=wanted.accept_licence)
 
 
 def _created(link: Link, new: NewTuning, data: Path, columns: Columns, profile: str | None) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from kastor.export.order import Order
 from kastor.export.sight import family_of, origin, projector_folder, tower_folder
 from kastor.models.load import load_base
 from kastor.models.projector import PROJECTOR_FILE
-from kastor.models.sources import TOWER_FILE
+from kastor.models.sources import NOTICE_FILE, TERMS_FILE, TOWER_FILE
 from kastor.models.tokenizer_files import TOKENIZER_FILE, tokenizer_file
 from kastor.models.vision import tower_hash
 from kastor.serving.seeing import MANIFEST_FILE
@@ -88,6 +88,15 @@ def write_tokenizer(order: Order, folder: Path) -> None:
     _copy(TOKENIZER_FILES, order.base_folder, folder)
     if (folder / TOKENIZER_FILE).is_file():
         shutil.copyfile(tokenizer_file(order.base_folder, order.tokenizer), folder / TOKENIZER_FILE)
+
+
+def write_notice(order: Order, folder: Path) -> None:
+    """The licence's text and the notice that it wants to go along with what is made of the base, if it wants any."""
+    _copy((TERMS_FILE,), order.base_folder, folder)
+    if (order.base_folder / NOTICE_FILE).is_file():
+        notice = (order.base_folder / NOTICE_FILE).read_text("utf-8").rstrip()
+        changed = f"Modified: tuned with Kastor (job {order.job}) and exported as {order.format.value}."
+        (folder / NOTICE_FILE).write_text(f"{notice}\n\n{changed}\n", "utf-8")
 
 
 def read_merged(_: Order, folder: Path) -> Any:  # noqa: ANN401  # transformers model

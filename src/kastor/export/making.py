@@ -15,7 +15,7 @@ import torch
 import kastor
 from kastor.domain.certificate import Tolerance
 from kastor.domain.errors import Unimplemented
-from kastor.export.folders import read_adapter, read_merged, stored_dtype, write_adapter, write_merged
+from kastor.export.folders import read_adapter, read_merged, stored_dtype, write_adapter, write_merged, write_notice
 from kastor.export.gguf_file import read_gguf, write_gguf
 from kastor.export.order import Format, Order, Weights, check_target
 from kastor.export.proof import Comparison, compared, plain_logprobs
@@ -88,6 +88,7 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
         try:
             tell(f"writing {order.format.value}")
             way.write(order, scratch)
+            write_notice(order, scratch)
             tell(f"reading it back by {way.library} and comparing")
             found = plain_logprobs(way.read(order, scratch), examples, seen.by(scratch))
             comparison = compared(served, found, _tolerance(order), f"{order.format.value} export")

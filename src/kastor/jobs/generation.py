@@ -70,8 +70,13 @@ class GenerationService:
         limits: Limits,
         sights: Sights,
         trained: abc.Callable[[str], Trained | None],
+        check_base: abc.Callable[[BaseModel], None] = lambda base: None,
     ) -> None:
-        """`trained` says how a tuned model was shown media, by the id of its job."""
+        """`trained` says how a tuned model was shown media, by the id of its job.
+
+        `check_base` raises where this installation may not use a base.
+        """
+        self._check_base = check_base
         self._access = access
         self._jobs = jobs
         self._catalog = catalog
@@ -111,6 +116,7 @@ class GenerationService:
         else:
             base, adapter, tokenizer = self._catalog.base(name), None, TOKENIZER_REVISION
             default = base.sampling
+        self._check_base(base)
         style = base.family.functions
         check_functions(ask.prompt, style, base.name)
         chosen = sampling(ask, default, base.output_token_limit)
@@ -141,6 +147,7 @@ class GenerationService:
             spec = self._jobs.get(model.job_id).spec
             adapter, name, tokenizer = model.job_id, spec.base_model, spec.tokenizer
         base = self._catalog.base(name)
+        self._check_base(base)
         check_functions(prompt, base.family.functions, base.name)
         vision = base.family.vision
         shown = self._sights.of(prompt, vision, base.name, caller, self._as_trained(adapter))

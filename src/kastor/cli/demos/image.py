@@ -84,7 +84,7 @@ def run(wanted: Wanted, out: Output) -> None:
     out.say("Kastor demo: a small model that has never seen a picture learns to inspect cloth.\n", style="bold")
     with interruption_told(out):
         step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
-        fetched(base, settings.cache_dir, out)
+        fetched(base, settings, out)
         trained, held_out = _pictures(settings, folder, wanted, step)
         study = _study(folder, trained, held_out, wanted)
         written(study)

@@ -67,16 +67,16 @@ def number_pairs(name: str) -> list[Pair]:
     return [Pair(**json.loads(line)) for line in text.splitlines()]
 
 
-def run(out: Output) -> None:
-    """The whole demo."""
+def run(out: Output, base_name: str = BASE, *, accept_licence: bool = False) -> None:
+    """The whole demo, on this base; `accept_licence` agrees to what its licence asks for."""
     begun = time.monotonic()
     settings = load_settings()
-    base = load_catalog(settings.catalog_file).base(BASE)
+    base = load_catalog(settings.catalog_file).base(base_name)
     out.say("Kastor demo: a small language model learns from 15 examples which number comes next.\n", style="bold")
     step = Step(out, NUM_STEPS)
     with interruption_told(out):
         step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
-        fetched(base, settings.cache_dir, out)
+        fetched(base, settings, out, accept_licence=accept_licence)
         with private_link(settings, out, scheduler=True) as link:
             step.say(2, "server", f"{link.client.url}, for this demo only")
             job = _tuned(link, base, step)

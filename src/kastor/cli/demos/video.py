@@ -66,7 +66,7 @@ def run(wanted: Wanted, out: Output) -> None:
     done: list[tuple[Clips | Film, Outcome]] = []
     with interruption_told(out):
         step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
-        fetched(base, settings.cache_dir, out)
+        fetched(base, settings, out)
         with private_link(settings, out, scheduler=True) as link:
             step.say(2, "server", f"{link.client.url}, for this demo only")
             for task in wanted.tasks:
