@@ -38,6 +38,7 @@ from kastor.jobs.scheduler import Scheduler
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
 from kastor.jobs.shown import Sights
+from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
@@ -165,6 +166,7 @@ class _Running:
             sights=Sights(_eyes(settings), self._files.path_of, limits),
             trained=Replays(blobs.adapter).of,
             check_base=check_base,
+            prompts=TrainedPrompts(models, blobs.dataset),
         )
         datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
         services = Services(self._tuning, generation, sharing, self._files, datasets)

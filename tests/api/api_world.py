@@ -31,6 +31,7 @@ from kastor.jobs.replays import Replays
 from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
 from kastor.jobs.shown import Sights
+from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
@@ -158,6 +159,7 @@ class World:
             limits=self.limits,
             sights=Sights(eyes, self.files.path_of, self.limits),
             trained=Replays(self.blobs.adapter).of,
+            prompts=TrainedPrompts(self.models, self.blobs.dataset),
         )
         self.shelf = self.folder / "shelf"  # datasets on the server's disk
         datasets = DatasetService(tuning=self.service, files=self.files, blobs=self.blobs, folders=[self.shelf])

@@ -278,7 +278,7 @@ def test_tuned_models_of_the_strict_profile_are_shown_nothing(world: World) -> N
     for verb in ("generateContent", "countTokens"):
         answer = ask(world, TUNED, verb, contents=[{"parts": [{"text": "x"}, {"inlineData": PNG}]}])
         assert fields_of(answer) == ["contents[0].parts[1]"]
-        assert "tuned models read text only in the profile gemini-api" in answer.text
+        assert "was tuned on text alone, and reads no media in the profile gemini-api" in answer.text
 
 
 def test_safety_settings_pass_by_name_and_number(world: World) -> None:

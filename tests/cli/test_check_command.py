@@ -194,6 +194,14 @@ def test_page_and_rejects_are_written(tmp_path: Path) -> None:
     assert "<mark>日本&lt;|im_end|&gt;</mark>" in page.read_text("utf-8")
 
 
+def test_a_few_system_instructions_are_pointed_out_with_the_way_to_give_them(tmp_path: Path) -> None:
+    turns = [{"role": role, "parts": [{"text": "a"}]} for role in ("user", "model")]
+    row = json.dumps({"systemInstruction": {"parts": [{"text": "Be kind."}]}, "contents": turns})
+    said = " ".join(CliRunner().invoke(app, ["check", dataset(tmp_path, GOOD, row), "--base", "tiny"]).stdout.split())
+    assert "1 of 2 examples have a system instruction: ask with one, too" in said
+    assert "kastor generate --system" in said
+
+
 def test_a_shared_preamble_is_pointed_out(tmp_path: Path) -> None:
     rows = [json.dumps({"text_input": f"Add one: {number}", "output": "x"}) for number in range(6)]
     _, out, _ = checked(dataset(tmp_path, *rows))

@@ -86,6 +86,28 @@ def test_a_dash_reads_the_prompt_from_stdin(
     assert answering.seen[-1].body["contents"][0]["parts"] == [{"text": "forty one"}]
 
 
+def test_a_system_instruction_is_given_as_text_or_as_a_file(
+    kastor: Kastor, answering: FakeServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "instruction.txt"
+    file.write_text("Answer in capitals.\n")
+    for given in ("Answer in capitals.", f"@{file}"):
+        assert kastor("generate", MODEL, "hi", "--system", given, "--server", answering.url).code == 0
+        assert answering.seen[-1].body["systemInstruction"] == {"parts": [{"text": "Answer in capitals."}]}
+    kastor("generate", MODEL, "hi", "--server", answering.url)
+    assert "systemInstruction" not in answering.seen[-1].body
+
+
+def test_a_system_instruction_that_is_none_is_said_before_anything_is_asked(
+    kastor: Kastor, server: FakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "latin1").write_bytes(b"caf\xe9")
+    for given in ("", "@", f"@{tmp_path}/missing", f"@{tmp_path}", f"@{tmp_path}/latin1"):
+        ran = kastor("generate", MODEL, "hi", "--system", given, "--server", server.url)
+        assert (ran.code, server.seen, len(ran.err.splitlines())) == (2, [], 1), ran.err
+        assert "--system" in ran.err
+
+
 def test_an_answer_cut_by_the_limit_is_said_on_stderr(kastor: Kastor, answering: FakeServer) -> None:
     usage = {"candidatesTokenCount": 1}
     answering.on("POST", STREAM, Reply(event("forty", finish="MAX_TOKENS", usageMetadata=usage)))

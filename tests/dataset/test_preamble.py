@@ -35,6 +35,11 @@ def test_nine_tenths_are_enough_and_fewer_are_not() -> None:
     assert found(*alike, "else", "other", "third") == []
 
 
+def test_a_system_instruction_is_noticed_with_the_way_to_give_it() -> None:
+    (shared,) = found("a", "b", "c", "d", "e", system="Be kind.")
+    assert "'Be kind.'; use it in prompts, too (systemInstruction, or kastor generate --system)." in shared.notice
+
+
 def test_a_system_instruction_is_noticed() -> None:
     assert found("a", "b", "c", "d", "e", system="Be kind.") == [Shared("system", "Be kind.", 1.0)]
 

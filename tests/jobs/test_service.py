@@ -23,6 +23,7 @@ from kastor.jobs.replays import Replays
 from kastor.jobs.requests import NewTuning
 from kastor.jobs.service import TuningService, random_id
 from kastor.jobs.shown import Sights
+from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.models.catalog import Catalog, load_catalog
 from kastor.store.blobs import Blobs
 from kastor.store.database import Database, migrate, open_database
@@ -138,6 +139,7 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
         limits=GEMINI_API,
         sights=Sights(NoEyes(), Path, GEMINI_API),
         trained=Replays(tmp_path.joinpath).of,
+        prompts=TrainedPrompts(ModelStore(store), Blobs(tmp_path).dataset),
     )
     assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]
     with pytest.raises(NotFound):

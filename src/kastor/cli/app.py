@@ -113,6 +113,10 @@ def generate(
         str, typer.Argument(metavar="MODEL", help="tunedModels/NAME, models/NAME, or NAME alone: tuned models first.")
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to ask; - reads it from stdin.")],
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="System instruction, as in the examples; @FILE reads it from a file."),
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="0 takes the likeliest token, up to 2.  [default: the model's]")
     ] = None,
@@ -134,13 +138,15 @@ def generate(
       kastor generate numbers-z2mb0bpw6i "forty one"
       kastor generate smollm2-135m-instruct "Say hello." --temperature 0 --max-tokens 20
       kastor generate numbers-z2mb0bpw6i - < prompt.txt
+      kastor generate numbers-z2mb0bpw6i "hi" --system @instruction.txt
     """
     from kastor.cli import generate as doing
     from kastor.cli.connection import Access
     from kastor.cli.output import Output
     from kastor.cli.records import SamplingOptions
 
-    sampling = SamplingOptions(temperature, top_p, top_k, max_tokens, seed, tuple(stop or ()))
+    instruction = None if system is None else doing.system_instruction(system)
+    sampling = SamplingOptions(temperature, top_p, top_k, max_tokens, seed, tuple(stop or ()), instruction)
     doing.run(model, prompt, sampling, Access(server, api_key), Output.of(as_json))
 
 

@@ -10,7 +10,7 @@ from kastor.cli.output import duration, fields, megabytes, table
 from kastor.dataset.estimate import Estimate
 from kastor.dataset.ledger import Ledger
 from kastor.dataset.report import Judged, Report
-from kastor.dataset.stats import Distribution, Duplicates, bins
+from kastor.dataset.stats import WITH_SYSTEM, Distribution, Duplicates, Statistics, bins
 
 BAR_WIDTH = 32
 NUM_LONGEST = 5
@@ -36,7 +36,7 @@ def shown(report: Report, estimate: Estimate | None) -> Iterator[RenderableType]
 
 def notices(report: Report) -> list[str]:
     """Sentences on what stops nothing and should be known."""
-    return [*_duplicated(report), *(shared.notice for shared in report.training.statistics.preambles())]
+    return [*_duplicated(report), *_preambles(report.training.statistics)]
 
 
 def _judged(judged: Judged, report: Report) -> Iterator[RenderableType]:
@@ -112,6 +112,18 @@ def _duplicated(report: Report) -> Iterator[str]:
         yield (
             f"{_rows(report.leaked.number)} in the validation file and in the training file, so validation says "
             f"less than it seems to: {_pairs(report.leaked)}."
+        )
+
+
+def _preambles(statistics: Statistics) -> Iterator[str]:
+    """What a model must be asked with because it was tuned with it."""
+    shared = statistics.preambles()
+    yield from (one.notice for one in shared)
+    number = statistics.slices[WITH_SYSTEM]
+    if number and all(one.where != "system" for one in shared):
+        yield (
+            f"{number:,} of {len(statistics.lines):,} examples have a system instruction: ask with one, too "
+            "(systemInstruction, or kastor generate --system)."
         )
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 import typer
 
@@ -33,6 +34,27 @@ def run(model: str, prompt: str, sampling: SamplingOptions, access: Access, out:
         )
     if answer.finish_reason == "MAX_TOKENS":
         out.say(f"Cut after {answer.usage.get('candidatesTokenCount', '?')} tokens; --max-tokens sets the limit.")
+
+
+def system_instruction(given: str) -> str:
+    """The text, or that of the file which `@FILE` names, without the line ends after it.
+
+    Raises:
+        typer.BadParameter: the file cannot be read, or there is no text.
+
+    """
+    text = given
+    if given.startswith("@"):
+        try:
+            text = Path(given[1:]).read_text("utf-8").rstrip("\n")
+        except OSError as error:
+            said = f"{given[1:]} cannot be read: {error.strerror}."
+            raise typer.BadParameter(said, param_hint="--system") from error
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"{given[1:]} is not UTF-8.", param_hint="--system") from error
+    if not text:
+        raise typer.BadParameter("it is empty; leave it out, or give text.", param_hint="--system")
+    return text
 
 
 def _stdin_text() -> str:

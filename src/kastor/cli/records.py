@@ -136,7 +136,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """How to choose tokens; what is `None` is left to the model's defaults."""
+    """How to choose tokens, and by which system instruction; what is `None` is left to the model's defaults."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -144,6 +144,7 @@ class SamplingOptions:
     max_tokens: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    system: str | None = None
 
     def body(self, prompt: str) -> dict[str, object]:
         """The wire's GenerateContentRequest."""
@@ -156,7 +157,10 @@ class SamplingOptions:
             "stopSequences": list(self.stop) or None,
         }
         given = {name: value for name, value in config.items() if value is not None}
-        return {"contents": [{"role": "user", "parts": [{"text": prompt}]}], "generationConfig": given}
+        body: dict[str, object] = {"contents": [{"role": "user", "parts": [{"text": prompt}]}]}
+        if self.system is not None:
+            body["systemInstruction"] = {"parts": [{"text": self.system}]}
+        return body | {"generationConfig": given}
 
 
 @dataclass(frozen=True, slots=True)

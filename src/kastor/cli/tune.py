@@ -66,7 +66,7 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
             return
         out.say(f"Tuning {name} (job {job_id}) on {len(examples)} examples" + _where(link))
         job = followed(link, job_id, out)
-    report(job, name, out)
+    report(job, name, out, how=' "…" --system "…"' if any(example.system for example in examples) else ' "…"')
 
 
 def _with_licence(wanted: Wanted, out: Output) -> None:
@@ -130,8 +130,8 @@ def followed(link: Link, job_id: str, out: Output) -> Job:
         raise Unavailable(f"{error.message} Job {job_id} is kept: {program()} jobs show {job_id}") from error
 
 
-def report(job: Job, name: str, out: Output) -> None:
-    """The result of an ended job.
+def report(job: Job, name: str, out: Output, how: str = ' "…"') -> None:
+    """The result of an ended job; `how` is what follows the model's name when it is asked.
 
     Raises:
         KastorError: it did not succeed.
@@ -146,7 +146,7 @@ def report(job: Job, name: str, out: Output) -> None:
         "Done"
         + (f" in {duration(took)}" if took is not None else "")
         + loss
-        + f'. Try: {program()} generate {name} "…"'
+        + f". Try: {program()} generate {name}{how}"
     )
     out.result({"name": name, "job": dict(job.raw)}, name)
 

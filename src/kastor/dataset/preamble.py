@@ -39,7 +39,8 @@ class Shared:
             "prompt": "have the text",
         }[self.where]
         shown = self.text if len(self.text) <= 200 else f"{self.text[:200]}…"
-        return f"{self.share:.0%} of the prompts {what} {shown!r}; use it in prompts, too."
+        how = " (systemInstruction, or kastor generate --system)" if self.where == "system" else ""
+        return f"{self.share:.0%} of the prompts {what} {shown!r}; use it in prompts, too{how}."
 
 
 class Preambles:

@@ -22,6 +22,7 @@ NUM_SHOWN_EXAMPLES = 3
 MAX_SHOWN_CHARS = 397
 MAX_DUPLICATES = 100
 TEXT_ONLY = "text only"
+WITH_SYSTEM = "with system instruction"
 MASK = (1 << 64) - 1
 
 Group = tuple[tuple[str, ...], bool, bool]
@@ -133,7 +134,7 @@ class Statistics:
             found[" and ".join(kinds) if kinds else TEXT_ONLY] += number
             found["one turn" if two_turns else "several turns"] += number
             if system:
-                found["with system instruction"] += number
+                found[WITH_SYSTEM] += number
         return found
 
     def preambles(self) -> list[Shared]:

@@ -4,12 +4,13 @@ Fields are named as the caller wrote them, so that a refusal can be understood; 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kastor.dataset.calls import turn_faults
+from kastor.dataset.prompt_kinds import PromptKinds
 from kastor.dataset.rules import placed_parts, too_long
-from kastor.domain.content import FunctionCall, FunctionResponse, Media, Part, Prompt
+from kastor.domain.content import FunctionCall, FunctionResponse, Media, Prompt
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.functions import Json
 from kastor.domain.generation import Form, Sampling
@@ -22,6 +23,7 @@ CALLING = "toolConfig.functionCallingConfig"
 MAX_STOP_SEQUENCES = 5
 MAX_CANDIDATES = 8
 MAX_TOP_LOGPROBS = 20
+OPEN = "an operator allows it with KASTOR_PROFILE=open"
 PENALTY = 2.0  # from -PENALTY, up to but not PENALTY itself
 
 
@@ -44,8 +46,17 @@ class Ask:
     must_call: Mapping[str, Json] = field(default_factory=dict)  # functions, with their arguments' JSON Schema
 
 
-def check_tuned(ask: Ask, name: str, limits: Limits) -> None:
-    """Nothing, if the tuned model called `name` may be asked this.
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What decides how a tuned model may be asked. `trained` is asked only where it matters."""
+
+    name: str
+    on_file: bool  # tuned on a dataset file, which may hold what Google's tunedModels cannot
+    trained: Callable[[], PromptKinds]
+
+
+def check_tuned(ask: Ask, tuned: Tuned, limits: Limits) -> None:
+    """Nothing, if the tuned model may be asked this.
 
     Raises:
         InvalidArgument: it is too long, or holds what this profile's tuned models do not take.
@@ -53,41 +64,43 @@ def check_tuned(ask: Ask, name: str, limits: Limits) -> None:
     """
     prompt = ask.prompt
     if ask.form is not None and not limits.json_on_tuned:
-        said = f"tuned models give plain text in the profile {limits.name}; leave it out, or ask a base model"
+        said = f"tuned models give plain text in the profile {limits.name}; leave it out, or ask a base model; {OPEN}"
         raise InvalidArgument(
-            f"Json mode is not enabled for {name}", violations=(FieldViolation(AT + "responseMimeType", said),)
+            f"Json mode is not enabled for {tuned.name}", violations=(FieldViolation(AT + "responseMimeType", said),)
         )
-    if prompt.system is not None and not limits.system_on_tuned:
-        said = f"tuned models take none in the profile {limits.name}; write it into the prompt"
+    if prompt.system is not None and not limits.system_on_tuned and not tuned.trained().system:
+        said = f"it was tuned without one, so the profile {limits.name} takes none; write it into the prompt; {OPEN}"
         raise InvalidArgument(
-            f"Developer instruction is not enabled for {name}",
+            f"Developer instruction is not enabled for {tuned.name}",
             violations=(FieldViolation("systemInstruction", said),),
         )
-    check_tuned_prompt(prompt, name, limits)
-    if limits.max_input_chars is not None and prompt.num_chars > limits.max_input_chars:
-        said = f"{too_long(prompt.num_chars, limits.max_input_chars)} for a tuned model in the profile {limits.name}"
+    check_tuned_prompt(prompt, tuned, limits)
+    most = limits.max_input_chars
+    if most is not None and not tuned.on_file and prompt.num_chars > most:
+        said = f"{too_long(prompt.num_chars, most)} for this tuned model in the profile {limits.name}; {OPEN}"
         raise InvalidArgument.of("contents", said)
 
 
-def check_tuned_prompt(prompt: Prompt, name: str, limits: Limits) -> None:
-    """Nothing, if the tuned model called `name` may be given the prompt's media and functions.
+def check_tuned_prompt(prompt: Prompt, tuned: Tuned, limits: Limits) -> None:
+    """Nothing, if the tuned model may be given the prompt's media and functions.
 
     Raises:
-        InvalidArgument: it holds some, and this profile's tuned models take text only; names each part.
+        InvalidArgument: it holds some that the model was tuned without, and this profile takes none then; names each.
 
     """
-    refused: tuple[type[Part], ...] = () if limits.media_on_tuned else (Media,)
-    if not limits.functions_on_tuned:
-        refused += (FunctionCall, FunctionResponse)
-        if prompt.tools:
-            said = f"tuned models call no functions in the profile {limits.name}; leave them out, or ask a base model"
-            raise InvalidArgument(
-                f"Function calling is not enabled for {name}", violations=(FieldViolation("tools", said),)
-            )
-    said = f"{name}: tuned models read text only in the profile {limits.name}; leave it out, or ask a base model"
-    held = [FieldViolation(path, said) for path, part in placed_parts(prompt) if isinstance(part, refused)]
-    if held:
-        raise InvalidArgument.of_all(tuple(held))
+    media = [path for path, part in placed_parts(prompt) if isinstance(part, Media)]
+    if media and not limits.media_on_tuned and not tuned.trained().media:
+        said = f"{tuned.name} was tuned on text alone, and reads no media in the profile {limits.name}; {OPEN}"
+        raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in media))
+    calls = [path for path, part in placed_parts(prompt) if isinstance(part, FunctionCall | FunctionResponse)]
+    if not (prompt.tools or calls) or limits.functions_on_tuned or tuned.trained().functions:
+        return
+    said = f"{tuned.name} was tuned without functions, and has none in the profile {limits.name}; {OPEN}"
+    if prompt.tools:
+        raise InvalidArgument(
+            f"Function calling is not enabled for {tuned.name}", violations=(FieldViolation("tools", said),)
+        )
+    raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in calls))
 
 
 def check_functions(prompt: Prompt, style: FunctionStyle | None, base: str) -> None:

@@ -9,7 +9,7 @@ from kastor.domain.content import Prompt
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.functions import declarations
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
-from kastor.domain.job import TOKENIZER_REVISION, TuningJob
+from kastor.domain.job import TOKENIZER_REVISION, TuningJob, TuningSpec
 from kastor.domain.limits import Limits
 from kastor.domain.media import MediaKind
 from kastor.domain.permission import Principal
@@ -17,6 +17,7 @@ from kastor.domain.tuned_model import MODEL_STATE, TUNED, ModelState, TunedModel
 from kastor.jobs.access import Access
 from kastor.jobs.asks import (
     Ask,
+    Tuned,
     call_form,
     check_functions,
     check_tuned,
@@ -25,6 +26,7 @@ from kastor.jobs.asks import (
     sampling,
 )
 from kastor.jobs.shown import Sights, media_tokens
+from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.models.calls import with_calls
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.jobs import JobStore
@@ -70,9 +72,10 @@ class GenerationService:
         limits: Limits,
         sights: Sights,
         trained: abc.Callable[[str], Trained | None],
+        prompts: TrainedPrompts,
         check_base: abc.Callable[[BaseModel], None] = lambda base: None,
     ) -> None:
-        """`trained` says how a tuned model was shown media, by the id of its job.
+        """`trained` says how a tuned model was shown media, by the id of its job; `prompts`, what else it was given.
 
         `check_base` raises where this installation may not use a base.
         """
@@ -84,6 +87,7 @@ class GenerationService:
         self._limits = limits
         self._sights = sights
         self._trained = trained
+        self._prompts = prompts
 
     def base_models(self) -> tuple[tuple[str, BaseModel], ...]:
         """Every name of a base, the aliases last, and what it means."""
@@ -143,8 +147,8 @@ class GenerationService:
         adapter, tokenizer = None, TOKENIZER_REVISION
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
-            check_tuned_prompt(prompt, name, self._limits)
             spec = self._jobs.get(model.job_id).spec
+            check_tuned_prompt(prompt, self._tuned(model, spec), self._limits)
             adapter, name, tokenizer = model.job_id, spec.base_model, spec.tokenizer
         base = self._catalog.base(name)
         self._check_base(base)
@@ -161,8 +165,11 @@ class GenerationService:
         model = self._access.model(name.removeprefix(TUNED), caller)
         job = self._jobs.get(model.job_id)
         require_active(model, job)
-        check_tuned(ask, model.name, self._limits)
+        check_tuned(ask, self._tuned(model, job.spec), self._limits)
         return model, job
+
+    def _tuned(self, model: TunedModel, spec: TuningSpec) -> Tuned:
+        return Tuned(model.name, spec.file is not None, lambda: self._prompts.of(model))
 
 
 def require_active(model: TunedModel, job: TuningJob) -> None:
