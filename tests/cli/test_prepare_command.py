@@ -49,7 +49,18 @@ def test_rows_are_prepared_and_each_one_is_accounted_for(kastor: Kastor, data: P
     assert len((out / "dataset.jsonl").read_text().splitlines()) == 4
 
 
+def test_limits_that_were_raised_hold_here_too(kastor: Kastor, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = ("prepare", str(data), "--out", str(data.parent / "out"), "--dry-run", "--json")
+    assert kastor(*plan).json["plan"]["media"] == []
+    assert kastor(*plan, "--raise", "max_video_bytes=100").json["plan"]["media"] != []
+    monkeypatch.setenv("KASTOR_DATASET_LIMITS", '{"max_video_bytes": 100}')
+    assert kastor(*plan).json["plan"]["media"] != []
+    assert kastor(*plan, "--raise", "max_video_bytes=none").json["plan"]["media"] == []
+
+
 WRONG = {
+    ("--raise", "max_films=3"): "max_films",
+    ("--raise", "max_images=many"): "write NAME=NUMBER",
     ("--strategy", "burn"): "--strategy burn: not known; use auto, drop, shrink, cut",
     ("--times-from", "moon"): "use file, segment",
     ("--patterns", "absent.toml"): "Cannot read the patterns absent.toml",

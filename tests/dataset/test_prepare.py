@@ -161,9 +161,73 @@ def test_moments_may_count_from_the_segment(world: World) -> None:
     world.write(row("List.", "[0:01] a\n[0:05] b", startOffset="2s", endOffset="10s"))
     world.prepared()
     assert [(m["videoMetadata"], answer) for m, _, answer in world.rows()] == [
-        ({"startOffset": "2s", "endOffset": "6s"}, "[0:01] a"),
-        ({"startOffset": "6s", "endOffset": "10s"}, "[0:01] b"),
+        ({"startOffset": "2s", "endOffset": "6s"}, "[0:03] a"),
+        ({"startOffset": "6s", "endOffset": "10s"}, "[0:07] b"),
     ]
+
+
+def test_moments_that_count_from_a_segment_count_from_the_film_and_no_other_clock_changes(world: World) -> None:
+    make_film(world.folder / "film.mp4", FILM)
+    world.limits = LIMITS
+    world.options = Options(times_from=TimesFrom.SEGMENT, strategy=Strategy.DROP)
+    shared = "Use timestamps like 1:05."
+    world.write(
+        row(shared, "[0:01] a", startOffset="2s", endOffset="9s"),
+        row(shared, "[0:01] a"),
+        row("What is at 0:01?", "A car.", startOffset="3s"),
+        row("List.", "[0:08] just beyond", startOffset="2s", endOffset="9s"),
+        row("List.", "[0:09] beyond", startOffset="2s", endOffset="9s"),
+    )
+    ledger = world.prepared()
+    assert [(prompt, answer) for _, prompt, answer in world.rows()] == [
+        (shared, "[0:03] a"),
+        (shared, "[0:01] a"),
+        ("What is at 0:04?", "A car."),
+        ("List.", "[0:10] just beyond"),
+    ]
+    assert (ledger.num_kept, ledger.num_changed, ledger.left_out) == (1, 3, {"cannot_cut": 1})
+    assert ledger.findings == {"moment_outside_segment": 1}
+    assert "“0:09” lies beyond the 7.0 s" in (world.out / CHANGES).read_text()
+
+
+def test_a_moment_outside_the_segment_of_its_row_is_a_finding(world: World) -> None:
+    make_film(world.folder / "film.mp4", FILM)
+    world.write(
+        row("List.", "[0:01] a", startOffset="6s", endOffset="9s"),
+        row("List.", "[0:08] a", startOffset="7s", endOffset="9s"),
+        row("?", "Yes."),
+    )
+    ledger = world.prepared()
+    assert (ledger.num_kept, ledger.findings) == (2, {"moment_outside_segment": 1})
+    assert ledger.num_rows == 3
+    page = (world.out / CHANGES).read_text()
+    assert "“0:01” lies outside the segment from 6 s to 9 s" in page
+    assert "--times-from segment" in page
+    found = [issue for verdict in world.verdicts() for issue in verdict.issues]
+    assert [(issue.line, issue.rule) for issue in found] == [(1, "moment_outside_segment")]
+
+
+def test_a_prompt_that_several_rows_share_takes_no_row_away(world: World) -> None:
+    make_film(world.folder / "film.mp4", FILM)
+    prompt = "List it by the clock. The clock of the station at 0:59 is wrong."
+    world.write(*(row(prompt, f"[0:01] {name}\n[0:08] b") for name in "abc"))
+    assert world.prepared().num_changed == 3
+    assert {asked for _, asked, _ in world.rows()} == {prompt}
+    assert "stands in a prompt that several rows share" in (world.out / CHANGES).read_text()
+
+
+def test_the_page_of_changes_has_totals_the_texts_left_out_and_parts_without_events(world: World) -> None:
+    make_film(world.folder / "film.mp4", FILM)
+    world.write(row("List.", "[0:01] <a>\n[0:09] b"), row("Where <is> it?", "A wall says 0:07."))
+    ledger = world.prepared()
+    page = (world.out / CHANGES).read_text()
+    assert "<tr><th>rows in</th><td>2</td></tr>" in page
+    assert "<tr><th>left out: cannot_cut</th><td>1</td></tr>" in page
+    assert "<pre>Where &lt;is&gt; it?</pre>" in page
+    assert "<pre>A wall says 0:07.</pre>" in page
+    assert ledger.num_empty_parts == 1
+    assert "no row is about the video from 0:04 to 0:08" in page
+    assert [path.name for path in world.out.iterdir() if path.name.endswith(".part")] == []
 
 
 def test_every_row_is_kept_changed_or_left_out_with_its_reason(world: World) -> None:

@@ -200,7 +200,7 @@ FORMS = {
     "proto": '{{"start": {{"seconds": {t}, "nanos": {n}}}, "text": "{word}"}}',
     "h, m, s": '{{"at": {{"h": {h}, "m": {q}, "s": {s}}}, "text": "{word}"}}',
     "table": "| {m:02d}:{s:02d} | {word} |",
-    "CSV": "{t}.{f:03d},{word}",
+    "CSV": '{t}.{f:03d},"{word}"',
     "SRT": "{i}\n{h:02d}:{q:02d}:{s:02d},{f:03d} --> {h:02d}:{q:02d}:{s:02d},{f:03d}\n{word}\n",
     "WebVTT": "{word}\n{h:02d}:{q:02d}:{s:02d}.{f:03d} --> {h:02d}:{q:02d}:{s:02d}.{f:03d} align:start\n{word}\n",
 }

@@ -172,12 +172,7 @@ def check(
             "[default: the installation's; open for a base that sees]",
         ),
     ] = None,
-    raised: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--raise", metavar="NAME=NUMBER", help="Another number for a limit, as max_images=50; repeatable."
-        ),
-    ] = None,
+    raised: options.Raised = None,
     epochs: Annotated[int | None, typer.Option(help="For the estimate.  [default: 5]")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="For the estimate.  [default: 4; from 500 examples on, 16]")

@@ -12,6 +12,7 @@ from kastor.cli import check_view
 from kastor.cli.check_samples import Pieces, Samples, pieces, sample
 from kastor.cli.check_speed import measured_speed
 from kastor.cli.check_watch import Watch
+from kastor.cli.limits import raised_limits
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, program
 from kastor.cli.output_files import check_output_files, is_same_file, replaced_file
@@ -25,7 +26,7 @@ from kastor.dataset.read import Columns
 from kastor.dataset.rejects import Rejects
 from kastor.dataset.report import Judging, Report
 from kastor.domain.content import Supervise
-from kastor.domain.dataset_limits import DEFAULT_PROFILE, DatasetLimits, dataset_limits
+from kastor.domain.dataset_limits import DEFAULT_PROFILE, DatasetLimits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Hyperparameters, RequestedHyperparameters, resolve
 from kastor.domain.limits import PROFILES
@@ -119,17 +120,7 @@ def _limits(wanted: Wanted, settings: Settings, base: BaseModel) -> DatasetLimit
     Pairs go through the installation's profile; what a base that sees is for goes as a dataset file, under `open`.
     """
     profile = wanted.profile or (settings.profile if base.family.vision is None else DEFAULT_PROFILE)
-    raised: dict[str, float | None] = dict(settings.dataset_limits)
-    for item in wanted.raised:
-        name, _, number = item.partition("=")
-        try:
-            raised[name.strip()] = None if number == "none" else float(number) if "." in number else int(number)
-        except ValueError:
-            raise typer.BadParameter(f"{item!r}; write NAME=NUMBER, as max_images=50, or NAME=none") from None
-    try:
-        return dataset_limits(profile, raised)
-    except InvalidArgument as error:
-        raise typer.BadParameter(error.message) from error
+    return raised_limits(profile, wanted.raised, settings)
 
 
 def _hyperparameters(wanted: Wanted, settings: Settings, num_examples: int) -> Hyperparameters:

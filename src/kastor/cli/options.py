@@ -33,6 +33,10 @@ InputKey = Annotated[
 OutputKey = Annotated[
     str | None, typer.Option(metavar="NAME", help="Field or CSV column of the outputs, if it is not output.")
 ]
+Raised = Annotated[
+    list[str] | None,
+    typer.Option("--raise", metavar="NAME=NUMBER", help="Another number for a limit, as max_images=50; repeatable."),
+]
 Supervised = Annotated[
     Supervise, typer.Option("--supervise", help="Which of the model's turns a conversation teaches.")
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from kastor.cli.limits import raised_limits
 from kastor.cli.output import Output, fields, megabytes, table
 from kastor.cli.output_files import check_output_files, check_output_folder, is_same_file
 from kastor.dataset.gate import Base, Gate, Outcome
@@ -22,7 +23,7 @@ from kastor.dataset.prepare_write import CHANGES, DATASET, LEDGER, Ledger, docum
 from kastor.dataset.read import Columns, read_rows
 from kastor.dataset.retime_forms import Forms, read_forms
 from kastor.domain.content import Media
-from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
+from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.media import MediaFault
 from kastor.media.cache import MediaCache
@@ -49,6 +50,7 @@ class Wanted:
     profile: str
     base: str | None
     dry_run: bool
+    raised: tuple[str, ...] = ()
     patterns: Path | None = None
 
 
@@ -87,7 +89,7 @@ def options_of(
 def run(data: Path, columns: Columns, wanted: Wanted, options: Options, out: Output) -> None:
     """Prepare the dataset; exits with 1 if no row is left, or one of the outcome would be refused."""
     settings = load_settings()
-    limits, base = dataset_limits(wanted.profile), _base(wanted.base, settings)
+    limits, base = raised_limits(wanted.profile, wanted.raised, settings), _base(wanted.base, settings)
     target = wanted.folder.absolute()
     _check_folder(wanted, data, settings)
     with _media(settings, data.absolute().parent) as (looker, fetcher):
@@ -245,6 +247,8 @@ def _summary(ledger: Ledger) -> Any:  # noqa: ANN401  # a rich table
         ("left out", f"{sum(ledger.left_out.values()):,}"),
         *((f"  {rule}", f"{count:,}") for rule, count in ledger.left_out.most_common()),
         ("rows out", f"{ledger.num_rows_out:,}"),
+        *((f"to look at: {rule}", f"{count:,}") for rule, count in ledger.findings.most_common()),
+        *([("parts without rows", f"{ledger.num_empty_parts:,}")] if ledger.num_empty_parts else []),
         *((f"media: {what}", f"{count:,}") for what, count in ledger.media.most_common()),
     ]
     return fields(rows)

@@ -34,6 +34,7 @@ def prepare(
         Path | None, typer.Option(metavar="FILE", help="Your own forms of moments, TOML or JSON.")
     ] = None,
     profile: Annotated[str, typer.Option(metavar="NAME", help="Whose limits hold.")] = "vertex-gemini-2.5",
+    raised: options.Raised = None,
     base: Annotated[str | None, typer.Option(metavar="NAME", help="Keep within this base model's tokens, too.")] = None,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="Media made at a time.")] = 2,
     leave_media: Annotated[
@@ -65,5 +66,5 @@ def prepare(
         num_jobs=jobs,
         leave_media=leave_media,
     )
-    wanted = doing.Wanted(out_dir, profile, base, dry_run, patterns)
+    wanted = doing.Wanted(out_dir, profile, base, dry_run, tuple(raised or ()), patterns)
     doing.run(data, (input_key, output_key), wanted, asked, Output.of(as_json))

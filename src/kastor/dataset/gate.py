@@ -25,6 +25,7 @@ from kastor.dataset.rules import (
     view_of,
 )
 from kastor.dataset.seen import Looked, Seen
+from kastor.dataset.segment_moments import moments_outside
 from kastor.domain.content import Example, Media, Resolution, Supervise, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.functions import Calling
@@ -137,7 +138,8 @@ class Gate:
         views = {
             media: view_of(media, found, resolution_of(media, example, vision), vision) for media, found in seen.items()
         }
-        return Verdict(row.line, Outcome.ACCEPTED, row.notes, example, Plan(None, views), seen)
+        notes = (*row.notes, *moments_outside(row.line, example))
+        return Verdict(row.line, Outcome.ACCEPTED, notes, example, Plan(None, views), seen)
 
     def _mixed(self, row: Row, vision: Vision) -> Iterator[Fault]:
         """One resolution for all lines, where the profile asks for it."""

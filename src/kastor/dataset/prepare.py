@@ -27,6 +27,8 @@ from kastor.dataset.prepare_plan import (
     Plan,
     Source,
     Survey,
+    TimesFrom,
+    counts_from_segment,
     decided,
     key_of,
     longest_s,
@@ -37,6 +39,7 @@ from kastor.dataset.prepare_plan import (
 from kastor.dataset.prepare_write import Ledger, ReadRows, Writer
 from kastor.dataset.rules import resolution_of
 from kastor.dataset.seen import Looked, Seen
+from kastor.dataset.segment_moments import OUTSIDE_SEGMENT
 from kastor.domain.content import Example, Media, Resolution
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import FailedPrecondition
@@ -121,6 +124,7 @@ class Preparation:
         if isinstance(row, Issue):
             survey.left_out[row.line] = LeftOut(row.rule, str(row))
             return
+        survey.prompts.add(row.example)
         rules = {issue.rule for issue in verdict.issues} if verdict.outcome is not Outcome.ACCEPTED else set()
         wants = self._wants(row.example, survey, tokens="too_many_tokens" in rules)
         if rules - MENDABLE or (rules and not wants):
@@ -128,6 +132,9 @@ class Preparation:
             survey.left_out[row.line] = LeftOut(first.rule, first.message)
         elif wants:
             self._mend(row, wants, survey)
+        found = tuple(issue for issue in verdict.issues if issue.rule == OUTSIDE_SEGMENT)
+        if found and self._options.times_from is TimesFrom.FILE and row.line not in survey.left_out:
+            survey.findings[row.line] = found
 
     def _wants(self, example: Example, survey: Survey, *, tokens: bool) -> list[tuple[Media, Source, float | None]]:
         """The media of an example that need something, and the longest part allowed."""
@@ -141,7 +148,11 @@ class Preparation:
                 continue
             most = self._most_tokens() if tokens or self._base.renderer is not None else None
             longest = longest_s(medium, example, self._limits, vision, self._options, most if tokens else None)
-            if too_large(source, self._limits) or too_long(medium, source, longest):
+            if (
+                too_large(source, self._limits)
+                or too_long(medium, source, longest)
+                or counts_from_segment(medium, source, self._options)
+            ):
                 most_s = longest_s(medium, example, self._limits, vision, self._options, most)
                 found.append((medium, source, most_s))
         return found

@@ -12,9 +12,10 @@ from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 
+from kastor.dataset.issues import Issue
 from kastor.dataset.retime_forms import Forms
 from kastor.dataset.rules import resolution_of, used_s
-from kastor.domain.content import Example, Media
+from kastor.domain.content import Example, Media, Role, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaKind, Probe
 from kastor.domain.vision import Vision
@@ -51,6 +52,7 @@ class Act(StrEnum):
     SHRINK = "shrink"
     CUT = "cut"
     WINDOW = "window"
+    RETIME = "retime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,23 @@ class Need:
         self.too_long = self.too_long or too_long
 
 
+class Prompts:
+    """Which prompts several rows have; by their hashes, so that memory stays small."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._shared: set[int] = set()
+
+    def add(self, example: Example) -> None:
+        """The texts of a row's user turns."""
+        for key in {hash(part.text) for part in user_texts(example)}:
+            (self._shared if key in self._seen else self._seen).add(key)
+
+    def are_shared(self, text: str) -> bool:
+        """Whether several rows have this text."""
+        return hash(text) in self._shared
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """Why a row is not in the outcome."""
@@ -121,6 +140,8 @@ class Survey:
     sources: dict[str, Source] = field(default_factory=dict)
     needs: dict[str, Need] = field(default_factory=dict)
     num_oversized_rows: int = 0
+    prompts: Prompts = field(default_factory=Prompts)
+    findings: dict[int, tuple[Issue, ...]] = field(default_factory=dict)  # of rows that are not left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +202,19 @@ def longest_s(
     return min(known) if known else None
 
 
+def user_texts(example: Example) -> Iterator[Text]:
+    """The texts of its prompts: of every turn of the user's."""
+    for content in example.contents:
+        if content.role is Role.USER:
+            yield from (part for part in content.parts if isinstance(part, Text))
+
+
+def counts_from_segment(media: Media, source: Source, options: Options) -> bool:
+    """Whether moments beside this medium count from its startOffset, which the model's clock does not."""
+    is_video = source.probe.kind is MediaKind.VIDEO
+    return options.times_from is TimesFrom.SEGMENT and is_video and bool(media.start_s)
+
+
 def too_large(source: Source, limits: DatasetLimits) -> bool:
     """Whether the file is over the profile's limit for its kind."""
     most = limits.max_video_bytes if source.probe.kind is MediaKind.VIDEO else limits.max_image_bytes
@@ -201,6 +235,8 @@ def decided(survey: Survey, limits: DatasetLimits, options: Options) -> Plan:
 
 def _step(need: Need, limits: DatasetLimits, options: Options, *, few: bool) -> Step:
     size = f"{need.source.num_bytes / 1e6:,.1f} MB"
+    if not (need.too_large or need.too_long):
+        return Step(need, Act.RETIME, "moments that count from a segment's start count from the file's")
     if options.strategy is Strategy.DROP:
         return Step(need, Act.DROP, "left out, as asked")
     if not need.too_large:

@@ -4,13 +4,17 @@ import difflib
 import html
 import os
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
 
+from kastor.dataset.issues import Issue
 from kastor.dataset.prepare_plan import LeftOut
 from kastor.dataset.retime import CutRow, TextChange
 from kastor.domain.content import Example, Media
@@ -22,38 +26,65 @@ section{border-top:1px solid #ccc;padding:.6rem 0}h1{font-size:1.4rem}h2{font-si
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:1rem}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0;
 padding:.5rem;background:#f6f6f6}del{background:#fdd;text-decoration:none}ins{background:#dfd;text-decoration:none}
+.totals th{text-align:left;font-weight:normal;padding-right:2rem}.totals td{text-align:right}
 .note{color:#850}.out{color:#a00}.path,.media{color:#666;font-size:.9em}
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre{background:#242424}del{background:#522}
-ins{background:#252}.note{color:#da5}.out{color:#f77}.path,.media{color:#999}}
+ins{background:#252}.totals th{text-align:left;font-weight:normal;padding-right:2rem}.totals td{text-align:right}
+.note{color:#da5}.out{color:#f77}.path,.media{color:#999}}
 """
 
 
-class Report:
-    """The page; use it as a context. It appears under its name only when it is whole."""
+TOTALS = {
+    "rowsIn": "rows in",
+    "rowsKept": "kept as they were",
+    "rowsChanged": "changed",
+    "rowsLeftOut": "left out",
+    "rowsOut": "rows out",
+    "partsWithoutRows": "parts of videos that no row is about",
+}
+GROUPS = {"leftOutByRule": "left out", "findings": "to look at", "media": "media"}
 
-    def __init__(self, path: Path) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What a row became, and the parts of its video that none of its texts is about."""
+
+    rows: tuple[CutRow, ...]
+    empty_parts: tuple[str, ...] = ()
+
+
+class Report:
+    """The page; use it as a context. It appears under its name only when it is whole, its totals first."""
+
+    def __init__(self, path: Path, totals: Callable[[], Mapping[str, Any]]) -> None:
         self._path = path
+        self._totals = totals
         self._part = path.with_name(f"{path.name}.part")
+        self._body = path.with_name(f"{path.name}.body.part")
 
     def __enter__(self) -> Self:
-        self._file = self._part.open("w", encoding="utf-8")
-        self._file.write(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Changes</title><style>{STYLE}</style>'
-            "<h1>What was changed</h1><p>Each rewritten text before (left) and after (right). Rows that are not named "
-            "here are as they were.</p>\n"
-        )
+        self._file = self._body.open("w", encoding="utf-8")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._file.close()
         if kind is None:
+            with self._part.open("w", encoding="utf-8") as page, self._body.open(encoding="utf-8") as body:
+                page.write(_head(self._totals()))
+                shutil.copyfileobj(body, page)
+                page.flush()
+                os.fsync(page.fileno())
             self._part.replace(self._path)
+        self._body.unlink()
 
-    def changed(self, line: int, before: Example, rows: Sequence[CutRow], notes: Sequence[str]) -> None:
+    def changed(self, line: int, before: Example, mended: Mended, notes: Sequence[str]) -> None:
         """One row and what it became."""
+        rows = mended.rows
         number = "one row" if len(rows) == 1 else f"{len(rows)} rows"
+        notes = [
+            *notes,
+            *(f"no row is about the video from {part}: nothing falls there" for part in mended.empty_parts),
+        ]
         self._file.write(f'<section id="line-{line}"><h2>Line {line} became {number}</h2>\n')
         self._file.write("".join(f'<div class="note">{html.escape(note)}</div>\n' for note in notes))
         self._file.write(f'<div class="media">was: {_media(before)}</div>\n')
@@ -62,10 +93,20 @@ class Report:
             self._file.write("".join(map(_change, row.changes)))
         self._file.write("</section>\n")
 
-    def left_out(self, line: int, why: LeftOut) -> None:
-        """One row that is not in the outcome."""
-        said = f"{html.escape(why.message)} <small>({html.escape(why.rule)})</small>"
-        self._file.write(f'<section class="out"><h2>Line {line} is left out</h2>{said}</section>\n')
+    def kept(self, line: int, example: Example, found: Sequence[Issue]) -> None:
+        """One row that is as it was, if there is something to look at."""
+        if found:
+            notes = "".join(f'<div class="note">{html.escape(str(issue))}</div>' for issue in found)
+            texts = _texts(example)
+            self._file.write(f'<section id="line-{line}"><h2>Line {line} is kept</h2>{notes}{texts}</section>\n')
+
+    def left_out(self, line: int, why: LeftOut, example: Example | None) -> None:
+        """One row that is not in the outcome, with its texts where it could be read."""
+        said = f'<div class="out">{html.escape(why.message)} <small>({html.escape(why.rule)})</small></div>'
+        shown = "" if example is None else f'<div class="media">{_media(example)}</div>{_texts(example)}'
+        self._file.write(
+            f'<section id="line-{line}"><h2 class="out">Line {line} is left out</h2>{said}{shown}</section>\n'
+        )
 
 
 def write_ledger(path: Path, document: Mapping[str, Any]) -> None:
@@ -76,6 +117,44 @@ def write_ledger(path: Path, document: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def clock(seconds: Fraction) -> str:
+    """A moment for people.
+
+    >>> clock(Fraction(1127)), clock(Fraction("3601.5"))
+    ('18:47', '1:00:01.5')
+    """
+    whole = seconds.numerator // seconds.denominator
+    part = f"{float(seconds - whole):.3f}"[1:].rstrip("0").rstrip(".")
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}:{minutes:02d}" if hours else f"{minutes}") + f":{rest:02d}{part}"
+
+
+def _head(totals: Mapping[str, Any]) -> str:
+    rows = "".join(_total(name, totals[key]) for key, name in TOTALS.items())
+    rows += "".join(
+        _total(f"{name}: {what}", number) for key, name in GROUPS.items() for what, number in totals[key].items()
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Changes</title><style>{STYLE}</style>'
+        f'<h1>What was changed</h1><table class="totals">{rows}</table><p>Each rewritten text before (left) and after '
+        "(right), and what was left out. Rows that are not named here are as they were.</p>\n"
+    )
+
+
+def _total(name: str, number: int) -> str:
+    return f"<tr><th>{html.escape(name)}</th><td>{number:,}</td></tr>"
+
+
+def _texts(example: Example) -> str:
+    shown = [
+        f'<div class="path">{content.role}</div><pre>{html.escape(content.text[:MAX_COMPARED_CHARS])}</pre>'
+        for content in example.contents
+        if content.text
+    ]
+    return "".join(shown)
 
 
 def _media(example: Example) -> str:

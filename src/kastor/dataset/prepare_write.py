@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +13,9 @@ from kastor.dataset.encode import encode_example
 from kastor.dataset.issues import Issue, Row
 from kastor.dataset.prepare_media import MEDIA, Made, stem_of
 from kastor.dataset.prepare_plan import Act, LeftOut, Need, Options, Part, Plan, Source, TimesFrom, key_of, parts_met
-from kastor.dataset.prepare_report import Report, write_ledger
+from kastor.dataset.prepare_report import Mended, Report, clock, write_ledger
 from kastor.dataset.retime import CannotCut, CutRow, Window, borders, cut_example, left_alone, moments_of
+from kastor.dataset.segment_moments import moments_outside
 from kastor.domain.content import Content, Example, Media
 from kastor.domain.content import Part as TurnPart
 from kastor.domain.media import MediaFault, MediaKind
@@ -37,6 +38,8 @@ class Ledger:
     num_rows_out: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # by rule
     media: Counter[str] = field(default_factory=Counter)  # by what was done
+    findings: Counter[str] = field(default_factory=Counter)  # by rule, of rows that are in the outcome
+    num_empty_parts: int = 0  # parts of a row's video that none of its texts is about
 
 
 class Writer:
@@ -51,16 +54,16 @@ class Writer:
     def run(self) -> Ledger:
         """Write everything; the dataset comes last, so that it is there only when all else is."""
         part = self._folder / f"{DATASET}.part"
-        with part.open("wb") as file, Report(self._folder / CHANGES) as report:
+        for key, step in self._plan.steps.items():
+            failed = isinstance(self._made.get(key), MediaFault)
+            self._ledger.media["failed" if failed else str(step.act)] += 1
+        with part.open("wb") as file, Report(self._folder / CHANGES, lambda: document(self._ledger)) as report:
             for row in self._read():
                 for example in self._rows(row, report):
                     file.write(encode_example(example) + b"\n")
                     self._ledger.num_rows_out += 1
             file.flush()
             os.fsync(file.fileno())
-        for key, step in self._plan.steps.items():
-            failed = isinstance(self._made.get(key), MediaFault)
-            self._ledger.media["failed" if failed else str(step.act)] += 1
         write_ledger(self._folder / LEDGER, document(self._ledger))
         part.replace(self._folder / DATASET)
         return self._ledger
@@ -69,22 +72,33 @@ class Writer:
         survey = self._plan.survey
         left = survey.left_out.get(row.line)
         if left is None and isinstance(row, Row):
+            found = survey.findings.get(row.line, ())
             if row.line not in survey.to_mend:
                 self._ledger.num_kept += 1
+                self._ledger.findings.update(issue.rule for issue in found)
+                report.kept(row.line, row.example, found)
                 return [self._relocated(row.example)]
             mended = self._mended(row)
             if not isinstance(mended, LeftOut):
-                self._ledger.num_changed += 1
-                retimed = len(mended) > 1 or any(cut.changes for cut in mended)
-                report.changed(row.line, row.example, mended, self._notes(row.example) if retimed else ())
-                return [cut.example for cut in mended]
+                return self._changed(row, mended, found, report)
             left = mended
         left = left or LeftOut("unreadable", "the row was not readable the second time")
         self._ledger.left_out[left.rule] += 1
-        report.left_out(row.line, left)
+        report.left_out(row.line, left, row.example if isinstance(row, Row) else None)
         return []
 
-    def _mended(self, row: Row) -> tuple[CutRow, ...] | LeftOut:
+    def _changed(self, row: Row, mended: Mended, found: Sequence[Issue], report: Report) -> list[Example]:
+        if self._options.times_from is TimesFrom.SEGMENT:
+            found = [issue for cut in mended.rows for issue in moments_outside(row.line, cut.example)]
+        self._ledger.findings.update(issue.rule for issue in found)
+        self._ledger.num_changed += 1
+        self._ledger.num_empty_parts += len(mended.empty_parts)
+        retimed = len(mended.rows) > 1 or any(cut.changes for cut in mended.rows)
+        notes = [*map(_told, found), *(self._notes(row.example) if retimed else ())]
+        report.changed(row.line, row.example, mended, notes)
+        return [cut.example for cut in mended.rows]
+
+    def _mended(self, row: Row) -> Mended | LeftOut:
         """What the row becomes."""
         example = row.example
         for medium in example.media:
@@ -96,7 +110,7 @@ class Writer:
                 return LeftOut(made.rule, f"{medium.name}: {made.message}")
         video = next((medium for medium in example.media if self._step_of_video(medium)), None)
         if video is None:
-            return (CutRow(0, self._relocated(example), ()),)
+            return Mended((CutRow(0, self._relocated(example), ()),))
         try:
             return self._cut(example, video)
         except CannotCut as cannot:
@@ -106,7 +120,7 @@ class Writer:
         step = self._plan.steps.get(key_of(medium))
         return step is not None and step.need.source.probe.kind is MediaKind.VIDEO
 
-    def _cut(self, example: Example, video: Media) -> tuple[CutRow, ...]:
+    def _cut(self, example: Example, video: Media) -> Mended:
         """Raises `CannotCut`."""
         need = self._plan.steps[key_of(video)].need
         duration = exact(need.source.probe.duration_s or 0)
@@ -127,10 +141,19 @@ class Writer:
             return _placed(self._moved(medium), part, low, high, self._longest(video))
 
         if len(windows) == 1 and windows[0].zero == 0:  # nothing moves, so nothing need be understood
-            return (CutRow(0, self._with_media(example, lambda medium: medium_of(0, medium)), ()),)
-        return cut_example(
-            example, windows, medium_of, counted, self._options.forms, copy_untimed=self._options.copy_untimed
+            return Mended((CutRow(0, self._with_media(example, lambda medium: medium_of(0, medium)), ()),))
+        rows = cut_example(
+            example,
+            windows,
+            medium_of,
+            counted,
+            self._options.forms,
+            copy_untimed=self._options.copy_untimed,
+            is_shared=self._plan.survey.prompts.are_shared,
         )
+        told = {row.part for row in rows}
+        empty = [piece for place, piece in enumerate(pieces) if place not in told]
+        return Mended(rows, tuple(f"{clock(low)} to {clock(high)}" for _, low, high, _ in empty))
 
     def _pieces(
         self,
@@ -151,11 +174,10 @@ class Writer:
         for part, low, high in parts_met(parts, *segment):
             edges = [low, high]
             if longest is not None and high - low > longest:
-                moments = moments_of(example, counted, self._options.forms)
+                moments = moments_of(example, counted, self._options.forms, self._plan.survey.prompts.are_shared)
                 edges = borders(low, high, longest, [(one + origin, other + origin) for one, other in moments])
             for begin, stop in zip(edges, edges[1:], strict=False):
-                own = self._options.times_from is TimesFrom.SEGMENT
-                found.append((part, begin, stop, begin if own else part.start_s))
+                found.append((part, begin, stop, part.start_s))
         if not found:
             raise CannotCut("its segment lies outside the video")
         return found
@@ -169,7 +191,7 @@ class Writer:
         if video is None:
             return ()
         duration = self._plan.steps[key_of(video)].need.source.probe.duration_s or 0
-        return left_alone(example, exact(duration), self._options.forms)
+        return left_alone(example, exact(duration), self._options.forms, self._plan.survey.prompts.are_shared)
 
     def _relocated(self, example: Example) -> Example:
         """The example with its media where they are now."""
@@ -212,6 +234,10 @@ class Writer:
         return f"{MEDIA}/{name}"
 
 
+def _told(issue: Issue) -> str:
+    return f"{issue.path}: {issue.message} ({issue.hint})"
+
+
 def _placed(medium: Media, part: Part, low: Fraction, high: Fraction, longest: Fraction | None) -> Media:
     """The medium's segment within its part. One as long as it may be names its end: the file's may round above it."""
     uri = f"{MEDIA}/{part.name}" if part.name else medium.uri
@@ -233,5 +259,7 @@ def document(ledger: Ledger) -> dict[str, Any]:
         "rowsLeftOut": sum(ledger.left_out.values()),
         "leftOutByRule": dict(sorted(ledger.left_out.items())),
         "rowsOut": ledger.num_rows_out,
+        "findings": dict(sorted(ledger.findings.items())),
+        "partsWithoutRows": ledger.num_empty_parts,
         "media": dict(sorted(ledger.media.items())),
     }

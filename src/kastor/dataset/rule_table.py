@@ -61,6 +61,7 @@ _EXAMPLES = {
     "audio_unsupported": Rule(REJECTED, "Audio cannot be trained on."),
     "segment_of_image": Rule(REJECTED, "videoMetadata stands beside an image."),
     "mixed_resolution": Rule(REJECTED, "The resolution differs from that of the first line with media."),
+    "moment_outside_segment": Rule(KEPT, "A text names a moment outside the segment of the video that is shown."),
     "too_many_tokens": Rule(DROPPED, "The example is longer than the base model or the profile allows.", "max_tokens"),
     "too_many_images": Rule(DROPPED, "More images in the example than allowed.", "max_images"),
     "too_many_videos": Rule(DROPPED, "More videos in the example than allowed.", "max_videos"),

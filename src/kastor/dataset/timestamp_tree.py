@@ -72,7 +72,9 @@ class Reading:
         if end < begin:
             raise CannotCut(f"{shown}: the end lies before the start")
         if end > self.duration_s + SLACK_S:
-            raise CannotCut(f"{shown} lies beyond the video's {float(self.duration_s):.1f} s; is it in its unit?")
+            raise CannotCut(
+                f"{shown} lies beyond the {float(self.duration_s):.1f} s that there are; is it in its unit?"
+            )
         return mark
 
 
