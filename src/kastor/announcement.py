@@ -1,7 +1,7 @@
-"""`server.json`: how a running server tells commands on the same data folder where it is.
+"""How a running server keeps its data folder to itself, and tells commands on the same folder where it is.
 
-The file alone proves nothing: its server may be gone, and another program may have taken the port. A client believes it
-if `/healthz` tells the same instance.
+`server.lock` is held by the folder's server. `server.json` says where that one is, but proves nothing: its server may
+be gone, and another program may have taken the port. A client believes it if `/healthz` tells the same instance.
 """
 
 import json
@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from kastor import __version__
 from kastor.domain.errors import FailedPrecondition
 
 SERVER_FILE = "server.json"
+LOCK_FILE = "server.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,32 @@ def running_server(data_dir: Path) -> Announcement | None:
     """The announced server, if its process is still there."""
     found = announced_server(data_dir)
     return found if found is not None and _alive(found.pid) else None
+
+
+@contextmanager
+def locked_folder(data_dir: Path) -> Iterator[None]:
+    """The data folder for this server alone while the block lasts; however the process ends, its lock ends with it.
+
+    Raises:
+        FailedPrecondition: another server has it, or it cannot be written to.
+
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(data_dir / LOCK_FILE, timeout=0, mode=0o600)
+        lock.acquire()
+    except Timeout as error:
+        other = running_server(data_dir)
+        who = "another Kastor server" if other is None else f"the Kastor server of process {other.pid} ({other.url})"
+        raise FailedPrecondition(
+            f"{data_dir} is in use by {who}. Use that server, end it first, or give this one a folder with --data-dir."
+        ) from error
+    except OSError as error:
+        raise FailedPrecondition(f"Cannot write to {data_dir}: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -51,8 +51,10 @@ class _Forwarded(logging.Handler):
         log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
-def configure_logs(form: Literal["console", "json"]) -> None:
-    """Send structlog's events to stderr as lines for eyes or as JSON lines, with time and level."""
+def configure_logs(
+    form: Literal["console", "json"], level: Literal["debug", "info", "warning", "error"] = "info"
+) -> None:
+    """Send structlog's events from `level` on to stderr as lines for eyes or as JSON lines, with time and level."""
     if form == "json":
         look: list[structlog.types.Processor] = [
             structlog.processors.format_exc_info,
@@ -69,7 +71,7 @@ def configure_logs(form: Literal["console", "json"]) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *look,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(_Forgiving(sys.stderr)),  # type: ignore[arg-type]  # as much of a file as it needs
         cache_logger_on_first_use=True,
     )

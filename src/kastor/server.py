@@ -20,12 +20,12 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from kastor.announcement import announced, new_instance
+from kastor.announcement import announced, locked_folder, new_instance
 from kastor.api.app import Services, make_app
 from kastor.api.http_protocol import BoundedHttp
 from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
-from kastor.domain.errors import FailedPrecondition
+from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.domain.limits import PROFILES
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.access import Access
@@ -73,16 +73,19 @@ def serve(
     announce: bool = True,
     on_listening: Callable[[str], None] = lambda url: None,
     on_grpc: Callable[[str, Path | None], None] = lambda endpoint, authority: None,
+    on_ending: Callable[[int], None] = lambda jobs: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends the end quickly.
 
     `run_scheduler` False only answers, and leaves jobs to another server of the same database. `announce` writes
     `server.json` into the data folder, by which commands find this server, and speaks gRPC if the settings
-    say so. `on_listening` gets the URL; `on_grpc`, before it, gRPC's address and the authority that callers must trust.
+    say so. `on_listening` gets the URL; `on_grpc`, before it, gRPC's address and the authority that callers must trust;
+    `on_ending`, once it is told to end, how many jobs there are that have not ended.
 
     Raises:
         InvalidArgument: settings contradict one another.
-        FailedPrecondition: the port is taken, a folder cannot be used, or nobody could come in.
+        FailedPrecondition: the port is taken, another server has the data folder, a folder cannot be used, or nobody
+            could come in.
         Unavailable: the database cannot be reached.
 
     """
@@ -92,8 +95,10 @@ def serve(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(_Signals())
         listener = stack.enter_context(bound(settings.host, settings.port, settings.data_dir))
-        configure_logs(settings.log_format)
+        configure_logs(settings.log_format, settings.log_level)
         restrict_data(settings.data_dir, settings.cache_dir)
+        if announce:
+            stack.enter_context(locked_folder(settings.data_dir))
         url = url_of(listener)
         database = open_database(settings.resolved_database_url)
         stack.callback(database.close)
@@ -109,7 +114,11 @@ def serve(
             running.start_rpc(on_grpc)
             on_listening(url)
 
-        server = _Server(running.config(), on_started=started, on_ending=running.hang_up)
+        def ending() -> None:
+            on_ending(running.num_waiting_jobs() if run_scheduler else 0)
+            running.hang_up()
+
+        server = _Server(running.config(), on_started=started, on_ending=ending)
         if run_scheduler:
             running.begin()
         if announce:
@@ -220,6 +229,14 @@ class _Running:
         )
         for thread in self._threads:
             thread.start()
+
+    def num_waiting_jobs(self) -> int:
+        """How many jobs have not ended; none where the database does not say."""
+        try:
+            counts = self._tuning.job_counts()
+        except KastorError:
+            return 0
+        return sum(number for state, number in counts.items() if not state.terminal)
 
     def hang_up(self) -> None:
         """End the generating processes, and with them the answers under way."""

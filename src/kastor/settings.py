@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     feature_cache_bytes: int = Field(20 * 1024**3, ge=1, description="Size of the cache of what vision towers saw.")
     max_file_bytes: int = Field(2 * 1024**3, ge=1, description="Size of one uploaded file.")
     file_ttl_hours: float = Field(48.0, gt=0, le=87_600, description="An uploaded file is deleted after this.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What the server logs; debug shows every question that only reads, as polling clients ask."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How the processes' logs look.")
 
     @field_validator("accepted_licences", mode="before")

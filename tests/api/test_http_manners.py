@@ -73,18 +73,25 @@ def test_keys_never_reach_the_log(locked: World, logged: list[MutableMapping[str
 
 
 def test_a_request_is_logged_with_what_an_operator_needs(world: World, logged: list[MutableMapping[str, Any]]) -> None:
-    answer = world.call("GET", "/v1/tunedModels")
+    answer = world.call("POST", "/v1/tunedModels", json=tuning_body())
     (entry,) = logged
-    assert (entry["event"], entry["method"], entry["path"], entry["status"]) == (
-        "request",
-        "GET",
-        "/v1/tunedModels",
-        200,
-    )
+    said = (entry["event"], entry["log_level"], entry["method"], entry["path"], entry["status"])
+    assert said == ("request", "info", "POST", "/v1/tunedModels", 200)
     assert entry["ms"] > 0
     assert len(answer.headers["x-request-id"]) == 16
-    world.call("GET", "/healthz")
-    assert len(logged) == 1
+
+
+def test_what_polling_clients_ask_is_logged_at_debug_and_at_info_where_it_fails(
+    world: World, logged: list[MutableMapping[str, Any]]
+) -> None:
+    operation = world.call("POST", "/v1beta/tunedModels", json=tuning_body()).json()
+    job = operation["name"].rpartition("/")[2]
+    logged.clear()
+    polled = [f"/v1beta/{operation['name']}", f"/v1/{operation['metadata']['tunedModel']}", f"/kastor/v1/jobs/{job}"]
+    for path in (*polled, "/kastor/v1/jobs", f"/kastor/v1/jobs/{job}/log", "/healthz", "/v1beta/tunedModels/none"):
+        world.call("GET", path)
+    levels = [(entry["log_level"], entry["status"]) for entry in logged]
+    assert levels == [("debug", 200)] * 6 + [("info", 404)]
 
 
 def test_the_owner_is_whose_key_it_was(locked: World) -> None:

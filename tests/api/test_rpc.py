@@ -278,8 +278,18 @@ def test_calls_are_logged_and_counted(world: World, logged: list[MutableMapping[
         list(rpc.models.list_models())
         with pytest.raises(exceptions.NotFound):
             rpc.models.get_model(name="models/none")
-    said = [(entry["path"].rpartition("/")[2], entry["status"]) for entry in logged if entry["event"] == "request"]
-    assert said == [("ListModels", "OK"), ("GetModel", "NOT_FOUND")]
+        world.active()
+        rpc.models.delete_tuned_model(name="tunedModels/numbers")
+    said = [
+        (entry["path"].rpartition("/")[2], entry["status"], entry["log_level"])
+        for entry in logged
+        if entry["event"] == "request" and entry["method"] == "gRPC"
+    ]
+    assert said == [
+        ("ListModels", "OK", "debug"),
+        ("GetModel", "NOT_FOUND", "info"),
+        ("DeleteTunedModel", "OK", "info"),
+    ]
     labels = {"method": f"/{V1BETA}ModelService/GetModel", "code": "NOT_FOUND"}
     assert registry.get_sample_value("kastor_grpc_calls_total", labels) == 1
 

@@ -1,6 +1,8 @@
 """`kastor serve` as an operator starts it: who is let in, what is said at the start, and what never is."""
 
+import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -48,11 +50,48 @@ def test_no_auth_is_said_at_the_start_and_lets_this_machine_in(kastor: Kastor, s
     assert kastor("jobs", "list", "--json").json == []
 
 
-def test_listening_for_others_without_tls_is_warned_of(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listening_for_others_without_tls_is_warned_of(
+    serve: Serve, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KASTOR_API_KEYS", f'{{"ada@example.org": "{KEY_OF_SETTINGS}"}}')
     _, said = serve("--host", EVERYWHERE)
     assert "over plain HTTP" in said.read_text()
-    assert "warning" not in serve()[1].read_text().partition("plain HTTP")[2]
+    assert "warning" not in serve("--data-dir", str(home / "other"))[1].read_text().partition("plain HTTP")[2]
+
+
+def test_two_servers_on_one_data_folder_are_told_by_the_second(kastor: Kastor, serve: Serve, home: Path) -> None:
+    url, _ = serve("--no-auth")
+    pid = json.loads((home / "data" / "server.json").read_text())["pid"]
+    ran = kastor("serve", "--no-auth", "--port", "0")
+    assert (ran.code, ran.out) == (1, "")
+    said = f"{home / 'data'} is in use by the Kastor server of process {pid} ({url}). Use that server, end it first, or"
+    assert said in ran.err and "--data-dir" in ran.err
+    assert httpx.get(f"{url}/healthz").status_code == 200, "the first one goes on"
+
+
+def test_a_killed_server_leaves_its_data_folder_free(home: Path) -> None:
+    for _ in range(2):
+        command = [sys.executable, "-m", "kastor.cli", "serve", "--no-auth", "--port", "0", "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None and "url" in json.loads(process.stdout.readline())
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_that_it_stops_and_what_becomes_of_jobs(home: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "kastor.cli", "serve", "--no-auth", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        url = next(word for line in process.stderr for word in line.split() if word.startswith("http://"))
+        task = {"trainingData": {"examples": {"examples": [{"textInput": "1", "output": "2"}] * 300}}}
+        task |= {"hyperparameters": {"epochCount": 1000}}  # a job that has not ended by then, whatever becomes of it
+        body = {"baseModel": "models/smollm2-135m-instruct", "tuningTask": task}
+        assert httpx.post(f"{url}/v1beta/tunedModels", json=body).status_code == 200
+        process.send_signal(number)
+        said = process.stderr.read()
+        assert process.wait(60) == 0
+    assert "Kastor is stopping. 1 job will go on at the next start." in said
+    assert "Traceback" not in said
 
 
 def test_what_it_keeps_is_closed_to_others_whatever_the_umask(kastor: Kastor, serve: Serve, home: Path) -> None:

@@ -95,8 +95,7 @@ def make_app(
     )
     app.router.redirect_slashes = False
     guarded = LocalOnly(app, cors_origins) if authenticator.open else app
-    polled = [route.path for route in routes if isinstance(route, Route) and _polled(route)]
-    return Application(tuple(routes), endpoints, Observed(with_cors(guarded, cors_origins), metrics, polled))
+    return Application(tuple(routes), endpoints, Observed(with_cors(guarded, cors_origins), metrics))
 
 
 def _polled(route: BaseRoute) -> bool:

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -22,7 +22,8 @@ from kastor.domain.job import State
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 REQUEST_ID = "kastor.request_id"  # where the scope carries it
-QUIET = frozenset({"/healthz", "/metrics"})  # asked every few seconds; logged only when they fail
+READS = frozenset({"GET", "HEAD"})
+"""What changes nothing: clients that wait for a job ask so several times a second. Logged at debug unless it fails."""
 
 
 class Metrics:
@@ -119,11 +120,9 @@ def healthz(instance: str) -> Callable[[Request], Response]:
 class Observed:
     """Middleware: gives each request an id, logs and counts it, and logs what nobody caught."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, polled: Collection[str] = ()) -> None:
-        """`polled` are paths of routes that are asked without delay, and logged only when they fail."""
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._quiet = QUIET | frozenset(polled)
         self._log = structlog.get_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,7 +151,6 @@ class Observed:
         route = scope.get("route")
         template = str(route.path) if route is not None else "unknown"
         self._metrics.answered(template, scope["method"], status, elapsed_s)
-        if template in self._quiet and status < 400:
-            return
-        say = self._log.warning if status >= 500 else self._log.info
+        quiet = status < 400 and scope["method"] in READS
+        say = self._log.warning if status >= 500 else self._log.debug if quiet else self._log.info
         say("request", method=scope["method"], path=scope["path"], status=status, ms=round(elapsed_s * 1000, 1))

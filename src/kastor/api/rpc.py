@@ -31,6 +31,7 @@ from kastor.api.transcoding import GENERATION, Json, Method, bound
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, Unavailable, Unimplemented
 
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+READS = ("Get", "List")  # calls that change nothing, as polling clients make them
 MAX_MESSAGE_BYTES = 3000  # percent-encoded: a status travels in trailers, of which clients take 8 KiB in all
 MAX_DETAILS_BYTES = 3000  # 4000 in base64
 PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # what gRPC does not encode
@@ -222,7 +223,8 @@ class RpcEdge:
 
     def _note(self, method: Method, code: grpc.StatusCode, elapsed_s: float) -> None:
         self._metrics.called(method.full_name, code.name, elapsed_s)
-        say = self._log.warning if code is grpc.StatusCode.INTERNAL else self._log.info
+        quiet = code is grpc.StatusCode.OK and method.rpc.name.startswith(READS)
+        say = self._log.warning if code is grpc.StatusCode.INTERNAL else self._log.debug if quiet else self._log.info
         say("request", method="gRPC", path=method.full_name, status=code.name, ms=round(elapsed_s * 1000, 1))
 
     def _cut(self, what: str) -> None:

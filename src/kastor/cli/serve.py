@@ -44,6 +44,11 @@ def run(given: dict[str, object], internals: Internals, out: Output) -> None:
         else:
             out.say(f"Kastor listens on {url}  (data in {settings.data_dir}; Ctrl-C ends it)", style="")
 
+    def ending(num_jobs: int) -> None:
+        if not out.as_json:
+            jobs = f" {num_jobs} job{'s' * (num_jobs > 1)} will go on at the next start." if num_jobs else ""
+            out.say(f"Kastor is stopping.{jobs} To stop at once, do it again.", style="")
+
     with private_umask():
         server.serve(
             settings,
@@ -51,6 +56,7 @@ def run(given: dict[str, object], internals: Internals, out: Output) -> None:
             announce=not internals.private,
             on_listening=listening,
             on_grpc=grpc,
+            on_ending=ending,
         )
 
 
