@@ -29,14 +29,18 @@ class Recipe:
     format: str | None = None
     rotation: int = 0
     skipped: int = 0  # frames before time zero: an edit list hides them
-    sound: bool = False
+    sound: bool = False  # from time zero, to the last frame
     noise: bool = False
+    begins_ms: int = 0  # when the first frame is shown
+    last_ms: int = 0  # how long the last frame lasts, where the codec does not say it
+    aspect: Fraction = Fraction(1)  # of a pixel
+    thumbnail: str = ""  # codec of a track of one other picture that comes first
 
     @property
     def moments_ms(self) -> tuple[int, ...]:
         """When each frame is shown."""
         times = self.times_ms or tuple(1000 * i // self.rate for i in range(self.num_frames))
-        return tuple(time - times[self.skipped] for time in times)
+        return tuple(time - times[self.skipped] + self.begins_ms for time in times)
 
 
 def painted(number: int, size: tuple[int, int], *, noise: bool = False) -> NDArray[np.uint8]:
@@ -63,21 +67,28 @@ def make_film(path: Path, recipe: Recipe | None = None) -> Path:
     """Write a film; returns its path."""
     recipe = recipe or Recipe()
     with av.open(str(path), "w", format=recipe.format, options=dict(recipe.container_options)) as container:
+        thumbnail = _thumbnail(container, recipe) if recipe.thumbnail else None
         stream = container.add_stream(
             recipe.codec, rate=recipe.rate, options={"g": str(recipe.gop), **recipe.codec_options}
         )
         stream.width, stream.height = recipe.size
         stream.pix_fmt = recipe.pix_fmt
         stream.codec_context.time_base = CLOCK if recipe.times_ms else Fraction(1, recipe.rate)
+        stream.codec_context.sample_aspect_ratio = recipe.aspect
         if recipe.rotation:
             stream.set_display_rotation(recipe.rotation)
         sound = container.add_stream("aac", rate=16000) if recipe.sound else None
+        packets = [] if thumbnail is None else thumbnail
         for number, moment in enumerate(recipe.moments_ms):
             frame = av.VideoFrame.from_ndarray(painted(number, recipe.size, noise=recipe.noise), format="rgb24")
             frame.pts = round(moment * CLOCK / stream.codec_context.time_base)
             frame.time_base = stream.codec_context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        if recipe.last_ms:
+            last = max(packets, key=lambda packet: packet.pts)
+            last.duration = round(recipe.last_ms * CLOCK / last.time_base)
+        container.mux(packets)
         if sound is not None:
             _add_silence(container, sound, seconds=recipe.moments_ms[-1] / 1000)
     return path
@@ -90,10 +101,24 @@ def make_sound(path: Path) -> Path:
     return path
 
 
-def nearest_numbers(recipe: Recipe, moments_s: Sequence[float]) -> list[int]:
-    """The frame that should stand for each moment, counted from the first shown one."""
+def numbers_on_screen(recipe: Recipe, moments_s: Sequence[float]) -> list[int]:
+    """The frame that is seen at each moment: the last that has begun, and the first before any has."""
     shown = [(moment, number) for number, moment in enumerate(recipe.moments_ms) if number >= recipe.skipped]
-    return [min(shown, key=lambda frame: abs(frame[0] - 1000 * moment))[1] for moment in moments_s]
+    zero = 0 if recipe.sound else shown[0][0]
+    return [
+        max((frame for frame in shown if frame[0] - zero <= 1000 * moment + 1e-6), default=shown[0])[1]
+        for moment in moments_s
+    ]
+
+
+def _thumbnail(container: av.container.OutputContainer, recipe: Recipe) -> list[av.Packet]:
+    stream = container.add_stream(recipe.thumbnail, rate=recipe.rate)
+    stream.width, stream.height = 2 * recipe.size[0], 2 * recipe.size[1]
+    stream.pix_fmt = "yuvj420p" if recipe.thumbnail == "mjpeg" else "yuv420p"
+    picture = np.full((stream.height, stream.width, 3), 128, np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    frame.pts = 0
+    return [*stream.encode(frame), *stream.encode()]
 
 
 def _add_silence(container: av.container.OutputContainer, sound: av.AudioStream, *, seconds: float) -> None:

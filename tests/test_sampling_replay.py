@@ -3,23 +3,28 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from films import Recipe, make_film
+from kastor.dataset.manifest import medium_object, medium_of
 from kastor.dataset.sampling import SAMPLING_FILE, Trained, encode_sampling, versions
+from kastor.dataset.seen import Seen
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.generation import Shown
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.domain.limits import OPEN
+from kastor.domain.media import MediaKind, Probe
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.replays import Replays
 from kastor.jobs.shown import Sights
-from kastor.media.cache import MediaCache
+from kastor.media.cache import Fetched, MediaCache
 from kastor.models.families import NANO_VL
+from kastor.models.pictures import compiled_under
 from seen_media import ADA, make_picture, make_video, no_uploads, prompt_of, shown_in
 from worker_place import Place
 
@@ -71,11 +76,33 @@ def test_a_video_that_was_trained_on_is_shown_by_the_frames_of_then_whatever_it_
     assert segment.planned.view.num_pictures == 1
 
 
+def test_a_model_of_the_first_rules_is_shown_what_it_was_tuned_on_and_new_media_by_shapes_of_then(
+    tmp_path: Path,
+) -> None:
+    film = Media("video/mp4", str(make_film(tmp_path / "film.mp4", Recipe(aspect=Fraction(3, 2)))))
+    media = shown_in(tmp_path, prompt_of(film), NANO_VL)
+    held = json.loads(b"".join(encode_sampling([(one, shown.planned) for one, shown in media.items()])))
+    held["versions"] |= {"sampling": "1", "scaling": "1"}
+    held["media"][0]["video"]["pts"][1] += 2  # the nearest frame, say, and not the one on the screen
+    trained = Trained.decoded(json.dumps(held).encode(), SAMPLING_FILE)
+    (shown,) = asked_of(tmp_path, prompt_of(film), trained).values()
+    assert shown.planned.frames is not None
+    assert list(shown.planned.frames.pts) == held["media"][0]["video"]["pts"]
+    assert medium_of(medium_object(shown.planned)).scaling == shown.planned.scaling == 1
+    names = [compiled_under(replace(shown.planned, scaling=scaling), VISION) for scaling in (0, 1)]
+    assert names[0] != names[1]
+    seen = Seen(Fetched(tmp_path / "x", "00", 1), Probe(MediaKind.VIDEO, "mp4", 1, width=96, height=48))
+    wide = replace(seen, probe=replace(seen.probe, stored_size=(64, 48)))
+    assert trained.replayed(wide, film).probe.width == 64
+    assert Trained().replayed(wide, film).probe.width == 96
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda held: held["versions"].update(sampling="0"), "version 0 of this program's sampling"),
         (lambda held: held["versions"].update(scaling="0"), "version 0 of this program's scaling"),
+        (lambda held: held["versions"].update(sampling="99"), "version 99 .* knows versions 1 to"),
         (lambda held: held.update(format=9), "format 9"),
         (lambda held: held.pop("usual"), "does not say"),
         (lambda held: held["media"][0].pop("segment"), "does not say"),

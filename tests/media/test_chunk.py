@@ -13,9 +13,10 @@ from films import Recipe, make_film, number_in
 from kastor.domain.media import BadMedium, Sampling
 from kastor.media.decode import frames
 from kastor.media.guards import Guards
-from kastor.media.pieces import Footage, Limits, SizedPacket, piece_fields, piece_of, pieces
+from kastor.media.pieces import Limits, piece_fields, piece_of, pieces
 from kastor.media.probe import plan, probe
 from kastor.media.rewrite import copy_piece, encode_piece, pieces_of
+from kastor.media.sample import Packet, PacketTable
 
 GUARDS = Guards()
 LIMITS = Limits(None, Fraction(33, 10))
@@ -33,6 +34,16 @@ FILMS = {
     "open-gop.mp4": (Recipe(num_frames=60, codec="libx265", codec_options=OPEN_GOP), False),
     "one-gop.mp4": (Recipe(num_frames=60, gop=250, codec_options={"sc_threshold": "0"}), False),
     "a.avi": (Recipe(num_frames=60, codec="mpeg4"), False),
+}
+STILLS = (0, 3500, *range(5000, 7000, 40), 12_010, 12_050, 19_000, *range(19_500, 21_000, 90), 30_000)
+SEGMENTED = {name: recipe for name, (recipe, _) in FILMS.items()} | {
+    "screen.mp4": Recipe(times_ms=STILLS, last_ms=4000, gop=12),
+    "screen.mkv": Recipe(times_ms=STILLS, last_ms=4000, gop=12, codec_options={"bf": "3"}),
+    "screen-one-gop.mp4": Recipe(times_ms=STILLS, last_ms=4000, gop=500, codec_options={"sc_threshold": "0"}),
+    "late.mp4": Recipe(num_frames=60, begins_ms=2700, sound=True),
+    "late.mkv": Recipe(num_frames=60, begins_ms=2700, sound=True, codec_options={"bf": "2"}),
+    "slides.mp4": Recipe(times_ms=(0, 39_000, 78_000, 117_000), last_ms=100),
+    "wide.mp4": Recipe(num_frames=60, aspect=Fraction(4, 3)),
 }
 
 
@@ -62,6 +73,34 @@ def test_the_pieces_of_a_film_are_the_film(name: str, tmp_path: Path) -> None:
         shown += got
     assert shown == list(range(recipe.skipped, 60))
     assert film.read_bytes() == before
+
+
+def sampled(path: Path, sampling: Sampling) -> list[tuple[int, int, int]]:
+    """Number, height and width of each frame."""
+    found = frames(path, plan(path, sampling).plan)
+    return [(number_in(frame.pixels), *frame.pixels.shape[:2]) for frame in found]
+
+
+@pytest.mark.parametrize("name", SEGMENTED)
+def test_a_piece_sampled_is_the_film_sampled_in_that_segment(name: str, tmp_path: Path) -> None:
+    film = make_film(tmp_path / name, SEGMENTED[name])
+    known = probe(film)
+    longest = Fraction(known.duration_s or 0) * Fraction(5, 12)
+    found = pieces_of(film, Limits(None, longest), GUARDS)
+    assert len(found) > 1
+    assert (found[0].start_s, float(found[-1].end_s)) == (0, pytest.approx(plan(film, Sampling()).plan.duration_s))
+    for number, piece in enumerate(found):
+        assert piece.end_s - piece.start_s <= longest
+        for copies in {piece.copied, False}:
+            to = tmp_path / f"{number}-{copies}.mp4"
+            if copies:
+                copy_piece(film, piece, to, GUARDS)
+            else:
+                encode_piece(film, piece, to, known, None, None, GUARDS)
+            own = plan(to, Sampling()).plan
+            assert own.duration_s == pytest.approx(float(piece.end_s - piece.start_s), abs=1e-3)
+            segment = Sampling(3.7, float(piece.start_s), float(piece.end_s))
+            assert sampled(to, Sampling(3.7)) == sampled(film, segment)
 
 
 def test_a_copied_piece_keeps_to_its_bytes(tmp_path: Path) -> None:
@@ -94,20 +133,20 @@ def test_a_damaged_film_is_a_named_fault(tmp_path: Path) -> None:
 
 
 @st.composite
-def footage(draw: st.DrawFn) -> Footage:
+def footage(draw: st.DrawFn) -> PacketTable:
     """Closed groups with frames of odd sizes, some led by frames of the next."""
     packets, time = [], 0
     for length in draw(st.lists(st.integers(1, 12), min_size=1, max_size=15)):
         leads = draw(st.booleans()) and time > 0 and length > 1
         order = [time + 1, time, *range(time + 2, time + length)] if leads else range(time, time + length)
         for place, pts in enumerate(order):
-            packets.append(SizedPacket(pts, place == 0, False, draw(st.integers(50, 3000))))
+            packets.append(Packet(pts, place == 0, False, draw(st.integers(50, 3000)), 1))
         time += length
-    return Footage(tuple(packets), Fraction(1, 10))
+    return PacketTable(tuple(packets), Fraction(1, 10))
 
 
 @given(footage(), st.integers(15_000, 40_000), st.fractions(Fraction(1, 2), 5, max_denominator=10))
-def test_pieces_follow_on_each_other_and_keep_the_limits(film: Footage, max_bytes: int, max_s: Fraction) -> None:
+def test_pieces_follow_on_each_other_and_keep_the_limits(film: PacketTable, max_bytes: int, max_s: Fraction) -> None:
     found = pieces(film, Limits(max_bytes, max_s), may_copy=True)
     assert found[0].start_s == 0
     assert all(one.end_s == other.start_s for one, other in pairwise(found))

@@ -1,7 +1,9 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,11 @@ import PIL.Image
 import pytest
 from numpy.typing import NDArray
 
-from films import Recipe, make_film, nearest_numbers, number_in, painted
+from films import Recipe, make_film, number_in, numbers_on_screen, painted
 from kastor.domain.media import BadMedium, MediaFault, Resample, Sampling
 from kastor.media.decode import Pictures, frames, picture
 from kastor.media.guards import Guards
-from kastor.media.probe import Inspector, plan
+from kastor.media.probe import Inspector, plan, probe
 from leftovers import child_processes, open_files
 
 QUIET = {"x265-params": "log-level=none"}
@@ -28,6 +30,12 @@ FILMS = {
     "edit-list.mp4": Recipe(skipped=7),
     "variable-rate.mp4": Recipe(times_ms=(0, 40, 300, 333, 400, 900, 1500, 1540, 1580, 1990, 2500)),
     "variable-rate.mkv": Recipe(times_ms=(0, 40, 300, 333, 400, 900, 1500, 1540, 1580, 1990, 2500)),
+    "screen-recording.mp4": Recipe(times_ms=(0, 3500, *range(5000, 7000, 40), 15_000), last_ms=1000),
+    "late-picture.mp4": Recipe(begins_ms=3000, sound=True),
+    "late-picture.mkv": Recipe(begins_ms=3000, sound=True),
+    "late-picture.webm": Recipe(codec="libvpx", begins_ms=3000),
+    "thumbnail-first.mp4": Recipe(thumbnail="mjpeg"),
+    "thumbnail-first.mkv": Recipe(thumbnail="libx264"),
     "10-bit.mp4": Recipe(pix_fmt="yuv420p10le"),
     "hevc.mp4": Recipe(codec="libx265", codec_options=QUIET, num_frames=40),
     "hevc-10-bit.mkv": Recipe(codec="libx265", codec_options=QUIET, pix_fmt="yuv420p10le", num_frames=40),
@@ -50,14 +58,14 @@ def inspector() -> Iterator[Inspector]:
 
 
 @pytest.mark.parametrize("name", FILMS)
-def test_each_sampled_frame_is_the_one_nearest_to_its_moment(name: str, tmp_path: Path, inspector: Inspector) -> None:
+def test_each_sampled_frame_is_the_one_on_the_screen(name: str, tmp_path: Path, inspector: Inspector) -> None:
     recipe = FILMS[name]
     path = make_film(tmp_path / name, recipe)
     (planned,) = inspector.plans([(path, Sampling(fps=3))])
     assert not isinstance(planned, MediaFault), planned
     sampled = list(frames(path, planned.plan))
     assert [frame.moment_s for frame in sampled] == list(planned.plan.moments_s)
-    assert [number_in(frame.pixels) for frame in sampled] == nearest_numbers(recipe, planned.plan.moments_s)
+    assert [number_in(frame.pixels) for frame in sampled] == numbers_on_screen(recipe, planned.plan.moments_s)
     assert {frame.pixels.shape for frame in sampled} == {(recipe.size[1], recipe.size[0], 3)}
 
 
@@ -77,7 +85,7 @@ def test_more_moments_than_frames_repeat_frames(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(num_frames=3))
     planned = plan(path, Sampling(fps=23))
     numbers = [number_in(frame.pixels) for frame in frames(path, planned.plan)]
-    assert numbers == nearest_numbers(Recipe(num_frames=3), planned.plan.moments_s)
+    assert numbers == numbers_on_screen(Recipe(num_frames=3), planned.plan.moments_s)
     assert len(numbers) == 7
 
 
@@ -89,6 +97,37 @@ def test_a_turned_video_comes_upright(rotation: int, tmp_path: Path) -> None:
     assert planned.probe.rotation == rotation % 360
     stored = [np.rot90(frame.pixels, -rotation // 90) for frame in frames(path, planned.plan)]
     assert [number_in(picture) for picture in stored] == list(range(6))
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.ts"])
+def test_pixels_that_are_not_square_are_shown_as_wide_as_they_are(name: str, tmp_path: Path) -> None:
+    path = make_film(tmp_path / name, Recipe(aspect=Fraction(3, 2), num_frames=4))
+    planned = plan(path, Sampling())
+    assert (planned.probe.width, planned.probe.height, planned.probe.stored_size) == (96, 48, (64, 48))
+    (frame,) = frames(path, planned.plan)
+    assert (frame.pixels.shape, number_in(frame.pixels)) == ((48, 96, 3), 0)
+
+
+def test_of_a_turned_video_with_wide_pixels_the_height_grows(tmp_path: Path) -> None:
+    path = make_film(tmp_path / "x.mp4", Recipe(aspect=Fraction(3, 2), num_frames=4, rotation=90))
+    known = probe(path)
+    assert (known.width, known.height, known.stored_size) == (48, 96, (48, 64))
+    assert next(frames(path, plan(path, Sampling()).plan)).pixels.shape == (96, 48, 3)
+
+
+@pytest.mark.parametrize(("transfer", "name"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG"), ("bt709", "")])
+def test_a_video_for_brighter_screens_is_known_as_such(transfer: str, name: str, tmp_path: Path) -> None:
+    params = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
+    recipe = Recipe(codec="libx265", codec_options={"x265-params": params}, pix_fmt="yuv420p10le", num_frames=3)
+    path = make_film(tmp_path / "x.mp4", recipe)
+    assert (probe(path).hdr, plan(path, Sampling()).probe.hdr) == (name, name)
+
+
+def test_a_clock_that_starts_anew_is_one_clock(tmp_path: Path) -> None:
+    near_the_end = (2**33 - 90_000) // 90  # the clock of a transport stream has 33 bits
+    path = make_film(tmp_path / "x.ts", Recipe(times_ms=tuple(near_the_end + 100 * k for k in range(40))))
+    found = plan(path, Sampling())
+    assert [number_in(frame.pixels) for frame in frames(path, found.plan)] == [0, 10, 20, 30]
 
 
 def test_frames_come_in_the_size_asked_for_also_when_turned(tmp_path: Path) -> None:
@@ -152,6 +191,36 @@ def test_pictures_are_upright_on_white_and_scaled(tmp_path: Path) -> None:
     assert picture(tmp_path / "c.png").tolist() == [[[128] * 3] * 4] * 4
 
 
+@pytest.mark.parametrize(("most", "shown"), [(0x0FFF, 0x0FFF >> 4), (0x03FF, 0x03FF >> 2), (0xFFFF, 0xFF)])
+def test_a_deep_grey_picture_is_as_bright_as_the_bits_that_it_uses(most: int, shown: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    PIL.Image.fromarray(np.array([[0, most // 2], [most // 2, most]], np.uint16)).save(path)
+    assert picture(path)[:, :, 0].tolist() == [[0, shown // 2], [shown // 2, shown]]
+    with closing(Pictures()) as pictures:
+        old = pictures.picture(path, scaling=1)  # as models were tuned that saw twelve bits nearly black
+    assert old[1, 1, 0] == most >> 8
+    assert probe(path).grey_bits == most.bit_length()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_marker_is_whole_and_one_cut_in_the_middle_is_not(
+    progressive: bool, tmp_path: Path
+) -> None:
+    image = PIL.Image.fromarray(painted(777, (320, 240), noise=True))
+    image.save(tmp_path / "whole.jpg", progressive=progressive)
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "no-end.jpg").write_bytes(content[:-2])
+    assert (probe(tmp_path / "no-end.jpg").width, number_in(picture(tmp_path / "no-end.jpg"))) == (320, 777)
+    assert np.array_equal(picture(tmp_path / "no-end.jpg"), picture(tmp_path / "whole.jpg"))
+    for share in (5, 7, 9):
+        (tmp_path / "cut.jpg").write_bytes(content[: len(content) * share // 10])
+        for read in (probe, picture):
+            with pytest.raises(BadMedium) as caught:
+                read(tmp_path / "cut.jpg")
+            assert caught.value.fault.rule == "image_corrupt"
+            assert "JPEG picture is cut off" in caught.value.fault.message
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.heic"])
 def test_each_kind_of_picture_is_read_and_cut_off_ones_are_refused(name: str, tmp_path: Path) -> None:
     from pillow_heif import register_heif_opener
@@ -161,9 +230,10 @@ def test_each_kind_of_picture_is_read_and_cut_off_ones_are_refused(name: str, tm
     PIL.Image.fromarray(painted(777, (64, 48), noise=True)).save(path)
     assert number_in(picture(path)) == 777
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    with pytest.raises(BadMedium) as caught:
-        picture(path)
-    assert caught.value.fault.rule in ("image_corrupt", "media_unreadable")
+    for read in (picture, probe):
+        with pytest.raises(BadMedium) as caught:
+            read(path)
+        assert caught.value.fault.rule in ("image_corrupt", "media_unreadable")
 
 
 def test_pages_of_a_pdf_are_pictures(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ PROBED = {
     "a.mov": (Recipe(sound=True), "h264", 2.5),
     "a.webm": (VP8, "vp8", 2.5),
     "live.webm": (replace(VP8, container_options={"live": "1"}), "vp8", 2.5),
-    "variable.mp4": (Recipe(times_ms=(0, 100, 150, 900, 1000)), "h264", 1.25),
+    "variable.mp4": (Recipe(times_ms=(0, 100, 150, 900, 1000)), "h264", 1.05),
     "fragments.mp4": (Recipe(container_options={"movflags": "frag_keyframe+empty_moov"}), "h264", 2.5),
     "edit-list.mp4": (Recipe(skipped=5), "h264", 2.0),
     "named-wrongly.jpg": (Recipe(format="mp4"), "h264", 2.5),

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -21,16 +22,33 @@ def _plan(table: PacketTable, **sampling: float) -> list[float]:
 
 
 def _steady(count: int, fps: int = 10) -> PacketTable:
-    return PacketTable(tuple(Packet(i, i % 5 == 0, False) for i in range(count)), Fraction(1, fps))
+    return PacketTable(tuple(Packet(i, i % 5 == 0, False, duration=1) for i in range(count)), Fraction(1, fps))
 
 
-@given(TABLES, st.floats(0.1, 30))
-def test_no_other_shown_frame_is_nearer_to_a_moment(table: PacketTable, fps: float) -> None:
+@given(TABLES, st.floats(0.1, 30), st.integers(0, 500))
+def test_a_moment_shows_the_last_picture_that_has_begun_and_the_first_before_any_has(
+    table: PacketTable, fps: float, earlier: int
+) -> None:
+    table = replace(table, start_pts=table.shown[0] - earlier)
     plan = sampling_plan(table, Sampling(fps), max_moments=100_000)
     for moment, pts in zip(plan.moments_s, plan.pts, strict=True):
-        goal = table.shown[0] + moment * 90
-        assert abs(pts - goal) <= min(abs(other - goal) for other in table.shown) + 1e-6
+        begun = [other for other in table.shown if other <= table.zero + 90 * (moment + 1e-6)]
+        assert pts == (begun[-1] if begun else table.shown[0])
     assert list(plan.pts) == sorted(plan.pts)
+
+
+def test_a_moment_that_no_binary_fraction_holds_still_meets_its_picture() -> None:
+    table = PacketTable(tuple(Packet(3000 * i, i == 0, False, duration=3000) for i in range(40)), Fraction(1, 90_000))
+    assert sampling_plan(table, Sampling(10), max_moments=99).pts == tuple(9000 * i for i in range(14))
+    assert sampling_plan(table, Sampling(30), max_moments=99).pts == tuple(3000 * i for i in range(40))
+
+
+@pytest.mark.parametrize(("times", "last", "seconds"), [((0, 390, 780, 1170), 1, 1171.0), ((0, 1, 100), 0, 100.0)])
+def test_a_video_lasts_until_its_last_picture_goes_whatever_the_steps_before(
+    times: tuple[int, ...], last: int, seconds: float
+) -> None:
+    table = PacketTable(tuple(Packet(at, at == 0, False, duration=last) for at in times), Fraction(1))
+    assert table.duration_s == seconds
 
 
 @given(TABLES, st.sets(st.integers(0, 39)))
@@ -57,8 +75,8 @@ def test_an_end_beyond_the_video_is_the_end() -> None:
     assert _plan(_steady(20), end_s=3600) == _plan(_steady(20)) == [0, 1]
 
 
-def test_times_count_from_the_first_shown_frame() -> None:
-    late = PacketTable(tuple(Packet(1000 + i, i == 0, i < 3) for i in range(13)), Fraction(1, 10))
+def test_without_another_track_times_count_from_the_first_shown_frame() -> None:
+    late = PacketTable(tuple(Packet(1000 + i, i == 0, i < 3, duration=1) for i in range(13)), Fraction(1, 10))
     plan = sampling_plan(late, Sampling(), max_moments=10)
     assert (plan.start_pts, plan.pts, plan.shown_s, plan.duration_s) == (1003, (1003,), (0.0,), 1.0)
 

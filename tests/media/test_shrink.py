@@ -45,6 +45,19 @@ def test_times_of_a_film_of_variable_rate_stay_what_they_were(tmp_path: Path) ->
     assert plan(made.path, Sampling(fps=20)).plan.shown_s == plan(film, Sampling(fps=20)).plan.shown_s
 
 
+def test_a_smaller_copy_keeps_the_shape_of_wide_pixels_and_the_meaning_of_colours(tmp_path: Path) -> None:
+    params = "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
+    recipe = Recipe(
+        codec="libx265", codec_options={"x265-params": params}, size=(192, 146), aspect=Fraction(16, 11), num_frames=5
+    )
+    film = make_film(tmp_path / "a.mp4", recipe)
+    made = probe(encode_piece(film, None, tmp_path / "b.mp4", probe(film), 97, None, GUARDS).path)
+    before = probe(film)
+    assert (before.width or 0) / (before.height or 1) == pytest.approx((made.width or 0) / (made.height or 1), abs=0.01)
+    assert made.stored_size == (128, 98)
+    assert (before.hdr, made.hdr) == ("PQ", "PQ")
+
+
 def test_never_more_pixels_than_there_were() -> None:
     assert smaller(320, 180, 512) == (320, 180)
     assert smaller(3840, 2160, 256) == (456, 256)

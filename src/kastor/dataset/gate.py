@@ -16,6 +16,7 @@ from kastor.dataset.issues import Issue, Row
 from kastor.dataset.rules import (
     Fault,
     media_faults,
+    media_notes,
     number_faults,
     part_faults,
     plain_chars,
@@ -138,7 +139,7 @@ class Gate:
         views = {
             media: view_of(media, found, resolution_of(media, example, vision), vision) for media, found in seen.items()
         }
-        notes = (*row.notes, *moments_outside(row.line, example))
+        notes = (*row.notes, *moments_outside(row.line, example), *_issues(row, media_notes(example, seen)))
         return Verdict(row.line, Outcome.ACCEPTED, notes, example, Plan(None, views), seen)
 
     def _mixed(self, row: Row, vision: Vision) -> Iterator[Fault]:
@@ -199,5 +200,8 @@ def _unreadable(issue: Issue) -> Verdict:
 def _refused(row: Row, faults: Sequence[Fault]) -> Verdict:
     """Dropped if every fault is one that drops; else rejected."""
     outcome = Outcome.DROPPED if all(fault.drops for fault in faults) else Outcome.REJECTED
-    issues = tuple(Issue(row.line, fault.path, fault.rule, fault.message, fault.hint) for fault in faults)
-    return Verdict(row.line, outcome, issues)
+    return Verdict(row.line, outcome, _issues(row, faults))
+
+
+def _issues(row: Row, faults: Iterable[Fault]) -> tuple[Issue, ...]:
+    return tuple(Issue(row.line, fault.path, fault.rule, fault.message, fault.hint) for fault in faults)

@@ -20,7 +20,7 @@ from kastor.media.cache import Fetched, MediaCache
 from kastor.media.sample import SAMPLING
 
 MAX_REMEMBERED = 2048  # media looked at lately; the frames of a long video are some ten thousand numbers
-PROBING = 1  # counts changes to what a look finds; a part of the names
+PROBING = 2  # counts changes to what a look finds; a part of the names
 
 
 class Known:
@@ -77,7 +77,8 @@ def _object(plan: SamplingPlan | None) -> dict[str, Any] | None:
 
 def _probe(held: dict[str, Any]) -> Probe:
     sizes = tuple((width, height) for width, height in held["page_sizes"])
-    return Probe(**held | {"kind": MediaKind(held["kind"]), "page_sizes": sizes})
+    stored = held["stored_size"] and tuple(held["stored_size"])
+    return Probe(**held | {"kind": MediaKind(held["kind"]), "page_sizes": sizes, "stored_size": stored})
 
 
 def _plan(held: dict[str, Any] | None) -> SamplingPlan | None:

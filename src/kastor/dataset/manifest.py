@@ -85,6 +85,8 @@ def medium_object(medium: PlannedMedium) -> dict[str, Any]:
         "resolution": medium.view.resolution,
         "grids": _grids(medium.view),
     }
+    if medium.scaling:
+        found["scaling"] = medium.scaling
     if medium.frames is not None:
         plan = medium.frames
         found["video"] = {
@@ -99,15 +101,15 @@ def medium_object(medium: PlannedMedium) -> dict[str, Any]:
 
 def medium_of(held: Mapping[str, Any]) -> PlannedMedium:
     """What `medium_object` gave."""
-    video, resolution = held.get("video"), Resolution(held["resolution"])
+    video, resolution, scaling = held.get("video"), Resolution(held["resolution"]), held.get("scaling", 0)
     kind = MediaKind(held["kind"])
     grids = tuple(Grid(w, h, rows, columns, tuple(tiles)) for w, h, rows, columns, tiles in held["grids"])
     if video is None:
-        return PlannedMedium(held["sha256"], kind, View(resolution, grids), None)
+        return PlannedMedium(held["sha256"], kind, View(resolution, grids), None, scaling)
     moments = tuple(video["moments"])
     base = Fraction(video["timeBase"])
     frames = SamplingPlan(moments, tuple(video["pts"]), base, video["start"], video["seconds"])
-    return PlannedMedium(held["sha256"], kind, View(resolution, grids * len(moments), moments), frames)
+    return PlannedMedium(held["sha256"], kind, View(resolution, grids * len(moments), moments), frames, scaling)
 
 
 def _grids(view: View) -> list[list[Any]]:

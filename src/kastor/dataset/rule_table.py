@@ -75,6 +75,10 @@ _EXAMPLES = {
     "too_many_pages": Rule(DROPPED, "The PDF has more pages than allowed.", "max_pdf_pages"),
     "mime_type_wrong": Rule(DROPPED, "The file holds another kind of medium than it is declared as."),
 }
+_NOTES = {
+    "hdr_video": Rule(KEPT, "The video is HDR (PQ or HLG), and is shown without tone mapping: pale and too dark."),
+    "grey_depth": Rule(KEPT, "A greyscale picture of 16 bits uses fewer; its brightness is taken from those it uses."),
+}
 _FETCHING = {
     "media_not_found": "There is no such file.",
     "media_outside_roots": "The file does not lie where media may come from.",
@@ -128,7 +132,7 @@ SECTIONS: Mapping[str, Mapping[str, Rule]] = MappingProxyType(
         "Rows": _ROWS,
         "Examples": _EXAMPLES,
         "Fetching media": {name: Rule(DROPPED, meaning) for name, meaning in _FETCHING.items()},
-        "Media": {name: Rule(DROPPED, meaning) for name, meaning in _FILES.items()},
+        "Media": {name: Rule(DROPPED, meaning) for name, meaning in _FILES.items()} | _NOTES,
     }
 )
 RULES: Mapping[str, Rule] = MappingProxyType(

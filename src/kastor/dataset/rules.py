@@ -155,6 +155,20 @@ def media_faults(
             yield from _SIZE_RULES[seen.probe.kind](path, part, seen, limits, resolution)
 
 
+def media_notes(example: Example, seen: Mapping[Media, Seen]) -> Iterator[Fault]:
+    """What to know about media that can be used."""
+    for path, part in placed_parts(example):
+        probe = seen[part].probe if isinstance(part, Media) and part in seen else None
+        if probe is None:
+            continue
+        if probe.hdr:
+            message = f"the video is HDR ({probe.hdr}): its colours are shown as they are stored, pale and too dark"
+            yield Fault(path, "hdr_video", message, "convert it to SDR (BT.709) for true colours")
+        if probe.grey_bits is not None and probe.grey_bits < 16:
+            message = f"greyscale values of 16 bits that use only {probe.grey_bits}: shown {probe.grey_bits} bits deep"
+            yield Fault(path, "grey_depth", message, "save it with 8 bits if it looks wrong")
+
+
 def _image_faults(
     path: str, media: Media, seen: Seen, limits: DatasetLimits, resolution: Resolution
 ) -> Iterator[Fault]:

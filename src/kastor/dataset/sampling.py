@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from kastor.dataset.manifest import medium_object, medium_of
+from kastor.dataset.seen import Seen
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import MediaKind, Sampling, SamplingPlan
@@ -84,13 +85,20 @@ class Trained:
             raise FailedPrecondition(
                 f"{name} does not say how the model was shown media ({error!r}): tune the model again."
             ) from error
-        for what in ("sampling", "scaling"):
-            if made_with.get(what) != versions()[what]:
+        for what, now in (("sampling", SAMPLING), ("scaling", SCALING)):
+            if str(made_with.get(what)) not in map(str, range(1, now + 1)):
                 raise FailedPrecondition(
                     f"{name}: the model was tuned on pictures by version {made_with.get(what)} of this program's "
-                    f"{what}; it is at version {versions()[what]} now. Tune the model again."
+                    f"{what}; this program knows versions 1 to {now}. Tune the model again, or use the program that "
+                    "tuned it."
                 )
         return found
+
+    @property
+    def scaling(self) -> int:
+        """The version of the rules by which pictures were made, if it is not the present one; else 0."""
+        version = int(self.made_with.get("scaling", SCALING))
+        return 0 if version == SCALING else version
 
     def completed(self, prompt: Prompt) -> Prompt:
         """The prompt with the resolution of training, where it names none."""
@@ -104,9 +112,16 @@ class Trained:
             return media
         return replace(media, fps=self.fps)
 
-    def plan(self, sha256: str, media: Media) -> SamplingPlan | None:
-        """The frames that were trained on, of the same content, segment and frames a second."""
-        return self.plans.get((sha256, sampling_of(media)))
+    def replayed(self, seen: Seen, media: Media) -> Seen:
+        """What was seen, as in training: by the frames of then, if they are of the same content, segment and fps.
+
+        Models of scaling 1 were shown videos whose pixels are not square as if they were.
+        """
+        probe, size = seen.probe, seen.probe.stored_size
+        if self.scaling == 1 and size is not None:
+            probe = replace(probe, width=size[0], height=size[1])
+        plan = self.plans.get((seen.file.sha256, sampling_of(media)), seen.plan)
+        return replace(seen, probe=probe, plan=plan)
 
 
 def _object(sampling: Sampling, planned: PlannedMedium) -> dict[str, Any]:

@@ -23,8 +23,9 @@ class MediaKind(StrEnum):
 class Probe:
     """What a file says about itself; `None` where it has no such thing.
 
-    Width and height are those of the picture as shown: after `rotation`, the degrees counterclockwise (0, 90, 180 or
-    270) by which decoding turns the stored picture. `page_sizes` are (width, height) in points of 1/72 inch.
+    Width and height are those of the picture as shown: in square pixels, after `rotation`, the degrees counterclockwise
+    (0, 90, 180 or 270) by which decoding turns the stored picture. `stored_size` is (width, height) as shown, but in
+    pixels of the file, where those are not square. `page_sizes` are (width, height) in points of 1/72 inch.
     """
 
     kind: MediaKind
@@ -39,6 +40,9 @@ class Probe:
     num_frames: int | None = None
     num_pages: int | None = None
     page_sizes: tuple[tuple[float, float], ...] = ()
+    stored_size: tuple[int, int] | None = None
+    hdr: str = ""  # PQ or HLG, where a video's values stand for more light than a screen's
+    grey_bits: int | None = None  # that the values of a deep greyscale picture use
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """The frames chosen from one video: for each moment the presentation time of the frame nearest to it.
+    """The frames chosen from one video: for each moment the presentation time of the frame that is on the screen.
 
-    Moments are seconds since the video's first shown frame; `pts` are in units of `time_base` as stored, of which
-    `start_pts` is that first frame. Neither list ever goes back, and a frame nearest to several moments is repeated.
+    Moments are seconds since the container's start; `pts` are in units of `time_base` as stored, of which `start_pts`
+    is that start. Neither list ever goes back, and a frame that is on the screen at several moments is repeated.
     """
 
     moments_s: tuple[float, ...]
@@ -71,7 +75,7 @@ class SamplingPlan:
 
     @property
     def shown_s(self) -> tuple[float, ...]:
-        """When the chosen frames are really shown, in seconds since the first."""
+        """When the chosen frames begin to be shown, in seconds since the start."""
         return tuple(float((pts - self.start_pts) * self.time_base) for pts in self.pts)
 
 

@@ -119,6 +119,7 @@ class PlannedMedium:
     kind: MediaKind
     view: View
     frames: SamplingPlan | None
+    scaling: int = 0  # version of the rules by which its pictures are made; 0 stands for the present one
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,10 +91,10 @@ class Sights:
         )
         looked = {one: found[named[one]] for one in media}
         _refuse(media_faults(prompt, looked, OPEN_DATASET, vision))
-        seen = {one: _replayed(about, named[one], as_then) for one, about in looked.items() if isinstance(about, Seen)}
+        seen = {one: as_then.replayed(about, named[one]) for one, about in looked.items() if isinstance(about, Seen)}
         _refuse(_total_faults(prompt, seen, limits))
         places = {part: path for path, part in reversed(list(placed_parts(prompt))) if isinstance(part, Media)}
-        return {one: _shown(prompt, one, about, vision, places[one]) for one, about in seen.items()}
+        return {one: _shown(prompt, one, about, vision, places[one], as_then.scaling) for one, about in seen.items()}
 
 
 def media_of(prompt: Prompt) -> tuple[Media, ...]:
@@ -118,14 +118,9 @@ def _named(media: Media) -> Media:
     return media if own is None else replace(media, uri=own["name"])
 
 
-def _replayed(seen: Seen, named: Media, trained: Trained) -> Seen:
-    plan = trained.plan(seen.file.sha256, named)
-    return seen if plan is None else replace(seen, plan=plan)
-
-
-def _shown(prompt: Prompt, media: Media, seen: Seen, vision: Vision, place: str) -> ShownMedium:
+def _shown(prompt: Prompt, media: Media, seen: Seen, vision: Vision, place: str, scaling: int) -> ShownMedium:
     view = view_of(media, seen, resolution_of(media, prompt, vision), vision)
-    return ShownMedium(planned(seen, view), seen.file.path.absolute(), place)
+    return ShownMedium(replace(planned(seen, view), scaling=scaling), seen.file.path.absolute(), place)
 
 
 def _declared_faults(prompt: Prompt, vision: Vision | None, base: str, limits: Limits) -> Iterator[Fault]:

@@ -165,7 +165,7 @@ def _picture(path: Path, head: bytes, request: dict[str, Any], guards: Guards) -
     resample = Resample(request["resample"])
     if which is Opener.PDF:
         return pictures.pdf_page(path, request["page"], size, guards, resample)
-    return pictures.picture(path, size, guards, resample)
+    return pictures.picture(path, size, guards, resample, request["scaling"])
 
 
 def _shape(pixels: "NDArray[np.uint8]") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,14 +21,17 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from kastor.domain.media import BadMedium
 from kastor.media.confine import allow_cpu
-from kastor.media.containers import opened, video_stream
+from kastor.media.containers import opened, pixel_aspect, video_stream
 from kastor.media.guards import Guards
-from kastor.media.moving import VideoPacket
-from kastor.media.pieces import INDEX_BYTES, Footage, Limits, Piece, SizedPacket, pieces
+from kastor.media.packet_table import VideoPacket, read_table
+from kastor.media.pieces import INDEX_BYTES, Limits, Piece, copied_times, pieces
+from kastor.media.sample import PacketTable
 
 COPIED_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})  # which MP4 takes and players know
 INDEX_SPARE_BYTES = 8192
-ENCODER = {"preset": "superfast", "crf": "23", "forced-idr": "1"}
+# no pictures out of order: an MP4 gives lengths in the order of decoding, and so that of the last picture shown
+ENCODER = {"preset": "superfast", "crf": "23", "forced-idr": "1", "bf": "0"}
+MAX_ASPECT_TERM = 65_535  # as H.264 writes it
 GROUP_S = 4  # a keyframe at least as often: one frame a second is what is mostly taken
 
 
@@ -40,31 +44,9 @@ def planned(path: Path, limits: Limits, guards: Guards) -> tuple[Piece, ...]:
     """
     with opened(path, guards) as container:
         stream = _stream(container, guards)
-        footage = read_footage(container, stream, guards)
+        table = read_table(container, stream, guards)
         may_copy = stream.codec_context.codec.canonical_name in COPIED_CODECS
-    return pieces(footage, limits, may_copy=may_copy)
-
-
-def read_footage(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, guards: Guards
-) -> Footage:
-    """All packets with their sizes.
-
-    Raises:
-        BadMedium: the file was cut off or is damaged, or has too many packets.
-
-    """
-    packets = []
-    try:
-        for packet in _packets(container, stream):
-            packets.append(SizedPacket(packet.pts, packet.is_keyframe, packet.is_discard, packet.size))
-            if packet.is_corrupt or len(packets) > guards.max_packets:
-                raise _damaged(f"packet {len(packets)} is not whole, or there are too many")
-    except (av.error.FFmpegError, OSError) as error:
-        raise _damaged(str(error)) from error
-    if stream.time_base is None:
-        raise _damaged("it has no clock")
-    return Footage(tuple(packets), stream.time_base)
+    return pieces(table, limits, may_copy=may_copy)
 
 
 def copied(path: Path, piece: Piece, guards: Guards) -> bytes:
@@ -76,22 +58,20 @@ def copied(path: Path, piece: Piece, guards: Guards) -> bytes:
     """
     memory = io.BytesIO()
     with opened(path, guards) as source:
-        stream = _stream(source, guards)
-        footage = read_footage(source, stream, guards)
-    start_pts = footage.shown[0] + round(piece.start_s / footage.time_base)
+        table = read_table(source, _stream(source, guards), guards)
+    times = copied_times(table, piece)
     try:
-        with opened(path, guards) as source, _mp4(memory, footage.time_base, piece.stop - piece.first) as target:
+        with opened(path, guards) as source, _mp4(memory, table.time_base, piece.stop - piece.first) as target:
             stream = _stream(source, guards)
             copy = target.add_stream_from_template(stream, opaque=True)
-            copy.time_base = footage.time_base
-            for number, packet in enumerate(_packets(source, stream)):
-                if number >= piece.stop:
-                    break
-                if number >= piece.first:
-                    packet.pts = None if packet.pts is None else packet.pts - start_pts
-                    packet.dts = None if packet.dts is None else packet.dts - start_pts
-                    packet.stream = copy
-                    target.mux(packet)
+            copy.time_base = table.time_base
+            packets = islice(_packets(source, stream), piece.first, piece.stop)
+            for packet, pts, dts in zip(packets, times.pts, times.dts, strict=False):
+                packet.pts, packet.dts = pts, dts
+                if dts == times.dts[-1]:
+                    packet.duration = times.last_duration
+                packet.stream = copy
+                target.mux(packet)
     except (av.error.FFmpegError, ValueError) as error:
         raise _damaged(str(error)) from error
     return memory.getvalue()
@@ -106,15 +86,11 @@ def encoded(path: Path, piece: Piece | None, lines: int | None, max_bytes: int |
     """
     with opened(path, guards) as container:
         stream = _stream(container, guards)
-        footage = read_footage(container, stream, guards)
+        table = read_table(container, stream, guards)
         width, height = stream.codec_context.width, stream.codec_context.height
-    if not footage.shown:
-        raise BadMedium.of("video_without_frames", "The video has no frames.")
-    whole = Piece(footage.begin, len(footage.packets), Fraction(0), footage.span_s(footage.shown[0], None) + 1, False)
-    part = piece or whole
+    part = piece or Piece(table.begin, len(table.packets), Fraction(0), table.duration, False)
     allow_cpu(encoding_cpu_s(float(part.end_s - part.start_s), width * height, guards))
-    low, high = (footage.shown[0] + math.ceil(at / footage.time_base) for at in (part.start_s, part.end_s))
-    return _Encoder(path, footage, part, low, high, guards).run(smaller(width, height, lines), max_bytes)
+    return _Encoder(path, table, part, guards).run(smaller(width, height, lines), max_bytes)
 
 
 def encoding_cpu_s(span_s: float, num_pixels: int, guards: Guards) -> int:
@@ -137,28 +113,38 @@ def _even(side: float) -> int:
 
 
 class _Encoder:
-    """Encodes the frames shown in [low, high) of one video."""
+    """Encodes one part of one video: what is on the screen when it begins, and what is shown before it ends."""
 
-    def __init__(self, path: Path, footage: Footage, part: Piece, low: int, high: int, guards: Guards) -> None:
-        self._path, self._footage, self._part = path, footage, part
-        self._low, self._high, self._guards = low, high, guards
+    def __init__(self, path: Path, table: PacketTable, part: Piece, guards: Guards) -> None:
+        self._path, self._table, self._part, self._guards = path, table, part, guards
+        self._start, self._end = (table.zero + math.ceil(at / table.time_base) for at in (part.start_s, part.end_s))
+        self._low = table.on_screen(part.start_s)
         self._scaler = VideoReformatter()
 
     def run(self, size: tuple[int, int], max_bytes: int | None) -> bytes:
         memory = io.BytesIO()
-        expected = sum(self._low <= pts < self._high for pts in self._footage.shown)
+        expected = sum(self._is_seen(pts) for pts in self._table.shown)
         num_frames = 0
-        with opened(self._path, self._guards) as source, _mp4(memory, self._footage.time_base, expected) as target:
+        waiting: list[VideoPacket] = []
+        with opened(self._path, self._guards) as source, _mp4(memory, self._table.time_base, expected) as target:
             stream = _stream(source, self._guards)
             out = self._out(target, stream, size)
             for frame in self._frames(source, stream):
                 if num_frames == 0 and frame.rotation:
                     out.set_display_rotation(frame.rotation)
-                target.mux(out.encode(self._scaled(frame, size)))
+                waiting += out.encode(self._scaled(frame, size))
+                target.mux(waiting[:-1])
+                del waiting[:-1]
                 num_frames += 1
                 if max_bytes is not None and memory.tell() > max_bytes:
                     break
-            target.mux(out.encode())
+            waiting += out.encode()
+            if waiting:
+                last = waiting[-1]  # without frames out of order it is the one shown last
+                last.duration = math.ceil((self._end - self._start) * self._table.time_base / last.time_base) - (
+                    last.pts or 0
+                )
+            target.mux(waiting)
         if max_bytes is not None and memory.tell() > max_bytes:
             raise BadMedium.of("piece_too_large", f"Encoded anew it still has more than {max_bytes:,} bytes.")
         if num_frames != expected:
@@ -173,9 +159,15 @@ class _Encoder:
         out = target.add_stream("libx264", rate=rate.limit_denominator(60_000), options=options)
         out.width, out.height = size
         out.pix_fmt = "yuv420p"
-        out.time_base = self._footage.time_base
-        out.codec_context.time_base = self._footage.time_base
-        out.codec_context.thread_count = 1
+        out.time_base = self._table.time_base
+        context, source = out.codec_context, stream.codec_context
+        context.time_base = self._table.time_base
+        context.thread_count = 1
+        # the picture keeps its shape, and its colours their meaning
+        shape = pixel_aspect(stream) * Fraction(source.width * size[1], source.height * size[0])
+        context.sample_aspect_ratio = shape.limit_denominator(MAX_ASPECT_TERM)
+        context.color_trc, context.color_primaries = source.color_trc, source.color_primaries
+        context.colorspace, context.color_range = source.colorspace, source.color_range
         return out
 
     def _frames(
@@ -192,7 +184,7 @@ class _Encoder:
             for frame in _decoded(stream, packet):
                 if self._wanted(frame, given):
                     yield frame
-                elif frame.pts is not None and frame.pts >= self._high:
+                elif frame.pts is not None and frame.pts >= self._end:
                     return
         for frame in _decoded(stream, None):
             if self._wanted(frame, given):
@@ -200,16 +192,19 @@ class _Encoder:
 
     def _wanted(self, frame: av.VideoFrame, given: set[int]) -> bool:
         pts = frame.pts
-        if pts is None or not self._low <= pts < self._high or frame.is_corrupt or pts in given:
+        if pts is None or not self._is_seen(pts) or frame.is_corrupt or pts in given:
             return False
         given.add(pts)
         return True
+
+    def _is_seen(self, pts: int) -> bool:
+        return pts == self._low or self._low < pts < self._end
 
     def _enter(self) -> int:
         keys = [
             i
             for i in range(self._part.first, self._part.stop)
-            if self._footage.packets[i].key and (self._footage.packets[i].pts or 0) <= self._low
+            if self._table.packets[i].key and (self._table.packets[i].pts or 0) <= self._low
         ]
         return keys[-2] if len(keys) > 1 else self._part.first
 
@@ -217,8 +212,8 @@ class _Encoder:
         scaled = self._scaler.reformat(
             frame, width=size[0], height=size[1], format="yuv420p", interpolation=Interpolation.BICUBIC
         )
-        scaled.pts = (frame.pts or 0) - self._low
-        scaled.time_base = self._footage.time_base
+        scaled.pts = 0 if frame.pts == self._low else (frame.pts or 0) - self._start
+        scaled.time_base = self._table.time_base
         scaled.pict_type = PictureType.NONE  # the encoder decides; it would otherwise follow the source
         return scaled
 

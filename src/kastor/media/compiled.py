@@ -34,7 +34,9 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 
-def frames_key(sha256: str, pictures: Sequence[int], sizes: Sequence[Size], resample: Resample) -> str:
+def frames_key(
+    sha256: str, pictures: Sequence[int], sizes: Sequence[Size], resample: Resample, scaling: int = 0
+) -> str:
     """Under which name the pictures of a medium are kept.
 
     Args:
@@ -42,10 +44,11 @@ def frames_key(sha256: str, pictures: Sequence[int], sizes: Sequence[Size], resa
         pictures: presentation times of a video's frames, numbers of pages, (0,) of an image.
         sizes: width and height that each is scaled to.
         resample: by which filter.
+        scaling: version of the rules that they are made by; 0 for the present one.
 
     """
     alike = [[*size, len(list(group))] for size, group in groupby(sizes)]
-    said = json.dumps([SCALING, resample, alike, sha256, list(pictures)])
+    said = json.dumps([scaling or SCALING, resample, alike, sha256, list(pictures)])
     return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -9,19 +9,21 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 import av
 import av.container
 import av.error
 import av.packet
 import av.video.stream
-from av.stream import Discard, Disposition
+from av.stream import Discard
 
 from kastor.domain.media import BadMedium, MediaKind, Probe
 from kastor.media.guards import Guards
-from kastor.media.sample import Packet, PacketTable
+from kastor.media.packet_table import VideoPacket, check_duration, read_packets, truncated
+from kastor.media.sample import PacketTable
 from kastor.media.sniff import NUM_BYTES, promised_bytes
+from kastor.media.tracks import STILLS, codec_name, film_track, header_duration_s
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,asf"
 DECODERS = "h264,hevc,vp8,vp9,libvpx,libvpx-vp9,libdav1d,libaom-av1,av1,mpeg1video,mpeg2video,mpegvideo,mpeg4"
@@ -32,9 +34,9 @@ ACCEPTED = (
 )
 CODECS = frozenset(ACCEPTED.split())
 SOON_READ = 600  # packets
-VideoPacket: TypeAlias = "av.packet.Packet[av.video.stream.VideoStream]"
 FIRST_PACKETS = 300  # within which a frame must come out
-TRUNCATED_S = 1.0  # a container that promises this much more than it holds was cut off
+MAX_ASPECT = Fraction(8)
+HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def _check_whole(path: Path) -> None:
         promised = promised_bytes(file.read(NUM_BYTES))
     num_bytes = path.stat().st_size
     if promised is not None and promised > num_bytes:
-        raise _truncated(f"it promises {promised} bytes and has {num_bytes}")
+        raise truncated(f"it promises {promised} bytes and has {num_bytes}")
 
 
 def unreadable(error: Exception) -> BadMedium:
@@ -88,15 +90,14 @@ def video_stream(container: av.container.InputContainer, guards: Guards) -> av.v
         BadMedium: its codec is not accepted, or its pictures are too large.
 
     """
-    # a cover picture in a sound file is a stream of its own
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    streams = [s for s in container.streams.video if not s.disposition & STILLS]
     if not streams:
         return None
-    stream = streams[0]
+    stream = film_track(streams)
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
-    codec = _codec_name(stream)
+    codec = codec_name(stream)
     if codec not in CODECS:
         raise BadMedium.of(
             "video_codec_unsupported",
@@ -107,13 +108,6 @@ def video_stream(container: av.container.InputContainer, guards: Guards) -> av.v
     stream.codec_context.options = {"max_pixels": str(guards.max_video_pixels)}
     stream.codec_context.thread_count = 1
     return stream
-
-
-def _codec_name(stream: av.video.stream.VideoStream) -> str:
-    try:
-        return str(stream.codec_context.codec.canonical_name)
-    except (AttributeError, ValueError):
-        return "of unknown kind"  # no decoder was built in
 
 
 def _check_size(width: int, height: int, guards: Guards) -> None:
@@ -131,99 +125,6 @@ def _check_size(width: int, height: int, guards: Guards) -> None:
         )
 
 
-def read_table(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, guards: Guards
-) -> PacketTable:
-    """All packets of the stream, by reading the whole file once without decoding.
-
-    Raises:
-        BadMedium: the file was cut off or is damaged, has no frames, too many packets, or lasts too long.
-
-    """
-    return _read(container, stream, guards)[0]
-
-
-def _read(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, guards: Guards
-) -> tuple[PacketTable, "list[VideoPacket]"]:
-    """The table, and the first keyframe's packet if there is one."""
-    packets: list[Packet] = []
-    first: list[VideoPacket] = []
-    end_pts = 0
-    try:
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            if packet.is_corrupt:
-                raise _truncated(f"packet {len(packets)} is not whole")
-            pts, key = packet.pts, packet.is_keyframe
-            packets.append(Packet(pts, key, packet.is_discard))
-            end_pts = max(end_pts, (pts or 0) + (packet.duration or 0))
-            if key and not first:
-                first.append(packet)
-            if len(packets) > guards.max_packets:
-                raise BadMedium.of(
-                    "video_too_many_packets", f"The video has more than {guards.max_packets} packets.", "Cut it."
-                )
-    except (av.error.FFmpegError, OSError) as error:
-        raise _truncated(str(getattr(error, "strerror", None) or error)) from error
-    table = PacketTable(tuple(packets), stream.time_base or _no_clock(), end_pts)
-    _check_table(table, container, stream, guards)
-    return table, first
-
-
-def _no_clock() -> Fraction:
-    raise BadMedium.of("video_without_frames", "The video has no clock: no frame has a time.")
-
-
-def _check_table(
-    table: PacketTable,
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    guards: Guards,
-) -> None:
-    if not table.shown:
-        raise BadMedium.of("video_without_frames", "The video has no frames that are shown at a known time.")
-    check_duration(table.duration_s, guards)
-    name = container.format.name
-    if "mov" in name or "flv" in name:
-        promised_s = _promised_s(container, stream)
-        held_s = max(table.duration_s, float((table.end_pts - table.shown[0]) * table.time_base))
-        if promised_s is not None and held_s < promised_s - max(TRUNCATED_S, 0.02 * promised_s):
-            raise _truncated(f"it promises {promised_s:.1f} s and holds {held_s:.1f} s")
-    if "avi" in name and len(table.packets) < 0.98 * stream.frames - 1:
-        raise _truncated(f"it promises {stream.frames} frames and holds {len(table.packets)}")
-
-
-def _promised_s(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
-    """What the header says, where it speaks of the picture and not of a longer sound track."""
-    if "mov" in container.format.name and stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    alone = len(container.streams) == 1 and container.duration is not None
-    return (container.duration or 0) / av.time_base if alone else None
-
-
-def check_duration(duration_s: float, guards: Guards) -> None:
-    """Refuse what lasts longer than anything honest.
-
-    Raises:
-        BadMedium: it does.
-
-    """
-    if duration_s > guards.max_duration_s:
-        raise BadMedium.of(
-            "video_too_long",
-            f"The video lasts {duration_s / 3600:.1f} hours, at most {guards.max_duration_s / 3600:g} can be read.",
-            "Cut it, for example with `kastor prepare`.",
-        )
-
-
-def _truncated(what: str) -> BadMedium:
-    return BadMedium.of(
-        "media_truncated", f"The file was cut off or is damaged: {what}.", "Copy or export it again from the original."
-    )
-
-
 def probe_container(path: Path, guards: Guards) -> Probe:
     """What a video or sound file says of itself; of its packets, too, where the header cannot be trusted.
 
@@ -237,7 +138,7 @@ def probe_container(path: Path, guards: Guards) -> Probe:
             return _sound(path, container)
         if not _trusted(container, stream, path):
             return _probed(path, container, stream, guards)[0]
-        duration_s = float((stream.duration or 0) * (stream.time_base or 0))
+        duration_s = header_duration_s(container, stream)
         check_duration(duration_s, guards)
         shape = _shape(container.demux(stream), path, stream, guards)
         return _video(path, container, stream, duration_s, stream.frames, shape)
@@ -260,7 +161,7 @@ def probe_planned(path: Path, guards: Guards) -> tuple[Probe, PacketTable]:
 def _probed(
     path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream, guards: Guards
 ) -> tuple[Probe, PacketTable]:
-    table, first = _read(container, stream, guards)
+    table, first = read_packets(container, stream, guards)
     shape = _shape(first, path, stream, guards)
     return _video(path, container, stream, table.duration_s, len(table.shown), shape), table
 
@@ -271,19 +172,21 @@ def _video(
     stream: av.video.stream.VideoStream,
     duration_s: float,
     num_frames: int,
-    shape: tuple[int, int, int],
+    shape: "_Shape",
 ) -> Probe:
     return Probe(
         kind=MediaKind.VIDEO,
         container=container.format.name,
         num_bytes=path.stat().st_size,
-        codec=_codec_name(stream),
-        width=shape[0],
-        height=shape[1],
+        codec=codec_name(stream),
+        width=shape.width,
+        height=shape.height,
         duration_s=duration_s,
         fps=num_frames / duration_s if duration_s > 0 else None,
-        rotation=shape[2],
+        rotation=shape.rotation,
         num_frames=num_frames,
+        stored_size=shape.stored_size,
+        hdr=HDR.get(shape.transfer, ""),
     )
 
 
@@ -307,7 +210,7 @@ def _trusted(container: av.container.InputContainer, stream: av.video.stream.Vid
         times.append(entry.timestamp)
         end = max(end, entry.pos + entry.size)
     if end > num_bytes:
-        raise _truncated(f"its index names {end} bytes and it has {num_bytes}")
+        raise truncated(f"its index names {end} bytes and it has {num_bytes}")
     return len(times) == stream.frames and is_steady(times)
 
 
@@ -321,10 +224,18 @@ def is_steady(times: Sequence[int]) -> bool:
     return all(after - before <= 2 * mean for before, after in pairwise(times))
 
 
-def _shape(
-    packets: "Iterable[VideoPacket]", path: Path, stream: av.video.stream.VideoStream, guards: Guards
-) -> tuple[int, int, int]:
-    """(width, height, rotation) as the first frame has them: only frames tell of the rotation.
+class _Shape(NamedTuple):
+    """How pictures are shown, by the first one: only frames tell of the rotation."""
+
+    width: int
+    height: int
+    rotation: int
+    stored_size: tuple[int, int] | None  # turned, where its pixels are not square
+    transfer: int  # from light to values
+
+
+def _shape(packets: "Iterable[VideoPacket]", path: Path, stream: av.video.stream.VideoStream, guards: Guards) -> _Shape:
+    """As the first frame has it.
 
     Raises:
         BadMedium: no frame comes out.
@@ -337,9 +248,16 @@ def _shape(
         if not frame.is_corrupt:
             _check_size(frame.width, frame.height, guards)
             turns = quarter_turns(frame.rotation)
-            size = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
-            return *size, turns * 90
+            stored = frame.width, frame.height
+            square = square_size(stored, pixel_aspect(stream))
+            width, height = _turned(square, turns)
+            odd = None if square == stored else _turned(stored, turns)
+            return _Shape(width, height, turns * 90, odd, int(frame.color_trc or 0))
     raise BadMedium.of("video_without_frames", "No frame of the video can be decoded.")
+
+
+def _turned(size: tuple[int, int], turns: int) -> tuple[int, int]:
+    return (size[1], size[0]) if turns % 2 else size
 
 
 def _first_frames(path: Path, guards: Guards) -> Iterator[av.VideoFrame]:
@@ -355,6 +273,21 @@ def _decoded(stream: av.video.stream.VideoStream, packet: "VideoPacket | None") 
         return stream.codec_context.decode(packet)
     except (av.error.FFmpegError, OSError):
         return []  # a stream may start in the middle of a group; a file of nothing else yields no frame
+
+
+def pixel_aspect(stream: av.video.stream.VideoStream) -> Fraction:
+    """How much wider than high a stored pixel is shown; 1 where the file does not say, or says nonsense."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return aspect if 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else Fraction(1)
+
+
+def square_size(size: tuple[int, int], aspect: Fraction) -> tuple[int, int]:
+    """Width and height of the picture in square pixels: players change the width.
+
+    >>> square_size((720, 576), Fraction(16, 11)), square_size((1440, 1080), Fraction(4, 3))
+    ((1047, 576), (1920, 1080))
+    """
+    return max(1, round(size[0] * aspect)), size[1]
 
 
 def quarter_turns(rotation: float) -> int:

@@ -115,8 +115,9 @@ class Pictures:
         *,
         page: int = 0,
         resample: Resample = Resample.BICUBIC,
+        scaling: int = 0,
     ) -> Pixels:
-        """As the function of this name.
+        """As the function of this name, by a version of the rules; 0 is the present one.
 
         Raises:
             BadMedium: it is damaged, or unpacking asks for too much.
@@ -128,6 +129,7 @@ class Pictures:
             "size": size,
             "resample": resample,
             "page": page,
+            "scaling": scaling,
             "cpu_s": self._guards.decode_cpu_s,
         }
         if self._child is not None and self._child.num_answers >= PICTURES_PER_CHILD:

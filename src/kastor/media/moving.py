@@ -7,13 +7,12 @@ whole file, which is cheap beside decoding, so that nothing depends on seeking, 
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
 
 import av
 import av.container
 import av.error
-import av.packet
 import av.video.stream
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 
 from kastor.domain.media import BadMedium, Resample
 from kastor.media.confine import allow_cpu
-from kastor.media.containers import opened, quarter_turns, read_table, video_stream
+from kastor.media.containers import opened, pixel_aspect, quarter_turns, square_size, video_stream
 from kastor.media.guards import MIB, Guards
+from kastor.media.packet_table import VideoPacket, read_table
 from kastor.media.sample import Unit, send_plan
 
 # decoders that may skip a frame nobody refers to packet by packet; libdav1d reads the setting only when opened
@@ -34,7 +34,6 @@ NUM_WORKERS = 2
 PENDING_BYTES = 64 * MIB  # of frames decoded ahead of their turn
 
 Pixels = NDArray[np.uint8]
-VideoPacket: TypeAlias = "av.packet.Packet[av.video.stream.VideoStream]"
 
 
 def decode(
@@ -53,8 +52,8 @@ def decode(
     """
     with opened(path, guards) as container:
         stream = _stream(container, guards)
-        table = read_table(container, stream, guards)
-        context = stream.codec_context
+        table = read_table(container, stream, guards, with_sound=False)
+        context, aspect = stream.codec_context, pixel_aspect(stream)
         allow_cpu(guards.decode_cpu(table.duration_s, context.width * context.height))
     units = send_plan(table.packets, wanted)
     if set().union(*(unit.pts for unit in units)) != set(wanted):
@@ -63,14 +62,14 @@ def decode(
         )
     relay = _Relay(wanted, units)
     for _ in range(min(NUM_WORKERS, len(units))):
-        threading.Thread(target=_work, args=(path, _Scaler(size, resample), guards, relay), daemon=True).start()
+        threading.Thread(target=_work, args=(path, _Scaler(size, resample, aspect), guards, relay), daemon=True).start()
     num_sent = 0
     try:
         for pts, pixels in relay.frames():
             send(pts, pixels)
             num_sent += 1
     except _NotEnterable:
-        _from_the_start(path, wanted[num_sent:], _Scaler(size, resample), guards, send)
+        _from_the_start(path, wanted[num_sent:], _Scaler(size, resample, aspect), guards, send)
 
 
 class _NotEnterable(Exception):
@@ -265,17 +264,19 @@ class _Decoder:
 class _Scaler:
     """Frames at the size they are wanted in; for one thread."""
 
-    def __init__(self, size: tuple[int, int] | None, resample: Resample) -> None:
+    def __init__(self, size: tuple[int, int] | None, resample: Resample, aspect: Fraction) -> None:
         self._size = size
+        self._aspect = aspect  # of a stored pixel
         self._filter = Interpolation[resample.name]
         self._reformatter = VideoReformatter()
 
     def pixels(self, frame: av.VideoFrame) -> Pixels:
         """(height, width, 3), upright."""
         turns = quarter_turns(frame.rotation)
-        width, height = self._size or (None, None)
-        if turns % 2:
-            width, height = height, width
+        if self._size is None:
+            width, height = square_size((frame.width, frame.height), self._aspect)
+        else:
+            width, height = self._size[::-1] if turns % 2 else self._size
         scaled = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=self._filter
         )

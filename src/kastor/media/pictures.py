@@ -3,8 +3,13 @@
 A picture's size is read from its header and judged before any pixel is unpacked.
 """
 
+import io
 import math
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +25,8 @@ from kastor.media.guards import Guards
 FORMATS = ("PNG", "JPEG", "WEBP", "HEIF")  # a JPEG of several pictures (MPO) gives its first
 ORIENTATION_TAG = 0x0112
 TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}  # EXIF orientation -> counterclockwise quarter turns
+JPEG_END = b"\xff\xd9"
+DEPTHS = (8, 10, 12, 14, 16)  # bits of a greyscale value
 PDF_POINTS_PER_INCH = 72
 PDF_DPI = 144  # of a page whose size nobody asked for
 
@@ -32,16 +39,17 @@ def set_up(guards: Guards) -> None:
 
 
 def probe_picture(path: Path, guards: Guards) -> Probe:
-    """What the picture's header says.
+    """What the picture is; it is read to its end, as a file that was cut off has its header all the same.
 
     Raises:
-        BadMedium: no picture we accept, too large, or animated.
+        BadMedium: no picture we accept, too large, animated, cut off or damaged.
 
     """
     with _opened(path, guards) as image:
         turns = TURNS.get(_orientation(image), 0)
         width, height = (image.height, image.width) if turns % 2 else image.size
         name = str(image.format).lower()
+        grey_bits = _read_whole(image, path)
         return Probe(
             kind=MediaKind.IMAGE,
             container="jpeg" if name == "mpo" else name,
@@ -50,28 +58,90 @@ def probe_picture(path: Path, guards: Guards) -> Probe:
             height=height,
             rotation=turns * 90,
             num_frames=1,
+            grey_bits=grey_bits,
         )
 
 
 def picture(
-    path: Path, size: tuple[int, int] | None, guards: Guards, resample: Resample = Resample.BICUBIC
+    path: Path,
+    size: tuple[int, int] | None,
+    guards: Guards,
+    resample: Resample = Resample.BICUBIC,
+    scaling: int = 0,
 ) -> NDArray[np.uint8]:
     """The whole picture upright, on white where it is transparent, (height, width, 3); scaled to `size` if given.
+
+    `scaling` is the version of the rules that a model was tuned with; 0 is the present one.
 
     Raises:
         BadMedium: it is cut off or damaged, or as `probe_picture` says.
 
     """
-    with _opened(path, guards) as image:
-        try:
-            upright = PIL.ImageOps.exif_transpose(image)
-            return _pixels(_rgb(upright), size, resample)
-        except MemoryError as error:
-            raise _too_much_memory() from error
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise BadMedium.of(
-                "image_corrupt", f"The picture is cut off or damaged: {error}.", "Export it again from the original."
-            ) from error
+    with _opened(path, guards) as image, _damage_named(image):
+        upright = PIL.ImageOps.exif_transpose(_loaded(image, path))
+        return _pixels(_rgb(upright, scaling), size, resample)
+
+
+@contextmanager
+def _damage_named(image: PIL.Image.Image) -> Iterator[None]:
+    """A failure to unpack the picture as a fault in our words: those of Pillow speak of its insides."""
+    try:
+        yield
+    except MemoryError as error:
+        raise _too_much_memory() from error
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+        name = {"MPO": "JPEG", "HEIF": "HEIC"}.get(image.format or "", image.format)
+        raise BadMedium.of(
+            "image_corrupt",
+            f"The {name} picture is cut off or damaged: its header is whole, its pixels are not.",
+            "Copy or export it again from the original.",
+        ) from error
+
+
+def _read_whole(image: PIL.Image.Image, path: Path) -> int | None:
+    """Unpack the picture once, a JPEG at an eighth of its size, to see that it is whole; the bits of a deep grey one.
+
+    Raises:
+        BadMedium: it is not.
+
+    """
+    with _damage_named(image):
+        image.draft("RGB", (image.width // 8, image.height // 8))  # other formats know no such thing
+        whole = _loaded(image, path)
+        return used_bits(np.asarray(whole, dtype=np.uint32)) if is_deep(whole) else None
+
+
+def _loaded(image: PIL.Image.Image, path: Path) -> PIL.Image.Image:
+    """The picture, unpacked. A JPEG that lacks nothing but its end marker is whole, as all viewers have it.
+
+    Raises:
+        OSError: it is cut off or damaged, or as Pillow has it.
+
+    """
+    try:
+        image.load()
+    except OSError:
+        if image.format not in ("JPEG", "MPO"):
+            raise
+        content = path.read_bytes()
+        if not lacks_only_its_end(content):
+            raise
+        image = PIL.Image.open(io.BytesIO(content + JPEG_END), formats=FORMATS)
+        image.load()
+    return image
+
+
+def lacks_only_its_end(content: bytes) -> bool:
+    """Whether a JPEG without its end marker has all its pixels: FFmpeg's decoder counts their bits."""
+    import av  # here, as few pictures need it
+
+    decoder = av.CodecContext.create("mjpeg", "r")
+    decoder.options = {"err_detect": "explode"}
+    decoder.thread_count = 1
+    try:
+        return bool([*decoder.decode(av.Packet(content)), *decoder.decode(None)])
+    except av.error.FFmpegError:
+        return False
 
 
 def probe_pdf(path: Path, guards: Guards) -> Probe:
@@ -165,10 +235,26 @@ def _orientation(image: PIL.Image.Image) -> int:
         return 1  # broken EXIF: shown as stored, as browsers do
 
 
-def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
+def used_bits(values: NDArray[np.uint32]) -> int:
+    """How many bits of 16 a greyscale picture uses, as cameras and scanners do: 8, 10, 12, 14 or 16.
+
+    >>> used_bits(np.array([0, 4095], np.uint32)), used_bits(np.array([0, 4096], np.uint32))
+    (12, 14)
+    """
+    most = int(values.max(initial=0))
+    return next((bits for bits in DEPTHS if most < 1 << bits), DEPTHS[-1])
+
+
+def is_deep(image: PIL.Image.Image) -> bool:
+    """Whether it is greyscale of up to 16 bits."""
+    return image.mode.startswith("I;16") or image.mode == "I"
+
+
+def _rgb(image: PIL.Image.Image, scaling: int = 0) -> PIL.Image.Image:
+    if is_deep(image):
         values = np.asarray(image, dtype=np.uint32)
-        return PIL.Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        bits = 16 if scaling == 1 else used_bits(values)
+        return PIL.Image.fromarray((values >> (bits - 8)).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         see_through = image.convert("RGBA")
         paper = PIL.Image.new("RGBA", see_through.size, "white")

@@ -158,6 +158,8 @@ def _probe(answer: dict[str, Any]) -> Probe:
     fields = dict(answer["probe"])
     fields["kind"] = MediaKind(fields["kind"])
     fields["page_sizes"] = tuple((float(width), float(height)) for width, height in fields["page_sizes"])
+    stored = fields.get("stored_size")
+    fields["stored_size"] = stored and (int(stored[0]), int(stored[1]))
     return Probe(**fields)
 
 

@@ -5,7 +5,7 @@ costs a third to a half of decoding everything, and gives the same pixels.
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from kastor.domain.media import BadMedium, Sampling, SamplingPlan
 
-SAMPLING = 1  # counts changes to which frames are chosen; stored with what was trained on them
-SCALING = 1  # counts changes to how decoders turn and scale them; stored as well, and part of the keys of pictures
-CLOCK_SLACK = 0.02  # of a sampling step: WebM's millisecond clock would otherwise give one frame too many
+SAMPLING = 2  # counts changes to which frames are chosen; stored with what was trained on them
+SCALING = 2  # counts changes to how decoders turn and scale them; stored as well, and part of the keys of pictures
+END_SLACK_S = Fraction(1, 1000)  # a millisecond clock rounds a video's end up by as much, and no moment lies so late
+MOMENT_SLACK_S = Fraction(1, 1_000_000)  # to which moments are known: offsets are written in decimals
 
 
 class Packet(NamedTuple):
@@ -25,15 +26,22 @@ class Packet(NamedTuple):
     pts: int | None
     key: bool
     discard: bool  # decoded, never shown (edit lists)
+    num_bytes: int = 0
+    duration: int = 0  # in the unit of `pts`; 0 where the file does not say
+    dts: int | None = None
 
 
 @dataclass(frozen=True)
 class PacketTable:
-    """All packets of one video stream; `end_pts` is when the last one ends, if that is known."""
+    """All packets of one video stream, and its container's start and end on the same clock.
+
+    Another track may begin earlier and end later; without the two the stream is all there is.
+    """
 
     packets: tuple[Packet, ...]
     time_base: Fraction
-    end_pts: int = 0
+    start_pts: int | None = None
+    end_pts: int | None = None
 
     @cached_property
     def shown(self) -> list[int]:
@@ -41,7 +49,7 @@ class PacketTable:
 
         What comes before the first keyframe cannot be decoded: a recording that begins in the midst of a group.
         """
-        begin = next((i for i, packet in enumerate(self.packets) if packet.key), 0)
+        begin = self.begin
         first = self.packets[begin].pts if self.packets and self.packets[begin].key else None
         return sorted(
             p.pts
@@ -49,17 +57,45 @@ class PacketTable:
             if p.pts is not None and not p.discard and (first is None or p.pts >= first)
         )
 
+    @cached_property
+    def begin(self) -> int:
+        """The first packet that can be decoded."""
+        return next((i for i, packet in enumerate(self.packets) if packet.key), 0)
+
+    @property
+    def zero(self) -> int:
+        """The presentation time from which seconds are counted: the container's start."""
+        return self.shown[0] if self.start_pts is None else self.start_pts
+
+    @cached_property
+    def end(self) -> int:
+        """The presentation time at which the container ends."""
+        last = self.shown[-1]
+        lasts = max((packet.duration for packet in self.packets if packet.pts == last), default=0)
+        return max(last + lasts, last if self.end_pts is None else self.end_pts)
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from the container's start to its end, exact.
+
+        >>> PacketTable(tuple(Packet(10 * i, i == 0, False, duration=10) for i in range(5)), Fraction(1, 100)).duration
+        Fraction(1, 2)
+        """
+        return max(Fraction(0), (self.end - self.zero) * self.time_base) if self.shown else Fraction(0)
+
     @property
     def duration_s(self) -> float:
-        """Seconds from the first frame to the end of the last, which is taken to last as long as the mean.
+        """The duration as a number."""
+        return float(self.duration)
 
-        >>> PacketTable(tuple(Packet(10 * i, i == 0, False) for i in range(5)), Fraction(1, 100)).duration_s
-        0.5
-        """
-        shown = self.shown
-        if len(shown) < 2:
-            return max(0.0, float((self.end_pts - shown[0]) * self.time_base)) if shown else 0.0
-        return float((shown[-1] - shown[0]) * self.time_base) * (1 + 1 / (len(shown) - 1))
+    def moment_s(self, pts: int) -> Fraction:
+        """Seconds since the container's start."""
+        return (pts - self.zero) * self.time_base
+
+    def on_screen(self, moment: Fraction) -> int:
+        """Which picture is seen so many seconds after the start: the last that has begun; the first before any has."""
+        latest = self.zero + math.floor((moment + MOMENT_SLACK_S) / self.time_base)
+        return self.shown[max(0, bisect_right(self.shown, latest) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,57 +107,61 @@ class Unit:
     pts: frozenset[int]
 
 
-def num_moments(span_s: float, fps: float) -> int:
-    """How many moments `span_s` seconds have; the first is always one.
+def num_moments(span: Fraction, fps: Fraction) -> int:
+    """How many moments lie in `span` seconds; the first is always one.
 
-    >>> num_moments(10, 1), num_moments(10.01, 1), num_moments(10.5, 1), num_moments(0, 1), num_moments(2, 0.4)
-    (10, 10, 11, 1, 1)
+    >>> [num_moments(Fraction(span), Fraction(1)) for span in ("10", "10.001", "10.5", "15.0167", "0")]
+    [10, 10, 11, 16, 1]
     """
-    return max(1, math.ceil(span_s * fps - CLOCK_SLACK))
+    return max(1, math.ceil((span - END_SLACK_S) * fps))
 
 
 def sampling_plan(table: PacketTable, sampling: Sampling, *, max_moments: int) -> SamplingPlan:
-    """The moments of `sampling` and the frame nearest to each (the earlier of two equally near).
+    """The moments of `sampling`, and the frame that is on the screen at each.
 
     Raises:
         BadMedium: no frames, a segment outside the video, or more than `max_moments`.
 
     """
-    shown, duration_s = table.shown, table.duration_s
-    if not shown:
+    if not table.shown:
         raise BadMedium.of("video_without_frames", "The video has no frames.")
-    count = num_moments(_span_s(sampling, duration_s), sampling.fps)
+    span, start, fps = _span(sampling, table.duration), decimal(sampling.start_s), decimal(sampling.fps)
+    count = num_moments(span, fps)
     if count > max_moments:
         raise BadMedium.of(
             "video_too_many_frames",
             f"{sampling.fps:g} frames a second of this video are {count} frames, at most {max_moments} are taken.",
             "Lower fps, or name a segment with startOffset and endOffset.",
         )
-    moments = tuple(sampling.start_s + k / sampling.fps for k in range(count))
-    pts = tuple(_nearest(shown, shown[0] + moment / float(table.time_base)) for moment in moments)
-    return SamplingPlan(moments, pts, table.time_base, shown[0], duration_s)
+    moments = [start + k / fps for k in range(count)]
+    pts = tuple(map(table.on_screen, moments))
+    return SamplingPlan(tuple(map(float, moments)), pts, table.time_base, table.zero, table.duration_s)
 
 
-def _span_s(sampling: Sampling, duration_s: float) -> float:
-    end_s = duration_s if sampling.end_s is None else min(sampling.end_s, duration_s)
+def decimal(number: float) -> Fraction:
+    """The number as it is written, not as it is stored.
+
+    >>> decimal(0.1)
+    Fraction(1, 10)
+    """
+    return Fraction(repr(float(number)))
+
+
+def _span(sampling: Sampling, duration: Fraction) -> Fraction:
     if sampling.fps <= 0 or sampling.start_s < 0 or (sampling.end_s is not None and sampling.end_s <= sampling.start_s):
         raise BadMedium.of(
             "segment_empty",
             f"startOffset {sampling.start_s:g} s, endOffset {sampling.end_s} s, fps {sampling.fps:g} name no frames.",
             "Give 0 <= startOffset < endOffset and fps above 0.",
         )
-    if sampling.start_s > 0 and sampling.start_s >= duration_s:
+    start = decimal(sampling.start_s)
+    if start > 0 and start >= duration:
         raise BadMedium.of(
             "segment_outside_video",
-            f"The segment starts at {sampling.start_s:g} s, the video lasts {duration_s:.3f} s.",
+            f"The segment starts at {sampling.start_s:g} s, the video lasts {float(duration):.3f} s.",
             "Move startOffset inside the video.",
         )
-    return end_s - sampling.start_s
-
-
-def _nearest(shown: Sequence[int], pts: float) -> int:
-    j = bisect_left(shown, pts)
-    return min(shown[max(0, j - 1) : j + 1], key=lambda q: abs(q - pts))
+    return (duration if sampling.end_s is None else min(decimal(sampling.end_s), duration)) - start
 
 
 def send_plan(packets: Sequence[Packet], wanted: Iterable[int]) -> tuple[Unit, ...]:

@@ -12,12 +12,12 @@ from kastor.models.vision import Pixels, feature_key
 
 def stored_under(medium: PlannedMedium, tower: str) -> str:
     """The key of the features; `tower` is the hash of its weights."""
-    return feature_key(medium.sha256, _numbers(medium), medium.view.grids, tower)
+    return feature_key(medium.sha256, _numbers(medium), medium.view.grids, tower, medium.scaling)
 
 
 def compiled_under(medium: PlannedMedium, vision: Vision) -> str:
     """The key of the pictures, whatever tower looks at them."""
-    return frames_key(medium.sha256, _numbers(medium), _sizes(medium), vision.resample)
+    return frames_key(medium.sha256, _numbers(medium), _sizes(medium), vision.resample, medium.scaling)
 
 
 def compiled(
@@ -61,7 +61,7 @@ def decoded(path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.
             yield frame.pixels
         return
     for page, size in enumerate(sizes):
-        yield pictures.picture(path, size, page=page, resample=resample)
+        yield pictures.picture(path, size, page=page, resample=resample, scaling=medium.scaling)
 
 
 def _numbers(medium: PlannedMedium) -> list[int]:

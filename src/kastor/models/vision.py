@@ -22,6 +22,7 @@ from safetensors.numpy import save
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.vision import Grid, Vision
 from kastor.media.cache import Lease, MediaCache
+from kastor.media.sample import SCALING
 from kastor.models.layouts import layout_of
 from kastor.models.load import best_device
 from kastor.models.sources import TOWER_FILE
@@ -137,7 +138,7 @@ def tower_hash(folder: Path, vision: Vision) -> str:
         ) from error
 
 
-def feature_key(sha256: str, pictures: Sequence[int], grids: Sequence[Grid], tower: str) -> str:
+def feature_key(sha256: str, pictures: Sequence[int], grids: Sequence[Grid], tower: str, scaling: int = 0) -> str:
     """Under which name the features of a medium are kept.
 
     Args:
@@ -145,10 +146,11 @@ def feature_key(sha256: str, pictures: Sequence[int], grids: Sequence[Grid], tow
         pictures: those that are looked at: presentation times of a video's frames, numbers of pages, (0,) of an image.
         grids: how each is laid out.
         tower: the hash of its weights.
+        scaling: version of the rules that pictures are made by; 0 for the present one.
 
     """
     layout = [[*astuple(grid), len(list(group))] for grid, group in groupby(grids)]
-    said = json.dumps([PREPROCESSING, tower, layout, sha256, list(pictures)])
+    said = json.dumps([PREPROCESSING, scaling or SCALING, tower, layout, sha256, list(pictures)])
     return hashlib.sha256(said.encode()).hexdigest()
 
 

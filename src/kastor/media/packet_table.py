@@ -1,0 +1,132 @@
+"""The packets of a video, read from its file once without decoding, and what tells that it was cut off.
+
+Runs only in `media.child`.
+"""
+
+from fractions import Fraction
+from typing import TypeAlias, cast
+
+import av
+import av.container
+import av.error
+import av.packet
+import av.video.stream
+
+from kastor.domain.media import BadMedium
+from kastor.media.guards import Guards
+from kastor.media.sample import Packet, PacketTable
+from kastor.media.tracks import SoundSpan, container_span
+
+VideoPacket: TypeAlias = "av.packet.Packet[av.video.stream.VideoStream]"
+TRUNCATED_S = 1.0  # a container that promises this much more than it holds was cut off
+
+
+def read_table(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    guards: Guards,
+    *,
+    with_sound: bool = True,
+) -> PacketTable:
+    """All packets of the stream, by reading the whole file once without decoding; by all tracks, how long it lasts.
+
+    Without sound, only times of pictures are right: what decoding needs.
+
+    Raises:
+        BadMedium: the file was cut off or is damaged, has no frames, too many packets, or lasts too long.
+
+    """
+    return read_packets(container, stream, guards, with_sound=with_sound)[0]
+
+
+def read_packets(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    guards: Guards,
+    *,
+    with_sound: bool = True,
+) -> tuple[PacketTable, "list[VideoPacket]"]:
+    """As `read_table`, and the first keyframe's packet if there is one."""
+    packets: list[Packet] = []
+    first: list[VideoPacket] = []
+    sound = SoundSpan(container, stream) if with_sound else None
+    try:
+        for packet in container.demux([stream, *(sound.tracks if sound else ())]):
+            pts, size = packet.pts, packet.size
+            if not size:
+                continue
+            if sound and packet.stream_index != stream.index:
+                if not packet.is_discard:
+                    sound.add(packet.stream_index, pts, packet.duration or 0)
+                continue
+            if packet.is_corrupt:
+                raise truncated(f"packet {len(packets)} is not whole")
+            key = packet.is_keyframe
+            packets.append(Packet(pts, key, packet.is_discard, size, packet.duration or 0, packet.dts))
+            if key and not first:
+                first.append(cast(VideoPacket, packet))
+            if len(packets) > guards.max_packets:
+                raise BadMedium.of(
+                    "video_too_many_packets", f"The video has more than {guards.max_packets} packets.", "Cut it."
+                )
+    except (av.error.FFmpegError, OSError) as error:
+        raise truncated(str(getattr(error, "strerror", None) or error)) from error
+    table = PacketTable(tuple(packets), stream.time_base or _no_clock())
+    if table.shown and sound:
+        table = container_span(table, container, stream, sound)
+    _check_table(table, container, stream, guards)
+    return table, first
+
+
+def _no_clock() -> Fraction:
+    raise BadMedium.of("video_without_frames", "The video has no clock: no frame has a time.")
+
+
+def _check_table(
+    table: PacketTable,
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    guards: Guards,
+) -> None:
+    if not table.shown:
+        raise BadMedium.of("video_without_frames", "The video has no frames that are shown at a known time.")
+    check_duration(table.duration_s, guards)
+    name = container.format.name
+    if "mov" in name or "flv" in name:
+        promised_s = _promised_s(container, stream)
+        ends = max((packet.pts or 0) + packet.duration for packet in table.packets)
+        held_s = float((ends - table.shown[0]) * table.time_base)
+        if promised_s is not None and held_s < promised_s - max(TRUNCATED_S, 0.02 * promised_s):
+            raise truncated(f"it promises {promised_s:.1f} s and holds {held_s:.1f} s")
+    if "avi" in name and len(table.packets) < 0.98 * stream.frames - 1:
+        raise truncated(f"it promises {stream.frames} frames and holds {len(table.packets)}")
+
+
+def _promised_s(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
+    """What the header says, where it speaks of the picture and not of a longer sound track."""
+    if "mov" in container.format.name and stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    alone = len(container.streams) == 1 and container.duration is not None
+    return (container.duration or 0) / av.time_base if alone else None
+
+
+def check_duration(duration_s: float, guards: Guards) -> None:
+    """Refuse what lasts longer than anything honest.
+
+    Raises:
+        BadMedium: it does.
+
+    """
+    if duration_s > guards.max_duration_s:
+        raise BadMedium.of(
+            "video_too_long",
+            f"The video lasts {duration_s / 3600:.1f} hours, at most {guards.max_duration_s / 3600:g} can be read.",
+            "Cut it, for example with `kastor prepare`.",
+        )
+
+
+def truncated(what: str) -> BadMedium:
+    """The fault of a file that ends too early."""
+    return BadMedium.of(
+        "media_truncated", f"The file was cut off or is damaged: {what}.", "Copy or export it again from the original."
+    )
