@@ -164,8 +164,9 @@ class _Encoder:
         context.time_base = self._table.time_base
         context.thread_count = 1
         # the picture keeps its shape, and its colours their meaning
-        shape = pixel_aspect(stream) * Fraction(source.width * size[1], source.height * size[0])
-        context.sample_aspect_ratio = shape.limit_denominator(MAX_ASPECT_TERM)
+        if (aspect := pixel_aspect(stream)) != 1:
+            aspect *= Fraction(source.width * size[1], source.height * size[0])
+            context.sample_aspect_ratio = aspect.limit_denominator(MAX_ASPECT_TERM)
         context.color_trc, context.color_primaries = source.color_trc, source.color_primaries
         context.colorspace, context.color_range = source.colorspace, source.color_range
         return out
