@@ -248,7 +248,7 @@ def test_killed_while_looking_or_training_a_job_ends_with_the_same_bits(place: P
     killed_when(place, rows, moment)
     job = place.jobs.get("killed")
     assert job.state is State.SUCCEEDED, job.error
-    assert (job.deaths, job.attempt, job.spec.num_examples) == (1, 2, 21)
+    assert (job.deaths, job.attempt, job.spec.num_examples) == (0, 2, 21)
     shutil.rmtree(place.settings.cache_dir / "features")
     place.add_file(rows, "through", asked=RequestedHyperparameters(4, 4, 0.01))
     assert place.work(place.claim()) == 0

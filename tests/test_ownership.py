@@ -8,10 +8,12 @@ import pytest
 
 from kastor.domain.errors import Unavailable
 from kastor.domain.job import Snapshot, State
+from kastor.executors.local import Exit
+from kastor.jobs.scheduler import loss
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
-from kastor.worker.outcome import work
-from kastor.worker.ownership import DatabaseGone, Ownership
+from kastor.worker.outcome import DATABASE_GONE, work
+from kastor.worker.ownership import Ownership
 from making import make_job, make_model, make_snapshot
 
 
@@ -62,6 +64,6 @@ def test_a_long_one_ends_the_worker_and_leaves_the_job_to_be_resumed(sqlite_data
         ownership.record(make_snapshot(1))
         return True
 
-    with pytest.raises(DatabaseGone, match="restarting"):
-        work(run, ownership, data_dir)
+    assert work(run, ownership, data_dir) == DATABASE_GONE
     assert jobs.get("job1").state is State.RUNNING
+    assert loss(Exit("job1", 1, DATABASE_GONE, ())).died is False

@@ -125,8 +125,8 @@ class Place:
         assert job is not None
         return job
 
-    def work(self, job: TuningJob) -> int:
-        ownership = Ownership(self.jobs, job, beat_every_s=1)
+    def work(self, job: TuningJob, ownership: Ownership | None = None) -> int:
+        ownership = ownership or Ownership(self.jobs, job, beat_every_s=1)
         return work(Steps(self.settings, job, self.blobs, ownership).run, ownership, self.settings.data_dir)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable
 from typing import Literal, TextIO
 
 import structlog
@@ -24,6 +26,25 @@ def scrubbed(text: str) -> str:
     'kastor_0123456789_***'
     """
     return _SECRETS.sub(lambda found: (found["name"] or found["id"]) + "***", text)
+
+
+class RepeatLimit:
+    """Of log lines that a loop would write again and again the first, then one a minute."""
+
+    def __init__(self, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._passed: dict[str, tuple[float, int]] = {}  # key -> when one passed, how many did not since
+
+    def passes(self, key: str) -> dict[str, int] | None:
+        """Nothing, if this line is to be left out; else what it says of those that were: {"repeated": 12}."""
+        now = self._clock()
+        at, held = self._passed.get(key, (None, 0))
+        if at is not None and now - at < self._every_s:
+            self._passed[key] = (at, held + 1)
+            return None
+        self._passed[key] = (now, 0)
+        return {"repeated": held} if held else {}
 
 
 class _Forgiving:

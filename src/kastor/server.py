@@ -144,6 +144,7 @@ class _Running:
             max_running=settings.max_running_jobs,
             max_deaths=settings.max_worker_deaths,
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            cancel_timeout_s=settings.cancel_timeout_s,
             clock=_now,
         )
         models, catalog, limits = ModelStore(database), load_catalog(settings.catalog_file), PROFILES[settings.profile]

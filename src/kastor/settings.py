@@ -85,8 +85,13 @@ class Settings(BaseSettings):
     )
     catalog_file: Path | None = Field(None, description="A TOML file of further base models and aliases.")
     max_running_jobs: int = Field(1, ge=1, le=64, description="Jobs that train at the same time.")
-    max_worker_deaths: int = Field(3, ge=1, le=100, description="A job fails when its worker died this many times.")
+    max_worker_deaths: int = Field(
+        3, ge=1, le=100, description="A job fails when its worker died this many times without getting further."
+    )
     heartbeat_timeout_s: float = Field(10.0, ge=1, le=3600, description="A silent worker is taken for dead after this.")
+    cancel_timeout_s: float = Field(
+        60.0, ge=1, le=3600, description="A worker that has not stopped this long after a cancel is ended."
+    )
     spare_worker_timeout_s: float = Field(
         600.0, ge=0, description="A worker waits so long for a next job, with everything loaded; 0: none does."
     )

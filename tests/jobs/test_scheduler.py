@@ -1,23 +1,27 @@
 """Which job runs when, and what becomes of a job whose worker is gone: with a fake executor."""
 
+import contextlib
+import os
 import signal
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from kastor.domain.errors import Code, KastorError, ResourceExhausted, Unavailable
+from kastor.domain.errors import Code, FailedPrecondition, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.job import JobError, State, TuningJob
 from kastor.executors.local import Exit
-from kastor.jobs.scheduler import Scheduler, loss
+from kastor.jobs.scheduler import START_RETRY_S, Scheduler, loss
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from making import after, make_job, make_model
 from waiting import wait_until
 
 TIMEOUT_S = 10.0
+CANCEL_TIMEOUT_S = 30.0
 
 
 @dataclass
@@ -83,7 +87,14 @@ def scheduler(jobs: JobStore, executor: FakeExecutor, clock: Clock) -> Scheduler
 
 def make_scheduler(jobs: JobStore, executor: FakeExecutor, clock: Clock, max_running: int = 1) -> Scheduler:
     return Scheduler(
-        jobs, executor, max_running=max_running, max_deaths=3, heartbeat_timeout_s=TIMEOUT_S, clock=clock, grace_s=5.0
+        jobs,
+        executor,
+        max_running=max_running,
+        max_deaths=3,
+        heartbeat_timeout_s=TIMEOUT_S,
+        clock=clock,
+        cancel_timeout_s=CANCEL_TIMEOUT_S,
+        grace_s=5.0,
     )
 
 
@@ -158,7 +169,8 @@ def test_a_job_whose_worker_died_too_often_fails_with_the_reason(
     assert (job.state, job.deaths, len(executor.started)) == (State.FAILED, 3, 3)
     assert job.error == JobError(
         Code.INTERNAL,
-        'The worker died 3 times; the last time it ended with exit code 1, saying "RuntimeError: boom": '
+        "The worker died 3 times without getting further; the last time it ended with exit code 1, saying "
+        '"RuntimeError: boom": '
         "`kastor jobs logs job1` shows what it printed.",
     )
     warnings = [event.message for event in jobs.events("job1") if event.level == "warning"]
@@ -266,16 +278,158 @@ def test_workers_are_not_blamed_for_a_pause_of_the_scheduler_itself(
 
 
 def test_a_worker_that_cannot_be_started_fails_the_job_with_what_to_do(
-    jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    executor.refusal = FailedPrecondition("Cannot write the log /data/log.jsonl: Permission denied.")
+    advance(scheduler, clock, 2 * START_RETRY_S + 2)
+    assert jobs.get("job1").error == JobError(
+        Code.FAILED_PRECONDITION,
+        "The worker died 3 times without getting further; the last time it could not start: "
+        "Cannot write the log /data/log.jsonl: Permission denied.",
+    )
+
+
+def test_a_full_disk_keeps_a_job_waiting_however_long_and_it_starts_once_there_is_room(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler
 ) -> None:
     add(jobs)
     executor.refusal = ResourceExhausted("No space left in /data; free some and tune again.")
-    for _ in range(3):
+    advance(scheduler, clock, 10 * START_RETRY_S)
+    job = jobs.get("job1")
+    assert (job.state, job.deaths) == (State.QUEUED, 0)
+    assert job.attempt <= 11  # it is not tried four times a second
+    assert "No space left in /data" in jobs.events("job1")[-1].message
+    executor.refusal = None
+    clock.seconds += START_RETRY_S
+    scheduler.step()
+    assert jobs.get("job1").state is State.PREPARING
+    assert len(executor.started) == 1
+
+
+def test_deaths_count_only_while_the_job_gets_no_further(
+    jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    for attempt in range(1, 9):
         scheduler.step()
-    assert jobs.get("job1").error == JobError(
-        Code.RESOURCE_EXHAUSTED,
-        "The worker died 3 times; the last time it could not start: No space left in /data; free some and tune again.",
-    )
+        if attempt % 2 == 0:
+            jobs.forget_deaths("job1", attempt)  # as the worker does when it has kept a newer checkpoint
+        executor.end(-signal.SIGKILL, attempt=attempt)
+    scheduler.step()
+    job = jobs.get("job1")
+    assert (job.state, job.attempt, job.deaths) == (State.PREPARING, 9, 1)
+
+
+def test_a_worker_that_gave_up_on_the_database_is_no_death(
+    jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    for attempt in range(1, 6):
+        scheduler.step()
+        executor.end(os.EX_UNAVAILABLE, attempt=attempt)
+    scheduler.step()
+    job = jobs.get("job1")
+    assert (job.state, job.attempt, job.deaths) == (State.PREPARING, 6, 0)
+
+
+def test_power_cuts_are_nobodys_death(jobs: JobStore, executor: FakeExecutor, clock: Clock) -> None:
+    add(jobs)
+    for attempt in range(1, 6):
+        make_scheduler(jobs, executor, clock).step()
+        assert executor.started[-1] == ("job1", attempt)
+        clock.seconds += 3600
+    job = jobs.get("job1")
+    assert (job.state, job.deaths) == (State.PREPARING, 0)
+
+
+def test_a_job_found_before_its_silence_was_long_enough_is_taken_over_without_a_death_as_well(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock
+) -> None:
+    add(jobs)
+    jobs.claim(at=clock(), max_active=1)
+    clock.seconds = 3
+    advance(make_scheduler(jobs, executor, clock), clock, TIMEOUT_S)
+    job = jobs.get("job1")
+    assert (executor.started, job.attempt, job.deaths) == ([("job1", 2)], 2, 0)
+
+
+class Locked(JobStore):
+    """A database that takes no writes while `locked`; reads go on, as with a SQLite that another process locks."""
+
+    locked = False
+
+    def check_writable(self, job_id: str) -> None:
+        self._refuse()
+        super().check_writable(job_id)
+
+    def move(self, *given: Any, **named: Any) -> TuningJob:
+        self._refuse()
+        return super().move(*given, **named)
+
+    def _refuse(self) -> None:
+        if self.locked:
+            raise Unavailable("The database was busy for 30 s; try again.")
+
+
+def test_a_database_that_takes_no_writes_is_not_blamed_on_the_worker(
+    sqlite_database: Database, executor: FakeExecutor, clock: Clock
+) -> None:
+    jobs = Locked(sqlite_database)
+    add(jobs)
+    scheduler = make_scheduler(jobs, executor, clock)
+    scheduler.step()
+    jobs.locked = True
+    for _ in range(60):
+        clock.seconds += 1
+        with contextlib.suppress(Unavailable):
+            scheduler.step()
+    assert executor.killed == []
+    jobs.locked = False
+    advance(scheduler, clock, TIMEOUT_S / 4)
+    jobs.beat("job1", 1, at=clock())
+    advance(scheduler, clock, TIMEOUT_S)
+    assert executor.killed == []
+    advance(scheduler, clock, 1)  # from now on it is the worker that is silent
+    assert executor.killed == ["job1"]
+    assert jobs.get("job1").deaths == 1
+
+
+def test_a_cancel_that_its_worker_does_not_heed_ends_the_worker_after_the_limit(
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler
+) -> None:
+    add(jobs)
+    scheduler.step()
+    jobs.request_cancel("job1", at=clock())
+    for _ in range(int(CANCEL_TIMEOUT_S)):
+        advance(scheduler, clock, 1)
+        assert jobs.beat("job1", 1, at=clock()) is State.CANCELLING  # it beats, and is stuck in a step
+    assert executor.killed == []
+    advance(scheduler, clock, 1)
+    assert (state(jobs), executor.killed) == (State.CANCELLED, ["job1"])
+    assert "did not stop within 30 s of the cancel" in jobs.events("job1")[-1].message
+
+
+def test_what_fails_in_every_step_is_told_once_a_minute_and_a_known_reason_without_a_traceback(
+    sqlite_database: Database, executor: FakeExecutor, clock: Clock
+) -> None:
+    class Away(JobStore):
+        calls = 0
+
+        def claim(self, **given: object) -> TuningJob | None:
+            self.calls += 1
+            raise Unavailable("The database cannot be used.")
+
+    jobs, stop, wake = Away(sqlite_database), threading.Event(), threading.Event()
+    loop = threading.Thread(target=make_scheduler(jobs, executor, clock).run, args=(stop, wake))
+    with capture_logs() as logs:
+        loop.start()
+        wait_until(lambda: wake.set() or jobs.calls > 20)
+        stop.set()
+        loop.join(10)
+    assert [line for line in logs if line["event"] == "scheduler_step_failed"] == [
+        {"event": "scheduler_step_failed", "reason": "The database cannot be used.", "log_level": "error"}
+    ]
 
 
 def test_a_job_deleted_under_its_worker_is_forgotten(

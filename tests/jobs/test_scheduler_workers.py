@@ -118,8 +118,8 @@ def test_workers_that_keep_dying_fail_the_job(sqlite_database: Database, tmp_pat
     assert (job.state, job.attempt, job.deaths) == (State.FAILED, 2, 2)
     assert job.error is not None
     assert job.error.message == (
-        "The worker died 2 times; the last time it was killed (SIGKILL), as happens when memory runs out: "
-        "free memory, or choose a smaller base model or batch size, and tune again."
+        "The worker died 2 times without getting further; the last time it was killed (SIGKILL), as happens when "
+        "memory runs out: free memory, or choose a smaller base model or batch size, and tune again."
     )
 
 

@@ -12,6 +12,7 @@ from peft import PeftModel
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import AdapterShape
 from kastor.models.families import LLAMA_LINEARS
+from kastor.store import checkpoint_folder as folder_module
 from kastor.training import checkpoints as module
 from kastor.training.checkpoints import STATE_FILE, Checkpoint, Checkpoints, restore
 from kastor.training.lora import attach
@@ -53,11 +54,11 @@ def test_the_manifest_names_every_file_and_no_path_of_this_machine(tmp_path: Pat
         assert str(tmp_path) not in file.read_text()
 
 
-def test_ends_of_epochs_are_kept_and_only_the_newest_can_be_resumed_from(tmp_path: Path, model: Any) -> None:
+def test_ends_of_epochs_are_kept_and_only_the_two_newest_can_be_resumed_from(tmp_path: Path, model: Any) -> None:
     for step, ends in ((2, True), (3, False), (4, True), (5, False)):
         save(tmp_path, model, step, ends_epoch=ends)
     kept = Checkpoints(tmp_path).all()
-    assert [(c.step, c.resumable) for c in kept] == [(2, False), (4, False), (5, True)]
+    assert [(c.step, c.resumable) for c in kept] == [(2, False), (4, True), (5, True)]
     latest = Checkpoints(tmp_path).latest()
     assert latest is not None
     assert latest.step == 5
@@ -87,6 +88,79 @@ def test_what_a_killed_writer_left_is_neither_seen_nor_in_the_way(tmp_path: Path
     assert Checkpoints(tmp_path).latest() is None
     assert save(tmp_path, model, 4).manifest["step"] == 4
     assert not left.exists()
+
+
+@pytest.mark.parametrize("left", [(), ("adapter_model.safetensors",), (STATE_FILE, "adapter_config.json")])
+def test_a_removal_that_was_cut_short_is_neither_seen_nor_in_the_way_of_the_next_save(
+    tmp_path: Path, model: Any, left: tuple[str, ...]
+) -> None:
+    save(tmp_path, model, 2, ends_epoch=False)
+    for file in (tmp_path / "step-000002").iterdir():  # as releases up to 0.1 removed, in any order
+        if file.name not in left:
+            file.unlink()
+    assert Checkpoints(tmp_path).all() == []
+    for step in (3, 4, 5):
+        save(tmp_path, model, step, ends_epoch=False)
+    assert [c.step for c in Checkpoints(tmp_path).all()] == [4, 5]
+
+
+def test_a_checkpoint_goes_by_a_rename_so_that_a_kill_leaves_no_half_of_it(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (2, 3):
+        save(tmp_path, model, step, ends_epoch=False)
+    monkeypatch.setattr(folder_module.shutil, "rmtree", lambda *_, **__: None)  # killed before the first file went
+    save(tmp_path, model, 4, ends_epoch=False)
+    monkeypatch.undo()
+    assert (tmp_path / ".step-000002.removed").is_dir()
+    assert [c.step for c in Checkpoints(tmp_path).all()] == [3, 4]
+    save(tmp_path, model, 5, ends_epoch=False)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-000004", "step-000005"]
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", STATE_FILE, "manifest.json", "adapter_config.json"])
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, model: Any, name: str, harm: str
+) -> None:
+    for step in (2, 3):
+        save(tmp_path, model, step, ends_epoch=False)
+    harmed(tmp_path / "step-000003" / name, harm)
+    damaged: list[int] = []
+    found = Checkpoints(tmp_path).latest_sound(lambda checkpoint: damaged.append(checkpoint.step))
+    assert found is not None and found.step == 2
+    assert damaged == ([] if (name, harm) == ("manifest.json", "gone") else [3])
+    again = save(tmp_path, model, 3)  # trained once more: what is damaged is replaced
+    assert again.sound
+
+
+def harmed(file: Path, how: str) -> None:
+    content = bytearray(file.read_bytes())
+    if how == "gone":
+        file.unlink()
+        return
+    if how == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def test_where_every_checkpoint_is_damaged_there_is_none_to_resume_from(tmp_path: Path, model: Any) -> None:
+    for step in (2, 3):
+        harmed(save(tmp_path, model, step).folder / STATE_FILE, "flipped")
+    damaged: list[int] = []
+    assert Checkpoints(tmp_path).latest_sound(lambda checkpoint: damaged.append(checkpoint.step)) is None
+    assert damaged == [3, 2]
+
+
+def test_the_end_of_an_epoch_stays_one_when_its_step_is_saved_again_by_an_interrupt(tmp_path: Path, model: Any) -> None:
+    save(tmp_path, model, 2, ends_epoch=True)
+    again = save(tmp_path, model, 2, ends_epoch=False)
+    assert again.manifest["endsEpoch"] is True
+    for step in (3, 4):
+        save(tmp_path, model, step, ends_epoch=False)
+    assert [c.step for c in Checkpoints(tmp_path).all()] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", STATE_FILE])

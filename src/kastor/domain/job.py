@@ -243,7 +243,7 @@ class TuningJob:
     updated_at: datetime
     creator: str  # e-mail of who asked for it, whoever owns its model later: as whom its `files/…` are read
     attempt: int = 0  # counts claims; a worker of an older attempt may no longer write
-    deaths: int = 0  # claims that ended with the worker's death
+    deaths: int = 0  # claims that ended with the worker's death, since the job last came further
     started_at: datetime | None = None
     finished_at: datetime | None = None
     heartbeat_at: datetime | None = None

@@ -16,10 +16,19 @@ import structlog
 
 from kastor.domain.errors import Code, KastorError, NotFound, Superseded
 from kastor.domain.job import JobError, State, TuningJob
+from kastor.logs import RepeatLimit
 from kastor.store.jobs import JobStore
 
 POLL_S = 0.25  # how soon a worker's death is noticed
+START_RETRY_S = 30.0  # a machine that could not start a worker is asked again after this
 STOPPED_IN_ORDER = os.EX_TEMPFAIL  # 75: ended by SIGTERM, after a checkpoint
+DATABASE_GONE = os.EX_UNAVAILABLE  # 69: could not reach the database for too long
+NOT_ITS_FAULT = frozenset({Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE})
+"""What keeps a worker from being started: a full disk, too many processes. The job waits until that is over."""
+
+
+LOST_BEFORE = "was lost with the server that started it"
+_Suspect = tuple[str, int, datetime]  # a job, its attempt, and its worker's last sign of life
 
 
 class Exit(Protocol):
@@ -73,6 +82,8 @@ def loss(worker: Exit) -> Loss:
     code = worker.returncode
     if code == STOPPED_IN_ORDER:
         return Loss("was stopped and kept a checkpoint", died=False)
+    if code == DATABASE_GONE:
+        return Loss("gave up on the database, which it could not use for too long", died=False)
     said = f', saying "{worker.last_words[-1]}"' if worker.last_words else ""
     if code == -signal.SIGKILL:
         advice = "free memory, or choose a smaller base model or batch size, and tune again"
@@ -103,6 +114,7 @@ class Scheduler:
         max_deaths: int,
         heartbeat_timeout_s: float,
         clock: Callable[[], datetime],
+        cancel_timeout_s: float = 60.0,
         grace_s: float = 10.0,
     ) -> None:
         self._jobs = jobs
@@ -110,35 +122,40 @@ class Scheduler:
         self._max_running = max_running
         self._max_deaths = max_deaths
         self._timeout = timedelta(seconds=heartbeat_timeout_s)
+        self._cancel_timeout = timedelta(seconds=cancel_timeout_s)
         self._clock = clock
         self._grace_s = grace_s
         self._unsettled: list[Exit] = []  # survives a database that cannot be reached for a while
+        self._began_at = clock()
         self._stepped_at: datetime | None = None
         self._patient_until: datetime | None = None
+        self._start_again_at: datetime | None = None
+        self._suspects: dict[_Suspect, datetime] = {}  # since when the database is known to take a sign of life
         self._log = structlog.get_logger()
+        self._repeats = RepeatLimit()
 
     def run(self, stop: threading.Event, wake: threading.Event) -> None:
         """Step until `stop`; at once when `wake` is set (a job came in, a cancel), else every `POLL_S`."""
         while not stop.is_set():
             try:
                 self.step()
-            except Exception:  # noqa: BLE001  # the process loop: jobs must go on after whatever one step met
-                self._log.exception("scheduler_step_failed")
+            except Exception as error:  # noqa: BLE001  # the process loop: jobs must go on after whatever one step met
+                self._patient_until = self._clock() + self._timeout  # workers could write as little as this process
+                self._tell_failure(error)
             wake.wait(POLL_S)
             wake.clear()
 
     def step(self) -> None:
-        """Settle what ended or fell silent, then start what there is room for."""
+        """Settle what ended, fell silent or heeds no cancel, then start what there is room for."""
         self._settle_exits()
         now = self._clock()
         if self._may_judge(now):
-            for silent in self._jobs.silent(before=now - self._timeout):
-                self._executor.kill(silent.id)
-                self._settle(
-                    silent.id, silent.attempt, Loss(f"was silent for more than {self._timeout.total_seconds():g} s")
-                )
+            self._end_silent(now)
+            self._end_overdue_cancels(now)
+        if self._start_again_at is not None and now < self._start_again_at:
+            return
         while (job := self._jobs.claim(at=self._clock(), max_active=self._max_running)) and self._started(job):
-            pass  # one that could not start is tried again in the next step, not at once
+            pass
 
     def shutdown(self) -> None:
         """Stop the workers; their jobs go back to the queue, which does not count as a death."""
@@ -153,10 +170,11 @@ class Scheduler:
         try:
             self._executor.start(job)
         except KastorError as error:
-            self._settle(
-                job.id, job.attempt, Loss("could not start", advice=error.message.rstrip("."), code=error.code)
-            )
+            self._start_again_at = self._clock() + timedelta(seconds=START_RETRY_S)
+            died = error.code not in NOT_ITS_FAULT
+            self._settle(job.id, job.attempt, Loss("could not start", died, error.message.rstrip("."), error.code))
             return False
+        self._start_again_at = None
         self._log.info("worker_started", job_id=job.id, attempt=job.attempt)
         return True
 
@@ -167,6 +185,47 @@ class Scheduler:
             self._log.info("worker_ended", job_id=worker.job_id, attempt=worker.attempt, returncode=worker.returncode)
             self._settle(worker.job_id, worker.attempt, loss(worker))
             self._unsettled.pop(0)
+
+    def _end_silent(self, now: datetime) -> None:
+        """Take the jobs of workers that gave no sign of life from them, and end those workers.
+
+        Their silence counts only once the database has been seen to take writes for half of the time: a worker cannot
+        beat while the database is locked, away, or its disk full. The row is moved first, so that a worker lives on if
+        that, too, cannot be written.
+        """
+        suspects: dict[_Suspect, datetime] = {}
+        for job in self._jobs.silent(before=now - self._timeout / 2):
+            assert job.heartbeat_at is not None  # noqa: S101  # the query's condition
+            is_silent = now - job.heartbeat_at > self._timeout
+            if job.heartbeat_at < self._began_at:  # and not heard of since: it ended with an earlier server
+                if is_silent and self._settle(job.id, job.attempt, Loss(LOST_BEFORE, died=False)):
+                    self._executor.kill(job.id)
+                continue
+            suspect = (job.id, job.attempt, job.heartbeat_at)
+            if (since := self._suspects.get(suspect)) is None:
+                self._jobs.check_writable(job.id)
+                since = self._clock()
+            suspects[suspect] = since
+            lost = Loss(f"was silent for more than {self._timeout.total_seconds():g} s")
+            if is_silent and now - since >= self._timeout / 2 and self._settle(job.id, job.attempt, lost):
+                self._executor.kill(job.id)
+        self._suspects = suspects
+
+    def _end_overdue_cancels(self, now: datetime) -> None:
+        for job in self._jobs.overdue_cancels(before=now - self._cancel_timeout):
+            lost = Loss(f"did not stop within {self._cancel_timeout.total_seconds():g} s of the cancel, and was ended")
+            if self._settle(job.id, job.attempt, lost):
+                self._executor.kill(job.id)
+
+    def _tell_failure(self, error: Exception) -> None:
+        """One line a minute: what failed will fail again in the next step, a quarter of a second later."""
+        more = self._repeats.passes(type(error).__name__)
+        if more is None:
+            return
+        if isinstance(error, KastorError):  # says itself what is the matter
+            self._log.error("scheduler_step_failed", reason=error.message, **more)
+        else:
+            self._log.exception("scheduler_step_failed", **more)
 
     def _may_judge(self, now: datetime) -> bool:
         """Whether an old heartbeat says something about its worker.
@@ -179,18 +238,19 @@ class Scheduler:
         self._stepped_at = now
         return self._patient_until is None or now >= self._patient_until
 
-    def _settle(self, job_id: str, attempt: int, lost: Loss) -> None:
-        """Move the job on if that attempt still owns it; whoever else was quicker is right."""
+    def _settle(self, job_id: str, attempt: int, lost: Loss) -> bool:
+        """Move the job on if that attempt still owns it, and say whether; whoever else was quicker is right."""
         while True:
             try:
                 job = self._jobs.get(job_id)
                 if job.attempt == attempt and job.state.active:
                     self._move_on(job, lost)
+                    return True
             except Superseded:
                 continue  # somebody moved it since we looked (a cancel): look again
             except NotFound:
                 pass  # deleted
-            return
+            return False
 
     def _move_on(self, job: TuningJob, lost: Loss) -> None:
         deaths = job.deaths + int(lost.died)
@@ -209,5 +269,5 @@ class Scheduler:
 
 
 def _epitaph(job_id: str, deaths: int, lost: Loss) -> str:
-    how = f"The worker died {deaths} times; the last time it" if deaths > 1 else "The worker"
+    how = f"The worker died {deaths} times without getting further; the last time it" if deaths > 1 else "The worker"
     return f"{how} {lost.reason}: {lost.advice or f'`kastor jobs logs {job_id}` shows what it printed'}."

@@ -16,8 +16,19 @@ from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = ("no space left on device", "disk quota exceeded", "database or disk is full")
+"""What libraries say of a full disk that report it by an error of their own, as safetensors and SQLite do."""
 REMOVED = ".removed-"
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is what is behind the error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE or any(said in str(error).lower() for said in FULL):
+            return True
+        error = error.__cause__
+    return False
 
 
 class Blobs:

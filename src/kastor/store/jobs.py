@@ -180,7 +180,17 @@ class JobStore:
 
         """
         with self._database.write() as connection:
-            _owned(connection, job_id, attempt, spec=asdict(spec))
+            _owned(connection, job_id, attempt, spec=asdict(spec), deaths=0)  # judged once: that is progress
+
+    def forget_deaths(self, job_id: str, attempt: int) -> None:
+        """Count the deaths of the job's workers anew: it has come further since.
+
+        Raises:
+            Superseded: `attempt` does not own the job (any more).
+
+        """
+        with self._database.write() as connection:
+            _owned(connection, job_id, attempt, deaths=0)
 
     def rewind(self, job_id: str, attempt: int, step: int) -> None:
         """Forget the steps after `step`: a worker goes on from its checkpoint there.
@@ -203,6 +213,27 @@ class JobStore:
         )
         with self._database.read() as connection:
             return [tuning_job(row) for row in connection.execute(query).mappings()]
+
+    def overdue_cancels(self, *, before: datetime) -> list[TuningJob]:
+        """Jobs whose cancel was asked for before `before` and whose worker has not ended, oldest first."""
+        query = (
+            select(jobs)
+            .where(jobs.c.state == State.CANCELLING, jobs.c.updated_at < before)
+            .order_by(jobs.c.created_at, jobs.c.id)
+        )
+        with self._database.read() as connection:
+            return [tuning_job(row) for row in connection.execute(query).mappings()]
+
+    def check_writable(self, job_id: str) -> None:
+        """Write the job's row as it is.
+
+        Raises:
+            Unavailable: the database takes no writes now.
+            ResourceExhausted: its disk is full.
+
+        """
+        with self._database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(attempt=jobs.c.attempt))
 
     def abandoned(self) -> list[str]:
         """Ids of the jobs that have ended and whose model was released: nobody needs them any more."""

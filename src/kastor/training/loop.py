@@ -27,6 +27,7 @@ MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.0
 BETAS = (0.9, 0.999)
 ROW_TOKENS, CORRECTION = "row_tokens", "correction."  # of a training state; the latter before a medium's key
+SAVE_EVERY_S = 120.0
 FACTOR = "factor"  # of an optimizer's group: its learning rate as a multiple of the step's
 
 
@@ -225,7 +226,7 @@ def train(
     *,
     on_step: Callable[[StepReport], bool],
     save: Callable[[int, bool], None],
-    save_every_s: float = 120.0,
+    save_every_s: float = SAVE_EVERY_S,
 ) -> bool:
     """Run the steps that are left and say whether the end was reached.
 

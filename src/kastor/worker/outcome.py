@@ -1,6 +1,7 @@
 """How a run becomes its job's end, whatever it met. No torch."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +11,18 @@ from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
 from kastor.domain.memory import ran_out
 from kastor.security.redaction import HIDDEN
-from kastor.store.blobs import NO_SPACE
-from kastor.worker.ownership import SUPERSEDED, Interrupted, Ownership
+from kastor.store.blobs import disk_full
+from kastor.worker.ownership import SUPERSEDED, DatabaseGone, Interrupted, Ownership
+
+DATABASE_GONE = os.EX_UNAVAILABLE  # exit code
+FULL_WAIT_S = 60.0
+ROOM_BYTES = 32 * 1024**2
 
 
 def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
     """Run the job and write how it ended; the process's exit code.
 
-    `run` is False when a request ended it early. `data_dir` is what to make room in when a disk is full.
+    `run` is False when a request ended it early. A full disk ends no job: it waits for room in `data_dir`.
     """
     log = structlog.get_logger()
     try:
@@ -28,6 +33,9 @@ def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
         except Superseded:
             raise
         except Exception as error:  # the worker's loop: the job must end with a reason, whatever it was
+            if disk_full(error):
+                log.exception("disk_full")
+                return _waits_for_room(ownership, data_dir)
             ownership.move(State.FAILED, failure(error, data_dir))
             log.exception("job_failed")
             return 0
@@ -36,8 +44,20 @@ def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
     except Superseded as error:
         log.warning("superseded", reason=error.message)
         return SUPERSEDED
+    except DatabaseGone as error:
+        log.error("database_gone", reason=str(error))
+        return DATABASE_GONE
     ownership.deafen()
     return _ended_early(ownership)
+
+
+def _waits_for_room(ownership: Ownership, data_dir: Path) -> int:
+    """Back to the queue, once there is more room than now, or it may be tried again all the same."""
+    free_bytes = shutil.disk_usage(data_dir).free
+    enough = free_bytes + ROOM_BYTES
+    ownership.await_room("the job", wait_s=FULL_WAIT_S, room=lambda: shutil.disk_usage(data_dir).free >= enough)
+    ownership.move(State.QUEUED, note="it is tried again on a disk that was full")
+    return os.EX_TEMPFAIL
 
 
 def _ended_early(ownership: Ownership) -> int:
@@ -55,10 +75,6 @@ def failure(error: Exception, data_dir: Path) -> JobError:
     """The sentence a user reads about what ended the job."""
     if isinstance(error, KastorError):
         return JobError(error.code, error.message.replace(f"{data_dir}/", HIDDEN))  # the owner is told it, too
-    # safetensors reports a full disk as an error of its own
-    if (isinstance(error, OSError) and error.errno in NO_SPACE) or "no space left on device" in str(error).lower():
-        message = f"The disk that holds {data_dir} is full: free some space and tune again."
-        return JobError(Code.RESOURCE_EXHAUSTED, message)
     if ran_out(error):
         message = "Memory ran out: close other programs, use shorter examples or a smaller base model."
         return JobError(Code.RESOURCE_EXHAUSTED, message)

@@ -12,12 +12,17 @@ from typing import TypeVar
 
 import structlog
 
-from kastor.domain.errors import Superseded, Unavailable
+from kastor.domain.errors import ResourceExhausted, Superseded, Unavailable
 from kastor.domain.job import Event, JobError, Snapshot, State, TuningJob, TuningSpec
+from kastor.logs import RepeatLimit
 from kastor.store.jobs import JobStore
 
 T = TypeVar("T")
 SUPERSEDED = 76  # exit code: somebody else owns the job
+PATIENCE_S = 600.0
+"""So long a worker waits for a database that is locked, away or out of disk. It trains no further meanwhile and writes
+no checkpoint: the job may have been given to another, and only the database can say."""
+STOPPED_PATIENCE_S = 3.0  # the same once it was told to stop
 
 
 def now() -> datetime:
@@ -26,7 +31,7 @@ def now() -> datetime:
 
 
 class DatabaseGone(BaseException):
-    """The database could not be reached for so long that the worker gives up; the job is resumed when it is back."""
+    """The database could not be used for so long that the worker gives up; the job is resumed when it can be."""
 
 
 class Interrupted(BaseException):
@@ -36,7 +41,7 @@ class Interrupted(BaseException):
 class Ownership:
     """The worker's hold on its job: heartbeats, requests to stop, and the writes that only an owner may make."""
 
-    def __init__(self, jobs: JobStore, job: TuningJob, *, beat_every_s: float, patience_s: float = 60.0) -> None:
+    def __init__(self, jobs: JobStore, job: TuningJob, *, beat_every_s: float, patience_s: float = PATIENCE_S) -> None:
         self._jobs = jobs
         self._job = job
         self._beat_every_s = beat_every_s
@@ -44,7 +49,10 @@ class Ownership:
         self._cancelled = threading.Event()
         self._stopped = threading.Event()
         self._training = False
+        self._counted_deaths = job.deaths > 0
+        self._told_full: set[str] = set()
         self._log = structlog.get_logger()
+        self._repeats = RepeatLimit()
 
     @property
     def cancelled(self) -> bool:
@@ -81,6 +89,25 @@ class Ownership:
         """Keep what the gate found out about the dataset file."""
         self._patiently(lambda: self._jobs.settle(self._job.id, self._job.attempt, spec))
 
+    def progressed(self) -> None:
+        """A checkpoint lies further than the one that this attempt began at: deaths before it count no more."""
+        if self._counted_deaths:
+            self._patiently(lambda: self._jobs.forget_deaths(self._job.id, self._job.attempt))
+            self._counted_deaths = False
+
+    def rewind(self, step: int) -> None:
+        """Forget the steps after `step`."""
+        self._patiently(lambda: self._jobs.rewind(self._job.id, self._job.attempt, step))
+
+    def confirm(self) -> None:
+        """Make sure that the job is still this worker's, before it writes to the job's folder.
+
+        Raises:
+            Superseded: another attempt owns it, or it has ended.
+
+        """
+        self._see(self._patiently(lambda: self._jobs.beat(self._job.id, self._job.attempt, at=now())))
+
     def heed(self) -> None:
         """Look for a request to end now; for work that has no steps.
 
@@ -89,16 +116,29 @@ class Ownership:
             Superseded: another attempt owns the job, or it has ended.
 
         """
-        self._see(self._patiently(lambda: self._jobs.beat(self._job.id, self._job.attempt, at=now())))
+        self.confirm()
         if self.interrupted:
             raise Interrupted
 
-    def rewind(self, step: int) -> None:
-        """Forget the steps after `step`."""
-        self._patiently(lambda: self._jobs.rewind(self._job.id, self._job.attempt, step))
+    def await_room(self, what: str, *, wait_s: float, room: Callable[[], bool] = lambda: False) -> None:
+        """Wait on a full disk: until there is `room`, at most for `wait_s`; then it may be tried again.
 
-    def move(self, to: State, error: JobError | None = None) -> None:
-        """Move the job, whatever a cancel made of its state meanwhile.
+        `what` says in the job's events what cannot be written; once, however often this is called.
+
+        Raises:
+            Interrupted: the job was cancelled or told to stop meanwhile.
+
+        """
+        if what not in self._told_full:
+            self._told_full.add(what)
+            self.note(f"the disk is full: {what} waits until there is room; free some")
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline and not room():
+            self.heed()
+            time.sleep(min(1.0, wait_s / 10))
+
+    def move(self, to: State, error: JobError | None = None, note: str = "") -> None:
+        """Move the job, whatever a cancel made of its state meanwhile; `note` says why in its events.
 
         Raises:
             Superseded: another attempt owns it, or it has ended.
@@ -112,7 +152,7 @@ class Ownership:
                 self._cancelled.set()
                 raise Interrupted
             try:
-                self._patiently(partial(self._jobs.move, job, to, at=now(), error=error))
+                self._patiently(partial(self._jobs.move, job, to, at=now(), error=error, note=note))
             except Superseded:
                 continue
             return
@@ -122,16 +162,22 @@ class Ownership:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _patiently(self, write: Callable[[], T]) -> T:
-        """What `write` gives, tried again while the database cannot be reached: a restart of it ends no job."""
-        deadline = time.monotonic() + self._patience_s
+        """What `write` gives, tried again while the database cannot be used: a restart of it ends no job."""
+        began = time.monotonic()
         while True:
             try:
                 return write()
-            except Unavailable as error:
-                if time.monotonic() > deadline:
+            except (Unavailable, ResourceExhausted) as error:
+                patience_s = min(self._patience_s, STOPPED_PATIENCE_S) if self.interrupted else self._patience_s
+                if time.monotonic() - began > patience_s:
                     raise DatabaseGone(error.message) from error
-                self._log.warning("database_unavailable", reason=error.message)
+                self._warn("database_unavailable", error.message)
                 time.sleep(min(1.0, self._patience_s / 10))
+
+    def _warn(self, event: str, reason: str) -> None:
+        more = self._repeats.passes(event)
+        if more is not None:
+            self._log.warning(event, reason=reason, **more)
 
     def _see(self, state: State) -> None:
         if state is State.CANCELLING:
@@ -152,6 +198,6 @@ class Ownership:
                 self._log.warning("superseded")
                 os._exit(SUPERSEDED)
             except Exception as error:  # noqa: BLE001  # a loop: a beat that failed must not be the last
-                self._log.warning("heartbeat_failed", reason=str(error))
+                self._warn("heartbeat_failed", str(error))
             if self._cancelled.is_set() and not self._training:
                 os.kill(os.getpid(), signal.SIGTERM)  # wakes the main thread out of a download or a load

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import TOWER_FILE, Progress, ensure_local
 from kastor.models.vision import PREPROCESSING
 from kastor.settings import Settings
-from kastor.store.blobs import Blobs
-from kastor.training.checkpoints import Checkpoints, load_adapter, manifest, restore
-from kastor.training.loop import StepReport, Trainer, train
+from kastor.store.blobs import Blobs, disk_full
+from kastor.store.checkpoint_folder import Checkpoint
+from kastor.store.manifests import manifest
+from kastor.training.checkpoints import Checkpoints, load_adapter, restore
+from kastor.training.loop import SAVE_EVERY_S, StepReport, Trainer, train
 from kastor.training.lora import attach
 from kastor.training.sight import Sight
 from kastor.worker.certify import certified
 from kastor.worker.examples import Prepared, Preparing
 from kastor.worker.ownership import Interrupted, Ownership, now
 from kastor.worker.sight import sight
+
+ROOM_WAIT_S = 5.0  # so often a full disk is tried again
+SAVE_EVERY_S_AFTER_DEATH = 20.0  # what interrupted it once may do so again: less is lost then
 
 
 class Steps:
@@ -52,7 +58,7 @@ class Steps:
             base, self._settings.cache_dir, self._on_progress(), accepted=self._settings.accepted_licences
         )
         preparing = Preparing(self._settings, self._job, self._blobs, self._ownership, stack)
-        checkpoint = self._checkpoints.latest()
+        checkpoint = self._checkpoints.latest_sound(self._on_damage)
         done = 0 if checkpoint is None else checkpoint.step
         prepared = preparing.prepared(base, folder, done=done, num_threads=num_threads)
         self._job = replace(self._job, spec=prepared.spec)
@@ -63,9 +69,9 @@ class Steps:
         )
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
-        eyes = self._sight(model, prepared, folder)
+        eyes = self._sight(model, prepared, folder, checkpoint)
         trainer = Trainer(model, prepared.examples, self._job.spec, eyes, tell=self._ownership.note)
-        self._resume(model, trainer)
+        self._resume(model, trainer, checkpoint)
         self._ownership.begin_training()
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
         if not self._trained(trainer, self._saver(model, trainer, prepared, eyes)):
@@ -76,7 +82,8 @@ class Steps:
 
     def _trained(self, trainer: Trainer, save: Callable[[int, bool], None]) -> bool:
         try:
-            return train(trainer, on_step=self._on_step, save=save)
+            every_s = SAVE_EVERY_S if self._job.deaths == 0 else SAVE_EVERY_S_AFTER_DEATH
+            return train(trainer, on_step=self._on_step, save=save, save_every_s=every_s)
         except Interrupted:  # while it waited for media, between two steps
             if trainer.step:
                 save(trainer.step, False)
@@ -92,8 +99,17 @@ class Steps:
 
         return tell
 
-    def _sight(self, model: Any, prepared: Prepared, base: Path) -> Sight | None:  # noqa: ANN401  # peft model
-        checkpoint, spec = self._checkpoints.latest(), self._job.spec
+    def _on_damage(self, checkpoint: Checkpoint) -> None:
+        self._ownership.note(f"the checkpoint of step {checkpoint.step} is damaged and not used; check the disk")
+
+    def _sight(
+        self,
+        model: Any,  # noqa: ANN401  # peft model
+        prepared: Prepared,
+        base: Path,
+        checkpoint: Checkpoint | None,
+    ) -> Sight | None:
+        spec = self._job.spec
         initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
         held = checkpoint.folder if checkpoint else initial
         return sight(
@@ -107,8 +123,7 @@ class Steps:
             tell=self._ownership.note,
         )
 
-    def _resume(self, model: Any, trainer: Trainer) -> None:  # noqa: ANN401  # peft model
-        checkpoint = self._checkpoints.latest()
+    def _resume(self, model: Any, trainer: Trainer, checkpoint: Checkpoint | None) -> None:  # noqa: ANN401  # peft model
         if checkpoint is not None:
             trainer.restore(restore(checkpoint, model))
             self._ownership.note(f"going on from the checkpoint of step {checkpoint.step}")
@@ -159,13 +174,24 @@ class Steps:
         elif eyes is not None:  # of the model that this one goes on from, and takes its projector from
             about |= {"vision": manifest(self._blobs.initial_adapter(self._job.id)).get("vision")}
         projector, tower = (None, None) if eyes is None else (eyes.projector, eyes.tower)
+        began_at = trainer.step
 
         def save(step: int, ends_epoch: bool) -> None:
             state = trainer.state()
-            self._checkpoints.save(
-                model, state, step=step, ends_epoch=ends_epoch, about=about, projector=projector, tower=tower
+            self._ownership.confirm()
+            write = partial(
+                self._checkpoints.save,
+                *(model, state),
+                step=step,
+                ends_epoch=ends_epoch,
+                about=about,
+                projector=projector,
+                tower=tower,
             )
+            self._with_room(f"the checkpoint of step {step}", write)
             self._log.info("checkpoint", step=step, ends_epoch=ends_epoch)
+            if step > began_at:
+                self._ownership.progressed()
 
         return save
 
@@ -202,7 +228,28 @@ class Steps:
         beside = next(([file] for file in (own, initial / own.name) if file.exists()), [])
         if (initial / TOWER_FILE).exists() and not self._job.spec.train_tower:
             beside.append(initial / TOWER_FILE)  # frozen now, and as much a part of the model as before
-        self._checkpoints.publish(checkpoint, self._blobs.adapter(self._job.id), prove, beside)
+        target, proofs = self._blobs.adapter(self._job.id), list[str]()
+
+        def prove_once(adapter: Path) -> str:
+            if (
+                not proofs
+            ):  # the proof leaves the model as served: it can be done but once, and holds for the same files
+                proofs.append(prove(adapter))
+            return proofs[0]
+
+        self._with_room("the adapter", lambda: self._checkpoints.publish(checkpoint, target, prove_once, beside))
+
+    def _with_room(self, what: str, write: Callable[[], object]) -> None:
+        """Write it; on a full disk as soon as there is room, with all that was learnt kept in memory meanwhile."""
+        while True:
+            try:
+                write()
+            except Exception as error:  # safetensors has a class of its own for it; others pass
+                if not disk_full(error):
+                    raise
+            else:
+                return
+            self._ownership.await_room(what, wait_s=ROOM_WAIT_S)
 
 
 def _sizes(model: Any, prepared: Prepared, eyes: Sight | None) -> dict[str, object]:  # noqa: ANN401  # peft model

@@ -1,0 +1,224 @@
+"""Faults from outside in the middle of a job: it goes on from where it was, and ends with the same bits."""
+
+import errno
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from kastor.domain.job import Snapshot, State, TuningJob
+from kastor.executors.local import LocalExecutor
+from kastor.settings import environment
+from kastor.store.checkpoint_folder import STATE_FILE, CheckpointFolder
+from kastor.training import checkpoints as checkpoints_module
+from kastor.worker import steps
+from kastor.worker.ownership import Ownership
+from worker_place import Place, adapter, run_until, scheduler_of
+
+
+@pytest.fixture(name="place")
+def a_place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.database.close()
+
+
+def events(place: Place, job_id: str) -> list[str]:
+    return [event.message for event in place.jobs.events(job_id)]
+
+
+def assert_same_bits(place: Place, one: str, other: str) -> None:
+    first, second = adapter(place, one), adapter(place, other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    losses = [[s.mean_loss for s in place.jobs.snapshots(job_id)] for job_id in (one, other)]
+    assert losses[0] == losses[1]
+
+
+class ToldToStop(Ownership):
+    """A worker's hold on its job that is told to stop after a step, as by SIGTERM."""
+
+    def __init__(self, place: Place, job: TuningJob, step: int) -> None:
+        super().__init__(place.jobs, job, beat_every_s=60)
+        self._step = step
+
+    def record(self, snapshot: Snapshot) -> None:
+        super().record(snapshot)
+        if snapshot.step == self._step:
+            self._stopped.set()
+
+
+def stop_after(place: Place, job_id: str, step: int) -> None:
+    """Let a worker come to this step and end it in order, so that its checkpoint lies there."""
+    job = place.claim()
+    assert job.id == job_id
+    assert place.work(job, ToldToStop(place, job, step)) == os.EX_TEMPFAIL
+    assert place.jobs.get(job_id).completed_steps == step
+
+
+def test_killed_again_and_again_a_job_that_gets_further_ends_with_the_same_bits(place: Place) -> None:
+    place.add("through", num_epochs=12)
+    assert place.work(place.claim()) == 0
+    place.add("killed", num_epochs=12)
+    executor = LocalExecutor(environment(place.settings), place.blobs)
+    scheduler = scheduler_of(place, executor)  # which lets a job die three times
+    kills, folder = 0, CheckpointFolder(place.blobs.checkpoints("killed"))
+    try:
+        while kills < 4:
+            before = max((checkpoint.step for checkpoint in folder.all()), default=0)
+            scheduler.step()
+            deadline = time.monotonic() + 90
+            while not any(checkpoint.step > before for checkpoint in folder.all()):
+                assert time.monotonic() < deadline
+                assert place.jobs.get("killed").state.active, place.jobs.get("killed").error
+                time.sleep(0.002)
+            executor.kill("killed")
+            kills += 1
+        run_until(place, scheduler, "killed")
+    finally:
+        scheduler.shutdown()
+    job = place.jobs.get("killed")
+    assert job.state is State.SUCCEEDED, job.error
+    assert job.attempt == kills + 1
+    assert_same_bits(place, "through", "killed")
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_only_and_the_events_say_so(place: Place) -> None:
+    place.add("through", num_epochs=4)
+    assert place.work(place.claim()) == 0
+    place.add("damaged", num_epochs=4)
+    stop_after(place, "damaged", 7)
+    checkpoints = CheckpointFolder(place.blobs.checkpoints("damaged")).all()
+    assert [c.step for c in checkpoints if c.resumable] == [6, 7]
+    file = checkpoints[-1].folder / STATE_FILE
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert place.work(place.claim()) == 0
+    assert place.jobs.get("damaged").state is State.SUCCEEDED
+    said = events(place, "damaged")
+    assert "the checkpoint of step 7 is damaged and not used; check the disk" in said
+    assert "going on from the checkpoint of step 6" in said
+    assert_same_bits(place, "through", "damaged")
+
+
+def test_with_all_its_checkpoints_damaged_a_job_begins_anew_and_ends_with_the_same_bits(place: Place) -> None:
+    place.add("through", num_epochs=4)
+    assert place.work(place.claim()) == 0
+    place.add("damaged", num_epochs=4)
+    stop_after(place, "damaged", 7)
+    for checkpoint in CheckpointFolder(place.blobs.checkpoints("damaged")).all():
+        (checkpoint.folder / "adapter_model.safetensors").write_bytes(b"")
+    assert place.work(place.claim()) == 0
+    assert place.jobs.get("damaged").state is State.SUCCEEDED
+    assert_same_bits(place, "through", "damaged")
+
+
+def test_a_disk_full_at_a_checkpoint_and_at_publishing_makes_the_job_wait(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.add("through")
+    assert place.work(place.claim()) == 0
+    place.add("full")
+    refused = iter([True, True] + [False] * 15 + [True, True] + [False] * 99)
+    sync = checkpoints_module._fsync
+
+    def full_for_a_while(path: Path) -> None:
+        if path.is_file() and next(refused):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(checkpoints_module, "_fsync", full_for_a_while)
+    monkeypatch.setattr(steps, "ROOM_WAIT_S", 0.05)
+    assert place.work(place.claim()) == 0
+    job = place.jobs.get("full")
+    assert (job.state, job.attempt, job.deaths) == (State.SUCCEEDED, 1, 0)
+    assert sum("the disk is full" in said for said in events(place, "full")) == 2
+    assert_same_bits(place, "through", "full")
+
+
+def test_a_cancel_is_obeyed_while_a_job_waits_for_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        place.jobs.request_cancel("job1", at=datetime.now(UTC))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    place.add()
+    monkeypatch.setattr(checkpoints_module, "_fsync", full)
+    assert place.work(place.claim()) == 0
+    assert place.jobs.get("job1").state is State.CANCELLED
+
+
+def test_a_disk_full_before_training_sends_the_job_back_to_the_queue_with_a_note(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    place.add()
+    job = place.claim()
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "load_base", full)
+        patched.setattr("kastor.worker.outcome.FULL_WAIT_S", 0.2)
+        assert place.work(job) == os.EX_TEMPFAIL
+    queued = place.jobs.get("job1")
+    assert (queued.state, queued.deaths) == (State.QUEUED, 0)
+    said = events(place, "job1")
+    assert any("the disk is full" in one for one in said)
+    assert said[-1] == "PREPARING -> QUEUED: it is tried again on a disk that was full"
+    assert place.work(place.claim()) == 0
+    assert place.jobs.get("job1").state is State.SUCCEEDED
+
+
+def mount_works() -> bool:
+    """Whether this process may mount a small file system."""
+    done = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
+    return os.geteuid() == 0 and done.returncode == 0
+
+
+@pytest.mark.skipif(not mount_works(), reason="may not mount; the tests above fill the disk by a fault in its place")
+def test_on_a_disk_that_is_really_full_a_job_waits_and_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
+    try:
+        place = Place(disk)
+        place.add("through")
+        assert place.work(place.claim()) == 0
+        place.add("full")
+        executor = LocalExecutor(environment(place.settings), place.blobs)
+        scheduler = scheduler_of(place, executor)
+        filler = disk / "filler"
+        try:
+            scheduler.step()
+            filled = False
+            deadline = time.monotonic() + 90
+            while not any("the disk is full" in said for said in events(place, "full")):
+                assert time.monotonic() < deadline, place.blobs.log("full").read_text()[-2000:]
+                if not filled and place.jobs.get("full").state.active and place.blobs.log("full").stat().st_size:
+                    fill(filler, spare_bytes=96 * 1024)  # the database needs some of it to say so
+                    filled = True
+                scheduler.step()
+                time.sleep(0.02)
+            filler.unlink()
+            run_until(place, scheduler, "full")
+        finally:
+            scheduler.shutdown()
+        assert place.jobs.get("full").state is State.SUCCEEDED
+        assert_same_bits(place, "through", "full")
+        place.database.close()
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(file: Path, *, spare_bytes: int) -> None:
+    """Take all room of the disk but that."""
+    free = os.statvfs(file.parent).f_bavail * os.statvfs(file.parent).f_frsize
+    with file.open("wb") as opened:
+        os.posix_fallocate(opened.fileno(), 0, max(1, free - spare_bytes))
