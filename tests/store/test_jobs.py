@@ -370,3 +370,15 @@ def test_many_processes_write_at_once_without_sharing_a_job_or_finding_it_locked
     assert Counter(job_id for ids in done for job_id in ids) == {f"job{n:02}": 1 for n in range(40)}
     assert jobs.counts()[State.SUCCEEDED] == 40
     assert all(len(jobs.snapshots(f"job{n:02}")) == 3 for n in range(40))
+
+
+def test_deaths_are_counted_anew_once_an_attempt_begins_further_than_the_one_before(jobs: JobStore) -> None:
+    add(jobs)
+    counted = []
+    for step in (0, 0, 4, 4, 9):
+        job = jobs.claim(at=after(1), max_active=1)
+        assert job is not None
+        jobs.rewind(job.id, job.attempt, step)
+        counted.append(jobs.get(job.id).deaths)
+        jobs.move(jobs.get(job.id), State.QUEUED, at=after(2), died=True)
+    assert counted == [0, 1, 0, 1, 0]

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, delete, exists, func, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, and_, case, delete, exists, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from kastor.domain.content import Supervise
@@ -195,13 +195,17 @@ class JobStore:
     def rewind(self, job_id: str, attempt: int, step: int) -> None:
         """Forget the steps after `step`: a worker goes on from its checkpoint there.
 
+        Deaths are counted anew if an earlier attempt brought the job to that checkpoint.
+
         Raises:
             Superseded: `attempt` does not own the job (any more).
 
         """
         table = tables.snapshots
         with self._database.write() as connection:
-            _owned(connection, job_id, attempt, completed_steps=step)
+            further = func.coalesce(jobs.c.resumed_step, 0) < step
+            deaths = case((further, 0), else_=jobs.c.deaths)
+            _owned(connection, job_id, attempt, completed_steps=step, resumed_step=step, deaths=deaths)
             connection.execute(delete(table).where(table.c.job_id == job_id, table.c.step > step))
 
     def silent(self, *, before: datetime) -> list[TuningJob]:

@@ -73,9 +73,18 @@ jobs = Table(
     Column("completed_steps", Integer, nullable=False),
     Column("error_code", Integer),
     Column("error_message", Text),
+    Column("resumed_step", Integer),  # of the checkpoint that the present attempt began at
+    Column("resumed_as", String(64)),  # the job that goes on in this one's place, which had failed
     Column("creator", String(320)),  # NULL: a job of before the column whose model was gone by then
     Index(None, "state", "created_at", "id"),  # claim, silent, counts
     Index(None, "created_at", "id"),  # page
+)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),  # always 1: there is one row
+    Column("id", String(32), nullable=False),  # stands in the data folder, too
 )
 
 tuned_models = Table(
