@@ -12,9 +12,14 @@ import pytest
 import torch
 
 from kastor.domain.job import Snapshot, State, TuningJob
+from kastor.domain.limits import OPEN
+from kastor.domain.permission import Principal
 from kastor.executors.local import LocalExecutor
+from kastor.jobs.service import TuningService
+from kastor.models.catalog import load_catalog
 from kastor.settings import environment
 from kastor.store.checkpoint_folder import STATE_FILE, CheckpointFolder
+from kastor.store.registry import ModelStore
 from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import steps
 from kastor.worker.ownership import Ownership
@@ -222,3 +227,30 @@ def fill(file: Path, *, spare_bytes: int) -> None:
     free = os.statvfs(file.parent).f_bavail * os.statvfs(file.parent).f_frsize
     with file.open("wb") as opened:
         os.posix_fallocate(opened.fileno(), 0, max(1, free - spare_bytes))
+
+
+def test_a_failed_job_that_is_resumed_ends_with_the_bits_of_an_undisturbed_one(place: Place) -> None:
+    place.add("through", num_epochs=4)
+    assert place.work(place.claim()) == 0
+    place.add("failed", num_epochs=4)
+    stop_after(place, "failed", 7)
+    place.jobs.move(place.jobs.get("failed"), State.FAILED, at=datetime.now(UTC))
+    service = TuningService(
+        jobs=place.jobs,
+        models=ModelStore(place.database),
+        blobs=place.blobs,
+        catalog=load_catalog(place.settings.catalog_file),
+        limits=OPEN,
+        clock=lambda: datetime.now(UTC),
+        wake=lambda: None,
+    )
+    owner = Principal("ada@example.org")
+    resumed = service.resume("failed", owner).job.id
+    job = place.claim()
+    assert job.id == resumed
+    assert place.work(job) == 0
+    assert place.jobs.get(resumed).state is State.SUCCEEDED
+    assert "going on from the checkpoint of step 7" in events(place, resumed)
+    assert_same_bits(place, "through", resumed)
+    assert service.model("model-of-failed", owner).job.id == resumed
+    assert place.jobs.get("failed").state is State.FAILED

@@ -36,11 +36,13 @@ from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.store.blobs import Blobs
+from kastor.store.checkpoint_folder import STATE_FILE
 from kastor.store.database import Database
 from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
+from kastor.store.manifests import write_manifest
 from kastor.store.registry import ModelStore
 
 ALIAS = "models/gemini-1.5-flash-001-tuning"
@@ -281,3 +283,13 @@ def _train(world: World, job: TuningJob, stop: threading.Event, step_s: float) -
             world.jobs.move(world.jobs.get(job.id), State.CANCELLED, at=datetime.now(UTC))
             return
     world.jobs.move(world.jobs.get(job.id), State.SUCCEEDED, at=datetime.now(UTC))
+
+
+def keep_checkpoint(root: Path, step: int) -> Path:
+    """A sound checkpoint of that step, as far as the server can tell."""
+    folder = root / f"step-{step:06d}"
+    folder.mkdir(parents=True)
+    for name in ("adapter_model.safetensors", STATE_FILE):
+        (folder / name).write_bytes(b"%d of %s" % (step, name.encode()))
+    write_manifest(folder, {"step": step, "endsEpoch": True})
+    return folder

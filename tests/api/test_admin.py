@@ -2,10 +2,12 @@
 
 import pytest
 
-from api_world import World, error_of, fields_of
+from api_world import World, error_of, fields_of, keep_checkpoint
 from kastor.api.paging import parts_of, place_token, token_of
-from kastor.domain.job import State
+from kastor.domain.errors import Code
+from kastor.domain.job import JobError, State, TuningJob
 from kastor.store.blobs import Blobs
+from kastor.store.checkpoint_folder import STATE_FILE, CheckpointFolder
 
 
 def test_a_job_shows_what_it_does_and_how_far_it_is(world: World) -> None:
@@ -122,3 +124,100 @@ def test_a_bad_offset_is_refused(world: World, offset: str) -> None:
 @pytest.mark.parametrize("target", ["/kastor/v1/jobs/nope", "/kastor/v1/jobs/nope/log", "/kastor/v1/jobs/..%2f/log"])
 def test_an_unknown_job_is_not_found(world: World, target: str) -> None:
     assert error_of(world.call("GET", target))["status"] == "NOT_FOUND"
+
+
+def failed_with_checkpoints(world: World, *steps: int) -> TuningJob:
+    """A job that failed after it had kept checkpoints."""
+    world.create()
+    job = world.start()
+    for step in range(1, 8):
+        world.step(job, step)
+    for step in steps:
+        keep_checkpoint(world.blobs.checkpoints(job.id), step)
+    error = JobError(Code.INTERNAL, "The worker was killed.")
+    return world.jobs.move(world.jobs.get(job.id), State.FAILED, at=world.clock(), error=error)
+
+
+def test_a_failed_job_with_checkpoints_is_resumed_as_a_new_one_that_makes_the_same_model(world: World) -> None:
+    job = failed_with_checkpoints(world, 4, 6)
+    assert world.call("GET", f"/kastor/v1/jobs/{job.id}").json()["resumable"] is True
+    answer = world.call("POST", f"/kastor/v1/jobs/{job.id}:resume", json={})
+    assert answer.status_code == 200, answer.text
+    new = answer.json()
+    assert (new["state"], new["completedSteps"], new["tunedModel"]) == ("QUEUED", 6, "tunedModels/numbers")
+    assert world.woken.is_set()
+    model = world.call("GET", "/v1beta/tunedModels/numbers").json()
+    assert model["state"] == "CREATING"
+    assert [s["step"] for s in model["tuningTask"]["snapshots"]] == [1, 2, 3, 4, 5, 6]
+    stored = world.jobs.get(new["id"])
+    assert (stored.spec, stored.creator) == (job.spec, job.creator)
+    assert world.blobs.dataset(new["id"]).read_bytes() == world.blobs.dataset(job.id).read_bytes()
+    found = CheckpointFolder(world.blobs.checkpoints(new["id"])).latest_sound(lambda _: None)
+    assert found is not None and found.step == 6
+
+
+def test_the_operation_of_a_resumed_job_stays_failed_beside_the_new_one(world: World) -> None:
+    job = failed_with_checkpoints(world, 6)
+    new = world.call("POST", f"/kastor/v1/jobs/{job.id}:resume", json={}).json()
+    old_operation = world.call("GET", f"/v1beta/tunedModels/numbers/operations/{job.id}").json()
+    assert old_operation["done"] is True
+    assert old_operation["error"]["message"] == "The worker was killed."
+    assert "done" not in world.call("GET", f"/v1beta/{new['operation']}").json()
+    old = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
+    assert (old["state"], old["resumedAs"]) == ("FAILED", new["id"])
+    assert "resumable" not in old
+    assert old["events"][-1]["message"] == f"resumed as job {new['id']}"
+    listed = [one["id"] for one in world.call("GET", "/kastor/v1/jobs").json()["jobs"]]
+    assert listed == [new["id"], job.id]
+
+
+def test_a_resumed_job_that_fails_can_be_resumed_again_and_all_operations_stay(world: World) -> None:
+    first = failed_with_checkpoints(world, 6)
+    second = world.call("POST", f"/kastor/v1/jobs/{first.id}:resume", json={}).json()["id"]
+    world.start()
+    world.jobs.move(world.jobs.get(second), State.FAILED, at=world.clock(), error=JobError(Code.INTERNAL, "Again."))
+    third = world.call("POST", f"/kastor/v1/jobs/{second}:resume", json={}).json()["id"]
+    for job_id in (first.id, second):
+        assert world.jobs.get(job_id).resumed_as == third
+        assert world.call("GET", f"/v1beta/tunedModels/numbers/operations/{job_id}").json()["done"] is True
+    again = world.call("POST", f"/kastor/v1/jobs/{first.id}:resume", json={})
+    assert error_of(again)["status"] == "FAILED_PRECONDITION"
+    assert third in again.json()["error"]["message"]
+
+
+def test_deleting_the_model_of_a_resumed_job_removes_all_that_belongs_to_it(world: World) -> None:
+    job = failed_with_checkpoints(world, 6)
+    world.service.tidy()
+    new = world.call("POST", f"/kastor/v1/jobs/{job.id}:resume", json={}).json()["id"]
+    world.service.tidy()
+    assert {one.id for one in world.jobs.page(limit=9)} == {job.id, new}
+    world.call("DELETE", "/v1beta/tunedModels/numbers")
+    world.service.tidy()
+    assert world.jobs.page(limit=9) == []
+    assert not world.blobs.job_dir(job.id).exists() and not world.blobs.job_dir(new).exists()
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (State.FAILED, "kept no checkpoint that can be gone on from; tune again"),
+        (State.SUCCEEDED, "is SUCCEEDED; only a job that failed can be resumed"),
+        (None, "is RUNNING; only a job that failed can be resumed"),
+    ],
+)
+def test_what_cannot_be_resumed_is_refused_with_the_reason(world: World, end: State | None, said: str) -> None:
+    world.create()
+    job = world.start()
+    if end is not None:
+        world.jobs.move(job, end, at=world.clock())
+    answer = world.call("POST", f"/kastor/v1/jobs/{job.id}:resume", json={})
+    assert error_of(answer)["status"] == "FAILED_PRECONDITION"
+    assert said in answer.json()["error"]["message"]
+    assert [one.id for one in world.jobs.page(limit=9)] == [job.id]
+    assert world.call("POST", "/kastor/v1/jobs/none:resume", json={}).status_code == 404
+
+
+def test_a_damaged_newest_checkpoint_is_resumed_from_the_one_before(world: World) -> None:
+    job = failed_with_checkpoints(world, 4, 6)
+    (world.blobs.checkpoints(job.id) / "step-000006" / STATE_FILE).write_bytes(b"damaged")
+    assert world.call("POST", f"/kastor/v1/jobs/{job.id}:resume", json={}).json()["completedSteps"] == 4

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api_world import World, error_of, fields_of, tuning_body
+from api_world import World, error_of, fields_of, keep_checkpoint, tuning_body
 from kastor.domain.job import State
 from kastor.store.database import Database
 
@@ -300,3 +300,24 @@ def test_a_job_whose_models_name_somebody_else_took_is_nobodys(call: Callers, wo
         for method, target in (("GET", ""), ("POST", ":cancel"), ("GET", "/log")):
             assert call(caller, method, f"/kastor/v1/jobs/{job.id}{target}").status_code in (403, 404)
     assert world.call("GET", f"/kastor/v1/jobs/{job.id}").status_code == 200
+
+
+@pytest.mark.parametrize(("role", "status"), [(None, 403), ("READER", 403), ("WRITER", 200), ("OWNER", 200)])
+def test_writers_resume_a_failed_job_and_see_both(call: Callers, world: World, role: str | None, status: int) -> None:
+    assert call(ADA, "POST", "/v1beta/tunedModels?tunedModelId=second", tuning_body()).status_code == 200
+    job = call(ADA, "GET", "/kastor/v1/jobs").json()["jobs"][0]
+    caller = ADA if role == "OWNER" else BOB
+    if role in ("READER", "WRITER"):
+        body = {"granteeType": "USER", "emailAddress": BOB, "role": role}
+        assert call(ADA, "POST", "/v1beta/tunedModels/second/permissions", body).status_code == 200
+    claimed = world.jobs.claim(at=world.clock(), max_active=9)
+    assert claimed is not None
+    keep_checkpoint(world.blobs.checkpoints(job["id"]), 3)
+    world.jobs.move(claimed, State.FAILED, at=world.clock())
+    answer = call(caller, "POST", f"/kastor/v1/jobs/{job['id']}:resume", {})
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        listed = call(caller, "GET", "/kastor/v1/jobs").json()["jobs"]
+        assert [one["id"] for one in listed][:2] == [answer.json()["id"], job["id"]]
+        assert call(caller, "GET", f"/kastor/v1/jobs/{job['id']}").json()["resumedAs"] == answer.json()["id"]
+        assert call(EVE, "GET", f"/kastor/v1/jobs/{job['id']}").status_code == 403

@@ -109,3 +109,30 @@ def test_followed_logs_join_a_line_that_came_in_two_pieces_and_end_with_the_job(
     assert [line.split()[-1] for line in ran.out.splitlines()] == ["first", "second"]
     offsets = [s.query["offset"][0] for s in jobs.seen if s.path == LOG]
     assert offsets[:3] == ["0", str(cut), str(len(content))]
+
+
+def test_resume_follows_the_new_job_to_its_end(kastor: Kastor, server: FakeServer) -> None:
+    server.on("GET", "/kastor/v1/jobs/failed", make_job("FAILED", 9, id="failed", resumable=True))
+    server.on("POST", "/kastor/v1/jobs/failed:resume", make_job("QUEUED", 8))
+    server.on_job(make_job("RUNNING", 12), make_job("SUCCEEDED", 19))
+    ran = kastor("jobs", "resume", "failed", "--server", server.url)
+    assert ran.code == 0
+    assert f"Job {JOB_ID} goes on from step 8 of 19" in " ".join(ran.err.split())
+    assert MODEL in ran.out
+
+
+def test_resume_detached_says_the_new_job(kastor: Kastor, server: FakeServer) -> None:
+    server.on("GET", "/kastor/v1/jobs/failed", make_job("FAILED", 9, id="failed"))
+    server.on("POST", "/kastor/v1/jobs/failed:resume", make_job("QUEUED", 8))
+    ran = kastor("jobs", "resume", "failed", "--detach", "--json", "--server", server.url)
+    assert (ran.code, ran.json["id"]) == (0, JOB_ID)
+
+
+def test_show_says_that_a_failed_job_can_be_resumed_and_how(kastor: Kastor, server: FakeServer) -> None:
+    server.on_job(make_job("FAILED", 9, resumable=True, error={"code": "INTERNAL", "message": "It broke."}))
+    assert f"kastor jobs resume {JOB_ID}" in " ".join(
+        kastor("jobs", "show", JOB_ID, "--server", server.url).out.split()
+    )
+    server.on_job(make_job("FAILED", 9, resumedAs="abc123abc123"))
+    shown = kastor("jobs", "show", JOB_ID, "--server", server.url).out
+    assert "abc123abc123" in shown and "jobs resume" not in shown

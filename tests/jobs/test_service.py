@@ -15,13 +15,13 @@ from kastor.domain.generation import Shown
 from kastor.domain.job import State, TuningJob
 from kastor.domain.limits import GEMINI_API
 from kastor.domain.permission import Principal
-from kastor.domain.tuned_model import TunedModel
+from kastor.domain.tuned_model import TunedModel, random_id
 from kastor.jobs.access import Access
 from kastor.jobs.asks import Ask
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.replays import Replays
 from kastor.jobs.requests import NewTuning
-from kastor.jobs.service import TuningService, random_id
+from kastor.jobs.service import TuningService
 from kastor.jobs.shown import Sights
 from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.models.catalog import Catalog, load_catalog

@@ -17,7 +17,8 @@ from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Event, Snapshot, State, TuningJob
 from kastor.jobs.datasets import DatasetService
 from kastor.jobs.requests import NewTuning
-from kastor.jobs.service import LATEST_STEPS, JobView, TuningService
+from kastor.jobs.service import LATEST_STEPS, TuningService
+from kastor.jobs.views import JobView
 
 PREFIX = "/kastor/v1"
 JOBS_PAGE_SIZE = 50
@@ -84,6 +85,8 @@ class JobOut(Wire):
     end_time: str | None
     attempt: int
     error: ErrorOut | None
+    resumable: bool | None  # true, or absent
+    resumed_as: str | None
     last_snapshot: StepOut | None
     eta_seconds: Float32 | None
     events: list[EventOut] | None = None
@@ -127,6 +130,7 @@ class AdminRoutes:
             ),
             endpoints.route(f"{job}/log", "GET", self.log, query=("offset",)),
             endpoints.route(f"{job}:cancel", "POST", self.cancel, gives=JobOut),
+            endpoints.route(f"{job}:resume", "POST", self.resume, gives=JobOut),
             endpoints.route(job, "GET", self.get, query=("view",), gives=JobOut),
         ]
 
@@ -171,6 +175,10 @@ class AdminRoutes:
         """The job, asked to stop."""
         return job_out(self._service.cancel(call.path["job"], call.principal)).json_value()
 
+    def resume(self, call: Call) -> Reply:
+        """A new job that goes on where this one, which failed, kept its last checkpoint."""
+        return job_out(self._service.resume(call.path["job"], call.principal)).json_value()
+
     def log(self, call: Call) -> Reply:
         """The job's log from a byte on."""
         text = call.query.get("offset") or "0"
@@ -205,6 +213,8 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
         end_time=timestamp(job.finished_at),
         attempt=job.attempt,
         error=_error(job),
+        resumable=view.resumable or None,
+        resumed_as=job.resumed_as,
         last_snapshot=_step(snapshots[-1]) if snapshots else None,
         eta_seconds=_eta_s(view),
         events=list(map(_event, view.events)) if full else None,

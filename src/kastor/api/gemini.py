@@ -24,7 +24,8 @@ from kastor.api.tuned_models import (
 from kastor.api.wire import Wire, message
 from kastor.domain.listing import ModelFilter
 from kastor.jobs.generation import GenerationService
-from kastor.jobs.service import Page, Tuning, TuningService
+from kastor.jobs.service import TuningService
+from kastor.jobs.views import Page, Tuning
 
 VERSIONS = ("/v1", "/v1beta", "/v1alpha")
 PAGED = ("page_size", "page_token")

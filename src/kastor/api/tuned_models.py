@@ -16,7 +16,7 @@ from kastor.domain.errors import Code, FieldViolation, InvalidArgument
 from kastor.domain.job import RequestedHyperparameters, Snapshot, State
 from kastor.domain.tuned_model import MODEL_STATE, TUNED
 from kastor.jobs.requests import ModelChange, NewTuning
-from kastor.jobs.service import Tuning
+from kastor.jobs.views import Tuning
 from kastor.models.catalog import BaseModel
 
 PACKAGE = TYPE_URL + "google.ai.generativelanguage.v1beta."

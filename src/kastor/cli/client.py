@@ -101,6 +101,10 @@ class Client:
         """Ask the job to stop; the job as it then is."""
         return Job.of(self._json("POST", f"/kastor/v1/jobs/{_segment(job_id)}:cancel", body={}))
 
+    def resume(self, job_id: str) -> Job:
+        """The new job that goes on in the place of this one, which failed."""
+        return Job.of(self._json("POST", f"/kastor/v1/jobs/{_segment(job_id)}:resume", body={}))
+
     def log(self, job_id: str, offset: int) -> tuple[bytes, int]:
         """The job's log from byte `offset`, and the offset to go on from."""
         path = f"/kastor/v1/jobs/{_segment(job_id)}/log"

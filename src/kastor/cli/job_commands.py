@@ -9,7 +9,7 @@ import typer
 from kastor.cli import options
 from kastor.cli.arguments import Commands
 
-app = Commands(help="Tuning jobs: list, show, cancel, read logs.", no_args_is_help=True, rich_markup_mode=None)
+app = Commands(help="Tuning jobs: list, show, cancel, resume, read logs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
@@ -64,6 +64,29 @@ def cancel(
     from kastor.cli.output import Output
 
     jobs.cancel_job(job, Access(server, api_key), Output.of(as_json))
+
+
+@app.command()
+def resume(
+    job: options.JobName,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it and return; needs a running server.")] = False,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+    as_json: options.Json = False,
+) -> None:
+    """Go on with a job that failed, from its last checkpoint, as a new job.
+
+    The new job makes the same tuned model from the same data, with the result that the old one would have had.
+
+    \b
+    Example:
+      kastor jobs resume bvl8dymw0fhw
+    """
+    from kastor.cli import jobs
+    from kastor.cli.connection import Access
+    from kastor.cli.output import Output
+
+    jobs.resume_job(job, detach, Access(server, api_key), Output.of(as_json))
 
 
 @app.command()

@@ -14,7 +14,8 @@ from kastor.cli.connection import Access, connect
 from kastor.cli.curve import loss_curve
 from kastor.cli.output import Output, duration, fields, program, state_text, table
 from kastor.cli.records import Job
-from kastor.domain.errors import NotFound
+from kastor.cli.tune import followed, report
+from kastor.domain.errors import InvalidArgument, NotFound
 
 LAST_EVENTS = 8
 SEARCHED_JOBS = 1000
@@ -69,6 +70,22 @@ def cancel_job(name: str, access: Access, out: Output) -> None:
     out.result(dict(job.raw), Text.assemble(f"{job.id} is ", state_text(job.state)))
 
 
+def resume_job(name: str, detach: bool, access: Access, out: Output) -> None:
+    """Let a new job go on where this one failed, and follow it to its end unless `detach`."""
+    with connect(access, out, scheduler=not detach) as link:
+        if detach and link.private:
+            raise InvalidArgument(
+                f"--detach needs a server that stays. Start one first, in another terminal: {program()} serve --no-auth"
+            )
+        job = link.client.resume(_job_id(link.client, name))
+        if detach:
+            out.result(dict(job.raw), Text.assemble(f"{job.id} is ", state_text(job.state)))
+            return
+        out.say(f"Job {job.id} goes on from step {job.completed_steps} of {job.total_steps}")
+        ended = followed(link, job.id, out)
+    report(ended, job.tuned_model, out)
+
+
 def show_log(name: str, follow: bool, access: Access, out: Output) -> None:
     """The job's log, line by line; with `follow` until the job has ended."""
     with connect(access, out, scheduler=False) as link:
@@ -108,6 +125,8 @@ def _described(job: Job) -> list[tuple[str, str | Text]]:
         ("tuned model", job.tuned_model),
         ("state", state_text(job.state)),
         ("error", Text(job.error, style="red") if job.error else None),
+        ("to go on", f"{program()} jobs resume {job.id}" if job.raw.get("resumable") else None),
+        ("resumed as", job.raw.get("resumedAs")),
         ("base", job.base_model),
         ("examples", str(job.num_examples)),
         ("steps", f"{job.completed_steps} of {job.total_steps}"),

@@ -249,6 +249,34 @@ class TuningJob:
     heartbeat_at: datetime | None = None
     completed_steps: int = 0
     error: JobError | None = None
+    resumed_as: str | None = None  # the job that goes on in its place, after it failed
+
+    @property
+    def present_id(self) -> str:
+        """The job that makes the tuned model now: this one, or the one that goes on in its place."""
+        return self.resumed_as or self.id
+
+    def resumed(self, job_id: str, *, step: int, at: datetime) -> "TuningJob":
+        """A new job that goes on where this one, which failed, kept a checkpoint after `step` steps.
+
+        Raises:
+            FailedPrecondition: it did not fail, or another goes on for it already.
+
+        """
+        if self.resumed_as is not None:
+            raise FailedPrecondition(f"Job {self.id} was resumed already: job {self.resumed_as} goes on in its place.")
+        if self.state is not State.FAILED:
+            raise FailedPrecondition(f"Job {self.id} is {self.state}; only a job that failed can be resumed.")
+        return TuningJob(
+            id=job_id,
+            tuned_model_id=self.tuned_model_id,
+            spec=self.spec,
+            state=State.QUEUED,
+            created_at=at,
+            updated_at=at,
+            creator=self.creator,
+            completed_steps=step,
+        )
 
     def moved_to(self, state: State, *, at: datetime, error: JobError | None = None) -> "TuningJob":
         """The job after the move.

@@ -1,6 +1,8 @@
 """The tuned model: a base plus what a job learnt. Its state is its job's, seen from the model's side."""
 
 import re
+import secrets
+import string
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +13,7 @@ from kastor.domain.limits import Limits
 
 ID_PATTERN = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 DEFAULT_SLUG_CHARS = 40
+ID_ALPHABET = string.ascii_lowercase + string.digits
 TUNED = "tunedModels/"
 
 
@@ -73,6 +76,11 @@ def checked_id(model_id: str, limits: Limits) -> str:
             f"{model_id!r} is not an id; use lower-case letters, digits and hyphens, a letter first and no hyphen last",
         )
     return model_id
+
+
+def random_id() -> str:
+    """12 random letters and digits, as Google's operations have them."""
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(12))
 
 
 def generated_id(display_name: str, random_part: str) -> str:

@@ -10,7 +10,8 @@ from kastor.domain.file import FILES
 from kastor.domain.permission import Principal, Role
 from kastor.jobs.files import FileService
 from kastor.jobs.requests import NewDataset, NewTuning
-from kastor.jobs.service import Tuning, TuningService
+from kastor.jobs.service import TuningService
+from kastor.jobs.views import Tuning
 from kastor.store.blobs import Blobs
 
 

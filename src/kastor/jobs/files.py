@@ -14,7 +14,8 @@ from pathlib import Path
 from kastor.domain.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
 from kastor.domain.file import FILES, ID_PATTERN, StoredFile, Upload, checked_display_name, checked_id, mime_type_of
 from kastor.domain.permission import Principal
-from kastor.jobs.service import Page, random_id
+from kastor.domain.tuned_model import random_id
+from kastor.jobs.views import Page
 from kastor.store.file_blobs import FileBlobs, Growing, Sealed
 from kastor.store.files import FileStore, taken
 

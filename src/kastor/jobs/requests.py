@@ -11,8 +11,9 @@ from typing import TypedDict
 
 from kastor.dataset.rules import text_faults, too_long
 from kastor.domain.content import Example, Supervise
+from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import FieldViolation, InvalidArgument
-from kastor.domain.job import RequestedHyperparameters
+from kastor.domain.job import DatasetFile, RequestedHyperparameters
 from kastor.domain.limits import Limits
 from kastor.domain.tuned_model import TunedModel
 from kastor.jobs.asks import sampling_violations
@@ -64,6 +65,12 @@ class ModelChange(TypedDict, total=False):
     temperature: float | None
     top_p: float | None
     top_k: int | None
+
+
+def dataset_file(new: NewTuning, file: NewDataset) -> DatasetFile:
+    """The file as the job keeps it until it is judged."""
+    base = "" if file.media_base is None else str(file.media_base)
+    return DatasetFile(file.name, dataset_limits(file.profile).name, base, new.hyperparameters)
 
 
 def check_examples(examples: tuple[Example, ...], limits: Limits) -> None:

@@ -1,23 +1,18 @@
 """The use cases of tuning: what a caller may do with tuned models and the jobs that make them."""
 
 import json
-import secrets
-import string
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from kastor.dataset.encode import encode_example
-from kastor.domain.dataset_limits import dataset_limits
-from kastor.domain.errors import InvalidArgument, KastorError, NotFound
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import Sampling
 from kastor.domain.job import (
     TOKENIZER_REVISION,
     AdapterShape,
-    DatasetFile,
-    Event,
     Snapshot,
     State,
     TuningJob,
@@ -27,49 +22,21 @@ from kastor.domain.job import (
 from kastor.domain.limits import Limits
 from kastor.domain.listing import ModelFilter
 from kastor.domain.permission import Principal, Role
-from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, generated_id
+from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, generated_id, random_id
 from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
 from kastor.jobs.generation import require_active
-from kastor.jobs.requests import ModelChange, NewDataset, NewTuning, check_examples, check_settings, check_tower
+from kastor.jobs.requests import ModelChange, NewTuning, check_examples, check_settings, check_tower, dataset_file
+from kastor.jobs.views import JobView, Page, Tuning
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import Blobs
+from kastor.store.checkpoint_folder import CheckpointFolder
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ALL, ModelStore
 
 MAX_LOG_BYTES = 1024 * 1024  # of one answer; the caller goes on from the offset it got
 LEFT_ALONE = timedelta(hours=1)  # a create that is under way takes seconds
 LATEST_STEPS = 10  # of a job in short: enough to tell its pace
-ID_ALPHABET = string.ascii_lowercase + string.digits
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """A tuned model with the job that makes it."""
-
-    model: TunedModel
-    job: TuningJob
-    sampling: Sampling  # the model's defaults, the base's where it has none of its own
-    snapshots: tuple[Snapshot, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A job with what happened to it; in short, without its events, only the latest snapshots."""
-
-    job: TuningJob
-    snapshots: tuple[Snapshot, ...]
-    events: tuple[Event, ...] = ()
-    certificate: Mapping[str, Any] | None = None  # as it was stored; absent before success, and in short
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[Item]):
-    """A part of a list, and whether more follows."""
-
-    items: tuple[Item, ...]
-    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +48,6 @@ class _Start:
     base_name: str  # as the caller, or the caller of the source, named it
     source: TunedModel | None = None  # whose adapter it goes on from
     tokenizer: int = TOKENIZER_REVISION
-
-
-def _dataset_file(new: NewTuning, file: NewDataset) -> DatasetFile:
-    base = "" if file.media_base is None else str(file.media_base)
-    return DatasetFile(file.name, dataset_limits(file.profile).name, base, new.hyperparameters)
-
-
-def random_id() -> str:
-    """12 random letters and digits, as Google's operations have them."""
-    return "".join(secrets.choice(ID_ALPHABET) for _ in range(12))
 
 
 class TuningService:
@@ -241,9 +198,11 @@ class TuningService:
 
         """
         found = self._access.model(model_id, caller)
-        if found.job_id != job_id:
-            raise NotFound(f"Operation tunedModels/{model_id}/operations/{job_id} does not exist.")
-        return self._tuning(found, self._jobs.get(job_id))
+        with suppress(NotFound):
+            job = self._jobs.get(job_id)
+            if job.present_id == found.job_id:
+                return self._tuning(found, job)
+        raise NotFound(f"Operation tunedModels/{model_id}/operations/{job_id} does not exist.")
 
     def cancel_model(self, model_id: str, caller: Principal) -> None:
         """Ask the model's job to stop. Nothing happens to one that has ended.
@@ -272,6 +231,32 @@ class TuningService:
         self._wake()
         return self._views([job])[0]
 
+    def resume(self, job_id: str, caller: Principal) -> JobView:
+        """A new job that makes the model of this one, which failed, from its last sound checkpoint on.
+
+        Its dataset and spec are the same, so it ends with the bits that the failed one would have ended with.
+
+        Raises:
+            NotFound: there is no such job.
+            PermissionDenied: the caller is no writer of its model.
+            FailedPrecondition: it did not fail, kept no sound checkpoint, or another goes on for it already.
+            ResourceExhausted: the disk is full.
+
+        """
+        failed = self.require(job_id, caller, Role.WRITER)
+        job = failed.resumed(random_id(), step=0, at=self._clock())
+        checkpoint = CheckpointFolder(self._blobs.checkpoints(job_id)).latest_sound(lambda _: None)
+        if checkpoint is None:
+            raise FailedPrecondition(f"Job {job_id} kept no checkpoint that can be gone on from; tune again.")
+        job = replace(job, completed_steps=checkpoint.step)
+        with ExitStack() as undo:
+            undo.callback(self._blobs.remove_job, job.id)
+            self._blobs.link_job(job_id, job.id)
+            self._jobs.resume(failed, job)
+            undo.pop_all()
+        self._wake()
+        return self._views([job])[0]
+
     def job(self, job_id: str, caller: Principal, *, full: bool = False) -> JobView:
         """The job; `full` with its events, all of its snapshots and its certificate.
 
@@ -284,7 +269,8 @@ class TuningService:
         if not full:
             return self._views([job])[0]
         events = tuple(self._jobs.events(job_id))
-        return JobView(job, tuple(self._jobs.snapshots(job_id)), events, self._certificate(job_id))
+        snapshots = tuple(self._jobs.snapshots(job_id))
+        return JobView(job, snapshots, events, self._certificate(job_id), self._resumable(job))
 
     def jobs(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[JobView]:
         """Up to `limit` jobs, newest first: those of the models that the caller's list holds; for an operator all."""
@@ -345,7 +331,7 @@ class TuningService:
             hyperparameters,
             start.adapter,
             len(new.examples),
-            file=None if new.file is None else _dataset_file(new, new.file),
+            file=None if new.file is None else dataset_file(new, new.file),
             supervise=new.supervise,
             train_tower=new.train_tower,
             tokenizer=start.tokenizer,
@@ -388,7 +374,7 @@ class TuningService:
         if "\0" in job_id:  # PostgreSQL takes none
             raise NotFound(f"Job {job_id!r} does not exist.")
         job = self._jobs.get(job_id)
-        if not caller.operator and self._access.model(job.tuned_model_id, caller, role).job_id != job_id:
+        if not caller.operator and self._access.model(job.tuned_model_id, caller, role).job_id != job.present_id:
             raise NotFound(f"Job {job_id} does not exist.")  # its model was deleted, and another has the name now
         return job
 
@@ -405,4 +391,9 @@ class TuningService:
 
     def _views(self, found: Sequence[TuningJob]) -> tuple[JobView, ...]:
         latest = self._jobs.snapshots_of([job.id for job in found], latest=LATEST_STEPS)
-        return tuple(JobView(job, latest[job.id]) for job in found)
+        return tuple(JobView(job, latest[job.id], resumable=self._resumable(job)) for job in found)
+
+    def _resumable(self, job: TuningJob) -> bool:
+        if job.state is not State.FAILED or job.resumed_as is not None:
+            return False
+        return CheckpointFolder(self._blobs.checkpoints(job.id)).latest() is not None

@@ -18,9 +18,9 @@ from kastor.domain.permission import (
     check_grant,
     checked_email,
 )
-from kastor.domain.tuned_model import TunedModel
+from kastor.domain.tuned_model import TunedModel, random_id
 from kastor.jobs.access import Access
-from kastor.jobs.service import Page, random_id
+from kastor.jobs.views import Page
 from kastor.store.grants import GrantStore
 
 EMAIL = "emailAddress"

@@ -164,6 +164,22 @@ class Blobs:
             except FileNotFoundError as error:
                 raise FailedPrecondition(f"{source} is not there any more; tune on a base model.") from error
 
+    def link_job(self, source_job_id: str, job_id: str) -> None:
+        """Give a job the dataset and checkpoints of another, by links to the same files, which are never written again.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+            FailedPrecondition: the other's files are gone, or the folder cannot be written to.
+
+        """
+        source, target = self.job_dir(source_job_id), self.job_dir(job_id)
+        own = shutil.ignore_patterns(self.log(job_id).name, self.adapter(job_id).name, ".*")
+        with storage_errors(target):
+            try:
+                shutil.copytree(source, target, ignore=own, copy_function=_link)
+            except shutil.Error as error:  # several files at once; each says (source, target, why)
+                raise OSError(error.args[0][0][2]) from error
+
     def unstarted(self, *, before: datetime) -> list[str]:
         """Ids of the jobs that no worker has begun, and whose folder has had nothing added to it since `before`."""
         folders = self._jobs.iterdir() if self._jobs.is_dir() else ()
@@ -186,6 +202,13 @@ class Blobs:
                 folder.rename(self._jobs / f"{REMOVED}{job_id}-{secrets.token_hex(4)}")
             for left in self._jobs.glob(f"{REMOVED}*"):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:

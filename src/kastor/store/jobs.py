@@ -10,30 +10,32 @@ from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, case, delete, exists, func, insert, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
-from kastor.domain.content import Supervise
-from kastor.domain.errors import AlreadyExists, Code, NotFound, Superseded
-from kastor.domain.job import (
-    ACTIVE,
-    TERMINAL,
-    AdapterShape,
-    DatasetFile,
-    Event,
-    Hyperparameters,
-    JobError,
-    RequestedHyperparameters,
-    Snapshot,
-    State,
-    TuningJob,
-    TuningSpec,
-)
+from kastor.domain.errors import AlreadyExists, NotFound, Superseded
+from kastor.domain.job import ACTIVE, TERMINAL, Event, JobError, Snapshot, State, TuningJob, TuningSpec
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
 from kastor.store import tables
+from kastor.store.claim import claim_oldest
 from kastor.store.database import Database
 from kastor.store.grants import listed_for
+from kastor.store.job_rows import job_values, snapshot, tuning_job
 from kastor.store.tables import jobs
 
 CLAIM_LOCK = 0x636C61696D  # "claim": key of PostgreSQL's advisory lock that makes claimers count one after the other
@@ -59,13 +61,35 @@ class JobStore:
         """
         try:
             with self._database.write() as connection:
-                connection.execute(insert(jobs).values(_job_values(job)))
+                connection.execute(insert(jobs).values(job_values(job)))
                 connection.execute(insert(tables.tuned_models).values(asdict(model)))
                 _add_event(connection, job.id, Event(job.created_at, "info", str(job.state)))
         except IntegrityError as error:
             raise AlreadyExists(
                 f"Tuned model {model.name} already exists. Choose another id, or delete it first."
             ) from error
+
+    def resume(self, failed: TuningJob, job: TuningJob) -> None:
+        """Keep a new job that makes the model of a failed one, from a checkpoint after `job.completed_steps` on.
+
+        Raises:
+            Superseded: another does so already, or the model was deleted.
+
+        """
+        model, table = tables.tuned_models, tables.snapshots
+        columns = [column for column in table.c if column is not table.c.job_id]
+        done = select(literal(job.id), *columns).where(table.c.job_id == failed.id, table.c.step <= job.completed_steps)
+        with self._database.write() as connection:
+            connection.execute(insert(jobs).values(job_values(job)))
+            changed = connection.execute(update(model).where(model.c.job_id == failed.id).values(job_id=job.id))
+            if changed.rowcount == 0:
+                raise Superseded(f"Job {failed.id} makes no model any more: it was resumed, or the model was deleted.")
+            earlier = or_(jobs.c.id == failed.id, jobs.c.resumed_as == failed.id)
+            connection.execute(update(jobs).where(earlier).values(resumed_as=job.id))
+            connection.execute(insert(table).from_select([table.c.job_id, *columns], done))
+            begun = f"{job.state}: goes on for job {failed.id} from the checkpoint of step {job.completed_steps}"
+            _add_event(connection, job.id, Event(job.created_at, "info", begun))
+            _add_event(connection, failed.id, Event(job.created_at, "info", f"resumed as job {job.id}"))
 
     def get(self, job_id: str) -> TuningJob:
         """The job.
@@ -83,7 +107,7 @@ class JobStore:
         """Up to `limit` jobs, newest first; those older than (created_at, id), those of the caller's list, if given."""
         query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
         if caller is not None:
-            theirs = exists().where(tables.tuned_models.c.job_id == jobs.c.id, listed_for(caller))
+            theirs = exists().where(tables.tuned_models.c.job_id == _present_id(), listed_for(caller))
             query = query.where(theirs)
         if before is not None:
             query = query.where(tables.older(jobs, *before))
@@ -99,7 +123,7 @@ class JobStore:
         with self._database.write() as connection:
             if self._database.postgresql:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CLAIM_LOCK})
-            row = connection.execute(_claim(at, max_active)).mappings().one_or_none()
+            row = connection.execute(claim_oldest(at, max_active)).mappings().one_or_none()
             if row is None:
                 return None
             job = tuning_job(row)
@@ -244,7 +268,7 @@ class JobStore:
         owner = tables.tuned_models
         query = (
             select(jobs.c.id)
-            .join_from(jobs, owner, owner.c.job_id == jobs.c.id, isouter=True)
+            .join_from(jobs, owner, owner.c.job_id == _present_id(), isouter=True)
             .where(owner.c.id.is_(None), jobs.c.state.in_(TERMINAL))
         )
         with self._database.read() as connection:
@@ -282,7 +306,7 @@ class JobStore:
         found: dict[str, list[Snapshot]] = {job_id: [] for job_id in job_ids}
         with self._database.read() as connection:
             for job_id, *values in connection.execute(query):
-                found[job_id].append(_snapshot(values))
+                found[job_id].append(snapshot(values))
         return {job_id: tuple(steps) for job_id, steps in found.items()}
 
     def events(self, job_id: str) -> list[Event]:
@@ -306,79 +330,9 @@ class JobStore:
             raise NotFound(NO_JOB.format(job_id)) from error
 
 
-def tuning_job(row: RowMapping) -> TuningJob:
-    """The job in a row that holds the columns of `tables.jobs`, possibly among others."""
-    spec, code = row[jobs.c.spec], row[jobs.c.error_code]
-    return TuningJob(
-        id=row[jobs.c.id],
-        tuned_model_id=row[jobs.c.tuned_model_id],
-        spec=TuningSpec(
-            **spec
-            | {
-                "file": _dataset_file(spec.get("file")),
-                "supervise": Supervise(spec.get("supervise", Supervise.LAST)),  # jobs of before the choice
-                "hyperparameters": Hyperparameters(**spec["hyperparameters"]),
-                "adapter": AdapterShape(**spec["adapter"] | {"targets": tuple(spec["adapter"]["targets"])}),
-            }
-        ),
-        state=State(row[jobs.c.state]),
-        created_at=row[jobs.c.created_at],
-        updated_at=row[jobs.c.updated_at],
-        creator=row[jobs.c.creator] or "",
-        attempt=row[jobs.c.attempt],
-        deaths=row[jobs.c.deaths],
-        started_at=row[jobs.c.started_at],
-        finished_at=row[jobs.c.finished_at],
-        heartbeat_at=row[jobs.c.heartbeat_at],
-        completed_steps=row[jobs.c.completed_steps],
-        error=None if code is None else JobError(Code(code), row[jobs.c.error_message]),
-    )
-
-
-def _dataset_file(fields: dict[str, Any] | None) -> DatasetFile | None:
-    if fields is None:
-        return None
-    return DatasetFile(**fields | {"asked": RequestedHyperparameters(**fields["asked"])})
-
-
-def _job_values(job: TuningJob) -> dict[str, Any]:
-    values = asdict(job)
-    error = values.pop("error")
-    return values | {
-        "error_code": None if error is None else int(error["code"]),
-        "error_message": None if error is None else error["message"],
-    }
-
-
-def _snapshot(values: list[Any]) -> Snapshot:
-    """The snapshot with these fields. A list may hold a million of them, so they are not looked up by name."""
-    step, epoch, mean_loss, *others = values
-    return Snapshot(step, epoch, math.nan if mean_loss is None else mean_loss, *others)
-
-
-def _claim(at: datetime, max_active: int) -> Any:  # noqa: ANN401  # SQLAlchemy's type of an UPDATE … RETURNING
-    queued, active = jobs.alias("queued"), jobs.alias("active")
-    oldest = (
-        select(queued.c.id)
-        .where(queued.c.state == State.QUEUED)
-        .order_by(queued.c.created_at, queued.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)  # PostgreSQL; SQLite has one writer anyway
-        .scalar_subquery()
-    )
-    num_active = select(func.count()).select_from(active).where(active.c.state.in_(ACTIVE)).scalar_subquery()
-    return (
-        update(jobs)
-        .where(jobs.c.id == oldest, num_active < max_active)
-        .values(
-            state=State.PREPARING,
-            attempt=jobs.c.attempt + 1,
-            updated_at=at,
-            heartbeat_at=at,
-            started_at=func.coalesce(jobs.c.started_at, at),
-        )
-        .returning(jobs)
-    )
+def _present_id() -> ColumnElement[str]:
+    """Of a job, or of the one that goes on in its place: the one that its model names."""
+    return func.coalesce(jobs.c.resumed_as, jobs.c.id)
 
 
 def _move(
@@ -392,7 +346,7 @@ def _move(
     note: str = "",
 ) -> TuningJob:
     moved = job.moved_to(to, at=at, error=error)
-    values = _job_values(moved)
+    values = job_values(moved)
     changed = ("state", "updated_at", "started_at", "heartbeat_at", "finished_at", "error_code", "error_message")
     row = (
         connection.execute(

@@ -14,7 +14,7 @@ from kastor.domain.permission import Principal, Role
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
 from kastor.store.grants import given_to, given_to_all, granted, listed_for, no_model
-from kastor.store.jobs import tuning_job
+from kastor.store.job_rows import tuning_job
 from kastor.store.tables import grants, jobs, older, tuned_models
 
 ALL = ModelFilter()
