@@ -85,6 +85,17 @@ def test_a_model_of_the_first_release_is_answered_with_its_own_tokenizer(tmp_pat
         engine.close()
 
 
+def test_a_text_that_no_number_of_long_tokens_could_hold_is_refused_uncounted(engine: RemoteEngine) -> None:
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(InvalidArgument, match="The input has 4,000,000 characters; the 300 tokens"):
+            engine.count_tokens("tiny", Prompt.of("word " * 800_000))
+        with pytest.raises(InvalidArgument, match="The input has 4,000,000 characters"):
+            answer(engine, asked("word " * 800_000))
+    assert time.monotonic() - began < 10  # six of them; each took seconds to count
+    assert answer(engine, asked("one"))
+
+
 def test_calls_and_their_responses_reach_the_process(engine: RemoteEngine) -> None:
     answered = Prompt(
         (

@@ -88,12 +88,17 @@ class Service:
 
     async def count(self, request: Request) -> Response:
         """The number of tokens of a prompt."""
-        rendered = await run_in_threadpool(self._rendered, *wire.decode_prompt(await request.body()))
+        try:
+            rendered = await run_in_threadpool(self._rendered, *wire.decode_prompt(await request.body()))
+        except KastorError as error:
+            return Response(wire.encode_error(error), media_type=NDJSON)
         return Response(wire.encode_count(len(rendered.token_ids)), media_type=NDJSON)
 
     def _rendered(self, prompt: Prompt, shown: Shown, tokenizer: int) -> Rendered:
         views = {media: one.planned.view for media, one in shown.items()}
-        return self.renderers(tokenizer).prompt_with_pictures(prompt, views)
+        renderer = self.renderers(tokenizer)
+        renderer.check_length(prompt, self.batcher.bounds.max_prompt_tokens)
+        return renderer.prompt_with_pictures(prompt, views)
 
     async def generate(self, request: Request) -> Response:
         """An answer, a line for each piece of it; it is cancelled when the connection closes."""

@@ -1,5 +1,7 @@
 """One renderer for training and serving: a served prompt is a prefix of what was trained on."""
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.domain.vision import Grid, View, Vision
 from kastor.models.families import FAMILIES, SMOLLM2
 from kastor.models.layouts import SquareLayout
-from kastor.models.render import Renderer
+from kastor.models.render import LONG_TEXT_CHARS, Renderer
 from tiny import tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer(), tiny_tokenizer(), SMOLLM2)
@@ -195,3 +197,35 @@ def test_media_in_an_answer_are_refused() -> None:
     turns = (Content(Role.USER, (Text("draw"),)), Content(Role.MODEL, (CAT,)))
     with pytest.raises(InvalidArgument, match="in its own turn"):
         SEER.example(Example(turns), VIEWS)
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_a_long_text_has_the_tokens_of_a_short_one(text: str) -> None:
+    long = text * (LONG_TEXT_CHARS // len(text) + 1)
+    assert RENDERER.text(long) == RENDERER._plain.encode(long, add_special_tokens=False).ids
+
+
+def test_other_threads_run_while_a_long_text_is_tokenised() -> None:
+    gaps, done = [0.0], threading.Event()
+
+    def beat() -> None:
+        last = time.perf_counter()
+        while not done.wait(0.001):
+            gaps.append(time.perf_counter() - last)
+            last = time.perf_counter()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    began = time.perf_counter()
+    RENDERER.text("one two three " * 150_000)
+    took = time.perf_counter() - began
+    done.set()
+    thread.join()
+    assert max(gaps) < took / 2  # with the lock held, the gap is all of it
+
+
+def test_what_cannot_be_short_enough_is_told_by_its_characters() -> None:
+    longest = max(map(len, RENDERER._plain.get_vocab()))
+    RENDERER.check_length(Prompt.of("x" * 10 * longest), 10)
+    with pytest.raises(InvalidArgument, match="characters; the 10 tokens that the model reads hold"):
+        RENDERER.check_length(Prompt.of("x" * (10 * longest + 1)), 10)

@@ -27,7 +27,7 @@ HTTP_STATUS: Mapping[Code, int] = MappingProxyType(
 )
 TYPE_URL = "type.googleapis.com/"
 SERVICE = "generativelanguage.googleapis.com"
-MAX_VIOLATIONS = 20
+MAX_VIOLATIONS = 100
 """A body may be wrong in a hundred thousand places; the answer names the first ones."""
 
 CALLERS_OWN = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.ALREADY_EXISTS})

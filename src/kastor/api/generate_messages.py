@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import StrictBool
 
+from kastor.api.json_bounds import JsonBounds
 from kastor.api.wire import Float32, Int32, Items, Wire, enum_field
 from kastor.domain.content import Resolution, Role
 
@@ -26,6 +27,8 @@ RESOLUTIONS = tuple("MEDIA_RESOLUTION_" + name for name in ("UNSPECIFIED", *Reso
 CALLING_MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
 """Each at its number."""
 Unoffered = object | None
+PROMPT_BOUNDS = JsonBounds(max_objects=50_000, max_values=400_000)
+"""No context holds more: each object is a token at least, and the parts of a prompt are some hundred bytes each."""
 
 
 class BlobIn(Wire):
@@ -178,6 +181,8 @@ class ToolConfigIn(Wire):
 class GenerateIn(Wire):
     """GenerateContentRequest."""
 
+    bounds = PROMPT_BOUNDS
+
     model: str | None = None
     contents: Items[ContentIn] | None = None
     system_instruction: ContentIn | None = None
@@ -190,6 +195,8 @@ class GenerateIn(Wire):
 
 class CountIn(Wire):
     """CountTokensRequest: contents, or a whole request."""
+
+    bounds = PROMPT_BOUNDS
 
     model: str | None = None
     contents: Items[ContentIn] | None = None

@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import orjson
 from pydantic import (
@@ -26,13 +26,14 @@ from pydantic import (
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import ErrorDetails, InitErrorDetails
 
+from kastor.api.json_bounds import JsonBounds, bounded_names, is_large
 from kastor.dataset.tolerant_json import JsonValue, read_json
 from kastor.domain.errors import FieldViolation, InvalidArgument, MalformedJson
 
 INT32 = range(-(2**31), 2**31)
 FLOAT_MAX = 3.4028234663852886e38
-MAX_VIOLATIONS = 20
-PART = 1000  # items of a list
+MAX_VIOLATIONS = 100  # nobody reads more
+PART = 100  # items of a list: what is wrong in one part is all that is told, at each level
 MAX_SHOWN_CHARS = 40  # of a wrong value that a message repeats
 NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 """A number as a text; Python's own readers take `1_0`, ` 5` and `٣` as well."""
@@ -51,6 +52,8 @@ class Wire(BaseModel):
         frozen=True,
         defer_build=True,  # the start of the server does not wait for what the first request needs
     )
+
+    bounds: ClassVar[JsonBounds] = JsonBounds(max_objects=1_000_000, max_values=4_000_000)
 
     def json_value(self) -> dict[str, object]:
         """The message as JSON writes it."""
@@ -205,23 +208,25 @@ def message(kind: type[Message], body: bytes, *, root: str = "", may_be_empty: b
 
     Raises:
         MalformedJson: it is not JSON, or no object.
-        InvalidArgument: a field is unknown or of a wrong type; names each.
+        InvalidArgument: a field is unknown or of a wrong type, which names each; or there is too much of it.
 
     """
     if not body.strip():
         if may_be_empty:
             return kind()
         raise MalformedJson(BAD_JSON + "The body is empty; a JSON object was expected.")
+    kind.bounds.check(body)
     try:
         value = read_json(body.removeprefix(b"\xef\xbb\xbf"))
     except MalformedJson as error:
         raise MalformedJson(BAD_JSON + error.message) from error
     if not isinstance(value, dict):
         raise MalformedJson(f"{BAD_JSON}The root must be an object, not {shown(value)}.")
+    told, left_out = bounded_names(kind, value) if is_large(body) else (value, 0)
     try:
-        return kind.model_validate(value)
+        return kind.model_validate(told)
     except ValidationError as error:
-        raise _refusal(error, value, root) from error
+        raise _refusal(error, value, root, left_out) from error
 
 
 def shown(value: object) -> str:
@@ -241,12 +246,13 @@ def _cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
 
 
-def _refusal(error: ValidationError, value: JsonValue, root: str) -> InvalidArgument:
+def _refusal(error: ValidationError, value: JsonValue, root: str, left_out: int) -> InvalidArgument:
     details = error.errors(include_url=False)
     wrong = tuple(_violation(one, value, root) for one in details[:MAX_VIOLATIONS])
     said = [v.description if v.description.startswith(BAD_JSON) else f"{v.field}: {v.description}" for v in wrong[:3]]
-    more = len(details) - len(said)
-    others = "" if more <= 0 else f"; and {more} more" if len(details) < PART else "; and many more"
+    more = len(details) - len(said) + left_out
+    unread = len(details) >= PART and any(isinstance(step, int) for step in details[-1]["loc"])  # a list's other parts
+    others = "" if more <= 0 else "; and many more" if unread else f"; and {more:,} more"
     return InvalidArgument("; ".join(said) + others, violations=wrong)
 
 

@@ -43,9 +43,24 @@ def _read_tolerantly(data: bytes) -> JsonValue:
         value = pyjson5.decode(text, maxdepth=MAX_DEPTH)
     except (pyjson5.Json5DecoderException, ValueError) as error:  # the latter: an integer of thousands of digits
         raise _fault(text) from error
+    value = _as_strictly_read(value)
     if not _finite(value):
         raise _fault(text)
-    return value  # type: ignore[no-any-return]  # a JSON value by construction
+    return value
+
+
+def _as_strictly_read(value: JsonValue) -> JsonValue:
+    """The value with whole numbers beyond 64 bits as the strict reader gives them: floats, infinite if need be."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    if isinstance(value, list):
+        return [_as_strictly_read(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _as_strictly_read(one) for name, one in value.items()}
+    return value
 
 
 def _fault(text: str) -> MalformedJson:

@@ -24,6 +24,12 @@ from kastor.models.tokens import tokenizers_of
 from kastor.models.turns import Piece, Turns
 from kastor.models.word_counts import WordCounts
 
+LONG_TEXT_CHARS = 4096
+"""Longer texts are tokenised with the interpreter's lock released: a million characters take three seconds, in which no
+other thread would run. The result is the same."""
+MAX_COMPOSED_CHARS = 4
+"""Characters that a normaliser may make one of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -184,7 +190,29 @@ class Renderer:
 
     def text(self, text: str) -> list[int]:
         """Tokens of a caller's text; control tokens in it are plain text."""
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        if len(text) < LONG_TEXT_CHARS:
+            return list(self._plain.encode(text, add_special_tokens=False).ids)
+        return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+
+    def check_length(self, prompt: Prompt, max_tokens: int) -> None:
+        """Nothing, if the prompt's text may be `max_tokens` or less; tells without making tokens of it.
+
+        Raises:
+            InvalidArgument: it cannot, were all of it written in the longest token there is.
+
+        """
+        most, found = max_tokens * self._max_token_chars, prompt.num_chars
+        if found > most:
+            said = (
+                f"The input has {found:,} characters; the {max_tokens:,} tokens that the model reads hold {most:,} at"
+            )
+            raise InvalidArgument.of("contents", f"{said} most.")
+
+    @cached_property
+    def _max_token_chars(self) -> int:
+        """How many characters of a text one token may stand for."""
+        longest = max(map(len, self._plain.get_vocab()), default=1)
+        return longest if self._plain.normalizer is None else MAX_COMPOSED_CHARS * longest
 
     def _expanded(self, pieces: Iterable[Piece], views: Views) -> Iterator[_Piece]:
         """The pieces with those of their media."""
