@@ -1,5 +1,7 @@
 """`kastor check` says what would be refused, and shows what would be learnt."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -9,12 +11,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from tokenizers import AddedToken
 from typer.testing import CliRunner
 
 from kastor.cli.app import app
+from kastor.domain.content import Resolution
 from kastor.domain.job import State
+from kastor.models.families import NANO_VL
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
 from making import after, make_job, make_model, make_snapshot
@@ -253,6 +258,37 @@ def test_real_clips_and_images_go_through(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["accepted"] == found["rows"] - 1
     assert (found["slices"]["image"], found["slices"]["video"]) == (6, found["accepted"] - 6)
     assert page.read_text("utf-8").count("data:image/jpeg;base64,") > 20
+
+
+def test_a_page_shows_pictures_in_the_shape_that_the_model_sees_named_in_a_grid_with_an_edge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tiny"
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    catalog = tiny_catalog(tmp_path / "seeing.toml", {"tiny": folder}, input_token_limit=90_000)
+    catalog.write_text(catalog.read_text().replace('"smollm2"', '"kastor-nano-vl"'))
+    monkeypatch.setenv("KASTOR_CATALOG_FILE", str(catalog))
+    parts: list[dict[str, object]] = []
+    for number in range(16):
+        PIL.Image.new("RGB", (640, 320), "white").save(tmp_path / f"scan-{number}.png")
+        parts.append({"fileData": {"mimeType": "image/png", "fileUri": f"scan-{number}.png"}})
+    turns = [
+        {"role": "user", "parts": [*parts, {"text": "How many?"}]},
+        {"role": "model", "parts": [{"text": "16"}]},
+    ]
+    page = tmp_path / "report.html"
+    code, out, err = checked(dataset(tmp_path, json.dumps({"contents": turns})), "--html", str(page), "--json")
+    assert code == 0, out + err
+    text = page.read_text("utf-8")
+    assert text.count('<div class="grid">') == 1
+    grid = text.split('<div class="grid">')[1].split("How many?")[0]
+    assert re.findall(r"<span>(.*?)</span>", grid) == [f"scan-{number}.png" for number in range(16)]
+    shown = [base64.b64decode(one) for one in re.findall(r"data:image/jpeg;base64,([^\"]+)", grid)]
+    views = NANO_VL.vision.layout(Resolution.MEDIUM, (640, 320)) if NANO_VL.vision else None
+    assert views is not None
+    sizes = {PIL.Image.open(io.BytesIO(one)).size for one in shown}
+    assert {width * views.height == height * views.width for width, height in sizes} == {True}
+    assert ".frame img { display: block; width: 100%; height: auto; border: 1px solid var(--edge)" in text
 
 
 def media_rows() -> list[str]:

@@ -56,6 +56,12 @@ def test_the_page_asks_for_nothing_else(tmp_path: Path) -> None:
     assert any(text and text.startswith("default-src 'none'") for text in policy)
 
 
+def test_pictures_with_only_blanks_between_them_are_one_grid() -> None:
+    picture = Segment("picture", "a", b"\xff\xd8", name="a.png")
+    shown = Sample(1, 3, (Segment("given", "See "), picture, Segment("given", "\n"), picture, Segment("learnt", "two")))
+    assert [(kind, len(some)) for kind, some in shown.groups] == [("given", 1), ("picture", 2), ("learnt", 1)]
+
+
 def test_bars_are_as_wide_as_their_buckets_and_as_high_as_they_are_full() -> None:
     first, second = bars(
         {

@@ -91,7 +91,9 @@ def run(wanted: Wanted, out: Output) -> None:
         shown = [pieces(renderer, kept) for kept in samples.rows[: wanted.show_tokens]] if renderer else []
         _tell(report, wanted, base, settings, shown, out)
         if wanted.html:
-            looks = [sample(kept, renderer, wanted.supervise) for kept in samples.rows[:NUM_SAMPLES]]
+            looks = [
+                sample(kept, renderer, wanted.supervise, base.family.vision) for kept in samples.rows[:NUM_SAMPLES]
+            ]
             _write_page(wanted.html, report, _estimate(report, wanted, base, settings), looks)
     for path, what in ((wanted.html, "The report as a page"), (wanted.rejects, "The rows that were not accepted")):
         if path is not None:

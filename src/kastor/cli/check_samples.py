@@ -9,15 +9,15 @@ from kastor.dataset.gate import Outcome, Verdict
 from kastor.dataset.page import Sample, Segment
 from kastor.dataset.seen import Seen
 from kastor.domain.content import Example, FunctionCall, Media, Part, Supervise, Text
-from kastor.domain.media import BadMedium
-from kastor.domain.vision import NO_VIEWS, Views, clock
+from kastor.domain.media import BadMedium, Resample
+from kastor.domain.vision import NO_VIEWS, Grid, Views, Vision, clock
 from kastor.media.decode import Pixels, frames, picture
 from kastor.models.render import Picture, Rendered, Renderer
 
 HALF_CHARACTER = "\ufffd"
 MAX_SHOWN_CHARS = 4000  # of one stretch of text
-MAX_FRAMES = 12  # of one medium
-MAX_SIDE = 160
+MAX_FRAMES = 16  # of one medium
+MAX_SIDE = 256
 JPEG_QUALITY = 70
 
 Pieces = list[tuple[str, bool]]
@@ -52,13 +52,17 @@ def pieces(renderer: Renderer, kept: Kept) -> Pieces:
     return list(_decoded(renderer, rendered.token_ids, rendered.supervised))
 
 
-def sample(kept: Kept, renderer: Renderer | None, supervise: Supervise) -> Sample:
-    """The row as segments; without the base's tokenizer as it was written."""
-    thumbs = {media: _thumbnails(media, seen) for media, seen in (kept.verdict.seen or {}).items()}
+def sample(kept: Kept, renderer: Renderer | None, supervise: Supervise, vision: Vision | None = None) -> Sample:
+    """The row as segments; without the base's tokenizer as it was written. Pictures are laid out as `vision` does."""
+    views, filtered = _views(kept), Resample.BICUBIC if vision is None else vision.resample
+    thumbs = {
+        media: _thumbnails(media, seen, views[media].grids if media in views else (), filtered)
+        for media, seen in (kept.verdict.seen or {}).items()
+    }
     if renderer is None:
         return Sample(kept.line, None, tuple(_written(kept.example, thumbs, supervise)))
     rendered = _rendered(renderer, kept)
-    return Sample(kept.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, _views(kept))))
+    return Sample(kept.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, views)))
 
 
 def _rendered(renderer: Renderer, kept: Kept) -> Rendered:
@@ -152,14 +156,15 @@ def _part(part: Part, thumbs: Mapping[Media, Thumbnails], kind: str) -> Iterator
         yield from _cut(f"{part.name} {part.arguments if isinstance(part, FunctionCall) else part.response}", kind)
 
 
-def _thumbnails(media: Media, seen: Seen) -> Thumbnails:
+def _thumbnails(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resample) -> Thumbnails:
+    """Its pictures, scaled to the shape in which the model sees them; grids are one a picture."""
     try:
-        return dict(_moving(media, seen) if seen.plan is not None else _still(media, seen))
+        return dict((_moving if seen.plan is not None else _still)(media, seen, grids, resample))
     except (BadMedium, OSError) as error:
         return Segment("note", f" [{media.name} cannot be shown: {error}] ")
 
 
-def _moving(media: Media, seen: Seen) -> Iterator[tuple[int, Segment]]:
+def _moving(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resample) -> Iterator[tuple[int, Segment]]:
     plan = seen.plan
     assert plan is not None  # noqa: S101  # asked for by the caller
     chosen = _spread(plan.num_frames)
@@ -168,28 +173,41 @@ def _moving(media: Media, seen: Seen) -> Iterator[tuple[int, Segment]]:
         moments_s=tuple(plan.moments_s[index] for index in chosen),
         pts=tuple(plan.pts[index] for index in chosen),
     )
-    size = _fitting(seen.probe.width or MAX_SIDE, seen.probe.height or MAX_SIDE)
-    for index, frame in zip(chosen, frames(seen.file.path, some, size), strict=True):
+    size = _size(grids, 0, seen.probe.width, seen.probe.height)
+    shown = frames(seen.file.path, some, size, resample=resample)
+    for index, frame in zip(chosen, shown, strict=True):
         moment = clock(frame.moment_s)
-        yield index, Segment("picture", f"{media.name} at {moment}", jpeg(frame.pixels), moment)
+        yield index, Segment("picture", f"{media.name} at {moment}", jpeg(frame.pixels), moment, _file_name(media))
 
 
-def _still(media: Media, seen: Seen) -> Iterator[tuple[int, Segment]]:
+def _still(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resample) -> Iterator[tuple[int, Segment]]:
     pages = seen.probe.num_pages or 1
     for index in _spread(pages):
         width, height = (seen.probe.width, seen.probe.height)
         if seen.probe.page_sizes:
             width, height = (round(side) for side in seen.probe.page_sizes[min(index, len(seen.probe.page_sizes) - 1)])
-        size = _fitting(width or MAX_SIDE, height or MAX_SIDE)
-        pixels = picture(seen.file.path, size, page=index)
-        yield index, Segment("picture", media.name, jpeg(pixels), f"page {index + 1}" if pages > 1 else "")
+        pixels = picture(seen.file.path, _size(grids, index, width, height), page=index, resample=resample)
+        caption = f"page {index + 1}" if pages > 1 else ""
+        yield index, Segment("picture", media.name, jpeg(pixels), caption, _file_name(media))
+
+
+def _size(grids: Sequence[Grid], index: int, width: int | None, height: int | None) -> tuple[int, int]:
+    """Of one picture as it is shown: the model's, where that is known, or a smaller one of the same shape."""
+    if grids:
+        grid = grids[min(index, len(grids) - 1)]
+        width, height = grid.width, grid.height
+    return _fitting(width or MAX_SIDE, height or MAX_SIDE)
+
+
+def _file_name(media: Media) -> str:
+    return media.uri.rstrip("/").rsplit("/", 1)[-1] or "inline data"
 
 
 def _spread(number: int) -> list[int]:
     """At most `MAX_FRAMES` of so many, evenly apart, the first and the last among them.
 
-    >>> _spread(3), _spread(100)[:3], _spread(100)[-1]
-    ([0, 1, 2], [0, 9, 18], 99)
+    >>> _spread(3), _spread(151)[:3], _spread(151)[-1]
+    ([0, 1, 2], [0, 10, 20], 150)
     """
     if number <= MAX_FRAMES:
         return list(range(number))
@@ -197,12 +215,12 @@ def _spread(number: int) -> list[int]:
 
 
 def _fitting(width: int, height: int) -> tuple[int, int]:
-    """The largest size of this shape that is a thumbnail.
+    """The size, or one of the same shape that is small enough for a page.
 
-    >>> _fitting(1280, 720), _fitting(90, 160)
-    ((160, 90), (90, 160))
+    >>> _fitting(1024, 512), _fitting(90, 160)
+    ((256, 128), (90, 160))
     """
-    scale = MAX_SIDE / max(width, height, 1)
+    scale = min(1.0, MAX_SIDE / max(width, height, 1))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

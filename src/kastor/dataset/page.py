@@ -27,6 +27,7 @@ class Segment:
     text: str = ""
     jpeg: bytes = b""
     caption: str = ""
+    name: str = ""  # of the picture's file
 
     @property
     def source(self) -> str:
@@ -41,6 +42,21 @@ class Sample:
     line: int
     num_tokens: int | None
     segments: tuple[Segment, ...]
+
+    @property
+    def groups(self) -> list[tuple[str, list[Segment]]]:
+        """Neighbours of one kind together: pictures with nothing but blanks between them make one grid."""
+        found: list[tuple[str, list[Segment]]] = []
+        for place, segment in enumerate(self.segments):
+            after = self.segments[place + 1].kind if place + 1 < len(self.segments) else ""
+            ahead = found[-1][0] if found else ""
+            if ahead == after == "picture" and segment.kind == "given" and not segment.text.strip():
+                continue
+            if ahead == segment.kind:
+                found[-1][1].append(segment)
+            else:
+                found.append((segment.kind, [segment]))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
