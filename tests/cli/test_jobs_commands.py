@@ -33,6 +33,19 @@ def test_list_shows_a_row_per_job(kastor: Kastor, jobs: FakeServer) -> None:
     assert "19/19" in shown
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_names_and_ids_are_whole_and_on_one_line_however_narrow_the_terminal(
+    width: int, kastor: Kastor, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = make_job("CANCELLING", 19, id="b" * 12, tunedModel=f"tunedModels/{'n' * 40}", totalSteps=123_456)
+    server.on("GET", "/kastor/v1/jobs", {"jobs": [make_job("SUCCEEDED", 19), long]})
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = kastor("jobs", "list", "--server", server.url).out.splitlines()
+    assert len(lines) == 4 and max(map(len, lines)) <= width, lines
+    assert lines[2].split()[:3] == [JOB_ID, MODEL, "succeeded"]
+    assert lines[3].split()[:3] == [long["id"], long["tunedModel"], "cancelling"]
+
+
 def test_list_goes_on_over_pages_until_the_limit(kastor: Kastor, server: FakeServer) -> None:
     first = {"jobs": [make_job(id="a"), make_job(id="b")], "nextPageToken": "t"}
     server.on("GET", "/kastor/v1/jobs", first, {"jobs": [make_job(id="c"), make_job(id="d")], "nextPageToken": "u"})

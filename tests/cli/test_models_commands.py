@@ -1,5 +1,7 @@
 """`kastor models` against a server whose answers are known."""
 
+from pathlib import Path
+
 import pytest
 
 from fake_kastor import MODEL, FakeServer, Reply, error_body
@@ -32,6 +34,31 @@ def test_list_shows_bases_and_tuned_models(kastor: Kastor, models: FakeServer) -
     assert "models/smollm2-135m-instruct" in shown
     assert MODEL in shown
     assert "active" in shown
+
+
+LONG = {"name": f"tunedModels/{'n' * 40}", "displayName": "d" * 40, "state": "CREATING"}
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_names_are_whole_and_on_one_line_however_narrow_the_terminal(
+    width: int, kastor: Kastor, models: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.on("GET", "/v1beta/tunedModels", {"tunedModels": [TUNED, TUNED | LONG]})
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = kastor("models", "list", "--server", models.url).out.splitlines()
+    for name in (BASE["name"], MODEL, LONG["name"]):
+        assert sum(str(name) in line.split() for line in lines) == 1, lines
+    assert max(map(len, lines)) <= width
+    assert any("creating" in line for line in lines)
+    assert len(lines) == 2 + 1 + 1 + 2 + 2, "a row is a line"
+    if width == 200:
+        assert any("d" * 40 in line and "2026-01-0" in line for line in lines)
+
+
+def test_other_names_of_a_base_can_be_copied_too(kastor: Kastor, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = kastor("models", "list").out.split()
+    assert {"models/smollm2-135m-instruct", "models/gemini-1.5-flash-001-tuning"} <= set(words)
 
 
 def test_list_as_json_holds_both_kinds(kastor: Kastor, models: FakeServer) -> None:

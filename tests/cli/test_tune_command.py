@@ -37,6 +37,7 @@ def test_tune_sends_what_was_asked_and_nothing_else(kastor: Kastor, tuning: Fake
     assert create.query == {"tunedModelId": ["my-model"]}
     assert create.headers["x-goog-api-key"] == "secret"
     assert create.body == {
+        "displayName": "pairs",
         "baseModel": "models/smollm2-135m-instruct",
         "tuningTask": {
             "hyperparameters": {"epochCount": 3},
@@ -120,10 +121,24 @@ def test_a_set_too_large_for_the_tuned_models_api_goes_as_a_file(
     assert pairs_file.read_bytes() in upload.body
     assert b'{"file": {"displayName": "%s"}}' % pairs_file.name.encode() in upload.body
     assert create.body == {
+        "displayName": "pairs",
         "baseModel": "models/smollm2-135m-instruct",
         "dataset": "files/abc",
         "hyperparameters": {"epochCount": 3},
     }
+
+
+def test_without_a_display_name_the_datasets_name_is_it(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:
+    for name, shown in (
+        (".a.b.jsonl", "a"),
+        ("caf\udce9.jsonl", "caf\ufffd"),
+        ("x" * 60, "x" * 40),
+        (".jsonl", "jsonl"),
+    ):
+        file = pairs_file.with_name(name)
+        file.write_bytes(pairs_file.read_bytes())
+        assert kastor("tune", str(file), "--server", tuning.url, "--detach").code == 0
+        assert tuning.seen[-1].body["displayName"] == shown
 
 
 def test_a_lost_connection_is_tried_again(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:

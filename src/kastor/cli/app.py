@@ -70,7 +70,9 @@ def tune(
     name: Annotated[
         str | None, typer.Option(metavar="ID", help="Id of the tuned model.  [default: made from the display name]")
     ] = None,
-    display_name: Annotated[str | None, typer.Option(help="Name for people, at most 40 characters.")] = None,
+    display_name: Annotated[
+        str | None, typer.Option(help="Name for people, at most 40 characters.  [default: that of DATA]")
+    ] = None,
     input_key: options.InputKey = None,
     output_key: options.OutputKey = None,
     profile: Annotated[
@@ -135,10 +137,10 @@ def generate(
 
     \b
     Examples:
-      kastor generate numbers-z2mb0bpw6i "forty one"
+      kastor generate numbers-7kq2wz "forty one"
       kastor generate smollm2-135m-instruct "Say hello." --temperature 0 --max-tokens 20
-      kastor generate numbers-z2mb0bpw6i - < prompt.txt
-      kastor generate numbers-z2mb0bpw6i "hi" --system @instruction.txt
+      kastor generate numbers-7kq2wz - < prompt.txt
+      kastor generate numbers-7kq2wz "hi" --system @instruction.txt
     """
     from kastor.cli import generate as doing
     from kastor.cli.connection import Access
@@ -256,9 +258,9 @@ def export(
 
     \b
     Examples:
-      kastor export tunedModels/numbers-z2mb0bpw6i --out numbers-adapter
-      kastor export numbers-z2mb0bpw6i --format merged --out numbers
-      kastor export numbers-z2mb0bpw6i --format gguf --weights q8_0 --out numbers-gguf
+      kastor export tunedModels/numbers-7kq2wz --out numbers-adapter
+      kastor export numbers-7kq2wz --format merged --out numbers
+      kastor export numbers-7kq2wz --format gguf --weights q8_0 --out numbers-gguf
     """
     from kastor.cli import export as doing
     from kastor.cli.output import Output

@@ -12,11 +12,15 @@ from rich.text import Text
 from kastor.cli.client import Client
 from kastor.cli.connection import Access, connect
 from kastor.cli.curve import loss_curve
-from kastor.cli.output import Output, duration, fields, program, state_text, table
+from kastor.cli.output import Column, Output, duration, fields, list_table, program, state_text
 from kastor.cli.records import Job
 from kastor.cli.tune import followed, report
 from kastor.domain.errors import InvalidArgument, NotFound
 
+COLUMNS = (
+    *(Column("job", whole=True), Column("tuned model", whole=True), Column("state", whole=True)),
+    *(Column("steps", right=True), Column("age", right=True), Column("loss", right=True), Column("base")),
+)
 LAST_EVENTS = 8
 SEARCHED_JOBS = 1000
 FOLLOW_EVERY_S = 0.5
@@ -29,21 +33,22 @@ def list_jobs(limit: int, access: Access, out: Output) -> None:
     """The newest jobs."""
     with connect(access, out) as link:
         found = link.client.jobs(limit)
-    rows = table("job", "tuned model", "state", "steps", "loss", "base", "age", right=("steps", "loss", "age"))
-    for job in found:
-        rows.add_row(
+    rows = [
+        (
             job.id,
             job.tuned_model,
             state_text(job.state),
             f"{job.completed_steps}/{job.total_steps}",
-            f"{job.last.mean_loss:.3f}" if job.last else "",
-            job.base_model,
             _age(job.created_at),
+            f"{job.last.mean_loss:.3f}" if job.last else "",
+            job.base_model.removeprefix("models/"),
         )
+        for job in found
+    ]
     if not found and not out.as_json:
         out.say(f"No jobs yet. Start one: {program()} tune data.jsonl")
         return
-    out.result([dict(job.raw) for job in found], rows)
+    out.result([dict(job.raw) for job in found], *([list_table(COLUMNS, rows, out.out.width)] if rows else ()))
 
 
 def show_job(name: str, access: Access, out: Output) -> None:

@@ -57,7 +57,7 @@ def show(
 
     \b
     Example:
-      kastor models show tunedModels/numbers-z2mb0bpw6i
+      kastor models show tunedModels/numbers-7kq2wz
     """
     from kastor.cli import models
     from kastor.cli.connection import Access
@@ -78,7 +78,7 @@ def delete(
 
     \b
     Example:
-      kastor models delete numbers-z2mb0bpw6i --yes
+      kastor models delete numbers-7kq2wz --yes
     """
     from kastor.cli import models
     from kastor.cli.connection import Access

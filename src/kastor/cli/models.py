@@ -12,12 +12,18 @@ from rich.text import Text
 
 from kastor.cli.client import Client
 from kastor.cli.connection import Access, connect
-from kastor.cli.output import Output, fields, megabytes, program, state_text, table
+from kastor.cli.output import Column, Output, fields, list_table, megabytes, program, state_text
+from kastor.cli.records import TunedModelRecord
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.models import sources
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.settings import Settings, load_settings
 
+BASE_COLUMNS = (Column("base model", whole=True), Column("size", right=True), Column("weights"), Column("licence"))
+TUNED_COLUMNS = (
+    *(Column("tuned model", whole=True), Column("state", whole=True), Column("created")),
+    *(Column("base"), Column("display name")),
+)
 STAGES = {
     "downloading": "downloading",
     "verifying": "checking sha256",
@@ -30,18 +36,26 @@ def list_models(access: Access, out: Output) -> None:
     with connect(access, out) as link:
         bases = _remote_bases(link.client) if access.server else _local_bases()
         tuned = link.client.tuned_models()
-    shown = table("base model", "parameters", "weights", "licence", "also called", right=("parameters",))
-    for base in bases:
-        here = {True: "here", False: "not fetched", None: "on the server"}[base["local"]]
-        shown.add_row(base["name"], base["parameters"], here, base["licence"], ", ".join(base["aliases"]))
-    models = table("tuned model", "state", "base", "display name", "created")
-    for model in tuned:
-        created = model.created_at.astimezone().strftime("%Y-%m-%d %H:%M") if model.created_at else ""
-        models.add_row(model.name, state_text(model.state), model.base_model, model.display_name, created)
+    width = out.out.width
+    shown = list_table(BASE_COLUMNS, [row for base in bases for row in _base_rows(base)], width)
+    models = list_table(TUNED_COLUMNS, [_tuned_row(model) for model in tuned], width)
     document = {"baseModels": bases, "tunedModels": [dict(model.raw) for model in tuned]}
     out.result(document, *((shown, "", models) if tuned else (shown,)))
     if not tuned and not out.as_json:
         out.say(f"\nNo tuned models yet. Make one: {program()} tune data.jsonl, or {program()} demo")
+
+
+def _base_rows(base: dict[str, Any]) -> Iterator[tuple[str | Text, ...]]:
+    """The base, and below it the other names that it goes by."""
+    here = {True: "here", False: "not fetched", None: "on the server"}[base["local"]]
+    yield base["name"], base["parameters"], here, base["licence"]
+    for alias in base["aliases"]:
+        yield Text(f"  {alias}", style="dim"), "", Text("the same", style="dim"), ""
+
+
+def _tuned_row(model: TunedModelRecord) -> tuple[str | Text, ...]:
+    created = model.created_at.astimezone().strftime("%Y-%m-%d %H:%M") if model.created_at else ""
+    return model.name, state_text(model.state), created, model.base_model.removeprefix("models/"), model.display_name
 
 
 def _local_bases() -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod, OverflowMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,9 @@ from kastor.domain.tuned_model import ModelState
 
 PIPED_COLUMNS = 160
 """Width of tables that go into a pipe or a file: nobody wants them cut at 80 there."""
+
+LEAST_COLUMN = 6  # characters of a column that is cut
+GAP = 3  # between columns
 
 STATE_STYLE: dict[str, str] = {
     State.QUEUED: "dim",
@@ -72,6 +76,36 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     for column in columns:
         empty.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return empty
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a list; one that is `whole` is never cut or wrapped, so that what is in it can be copied."""
+
+    title: str
+    whole: bool = False
+    right: bool = False
+
+
+def list_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
+    """A table with a line for each row, the most important columns first; what finds no room in `width` is left out."""
+    natural = [max(map(cell_len, (column.title, *(str(row[at]) for row in rows)))) for at, column in enumerate(columns)]
+    least = [wide if column.whole else min(wide, LEAST_COLUMN) for column, wide in zip(columns, natural, strict=True)]
+    while len(least) > 1 and sum(least) + GAP * (len(least) - 1) > width and not columns[len(least) - 1].whole:
+        least.pop()
+    left = width - sum(least) - GAP * (len(least) - 1)
+    listed = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    for column, wide, narrow in zip(columns, natural, least, strict=False):
+        more = min(wide - narrow, max(0, left))
+        left -= more
+        justify: JustifyMethod = "right" if column.right else "left"
+        overflow: OverflowMethod = "fold" if column.whole else "ellipsis"
+        listed.add_column(
+            column.title, justify=justify, overflow=overflow, no_wrap=not column.whole, width=narrow + more
+        )
+    for row in rows:
+        listed.add_row(*(one if isinstance(one, Text) else Text(one) for one in row[: len(least)]))
+    return listed
 
 
 def fields(pairs: Sequence[tuple[str, RenderableType]]) -> Table:

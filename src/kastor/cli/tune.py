@@ -1,5 +1,6 @@
 """`kastor tune`: start a tuning and stay with it until it ends."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from kastor.dataset.read import Columns, read_examples
 from kastor.domain.content import Supervise
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, Unavailable
 from kastor.domain.job import State
+from kastor.domain.limits import GEMINI_API
 from kastor.models.catalog import load_catalog
 from kastor.settings import load_settings
 
@@ -49,7 +51,7 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
         wanted.batch_size,
         wanted.learning_rate,
         wanted.model_id,
-        wanted.display_name,
+        wanted.display_name or _display_name(data),
         wanted.supervise,
         wanted.train_tower,
     )
@@ -78,6 +80,12 @@ def _with_licence(wanted: Wanted, out: Output) -> None:
         return  # a tuned model, or a name that the server refuses
     if base.terms is not None:
         fetched(base, settings, out, accept_licence=wanted.accept_licence)
+
+
+def _display_name(data: Path) -> str:
+    """The dataset's name without its endings, which may be bytes that are no text."""
+    stem = os.fsencode(data.name).decode("utf-8", "replace").lstrip(".").partition(".")[0]
+    return stem[: GEMINI_API.max_display_name_chars]
 
 
 def _created(link: Link, new: NewTuning, data: Path, columns: Columns, profile: str | None) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 import re
 import secrets
-import string
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,8 +11,9 @@ from kastor.domain.job import State
 from kastor.domain.limits import Limits
 
 ID_PATTERN = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
-DEFAULT_SLUG_CHARS = 40
-ID_ALPHABET = string.ascii_lowercase + string.digits
+MAX_ID_CHARS = 40
+ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
+"""Without letters that are taken for one another, and without vowels, so that no words come out."""
 TUNED = "tunedModels/"
 
 
@@ -78,19 +78,25 @@ def checked_id(model_id: str, limits: Limits) -> str:
     return model_id
 
 
-def random_id() -> str:
-    """12 random letters and digits, as Google's operations have them."""
-    return "".join(secrets.choice(ID_ALPHABET) for _ in range(12))
+def random_id(num_chars: int = 12) -> str:
+    """Random letters and digits, 12 as Google's operations have them."""
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(num_chars))
 
 
 def generated_id(display_name: str, random_part: str) -> str:
-    """The words of the display name and a random part, joined by hyphens.
+    """As many words of the display name as fit into an id, and a random part, joined by hyphens.
 
-    >>> generated_id("Number generator MODEL!", "dzlmi0gswwqb")
-    'number-generator-model-dzlmi0gswwqb'
-    >>> generated_id("", "z2mb0bpw6i"), generated_id("42 things", "q1w2")
-    ('z2mb0bpw6i', 'm-42-things-q1w2')
+    >>> generated_id("Number generator MODEL!", "7kq2wz")
+    'number-generator-model-7kq2wz'
+    >>> generated_id("", "7kq2wz"), generated_id("42 things", "q2w7kz")
+    ('model-7kq2wz', 'm-42-things-q2w7kz')
+    >>> generated_id("Sentiment of product reviews, second attempt", "7kq2wz")
+    'sentiment-of-product-reviews-7kq2wz'
     """
-    slug = "-".join(re.findall(r"[a-z0-9]+", display_name.lower()))[:DEFAULT_SLUG_CHARS].strip("-")
-    joined = f"{slug}-{random_part}" if slug else random_part
-    return joined if joined[0].isalpha() else f"m-{joined}"
+    slug = "-".join(re.findall(r"[a-z0-9]+", display_name.lower())) or "model"
+    slug = slug if slug[0].isalpha() else f"m-{slug}"
+    room = MAX_ID_CHARS - len(random_part) - 1
+    if len(slug) > room:
+        words, _, _ = slug[: room + 1].rpartition("-")
+        slug = (words or slug[:room]).rstrip("-")
+    return f"{slug}-{random_part}"

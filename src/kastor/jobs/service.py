@@ -22,10 +22,11 @@ from kastor.domain.job import (
 from kastor.domain.limits import Limits
 from kastor.domain.listing import ModelFilter
 from kastor.domain.permission import Principal, Role
-from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, generated_id, random_id
+from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, random_id
 from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
 from kastor.jobs.generation import require_active
+from kastor.jobs.model_id import free_model_id
 from kastor.jobs.requests import ModelChange, NewTuning, check_examples, check_settings, check_tower, dataset_file
 from kastor.jobs.views import JobView, Page, Tuning
 from kastor.models.catalog import BaseModel, Catalog
@@ -338,11 +339,8 @@ class TuningService:
             from_tuned=start.source is not None,
         )
         job_id, now = random_id(), self._clock()
-        model_id = new.tuned_model_id
-        if model_id is None:
-            model_id = generated_id(new.display_name, random_id())
-        else:
-            checked_id(model_id, self.limits)
+        asked = new.tuned_model_id
+        model_id = free_model_id(new.display_name, self._models) if asked is None else checked_id(asked, self.limits)
         return TuningJob(job_id, model_id, spec, State.QUEUED, now, now, caller.email)
 
     def _new_model(self, new: NewTuning, job: TuningJob, start: "_Start", caller: Principal) -> TunedModel:
