@@ -127,3 +127,15 @@ def _add_silence(container: av.container.OutputContainer, sound: av.AudioStream,
         frame.sample_rate, frame.pts, frame.time_base = 16000, 1024 * i, Fraction(1, 16000)
         container.mux(sound.encode(frame))
     container.mux(sound.encode())
+
+
+def make_torn_film(path: Path) -> Path:
+    """Two pictures, a second apart: the first is sound, so that the file looks well; the other cannot be decoded."""
+    make_film(path, Recipe(num_frames=2, rate=1, gop=1, noise=True))
+    with av.open(str(path)) as container:
+        last = [packet for packet in container.demux(video=0) if packet.size][-1]
+        place, size = last.pos or 0, last.size
+    content = bytearray(path.read_bytes())
+    content[place : place + size] = b"\xff" * size
+    path.write_bytes(content)
+    return path

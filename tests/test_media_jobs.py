@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
-from films import Recipe, make_film, painted
+from films import Recipe, make_film, make_torn_film, painted
 from kastor.domain.job import RequestedHyperparameters, State, TuningJob
 from kastor.executors.local import LocalExecutor
 from kastor.models.catalog import load_catalog
@@ -59,12 +59,9 @@ def said(place: Place, job_id: str = "job1") -> str:
     return "\n".join(event.message for event in place.jobs.events(job_id))
 
 
-def torn(place: Place, name: str = "torn.jpg") -> str:
-    """A JPEG whose header is fine and whose end is missing."""
-    path = place.media / name
-    PIL.Image.fromarray(painted(9, (640, 480), noise=True)).save(path, quality=95)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return name
+def torn(place: Place) -> str:
+    """A film whose file is whole, and whose last frame cannot be decoded."""
+    return make_torn_film(place.media / "torn.mp4").name
 
 
 def test_twenty_steps_overfit_what_only_the_pictures_tell(place: Place) -> None:
@@ -131,11 +128,11 @@ def test_a_picture_that_turns_out_bad_costs_its_rows_and_is_said_and_counted(pla
     assert job.spec.num_examples == 8
     assert job.completed_steps == job.spec.total_steps == 4  # as was settled
     assert "2 examples left out whose media turned out bad when they were decoded" in said(place)
-    assert "(2 image_corrupt): lines 2, 8; 6 are trained on" in said(place)
+    assert "(2 frame_corrupt): lines 2, 8; 6 are trained on" in said(place)
     report = json.loads(place.blobs.report("job1").read_bytes())
     assert (report["rows"], report["accepted"], report["dropped"]) == (8, 6, 2)
     assert [left["line"] for left in report["leftOut"]] == [2, 8]
-    assert report["droppedByRule"] == {"image_corrupt": 2}
+    assert report["droppedByRule"] == {"frame_corrupt": 2}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +145,7 @@ def test_too_many_bad_ones_end_the_job_with_the_first_of_them(place: Place, prof
     job = place.jobs.get("job1")
     assert job.state is State.FAILED and job.error is not None
     assert (words or "which leaves none") in job.error.message
-    assert f"The first is line {len(rows) + 1}: The picture is cut off or damaged" in job.error.message
+    assert f"The first is line {len(rows) + 1}: A frame to be sampled is damaged" in job.error.message
     assert job.completed_steps == 0
 
 

@@ -13,13 +13,14 @@ import PIL.Image
 import pytest
 import torch
 
-from films import painted
+from films import Recipe, make_film, make_torn_film, painted
 from kastor.domain.errors import Code
 from kastor.domain.job import RequestedHyperparameters, State, TuningJob
-from kastor.domain.media import Resample
+from kastor.domain.media import Resample, Sampling
 from kastor.executors.local import LocalExecutor
 from kastor.media.cache import MediaCache
 from kastor.media.compiled import frames_key
+from kastor.media.probe import plan
 from kastor.models.catalog import load_catalog
 from kastor.models.projector import PROJECTOR_FILE
 from kastor.models.render import Renderer
@@ -50,15 +51,12 @@ def picture(place: Place, number: int) -> str:
 
 
 def torn(place: Place) -> str:
-    """A JPEG whose header is fine and whose end is missing."""
-    path = place.media / "torn.jpg"
-    PIL.Image.fromarray(painted(9, (640, 480), noise=True)).save(path, quality=95)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return path.name
+    """A film whose file is whole, and whose last frame cannot be decoded."""
+    return make_torn_film(place.media / "torn.mp4").name
 
 
 def row(answer: str, name: str) -> dict[str, object]:
-    kind = "image/jpeg" if name.endswith("jpg") else "image/png"
+    kind = "video/mp4" if name.endswith("mp4") else "image/png"
     media = {"fileData": {"mimeType": kind, "fileUri": name}}
     return {
         "contents": [
@@ -88,7 +86,9 @@ def said(place: Place, job_id: str = "job1") -> str:
 def busy(place: Place, name: str) -> Iterator[None]:
     """Somebody else is decoding the medium for as long as the block lasts."""
     sha256 = hashlib.sha256((place.media / name).read_bytes()).hexdigest()
-    with MediaCache(place.settings.cache_dir / "frames").fetching(frames_key(sha256, [0], [LOW], Resample.BICUBIC)):
+    shown = list(plan(place.media / name, Sampling()).plan.pts) if name.endswith("mp4") else [0]
+    key = frames_key(sha256, shown, [LOW] * len(shown), Resample.BICUBIC)
+    with MediaCache(place.settings.cache_dir / "frames").fetching(key):
         yield
 
 
@@ -123,7 +123,7 @@ def test_training_goes_on_until_the_step_that_needs_what_is_missing_and_a_bad_on
     rows = some_rows(place, last=torn(place))
     place.add_file(rows, "job1", asked=TWICE, on="before")
     job = place.claim()
-    with busy(place, "torn.jpg"):
+    with busy(place, "torn.mp4"):
         worker = threading.Thread(target=place.work, args=(job,))
         worker.start()
         wait_until(lambda: place.jobs.get("job1").completed_steps == 2, timeout_s=60)
@@ -131,7 +131,7 @@ def test_training_goes_on_until_the_step_that_needs_what_is_missing_and_a_bad_on
     worker.join(60)
     job = succeeded(place, "job1")
     assert (job.spec.num_examples, job.completed_steps, job.spec.total_steps) == (12, 6, 6)
-    assert f"(1 image_corrupt): lines {last_needed() + 1}; 11 are trained on" in said(place)
+    assert f"(1 frame_corrupt): lines {last_needed() + 1}; 11 are trained on" in said(place)
     report = json.loads(place.blobs.report("job1").read_bytes())
     assert (report["accepted"], report["dropped"]) == (11, 1)
     assert [s.num_supervised for s in place.jobs.snapshots("job1")][2] < 8  # three rows instead of four
@@ -148,7 +148,7 @@ def test_rows_of_text_are_trained_on_though_every_medium_is_bad(place: Place) ->
     place.add_file([row("x", torn(place)), *texts], "job1", asked=RequestedHyperparameters(2, 2, 0.01))
     assert place.work(place.claim()) == 0
     assert succeeded(place, "job1").completed_steps == 5
-    assert "(1 image_corrupt): lines 1; 4 are trained on" in said(place)
+    assert "(1 frame_corrupt): lines 1; 4 are trained on" in said(place)
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
@@ -159,7 +159,7 @@ def test_ended_in_the_midst_of_looking_and_resumed_a_job_ends_with_the_same_bits
     executor = LocalExecutor(environment(place.settings), place.blobs)
     scheduler = scheduler_of(place, executor)
     try:
-        with busy(place, "torn.jpg"):
+        with busy(place, "torn.mp4"):
             scheduler.step()
             wait_until(lambda: place.jobs.get("job1").completed_steps == 2, timeout_s=60)
             if how == "killed":
@@ -196,10 +196,10 @@ def test_a_cancel_is_obeyed_while_training_waits_for_a_medium(place: Place) -> N
 def test_too_many_bad_ones_end_a_job_that_is_training(place: Place) -> None:
     tuned_before(place)
     rows = some_rows(place, last=torn(place))
-    rows[int(epoch_order(0, 0, NUM_ROWS)[-2])] = row("x", "torn.jpg")
+    rows[int(epoch_order(0, 0, NUM_ROWS)[-2])] = row("x", "torn.mp4")
     place.add_file(rows, "job1", asked=TWICE, on="before", profile="vertex-gemini-2.5")
     job = place.claim()
-    with busy(place, "torn.jpg"):
+    with busy(place, "torn.mp4"):
         worker = threading.Thread(target=place.work, args=(job,))
         worker.start()
         wait_until(lambda: place.jobs.get("job1").completed_steps == 2, timeout_s=60)
@@ -267,13 +267,37 @@ def test_killed_between_writing_down_what_is_left_out_and_counting_it_a_job_coun
     place.add_file(rows, "job2", asked=TWICE)
     job = judged(place, "job2")
     shutil.copy(place.blobs.left_out("job1"), place.blobs.left_out("job2"))
-    mended = PIL.Image.fromarray(painted(9, (640, 480)))
-    mended.save(place.media / "torn.jpg")  # what was left out stays so: training may have begun without it
+    make_film(
+        place.media / "torn.mp4", Recipe(num_frames=2, rate=1)
+    )  # what was left out stays so: training may have begun without it
     assert place.work(job) == 0
     succeeded(place, "job2")
     first, second = (json.loads(place.blobs.report(job_id).read_bytes()) for job_id in ("job1", "job2"))
     assert first | {"file": ""} == second | {"file": ""}
     assert second["dropped"] == 1
+    same_bits(place, "job1", "job2")
+
+
+@pytest.mark.parametrize("folder", ["features", "frames"])
+def test_what_was_kept_and_changed_on_the_disk_is_made_again_to_the_same_bits_and_said(
+    place: Place, folder: str
+) -> None:
+    rows = some_rows(place)
+    place.add_file(rows, "job1", asked=TWICE)
+    assert place.work(place.claim()) == 0
+    kept = place.settings.cache_dir
+    for path in (kept / folder / "objects").rglob("*"):
+        if path.is_file():
+            content = bytearray(path.read_bytes())
+            content[-7] ^= 0x40
+            path.chmod(0o600)
+            path.write_bytes(content)
+    if folder == "frames":
+        shutil.rmtree(kept / "features")
+    place.add_file(rows, "job2", asked=TWICE)
+    assert place.work(place.claim()) == 0
+    succeeded(place, "job2")
+    assert said(place, "job2").count(f"in the cache of {folder} was damaged") == NUM_ROWS
     same_bits(place, "job1", "job2")
 
 

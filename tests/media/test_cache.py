@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,38 @@ def test_a_note_is_kept_and_a_broken_one_is_none(tmp_path: Path) -> None:
     (path,) = (tmp_path / "known").glob("*/*")
     path.write_bytes(b"{")
     assert cache.known("https://a/b") is None
+
+
+def test_a_note_that_says_something_else_than_was_written_is_none(tmp_path: Path) -> None:
+    cache = MediaCache(tmp_path)
+    cache.note("https://a/b", "ab" * 32, seen='{"pts": [1000]}')
+    (path,) = (tmp_path / "known").glob("*/*")
+    path.write_bytes(path.read_bytes().replace(b"1000", b"1001"))
+    assert cache.known("https://a/b") is None
+
+
+def test_a_medium_whose_bytes_changed_on_the_disk_is_removed_and_not_held(tmp_path: Path) -> None:
+    cache = MediaCache(tmp_path)
+    with closing(cache.lease("one")) as lease:
+        path = cache.put([b"abc" * 1000], lease).path
+        assert cache.get(path.name, lease) is not None
+        path.chmod(0o644)
+        path.write_bytes(b"abc" * 999 + b"abd")
+        later = MediaCache(tmp_path)
+        with closing(later.lease("two")) as other:
+            assert later.get(path.name, other) is None
+            assert not later.has(path.name)
+            assert later.put([b"abc" * 1000], other).path.read_bytes() == b"abc" * 1000
+            assert later.get(path.name, other) is not None
+
+
+def test_what_is_evicted_leaves_no_sum_behind(tmp_path: Path) -> None:
+    cache = MediaCache(tmp_path, max_bytes=250)
+    with closing(cache.lease("one")) as lease:
+        for letter in "abcd":
+            cache.put([letter.encode() * 100], lease, name=letter * 64)
+            lease.release(letter * 64)
+    assert {path.name for path in (tmp_path / "sums").glob("*/*")} == stored(tmp_path)
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:

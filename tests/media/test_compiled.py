@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import BadMedium, Resample
 from kastor.media.cache import MediaCache
 from kastor.media.compiled import Compiled, FrameStore, Pixels, frames_key
@@ -17,6 +16,13 @@ BICUBIC = Resample.BICUBIC
 SIZES = [(8, 6)] * 3
 KEY = frames_key("ab" * 32, (0, 512, 1024), SIZES, BICUBIC)
 FILE_BYTES = 3 * 3 * 6 * 8 + 250  # and a header
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
 
 
 def pictures(seed: int = 0) -> list[Pixels]:
@@ -142,14 +148,21 @@ def test_a_medium_that_breaks_off_leaves_nothing(cache: MediaCache, tmp_path: Pa
     assert not list((tmp_path / "frames" / "incoming").iterdir())
 
 
-def test_a_damaged_file_is_named(cache: MediaCache, tmp_path: Path) -> None:
-    store = store_on(cache)
-    store.kept(KEY, SIZES, Decoder())
+def test_pictures_whose_bytes_changed_on_the_disk_are_made_again_and_that_is_said(
+    cache: MediaCache, tmp_path: Path
+) -> None:
+    store_on(cache).kept(KEY, SIZES, Decoder())
     (path,) = (tmp_path / "frames" / "objects").rglob(KEY)
-    path.chmod(0o644)
-    path.write_bytes(b"x")
-    with pytest.raises(FailedPrecondition, match=KEY):
-        store.hold(KEY)
+    flip_a_bit(path)
+    told: list[str] = []
+    later = store_on(MediaCache(tmp_path / "frames", on_damage=told.append))
+    assert later.hold(KEY) is None
+    decoder = Decoder()
+    np.testing.assert_array_equal(np.stack(later.kept(KEY, SIZES, decoder)), np.stack(decoder.made))
+    assert decoder.num_asked == 1
+    (said,) = told
+    assert "cache of frames was damaged" in said and KEY[:16] in said and "made or fetched again" in said
+    assert store_on(MediaCache(tmp_path / "frames")).hold(KEY) is not None
 
 
 def compile_in(root: Path, log: Path) -> None:

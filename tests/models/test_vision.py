@@ -1,15 +1,16 @@
 """Features are kept under what they were made from, whole, for everybody, and read picture by picture."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kastor.domain.errors import FailedPrecondition
+from kastor.domain.media import BadMedium
 from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
-from kastor.models.vision import FeatureStore, feature_key
+from kastor.models.vision import Encoder, FeatureStore, feature_key
 
 LARGE = Grid(512, 512, 16, 16)
 SMALL = [Grid(256, 256, 8, 8)] * 2
@@ -78,10 +79,31 @@ def test_what_nobody_holds_makes_room_and_what_is_held_stays(cache: MediaCache, 
     fresh.close()
 
 
-def test_a_damaged_file_is_named(store: FeatureStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_features_whose_bytes_changed_on_the_disk_are_not_there(
+    place: int, store: FeatureStore, tmp_path: Path
+) -> None:
     store.put(KEY, features(1))
     (path,) = (tmp_path / "features" / "objects").rglob(KEY)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
     path.chmod(0o644)
-    path.write_bytes(b"x")
-    with pytest.raises(FailedPrecondition, match=KEY):
-        store.read(KEY, 0)
+    path.write_bytes(content)
+    other = MediaCache(tmp_path / "features")
+    with closing(other.lease("other")) as lease:
+        later = FeatureStore(other, lease)
+        assert not later.hold(KEY)
+        assert not path.exists()
+        later.put(KEY, features(1))
+        np.testing.assert_array_equal(later.read(KEY, 2), features(1)[2])
+
+
+def test_a_tower_that_makes_no_numbers_of_a_picture_is_named_with_the_picture() -> None:
+    def tower(pictures: np.typing.NDArray[np.uint8], grid: Grid) -> np.typing.NDArray[np.float32]:
+        return np.where(pictures[:, :1, :1, 0] > 7, np.nan, np.ones((len(pictures), 1, 1), np.float32))
+
+    still = np.zeros((256, 256, 3), np.uint8)
+    assert len(Encoder(tower, "hash").encode([still, still], SMALL)) == 2
+    with pytest.raises(BadMedium, match="no finite numbers of its picture 2") as caught:
+        Encoder(tower, "hash").encode([still, still + 8], SMALL)
+    assert caught.value.fault.rule == "features_not_finite"

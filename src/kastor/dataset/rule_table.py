@@ -123,6 +123,7 @@ _FILES = {
     "video_too_many_pixels": "The video's pictures are too large.",
     "segment_empty": "The segment names no frames.",
     "segment_outside_video": "The segment starts behind the video's end.",
+    "features_not_finite": "The base model's vision tower makes no finite numbers of it.",
     "frame_corrupt": "A frame to be taken is damaged.",
     "piece_too_large": "Made smaller, it is still over the limit (`kastor prepare`).",
 }

@@ -1,11 +1,14 @@
 """Fetched media in one folder, each under the SHA-256 of its content; safe for several processes.
 
     objects/ab/ab12…     the content, read-only; its time of change is that of its last use
+    sums/ab/ab12…        the hash of an object whose name is not that of its content
     known/cd/cd34….json  what a source was when it was fetched: its validators -> the content's hash
     leases/….lease       who uses what: a line "+sha" or "-sha" a change; locked as long as its owner lives
     incoming/            what is being fetched
 
-What no living lease holds is evicted, least recently used first, once the folder is over its limit.
+What no living lease holds is evicted, least recently used first, once the folder is over its limit. A disk may give
+back other bytes than it was given: an object is hashed when a process first asks for it, and a damaged one is removed,
+said, and not there, so that whoever asked makes it again.
 """
 
 import errno
@@ -15,13 +18,14 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+import structlog
 from filelock import FileLock
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
@@ -80,9 +84,18 @@ class Lease:
 class MediaCache:
     """The folder. Any number of processes and threads may share it."""
 
-    def __init__(self, root: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        on_damage: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`on_damage` is told what was damaged and removed, beside the log."""
         self._root = root
         self._max_bytes = max_bytes
+        self._on_damage = on_damage
+        self._verified: set[tuple[str, int]] = set()  # objects by name and inode
         self._uncounted: int | None = None  # bytes added since the folder was counted; None: never counted
 
     def lease(self, name: str) -> Lease:
@@ -91,15 +104,44 @@ class MediaCache:
             return Lease(self._root / "leases", "".join(c if c.isalnum() else "-" for c in name))
 
     def get(self, sha256: str, lease: Lease) -> Fetched | None:
-        """The medium, pinned by `lease`; `None` if it is not here."""
+        """The medium, pinned by `lease`; `None` if it is not here, or was damaged and has been removed."""
         path = self._object(sha256)
-        with self._storage(), self._settled():
-            try:
-                os.utime(path)
-            except FileNotFoundError:
-                return None
-            lease.pin(sha256)
-        return Fetched(path, sha256, path.stat().st_size)
+        with self._storage(), ExitStack() as stack:
+            with self._settled():
+                try:
+                    file = stack.enter_context(path.open("rb"))
+                    os.utime(path)
+                except FileNotFoundError:
+                    return None
+                expected = self._sum(sha256)
+                lease.pin(sha256)
+            status = os.fstat(file.fileno())
+            if (sha256, status.st_ino) not in self._verified:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    lease.release(sha256)
+                    self._remove_damaged(sha256, status)
+                    return None
+                self._verified.add((sha256, status.st_ino))
+        return Fetched(path, sha256, status.st_size)
+
+    def _sum(self, name: str) -> str:
+        """The hash that the object's content should have; that of a medium is its name."""
+        try:
+            return self._sum_file(name).read_text()
+        except FileNotFoundError:
+            return name
+
+    def _remove_damaged(self, name: str, seen: os.stat_result) -> None:
+        path = self._object(name)
+        with self._settled():
+            if path.exists() and path.stat().st_ino == seen.st_ino:  # else somebody has made it again
+                path.unlink()
+                self._sum_file(name).unlink(missing_ok=True)
+        structlog.get_logger().warning("cache_object_damaged", path=str(path), num_bytes=seen.st_size)
+        self._on_damage(
+            f"a file in the cache of {self._root.name} was damaged on the disk ({name[:16]}…, {seen.st_size:,} bytes): "
+            "it was removed, and is made or fetched again"
+        )
 
     def check_size(self, num_bytes: int) -> None:
         """Nothing, if so many bytes could be kept at all.
@@ -150,6 +192,8 @@ class MediaCache:
             os.fchmod(file.fileno(), 0o444)
             with self._settled():
                 self._make_room(num_bytes)
+                if name is not None:
+                    self._write_whole(self._sum_file(name), digest.hexdigest().encode())
                 temporary.replace(path)
                 lease.pin(sha256)
         return Fetched(path, sha256, num_bytes)
@@ -157,19 +201,19 @@ class MediaCache:
     def known(self, source: str) -> dict[str, Any] | None:
         """What was noted of a source, with its `sha256`."""
         try:
-            noted = orjson.loads(self._known(source).read_bytes())
+            held = orjson.loads(self._known(source).read_bytes())
         except (FileNotFoundError, orjson.JSONDecodeError):
             return None
-        return noted if isinstance(noted, dict) and noted.get("source") == source else None
+        noted = held.get("noted") if isinstance(held, dict) else None
+        if not isinstance(noted, dict) or noted.get("source") != source:
+            return None
+        return noted if held.get("sum") == _sum_of(noted) else None
 
     def note(self, source: str, sha256: str, **validators: str | int | None) -> None:
         """Remember what a source was, so that it need not be fetched or read again while it stays so."""
-        path = self._known(source)
+        noted = {"source": source, "sha256": sha256, **validators}
         with self._storage():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            temporary.write_bytes(orjson.dumps({"source": source, "sha256": sha256, **validators}))
-            temporary.replace(path)
+            self._write_whole(self._known(source), orjson.dumps({"sum": _sum_of(noted), "noted": noted}))
 
     @contextmanager
     def fetching(self, source: str) -> Iterator[None]:
@@ -183,6 +227,15 @@ class MediaCache:
 
     def _object(self, sha256: str) -> Path:
         return self._root / "objects" / sha256[:2] / sha256
+
+    def _sum_file(self, name: str) -> Path:
+        return self._root / "sums" / name[:2] / name
+
+    def _write_whole(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        temporary.write_bytes(content)
+        temporary.replace(path)
 
     def _known(self, source: str) -> Path:
         name = hashlib.sha256(source.encode()).hexdigest()
@@ -224,6 +277,7 @@ class MediaCache:
             for path, status in stored:
                 if excess > 0 and path.name not in pinned:
                     path.unlink(missing_ok=True)
+                    self._sum_file(path.name).unlink(missing_ok=True)
                     excess -= status.st_size
         if excess > slack:
             raise ResourceExhausted(
@@ -255,6 +309,10 @@ class MediaCache:
             if error.errno in NO_SPACE:
                 raise ResourceExhausted(f"No space left for media in {self._root}; free some and try again.") from error
             raise FailedPrecondition(f"Cannot use the media cache {self._root}: {error.strerror or error}.") from error
+
+
+def _sum_of(noted: dict[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(noted, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _held(path: Path) -> Counter[str]:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kastor.domain.errors import FailedPrecondition
+from kastor.domain.media import BadMedium
 from kastor.domain.vision import Grid, Vision
 from kastor.media.cache import Lease, MediaCache
 from kastor.media.sample import SCALING
@@ -73,6 +74,13 @@ class Encoder:
             at_once = max(1, BATCH_PIXELS // (grid.width * grid.height))
             for at in range(0, len(alike), at_once):
                 found += [compact(one) for one in self.tower(np.stack(alike[at : at + at_once]), grid)]
+        bad = next((index for index, one in enumerate(found) if not np.isfinite(one).all()), None)
+        if bad is not None:
+            raise BadMedium.of(
+                "features_not_finite",
+                f"The vision tower makes no finite numbers of its picture {bad + 1}.",
+                "If it is so with every medium, the tower's weights are damaged: fetch the base model again.",
+            )
         return found
 
 

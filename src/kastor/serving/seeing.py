@@ -12,8 +12,8 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,21 +116,16 @@ class Seeing:
                     encoder = Encoder.open(tower.folder, self._vision, num_threads=self._num_threads)
                     self._encoders[tower.hash] = encoder
                 _bounded(self._encoders, tower.hash, MAX_ENCODERS)
-                return encoder.encode(pixels, shown.planned.view.grids)
+                with _blamed_on(shown):
+                    return encoder.encode(pixels, shown.planned.view.grids)
 
     def _pixels(self, shown: ShownMedium, frames: FrameStore) -> Sequence[Pixels]:
         kept = frames.hold(compiled_under(shown.planned, self._vision))
         if kept is not None:
             return kept
         _check_content(shown)
-        try:
-            with closing(decode.Pictures()) as pictures:
-                return compiled(frames, shown.path, shown.planned, self._vision, pictures)
-        except BadMedium as bad:
-            said = f"{bad.fault.message} {bad.fault.hint}".strip()
-            refused = InvalidArgument.of(shown.place, said)
-            reason = bad.fault.rule.upper()
-            raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
+        with _blamed_on(shown), closing(decode.Pictures()) as pictures:
+            return compiled(frames, shown.path, shown.planned, self._vision, pictures)
 
     def _tower(self, adapter_id: str | None) -> "_TowerPlace":
         """The tower that an adapter sees with: its own, where it was trained along, else the base's."""
@@ -192,6 +187,18 @@ def _bounded(held: OrderedDict[K, V], lately: K, most: int) -> None:
 
 def _not_kept(why: str) -> None:
     structlog.get_logger().warning("pictures_not_kept", reason=why)
+
+
+@contextmanager
+def _blamed_on(shown: ShownMedium) -> Iterator[None]:
+    """A medium's fault as the caller's, with the place of its part."""
+    try:
+        yield
+    except BadMedium as bad:
+        said = f"{bad.fault.message} {bad.fault.hint}".strip()
+        refused = InvalidArgument.of(shown.place, said)
+        reason = bad.fault.rule.upper()
+        raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
 
 
 def _check_content(shown: ShownMedium) -> None:

@@ -21,18 +21,25 @@ class Source:
     """Where one job's pictures come from; what is kept of them stays for as long as `stack` is open."""
 
     def __init__(
-        self, settings: Settings, job: TuningJob, vision: Vision, stack: ExitStack, refused: Callable[[str], None]
+        self,
+        settings: Settings,
+        job: TuningJob,
+        vision: Vision,
+        stack: ExitStack,
+        refused: Callable[[str], None],
+        on_damage: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`refused` is told once if pictures cannot be kept."""
+        """`refused` is told once if pictures cannot be kept, `on_damage` what was kept and is damaged."""
         self._settings = settings
         self._job = job
         self._vision = vision
-        cache = frame_cache(settings)
+        self._on_damage = on_damage
+        cache = frame_cache(settings, on_damage)
         self._frames = FrameStore(cache, stack.enter_context(closing(cache.lease(job.id))), refused)
 
     def open(self, heed: Callable[[], None]) -> "Compiling":
         """What gives them to one thread; `heed` is called before each, and may raise."""
-        return Compiling(self._settings, self._job, self._vision, self._frames, heed)
+        return Compiling(self._settings, self._job, self._vision, self._frames, heed, self._on_damage)
 
     def has(self, key: str) -> bool:
         """Whether pictures are kept now; they may go."""
@@ -51,7 +58,13 @@ class Compiling:
     """Gives pictures of one job's media; for one thread at a time. Close it."""
 
     def __init__(
-        self, settings: Settings, job: TuningJob, vision: Vision, frames: FrameStore, heed: Callable[[], None]
+        self,
+        settings: Settings,
+        job: TuningJob,
+        vision: Vision,
+        frames: FrameStore,
+        heed: Callable[[], None],
+        on_damage: Callable[[str], None],
     ) -> None:
         file = job.spec.file
         if file is None:
@@ -60,7 +73,7 @@ class Compiling:
         self._frames = frames
         self._heed = heed
         self._stack = ExitStack()
-        cache = media_cache(settings)
+        cache = media_cache(settings, on_damage)
         lease = self._stack.enter_context(closing(cache.lease(job.id)))
         self._pictures = self._stack.enter_context(closing(decode.Pictures()))
         allowed, guard = places(settings, file), url_guard(settings)

@@ -103,7 +103,7 @@ class Preparing:
         if not self._blobs.sampling(self._job.id).exists():
             self._blobs.write(self._blobs.sampling(self._job.id), encode_sampling(files.media()))
         job, own = replace(self._job, spec=spec), self._ownership
-        source = Source(self._settings, job, vision, self._stack, self._not_kept)
+        source = Source(self._settings, job, vision, self._stack, self._not_kept, own.note)
         reading = self._reading(job, source, (vision, self._tower_folder(folder)), num_threads)
         rows = Rows(files, renderer, reading.key_of)
         leaving = Leaving(self._settings, job, self._blobs, own, files, partial(compiled_under, vision=vision))

@@ -198,7 +198,11 @@ class FeaturePass:
         """
         if self._reading.hold(key):
             return self._reading.read(key, index)
-        return self._reading.of(key, lambda: self._pixels_again(key))[index]
+        try:
+            return self._reading.of(key, lambda: self._pixels_again(key))[index]
+        except BadMedium as bad:
+            media, planned = self._rows.medium(self._rows.media[key])
+            raise FailedPrecondition(f"{media.name} (sha256 {planned.sha256}): {bad.message}") from bad
 
     def sample(self, most: int) -> Sampled:
         """`most` pictures, evenly from the first rows to be trained on, and no more of those.
@@ -266,7 +270,11 @@ class FeaturePass:
         if isinstance(pixels, MediaFault):
             self._leave(key, planned, pixels)
             return
-        kept = pixels is None or self._reading.take(key, pixels, planned.view.grids, num_missing=num_missing)
+        try:
+            kept = pixels is None or self._reading.take(key, pixels, planned.view.grids, num_missing=num_missing)
+        except BadMedium as bad:
+            self._leave(key, planned, bad.fault)
+            return
         if kept and pixels is not None and not isinstance(pixels, list):
             self._source.let_go(planned)
         self._now(self._seen, key)

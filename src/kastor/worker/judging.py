@@ -79,7 +79,7 @@ class Judging:
         with ExitStack() as stack:
             looker = stack.enter_context(
                 looking(
-                    media_cache(self._settings),
+                    media_cache(self._settings, self._ownership.note),
                     places(self._settings, file),
                     name=self._job.id,
                     guard=url_guard(self._settings),

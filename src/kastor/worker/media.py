@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from kastor.jobs.files import FileService
 
 
-def media_cache(settings: Settings) -> MediaCache:
+def media_cache(settings: Settings, on_damage: Callable[[str], None] = lambda _: None) -> MediaCache:
     """The cache of fetched media, shared by jobs and generation."""
-    return MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
+    return MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes, on_damage=on_damage)
 
 
-def frame_cache(settings: Settings) -> MediaCache:
+def frame_cache(settings: Settings, on_damage: Callable[[str], None] = lambda _: None) -> MediaCache:
     """The cache of decoded pictures, shared by jobs and generation."""
-    return MediaCache(settings.cache_dir / "frames", max_bytes=settings.frame_cache_bytes)
+    return MediaCache(settings.cache_dir / "frames", max_bytes=settings.frame_cache_bytes, on_damage=on_damage)
 
 
-def feature_cache(settings: Settings) -> MediaCache:
+def feature_cache(settings: Settings, on_damage: Callable[[str], None] = lambda _: None) -> MediaCache:
     """The cache of features, shared by jobs and generation."""
-    return MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes)
+    return MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes, on_damage=on_damage)
 
 
 def places(settings: Settings, file: DatasetFile) -> Places:

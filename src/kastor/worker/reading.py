@@ -51,7 +51,7 @@ class Reading:
             # now, before any other thread runs: building it switches off how modules are initialised, for the whole
             # process, and an adapter that another thread made meanwhile would hold whatever lay in memory
             self._encoder = Encoder.open(self._folder, self.vision, num_threads=num_threads)
-        self._cache = feature_cache(settings)
+        self._cache = feature_cache(settings, ownership.note)
         self._store = FeatureStore(self._cache, stack.enter_context(closing(self._cache.lease(job.id))))
         self._choice = _stored(blobs.features(job.id))
         self._lately: OrderedDict[str, list[Features]] = OrderedDict()
