@@ -7,6 +7,7 @@ a picture's token costs beside, and what a job takes beside its steps.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -22,7 +23,7 @@ import numpy as np
 import PIL.Image
 
 from bench.films import Film, made
-from kastor.cli.check_speed import measured_speed
+from kastor.cli.check_speed import measured_pace, this_machine
 from kastor.settings import Settings, load_settings
 
 KINDS = {"text": "smollm2-135m-instruct", "image": "kastor-nano-vl", "video": "kastor-nano-vl"}
@@ -80,17 +81,20 @@ def judged(kind: str, share: float, own: Settings) -> dict[str, Any]:
         data, base = dataset(kind, max(2, round(ROWS[kind] * share)), folder, own.cache_dir), KINDS[kind]
         asked = (str(data), "--base", base, "--epochs", str(EPOCHS[kind]))
         before = kastor(settings, "check", *asked)["estimate"]
+        before_gflops = this_machine(settings).gflops
         started = time.monotonic()
         kastor(settings, "tune", *asked)
         took_s = time.monotonic() - started
         after = kastor(settings, "check", *asked)["estimate"]
+        pace = measured_pace(base, settings)
         return {
             "kind": kind,
             "tokens": before["tokens"],
             "before_s": before["seconds"],
             "took_s": round(took_s, 1),
             "after_s": after["seconds"],
-            "measured": str(measured_speed(base, settings)),
+            "gflops": [round(before_gflops), round(this_machine(settings).gflops)],
+            "pace": None if pace is None else dataclasses.asdict(pace),
         }
 
 

@@ -69,6 +69,7 @@ def test_vertex_statistics_have_the_names_and_types_of_the_service(data: Path) -
         num_tokens=counted.num_tokens,
         longest=4,
         num_bytes=1,
+        pace=None,
     )
     assert document(report, estimate)["supervisedTuningDataStats"] == {
         "tuningDatasetExampleCount": "6",

@@ -1,6 +1,8 @@
 """Answers and prompts as people write them: each moment right on the new timeline, or the row left out with it."""
 
+import contextlib
 import json
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -241,3 +243,13 @@ def test_every_form_moved_and_moved_back_is_what_it_was_and_nothing_else_of_it_c
     back = Timed(there.text, Fraction(10_000), Forms()).share(Window(Fraction(0), Fraction(10_000), -zero))
     assert back is not None
     assert back.text == text
+
+
+@pytest.mark.parametrize(
+    "text", ["like [" * 20_000, "then at 01:05 a car comes, " * 4_000, "- " * 50_000 + "0:05", '"' * 100_000]
+)
+def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
+    started = time.process_time()
+    with contextlib.suppress(CannotCut):
+        Timed(text, FILM_S, Forms(), is_prompt=True)
+    assert time.process_time() - started < 20

@@ -10,14 +10,14 @@ from rich.text import Text
 
 from kastor.cli import check_view
 from kastor.cli.check_samples import Pieces, Samples, pieces, sample
-from kastor.cli.check_speed import measured_speed
+from kastor.cli.check_speed import measured_pace, this_machine
 from kastor.cli.check_watch import Watch
 from kastor.cli.limits import raised_limits
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, program
 from kastor.cli.output_files import check_output_files, is_same_file, replaced_file
 from kastor.dataset.document import document
-from kastor.dataset.estimate import Estimate, Shape, estimated
+from kastor.dataset.estimate import Estimate, Pace, Shape, estimated
 from kastor.dataset.gate import Base, Gate, Look, Verdict
 from kastor.dataset.issues import Issue, Row
 from kastor.dataset.look import Looker, looking
@@ -85,16 +85,18 @@ def run(wanted: Wanted, out: Output) -> None:
         try:
             _judge(judging, wanted, watch, samples)
         except KeyboardInterrupt:
-            _tell(judging.report(), wanted, base, settings, [], out)
+            partial = judging.report()
+            _tell(partial, _estimate(partial, wanted, base, settings), [], out)
             raise
         report = judging.report()
         shown = [pieces(renderer, kept) for kept in samples.rows[: wanted.show_tokens]] if renderer else []
-        _tell(report, wanted, base, settings, shown, out)
+        estimate = _estimate(report, wanted, base, settings)
+        _tell(report, estimate, shown, out)
         if wanted.html:
             looks = [
                 sample(kept, renderer, wanted.supervise, base.family.vision) for kept in samples.rows[:NUM_SAMPLES]
             ]
-            _write_page(wanted.html, report, _estimate(report, wanted, base, settings), looks)
+            _write_page(wanted.html, report, estimate, looks)
     for path, what in ((wanted.html, "The report as a page"), (wanted.rejects, "The rows that were not accepted")):
         if path is not None:
             out.say(f"{what}: {path}")
@@ -173,27 +175,30 @@ def _renderer(base: BaseModel, wanted: Wanted, settings: Settings, out: Output) 
     return Renderer.open(fetched(base, settings, out), base.family, wanted.supervise)
 
 
+def _pace(base: BaseModel, shape: Shape, settings: Settings) -> Pace:
+    return measured_pace(base.id, settings) or shape.calibrated(this_machine(settings))
+
+
 def _estimate(report: Report, wanted: Wanted, base: BaseModel, settings: Settings) -> Estimate | None:
     number = report.training.ledger.num_accepted
     if not number:
         return None
-    longest = report.training.statistics.longest(1)
+    statistics, shape = report.training.statistics, Shape(base.num_parameters, base.adapter.rank)
+    longest = statistics.longest(1)
     return estimated(
         _hyperparameters(wanted, settings, number),
-        Shape(base.num_parameters, base.adapter.rank),
+        shape,
         num_examples=number,
-        num_tokens=report.training.statistics.num_tokens,
+        num_tokens=statistics.num_tokens,
+        num_media_tokens=statistics.num_media_tokens,
         longest=longest[0][1] if longest else 0,
         num_bytes=wanted.data.stat().st_size,
-        speed=measured_speed(base.id, settings),
+        pace=_pace(base, shape, settings) if statistics.num_tokens else None,
     )
 
 
-def _tell(
-    report: Report, wanted: Wanted, base: BaseModel, settings: Settings, shown: list[Pieces], out: Output
-) -> None:
+def _tell(report: Report, estimate: Estimate | None, shown: list[Pieces], out: Output) -> None:
     """The report on stdout; why nothing can be trained on stderr, too, where stdout is for a program."""
-    estimate = _estimate(report, wanted, base, settings)
     if not out.as_json:
         out.result(None, *check_view.shown(report, estimate), *_legend(shown), *map(_coloured, shown))
         return

@@ -1,40 +1,96 @@
-"""How fast earlier jobs trained on a base model, from this installation's database."""
+"""How fast jobs train on a base model here: by this installation's earlier jobs, else by how fast it multiplies."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from kastor.dataset.estimate import Speed
+from kastor.dataset.estimate import Machine, Pace
 from kastor.domain.errors import KastorError
+from kastor.domain.job import Snapshot, State, TuningJob
 from kastor.settings import Settings
 from kastor.store.database import open_database
 from kastor.store.jobs import JobStore
 
 NUM_JOBS = 5
 NUM_SEARCHED = 100
-NUM_STEPS = 50  # the latest ones of each
+NUM_STEPS = 500  # the latest ones of each
+PROBE_S = 0.4
+PROBE_SIZE = 768  # rows and columns of the matrices: what training multiplies is of that order
+MOST_JOB_S = 600.0  # beside its steps; more is waiting, not work
 
 
-def measured_speed(base_id: str, settings: Settings) -> Speed | None:
-    """Tokens a second over the latest jobs on the base; `None` if there were none, or the database cannot be read."""
+def measured_pace(base_id: str, settings: Settings) -> Pace | None:
+    """The pace of the latest jobs on the base; `None` if there were none, or the database cannot be read."""
     if settings.database_url is None and not (Path(settings.data_dir) / "kastor.db").is_file():
         return None
     try:
         database = open_database(settings.resolved_database_url)
         try:
-            return _speed(JobStore(database), base_id)
+            return _pace(JobStore(database), base_id)
         finally:
             database.close()
     except KastorError:
         return None  # an estimate is no reason to fail
 
 
-def _speed(jobs: JobStore, base_id: str) -> Speed | None:
-    trained = [
-        job.id for job in jobs.page(limit=NUM_SEARCHED) if job.spec.base_model == base_id and job.completed_steps
-    ]
-    of_jobs = [steps for steps in jobs.snapshots_of(trained[:NUM_JOBS], latest=NUM_STEPS).values() if steps]
-    elapsed_s = sum(step.elapsed_s for steps in of_jobs for step in steps)
-    if elapsed_s <= 0:
+def this_machine(settings: Settings) -> Machine:
+    """How fast numpy multiplies here just now, in less than half a second."""
+    import numpy as np
+
+    half = np.ones((PROBE_SIZE, PROBE_SIZE), np.float32)
+    half @ half  # starts its threads
+    started, number = time.perf_counter(), 0
+    while (elapsed_s := time.perf_counter() - started) < PROBE_S or not number:
+        half @ half
+        number += 1
+    return Machine(2 * PROBE_SIZE**3 * number / elapsed_s / 1e9, settings.base_dtype != "float32" and _has_tiles())
+
+
+def _has_tiles() -> bool:
+    try:
+        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _pace(jobs: JobStore, base_id: str) -> Pace | None:
+    trained = [job for job in jobs.page(limit=NUM_SEARCHED) if job.spec.base_model == base_id and job.completed_steps]
+    latest = trained[:NUM_JOBS]
+    held = jobs.snapshots_of([job.id for job in latest], latest=NUM_STEPS)
+    of_jobs = {job.id: steps for job in latest if (steps := held.get(job.id))}
+    if sum(step.elapsed_s for steps in of_jobs.values() for step in steps) <= 0:
         return None
-    num_tokens = sum(step.num_tokens for steps in of_jobs for step in steps)
-    jobs_named = "the last job" if len(of_jobs) == 1 else f"the last {len(of_jobs)} jobs"
-    return Speed(num_tokens / elapsed_s, f"{jobs_named} on this base here")
+    named = "the last job" if len(of_jobs) == 1 else f"the last {len(of_jobs)} jobs"
+    beside = [_beside_s(job, of_jobs[job.id]) for job in latest if job.id in of_jobs and job.state is State.SUCCEEDED]
+    return pace_of([step for steps in of_jobs.values() for step in steps], beside, f"{named} on this base here")
+
+
+def _beside_s(job: TuningJob, steps: Sequence[Snapshot]) -> float:
+    """Seconds of a job that are in none of its steps."""
+    if job.started_at is None or job.finished_at is None:
+        return 0.0
+    beside_s = (job.finished_at - job.started_at).total_seconds() - sum(step.elapsed_s for step in steps)
+    return min(MOST_JOB_S, max(0.0, beside_s))
+
+
+def pace_of(steps: Sequence[Snapshot], beside: Sequence[float], source: str) -> Pace:
+    """The pace that explains these steps best: a step and a token by the later epochs, media by the first."""
+    later = [step for step in steps if step.epoch > 1] or list(steps)
+    step_s, token_s = _line([step.num_tokens for step in later], [step.elapsed_s for step in later])
+    first = [step for step in steps if step.epoch <= 1]
+    beyond_s = sum(step.elapsed_s - step_s - token_s * step.num_tokens for step in first)
+    media_token_s = max(0.0, beyond_s) / max(1, sum(step.num_tokens for step in first))
+    job_s = sorted(beside)[len(beside) // 2] if beside else 0.0
+    return Pace(step_s, token_s, media_token_s, job_s, source)
+
+
+def _line(tokens: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+    """Seconds a step and a token, neither below 0, by least squares."""
+    number, sum_x, sum_y = len(tokens), sum(tokens), sum(seconds)
+    spread = number * sum(x * x for x in tokens) - sum_x**2
+    product = sum(x * y for x, y in zip(tokens, seconds, strict=True))
+    slope = (number * product - sum_x * sum_y) / spread if spread > 0 else -1.0
+    start = (sum_y - slope * sum_x) / number
+    if slope < 0 or start < 0:
+        return 0.0, sum_y / max(1, sum_x)
+    return start, slope

@@ -140,9 +140,9 @@ def _estimated(estimate: Estimate) -> Iterator[tuple[str, RenderableType]]:
     asked = estimate.hyperparameters
     how = f"{asked.num_epochs} epochs, batch {asked.batch_size}, learning rate {asked.learning_rate:g}"
     yield "  steps", f"{estimate.num_steps:,} ({how})"
-    if estimate.duration_s is not None and estimate.speed is not None:
-        speed = estimate.speed
-        yield "  time", f"about {duration(estimate.duration_s)} at {speed.tokens_per_s:,.0f} tokens/s ({speed.source})"
+    if estimate.duration_s is not None and estimate.tokens_per_s is not None:
+        pace = f"{estimate.tokens_per_s:,.0f} tokens/s ({estimate.pace_source})"
+        yield "  time", f"about {duration(estimate.duration_s)}; in training {pace}"
     if estimate.peak_bytes is not None:
         yield "  memory", f"about {estimate.peak_bytes / 1e9:.1f} GB at the peak"
     yield "  disk", f"about {megabytes(estimate.disk_bytes)} for checkpoints, the model and the dataset's copy"

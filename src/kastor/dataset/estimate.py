@@ -1,11 +1,12 @@
 """What training on a dataset will take: steps, time, memory, disk. Arithmetic on measured figures of this repository.
 
-    time    tokens of all epochs / tokens a second: of earlier jobs on the same base, else a calibration
+    time    a job's beginning and end + steps + tokens of all epochs + the first sight of media: of earlier jobs on the
+            same base, else a calibration that is scaled by how fast this machine multiplies
     memory  process + base + adapter with its optimizer + activations of the largest row
     disk    checkpoints (adapter with its optimizer), published adapters, the job's copy of the dataset
 
-The figures behind it were measured with SmolLM2-135M on two cores (docs/log.md, "The training step"): 373 to 469
-tokens a second, 2.5 to 2.8 GB at the peak with rows of some 2,900 tokens, adapters of rank 8.
+The figures of time were measured by `python -m bench.estimate` (docs/log.md, "How long a job takes"), those of memory
+with SmolLM2-135M: 2.5 to 2.8 GB at the peak with rows of some 2,900 tokens, adapters of rank 8.
 """
 
 import math
@@ -15,7 +16,11 @@ from typing import Any
 from kastor.domain.job import Hyperparameters, total_steps
 
 MEASURED_PARAMETERS = 134_515_008
-MEASURED_TOKENS_PER_S = 420.0  # on two cores
+MEASURED_GFLOPS = 180.0  # what numpy multiplied in fp32 while the figures below were measured
+TILES_SPEEDUP = 2.8  # of training where the processor multiplies bf16 in tiles (AMX): 400 against 145 tokens a second
+STEP_S, TOKEN_S = 0.35, 1 / 150
+MEDIA_TOKEN_S = 0.0005  # decoding and the vision tower, once for each token of rows with media
+JOB_S = 15.0  # process, base, certificate, publishing
 MEASURED_TRAINABLE = 305_280  # for each rank, of all linear layers of SmolLM2-135M
 PROCESS_BYTES = 600_000_000  # Python with torch, before a model
 ACTIVATION_BYTES = 600_000  # a token of a row; (2.65 GB - 0.6 - 0.27 - 0.04) / 2,900, and what larger ones scale from
@@ -28,11 +33,31 @@ KEPT_CHECKPOINTS = 10  # about one an epoch, ten at most
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """Tokens a second that training reaches, and how that is known."""
+class Machine:
+    """How fast this machine multiplies: fp32 in numpy, and whether it has tiles for bf16."""
 
-    tokens_per_s: float
+    gflops: float
+    has_tiles: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds that training takes for each step and each token, for media seen first, and beside; and who says so."""
+
+    step_s: float
+    token_s: float
+    media_token_s: float
+    job_s: float
     source: str
+
+    def seconds(self, num_steps: int, num_tokens: int, num_media_tokens: int) -> float:
+        """Of a job with so many steps and tokens in all, the media tokens counted once.
+
+        >>> Pace(0.5, 0.01, 0.02, 10.0, "").seconds(20, 1000, 100)
+        32.0
+        """
+        steps_s = self.step_s * num_steps + self.token_s * num_tokens
+        return self.job_s + steps_s + self.media_token_s * num_media_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +80,13 @@ class Shape:
     def _growth(self) -> float:
         return self.num_parameters / MEASURED_PARAMETERS
 
-    @property
-    def calibrated(self) -> Speed:
-        """The speed measured with the embedded base, taken to fall as the parameters grow."""
-        return Speed(
-            MEASURED_TOKENS_PER_S / self._growth, "a rough calibration: SmolLM2-135M on two cores, scaled by parameters"
-        )
+    def calibrated(self, machine: Machine) -> Pace:
+        """The pace measured with the embedded base, taken to fall as the parameters grow, on such a machine."""
+        slower = MEASURED_GFLOPS / machine.gflops
+        trained = slower * self._growth / (TILES_SPEEDUP if machine.has_tiles else 1.0)
+        said = f"scaled by parameters and by this machine's {machine.gflops:.0f} GFLOP/s"
+        source = f"a rough calibration: SmolLM2-135M, {said}"
+        return Pace(STEP_S * trained, TOKEN_S * trained, MEDIA_TOKEN_S * slower, JOB_S * slower, source)
 
     def peak_bytes(self, row_tokens: int) -> int:
         """Memory at the peak, with rows of so many tokens."""
@@ -78,7 +104,8 @@ class Estimate:
     disk_bytes: int
     num_tokens: int | None = None  # of all epochs
     duration_s: float | None = None
-    speed: Speed | None = None
+    tokens_per_s: float | None = None
+    pace_source: str | None = None
     peak_bytes: int | None = None
 
     def document(self) -> dict[str, Any]:
@@ -90,8 +117,8 @@ class Estimate:
             "learningRate": self.hyperparameters.learning_rate,
             "tokens": self.num_tokens,
             "seconds": None if self.duration_s is None else round(self.duration_s, 1),
-            "tokensPerSecond": None if self.speed is None else round(self.speed.tokens_per_s, 1),
-            "tokensPerSecondSource": None if self.speed is None else self.speed.source,
+            "tokensPerSecond": None if self.tokens_per_s is None else round(self.tokens_per_s, 1),
+            "tokensPerSecondSource": self.pace_source,
             "peakMemoryBytes": self.peak_bytes,
             "diskBytes": self.disk_bytes,
         }
@@ -105,27 +132,30 @@ def estimated(
     num_tokens: int,
     longest: int,
     num_bytes: int,
-    speed: Speed | None = None,
+    pace: Pace | None,
+    num_media_tokens: int = 0,
 ) -> Estimate:
     """What training on `num_examples` with `num_tokens` in all will take; 0 tokens: they were not counted.
 
-    `longest` is the tokens of the longest example, `num_bytes` the size of the file, of which a job keeps a copy.
+    `longest` is the tokens of the longest example, `num_bytes` the size of the file, of which a job keeps a copy;
+    `num_media_tokens` are those of the examples with media.
     """
     epochs, batch = hyperparameters.num_epochs, hyperparameters.batch_size
     adapters = min(epochs, KEPT_CHECKPOINTS)
     disk = num_bytes + shape.num_trainable * (CHECKPOINT_BYTES * adapters + ADAPTER_BYTES)
     steps = total_steps(num_examples, epochs, batch)
-    if not num_tokens:
+    if not num_tokens or pace is None:
         return Estimate(hyperparameters, steps, disk)
-    speed = speed or shape.calibrated
     a_step = num_tokens / num_examples * min(batch, num_examples)
     row_tokens = max(longest, min(MAX_ROW_TOKENS, round(a_step)))
+    duration_s = pace.seconds(steps, num_tokens * epochs, num_media_tokens)
     return Estimate(
         hyperparameters,
         steps,
         disk,
         num_tokens * epochs,
-        num_tokens * epochs / speed.tokens_per_s,
-        speed,
+        duration_s,
+        num_tokens * epochs / max(duration_s - pace.job_s, 1e-9),
+        pace.source,
         shape.peak_bytes(row_tokens),
     )

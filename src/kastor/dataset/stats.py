@@ -104,6 +104,7 @@ class Statistics:
     lines: "array[int]" = field(default_factory=lambda: array("Q"))
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
     num_characters: int = 0
+    num_media_tokens: int = 0  # of the rows with media, all their tokens
     examples: list[Content] = field(default_factory=list)  # turns of the first ones, their texts cut
     _groups: dict[Group, int] = field(default_factory=dict)
     _preambles: Preambles = field(default_factory=Preambles)
@@ -123,6 +124,7 @@ class Statistics:
         if tokens is not None:
             self.input_tokens.append(tokens.total - tokens.supervised)
             self.output_tokens.append(tokens.supervised)
+            self.num_media_tokens += tokens.total if kinds else 0
         if len(self.lines) <= NUM_SHOWN_EXAMPLES:
             self.examples += [_cut(content) for content in contents]
 

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from kastor.dataset.timestamp_tree import LeftAlone, Reading, decimal, doubtful, quoted
 from kastor.dataset.timestamps import CLOCK, Mark, marks, stamp_of
 
+MAX_MARKS = 500  # in prose; every list is another format
+MAX_SENTENCE_CHARS, MAX_EXAMPLE_CHARS = 400, 400
+
 _INTRODUCED = re.compile(
     r"(?:\b(?:at|from|to|until|till|by|around|between|near|since|before|after|during|timestamps?|times?|moment)"
     r"(?:\s+(?:about|around|exactly|time|the|timestamp))?|@)\s*[:=]?\s*[\[(*]*\Z",
@@ -130,7 +133,10 @@ def prose_marks(text: str, begin: int, stop: int, reading: Reading, *, lead: int
     known: list[tuple[int, int]] = [(low, high) for low, high, _ in own]
     found = [mark for _, _, mark in own if mark is not None]
     example = _example_spans(text, begin, stop, reading)
-    for mark in marks(text, begin, stop):
+    candidates = marks(text, begin, stop)
+    if len(candidates) > MAX_MARKS:
+        raise doubtful(text[begin:stop], f"more than {MAX_MARKS} numbers that may be moments stand in prose")
+    for mark in candidates:
         if _overlaps(known, mark.begin, mark.stop):
             continue
         known.append((mark.begin, mark.stop))
@@ -242,6 +248,7 @@ def _certain(text: str, begin: int, stop: int, mark: Mark, ahead: Mark | None) -
 
 
 def _sentence(text: str, begin: int, stop: int, at: int) -> tuple[int, int]:
+    begin, stop = max(begin, at - MAX_SENTENCE_CHARS), min(stop, at + MAX_SENTENCE_CHARS)
     first = max((match.end() for match in _SENTENCE.finditer(text, begin, at)), default=begin)
     after = _SENTENCE.search(text, at, stop)
     return first, after.start() if after else stop
@@ -260,7 +267,7 @@ def _example_spans(text: str, begin: int, stop: int, reading: Reading) -> list[t
 
 def _closing(text: str, at: int, stop: int) -> int:
     """Where the bracket that opens at `at` is closed."""
-    depth = 0
+    depth, stop = 0, min(stop, at + MAX_EXAMPLE_CHARS)
     for place in range(at, stop):
         depth += (text[place] in "[{") - (text[place] in "]}")
         if depth == 0:
