@@ -18,6 +18,7 @@ from kastor.security.auth import Authenticator
 from kastor.store.database import Database
 
 LIMIT = 4 * 1024 * 1024
+BODY = {"contents": [{"parts": [{"text": "x"}]}]}
 SAID = "Request payload size exceeds the limit: 4194304 bytes."
 
 
@@ -207,6 +208,63 @@ def test_an_unknown_route_is_refused_in_googles_shape(world: World, method: str,
     answer = world.call(method, target)
     assert answer.status_code == status
     error_of(answer)
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def test_a_browser_is_told_in_words_what_is_here(world: World) -> None:
+    for path, status in (("/", 200), ("/index.html", 404), ("/v1/projects/p/locations/l/tuningJobs", 404)):
+        answer = world.call("GET", path, headers=BROWSER)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "text/plain; charset=utf-8")
+        assert answer.text.startswith("This is Kastor: it tunes open models") and "/v1beta/models" in answer.text
+    assert world.call("GET", "/v1beta/models", headers=BROWSER).json()["models"], "what has a route is answered by it"
+
+
+def test_a_client_is_told_what_is_here_in_googles_shape(world: World) -> None:
+    for path in ("/", "/favicon.ico", "/v2/tunedModels"):
+        answer = world.call("GET", path)
+        assert answer.status_code == 404
+        assert f"There is no GET {path} here. This is Kastor" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/projects/p/locations/us-central1/tuningJobs",
+        "/v1beta1/projects/p/locations/l/publishers/google/models/gemini-2.0-flash-001:generateContent",
+        "/v1beta1/publishers/google/models/gemini-2.0-flash-001:generateContent",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_vertex_path_is_told_what_to_do_instead(world: World, method: str, path: str) -> None:
+    answer = world.call(method, path)
+    assert (answer.status_code, error_of(answer)["status"]) == (404, "NOT_FOUND")
+    assert "a path of Vertex AI; this server speaks the Gemini API" in error_of(answer)["message"]
+    assert "without vertexai=True" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("models/gemini-2.5-flash", "aliases of open bases"),
+        ("Qwen/Qwen3-0.6B", 'kind = "hub", repo = '),
+        ("models/smollm2-135-instruct", "Near names: models/smollm2-135m-instruct"),
+        ("SmolLM2-135M-Instruct", "Near names: models/smollm2-135m-instruct"),
+        ("~/models/mine", 'kind = "folder", path = '),
+        ("x" * 5000, "There are: models/smollm2"),
+    ],
+)
+def test_a_base_that_is_not_here_is_told_how_it_gets_here(world: World, name: str, said: str) -> None:
+    answers = [world.call("POST", "/v1beta/tunedModels", json=tuning_body(baseModel=name))]
+    if not name.startswith("~"):
+        for path in {f"/v1beta/models/{name.removeprefix('models/')}", f"/v1beta/{name}"} - {f"/v1beta/{'x' * 5000}"}:
+            if "/" in name or path.startswith("/v1beta/models/"):
+                answers += [world.call("GET", path), world.call("POST", f"{path}:generateContent", json=BODY)]
+    for answer in answers:
+        message = error_of(answer)["message"]
+        assert answer.status_code in (400, 404) and said in message and len(message) < 800
+        assert "KASTOR_CATALOG_FILE" in message and "API version" not in message
 
 
 def test_a_method_that_models_do_not_have_is_refused_as_google_does(world: World) -> None:

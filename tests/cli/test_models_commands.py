@@ -61,6 +61,16 @@ def test_other_names_of_a_base_can_be_copied_too(kastor: Kastor, home: Path, mon
     assert {"models/smollm2-135m-instruct", "models/gemini-1.5-flash-001-tuning"} <= set(words)
 
 
+@pytest.mark.parametrize("command", [("models", "pull"), ("check", "pairs.jsonl", "--base")])
+def test_a_base_that_is_not_here_is_told_how_it_gets_here(
+    command: tuple[str, ...], kastor: Kastor, pairs_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pairs_file.parent)
+    for name, said in (("Qwen/Qwen3-0.6B", 'kind = "hub"'), ("gemini-2.5-flash", "aliases of open bases")):
+        ran = kastor(*command, name)
+        assert ran.code == 1 and said in ran.err and "KASTOR_CATALOG_FILE" in ran.err and "v1beta" not in ran.err
+
+
 def test_list_as_json_holds_both_kinds(kastor: Kastor, models: FakeServer) -> None:
     document = kastor("models", "list", "--json", "--server", models.url).json
     assert [base["name"] for base in document["baseModels"]] == ["models/smollm2-135m-instruct"]

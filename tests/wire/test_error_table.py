@@ -109,7 +109,7 @@ ROWS = (
     Row(
         "base model missing",
         lambda world: generate(world, "models/x"),
-        *(404, MISSING, r"models/x is not found for API version v1beta, or is not supported for"),
+        *(404, MISSING, r"There is no base model 'x' here\. There are: models/smollm2"),
     ),
     Row(
         "no right to a tuned model",

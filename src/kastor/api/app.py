@@ -2,13 +2,14 @@
 
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -36,6 +37,21 @@ from kastor.security.auth import Authenticator
 
 METHOD = re.compile(r"/(?P<version>[^/]+)/(?P<name>[^:]*[^:/]):(?P<verb>[^/:]+)")
 """A path that names a method of a resource."""
+VERTEX_PATH = re.compile(r"/v[^/]+/(projects|publishers)/")
+HUB_PATH = re.compile(
+    r"/v[^/]+/(?:models/)?(?!(?:projects|publishers|models|tunedModels|files|operations)/)"
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::\w+)?"
+)
+"""A path with the name of a repository of a model hub in the place of a base model's."""
+MAX_SHOWN_CHARS = 200
+HERE = (
+    "This is Kastor: it tunes open models through the Gemini API's tunedModels. POST /v1beta/tunedModels tunes one, "
+    "GET /v1beta/models lists the bases, /openapi.json describes every method; there are no pages for a browser."
+)
+VERTEX = (
+    "That is a path of Vertex AI; this server speaks the Gemini API. With google-genai, make the client with api_key "
+    "and without vertexai=True; tuning is POST /v1beta/tunedModels, and /openapi.json describes every method."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,12 @@ def make_app(
     routes.append(Route(OPENAPI, Description(routes).answer))
     routes.sort(key=lambda route: not _polled(route))  # the router tries one after the other: these come first
     app = Starlette(
-        routes=routes, exception_handlers={KastorError: _refused, HTTPException: _unrouted, Exception: _bug}
+        routes=routes,
+        exception_handlers={
+            KastorError: _refused,
+            HTTPException: partial(_unrouted, generation.base_model),
+            Exception: _bug,
+        },
     )
     app.router.redirect_slashes = False
     guarded = LocalOnly(app, cors_origins) if authenticator.open else app
@@ -108,19 +129,35 @@ def _refused(request: Request, error: Exception) -> Response:
     return json_response(error_body(error), status=HTTP_STATUS[error.code])
 
 
-def _unrouted(request: Request, error: Exception) -> Response:
-    """What has no route, in Google's shape and with its statuses: it knows no 405."""
+def _unrouted(base_model: Callable[[str], object], request: Request, error: Exception) -> Response:
+    """What has no route: in Google's shape and with its statuses, which know no 405; in plain text for a browser."""
     if not isinstance(error, HTTPException):
         raise error
     method, path = request.method, request.url.path
+    if method == "GET" and "text/html" in request.headers.get("accept", ""):
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return PlainTextResponse(f"{HERE}\n", 200 if path == "/" else 404, headers=headers)
     found = METHOD.fullmatch(path) if error.status_code == 405 else None
+    hub = HUB_PATH.fullmatch(path)
+    if hub is not None:
+        return _refused(request, _no_base(base_model, hub["name"]))
     if found is None:
-        return _refused(request, NotFound(f"There is no {method} {path} here; see /v1beta/models for a beginning."))
+        said = VERTEX if VERTEX_PATH.match(path) else HERE
+        return _refused(request, NotFound(f"There is no {method} {path[:MAX_SHOWN_CHARS]} here. {said}"))
     name, verb = found["name"], found["verb"]
     if name.startswith("models/"):
         said = f"{name} is not found for API version {found['version']}, or is not supported for {verb}."
         return _refused(request, NotFound(f"{said} See supportedGenerationMethods in GET /v1beta/models."))
     return _refused(request, Unimplemented(f"The method {verb} is not offered by this server for {name}."))
+
+
+def _no_base(base_model: Callable[[str], object], name: str) -> KastorError:
+    """What the catalog says of a name that is none of its."""
+    try:
+        base_model(name)
+    except KastorError as error:
+        return error
+    return NotFound(f"The base model {name} is asked by its own name; see GET /v1beta/models.")
 
 
 def _bug(request: Request, error: Exception) -> Response:

@@ -3,7 +3,7 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,6 +15,7 @@ from kastor.domain.job import AdapterShape
 from kastor.models.families import FAMILIES, Family
 from kastor.models.layouts import layout_of
 
+MAX_SHOWN_CHARS = 80  # of a name that nothing has
 SAMPLING = ("temperature", "top_p", "top_k")
 """What an entry may say of how tokens are chosen, of what `Sampling` has."""
 
@@ -102,19 +103,33 @@ class Catalog:
         """The base that `name` means: an id or an alias, with or without `models/`.
 
         Raises:
-            NotFound: names the nearest known names.
+            NotFound: names the nearest known names, and how another model becomes a base.
 
         """
         wanted = name.removeprefix("models/")
         found = self.bases.get(self.aliases.get(wanted, wanted))
         if found is None:
-            known = [*self.bases, *self.aliases]
-            near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or known
-            raise NotFound(
-                f"models/{wanted} is not found for API version v1beta, or is not supported for this method. "
-                f"Near names: {', '.join(f'models/{n}' for n in near)}."
-            )
+            raise NotFound(_unknown(wanted, [*self.bases, *self.aliases]))
         return found
+
+
+def _unknown(wanted: str, known: Sequence[str]) -> str:
+    """What to say of a name that the catalog does not have: what is near, and how it gets there."""
+    near = difflib.get_close_matches(wanted.lower(), known, n=3, cutoff=0.5)
+    listed = ", ".join(f"models/{name}" for name in near or known)
+    shown = wanted if len(wanted) <= MAX_SHOWN_CHARS else wanted[:MAX_SHOWN_CHARS] + "…"
+    if wanted.lower().startswith("gemini-"):
+        how = "Names of Google's models are aliases of open bases; the catalog file says of which"
+    elif wanted.startswith(("/", "~", "./", "../")):
+        how = 'A local folder becomes a base by an entry in the catalog file: source = { kind = "folder", path = "…" }'
+    elif "/" in wanted:
+        how = 'A model of a hub becomes a base by an entry in the catalog file: source = { kind = "hub", repo = "…" }'
+    else:
+        how = "Other bases, from a local folder or a model hub, come from the catalog file"
+    return (
+        f"There is no base model {shown!r} here. {'Near names' if near else 'There are'}: {listed}. {how} "
+        "(KASTOR_CATALOG_FILE, a TOML file; docs/guide/models.md has entries to copy)."
+    )
 
 
 def _source(table: dict[str, Any]) -> Source:
