@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Prompt, Role
-from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
+from kastor.domain.errors import DataLoss, InvalidArgument, Unavailable
 from kastor.domain.generation import FinishReason, Form, GenerateRequest, Sampling
 from kastor.domain.job import FIRST_TOKENIZER, TOKENIZER_REVISION
 from kastor.lifeline import Lifeline
@@ -113,8 +113,30 @@ def test_calls_and_their_responses_reach_the_process(engine: RemoteEngine) -> No
 def test_errors_arrive_as_they_are(engine: RemoteEngine) -> None:
     with pytest.raises(InvalidArgument, match=r"exceeds the maximum number of tokens allowed \(300\)"):
         answer(engine, asked("x" * 400))
-    with pytest.raises(FailedPrecondition, match="There is no adapter"):
+    with pytest.raises(DataLoss, match="job2/adapter cannot be used: manifest.json is missing"):
         answer(engine, asked("x", "job2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "job_id"), [("adapter_model.safetensors", "halved"), ("adapter_config.json", "scaled")]
+)
+def test_a_damaged_adapter_never_answers_and_others_go_on(
+    engine: RemoteEngine, settings: Settings, name: str, job_id: str
+) -> None:
+    folder = tiny_adapter(settings.data_dir / "jobs" / job_id / "adapter", seed=2)
+    assert answer(engine, asked("one", "job1"))
+    content = (folder / name).read_bytes()
+    if job_id == "halved":
+        harmed = content[: len(content) // 2] + bytes(len(content) // 2)
+    else:
+        harmed = json.dumps(json.loads(content) | {"lora_alpha": 80}).encode()
+    (folder / name).write_bytes(harmed)
+    for _ in range(2):
+        with pytest.raises(DataLoss, match=f"{job_id}/adapter cannot be used: {name} is damaged"):
+            answer(engine, asked("one", job_id))
+    assert answer(engine, asked("one", "job1"))
+    (folder / name).write_bytes(content)  # restored from a backup
+    assert answer(engine, asked("one", job_id))
 
 
 def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: RemoteEngine) -> None:

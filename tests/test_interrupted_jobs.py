@@ -18,7 +18,8 @@ from kastor.executors.local import LocalExecutor
 from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
 from kastor.settings import environment
-from kastor.store.checkpoint_folder import STATE_FILE, CheckpointFolder
+from kastor.store.checkpoint_folder import CheckpointFolder
+from kastor.store.manifests import STATE_FILE
 from kastor.store.registry import ModelStore
 from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import steps

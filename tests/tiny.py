@@ -8,6 +8,7 @@ from typing import Any
 
 from kastor.models.families import LLAMA_LINEARS, NANO_VL
 from kastor.models.sources import TOWER_FILE
+from kastor.store.manifests import write_manifest
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CONTEXT_TOKENS = 512
@@ -136,4 +137,5 @@ def tiny_adapter(
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    write_manifest(folder, {})
     return folder

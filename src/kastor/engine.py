@@ -172,7 +172,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
         context_tokens=text_config(model).max_position_embeddings,
         max_cache_tokens=int(_free_bytes() * CACHE_SHARE) // cache.bytes_per_token,
     )
-    bank = AdapterBank(model, Blobs(settings.data_dir).adapter, settings.max_resident_adapters)
+    bank = AdapterBank(model, Blobs(settings.data_dir).verified_adapter, settings.max_resident_adapters)
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
     ends = end_ids(model, renderer.closing_id)
     guides = Guides(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
@@ -189,7 +189,7 @@ def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> Se
         folder,
         MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes),
         MediaCache(settings.cache_dir / "frames", max_bytes=settings.frame_cache_bytes),
-        Blobs(settings.data_dir).adapter,
+        Blobs(settings.data_dir).verified_adapter,
         num_threads=settings.num_threads or compute_threads(),
     )
 

@@ -174,7 +174,7 @@ class _Running:
             generator=self._engine,
             limits=limits,
             sights=Sights(_eyes(settings), self._files.path_of, limits),
-            trained=Replays(blobs.adapter).of,
+            trained=Replays(blobs.verified_adapter).of,
             check_base=check_base,
             prompts=TrainedPrompts(models, blobs.dataset),
         )

@@ -36,7 +36,7 @@ from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.store.blobs import Blobs
-from kastor.store.checkpoint_folder import STATE_FILE
+from kastor.store.manifests import STATE_FILE
 from kastor.store.database import Database
 from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore

@@ -7,7 +7,8 @@ from kastor.api.paging import parts_of, place_token, token_of
 from kastor.domain.errors import Code
 from kastor.domain.job import JobError, State, TuningJob
 from kastor.store.blobs import Blobs
-from kastor.store.checkpoint_folder import STATE_FILE, CheckpointFolder
+from kastor.store.checkpoint_folder import CheckpointFolder
+from kastor.store.manifests import STATE_FILE
 
 
 def test_a_job_shows_what_it_does_and_how_far_it_is(world: World) -> None:
@@ -64,6 +65,18 @@ def test_a_full_view_shows_the_certificate_of_a_success(world: World) -> None:
     shown = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
     assert shown["certificate"] == {"format": 1, "verdict": "passed", "effect": 1.5}
     assert "certificate" not in world.call("GET", f"/kastor/v1/jobs/{job.id}").json()
+
+
+@pytest.mark.parametrize("text", [b'{"format": 1, "ver', b"", b"[1]", b"\xff", b"[" * 100_000])
+def test_a_damaged_certificate_is_shown_as_such(world: World, text: bytes) -> None:
+    job = world.active()
+    file = Blobs(world.folder).certificate(job.id)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(text)
+    answer = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full")
+    assert answer.status_code == 200
+    shown = answer.json()["certificate"]
+    assert shown["verdict"] == "unreadable" and f"certificate.json of job {job.id} is damaged" in shown["error"]
 
 
 def test_jobs_are_paged_newest_first(world: World) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from api_world import ALIAS, BASE, World, error_of, fields_of, raised
 from kastor.domain.content import Content, Prompt, Resolution, Role, Text
-from kastor.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
+from kastor.domain.errors import DataLoss, InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.generation import Sampling
 from kastor.domain.limits import OPEN
 from kastor.store.database import Database
@@ -323,6 +323,15 @@ def test_an_error_before_the_first_piece_is_an_ordinary_one(
     answer = streamed(world, query)
     assert answer.status_code == status
     assert error_of(answer)["code"] == status
+
+
+@pytest.mark.parametrize("verb", ["generateContent", "streamGenerateContent"])
+def test_a_damaged_adapter_is_an_error_that_names_model_and_file(world: World, verb: str) -> None:
+    world.active("numbers")
+    world.generator.error = DataLoss("adapter_model.safetensors is damaged.")
+    answer = world.call("POST", f"/v1beta/tunedModels/numbers:{verb}", json={"contents": [{"parts": [{"text": "1"}]}]})
+    assert (answer.status_code, error_of(answer)["status"]) == (500, "DATA_LOSS")
+    assert error_of(answer)["message"] == ("tunedModels/numbers cannot answer. adapter_model.safetensors is damaged.")
 
 
 def test_an_error_in_mid_stream_is_the_last_event(world: World) -> None:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from api_world import ALIAS, World, error_of, tuning_body
+from kastor.store.manifests import write_manifest
 
 SOURCE = {"tunedModel": "tunedModels/numbers", "baseModel": ALIAS}
 
@@ -15,6 +16,7 @@ def ready(world: World) -> None:
     folder = world.blobs.adapter(world.active().id)
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(b"learnt")
+    write_manifest(folder, {})
 
 
 def create(world: World, **changes: object) -> httpx.Response:
@@ -48,6 +50,15 @@ def test_the_source_may_be_deleted_afterwards(world: World) -> None:
     assert world.call("GET", "/v1beta/tunedModels/more").json()["tunedModelSource"] == SOURCE
     job = world.models.get("more").job_id
     assert world.blobs.initial_adapter(job).is_dir()
+
+
+def test_a_damaged_source_is_refused_by_the_file(world: World) -> None:
+    ready(world)
+    (world.blobs.adapter(world.models.get("numbers").job_id) / "adapter_model.safetensors").write_bytes(b"leernt")
+    answer = create(world, baseModel="tunedModels/numbers")
+    assert answer.status_code == 500
+    assert error_of(answer)["status"] == "DATA_LOSS"
+    assert "adapter_model.safetensors is damaged" in error_of(answer)["message"]
 
 
 def test_a_missing_source_is_not_found(world: World) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
+from kastor.domain.certificate import unreadable
 from ran_command import Kastor
 
 LOG = f"/kastor/v1/jobs/{JOB_ID}/log"
@@ -76,6 +77,12 @@ def test_show_says_how_near_serving_came_to_training(kastor: Kastor, server: Fak
     shown = " ".join(kastor("jobs", "show", JOB_ID, "--server", server.url).out.split())
     assert "certificate passed: served as trained, 28 tokens of 2 examples" in shown
     assert "at most 0.021 apart (2 is tolerated)" in shown
+
+
+def test_show_says_that_a_certificate_is_damaged(kastor: Kastor, server: FakeServer) -> None:
+    server.on_job(make_job("SUCCEEDED", 19, certificate=unreadable(JOB_ID)))
+    shown = " ".join(kastor("jobs", "show", JOB_ID, "--server", server.url).out.split())
+    assert f"certificate unreadable: certificate.json of job {JOB_ID} is damaged" in shown
 
 
 def test_show_finds_a_job_by_its_tuned_model(kastor: Kastor, jobs: FakeServer) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from exporting import files_in, make_order
 from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
-from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
+from kastor.domain.errors import DataLoss, FailedPrecondition, Internal, Unimplemented
 from kastor.domain.job import FIRST_TOKENIZER, TOKENIZER_REVISION
 from kastor.export.gguf_file import FILE, pre_tokenizer
 from kastor.export.making import MANIFEST_FILE, make
@@ -29,6 +29,7 @@ from kastor.models.load import load_base
 from kastor.models.render import Rendered, Renderer
 from kastor.models.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.serving.certificate import Served
+from kastor.store.manifests import write_manifest
 from tiny import tiny_adapter, tiny_base
 
 PAIRS = [("one", "two"), ("twelve", "thirteen"), ("a longer question", "and a longer answer")]
@@ -88,6 +89,25 @@ def test_the_adapter_is_loaded_by_stock_peft_and_names_its_base(
     assert (order.out / "adapter_model.safetensors").read_bytes() == (
         order.adapter / "adapter_model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "certificate.json"])
+def test_a_damaged_file_is_named_and_nothing_is_exported(order: Order, tmp_path: Path, name: str) -> None:
+    adapter = shutil.copytree(order.adapter, tmp_path / "adapter")
+    (adapter / "certificate.json").write_text('{"rows": [{"example": 0}]}')
+    write_manifest(adapter, {})
+    (adapter / name).write_bytes((adapter / name).read_bytes()[:-9])
+    with pytest.raises(DataLoss, match=f"{name} is damaged"):
+        make(replace(order, adapter=adapter), lambda _: None)
+    assert not order.out.exists()
+
+
+def test_a_certificate_that_names_no_examples_is_refused_by_name(given: Path, tmp_path: Path) -> None:
+    adapter = shutil.copytree(given / "adapter", tmp_path / "adapter")
+    for text in ('{"rows": [', '{"rows": 3}', "[]"):
+        (adapter / "certificate.json").write_text(text)
+        with pytest.raises(DataLoss, match=r"certificate\.json of .* is damaged"):
+            files_in(given).golden(adapter)
 
 
 def test_an_adapter_on_a_base_of_the_hub_names_it_there(order: Order) -> None:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from peft import PeftModel
 
-from kastor.domain.errors import FailedPrecondition
+from kastor.domain.errors import DataLoss, FailedPrecondition
 from kastor.domain.job import AdapterShape
 from kastor.models.families import LLAMA_LINEARS
 from kastor.store import checkpoint_folder as folder_module
 from kastor.training import checkpoints as module
-from kastor.training.checkpoints import STATE_FILE, Checkpoint, Checkpoints, restore
+from kastor.store.manifests import STATE_FILE
+from kastor.training.checkpoints import Checkpoint, Checkpoints, restore
 from kastor.training.lora import attach
 from tiny import tiny_model
 
@@ -170,7 +171,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, model: Any, nam
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(FailedPrecondition, match=name):
+    with pytest.raises(DataLoss, match=f"{name} is damaged"):
         restore(checkpoint, model)
 
 
@@ -213,6 +214,6 @@ def test_what_cannot_be_proved_is_not_published(tmp_path: Path, model: Any) -> N
 def test_a_damaged_checkpoint_is_not_published(tmp_path: Path, model: Any) -> None:
     checkpoint = save(tmp_path / "checkpoints", model, 3)
     (checkpoint.folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(FailedPrecondition, match=r"adapter_config.json is missing or damaged"):
+    with pytest.raises(DataLoss, match=r"adapter_config.json is damaged"):
         Checkpoints(tmp_path / "checkpoints").publish(checkpoint, tmp_path / "adapter", lambda _: "{}")
     assert not (tmp_path / "adapter").exists()

@@ -22,6 +22,7 @@ HTTP_STATUS: Mapping[Code, int] = MappingProxyType(
         Code.UNIMPLEMENTED: 501,
         Code.INTERNAL: 500,
         Code.UNAVAILABLE: 503,
+        Code.DATA_LOSS: 500,
         Code.UNAUTHENTICATED: 401,
     }
 )

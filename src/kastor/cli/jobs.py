@@ -152,6 +152,8 @@ def _certified(proof: Mapping[str, Any] | None) -> str | None:
     """What was found when the adapter was served before it was published."""
     if proof is None:
         return None
+    if proof.get("verdict") != "passed":
+        return f"{proof.get('verdict')}: {proof.get('error')}"
     tokens, most = sum(row["numTokens"] for row in proof["rows"]), proof["tolerance"]["largest"]
     return (
         f"{proof['verdict']}: served as trained, {tokens} tokens of {len(proof['rows'])} examples; log-probabilities "

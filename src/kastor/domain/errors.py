@@ -12,6 +12,7 @@
     ├── Unimplemented       12
     ├── Internal            13
     ├── Unavailable         14   try again
+    ├── DataLoss            15   a stored file is damaged or missing; names it
     └── Unauthenticated     16
 
 A message names the thing, the value, and what would work. HTTP statuses are given in `kastor.api.errors` only.
@@ -35,6 +36,7 @@ class Code(IntEnum):
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    DATA_LOSS = 15
     UNAUTHENTICATED = 16
 
 
@@ -136,6 +138,12 @@ class Unavailable(KastorError):
     """Not now; the same request may work later."""
 
     code = Code.UNAVAILABLE
+
+
+class DataLoss(KastorError):
+    """A file that Kastor wrote is damaged or missing; asking again will not help."""
+
+    code = Code.DATA_LOSS
 
 
 class Unauthenticated(KastorError):

@@ -14,6 +14,7 @@ from kastor.dataset.manifest import PlannedRow, decode_row
 from kastor.dataset.parse import decode_example
 from kastor.domain.certificate import CERTIFICATE_FILE, MAX_GOLDEN_ROWS
 from kastor.domain.content import Example
+from kastor.domain.errors import DataLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,16 @@ class JobFiles:
     plan: Path
 
     def golden(self, adapter: Path) -> list[Golden]:
-        """The examples that the adapter's certificate names; the first ones where it is older than certificates."""
+        """The examples that the adapter's certificate names; the first ones where it is older than certificates.
+
+        Raises:
+            DataLoss: the certificate is damaged.
+
+        """
         file = adapter / CERTIFICATE_FILE
         wanted = set(range(MAX_GOLDEN_ROWS))
         if file.is_file():
-            wanted = {row["example"] for row in json.loads(file.read_bytes())["rows"]}
+            wanted = _certified_examples(file)
         numbered = enumerate(islice(self._examples(), max(wanted) + 1))
         return [Golden(decode_example(line), planned) for number, (line, planned) in numbered if number in wanted]
 
@@ -49,3 +55,13 @@ class JobFiles:
                 return
             plans = stack.enter_context(self.plan.open("rb"))
             yield from zip(examples, map(decode_row, plans), strict=True)
+
+
+def _certified_examples(file: Path) -> set[int]:
+    try:
+        return {int(row["example"]) for row in json.loads(file.read_bytes())["rows"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataLoss(
+            f"{file.name} of {file.parent.parent.name} is damaged: it does not say which examples were compared. "
+            "Restore it from a backup, or tune again."
+        ) from error

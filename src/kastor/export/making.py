@@ -25,6 +25,7 @@ from kastor.models.load import load_base
 from kastor.models.render import Renderer
 from kastor.serving.certificate import Served
 from kastor.store.blobs import storage_errors, sync_folder
+from kastor.store.manifests import verify
 
 MANIFEST_FILE = "kastor-export.json"
 TOLERANCES: Mapping[torch.dtype | Weights, Tolerance] = {
@@ -62,12 +63,14 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
     """Make the export and return its manifest; `tell` is told of each stage.
 
     Raises:
+        DataLoss: a file of the tuned model is damaged; names it.
         FailedPrecondition: the folder is not empty or cannot be written to, or a part of the model is broken.
         Internal: what was written gives other numbers than the tuned model.
         Unimplemented: this model cannot be had in this format.
 
     """
     check_target(order.out)
+    verify(order.adapter)
     way, family = WAYS[order.format], family_of(order)
     if family.vision is not None and order.format is Format.GGUF:
         raise Unimplemented(

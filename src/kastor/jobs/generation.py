@@ -1,12 +1,13 @@
 """The use cases of generation: answers and counts, by base models and tuned models."""
 
 from collections import abc
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kastor.dataset.sampling import Trained
 from kastor.domain.content import Prompt
-from kastor.domain.errors import FailedPrecondition
+from kastor.domain.errors import DataLoss, FailedPrecondition
 from kastor.domain.functions import declarations
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
 from kastor.domain.job import TOKENIZER_REVISION, TuningJob, TuningSpec
@@ -110,6 +111,7 @@ class GenerationService:
             InvalidArgument: the prompt or a value is out of bounds, or a medium cannot be used.
             NotFound: there is no such model.
             FailedPrecondition: the tuned model is not ready.
+            DataLoss: a file of the tuned model is damaged; names both.
             ResourceExhausted: there is no room for media.
 
         """
@@ -127,9 +129,9 @@ class GenerationService:
         if style is not None and ask.must_call:
             chosen = replace(chosen, form=call_form(ask.must_call, style))
         vision = base.family.vision
-        shown = self._sights.of(ask.prompt, vision, base.name, caller, self._as_trained(adapter))
+        shown = self._sights.of(ask.prompt, vision, base.name, caller, self._as_trained(adapter, name))
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown, tokenizer)
-        chunks = self._generator.stream(request)
+        chunks = _chunks_of(name, self._generator.stream(request))
         if style is not None and ask.prompt.tools:
             names = {one.name for one in declarations(ask.prompt.tools)}
             chunks = with_calls(chunks, style, names, must_call=ask.prompt.must_call)
@@ -144,22 +146,28 @@ class GenerationService:
             ResourceExhausted: there is no room for media.
 
         """
-        adapter, tokenizer = None, TOKENIZER_REVISION
+        adapter, base_name, tokenizer = None, name, TOKENIZER_REVISION
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
             spec = self._jobs.get(model.job_id).spec
             check_tuned_prompt(prompt, self._tuned(model, spec), self._limits)
-            adapter, name, tokenizer = model.job_id, spec.base_model, spec.tokenizer
-        base = self._catalog.base(name)
+            adapter, base_name, tokenizer = model.job_id, spec.base_model, spec.tokenizer
+        base = self._catalog.base(base_name)
         self._check_base(base)
         check_functions(prompt, base.family.functions, base.name)
         vision = base.family.vision
-        shown = self._sights.of(prompt, vision, base.name, caller, self._as_trained(adapter))
+        shown = self._sights.of(prompt, vision, base.name, caller, self._as_trained(adapter, name))
         total = self._generator.count_tokens(base.id, prompt, shown, tokenizer)
         return Counted(total, media_tokens(prompt, shown))
 
-    def _as_trained(self, adapter: str | None) -> abc.Callable[[], Trained | None]:
-        return lambda: None if adapter is None else self._trained(adapter)
+    def _as_trained(self, adapter: str | None, name: str) -> abc.Callable[[], Trained | None]:
+        def trained() -> Trained | None:
+            if adapter is None:
+                return None
+            with _model_named(name):
+                return self._trained(adapter)
+
+        return trained
 
     def _asked_model(self, name: str, ask: Ask, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)
@@ -170,6 +178,20 @@ class GenerationService:
 
     def _tuned(self, model: TunedModel, spec: TuningSpec) -> Tuned:
         return Tuned(model.name, spec.file is not None, lambda: self._prompts.of(model))
+
+
+def _chunks_of(name: str, chunks: abc.Generator[Chunk, None, None]) -> abc.Generator[Chunk, None, None]:
+    with _model_named(name):
+        yield from chunks
+
+
+@contextmanager
+def _model_named(name: str) -> abc.Iterator[None]:
+    """Put the model's name before what is said of its files: those know the model by its job."""
+    try:
+        yield
+    except DataLoss as error:
+        raise DataLoss(f"{name} cannot answer. {error.message}") from error
 
 
 def require_active(model: TunedModel, job: TuningJob) -> None:

@@ -24,6 +24,7 @@ class Replays:
         """How the model was shown media; `None` where it was tuned on text alone, or before this was written down.
 
         Raises:
+            DataLoss: a file of the tuned model is damaged; names it.
             FailedPrecondition: another version of this program would show it other pictures.
 
         """

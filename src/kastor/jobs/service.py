@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kastor.dataset.encode import encode_example
+from kastor.domain.certificate import unreadable
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import Sampling
 from kastor.domain.job import (
@@ -378,9 +379,12 @@ class TuningService:
 
     def _certificate(self, job_id: str) -> Mapping[str, Any] | None:
         try:
-            return dict(json.loads(self._blobs.certificate(job_id).read_bytes()))
+            found = json.loads(self._blobs.certificate(job_id).read_bytes())
         except FileNotFoundError:
             return None
+        except (OSError, ValueError, RecursionError):
+            found = None
+        return found if isinstance(found, dict) else unreadable(job_id)
 
     def _tuning(self, model: TunedModel, job: TuningJob, snapshots: tuple[Snapshot, ...] | None = None) -> Tuning:
         base = self._catalog.bases.get(job.spec.base_model)  # the operator may have taken it out since

@@ -45,6 +45,7 @@ ERRORS = {
         errors.Unimplemented,
         errors.Internal,
         errors.Unavailable,
+        errors.DataLoss,
         errors.Unauthenticated,
     )
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted
+from kastor.store.manifests import UNREAD, verify
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -93,6 +94,17 @@ class Blobs:
         """The published adapter; exists only once the job succeeded."""
         return self.job_dir(job_id) / "adapter"
 
+    def verified_adapter(self, job_id: str) -> Path:
+        """The published adapter, after its files were checked against its manifest.
+
+        Raises:
+            DataLoss: one is missing or damaged; names it.
+
+        """
+        folder = self.adapter(job_id)
+        verify(folder, unread=UNREAD)
+        return folder
+
     def certificate(self, job_id: str) -> Path:
         """The proof that the published adapter is served as it was trained; a file of the adapter's folder."""
         return self.adapter(job_id) / CERTIFICATE_FILE
@@ -153,9 +165,12 @@ class Blobs:
         Raises:
             ResourceExhausted: the disk is full.
             FailedPrecondition: there is no published adapter, or the folder cannot be written to.
+            DataLoss: a file of it is damaged; names it.
 
         """
         source, target = self.adapter(source_job_id), self.initial_adapter(job_id)
+        if source.is_dir():
+            verify(source, unread=UNREAD)
         with storage_errors(target):
             target.mkdir(parents=True, exist_ok=True)
             try:

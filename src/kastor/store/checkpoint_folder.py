@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kastor.domain.errors import FailedPrecondition
-from kastor.store.manifests import MANIFEST_FILE, manifest, verify
+from kastor.domain.errors import DataLoss
+from kastor.store.manifests import MANIFEST_FILE, STATE_FILE, manifest, verify
 
-STATE_FILE = "training_state.safetensors"
 NUM_RESUMABLE = 2
 _NAME = re.compile(r"step-(\d{6,})")
 
@@ -41,7 +40,7 @@ class Checkpoint:
         """Whether training can go on from it, and every file is as it was written."""
         try:
             verify(self.folder)
-        except FailedPrecondition:
+        except DataLoss:
             return False
         return self.resumable
 
@@ -93,7 +92,7 @@ class CheckpointFolder:
 def _may_end_epoch(checkpoint: Checkpoint) -> bool:
     try:
         return bool(checkpoint.manifest.get("endsEpoch", True))
-    except FailedPrecondition:  # damaged: what can still be read of it is not ours to throw away
+    except DataLoss:  # damaged: what can still be read of it is not ours to throw away
         return True
 
 

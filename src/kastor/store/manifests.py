@@ -5,35 +5,23 @@ No torch: server, workers and engines share this one check.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from kastor.domain.errors import FailedPrecondition
+from kastor.domain.certificate import CERTIFICATE_FILE
+from kastor.domain.errors import DataLoss
 
 MANIFEST_FILE = "manifest.json"
+STATE_FILE = "training_state.safetensors"
 FORMAT = 1
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    """What the manifest in `folder` says.
-
-    Raises:
-        FailedPrecondition: there is none, or it is damaged; names it.
-
-    """
-    file = folder / MANIFEST_FILE
-    try:
-        said = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise FailedPrecondition(f"{file} is missing or damaged. Check the disk, and tune again.") from error
-    if not isinstance(said, dict) or not isinstance(said.get("files"), dict):
-        raise FailedPrecondition(f"{file} is damaged: it lists no files. Check the disk, and tune again.")
-    return said
+UNREAD = frozenset({CERTIFICATE_FILE, STATE_FILE})
+"""Files that no answer is computed with; kept checkpoints lose their training state."""
+READ_SUFFIXES = frozenset({".json", ".safetensors"})
 
 
 def write_manifest(folder: Path, about: Mapping[str, object]) -> None:
-    """Write the manifest of the files in `folder`, with what is said `about` them."""
+    """Write the manifest of the files that lie in the folder now, with what there is to say about the model."""
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
         for file in sorted(folder.iterdir())
@@ -43,26 +31,55 @@ def write_manifest(folder: Path, about: Mapping[str, object]) -> None:
     (folder / MANIFEST_FILE).write_text(text + "\n", "utf-8")
 
 
-def verify(folder: Path) -> None:
-    """See to it that the files in `folder` are those that its manifest lists.
+def manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest in the folder says.
 
     Raises:
-        FailedPrecondition: one is missing or damaged; names it.
+        DataLoss: it is missing or damaged.
 
     """
-    for name, said in manifest(folder)["files"].items():
-        file = folder / name
+    try:
+        found = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except FileNotFoundError as error:
+        raise _damaged(folder, f"{MANIFEST_FILE} is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, f"{MANIFEST_FILE} cannot be read") from error
+    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+        raise _damaged(folder, f"{MANIFEST_FILE} lists no files")
+    return found
+
+
+def verify(folder: Path, *, unread: Collection[str] = ()) -> None:
+    """Check that the files in the folder are those that its manifest lists, by their sha256; `unread` may be anything.
+
+    Raises:
+        DataLoss: one is missing, damaged or not listed; names it.
+
+    """
+    listed = manifest(folder)["files"]
+    present = {file.name for file in folder.iterdir() if file.suffix in READ_SUFFIXES}
+    stray = sorted(present - {*listed, *UNREAD, MANIFEST_FILE})
+    if stray:
+        raise _damaged(folder, f"{stray[0]} is not listed in {MANIFEST_FILE}")
+    for name in sorted(listed.keys() - set(unread)):
+        said, file = listed[name], folder / name
+        if not file.is_file():
+            raise _damaged(folder, f"{name} is missing")
         try:
-            sound = sha256_of(file) == said["sha256"]
-        except (OSError, TypeError, KeyError):
-            sound = False
-        if not sound:
-            raise FailedPrecondition(
-                f"{file} is missing or damaged: its sha256 is not the manifest's. Check the disk, and tune again."
-            )
+            found = sha256_of(file)
+        except OSError as error:
+            raise _damaged(folder, f"{name} cannot be read ({error.strerror or error})") from error
+        if not isinstance(said, dict) or found != said.get("sha256"):
+            raise _damaged(folder, f"{name} is damaged: its sha256 is not the one in {MANIFEST_FILE}")
 
 
 def sha256_of(file: Path) -> str:
-    """The hash of a file's bytes, hexadecimal."""
+    """The file's checksum, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _damaged(folder: Path, why: str) -> DataLoss:
+    """Names the folder as `ID/adapter` or `checkpoints/step-000012`: callers need not know where the data is."""
+    whose = f"{folder.parent.name}/{folder.name}"
+    return DataLoss(f"The adapter in {whose} cannot be used: {why}. Restore it from a backup, or tune again.")

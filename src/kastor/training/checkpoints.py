@@ -26,8 +26,8 @@ from kastor.domain.errors import FailedPrecondition
 from kastor.models.projector import PROJECTOR_FILE, Projector
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
-from kastor.store.checkpoint_folder import STATE_FILE, Checkpoint, CheckpointFolder, remove_folder
-from kastor.store.manifests import sha256_of, verify, write_manifest
+from kastor.store.checkpoint_folder import Checkpoint, CheckpointFolder, remove_folder
+from kastor.store.manifests import STATE_FILE, UNREAD, sha256_of, verify, write_manifest
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -99,7 +99,8 @@ class Checkpoints(CheckpointFolder):
 
 def restore(checkpoint: Checkpoint, model: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401  # peft model
     """Load the adapter of `checkpoint` into `model` and return its training state. Raises what `load_adapter` does."""
-    load_adapter(checkpoint.folder, model)
+    verify(checkpoint.folder)
+    _load_tensors(checkpoint.folder, model)
     return dict(load_file(checkpoint.folder / STATE_FILE))
 
 
@@ -107,10 +108,10 @@ def load_projector(folder: Path) -> Projector | None:
     """The projector beside the adapter in `folder`, if it was trained with one.
 
     Raises:
-        FailedPrecondition: a file is damaged; names it.
+        DataLoss: a file is damaged; names it.
 
     """
-    verify(folder)
+    verify(folder, unread=UNREAD)
     return Projector.load(folder)
 
 
@@ -118,10 +119,15 @@ def load_adapter(folder: Path, model: Any) -> None:  # noqa: ANN401  # peft mode
     """Load the adapter in `folder` into `model`.
 
     Raises:
-        FailedPrecondition: a file is damaged, or is not of this model's adapter; names it.
+        DataLoss: a file is damaged; names it.
+        FailedPrecondition: the tensors are not of this model's adapter; names one.
 
     """
-    verify(folder)
+    verify(folder, unread=UNREAD)
+    _load_tensors(folder, model)
+
+
+def _load_tensors(folder: Path, model: Any) -> None:  # noqa: ANN401  # as above
     loaded = set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[1]))
     wrong = list(loaded.unexpected_keys) + [key for key in loaded.missing_keys if "lora_" in key]
     if wrong:
