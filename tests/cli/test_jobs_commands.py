@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
-from kastor.domain.certificate import unreadable
+from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance, unreadable
 from ran_command import Kastor
 
 LOG = f"/kastor/v1/jobs/{JOB_ID}/log"
@@ -77,6 +77,29 @@ def test_show_says_how_near_serving_came_to_training(kastor: Kastor, server: Fak
     shown = " ".join(kastor("jobs", "show", JOB_ID, "--server", server.url).out.split())
     assert "certificate passed: served as trained, 28 tokens of 2 examples" in shown
     assert "at most 0.021 apart (2 is tolerated)" in shown
+
+
+def test_show_says_what_was_compared_in_which_dtype_and_what_rounding_does(kastor: Kastor, server: FakeServer) -> None:
+    proof = Certificate(
+        base_model="tiny",
+        dtype="bfloat16",
+        compared_in="float32",
+        rows=(GoldenRow(0, 14, -0.5, -0.5),),
+        largest_difference=0.00002,
+        mean_difference=0.000003,
+        decode_difference=0.00001,
+        tolerance=Tolerance(0.002, 0.0002),
+        rounding=Rounding(Distance(0.436, 1.2), Distance(0.431, 1.1)),
+        effect=3.2,
+        num_tensors=28,
+        finish_reason="STOP",
+        num_generated=3,
+        versions={},
+    )
+    server.on_job(make_job("SUCCEEDED", 19, certificate=proof.document()))
+    shown = " ".join(kastor("jobs", "show", JOB_ID, "--server", server.url).out.split())
+    assert "at most 2e-05 apart in float32 (0.002 is tolerated)" in shown
+    assert "bfloat16 rounds them by 0.44 on average (0.43 in transformers and peft)" in shown
 
 
 def test_show_says_that_a_certificate_is_damaged(kastor: Kastor, server: FakeServer) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from kastor.domain.certificate import Certificate, Tolerance, golden_rows
 from kastor.domain.content import Example
-from kastor.domain.errors import FailedPrecondition, Internal, KastorError
+from kastor.domain.errors import Internal, KastorError
 from kastor.models.families import SMOLLM2
 from kastor.models.load import load_base
 from kastor.models.render import Rendered, Renderer
@@ -98,7 +98,7 @@ def test_what_is_served_as_trained_gets_a_certificate_with_the_figures(
     prove: Callable[..., Certificate], golden: list[Golden]
 ) -> None:
     proof = prove()
-    assert proof.largest_difference < 1e-3 and proof.mean_difference <= proof.largest_difference
+    assert proof.largest_difference < 1e-4 and proof.mean_difference <= proof.largest_difference
     assert proof.decode_difference < 1e-3
     assert proof.effect > 0.1
     assert (proof.num_tensors, proof.dtype) == (28, "float32")
@@ -106,7 +106,7 @@ def test_what_is_served_as_trained_gets_a_certificate_with_the_figures(
     assert proof.num_tokens == sum(example.rendered.num_supervised for example in golden)
     assert proof.finish_reason in ("STOP", "MAX_TOKENS")
     document = json.loads(proof.encoded())
-    assert (document["verdict"], document["format"], document["baseModel"]) == ("passed", 1, "tiny")
+    assert (document["verdict"], document["format"], document["baseModel"]) == ("passed", 2, "tiny")
     assert {"kastor", "torch", "peft", "transformers"} == document["versions"].keys()
     assert document["rows"][2]["served"] == pytest.approx(float(golden[2].trained_S.mean()), abs=1e-3)
 
@@ -143,7 +143,7 @@ def test_whatever_happened_to_the_files_is_caught(
         prove(harm)
 
 
-@pytest.mark.parametrize("change", [0.2, torch.nan])
+@pytest.mark.parametrize("change", [0.005, torch.nan])
 def test_an_engine_that_computes_otherwise_is_caught(
     prove: Callable[..., Certificate], golden: list[Golden], change: float
 ) -> None:
@@ -156,15 +156,9 @@ def test_an_engine_that_computes_otherwise_is_caught(
 
 
 def test_many_small_differences_are_caught_as_well(prove: Callable[..., Certificate], golden: list[Golden]) -> None:
-    rows = [replace(row, trained_S=row.trained_S + 0.005) for row in golden]
-    with pytest.raises(Internal, match=r"by 0.005 on average; 0.01 and 0.001 are tolerated"):
+    rows = [replace(row, trained_S=row.trained_S + 0.0005) for row in golden]
+    with pytest.raises(Internal, match=r"by 0.0005 on average; 0.002 and 0.0002 are tolerated"):
         prove(rows=rows)
-
-
-def test_an_adapter_that_is_zero_taught_nothing(prove: Callable[..., Certificate]) -> None:
-    nothing = {"model.layers.0.self_attn.q_proj": Delta(torch.ones(4, 64), torch.zeros(64, 4))}
-    with pytest.raises(FailedPrecondition, match=r"Nothing was learnt.*larger learning rate"):
-        prove(trained=nothing)
 
 
 def test_a_request_to_end_is_heeded_between_the_parts(

@@ -157,9 +157,22 @@ def _certified(proof: Mapping[str, Any] | None) -> str | None:
     tokens, most = sum(row["numTokens"] for row in proof["rows"]), proof["tolerance"]["largest"]
     return (
         f"{proof['verdict']}: served as trained, {tokens} tokens of {len(proof['rows'])} examples; log-probabilities "
-        f"at most {proof['largestDifference']:.2g} apart ({most:g} is tolerated); the adapter changes them by up to "
-        f"{proof['effect']:.2g}"
+        f"at most {proof['largestDifference']:.2g} apart{_compared_in(proof)} ({most:.2g} is tolerated); the adapter "
+        f"changes them by up to {proof['effect']:.2g}{_rounded(proof)}"
     )
+
+
+def _compared_in(proof: Mapping[str, Any]) -> str:
+    """Certificates of format 1 were made in the dtype that the model is served in."""
+    return f" in {proof['comparedIn']}" if "comparedIn" in proof else ""
+
+
+def _rounded(proof: Mapping[str, Any]) -> str:
+    rounding = proof.get("rounding")
+    if rounding is None:
+        return ""
+    served, stock = (rounding[side]["mean"] for side in ("served", "stock"))
+    return f"; {proof['dtype']} rounds them by {served:.2g} on average ({stock:.2g} in transformers and peft)"
 
 
 def _spaced(values: Mapping[str, object]) -> str:

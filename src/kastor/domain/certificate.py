@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 CERTIFICATE_FILE = "certificate.json"
 MAX_GOLDEN_ROWS = 8
 MAX_GOLDEN_TOKENS = 1024
@@ -54,19 +54,37 @@ class Tolerance:
 
 
 @dataclass(frozen=True, slots=True)
+class Distance:
+    """How far log-probabilities are from those computed in fp32: on average, and at most."""
+
+    mean: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What computing in the base's own dtype does to the golden rows. Reported; no model fails by it."""
+
+    served: Distance  # by the serving engine
+    stock: Distance  # by transformers and peft
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """What was compared, and how near it came. There is none of a model that failed."""
 
     base_model: str
-    dtype: str  # of the base
+    dtype: str  # in which the model is served
+    compared_in: str  # dtype of both sides of the comparison
     rows: tuple[GoldenRow, ...]
     largest_difference: float  # of a token's log-probability, trained against served
     mean_difference: float
     decode_difference: float  # largest; of a generated token's, one by one against all at once
     tolerance: Tolerance
+    rounding: Rounding | None  # absent where the base is served in fp32, or does not fit in memory in fp32
     effect: float  # the most that the adapter changes a token's log-probability, in the shortest rows
     num_tensors: int  # of the adapter; all are applied
-    finish_reason: str  # of a greedy answer to a golden prompt
+    finish_reason: str  # of a greedy answer to a golden prompt; empty where the context has no room for one
     num_generated: int  # its tokens
     versions: Mapping[str, str]
 
@@ -77,7 +95,7 @@ class Certificate:
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
-        fields = {_camel(name): value for name, value in asdict(self).items()}
+        fields = {_camel(name): value for name, value in asdict(self).items() if value is not None}
         rows = [{_camel(name): value for name, value in asdict(row).items()} for row in self.rows]
         return {"format": FORMAT, "verdict": "passed", **fields, "rows": rows, "versions": dict(self.versions)}
 

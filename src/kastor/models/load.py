@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def _check_memory(folder: Path, dtype: torch.dtype) -> None:
         )
     on_disk = sum(file.stat().st_size for file in files)  # taken as 2 bytes a parameter
     needed = int(on_disk * dtype.itemsize / 2 * MEMORY_FACTOR)
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    free = _free_bytes()
     if free < needed:
         raise ResourceExhausted(
             f"The base model in {folder} needs {needed / 1e9:.1f} GB of memory in {dtype}, "
@@ -132,6 +133,45 @@ def served_as(base: Any, vision: Vision | None) -> Any:  # noqa: ANN401  # a tra
     are kept in fp32, stays within .05 of fp32 (docs/log.md). On a GPU, where both sides run the same kernels, a
     pretrained model stays as it is: many would not fit twice.
     """
+    return base.float() if serving_dtype(base, vision) is torch.float32 else base
+
+
+def serving_dtype(base: Any, vision: Vision | None) -> torch.dtype:  # noqa: ANN401  # as above
+    """What the loaded base computes in when it is served."""
     if vision is None or (vision.pretrained and base.device.type != "cpu"):
-        return base
-    return base.float()
+        dtype: torch.dtype = base.dtype
+        return dtype
+    return torch.float32
+
+
+def fits_in_fp32(model: Any) -> bool:  # noqa: ANN401  # as above
+    """Whether memory has room for the model's weights in fp32 in place of those in its own dtype."""
+    more = sum(p.numel() * (torch.float32.itemsize - p.element_size()) for p in _rounded(model))
+    return _free_bytes() >= more * MEMORY_FACTOR
+
+
+def to_fp32(model: Any) -> dict[torch.nn.Parameter, torch.dtype]:  # noqa: ANN401  # as above
+    """Turn the model's weights into fp32, in place, and return what they were, for `restore_dtypes`.
+
+    Buffers stay: those of rotary embeddings are fp32 in any model.
+    """
+    were = {parameter: parameter.dtype for parameter in _rounded(model)}
+    restore_dtypes(dict.fromkeys(were, torch.float32))
+    return were
+
+
+def restore_dtypes(dtypes: Mapping[torch.nn.Parameter, torch.dtype]) -> None:
+    """Turn each weight into its dtype, in place."""
+    for parameter, dtype in dtypes.items():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _rounded(model: Any) -> list[torch.nn.Parameter]:  # noqa: ANN401  # as above
+    """Weights of less than four bytes a number; quantised ones are none that could be turned."""
+    return [p for p in model.parameters() if p.is_floating_point() and p.element_size() < torch.float32.itemsize]
+
+
+def _free_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)

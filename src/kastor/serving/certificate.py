@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 
 import kastor
-from kastor.domain.certificate import Certificate, GoldenRow, Tolerance
-from kastor.domain.errors import FailedPrecondition, Internal, KastorError
+from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance
+from kastor.domain.errors import Internal, KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, Step
 from kastor.models.attention import whole_end
 from kastor.models.language import Places, logits, text_config
@@ -28,11 +28,14 @@ from kastor.serving.batching import PIECE_TOKENS, Batcher, Bounds, positions
 from kastor.serving.cache import Piece, SlotCache
 from kastor.serving.rows import Embedded, Ticket, placed
 
-TOLERANCES: Mapping[torch.dtype, Tolerance] = {
-    torch.float32: Tolerance(largest=0.01, mean=0.001),
-    torch.bfloat16: Tolerance(largest=2.0, mean=0.2),
-}
-"""By the base's dtype; what was measured, and the margin: docs/log.md."""
+EXACT = Tolerance(largest=0.002, mean=0.0002)
+"""In fp32, where only the order of additions tells the two sides apart; measured, with the margin: docs/log.md."""
+ROUNDED_FACTOR = 6.0
+"""Where there is no room for the base in fp32: the mean difference, as a multiple of what rounding does to stock."""
+ROUNDED_PEAK = 60.0
+"""The same of the largest difference of one token."""
+ROUNDED_LEAST = 0.05
+"""What rounding is taken to do at least, in nats: the few tokens of one row may agree by chance."""
 
 MAX_GENERATED = 16
 """Tokens of the answer that is generated: a second of the embedded base on two quiet cores."""
@@ -65,7 +68,17 @@ class Golden:
 
     example: int  # its index in the dataset
     rendered: Rendered
-    trained_S: torch.Tensor
+    trained_S: torch.Tensor  # by the trainer's own code, in the dtype that both sides are compared in
+    stock_S: torch.Tensor | None = None  # by transformers and peft in the base's own dtype, unless that is fp32
+    num_prompt: int | None = None  # tokens before the first answer, where those are scored, too
+
+    @property
+    def prompt(self) -> Rendered:
+        """What its first answer was given to."""
+        end = self.rendered.supervised.index(True) if self.num_prompt is None else self.num_prompt
+        pictures = tuple(one for one in self.rendered.pictures if one.start < end)
+        ids = self.rendered.token_ids[:end]
+        return replace(self.rendered, token_ids=ids, supervised=[False] * end, pictures=pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,38 +226,39 @@ def certificate(
     folder: Path,
     *,
     base_model: str,
-    trained_in: torch.dtype | None = None,
+    tolerance: Tolerance = EXACT,
     heed: Callable[[], None] = lambda: None,
 ) -> Certificate:
     """The proof that `served`, opened from `folder`, is what was trained; `heed` is called between its parts.
 
     `trained` is what the trainer's memory has for each layer of the base: every one of them is applied, bit for bit,
-    so that the log-probabilities have only the arithmetic left to tell of. `trained_in` is the trainer's dtype, if the
-    engine's is another.
+    so that the log-probabilities have only the arithmetic left to tell of. `served` computes in the dtype in which the
+    golden rows were scored.
 
     Raises:
-        FailedPrecondition: nothing was learnt.
         Internal: what is served is not what was trained; says in which way.
 
     """
     num_tensors = _check_tensors(served, folder, trained)
-    tolerance = TOLERANCES[trained_in or served.model.dtype]
     rendered = [row.rendered for row in golden]
     scored = served.logprobs(rendered)
     largest, mean = _check_logprobs(golden, scored, tolerance)
     heed()
     plain = served.logprobs([rendered[i] for i in rows_of([len(e.token_ids) for e in rendered])[0]], adapted=False)
     heed()
-    finish, num_generated, decode_difference = _check_answer(served, golden[0].rendered, tolerance)
+    finish, num_generated, decode_difference = _check_answer(served, golden[0].prompt, tolerance)
     rows = zip(golden, scored, strict=True)
+    dtype = str(served.model.dtype).removeprefix("torch.")
     return Certificate(
         base_model=base_model,
-        dtype=str(served.model.dtype).removeprefix("torch."),
+        dtype=dtype,
+        compared_in=dtype,
         rows=tuple(GoldenRow(g.example, len(s), float(g.trained_S.mean()), float(s.mean())) for g, s in rows),
         largest_difference=largest,
         mean_difference=mean,
         decode_difference=decode_difference,
         tolerance=tolerance,
+        rounding=None,
         effect=max(float((s - p).abs().max()) for s, p in zip(scored, plain, strict=False)),
         num_tensors=num_tensors,
         finish_reason=finish,
@@ -253,13 +267,42 @@ def certificate(
     )
 
 
+def rounded_tolerance(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> Tolerance:
+    """How far served and trained may be apart in a dtype that rounds: multiples of what rounding does to stock.
+
+    `one` and `other` are stock's log-probabilities of the same tokens, computed in two ways that only rounding tells
+    apart.
+    """
+    mean = max(ROUNDED_LEAST, float(torch.cat([(a - b).abs() for a, b in zip(one, other, strict=True)]).mean()))
+    return Tolerance(largest=ROUNDED_PEAK * mean, mean=ROUNDED_FACTOR * mean)
+
+
+def rounding(served: Served, golden: Sequence[Golden]) -> Rounding | None:
+    """What rounding does to the golden rows, as `served` answers and in stock; `None` where nothing rounds.
+
+    Their `trained_S` are taken as exact, in fp32.
+
+    Raises:
+        Internal: what is served is not finite.
+
+    """
+    exact = torch.cat([row.trained_S for row in golden])
+    stock = [row.stock_S for row in golden if row.stock_S is not None]
+    if served.model.dtype is torch.float32 or len(stock) < len(golden):
+        return None
+    scored = torch.cat(served.logprobs([row.rendered for row in golden]))
+    if not bool(scored.isfinite().all()):
+        raise _unlike(f"in {served.model.dtype} log-probabilities are not finite")
+    return Rounding(_distance(scored, exact), _distance(torch.cat(stock), exact))
+
+
+def _distance(scored_S: torch.Tensor, exact_S: torch.Tensor) -> Distance:
+    apart_S = (scored_S - exact_S).abs()
+    return Distance(float(apart_S.mean()), float(apart_S.max()))
+
+
 def _check_tensors(served: Served, folder: Path, trained: Mapping[str, Delta]) -> int:
     """How many tensors the file holds: each is applied, and each is what was trained."""
-    if not any(bool(delta.up_OR.any()) for delta in trained.values()):
-        raise FailedPrecondition(
-            "Nothing was learnt: the adapter is zero, and the tuned model would be its base. "
-            "Use a larger learning rate."
-        )
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     wrapped = {n for n in served.adapter.deltas if isinstance(served.model.get_submodule(n), AdaptedLinear)}
@@ -294,11 +337,11 @@ def _nan_last(value: torch.Tensor) -> float:
     return float(value.nan_to_num(nan=torch.inf))
 
 
-def _check_answer(served: Served, example: Rendered, tolerance: Tolerance) -> tuple[str, int, float]:
-    """How an answer to the example's prompt ended, its tokens, and how far they differ when taken in at once."""
-    prompt_ids = example.token_ids[: example.supervised.index(True)]  # of its first answer
-    pictures = tuple(one for one in example.pictures if one.start < len(prompt_ids))
-    prompt = replace(example, token_ids=prompt_ids, supervised=[False] * len(prompt_ids), pictures=pictures)
+def _check_answer(served: Served, prompt: Rendered, tolerance: Tolerance) -> tuple[str, int, float]:
+    """How an answer to the prompt ended, its tokens, and how far they differ when taken in at once."""
+    prompt_ids = prompt.token_ids
+    if len(prompt_ids) >= text_config(served.model).max_position_embeddings:
+        return "", 0, 0.0
     finish, steps = served.answer(prompt)
     if not steps:
         return finish.value, 0, 0.0

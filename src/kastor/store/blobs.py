@@ -128,7 +128,7 @@ class Blobs:
         path = self.dataset(job_id)
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
+            write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
 
     def keep_source(self, job_id: str, path: Path, name: str) -> None:
         """Copy the dataset file to the job, whole or not at all; `name` tells by its ending what it holds.
@@ -144,7 +144,7 @@ class Blobs:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with path.open("rb") as file:
-                    _write_whole(target, iter(lambda: file.read(1 << 20), b""))
+                    write_whole(target, iter(lambda: file.read(1 << 20), b""))
             except FileNotFoundError as error:
                 raise NotFound(f"{name} does not exist.") from error
 
@@ -157,7 +157,7 @@ class Blobs:
 
         """
         with storage_errors(path.parent):
-            _write_whole(path, chunks)
+            write_whole(path, chunks)
 
     def copy_adapter(self, source_job_id: str, job_id: str) -> None:
         """Make the published adapter of one job the initial one of another, which then needs the first no more.
@@ -226,7 +226,7 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _write_whole(path: Path, chunks: Iterable[bytes]) -> None:
+def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file under a temporary name, to disk, then give it its name."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)

@@ -354,7 +354,7 @@ class FusedLayer:
 def use_fused_layers(model: Any) -> bool:  # noqa: ANN401  # peft model
     """Give the model's decoder layers the compute of this module; False, and nothing done, where it does not fit.
 
-    To be called once, after the adapter was attached and before its first step.
+    To be called once, after the adapter was attached and before its first step; again after `use_stock_layers`.
     """
     layers = model.get_decoder().layers
     if not all(_fits(layer) for layer in layers):
@@ -362,6 +362,11 @@ def use_fused_layers(model: Any) -> bool:  # noqa: ANN401  # peft model
     for layer in layers:
         layer.forward = FusedLayer(layer)
     return True
+
+
+def uses_fused_layers(model: Any) -> bool:  # noqa: ANN401  # a transformers model
+    """Whether the decoder layers have the compute of this module."""
+    return isinstance(model.get_decoder().layers[0].forward, FusedLayer)
 
 
 def use_stock_layers(model: Any) -> None:  # noqa: ANN401  # a transformers model

@@ -1,6 +1,6 @@
 """The trainer's part of the certificate: golden rows, their log-probabilities as trained, and the base laid bare."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,29 @@ import torch
 from numpy.typing import NDArray
 from peft.tuners.lora import Linear
 
-from kastor.domain.certificate import Certificate, golden_rows
+from kastor.domain.certificate import CERTIFICATE_FILE, Certificate, Tolerance, golden_rows
+from kastor.domain.job import AdapterShape
 from kastor.domain.memory import memory_for
 from kastor.domain.vision import Grid
-from kastor.models.load import served_as
+from kastor.models.load import fits_in_fp32, restore_dtypes, served_as, serving_dtype, to_fp32
 from kastor.models.projector import Projector
 from kastor.models.render import Rendered, Renderer
 from kastor.models.tower import STRIDE
 from kastor.models.vision import compact, square_tower
 from kastor.serving.adapters import Delta
-from kastor.serving.certificate import Embed, Golden, Served, certificate
+from kastor.serving.cache import SlotCache
+from kastor.serving.certificate import EXACT, Embed, Golden, Served, certificate, rounded_tolerance, rounding
 from kastor.serving.rows import Embedded
-from kastor.training.lora import detach
-from kastor.training.packed import target_logprobs
+from kastor.store.blobs import write_whole
+from kastor.training.checkpoints import load_adapter
+from kastor.training.fused import use_fused_layers, use_stock_layers, uses_fused_layers
+from kastor.training.lora import attach, detach
+from kastor.training.packed import target_logprobs, use_packed_attention
 from kastor.training.packing import pack
 from kastor.training.sight import Read, Sight
+
+SHIFT = 37
+"""Places by which rows are moved to be rounded otherwise: only distances between tokens matter to their numbers."""
 
 
 def certified(
@@ -37,48 +45,142 @@ def certified(
     base_model: str,
     seed: int,
     heed: Callable[[], None],
+    in_fp32: Callable[[Any], bool] = fits_in_fp32,
 ) -> Certificate:
     """The proof that the adapter in `folder` is served as `model` was trained; `model` is of no use afterwards.
 
-    Its base is used for serving, so that the weights are held once. `heed` is called between the parts.
+    Where memory has room (`in_fp32`), trainer and engine both compute in fp32, so that nothing but a fault tells them
+    apart; elsewhere they may differ by a multiple of what rounding does to transformers and peft on the same rows.
+    The base is held once, and used for serving when training's side is done. `heed` is called between the parts.
 
     Raises:
-        FailedPrecondition: nothing was learnt, or the engine refuses the adapter.
+        FailedPrecondition: the engine refuses the adapter.
         Internal: what is served is not what was trained; says in which way.
         ResourceExhausted: memory ran out; names how long the examples are.
 
     """
     heed()
-    golden = trained(model, examples, seed, eyes)
+    chosen = golden_examples(examples, seed)
+    answers_in = serving_dtype(model, renderer.vision)
+    exact, tolerance = in_fp32(model), EXACT
+    dtypes: Mapping[torch.nn.Parameter, torch.dtype] = {}
+    with memory_for(_comparing(chosen.values())):
+        if exact:
+            golden, dtypes = scored_exactly(model, chosen, eyes)
+        else:
+            golden, tolerance = scored_rounded(model, chosen, eyes)
     deltas = trained_deltas(model)
     heed()
     base = detach(model)
-    trained_in = base.dtype
-    with memory_for(_comparing([row.rendered for row in golden])):
-        served = Served.open(served_as(base, renderer.vision), renderer, folder, _embed(eyes, folder, base.device))
-        proof = certificate(served, golden, deltas, folder, base_model=base_model, trained_in=trained_in, heed=heed)
+    with memory_for(_comparing(chosen.values())):
+        served_base = base if exact else served_as(base, renderer.vision)
+        served = Served.open(served_base, renderer, folder, _embed(eyes, folder, base.device))
+        proof = certificate(served, golden, deltas, folder, base_model=base_model, tolerance=tolerance, heed=heed)
+        if exact and answers_in is not torch.float32:
+            restore_dtypes(dtypes)
+            served = replace(served, cache=SlotCache.like(base, renderer.vision))
+            proof = replace(proof, dtype=str(base.dtype).removeprefix("torch."), rounding=rounding(served, golden))
     heed()
     return proof
 
 
-@torch.no_grad()
-def trained(
-    model: Any,  # noqa: ANN401  # as above
+def certify_checkpoint(
+    base: Any,  # noqa: ANN401  # transformers model, as `load_base` gives it
+    shape: AdapterShape,
+    checkpoint: Path,
     examples: Sequence[Rendered],
+    eyes: Sight | None,
+    renderer: Renderer,
+    *,
+    base_model: str,
     seed: int,
-    eyes: Sight | None = None,
-) -> list[Golden]:
-    """The golden rows of the examples, scored as the trainer sees them: packed into one row."""
+    heed: Callable[[], None] = lambda: None,
+) -> Certificate:
+    """Certify the adapter of any checkpoint and write the certificate beside it; `base` is of no use afterwards.
+
+    The trainer's side is the checkpoint as training would go on from it; `eyes` are those of that checkpoint.
+
+    Raises:
+        DataLoss: a file of the checkpoint is damaged.
+        Internal: what is served is not what was trained; says in which way.
+
+    """
+    model = attach(base, shape, seed=seed)
+    load_adapter(checkpoint, model)
+    use_packed_attention(model)
+    use_fused_layers(model)
+    proof = certified(model.eval(), examples, eyes, renderer, checkpoint, base_model=base_model, seed=seed, heed=heed)
+    write_whole(checkpoint / CERTIFICATE_FILE, [proof.encoded().encode()])
+    return proof
+
+
+def golden_examples(examples: Sequence[Rendered], seed: int) -> dict[int, Rendered]:
+    """The golden ones, by their index; examples without tokens have been left out."""
     lengths = {index: len(example.token_ids) for index, example in enumerate(examples) if example.token_ids}
     chosen = [list(lengths)[place] for place in golden_rows(list(lengths.values()), seed)]
-    rendered = [examples[index] for index in chosen]
-    with memory_for(_comparing(rendered)):
-        found = target_logprobs(model, pack(rendered), eyes).cpu()
-    sizes = [example.num_supervised - example.supervised[0] for example in rendered]
-    return [Golden(i, e, part) for i, e, part in zip(chosen, rendered, found.split(sizes), strict=True)]
+    return {index: examples[index] for index in chosen}
 
 
-def _comparing(rendered: Sequence[Rendered]) -> str:
+@torch.no_grad()
+def scored_exactly(
+    model: Any,  # noqa: ANN401  # as above
+    chosen: Mapping[int, Rendered],
+    eyes: Sight | None = None,
+) -> tuple[list[Golden], dict[torch.nn.Parameter, torch.dtype]]:
+    """The golden rows as the trainer's code scores them in fp32, and as stock does in the base's own dtype.
+
+    The model is in fp32 afterwards; what its weights were is returned, too.
+    """
+    row = pack(list(chosen.values()))
+    stock: list[torch.Tensor] | None = None
+    fused = uses_fused_layers(model)
+    if model.dtype is not torch.float32:
+        use_stock_layers(model)
+        stock = _by_example(target_logprobs(model, row, eyes), chosen)
+    dtypes = to_fp32(model)
+    if fused and stock is not None:
+        use_fused_layers(model)
+    trained = _by_example(target_logprobs(model, row, eyes), chosen)
+    rows = [Golden(i, e, part) for (i, e), part in zip(chosen.items(), trained, strict=True)]
+    if stock is not None:
+        rows = [replace(row, stock_S=part) for row, part in zip(rows, stock, strict=True)]
+    return rows, dtypes
+
+
+@torch.no_grad()
+def scored_rounded(
+    model: Any,  # noqa: ANN401  # as above
+    chosen: Mapping[int, Rendered],
+    eyes: Sight | None = None,
+) -> tuple[list[Golden], Tolerance]:
+    """The golden rows as the trainer scores them in the base's own dtype, and how far rounding may take another.
+
+    Every token of text is scored: a few supervised ones would not tell how much is rounded.
+    """
+    whole = {index: _all_text(example) for index, example in chosen.items()}
+    row = pack(list(whole.values()))
+    trained = _by_example(target_logprobs(model, row, eyes), whole)
+    use_stock_layers(model)
+    stock = target_logprobs(model, row, eyes)
+    later = target_logprobs(model, replace(row, positions_T=row.positions_T + SHIFT), eyes)
+    golden = [
+        Golden(index, whole[index], part, num_prompt=example.supervised.index(True))
+        for (index, example), part in zip(chosen.items(), trained, strict=True)
+    ]
+    return golden, rounded_tolerance([stock], [later])
+
+
+def _all_text(example: Rendered) -> Rendered:
+    """The example with each token supervised that is not a picture's."""
+    seen = {place for p in example.pictures for place in range(p.start, p.start + p.num_tokens)}
+    return replace(example, supervised=[place not in seen for place in range(len(example.token_ids))])
+
+
+def _by_example(logprobs_S: torch.Tensor, chosen: Mapping[int, Rendered]) -> list[torch.Tensor]:
+    return list(logprobs_S.cpu().split([sum(example.supervised[1:]) for example in chosen.values()]))
+
+
+def _comparing(rendered: Iterable[Rendered]) -> str:
     longest = max(len(example.token_ids) for example in rendered)
     return f"comparing what is served with what was trained, on examples of up to {longest:,} tokens"
 

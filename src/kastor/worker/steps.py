@@ -216,8 +216,17 @@ class Steps:
         )
         self._ownership.note(
             f"served as trained: {proof.num_tokens} tokens of {len(proof.rows)} examples, log-probabilities at most "
-            f"{proof.largest_difference:.2g} apart ({proof.tolerance.largest:g} is tolerated)"
+            f"{proof.largest_difference:.2g} apart in {proof.compared_in} ({proof.tolerance.largest:.2g} is tolerated)"
         )
+        if proof.rounding is not None:
+            self._ownership.note(
+                f"{proof.dtype} rounds them by {proof.rounding.served.mean:.2g} on average, and by "
+                f"{proof.rounding.stock.mean:.2g} in transformers and peft"
+            )
+        if not proof.effect:
+            self._ownership.note(
+                "nothing was learnt: the tuned model answers as its base does; use a larger learning rate"
+            )
         self._log.info("certificate", seconds=round(time.monotonic() - began, 2), effect=round(proof.effect, 4))
         return proof.encoded()
 
