@@ -36,13 +36,12 @@ from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
 from kastor.store.blobs import Blobs
-from kastor.store.manifests import STATE_FILE
 from kastor.store.database import Database
 from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
-from kastor.store.manifests import write_manifest
+from kastor.store.manifests import STATE_FILE, write_manifest
 from kastor.store.registry import ModelStore
 
 ALIAS = "models/gemini-1.5-flash-001-tuning"

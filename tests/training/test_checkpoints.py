@@ -13,8 +13,8 @@ from kastor.domain.errors import DataLoss, FailedPrecondition
 from kastor.domain.job import AdapterShape
 from kastor.models.families import LLAMA_LINEARS
 from kastor.store import checkpoint_folder as folder_module
-from kastor.training import checkpoints as module
 from kastor.store.manifests import STATE_FILE
+from kastor.training import checkpoints as module
 from kastor.training.checkpoints import Checkpoint, Checkpoints, restore
 from kastor.training.lora import attach
 from tiny import tiny_model

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +167,39 @@ def restore_dtypes(dtypes: Mapping[torch.nn.Parameter, torch.dtype]) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def _rounded(model: Any) -> list[torch.nn.Parameter]:  # noqa: ANN401  # as above
+@contextmanager
+def fp32_module_by_module(model: Any) -> Iterator[None]:  # noqa: ANN401  # as above
+    """Inside, the model computes in fp32 with memory for its largest module: each is turned while it is at work.
+
+    The weights stay as they are; layers of training's own compute, which reads them itself, must not be in use.
+    """
+    held: dict[torch.nn.Module, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
+
+    def before(module: torch.nn.Module, _: Any) -> None:  # noqa: ANN401  # whatever the module is given
+        own = _rounded(module, recurse=False)
+        held[module] = [(parameter, parameter.data) for parameter in own]
+        restore_dtypes(dict.fromkeys(own, torch.float32))
+
+    def after(module: torch.nn.Module, *_: Any) -> None:  # noqa: ANN401  # as above
+        for parameter, weight in held.pop(module):
+            parameter.data = weight
+
+    hooks = []
+    for module in [one for one in model.modules() if _rounded(one, recurse=False)]:
+        if isinstance(module, torch.nn.Embedding):  # what it looks up is exact
+            hooks.append(module.register_forward_hook(lambda _, __, found: found.float()))
+        else:
+            hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _rounded(model: Any, *, recurse: bool = True) -> list[torch.nn.Parameter]:  # noqa: ANN401  # as above
     """Weights of less than four bytes a number; quantised ones are none that could be turned."""
-    return [p for p in model.parameters() if p.is_floating_point() and p.element_size() < torch.float32.itemsize]
+    return [p for p in model.parameters(recurse) if p.is_floating_point() and p.element_size() < torch.float32.itemsize]
 
 
 def _free_bytes() -> int:

@@ -83,13 +83,24 @@ class AdaptedLinear(nn.Module):
         self.up_OR: torch.Tensor | None = None
 
     def forward(self, x_BTI: torch.Tensor) -> torch.Tensor:
-        """The base's output, plus each row's own delta computed in the adapters' precision."""
-        out_BTO: torch.Tensor = self.base(x_BTI)
+        """The base's output, plus each row's own delta computed in the adapters' precision, rounded once.
+
+        In bf16 the sum must not be of a rounded output: what is less than half its last bit would be lost, and much of
+        what few steps teach is. So the delta is added to the product inside the matmul, which sums in fp32: log-
+        probabilities are 2 to 10 times nearer to fp32 than by peft (docs/log.md).
+        """
         mask_BTR = self.lanes.mask_BTR
         if mask_BTR is None or self.down_RI is None or self.up_OR is None:
+            out_BTO: torch.Tensor = self.base(x_BTI)
             return out_BTO
         inner_BTR = functional.linear(x_BTI.to(self.down_RI.dtype), self.down_RI) * mask_BTR
-        return out_BTO + functional.linear(inner_BTR, self.up_OR).to(out_BTO.dtype)
+        delta_BTO = functional.linear(inner_BTR, self.up_OR)
+        weight_OI, bias_O = self.base.weight, self.base.bias
+        if weight_OI.dtype is torch.float32:
+            return delta_BTO.add_(self.base(x_BTI))
+        rows = delta_BTO.to(weight_OI.dtype).flatten(0, -2)
+        sum_BTO = torch.addmm(rows, x_BTI.flatten(0, -2), weight_OI.t()).view_as(delta_BTO)
+        return sum_BTO if bias_O is None else sum_BTO + bias_O
 
 
 @dataclass

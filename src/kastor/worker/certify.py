@@ -14,14 +14,23 @@ from kastor.domain.certificate import CERTIFICATE_FILE, Certificate, Tolerance, 
 from kastor.domain.job import AdapterShape
 from kastor.domain.memory import memory_for
 from kastor.domain.vision import Grid
-from kastor.models.load import fits_in_fp32, restore_dtypes, served_as, serving_dtype, to_fp32
+from kastor.models.load import fits_in_fp32, fp32_module_by_module, restore_dtypes, served_as, serving_dtype, to_fp32
 from kastor.models.projector import Projector
 from kastor.models.render import Rendered, Renderer
 from kastor.models.tower import STRIDE
 from kastor.models.vision import compact, square_tower
 from kastor.serving.adapters import Delta
 from kastor.serving.cache import SlotCache
-from kastor.serving.certificate import EXACT, Embed, Golden, Served, certificate, rounded_tolerance, rounding
+from kastor.serving.certificate import (
+    EXACT,
+    Embed,
+    Golden,
+    Served,
+    certificate,
+    check_logprobs,
+    rounded_tolerance,
+    rounding,
+)
 from kastor.serving.rows import Embedded
 from kastor.store.blobs import write_whole
 from kastor.training.checkpoints import load_adapter
@@ -30,9 +39,6 @@ from kastor.training.lora import attach, detach
 from kastor.training.packed import target_logprobs, use_packed_attention
 from kastor.training.packing import pack
 from kastor.training.sight import Read, Sight
-
-SHIFT = 37
-"""Places by which rows are moved to be rounded otherwise: only distances between tokens matter to their numbers."""
 
 
 def certified(
@@ -50,7 +56,7 @@ def certified(
     """The proof that the adapter in `folder` is served as `model` was trained; `model` is of no use afterwards.
 
     Where memory has room (`in_fp32`), trainer and engine both compute in fp32, so that nothing but a fault tells them
-    apart; elsewhere they may differ by a multiple of what rounding does to transformers and peft on the same rows.
+    apart; elsewhere they may be from fp32 by a multiple of what transformers and peft are on the same rows.
     The base is held once, and used for serving when training's side is done. `heed` is called between the parts.
 
     Raises:
@@ -68,7 +74,7 @@ def certified(
         if exact:
             golden, dtypes = scored_exactly(model, chosen, eyes)
         else:
-            golden, tolerance = scored_rounded(model, chosen, eyes)
+            golden, tolerance = scored_in_turn(model, chosen, eyes)
     deltas = trained_deltas(model)
     heed()
     base = detach(model)
@@ -79,7 +85,9 @@ def certified(
         if exact and answers_in is not torch.float32:
             restore_dtypes(dtypes)
             served = replace(served, cache=SlotCache.like(base, renderer.vision))
-            proof = replace(proof, dtype=str(base.dtype).removeprefix("torch."), rounding=rounding(served, golden))
+        proof = replace(proof, dtype=str(answers_in).removeprefix("torch."))
+        if answers_in is not torch.float32:
+            proof = replace(proof, rounding=rounding(served, golden))
     heed()
     return proof
 
@@ -148,26 +156,31 @@ def scored_exactly(
 
 
 @torch.no_grad()
-def scored_rounded(
+def scored_in_turn(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, Rendered],
     eyes: Sight | None = None,
 ) -> tuple[list[Golden], Tolerance]:
-    """The golden rows as the trainer scores them in the base's own dtype, and how far rounding may take another.
+    """The golden rows in fp32, module by module, and how far from them rounding takes the base in its own dtype.
 
     Every token of text is scored: a few supervised ones would not tell how much is rounded.
+
+    Raises:
+        Internal: the trainer's own compute is further away than rounding explains.
+
     """
     whole = {index: _all_text(example) for index, example in chosen.items()}
     row = pack(list(whole.values()))
     trained = _by_example(target_logprobs(model, row, eyes), whole)
     use_stock_layers(model)
-    stock = target_logprobs(model, row, eyes)
-    later = target_logprobs(model, replace(row, positions_T=row.positions_T + SHIFT), eyes)
-    golden = [
-        Golden(index, whole[index], part, num_prompt=example.supervised.index(True))
-        for (index, example), part in zip(chosen.items(), trained, strict=True)
-    ]
-    return golden, rounded_tolerance([stock], [later])
+    stock = _by_example(target_logprobs(model, row, eyes), whole)
+    with fp32_module_by_module(model):
+        exact = _by_example(target_logprobs(model, row, eyes), whole)
+    parts = zip(whole.items(), exact, stock, strict=True)
+    golden = [Golden(i, e, x, s, num_prompt=chosen[i].supervised.index(True)) for (i, e), x, s in parts]
+    tolerance = rounded_tolerance(golden)
+    check_logprobs(golden, trained, tolerance)
+    return golden, tolerance
 
 
 def _all_text(example: Rendered) -> Rendered:
