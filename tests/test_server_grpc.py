@@ -154,7 +154,7 @@ def test_without_the_extra_the_missing_package_is_named(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=False)
     last = ended.stderr.strip().splitlines()[-1]
-    assert "gRPC needs the package grpc: pip install 'kastor[grpc]', or leave --grpc-port out." in last
+    assert "gRPC needs the package grpc. In Kastor's checkout: pip install '.[grpc]'; or leave --grpc-port out." in last
 
 
 def test_nothing_of_it_is_imported_where_nobody_asked() -> None:

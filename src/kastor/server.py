@@ -212,7 +212,10 @@ class _Running:
         try:
             from kastor.api.rpc_server import open_rpc
         except ImportError as error:
-            said = f"gRPC needs the package {error.name}: pip install 'kastor[grpc]', or leave --grpc-port out."
+            said = (
+                f"gRPC needs the package {error.name}. In Kastor's checkout: pip install '.[grpc]'; or leave "
+                "--grpc-port out."
+            )
             raise FailedPrecondition(said) from error
         self._rpc = open_rpc(self._app, self._metrics, door, folder, http_url=url, clock=_now)
 

@@ -1,7 +1,7 @@
 """The gRPC edge: a call becomes the HTTP method that it is, goes to the same handler, and its JSON becomes the answer.
 
 One core, two edges: credentials, query names, bodies, limits and errors are judged where HTTP judges them. Here are
-only messages, statuses and streams. Needs the extra `kastor[grpc]`; imported only by a server that speaks gRPC.
+only messages, statuses and streams. Needs the extra `grpc`; imported only by a server that speaks gRPC.
 """
 
 import importlib

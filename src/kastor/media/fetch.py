@@ -199,7 +199,7 @@ class Fetcher:
             raise BadMedium.of(
                 "media_uri_unsupported",
                 f"This installation cannot read {scheme}://.",
-                f"Install kastor[{'gcs' if scheme == 'gs' else 's3'}].",
+                f"The operator adds it, in Kastor's checkout: pip install '.[{'gcs' if scheme == 'gs' else 's3'}]'",
             ) from error
         with self._cache.fetching(uri), _bucket_faults(uri):
             return self._object(filesystem, uri, f"{bucket}/{key}")

@@ -1,7 +1,7 @@
 """Who this server is over TLS: a given certificate, or one made here under an authority of this data folder.
 
 Knows no gRPC and no settings. The folder holds `ca.pem`, which callers are told to trust, and its key, so that a server
-certificate can be renewed without telling them anew. Needs the extra `kastor[grpc]`.
+certificate can be renewed without telling them anew. Needs the extra `grpc`.
 """
 
 import ipaddress

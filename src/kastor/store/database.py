@@ -118,7 +118,8 @@ def open_database(url: str) -> Database:
         return Database(create_engine(parsed, pool_pre_ping=True, **POOL))
     except ModuleNotFoundError as error:
         raise InvalidArgument(
-            f"database_url {_shown(parsed)} needs a driver that is not installed; pip install 'kastor[postgres]'"
+            f"database_url {_shown(parsed)} needs a driver that is not installed; "
+            "in Kastor's checkout: pip install '.[postgres]'"
         ) from error
 
 
