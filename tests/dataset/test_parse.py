@@ -23,6 +23,7 @@ from kastor.domain.content import (
     Part,
     Resolution,
     Role,
+    Supervise,
     Text,
 )
 from kastor.domain.errors import InvalidArgument
@@ -77,7 +78,9 @@ def test_a_header_that_is_not_csv_is_said(tmp_path: Path) -> None:
 def test_columns_may_be_named(tmp_path: Path) -> None:
     file = written(tmp_path, "t.csv", "q,a\n1,2\n")
     assert read_examples(file, input_key="q", output_key="a") == PAIRS[:1]
-    with pytest.raises(InvalidArgument, match=r"has the columns q, a; needed are text_input or"):
+    with pytest.raises(
+        InvalidArgument, match=r"has the columns q, a \(separated by commas\); needed are one of text_input, "
+    ):
         read_examples(file)
 
 
@@ -91,7 +94,7 @@ def test_vertex_lines_are_read_with_trailing_commas(tmp_path: Path) -> None:
     [
         ('{"text_input": "1"}', "shape", "the object holds 'text_input'"),
         ('{"text_input": 1, "output": "2"}', "type", "text_input: a number, expected text"),
-        ('{"text_input": "1" "output": "2"}', "not_json", "line 1, column 20"),
+        ('{"text_input": "1" "output": "2"}', "not_json", "at column 20"),
         ("[1, 2, 3]", "shape", "a list, not an object"),
         ('{"contents": []}', "shape", "must be a list of turns that is not empty"),
         (
@@ -112,7 +115,7 @@ def test_vertex_lines_are_read_with_trailing_commas(tmp_path: Path) -> None:
             "turn_order",
             "turns alternate",
         ),
-        ('{"text_input": "\\ud800", "output": "x"}', "not_json", "at line 1, column"),
+        ('{"text_input": "\\ud800", "output": "x"}', "not_json", "at column"),
     ],
 )
 def test_a_fault_becomes_an_issue_with_its_place(tmp_path: Path, line: str, rule: str, said: str) -> None:
@@ -290,11 +293,23 @@ def test_lines_may_be_pairs(tmp_path: Path) -> None:
     assert read_examples(written(tmp_path, "d.jsonl", '["1", "2"]\n["twenty two", "twenty three"]\n')) == PAIRS
 
 
-@pytest.mark.parametrize("weight", [0, 1])
-def test_a_weight_on_a_turn_is_refused_rather_than_overlooked(tmp_path: Path, weight: int) -> None:
+def weighted(**weights: object) -> str:
     turns = [{"role": role, "parts": [{"text": "a"}]} for role in ("user", "model")]
-    line = orjson.dumps({"contents": [turns[0], turns[1] | {"weight": weight}]}).decode() + "\n"
-    (issue,) = read_rows(written(tmp_path, "d.jsonl", line))
+    return orjson.dumps({"contents": [turns[0], turns[1] | weights]}).decode() + "\n"
+
+
+@pytest.mark.parametrize("weight", [0, 1, 0.0])
+def test_the_weight_of_a_turn_of_the_models_says_whether_it_is_learnt_and_is_kept(
+    tmp_path: Path, weight: float
+) -> None:
+    (example,) = read_examples(written(tmp_path, "d.jsonl", weighted(weight=weight)))
+    assert example.learnt(Supervise.ALL) == example.learnt(Supervise.LAST) == ((1,) if weight else ())
+    assert decode_example(encode_example(example)) == example
+
+
+@pytest.mark.parametrize("weight", [2, 0.5, "1", True])
+def test_a_weight_that_is_neither_0_nor_1_is_refused(tmp_path: Path, weight: object) -> None:
+    (issue,) = read_rows(written(tmp_path, "d.jsonl", weighted(weight=weight)))
     assert isinstance(issue, Issue)
     assert (issue.path, issue.rule) == ("contents[1].weight", "turn_weight")
 

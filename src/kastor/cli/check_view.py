@@ -42,9 +42,11 @@ def notices(report: Report) -> list[str]:
 def _judged(judged: Judged, report: Report) -> Iterator[RenderableType]:
     ledger, statistics = judged.ledger, judged.statistics
     yield Text.assemble((f"\n{judged.path.name}", HEADING), (f"  {judged.path.stat().st_size:,} bytes", "dim"))
+    if judged.facts.sentence:
+        yield Text(f"  read as {judged.facts.sentence}")
     yield _totals(ledger)
     if ledger.first:
-        yield _faults(ledger)
+        yield _faults(ledger, judged.facts.unit)
     for name, values in (
         ("input tokens", statistics.input_tokens),
         ("output tokens", statistics.output_tokens),
@@ -55,7 +57,7 @@ def _judged(judged: Judged, report: Report) -> Iterator[RenderableType]:
             yield from _histogram(name, spread)
     longest = statistics.longest(NUM_LONGEST)
     if longest:
-        rows = ", ".join(f"line {line:,} ({tokens:,})" for line, tokens in longest)
+        rows = ", ".join(f"{judged.facts.unit} {line:,} ({tokens:,})" for line, tokens in longest)
         yield Text(f"  longest   {rows}; at most {report.gate.max_tokens:,} tokens fit")
     if len(statistics.slices) > 2:
         groups = ", ".join(f"{number:,} {name}" for name, number in statistics.slices.most_common())
@@ -70,9 +72,9 @@ def _totals(ledger: Ledger) -> Text:
     return text.append(f"{ledger.num_rejected:,} rejected", style="red" if ledger.num_rejected else "dim")
 
 
-def _faults(ledger: Ledger) -> Table:
+def _faults(ledger: Ledger, unit: str) -> Table:
     """Every rule that had something to say, most rows first."""
-    shown = table("rule", "rows", "becomes", "first lines", "as in", right=("rows",))
+    shown = table("rule", "rows", "becomes", f"first {unit}s", "as in", right=("rows",))
     for outcome, style, counts in (
         ("rejected", "red", ledger.rejected_by_rule),
         ("dropped", "yellow", ledger.dropped_by_rule),
@@ -107,11 +109,12 @@ def _histogram(name: str, spread: Distribution) -> Iterator[Text]:
 
 def _duplicated(report: Report) -> Iterator[str]:
     if report.duplicates.number:
-        yield f"{_rows(report.duplicates.number)} earlier in the training file, too: {_pairs(report.duplicates)}."
+        pairs = _pairs(report.duplicates, report.training)
+        yield f"{_rows(report.duplicates.number)} earlier in the training file, too: {pairs}."
     if report.leaked.number:
         yield (
             f"{_rows(report.leaked.number)} in the validation file and in the training file, so validation says "
-            f"less than it seems to: {_pairs(report.leaked)}."
+            f"less than it seems to: {_pairs(report.leaked, report.validation or report.training)}."
         )
 
 
@@ -131,8 +134,8 @@ def _rows(number: int) -> str:
     return f"{number:,} example stands" if number == 1 else f"{number:,} examples stand"
 
 
-def _pairs(found: Duplicates) -> str:
-    pairs = ", ".join(f"line {line:,} as {first:,}" for line, first in found.lines[:NUM_PAIRS])
+def _pairs(found: Duplicates, judged: Judged) -> str:
+    pairs = ", ".join(f"{judged.facts.unit} {line:,} as {first:,}" for line, first in found.lines[:NUM_PAIRS])
     return pairs + (", …" if found.number > NUM_PAIRS else "")
 
 

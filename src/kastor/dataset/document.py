@@ -45,6 +45,8 @@ def _judged(judged: Judged) -> Document:
     ledger, statistics = judged.ledger, judged.statistics
     return {
         "file": str(judged.path),
+        "readAs": judged.facts.sentence or None,
+        "rowsAreNumberedBy": judged.facts.unit,
         "rows": ledger.num_rows,
         "accepted": ledger.num_accepted,
         "dropped": ledger.num_dropped,

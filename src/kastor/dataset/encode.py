@@ -13,6 +13,7 @@ def encode_example(example: Example) -> bytes:
     document: dict[str, object] = {
         "contents": [
             {"role": content.role.value, "parts": [_part_object(part) for part in content.parts]}
+            | ({} if content.weight else {"weight": 0})
             for content in example.contents
         ]
     }

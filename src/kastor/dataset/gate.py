@@ -15,6 +15,8 @@ from kastor.dataset.calls import call_faults
 from kastor.dataset.issues import Issue, Row
 from kastor.dataset.rules import (
     Fault,
+    blank_answers,
+    has_plain_answers,
     media_faults,
     media_notes,
     number_faults,
@@ -118,16 +120,25 @@ class Gate:
         """The verdict, if the example alone decides it: nobody has to look at media."""
         example = row.example
         num_chars = plain_chars(example)
-        if num_chars is not None and num_chars <= self._surely_fine:
+        if num_chars is not None and num_chars <= self._surely_fine and has_plain_answers(example):
             return Verdict(row.line, Outcome.ACCEPTED, row.notes, example, UNSEEN, UNLOOKED)
-        faults = list(text_faults(example, self.limits))
+        faults = list(text_faults(example, self.limits, self.base.supervise))
         if example.tools or example.others:
             faults += call_faults(example, self.base.calling, self.base.name)
             faults += part_faults(example, self.base.vision, self.base.name, self.base.supervise)
             faults += number_faults(example, self.limits)
         if faults:
             return _refused(row, faults)
-        return None if example.media else Verdict(row.line, Outcome.ACCEPTED, row.notes, example, UNSEEN, UNLOOKED)
+        if example.media:
+            return None
+        return Verdict(row.line, Outcome.ACCEPTED, self._notes(row), example, UNSEEN, UNLOOKED)
+
+    def _notes(self, row: Row) -> tuple[Issue, ...]:
+        """What to know about a row that is kept."""
+        blank = ", ".join(blank_answers(row.example, self.base.supervise))
+        if not blank:
+            return row.notes
+        return (*row.notes, Issue(row.line, blank, "blank_output", "holds blanks only, which are learnt"))
 
     def _with_media(self, row: Row, looked: Mapping[Media, Looked]) -> Verdict:
         example, vision = row.example, self.base.vision
@@ -139,7 +150,7 @@ class Gate:
         views = {
             media: view_of(media, found, resolution_of(media, example, vision), vision) for media, found in seen.items()
         }
-        notes = (*row.notes, *moments_outside(row.line, example), *_issues(row, media_notes(example, seen)))
+        notes = (*self._notes(row), *moments_outside(row.line, example), *_issues(row, media_notes(example, seen)))
         return Verdict(row.line, Outcome.ACCEPTED, notes, example, Plan(None, views), seen)
 
     def _mixed(self, row: Row, vision: Vision) -> Iterator[Fault]:

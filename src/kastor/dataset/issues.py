@@ -1,22 +1,27 @@
 """What is found in a dataset, as values: rows, and what is wrong with them."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from kastor.domain.content import Example
+
+LINE, ELEMENT = "line", "element"
+"""What the number of a row counts: lines of the file, or elements of a JSON list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
     """One fault in a dataset, or one thing to know about a row that is kept."""
 
-    line: int  # from 1: line of the file, or place in the array
+    line: int  # from 1: line of the file, or number of the element in a JSON list
     path: str  # the field, as in contents[0].parts[1]; empty for the whole row
     rule: str  # stable name of the rule
     message: str
     hint: str = ""
+    unit: str = LINE  # what the line counts; the reader knows, and `Judging` says it of what the gate finds
 
     def __str__(self) -> str:
-        where = f"line {self.line}" + (f", {self.path}" if self.path else "")
+        where = f"{self.unit} {self.line}" + (f", {self.path}" if self.path else "")
         return f"{where}: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
@@ -30,6 +35,27 @@ class Row:
     num_bytes: int = 0  # of its line, where it stands on one of its own
 
 
+@dataclass(slots=True)
+class FileFacts:
+    """What is known of a file once its rows are read."""
+
+    unit: str = LINE  # what the numbers of its rows count
+    container: str = ""  # how rows stand in it, where that had to be found out
+    formats: Counter[str] = field(default_factory=Counter)  # form of rows that is not Google's -> how many
+
+    def count(self, name: str) -> None:
+        """One more row of this form."""
+        self.formats[name] += 1
+
+    @property
+    def sentence(self) -> str:
+        """How the file was read, in words; empty where it was read as it is written."""
+        forms = [f"{name}: {number:,} rows" for name, number in self.formats.most_common()]
+        if len(forms) == 1:
+            forms = [next(iter(self.formats))]
+        return "; ".join([*([self.container] if self.container else []), *forms])
+
+
 class Faulty(Exception):
     """A row cannot be an example; becomes an `Issue` where the line is known."""
 
@@ -37,6 +63,6 @@ class Faulty(Exception):
         super().__init__(message)
         self.path, self.rule, self.message, self.hint = path, rule, message, hint
 
-    def issue(self, line: int) -> Issue:
-        """The issue of this line."""
-        return Issue(line, self.path, self.rule, self.message, self.hint)
+    def issue(self, line: int, unit: str = LINE) -> Issue:
+        """The issue of this row."""
+        return Issue(line, self.path, self.rule, self.message, self.hint, unit)

@@ -1,18 +1,19 @@
-"""A JSON value -> an example, in every shape people hold them in. Which examples are good is `gate`'s business.
+"""A JSON value -> an example, in Google's own forms. Other forms are read in `row_formats`.
 
-Shapes: `{"text_input": …, "output": …}` (Gemini API), `{"contents": […]}` (Vertex; vertex-api.md §7.1), a pair as a
-list of two texts. Names in camelCase and snake_case alike; a lone object where a list is expected is that list.
+`{"text_input": …, "output": …}` (Gemini API), `{"contents": […]}` (Vertex; vertex-api.md §7.1), a pair as a list of
+two texts. Names in camelCase and snake_case alike; a lone object where a list is expected is that list. A model's turn
+may have a `weight` of 0 or 1, as in OpenAI's form: Google has no such field, and jobs keep it in theirs.
 """
 
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from kastor.dataset.issues import Faulty, Issue, Row
+from kastor.dataset.issues import Faulty
 from kastor.dataset.tolerant_json import JsonValue, read_json
 from kastor.domain.content import (
     Content,
@@ -28,66 +29,69 @@ from kastor.domain.content import (
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.functions import MAX_DEPTH, too_deep
 
-INPUT_COLUMNS = ("text_input", "textInput", "input", "prompt")
-OUTPUT_COLUMNS = ("output", "completion", "response")
 SHAPES = '{"text_input": …, "output": …} or {"contents": [{"role": "user", …}, {"role": "model", …}]}'
 RESOLUTION_PREFIX = "MEDIA_RESOLUTION_"
 ROLES = {"user": Role.USER, "model": Role.MODEL, "function": Role.USER}
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 MAX_FPS = 24.0
-EXAMPLE_FIELDS = {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig"}
-NOTHING_TO_NOTE = {"contents", "systemInstruction", "tools", "text_input", "output"}
 PLAIN_ROLES = ("user", Role.USER), ("model", Role.MODEL)
 PART_FIELDS = {"text", "fileData", "inlineData", "functionCall", "functionResponse", "videoMetadata", "mediaResolution"}
+TURN_FIELDS = {"role", "parts", "weight"}
+PAIR_FIELDS = {"text_input", "output"}
 
-Keys = tuple[tuple[str, ...], tuple[str, ...]]
-"""Names under which a pair's input and output may stand."""
-USUAL_KEYS: Keys = (INPUT_COLUMNS, OUTPUT_COLUMNS)
 Fields = Mapping[str, JsonValue]
 
 
-def row_of(number: int, value: JsonValue, keys: Keys = USUAL_KEYS, num_bytes: int = 0) -> Row | Issue:
-    """The row of line `number`, which has `num_bytes`: an example, or why it is none."""
-    try:
-        example = _example(value, keys)
-    except Faulty as fault:
-        return fault.issue(number)
-    if isinstance(value, dict) and len(value) > 1 and not value.keys() <= NOTHING_TO_NOTE:
-        return Row(number, example, tuple(_notes(number, value)), num_bytes)
-    return Row(number, example, (), num_bytes)
-
-
 def decode_example(line: bytes) -> Example:
-    """The example on a line that `encode_example` or a user wrote.
+    """The example on a line in one of Google's forms, as `encode_example` writes it.
 
     Raises:
         InvalidArgument: the line is no example; says which field is wrong.
 
     """
     try:
-        return _example(read_json(line), USUAL_KEYS)
+        return google_example(read_json(line))
     except Faulty as fault:
         raise InvalidArgument.of(fault.path or "example", fault.message) from fault
 
 
-def _example(value: JsonValue, keys: Keys) -> Example:
-    if isinstance(value, list) and len(value) == 2:
-        return Example.pair(_text(value[0], "[0]"), _text(value[1], "[1]"))
+def google_example(value: JsonValue) -> Example:
+    """The example that `value` is in one of Google's forms.
+
+    Raises:
+        Faulty: it is none; says which field is wrong.
+
+    """
+    if (pair := text_pair(value)) is not None:
+        return Example.pair(*pair)
     if not isinstance(value, dict):
-        raise Faulty("", "shape", f"{_kind(value)}, not an object", f"an example is {SHAPES}")
+        raise Faulty("", "shape", f"{kind_name(value)}, not an object", f"an example is {SHAPES}")
     if "contents" in value:
-        return _conversation(value)
-    chosen: list[str | None] = [keys[0][0], keys[1][0]]
-    if not value.keys() >= set(chosen):
-        chosen = [next((key for key in names if key in value), None) for names in keys]
-    if chosen[0] is None or chosen[1] is None:
+        return conversation(value)
+    name = "textInput" if "textInput" in value else "text_input"
+    if name not in value or "output" not in value:
         have = ", ".join(map(repr, value)) or "nothing"
         raise Faulty("", "shape", f"the object holds {have}", f"an example is {SHAPES}")
-    return Example.pair(_text(value[chosen[0]], chosen[0]), _text(value[chosen[1]], chosen[1]))
+    return Example.pair(text_value(value[name], name), text_value(value["output"], "output"))
 
 
-def _conversation(value: Fields) -> Example:
-    contents = _plain_turns(value["contents"]) or _turns(_listed(value["contents"]))
+def text_pair(value: JsonValue) -> tuple[str, str] | None:
+    """The pair of texts that a list is, if it is one."""
+    if isinstance(value, list) and len(value) == 2:
+        first, second = value
+        if isinstance(first, str) and isinstance(second, str):
+            return first, second
+    return None
+
+
+def conversation(value: Fields) -> Example:
+    """The example that an object with `contents` is.
+
+    Raises:
+        Faulty: says which field is wrong.
+
+    """
+    contents = plain_turns(value["contents"]) or _turns(listed_value(value["contents"]))
     if len(value) == 1:
         return Example(contents)
     system = _field(value, "systemInstruction", "system_instruction")
@@ -95,12 +99,12 @@ def _conversation(value: Fields) -> Example:
     return Example(
         contents,
         None if system is None else _system(system),
-        orjson.dumps(_listed(tools)).decode() if tools else "",
+        orjson.dumps(listed_value(tools)).decode() if tools else "",
         _resolution_of_all(value),
     )
 
 
-def _plain_turns(turns: Any) -> tuple[Content, ...] | None:  # noqa: ANN401  # what is not as expected raises
+def plain_turns(turns: Any) -> tuple[Content, ...] | None:  # noqa: ANN401  # what is not as expected raises
     """The turns, if they alternate and each is one text: as most are, and a third of the work of the general way."""
     if type(turns) is not list or not turns or len(turns) % 2:
         return None
@@ -112,7 +116,7 @@ def _plain_turns(turns: Any) -> tuple[Content, ...] | None:  # noqa: ANN401  # w
             text = part["text"]
         except (KeyError, TypeError, ValueError):
             return None
-        if type(text) is not str or len(part) != 1 or turn.get("role") != name or "weight" in turn:
+        if type(text) is not str or len(part) != 1 or turn.get("role") != name or len(turn) != 2:
             return None
         found.append(Content(role, (Text(text),)))
     return tuple(found)
@@ -122,20 +126,26 @@ def _turns(turns: list[JsonValue]) -> tuple[Content, ...]:
     if not turns:
         raise Faulty("contents", "shape", "must be a list of turns that is not empty")
     contents = tuple(_turn(turn, f"contents[{i}]") for i, turn in enumerate(turns))
-    _check_order(contents)
+    check_order(contents, [f"contents[{i}]" for i in range(len(contents))])
     return contents
 
 
-def _check_order(contents: tuple[Content, ...]) -> None:
+def check_order(contents: tuple[Content, ...], paths: Sequence[str]) -> None:
+    """Nothing, if the turns alternate, the first being the user's and the last the model's; `paths` name them.
+
+    Raises:
+        Faulty: they do not; names the turn.
+
+    """
     if contents[-1].role is not Role.MODEL:
-        raise Faulty(f"contents[{len(contents) - 1}].role", "last_turn", "the last turn must be the model's")
+        raise Faulty(f"{paths[-1]}.role", "last_turn", "the last turn must be the model's")
     if len(contents) == 1:
-        raise Faulty("contents", "first_turn", "a user turn must stand before the model's")
+        raise Faulty(paths[0].partition("[")[0], "first_turn", "a user turn must stand before the model's")
     for i, content in enumerate(contents):
         if content.role is not (Role.MODEL if i % 2 else Role.USER):
             expected = "model" if i % 2 else "user"
             message = f"{content.role.value}, expected {expected}: turns alternate"
-            raise Faulty(f"contents[{i}].role", "turn_order", message)
+            raise Faulty(f"{paths[i]}.role", "turn_order", message)
 
 
 def _resolution_of_all(value: Fields) -> Resolution | None:
@@ -143,7 +153,7 @@ def _resolution_of_all(value: Fields) -> Resolution | None:
     if config is None:
         return None
     if not isinstance(config, dict):
-        raise Faulty("generationConfig", "shape", f"{_kind(config)}, not an object")
+        raise Faulty("generationConfig", "shape", f"{kind_name(config)}, not an object")
     asked = _field(config, "mediaResolution", "media_resolution")
     return None if asked is None else named_resolution(asked, "generationConfig.mediaResolution")
 
@@ -152,26 +162,40 @@ def _system(value: JsonValue) -> tuple[Part, ...]:
     if isinstance(value, str):
         return (Text(value),)
     if not isinstance(value, dict):
-        raise Faulty("systemInstruction", "shape", f"{_kind(value)}, not an object with parts")
+        raise Faulty("systemInstruction", "shape", f"{kind_name(value)}, not an object with parts")
     return _parts(value, "systemInstruction")
 
 
 def _turn(value: JsonValue, path: str) -> Content:
     if not isinstance(value, dict):
-        raise Faulty(path, "shape", f"{_kind(value)}, not an object with role and parts")
-    if value.get("weight") is not None:
-        hint = "leave it out, or tune with `--supervise last`"
-        raise Faulty(f"{path}.weight", "turn_weight", "a turn has no weight in Google's format, and none here", hint)
+        raise Faulty(path, "shape", f"{kind_name(value)}, not an object with role and parts")
     said = value.get("role")
     role = Role.USER if said is None else ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
         hint = 'Gemini calls it "model"' if said == "assistant" else "system text goes into systemInstruction"
         raise Faulty(f"{path}.role", "role", f"{said!r}, expected user or model", hint)
-    return Content(role, _parts(value, path))
+    return Content(role, _parts(value, path), turn_weight(value, role, path))
+
+
+def turn_weight(value: Fields, role: Role, path: str) -> int:
+    """The `weight` of a turn: 1 where it is learnt, as it is without one, 0 where it is given.
+
+    Raises:
+        Faulty: it is another number, or stands on a turn that is not the model's.
+
+    """
+    weight = value.get("weight")
+    if weight is None:
+        return 1
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise Faulty(f"{path}.weight", "turn_weight", f"{_shown(weight)}, expected 0 (given) or 1 (learnt)")
+    if role is not Role.MODEL:
+        raise Faulty(f"{path}.weight", "turn_weight", "stands on a turn that is not the model's", "leave it out there")
+    return int(weight)
 
 
 def _parts(value: Fields, path: str) -> tuple[Part, ...]:
-    parts = _listed(value.get("parts"))
+    parts = listed_value(value.get("parts"))
     if not parts:
         raise Faulty(f"{path}.parts", "shape", "must be a list of parts that is not empty")
     return tuple(_part(part, f"{path}.parts[{i}]") for i, part in enumerate(parts))
@@ -179,10 +203,12 @@ def _parts(value: Fields, path: str) -> tuple[Part, ...]:
 
 def _part(part: JsonValue, path: str) -> Part:
     if isinstance(part, dict) and len(part) == 1 and "text" in part:
-        return Text(_text(part["text"], f"{path}.text"))
+        return Text(text_value(part["text"], f"{path}.text"))
     if not isinstance(part, dict):
-        raise Faulty(path, "part_kind", f"{_kind(part)}, not an object such as {{'text': …}}")
-    fields = {_camel(name): held for name, held in part.items() if held is not None}
+        raise Faulty(path, "part_kind", f"{kind_name(part)}, not an object such as {{'text': …}}")
+    fields = {camel_case(name): held for name, held in part.items() if held is not None}
+    if len(fields) < sum(held is not None for held in part.values()):
+        raise Faulty(path, "duplicate_key", "holds one field in two spellings", "keep one")
     unknown = sorted(fields.keys() - PART_FIELDS)
     if unknown:
         message = f"holds {', '.join(map(repr, unknown))}, which cannot be tuned on"
@@ -207,20 +233,20 @@ def media_part(fields: Fields, path: str) -> Media:
 def _text_part(fields: Fields, path: str) -> Part:
     if len(fields) > 1:
         raise Faulty(path, "part_kind", "videoMetadata and mediaResolution stand beside media, not beside text")
-    return Text(_text(fields["text"], f"{path}.text"))
+    return Text(text_value(fields["text"], f"{path}.text"))
 
 
 def _file_part(fields: Fields, path: str) -> Media:
-    held = _object(fields["fileData"], f"{path}.fileData")
-    uri = _text(_field(held, "fileUri", "file_uri"), f"{path}.fileData.fileUri")
+    held = object_value(fields["fileData"], f"{path}.fileData")
+    uri = text_value(_field(held, "fileUri", "file_uri"), f"{path}.fileData.fileUri")
     if not uri:
         raise Faulty(f"{path}.fileData.fileUri", "media_address", "is empty")
     return _media(fields, path, _mime_type(held, f"{path}.fileData"), uri=uri)
 
 
 def _inline_part(fields: Fields, path: str) -> Media:
-    held = _object(fields["inlineData"], f"{path}.inlineData")
-    text = _text(held.get("data"), f"{path}.inlineData.data")
+    held = object_value(fields["inlineData"], f"{path}.inlineData")
+    text = text_value(held.get("data"), f"{path}.inlineData.data")
     try:
         data = base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -232,7 +258,7 @@ def _inline_part(fields: Fields, path: str) -> Media:
 
 def _media(fields: Fields, path: str, mime_type: str, *, uri: str = "", data: bytes = b"") -> Media:
     at = f"{path}.videoMetadata"
-    segment = _object(fields.get("videoMetadata", {}), at)
+    segment = object_value(fields.get("videoMetadata", {}), at)
     start = _duration(_field(segment, "startOffset", "start_offset"), f"{at}.startOffset")
     end = _duration(_field(segment, "endOffset", "end_offset"), f"{at}.endOffset")
     if end is not None and end <= (start or 0):
@@ -257,12 +283,12 @@ def _response_part(fields: Fields, path: str) -> FunctionResponse:
 
 
 def _function(value: JsonValue, path: str, holds: str) -> tuple[str, str]:
-    held = _object(value, path)
-    name = _text(held.get("name"), f"{path}.name")
+    held = object_value(value, path)
+    name = text_value(held.get("name"), f"{path}.name")
     if not name:
         raise Faulty(f"{path}.name", "function_name", "is empty")
     given = held.get(holds)
-    inner = _object({} if given is None else given, f"{path}.{holds}")
+    inner = object_value({} if given is None else given, f"{path}.{holds}")
     if too_deep(inner):
         raise Faulty(f"{path}.{holds}", "nesting", f"is nested more than {MAX_DEPTH} deep")
     return name, orjson.dumps(inner).decode()
@@ -287,22 +313,8 @@ _PARTS: Mapping[str, Callable[[Fields, str], Part]] = {
 }
 
 
-def _notes(number: int, value: Fields) -> Iterator[Issue]:
-    """What is read over in a row that is kept."""
-    if "contents" not in value:
-        return
-    unknown = sorted({_camel(name) for name in value} - EXAMPLE_FIELDS)
-    if unknown:
-        message = f"{', '.join(unknown)}: not a field of an example; it plays no part"
-        yield Issue(number, "", "unknown_field", message)
-    config = _field(value, "generationConfig", "generation_config")
-    if isinstance(config, dict) and {_camel(name) for name in config} - {"mediaResolution"}:
-        message = "only mediaResolution plays a part in tuning"
-        yield Issue(number, "generationConfig", "no_effect", message)
-
-
 def _mime_type(held: Fields, path: str) -> str:
-    said = _text(_field(held, "mimeType", "mime_type"), f"{path}.mimeType").strip().lower()
+    said = text_value(_field(held, "mimeType", "mime_type"), f"{path}.mimeType").strip().lower()
     if "/" not in said:
         raise Faulty(f"{path}.mimeType", "mime_type", f"{said!r}, expected one such as image/png or video/mp4")
     return said
@@ -338,36 +350,42 @@ def named_resolution(value: JsonValue, path: str) -> Resolution | None:
 
 
 def _field(held: Fields, camel: str, snake: str) -> JsonValue:
-    found = held.get(camel)
-    return held.get(snake) if found is None else found
+    found, other = held.get(camel), held.get(snake)
+    if found is not None and other is not None and camel != snake:
+        raise Faulty("", "duplicate_key", f"holds {camel!r} and {snake!r}, one field in two spellings", "keep one")
+    return other if found is None else found
 
 
-def _listed(value: JsonValue) -> list[JsonValue]:
+def listed_value(value: JsonValue) -> list[JsonValue]:
     """The list; a lone object is a list of one."""
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
 
-def _object(value: JsonValue, path: str) -> Fields:
+def object_value(value: JsonValue, path: str) -> Fields:
+    """The object, or a fault at `path`."""
     if not isinstance(value, dict):
-        raise Faulty(path, "type", f"{_kind(value)}, expected an object")
+        raise Faulty(path, "type", f"{kind_name(value)}, expected an object")
     return value
 
 
-def _text(value: JsonValue, path: str) -> str:
+def text_value(value: JsonValue, path: str) -> str:
+    """The text, or a fault at `path`."""
     if not isinstance(value, str):
-        raise Faulty(path, "type", f"{_kind(value)}, expected text", 'put it in quotes, as "1"')
+        raise Faulty(path, "type", f"{kind_name(value)}, expected text", 'put it in quotes, as "1"')
     return value
 
 
-def _camel(name: str) -> str:
+def camel_case(name: str) -> str:
+    """The name in camelCase."""
     head, *rest = name.split("_")
     return head + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
 def _shown(value: JsonValue) -> str:
-    return repr(value)[:40] if isinstance(value, str | int | float) else _kind(value)
+    return repr(value)[:40] if isinstance(value, str | int | float) else kind_name(value)
 
 
-def _kind(value: JsonValue) -> str:
+def kind_name(value: JsonValue) -> str:
+    """What messages call values of this type."""
     names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list"}
     return names.get(type(value), "an object")

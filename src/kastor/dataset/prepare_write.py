@@ -16,7 +16,7 @@ from kastor.dataset.prepare_plan import Act, LeftOut, Need, Options, Part, Plan,
 from kastor.dataset.prepare_report import Mended, Report, clock, write_ledger
 from kastor.dataset.retime import CannotCut, CutRow, Window, borders, cut_example, left_alone, moments_of
 from kastor.dataset.segment_moments import moments_outside
-from kastor.domain.content import Content, Example, Media
+from kastor.domain.content import Example, Media
 from kastor.domain.content import Part as TurnPart
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.media.rewrite import exact
@@ -201,7 +201,7 @@ class Writer:
         def parts_of(parts: tuple[TurnPart, ...]) -> tuple[TurnPart, ...]:
             return tuple(placed(part) if isinstance(part, Media) else part for part in parts)
 
-        contents = tuple(Content(content.role, parts_of(content.parts)) for content in example.contents)
+        contents = tuple(replace(content, parts=parts_of(content.parts)) for content in example.contents)
         return replace(example, contents=contents, system=None if example.system is None else parts_of(example.system))
 
     def _moved(self, medium: Media) -> Media:

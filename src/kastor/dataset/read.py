@@ -1,36 +1,39 @@
-"""A dataset file -> its rows, one after the other: JSON lines (plain, gzip or zstd), a JSON array, CSV.
+"""A dataset file -> its rows, one after the other: JSON lines (plain, gzip or Zstandard), a JSON document, CSV.
 
 Reads line by line where it can, so that memory stays flat. Faults are collected as issues with their line, never
-raised one at a time.
+raised one at a time; what is wrong with a file as a whole is raised.
 """
 
-import csv
-import gzip
 import io
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import zstandard
-
-from kastor.dataset.issues import Issue, Row
-from kastor.dataset.parse import INPUT_COLUMNS, OUTPUT_COLUMNS, SHAPES, Keys, row_of
-from kastor.dataset.tolerant_json import read_json
+from kastor.dataset import json_document
+from kastor.dataset.chat_formats import is_messages
+from kastor.dataset.compression import CorruptStream, decompressed
+from kastor.dataset.csv_rows import csv_rows
+from kastor.dataset.file_type import HEAD_BYTES, check_regular_file, check_text_file
+from kastor.dataset.issues import ELEMENT, LINE, FileFacts, Issue, Row
+from kastor.dataset.parse import SHAPES, text_pair
+from kastor.dataset.row_formats import NO_KEYS, Keys, OnFormat, is_example, plain_row, row_of
+from kastor.dataset.tolerant_json import read_json, repeated_key
 from kastor.domain.content import Example
 from kastor.domain.errors import InvalidArgument, MalformedJson
 
-Columns = tuple[str | None, str | None]
+Columns = Keys
 """Fields of inputs and of outputs, where they are not the usual ones."""
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is no example (inline media of 20 MB take 27 MB); of a compressed file it may be a bomb."""
 BUFFER_BYTES = 1 << 20
 MAX_WHOLE_BYTES = 512 * 1024 * 1024
-"""An array or a CSV is read at once; larger ones are asked for as JSON lines."""
-GZIP, ZSTD, BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xbf"
+"""A JSON document or a CSV is read at once; larger ones are asked for as JSON lines."""
+BOM, NEWLINE = b"\xef\xbb\xbf", b"\n"
+WHOLE_FILE_RULES = {"preference_row", "text_alone"}
+"""A first row that breaks one of these stands for all: the file is refused with one sentence."""
 
 
 def read_rows(
@@ -39,36 +42,33 @@ def read_rows(
     input_key: str | None = None,
     output_key: str | None = None,
     on_bytes: Callable[[int], None] = lambda num_bytes: None,
+    facts: FileFacts | None = None,
 ) -> Iterator[Row | Issue]:
     """Every row of the file in order, good ones as `Row`, faulty ones as `Issue`.
 
     `input_key` and `output_key` name the fields (or CSV columns) of a pair when they are not the usual ones. `on_bytes`
-    is told from time to time how many bytes of the file, packed as it may be, were read.
+    is told from time to time how many bytes of the file, packed as it may be, were read. `facts` are written while
+    rows are read.
 
     Raises:
         InvalidArgument: the file cannot be read at all, or a CSV lacks the columns.
 
     """
-    keys = (_keys(input_key, INPUT_COLUMNS), _keys(output_key, OUTPUT_COLUMNS))
+    reading = _Reading(path, (input_key, output_key), FileFacts() if facts is None else facts)
     with _opened(path, on_bytes) as file:
-        if _is_csv(path):
-            yield from _csv_rows(path, _whole(file, path), keys)
-            return
-        first = file.readline(MAX_LINE_BYTES + 1).removeprefix(BOM)
-        if _begins_array(first):
-            yield from _array_rows(path, first + _whole(file, path), keys)
-        else:
-            yield from _json_lines(first, file, keys)
+        yield from _checked_first(path, reading.rows(file))
 
 
-def read_examples(path: Path, *, input_key: str | None = None, output_key: str | None = None) -> list[Example]:
+def read_examples(
+    path: Path, *, input_key: str | None = None, output_key: str | None = None, facts: FileFacts | None = None
+) -> list[Example]:
     """All examples of the file.
 
     Raises:
         InvalidArgument: a row is faulty, or there is none; the message shows the first faults.
 
     """
-    items = list(read_rows(path, input_key=input_key, output_key=output_key))
+    items = list(read_rows(path, input_key=input_key, output_key=output_key, facts=facts))
     issues = [item for item in items if isinstance(item, Issue)]
     if issues:
         shown = "\n".join(f"  {issue}" for issue in issues[:5])
@@ -89,7 +89,8 @@ def is_json_lines(path: Path) -> bool:
     if _is_csv(path):
         return False
     with _opened(path) as file:
-        return not _begins_array(file.readline(MAX_LINE_BYTES + 1).removeprefix(BOM))
+        first, following = _first_lines(file)
+        return not _is_document(first[1], following)
 
 
 def original_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -110,6 +111,17 @@ def original_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, b"" if too_long else line
 
 
+def _checked_first(path: Path, rows: Iterable[Row | Issue]) -> Iterator[Row | Issue]:
+    """The rows, if the first of them is of a form that is read at all."""
+    first = True
+    for row in rows:
+        if first and isinstance(row, Issue) and row.rule in WHOLE_FILE_RULES:
+            hint = f"; {row.hint}" if row.hint else ""
+            raise InvalidArgument(f"{path}: {row.unit} {row.line} {row.message}{hint}.")
+        first = False
+        yield row
+
+
 class _Counted(io.FileIO):
     """A file that tells how far it was read."""
 
@@ -128,110 +140,167 @@ class _Counted(io.FileIO):
 
 @contextmanager
 def _opened(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked if its first bytes say that it is packed."""
+    """The file's bytes, unpacked if its first bytes say that it is packed, without a byte order mark.
+
+    Raises:
+        InvalidArgument: it cannot be read, or holds no text; also while it is read.
+
+    """
+    check_regular_file(path)
     try:
         with io.BufferedReader(_Counted(path, on_bytes), BUFFER_BYTES) as raw:
             magic = raw.peek(4)[:4]
-            if magic.startswith(GZIP):
-                with gzip.GzipFile(fileobj=cast(BinaryIO, raw)) as unpacked:
-                    yield cast(BinaryIO, unpacked)
-            elif magic == ZSTD:
-                with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as reader:
-                    yield io.BufferedReader(cast(io.RawIOBase, reader), 1 << 20)
-            else:
-                yield cast(BinaryIO, raw)
-    except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
+            with decompressed(cast(BinaryIO, raw), magic) as file:
+                head = cast(io.BufferedReader, file).peek(HEAD_BYTES)[:HEAD_BYTES]
+                check_text_file(path, head)
+                if head.startswith(BOM):
+                    file.read(len(BOM))
+                yield file
+    except CorruptStream as error:
         raise InvalidArgument(f"{path} cannot be unpacked: {error}.") from error
     except OSError as error:
         raise InvalidArgument(f"Cannot read {path}: {error.strerror or error}.") from error
-
-
-def _keys(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
-    return (given,) if given else usual
 
 
 def _is_csv(path: Path) -> bool:
     return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower() in (".csv", ".tsv")
 
 
-def _begins_array(first: bytes) -> bool:
-    return first.lstrip()[:1] == b"[" and not _is_pair(first)
-
-
-def _is_pair(line: bytes) -> bool:
-    """Whether the line alone is a pair of texts, as lines of a file may be, and not the beginning of an array."""
-    try:
-        value = read_json(line)
-    except MalformedJson:
-        return False
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
-
-
-def _json_lines(first: bytes, file: BinaryIO, keys: Keys) -> Iterator[Row | Issue]:
-    number, line = 1, first
-    while line:
-        if len(line) > MAX_LINE_BYTES:
-            yield Issue(number, "", "line_too_long", f"longer than {MAX_LINE_BYTES:,} bytes", "name media by address")
-            while line and not line.endswith(b"\n"):
-                line = file.readline(MAX_LINE_BYTES)
-        elif stripped := line.strip():
-            yield _row_of_line(number, stripped, keys)
+def _first_lines(file: BinaryIO) -> tuple[tuple[int, bytes], bytes]:
+    """The first line that is not blank with its number, and the line behind it."""
+    number, line = 1, file.readline(MAX_LINE_BYTES + 1)
+    while line and not line.strip() and len(line) <= MAX_LINE_BYTES:
         number, line = number + 1, file.readline(MAX_LINE_BYTES + 1)
+    return (number, line), file.readline(MAX_LINE_BYTES + 1) if line.endswith(b"\n") else b""
 
 
-def _row_of_line(number: int, line: bytes, keys: Keys) -> Row | Issue:
+def _is_document(first: bytes, following: bytes) -> bool:
+    """Whether the file is one JSON document, or several over more lines than one each, by its first two lines."""
+    opening = first.lstrip()[:1]
+    if opening not in (b"[", b"{") or len(first) > MAX_LINE_BYTES:
+        return False
     try:
-        value = read_json(line)
-    except MalformedJson as error:
-        hint = "each example stands on a line of its own" if line in (b"{", b"{,") else ""
-        return Issue(number, "", "not_json", error.message, hint)
-    return row_of(number, value, keys, len(line))
+        value = read_json(first)
+    except MalformedJson:
+        return opening == b"[" or json_document.is_unfinished(first, following)
+    if isinstance(value, list):
+        return text_pair(value) is None and not is_messages(value)
+    return not following.strip() and isinstance(value, dict) and not is_example(value)
 
 
-def _whole(file: BinaryIO, path: Path) -> bytes:
-    text = file.read(MAX_WHOLE_BYTES + 1)
-    if len(text) > MAX_WHOLE_BYTES:
-        raise InvalidArgument(f"{path} is larger than {MAX_WHOLE_BYTES:,} bytes; write it as JSON lines.")
-    return text
+class _Reading:
+    """Reads one file."""
 
+    def __init__(self, path: Path, keys: Keys, facts: FileFacts) -> None:
+        self._path = path
+        self._keys = keys
+        self._facts = facts
+        self._fast = keys == NO_KEYS
+        self._on_format: OnFormat = facts.count
 
-def _array_rows(path: Path, text: bytes, keys: Keys) -> Iterator[Row | Issue]:
-    try:
-        values = read_json(text)
-    except MalformedJson as error:
-        raise InvalidArgument(f"{path}: {error.message}") from error
-    if not isinstance(values, list):
-        raise InvalidArgument(f"{path}: a JSON array of pairs was expected.")
-    for number, value in enumerate(values, start=1):
-        yield row_of(number, value, keys)
+    def rows(self, file: BinaryIO) -> Iterator[Row | Issue]:
+        """Every row."""
+        if _is_csv(self._path):
+            yield from csv_rows(self._path, self._text(file), self._keys, self._facts)
+            return
+        (number, first), following = _first_lines(file)
+        if _is_document(first, following):
+            yield from self._document(first + following + self._whole(file), number)
+        else:
+            yield from self._lines(number, first, following, file)
 
+    def _lines(self, number: int, line: bytes, following: bytes, file: BinaryIO) -> Iterator[Row | Issue]:
+        while line:
+            if len(line) > MAX_LINE_BYTES:
+                message = f"longer than {MAX_LINE_BYTES:,} bytes"
+                yield Issue(number, "", "line_too_long", message, "name media by address")
+                while line and not line.endswith(b"\n"):
+                    line = following or file.readline(MAX_LINE_BYTES)
+                    following = b""
+            elif stripped := line.rstrip():
+                yield self._row(number, stripped)
+            number, line = number + 1, following or file.readline(MAX_LINE_BYTES + 1)
+            following = b""
 
-def _csv_rows(path: Path, data: bytes, keys: Keys) -> Iterator[Row | Issue]:
-    delimiter = "\t" if ".tsv" in path.name.lower() else ","
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{path} is not UTF-8 (byte {error.start}); convert it first.") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        columns = reader.fieldnames or []
-    except csv.Error as error:
-        raise InvalidArgument(f"{path}, line 1: not CSV: {error}.") from error
-    chosen = [next((key for key in names if key in columns), None) for names in keys]
-    if None in chosen:
-        wanted = " and ".join(" or ".join(names) for names in keys)
-        raise InvalidArgument(f"{path} has the columns {', '.join(columns) or '(none)'}; needed are {wanted}.")
-    try:
-        for row in reader:
-            yield _csv_row(reader.line_num, row, columns, [str(key) for key in chosen], keys)
-    except csv.Error as error:
-        yield Issue(reader.line_num, "", "not_csv", f"not CSV: {error}")
+    def _row(self, number: int, text: bytes, unit: str = LINE, first_line: int | None = None) -> Row | Issue:
+        """The row that a text of its own is; `first_line` is where it begins, if it may go on on others."""
+        try:
+            value = read_json(text, first_line)
+        except MalformedJson as error:
+            return Issue(number, "", "not_json", error.message, unit=unit)
+        if self._fast and (plain := plain_row(number, value, text)) is not None:
+            return plain
+        if (key := repeated_key(text, value)) is not None:
+            message = f"the key {key!r} stands more than once in one object"
+            return Issue(number, "", "duplicate_key", message, "keep one", unit)
+        return row_of(number, value, self._keys, len(text), unit=unit, on_format=self._on_format)
 
+    # ---- JSON that is not one value a line
 
-def _csv_row(number: int, row: dict[Any, Any], columns: Sequence[str], chosen: list[str], keys: Keys) -> Row | Issue:
-    missing = sum(value is None for value in row.values())
-    surplus = len(row.get(None, ()))  # where csv puts what has no column
-    if missing or surplus:
-        message = f"{len(columns) - missing + surplus} fields, the header has {len(columns)}"
-        return Issue(number, "", "csv_fields", message, "put texts that hold the separator in double quotes")
-    return row_of(number, {key: row[key] for key in chosen}, keys)
+    def _document(self, text: bytes, number: int) -> Iterator[Row | Issue]:
+        """The rows of a list, of the one list in an object, or of objects that follow each other over many lines."""
+        begin = len(text) - len(text.lstrip())
+        try:
+            if text[begin : begin + 1] == b"[":
+                yield from self._elements(text, begin)
+            elif (begin_list := self._row_list(text, begin)) is not None:
+                yield from self._elements(text, begin_list)
+            else:
+                yield from self._values(text, number)
+        except MalformedJson as error:
+            raise InvalidArgument(f"{self._path}: {error.message}") from error
+
+    def _elements(self, text: bytes, begin: int) -> Iterator[Row | Issue]:
+        self._facts.unit = ELEMENT
+        line, at, stop = 1, 0, begin + 1
+        for number, span in enumerate(json_document.children(text, begin), start=1):
+            held = text[span.start : span.stop].lstrip()
+            start = span.stop - len(held)
+            line, at, stop = line + text.count(b"\n", at, start), start, span.stop
+            yield self._row(number, held.rstrip(), ELEMENT, line)
+        end = text.find(b"]", stop)
+        if text[:begin].strip() == b"" and text[end + 1 :].strip():
+            raise MalformedJson(f"The list ends on line {text.count(NEWLINE, 0, end) + 1}, and the file goes on.")
+
+    def _row_list(self, text: bytes, begin: int) -> int | None:
+        """Where the one list of rows opens, if the file is one object that holds such a list and is no example.
+
+        Raises:
+            InvalidArgument: it holds several.
+
+        """
+        stop = json_document.end_of(text, begin)
+        if text[stop:].strip():
+            return None
+        value = read_json(text[begin:stop])
+        found = [] if isinstance(value, dict) and is_example(value) else list(json_document.row_lists(text, begin))
+        if len(found) > 1:
+            names = ", ".join(name for name, _ in found)
+            said = f"{self._path} is one JSON object with several lists of rows: {names}. Write the one that is meant"
+            raise InvalidArgument(f"{said} into a file of its own.")
+        for name, place in found:
+            self._facts.container = f"a JSON object with its rows in {name}"
+            return place
+        return None
+
+    def _values(self, text: bytes, number: int) -> Iterator[Row | Issue]:
+        """Objects over several lines, one after the other; the number of each is that of its first line."""
+        at = 0
+        for span in json_document.values(text):
+            number, at = number + text.count(b"\n", at, span.start), span.start
+            yield self._row(number, text[span.start : span.stop].strip(), first_line=number)
+
+    def _whole(self, file: BinaryIO) -> bytes:
+        text = file.read(MAX_WHOLE_BYTES + 1)
+        if len(text) > MAX_WHOLE_BYTES:
+            raise InvalidArgument(f"{self._path} is larger than {MAX_WHOLE_BYTES:,} bytes; write it as JSON lines.")
+        return text
+
+    def _text(self, file: BinaryIO) -> str:
+        data = self._whole(file)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            said = f"{self._path} is not UTF-8 (byte {error.start}, on line {line})"
+            raise InvalidArgument(f"{said}; convert it, for instance with `iconv -f WINDOWS-1252 -t UTF-8`.") from error

@@ -1,10 +1,11 @@
 """A dataset, judged as a whole: ledger, statistics, and what stands against training on it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kastor.dataset.gate import Gate, Verdict
+from kastor.dataset.issues import LINE, FileFacts
 from kastor.dataset.ledger import Ledger, refusals, validation_refusals
 from kastor.dataset.read import Columns, read_rows
 from kastor.dataset.stats import TEXT_ONLY, Duplicates, Statistics
@@ -22,6 +23,7 @@ class Judged:
     path: Path
     ledger: Ledger = field(default_factory=Ledger)
     statistics: Statistics = field(default_factory=Statistics)
+    facts: FileFacts = field(default_factory=FileFacts)
 
     @property
     def has_media(self) -> bool:
@@ -92,9 +94,12 @@ class Judging:
         def read(num_bytes: int) -> None:
             on_bytes(judged.path, num_bytes)
 
-        rows = read_rows(judged.path, input_key=columns[0], output_key=columns[1], on_bytes=read)
+        facts = judged.facts
+        rows = read_rows(judged.path, input_key=columns[0], output_key=columns[1], on_bytes=read, facts=facts)
         count, learn = judged.ledger.add, judged.statistics.add
         for verdict in self.gate.verdicts(rows):
+            if verdict.issues and facts.unit != LINE:
+                verdict = replace(verdict, issues=tuple(replace(issue, unit=facts.unit) for issue in verdict.issues))
             count(verdict)
             if verdict.example is not None and verdict.plan is not None:
                 learn(verdict.line, verdict.example, verdict.plan.tokens)

@@ -11,7 +11,7 @@ from kastor.dataset.retime_forms import Forms
 from kastor.dataset.retime_text import Share, Timed, Window
 from kastor.dataset.timestamp_tree import CannotCut
 from kastor.dataset.timestamps import marks
-from kastor.domain.content import Content, Example, Media, Part, Role, Text
+from kastor.domain.content import Example, Media, Part, Role, Text
 
 __all__ = ["CannotCut", "CutRow", "Forms", "TextChange", "Window", "borders", "cut_example", "left_alone", "moments_of"]
 
@@ -189,7 +189,7 @@ def _row(
         return Text(shares[turn, place].text) if (turn, place) in shares else part
 
     contents = tuple(
-        Content(content.role, tuple(made(i, j, part) for j, part in enumerate(content.parts)))
+        replace(content, parts=tuple(made(i, j, part) for j, part in enumerate(content.parts)))
         for i, content in enumerate(example.contents)
     )
     changes = tuple(

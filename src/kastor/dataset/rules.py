@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Example, FunctionCall, Media, Part, Prompt, Resolution, Supervise, Text
+from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Prompt, Resolution, Supervise, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.domain.vision import View, Vision
@@ -44,32 +44,59 @@ class Fault:
 
 
 def plain_chars(example: Example) -> int | None:
-    """How many characters, if it is nothing but text with an answer: what most examples are, told fast."""
+    """How many characters, if it is nothing but text: what most examples are, told fast."""
     if example.system is not None or example.tools:
         return None
-    number = last = 0
+    number = 0
     for content in example.contents:
-        last = 0
         for part in content.parts:
             if type(part) is not Text:
                 return None
-            last += len(part.text)
-        number += last
-    return number if last else None
+            number += len(part.text)
+    return number
 
 
-def text_faults(example: Example, limits: TextLimits) -> Iterator[Fault]:
+def has_plain_answers(example: Example) -> bool:
+    """Whether each of the model's turns is learnt and begins with a text that is not blank; told fast."""
+    for content in example.contents[1::2]:
+        part = content.parts[0]
+        if type(part) is not Text or not part.text or part.text.isspace() or not content.weight:
+            return False
+    return True
+
+
+def text_faults(example: Example, limits: TextLimits, supervise: Supervise = Supervise.ALL) -> Iterator[Fault]:
     """What the limits say about an example's texts."""
-    answer = example.contents[-1]
-    num_output = len(answer.text)
+    num_output = len(example.contents[-1].text)
     if limits.max_input_chars is not None:
         num_input = example.prompt.num_chars
         if num_input > limits.max_input_chars:
             yield Fault("input", "input_too_long", too_long(num_input, limits.max_input_chars))
     if limits.max_output_chars is not None and num_output > limits.max_output_chars:
         yield Fault("output", "output_too_long", too_long(num_output, limits.max_output_chars))
-    if not num_output and not any(isinstance(part, FunctionCall) for part in answer.parts):
-        yield Fault("output", "empty_output", "is empty; there is nothing to learn from it")
+    learnt = example.learnt(supervise)
+    if not learnt:
+        yield Fault("", "nothing_learnt", "every turn of the model's that would be learnt has the weight 0")
+    for index in learnt:
+        if not _answers(example.contents[index]):
+            yield Fault(turn_path(example, index), "empty_output", "is empty; there is nothing to learn from it")
+
+
+def blank_answers(example: Example, supervise: Supervise) -> Iterator[str]:
+    """The paths of learnt turns that hold blanks only."""
+    for index in example.learnt(supervise):
+        content = example.contents[index]
+        if content.text.isspace() and not any(isinstance(part, FunctionCall) for part in content.parts):
+            yield turn_path(example, index)
+
+
+def _answers(content: Content) -> bool:
+    return any(isinstance(part, FunctionCall) or (isinstance(part, Text) and part.text) for part in content.parts)
+
+
+def turn_path(example: Example, index: int) -> str:
+    """What messages call this turn of the model's: the output, if it is the last."""
+    return "output" if index == len(example.contents) - 1 else f"contents[{index}]"
 
 
 def token_faults(num_tokens: int, max_tokens: int, base: str) -> Iterator[Fault]:

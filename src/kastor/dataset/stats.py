@@ -208,7 +208,7 @@ def _kind(media: Media) -> str:
 
 
 def _cut(content: Content) -> Content:
-    return Content(content.role, tuple(map(_cut_part, content.parts)))
+    return replace(content, parts=tuple(map(_cut_part, content.parts)))
 
 
 def _cut_part(part: Part) -> Part:

@@ -93,6 +93,7 @@ class Content:
 
     role: Role
     parts: tuple[Part, ...]
+    weight: int = 1  # of a model's turn: 0 where it is given, and not learnt
 
     @property
     def text(self) -> str:
@@ -149,11 +150,13 @@ class Example:
         return Prompt(self.contents[:-1], self.system, self.tools, self.resolution)
 
     def learnt(self, supervise: Supervise) -> tuple[int, ...]:
-        """Which turns are learnt: all of the model's, or the last."""
-        last = len(self.contents) - 1
-        if supervise is Supervise.LAST:
-            return (last,)
-        return tuple(index for index, content in enumerate(self.contents) if content.role is Role.MODEL)
+        """Which turns are learnt: all of the model's, or the last; none whose weight is 0."""
+        first = len(self.contents) - 1 if supervise is Supervise.LAST else 0
+        return tuple(
+            index
+            for index, content in enumerate(self.contents)
+            if content.role is Role.MODEL and index >= first and content.weight
+        )
 
     @property
     def others(self) -> tuple[Part, ...]:
