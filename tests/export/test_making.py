@@ -91,6 +91,27 @@ def test_the_adapter_is_loaded_by_stock_peft_and_names_its_base(
     ).read_bytes()
 
 
+def test_the_adapters_folder_has_the_tokenizer_as_transformers_reads_it(given: Path, order: Order) -> None:
+    config = {"tokenizer_class": "TokenizersBackend", "eos_token": "<|im_end|>"}
+    template = "{% for turn in messages %}<|im_start|>{{ turn.content }}<|im_end|>{% endfor %}"
+    (order.base_folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (order.base_folder / "chat_template.jinja").write_text(template)
+    try:
+        make(order, lambda _: None)
+    finally:
+        (order.base_folder / "tokenizer_config.json").unlink()
+        (order.base_folder / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(str(order.out))
+    own = Renderer.open(given / "base", SMOLLM2).tokenizer
+    text = "forty one, 日本 <|im_end|>"
+    assert tokenizer(text)["input_ids"] == own.encode(text, add_special_tokens=False).ids
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == (
+        "<|im_start|>a<|im_end|>"
+    )
+    manifest = json.loads((order.out / "kastor-export.json").read_text())
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= set(manifest["files"])
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "certificate.json"])
 def test_a_damaged_file_is_named_and_nothing_is_exported(order: Order, tmp_path: Path, name: str) -> None:
     adapter = shutil.copytree(order.adapter, tmp_path / "adapter")

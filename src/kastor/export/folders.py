@@ -39,13 +39,14 @@ TOKENIZER_FILES = (
 
 
 def write_adapter(order: Order, folder: Path) -> None:
-    """The adapter; its base is named as this machine, or anybody with the hub, finds it."""
+    """The adapter with its tokenizer; its base is named as this machine, or anybody with the hub, finds it."""
     config = json.loads((order.adapter / ADAPTER_CONFIG).read_text("utf-8"))
     config["base_model_name_or_path"] = order.base_hub or str(order.base_folder.absolute())
     config["revision"] = order.base_revision if order.base_hub else None
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     shutil.copyfile(order.adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
     _copy((CERTIFICATE_FILE, PROJECTOR_FILE, TOWER_FILE), order.adapter, folder)
+    write_tokenizer(order, folder)
 
 
 def read_adapter(order: Order, folder: Path) -> Any:  # noqa: ANN401  # peft model
