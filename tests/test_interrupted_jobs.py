@@ -2,7 +2,6 @@
 
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from kastor.store.registry import ModelStore
 from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import steps
 from kastor.worker.ownership import Ownership
+from small_disk import fill, needs_mount, small_disk
 from worker_place import Place, adapter, run_until, scheduler_of
 
 
@@ -180,20 +180,11 @@ def test_a_disk_full_before_training_sends_the_job_back_to_the_queue_with_a_note
     assert place.jobs.get("job1").state is State.SUCCEEDED
 
 
-def mount_works() -> bool:
-    """Whether this process may mount a small file system."""
-    done = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
-    return os.geteuid() == 0 and done.returncode == 0
-
-
-@pytest.mark.skipif(not mount_works(), reason="may not mount; the tests above fill the disk by a fault in its place")
+@needs_mount
 def test_on_a_disk_that_is_really_full_a_job_waits_and_goes_on_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
-    try:
+    with small_disk(tmp_path / "disk", 24) as disk:
         place = Place(disk)
         place.add("through")
         assert place.work(place.claim()) == 0
@@ -219,15 +210,6 @@ def test_on_a_disk_that_is_really_full_a_job_waits_and_goes_on_when_there_is_roo
         assert place.jobs.get("full").state is State.SUCCEEDED
         assert_same_bits(place, "through", "full")
         place.database.close()
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(file: Path, *, spare_bytes: int) -> None:
-    """Take all room of the disk but that."""
-    free = os.statvfs(file.parent).f_bavail * os.statvfs(file.parent).f_frsize
-    with file.open("wb") as opened:
-        os.posix_fallocate(opened.fileno(), 0, max(1, free - spare_bytes))
 
 
 def test_a_failed_job_that_is_resumed_ends_with_the_bits_of_an_undisturbed_one(place: Place) -> None:

@@ -4,6 +4,7 @@
 be gone, and another program may have taken the port. A client believes it if `/healthz` tells the same instance.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import structlog
 from filelock import FileLock, Timeout
 
 from kastor import __version__
@@ -81,6 +83,8 @@ def locked_folder(data_dir: Path) -> Iterator[None]:
 def announced(data_dir: Path, url: str, instance: str) -> Iterator[None]:
     """The file of this process, written at once and removed at the end, if it is still its own.
 
+    On a full disk the server goes without: commands find it by `--server`.
+
     Raises:
         FailedPrecondition: it cannot be written.
 
@@ -93,7 +97,10 @@ def announced(data_dir: Path, url: str, instance: str) -> Iterator[None]:
         temporary.write_text(json.dumps(asdict(mine)) + "\n", "utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise FailedPrecondition(f"Cannot write {path}: {error.strerror}.") from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise FailedPrecondition(f"Cannot write {path}: {error.strerror}.") from error
+        temporary.unlink(missing_ok=True)
+        structlog.get_logger().warning("disk_full", reason=f"{path} was not written; commands need --server {url}")
     try:
         yield
     finally:

@@ -29,6 +29,7 @@ from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.domain.limits import PROFILES
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.access import Access
+from kastor.jobs.cleanup import run_cleanup
 from kastor.jobs.datasets import DatasetService
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.files import FileService
@@ -50,19 +51,20 @@ from kastor.security.rpc_door import RpcDoor
 from kastor.serving.late import LateEngine
 from kastor.settings import Settings, environment
 from kastor.store.blobs import Blobs
-from kastor.store.database import Database, migrate, open_database
+from kastor.store.database import Database, open_database
 from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
+from kastor.store.installation import prepare_installation
 from kastor.store.jobs import JobStore
 from kastor.store.keys import KeyStore
 from kastor.store.registry import ModelStore
+from kastor.store.reserve import DiskReserve
 
 if TYPE_CHECKING:
     from kastor.api.rpc_server import RpcServer
 
 GRACE_S = 5  # for answers under way, once the server is told to end
-TIDY_S = 2.0  # how soon the files of a model deleted in mid-training go after its worker
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 
@@ -84,8 +86,8 @@ def serve(
 
     Raises:
         InvalidArgument: settings contradict one another.
-        FailedPrecondition: the port is taken, another server has the data folder, a folder cannot be used, or nobody
-            could come in.
+        FailedPrecondition: the port is taken, another server has the data folder, this is another database's, a folder
+            cannot be used, or nobody could come in.
         Unavailable: the database cannot be reached.
 
     """
@@ -102,10 +104,11 @@ def serve(
         url = url_of(listener)
         database = open_database(settings.resolved_database_url)
         stack.callback(database.close)
-        migrate(database)
+        reserve = DiskReserve(settings.data_dir)
+        prepare_installation(database, reserve, settings.data_dir)
         _check_entry(settings, doors, database)
         instance = new_instance()
-        running = _Running(settings, database, signals.closing, instance)
+        running = _Running(settings, database, reserve, signals.closing, instance)
         stack.callback(running.end)
         if announce and rpc_door.port is not None:
             running.open_rpc(rpc_door, settings.data_dir / "tls", url)
@@ -130,7 +133,10 @@ def serve(
 class _Running:
     """The parts of one server and the threads beside the HTTP loop."""
 
-    def __init__(self, settings: Settings, database: Database, closing: threading.Event, instance: str) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, reserve: DiskReserve, closing: threading.Event, instance: str
+    ) -> None:
+        self._reserve = reserve
         self._stop = threading.Event()
         self._wake = threading.Event()
         jobs, blobs = JobStore(database), Blobs(settings.data_dir)
@@ -157,6 +163,7 @@ class _Running:
             limits=limits,
             clock=_now,
             wake=self._wake.set,
+            make_room=reserve.release,
             check_base=check_base,
         )
         sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
@@ -227,9 +234,10 @@ class _Running:
 
     def begin(self) -> None:
         """Start the threads that run jobs."""
+        tidy = (self._tuning.tidy, self._tuning.sweep, self._files.tidy, self._reserve.keep)
         self._threads = (
             threading.Thread(target=self._scheduler.run, args=(self._stop, self._wake), name="scheduler"),
-            threading.Thread(target=self._tidy, name="tidy"),
+            threading.Thread(target=run_cleanup, args=(tidy, self._stop), name="tidy"),
         )
         for thread in self._threads:
             thread.start()
@@ -267,14 +275,6 @@ class _Running:
             thread.join()
         if self._threads:
             self._scheduler.shutdown()
-
-    def _tidy(self) -> None:
-        while not self._stop.wait(TIDY_S):
-            for tidy in (self._tuning.tidy, self._tuning.sweep, self._files.tidy):
-                try:
-                    tidy()
-                except Exception:  # noqa: BLE001  # a process loop: what could not be removed now is tried again
-                    structlog.get_logger().exception("tidy_failed")
 
 
 class _Server(uvicorn.Server):

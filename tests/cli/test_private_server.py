@@ -76,8 +76,9 @@ def said_until(process: "subprocess.Popen[str]", word: str) -> str:
 
 
 def left_in(folder: Path) -> set[str]:
-    """The files of a data folder but for the database's."""
-    return {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and not f.name.startswith("kastor.db")}
+    """The files of a data folder but for the database's, and the id that both have."""
+    own = ("kastor.db", "installation-id")
+    return {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and not f.name.startswith(own)}
 
 
 @pytest.fixture

@@ -98,8 +98,8 @@ def test_what_it_keeps_is_closed_to_others_whatever_the_umask(kastor: Kastor, se
     before = os.umask(0o022)
     try:
         key = kastor("keys", "create", "--email", "ada@example.org", "--operator").out.strip()
-        (home / "data" / "jobs" / "old" / "adapter").mkdir(parents=True)
-        (home / "data" / "jobs" / "old" / "adapter" / "adapter_model.safetensors").write_text("of an older release")
+        (home / "data" / "logs" / "old").mkdir(parents=True)
+        (home / "data" / "logs" / "old" / "engine.log").write_text("of an older release")
         url, _ = serve()
         task = {"trainingData": {"examples": {"examples": [{"textInput": "1", "output": "2"}]}}}
         body = {"baseModel": "models/smollm2-135m-instruct", "tuningTask": task}

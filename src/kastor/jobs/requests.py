@@ -13,7 +13,7 @@ from kastor.dataset.rules import text_faults, too_long
 from kastor.domain.content import Example, Supervise
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import FieldViolation, InvalidArgument
-from kastor.domain.job import DatasetFile, RequestedHyperparameters
+from kastor.domain.job import TOKENIZER_REVISION, AdapterShape, DatasetFile, RequestedHyperparameters
 from kastor.domain.limits import Limits
 from kastor.domain.tuned_model import TunedModel
 from kastor.jobs.asks import sampling_violations
@@ -55,6 +55,17 @@ class NewTuning:
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a job begins with."""
+
+    base: BaseModel
+    adapter: AdapterShape
+    base_name: str  # as the caller, or the caller of the source, named it
+    source: TunedModel | None = None  # whose adapter it goes on from
+    tokenizer: int = TOKENIZER_REVISION
 
 
 class ModelChange(TypedDict, total=False):

@@ -3,23 +3,15 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from kastor.dataset.encode import encode_example
 from kastor.domain.certificate import unreadable
-from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
 from kastor.domain.generation import Sampling
-from kastor.domain.job import (
-    TOKENIZER_REVISION,
-    AdapterShape,
-    Snapshot,
-    State,
-    TuningJob,
-    TuningSpec,
-    resolve,
-)
+from kastor.domain.job import Snapshot, State, TuningJob, TuningSpec, resolve
 from kastor.domain.limits import Limits
 from kastor.domain.listing import ModelFilter
 from kastor.domain.permission import Principal, Role
@@ -28,7 +20,15 @@ from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
 from kastor.jobs.generation import require_active
 from kastor.jobs.model_id import free_model_id
-from kastor.jobs.requests import ModelChange, NewTuning, check_examples, check_settings, check_tower, dataset_file
+from kastor.jobs.requests import (
+    ModelChange,
+    NewTuning,
+    Start,
+    check_examples,
+    check_settings,
+    check_tower,
+    dataset_file,
+)
 from kastor.jobs.views import JobView, Page, Tuning
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import Blobs
@@ -39,17 +39,6 @@ from kastor.store.registry import ALL, ModelStore
 MAX_LOG_BYTES = 1024 * 1024  # of one answer; the caller goes on from the offset it got
 LEFT_ALONE = timedelta(hours=1)  # a create that is under way takes seconds
 LATEST_STEPS = 10  # of a job in short: enough to tell its pace
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """What a job begins with."""
-
-    base: BaseModel
-    adapter: AdapterShape
-    base_name: str  # as the caller, or the caller of the source, named it
-    source: TunedModel | None = None  # whose adapter it goes on from
-    tokenizer: int = TOKENIZER_REVISION
 
 
 class TuningService:
@@ -66,8 +55,9 @@ class TuningService:
         clock: Callable[[], datetime],
         wake: Callable[[], None],
         check_base: Callable[[BaseModel], None] = lambda base: None,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`check_base` raises where this installation may not use a base."""
+        """`check_base` raises where this installation may not use a base; `make_room` frees some of a full disk."""
         self._check_base = check_base
         self._jobs = jobs
         self._models = models
@@ -76,6 +66,7 @@ class TuningService:
         self._catalog = catalog
         self._clock = clock
         self._wake = wake
+        self._make_room = make_room
         self._swept_at: datetime | None = None
         self.limits = limits
 
@@ -162,11 +153,20 @@ class TuningService:
 
         """
         model = self._access.model(model_id, caller, Role.OWNER)
-        self._jobs.request_cancel(model.job_id, at=self._clock())
-        self._models.release(model)
+        try:
+            self._release(model)
+        except ResourceExhausted:  # what is to be deleted may be what fills the disk
+            self._make_room()
+            if self._jobs.get(model.job_id).state.terminal:
+                self._blobs.remove_job(model.job_id)
+            self._release(model)
         self._wake()
         with suppress(KastorError):  # the model is gone; what is left over is tried again by the next tidying
             self.tidy()
+
+    def _release(self, model: TunedModel) -> None:
+        self._jobs.request_cancel(model.job_id, at=self._clock())
+        self._models.release(model)
 
     def tidy(self) -> None:
         """Remove the rows and files of ended jobs whose model was deleted. To be called now and then."""
@@ -306,7 +306,7 @@ class TuningService:
 
     # below: parts
 
-    def _start(self, name: str, caller: Principal) -> "_Start":
+    def _start(self, name: str, caller: Principal) -> Start:
         if not name:
             raise InvalidArgument.of("baseModel", "is missing; name one of GET /v1beta/models")
         if name.startswith(TUNED):
@@ -316,17 +316,17 @@ class TuningService:
         except NotFound as error:
             raise InvalidArgument.of("baseModel", error.message) from error
         self._check_base(base)
-        return _Start(base, base.adapter, f"models/{name.removeprefix('models/')}")
+        return Start(base, base.adapter, f"models/{name.removeprefix('models/')}")
 
-    def _start_from_tuned(self, name: str, caller: Principal) -> "_Start":
+    def _start_from_tuned(self, name: str, caller: Principal) -> Start:
         source = self._access.model(name.removeprefix(TUNED), caller)
         job = self._jobs.get(source.job_id)
         require_active(source, job)
         base = self._catalog.base(job.spec.base_model)
         self._check_base(base)
-        return _Start(base, job.spec.adapter, source.base_model, source, job.spec.tokenizer)
+        return Start(base, job.spec.adapter, source.base_model, source, job.spec.tokenizer)
 
-    def _new_job(self, new: NewTuning, start: "_Start", caller: Principal) -> TuningJob:
+    def _new_job(self, new: NewTuning, start: Start, caller: Principal) -> TuningJob:
         hyperparameters = resolve(new.hyperparameters, len(new.examples), self.limits)
         spec = TuningSpec(
             start.base.id,
@@ -344,7 +344,7 @@ class TuningService:
         model_id = free_model_id(new.display_name, self._models) if asked is None else checked_id(asked, self.limits)
         return TuningJob(job_id, model_id, spec, State.QUEUED, now, now, caller.email)
 
-    def _new_model(self, new: NewTuning, job: TuningJob, start: "_Start", caller: Principal) -> TunedModel:
+    def _new_model(self, new: NewTuning, job: TuningJob, start: Start, caller: Principal) -> TunedModel:
         model = TunedModel(
             id=job.tuned_model_id,
             job_id=job.id,

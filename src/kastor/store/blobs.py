@@ -227,7 +227,7 @@ def _link(source: str, target: str) -> None:
 
 
 def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file under a temporary name, to disk, then give it its name."""
+    """Write a file, whole or not at all: under a temporary name, to disk, then under its own."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:

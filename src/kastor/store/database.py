@@ -25,6 +25,7 @@ BUSY_TIMEOUT_S = 30.0
 MIGRATION_LOCK = 0x6B6173746F72  # "kastor": key of the advisory lock under which PostgreSQL is migrated
 POOL = {"pool_size": 8, "max_overflow": 40}  # more than the threads an HTTP server runs handlers in
 WRITE = "kastor_write"
+DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -35,6 +36,11 @@ class Database:
         self.engine = engine
         self._watching: sqlite3.Connection | None = None
         self._watch = threading.Lock()
+
+    @property
+    def shown(self) -> str:
+        """Its address without a password, for messages."""
+        return _shown(self.engine.url)
 
     @property
     def postgresql(self) -> bool:
@@ -169,7 +175,7 @@ def _upgrade(database: Database) -> None:
             command.upgrade(config, "head")
         except CommandError as error:
             raise FailedPrecondition(
-                f"The database {_shown(database.engine.url)} was written by a newer Kastor: {error}. Upgrade Kastor."
+                f"The database {database.shown} was written by a newer Kastor: {error}. Upgrade Kastor."
             ) from error
 
 
@@ -231,6 +237,11 @@ def _domain_error(error: DBAPIError, url: URL) -> KastorError:
         return ResourceExhausted(f"No space left for the database {_shown(url)}; free some and try again.")
     if name.startswith("SQLITE_BUSY"):
         return Unavailable(f"The database {_shown(url)} was busy for {BUSY_TIMEOUT_S:.0f} s; try again.")
+    if name.startswith(DAMAGED):
+        return FailedPrecondition(
+            f"The database {_shown(url)} is damaged ({said}). Restore it from a backup; to begin anew, move it and the "
+            "folders jobs and files beside it away."
+        )
     if isinstance(error, OperationalError):
         return Unavailable(f"The database {_shown(url)} cannot be used: {said}.")
     raise error
