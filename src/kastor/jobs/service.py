@@ -304,8 +304,6 @@ class TuningService:
         """Optimizer steps done, over all kept jobs."""
         return self._jobs.total_steps()
 
-    # below: parts
-
     def _start(self, name: str, caller: Principal) -> Start:
         if not name:
             raise InvalidArgument.of("baseModel", "is missing; name one of GET /v1beta/models")
