@@ -22,7 +22,8 @@ from prometheus_client import CollectorRegistry
 
 from kastor.announcement import announced, locked_folder, new_instance
 from kastor.api.app import Services, make_app
-from kastor.api.http_protocol import BoundedHttp
+from kastor.api.connections import ConnectionBounds, file_bounds, throttle_accept_errors
+from kastor.api.http_protocol import bounded_http
 from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
 from kastor.domain.errors import FailedPrecondition, KastorError
@@ -199,18 +200,28 @@ class _Running:
             public_metrics=settings.metrics == "open",
         )
         self._threads: tuple[threading.Thread, ...] = ()
+        self._connection_bounds = ConnectionBounds(
+            max_connections=file_bounds(settings.max_connections),
+            head_s=settings.request_head_timeout_s,
+            body_s=settings.request_body_timeout_s,
+            write_s=settings.request_body_timeout_s,
+        )
+        self._keep_alive_s = settings.keep_alive_timeout_s
 
     def config(self) -> uvicorn.Config:
         """How HTTP is served."""
+        bounds = self._connection_bounds
         return uvicorn.Config(
             self._app,
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
-            http=BoundedHttp,  # half the processor time of h11 for a polled operation (docs/log.md)
+            http=bounded_http(bounds),  # type: ignore[arg-type]  # called as a class is; half the processor time of h11 for a polled operation (docs/log.md)
             loop="asyncio",
             server_header=False,
+            backlog=bounds.backlog,
+            timeout_keep_alive=self._keep_alive_s,
             timeout_graceful_shutdown=GRACE_S,
         )
 
@@ -292,6 +303,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
+        throttle_accept_errors(asyncio.get_running_loop())
         await super().startup(sockets)
         self._on_started()
 

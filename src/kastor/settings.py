@@ -75,6 +75,18 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(
         default_factory=list, description="Pages of other sites that may call: https://app.example, or * for any."
     )
+    max_connections: int = Field(
+        2048, ge=8, le=100_000, description="Connections held at a time, as far as the limit of open files allows."
+    )
+    request_head_timeout_s: float = Field(
+        10.0, gt=0, le=3600, description="A request's line and headers must have come after this."
+    )
+    request_body_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="A connection whose body or answer does not move on for this long is closed."
+    )
+    keep_alive_timeout_s: int = Field(
+        5, ge=1, le=3600, description="A connection without a next request is closed after this."
+    )
     metrics: Literal["key", "open"] = Field(
         "key", description="Who may read `GET /metrics`: operators by their key, or everybody."
     )

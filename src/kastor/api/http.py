@@ -175,7 +175,7 @@ class Endpoints:
 
         """
         announced = headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > self._max_body_bytes:
+        if announced.isdecimal() and (len(announced) > 18 or int(announced) > self._max_body_bytes):
             if headers.get("expect", "").lower() != "100-continue":  # else the client has sent nothing yet
                 await _drain(_pieces(receive))
             raise self.too_large()

@@ -1,30 +1,131 @@
 """HTTP on a connection: uvicorn's protocol over httptools, with what that parser lacks.
 
 It has no bound on how much may come before a request is read (h11 has), so a client could fill the memory with one
-endless header. And it reads no body behind a header Upgrade, which curl --http2 and Java's client send along, and which
-a server may pass over (RFC 9110, 7.8).
+endless header. It reads no body behind a header Upgrade, which curl --http2 and Java's client send along, and which
+a server may pass over (RFC 9110, 7.8). And nothing ends a connection that is silent or slow (`api.connections`).
 """
 
+import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from kastor.api.connections import ConnectionBounds, ConnectionTable, full_answer
+
 MAX_HEAD_BYTES = 64 * 1024
-TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+CLOSED = b"connection: close\r\ncontent-length: 0\r\n\r\n"
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + CLOSED
+TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n" + CLOSED
+MIN_BODY_BYTES_PER_S = 500  # on average, once a body takes longer than its pieces may
 UPGRADE_HEADERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
-class BoundedHttp(HttpToolsProtocol):
+def bounded_http(bounds: ConnectionBounds) -> Callable[..., "BoundedHttp"]:
+    """What makes the protocols of one server, for uvicorn's `http`."""
+    return partial(BoundedHttp, table=ConnectionTable(bounds))
+
+
+class Deadlines:
+    """The deadlines of one connection, beside either of uvicorn's protocols."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    flow: FlowControl
+    cycle: Any
+
+    def watch(self, bounds: ConnectionBounds) -> None:
+        """Look after the connection from now on, which has sent no request yet."""
+        self._bounds = bounds
+        self.head_since: float | None = self.loop.time()
+        self.read_at = self.body_since = self.loop.time()
+        self.body_bytes = 0
+        self.blocked_since: float | None = None
+        self._look_again()
+
+    def unwatch(self) -> None:
+        """The connection is gone."""
+        self._timer.cancel()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing is to be sent on this connection now."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _look_again(self) -> None:
+        self._timer = self.loop.call_later(self._bounds.tick_s, self._look)
+
+    def _look(self) -> None:
+        now, bounds = self.loop.time(), self._bounds
+        if self.blocked_since is not None and now - self.blocked_since > bounds.write_s:
+            self.transport.abort()
+        elif self._head_is_late(now) or self._body_is_late(now):
+            self._end_slow()
+        else:
+            self._look_again()
+
+    def _head_is_late(self, now: float) -> bool:
+        return self.head_since is not None and self.is_answered and now - self.head_since > self._bounds.head_s
+
+    def _body_is_late(self, now: float) -> bool:
+        if not self.awaits_body:
+            return False
+        took = now - self.body_since
+        return now - self.read_at > self._bounds.body_s or (
+            took > self._bounds.body_s and self.body_bytes < took * MIN_BODY_BYTES_PER_S
+        )
+
+    @property
+    def awaits_body(self) -> bool:
+        """Whether a request's body has not come to its end, and not because we do not read on."""
+        return self.cycle is not None and self.cycle.more_body and not self.flow.read_paused
+
+    def _end_slow(self) -> None:
+        if self.is_answered:
+            self.transport.write(TOO_SLOW)
+            self.transport.close()
+        else:
+            self.transport.abort()  # in the middle of an answer, or of a body that its handler waits for
+
+
+class BoundedHttp(Deadlines, HttpToolsProtocol):
     """Closes a connection whose request line and headers, or trailers, take more than `MAX_HEAD_BYTES`."""
 
     _unread = 0  # bytes since the parser last came to the end of a head, of a piece of a body, or of a request
+
+    def __init__(self, *arguments: Any, table: ConnectionTable | None = None, **named: Any) -> None:  # noqa: ANN401  # uvicorn's
+        super().__init__(*arguments, **named)
+        self._table = ConnectionTable() if table is None else table
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Take the connection in; where there are too many, at the cost of one that asks nothing."""
+        super().connection_made(transport)
+        self.watch(self._table.bounds)
+        if len(self.connections) > self._table.bounds.max_connections:
+            oldest = self._table.oldest()
+            if oldest is None:
+                transport.write(full_answer())
+                transport.close()
+                return
+            self._table.waiting.pop(oldest)
+            oldest.transport.abort()
+        self._table.waiting[self] = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self.unwatch()
+        self._table.waiting.pop(self, None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless the head has grown too large."""
         self._unset_keepalive_if_required()
         self._unread += len(data)
+        self.read_at = self.loop.time()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -33,19 +134,46 @@ class BoundedHttp(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
             return
+        if self.head_since is None and self.is_answered and not self.awaits_body:
+            self.head_since = self.read_at  # line ends, say, before a request that may never come
         if self._unread > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(TOO_LARGE)
             self.transport.close()
 
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        if self.head_since is None:
+            self.head_since = self.loop.time()
+
     def on_headers_complete(self) -> None:
         """What follows is the body, which has bounds of its own."""
-        self._unread = 0
+        self._unread = self.body_bytes = 0
+        self.head_since, self.body_since = None, self.loop.time()
+        self._table.waiting.pop(self, None)
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer is sent; the connection waits for the next request, if there is none."""
+        super().on_response_complete()
+        if self.is_answered and not self.transport.is_closing():
+            self._table.waiting[self] = None
+
+    def pause_writing(self) -> None:
+        """The client does not take what was sent."""
+        super().pause_writing()
+        self.blocked_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self.blocked_since = None
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._unread = 0
+        self.body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -64,7 +192,36 @@ class BoundedHttp(HttpToolsProtocol):
         head += [name + b": " + value for name, value in self.headers if name not in UPGRADE_HEADERS]
         given: dict[str, Any] = {"config": self.config, "server_state": self.server_state, "app_state": self.app_state}
         self.connections.discard(self)
-        protocol = H11Protocol(**given)
+        self.unwatch()
+        protocol = _LateH11(**given)
         protocol.connection_made(self.transport)
+        protocol.watch(self._table.bounds)
         self.transport.set_protocol(protocol)
         protocol.data_received(b"\r\n".join([*head, b"", rest]))
+
+
+class _LateH11(Deadlines, H11Protocol):
+    """h11's protocol on a connection that it gets with a whole head."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self.unwatch()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        self.head_since, self.read_at = None, self.loop.time()
+        self.body_bytes += len(data)
+        super().data_received(data)
+        if self.is_answered and not self.awaits_body:
+            self.head_since = self.read_at
+
+    def pause_writing(self) -> None:
+        """The client does not take what was sent."""
+        super().pause_writing()
+        self.blocked_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self.blocked_since = None

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel, to_snake
 
+from kastor.dataset.tolerant_json import MAX_DEPTH
 from kastor.domain.errors import InvalidArgument
 
 MAX_UNKNOWN = 100  # names that are told of
@@ -50,6 +51,17 @@ class JsonBounds:
                     f"The request holds more than {self.max_objects:,} objects and lists, or more than "
                     f"{self.max_values:,} values in all; send less at once. A large dataset is uploaded as a file."
                 )
+
+
+def is_too_deep(value: Any) -> bool:  # noqa: ANN401  # JSON
+    """Whether objects and lists lie in one another deeper than `MAX_DEPTH`; what reads them calls itself for each."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for values in inner for one in values if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def is_large(body: bytes) -> bool:

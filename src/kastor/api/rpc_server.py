@@ -19,6 +19,8 @@ from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.security.certificate import Identity, given_identity, own_identity
 from kastor.security.rpc_door import RpcDoor
 
+HANDSHAKE_TIMEOUT_MS = 10_000
+IDLE_TIMEOUT_MS = 300_000  # clients connect again by themselves
 QUICK_THREADS = 32  # beside those that answer for long
 LOOKED_AT_EACH_S = 3600.0
 SAID_BYTES = 1024 * 1024
@@ -79,6 +81,8 @@ class RpcServer:
             handlers=(RpcEdge(routes, endpoints, metrics, max_generating=max_generating, http_url=http_url),),
             options=(
                 ("grpc.so_reuseport", 0),  # else a second server takes the same port without a word
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),  # silent connections
+                ("grpc.max_connection_idle_ms", IDLE_TIMEOUT_MS),
                 ("grpc.max_receive_message_length", endpoints.max_body_bytes + SAID_BYTES),
             ),
         )

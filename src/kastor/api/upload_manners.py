@@ -105,7 +105,7 @@ class RangeManner:
         if int(last) < int(first) or (total != "*" and int(last) >= int(total)):
             raise InvalidArgument(f"Content-Range {said[:80]!r} ends before its beginning, or behind the total.")
         announced = headers.get("content-length", "")
-        if announced.isdigit() and int(announced) != int(last) - int(first) + 1:
+        if announced.isdecimal() and len(announced) <= 18 and int(announced) != int(last) - int(first) + 1:
             raise InvalidArgument(f"Content-Range {said[:80]!r} does not fit the body of {announced} bytes.")
         return Wish(offset=int(first), finish=total != "*" and int(last) + 1 == int(total))
 

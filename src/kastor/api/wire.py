@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from kastor.api.json_bounds import JsonBounds, bounded_names, is_large
-from kastor.dataset.tolerant_json import JsonValue, read_json
+from kastor.api.json_bounds import JsonBounds, bounded_names, is_large, is_too_deep
+from kastor.dataset.tolerant_json import MAX_DEPTH, JsonValue, read_json
 from kastor.domain.errors import FieldViolation, InvalidArgument, MalformedJson
 
 INT32 = range(-(2**31), 2**31)
@@ -222,6 +222,8 @@ def message(kind: type[Message], body: bytes, *, root: str = "", may_be_empty: b
         raise MalformedJson(BAD_JSON + error.message) from error
     if not isinstance(value, dict):
         raise MalformedJson(f"{BAD_JSON}The root must be an object, not {shown(value)}.")
+    if is_too_deep(value):
+        raise MalformedJson(f"{BAD_JSON}Nested too deeply: at most {MAX_DEPTH} levels are read.")
     told, left_out = bounded_names(kind, value) if is_large(body) else (value, 0)
     try:
         return kind.model_validate(told)

@@ -17,6 +17,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 MAX_DEPTH = 64
 """Of the objects and lists in arguments, responses and schemas, one in another."""
 GOOGLE_TYPES = ("STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL")
+INT64_TEXT = re.compile(r"\d{1,18}", re.ASCII)  # longer ones are no number of things
 COUNTS = {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"}
 SPELLINGS = {
     "any_of": "anyOf",
@@ -135,7 +136,7 @@ def json_schema(schema: Mapping[str, Json]) -> dict[str, Json]:
     if isinstance(kind, str) and kind.upper() in GOOGLE_TYPES:
         fields["type"] = [kind.lower(), "null"] if nullable is True else kind.lower()
     for name in COUNTS & fields.keys():
-        if isinstance(fields[name], str) and fields[name].isdecimal():  # int64, as proto3 JSON writes it
+        if isinstance(fields[name], str) and INT64_TEXT.fullmatch(fields[name]):  # int64, as proto3 JSON writes it
             fields[name] = int(fields[name])
     if isinstance(fields.get("items"), dict):
         fields["items"] = json_schema(fields["items"])

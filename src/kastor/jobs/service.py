@@ -1,6 +1,7 @@
 """The use cases of tuning: what a caller may do with tuned models and the jobs that make them."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -291,6 +292,8 @@ class TuningService:
         self.require(job_id, caller, Role.WRITER)
         try:
             with self._blobs.log(job_id).open("rb") as file:
+                if offset >= file.seek(0, os.SEEK_END):
+                    return b""  # nor may a file system be able to look so far
                 file.seek(offset)
                 return file.read(MAX_LOG_BYTES)
         except FileNotFoundError:

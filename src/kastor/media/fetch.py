@@ -314,7 +314,7 @@ class Fetcher:
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
             raise BadMedium.of("media_encoded", f"{url} comes compressed, though that was not asked for.")
         length = answer.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._limits.max_bytes:
+        if length.isdecimal() and (len(length) > 18 or int(length) > self._limits.max_bytes):
             raise _too_big(self._limits.max_bytes)
         fetched = self._cache.put(self._bounded(answer.iter_raw(CHUNK_BYTES)), self._lease)
         self._cache.note(
