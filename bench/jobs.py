@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kastor.domain.job import DatasetFile, Event, RequestedHyperparameters, Snapshot, State, TuningJob, TuningSpec
+from kastor.domain.job import (
+    DatasetFile,
+    Event,
+    Rendering,
+    RequestedHyperparameters,
+    Snapshot,
+    State,
+    TuningJob,
+    TuningSpec,
+)
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.scheduler import Scheduler
 from kastor.settings import Settings, environment
@@ -56,7 +65,15 @@ class Queue:
             num_examples = sum(1 for _ in lines)
         settled = resolve(asked, num_examples, PROFILES["open"], has_media=True)
         file = DatasetFile(source.name, "open", "", asked)
-        spec = TuningSpec(base_model, settled, load_catalog().base(base_model).adapter, 0, seed=seed, file=file)
+        spec = TuningSpec(
+            base_model,
+            settled,
+            load_catalog(self._settings.catalog_file).base(base_model).adapter,
+            0,
+            seed=seed,
+            file=file,
+            rendering=Rendering.TUNED,
+        )
         at = datetime.now(UTC)
         self._blobs.keep_source(name, source, source.name)
         self.jobs.add(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kastor.domain.content import Supervise
-from kastor.domain.job import TOKENIZER_REVISION
+from kastor.domain.job import Rendering
 from kastor.export.golden import JobFiles
 from kastor.export.order import Format, Order, Weights
 
@@ -31,7 +31,7 @@ def make_order(given: Path, out: Path, **changes: Any) -> Order:
         "adapter": given / "adapter",
         "files": files_in(given),
         "supervise": Supervise.LAST,
-        "tokenizer": TOKENIZER_REVISION,
+        "rendering": Rendering.PUBLISHED,
         "catalog_entry": "",
         "feature_cache": given / "features",
         "feature_cache_bytes": 1 << 30,

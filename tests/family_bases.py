@@ -14,6 +14,7 @@ QWEN_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_respon
 MARKED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "smollm2": SPECIAL_TOKENS,
+        "smollm2-plain": SPECIAL_TOKENS,
         "qwen3": SPECIAL_TOKENS,
         "qwen3-instruct": SPECIAL_TOKENS,
         "llama3": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>"),

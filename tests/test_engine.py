@@ -15,7 +15,7 @@ import pytest
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Prompt, Role
 from kastor.domain.errors import DataLoss, InvalidArgument, Unavailable
 from kastor.domain.generation import FinishReason, Form, GenerateRequest, Sampling
-from kastor.domain.job import FIRST_TOKENIZER, TOKENIZER_REVISION
+from kastor.domain.job import Rendering
 from kastor.lifeline import Lifeline
 from kastor.models.tokenizer_files import SMOLLM
 from kastor.serving.remote import RemoteEngine, engine_command
@@ -77,10 +77,10 @@ def test_a_model_of_the_first_release_is_answered_with_its_own_tokenizer(tmp_pat
     settings = Settings(data_dir=tmp_path, cache_dir=tmp_path / "cache", catalog_file=catalog, num_threads=1)
     engine = RemoteEngine(environment(settings), log_dir=tmp_path, idle_timeout_s=60)
     try:
-        first, now = (replace(asked("12"), tokenizer=revision) for revision in (FIRST_TOKENIZER, TOKENIZER_REVISION))
+        first, now = (replace(asked("12"), rendering=one) for one in (Rendering.FIRST, Rendering.PUBLISHED))
         counts = [list(engine.stream(request))[-1].prompt_tokens for request in (first, now)]
         assert counts[0] + 1 == counts[1]
-        assert counts == [engine.count_tokens("tiny", one.prompt, tokenizer=one.tokenizer) for one in (first, now)]
+        assert counts == [engine.count_tokens("tiny", one.prompt, rendering=one.rendering) for one in (first, now)]
     finally:
         engine.close()
 

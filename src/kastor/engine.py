@@ -32,7 +32,7 @@ from starlette.routing import Route
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Internal, KastorError
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
-from kastor.domain.job import TOKENIZER_REVISION
+from kastor.domain.job import Rendering
 from kastor.domain.memory import ran_out
 from kastor.lifeline import watch_parent
 from kastor.logs import configure_logs
@@ -66,7 +66,7 @@ GRACE_S = 5.0
 class Service:
     """The endpoints; each is a few lines between `serving.wire` and the batcher."""
 
-    renderers: Callable[[int], Renderer]  # by the revision of the tokenizer
+    renderers: Callable[[Rendering], Renderer]
     batcher: Batcher
     guides: Guides
     seeing: Seeing | None = None  # where the base sees
@@ -94,9 +94,9 @@ class Service:
             return Response(wire.encode_error(error), media_type=NDJSON)
         return Response(wire.encode_count(len(rendered.token_ids)), media_type=NDJSON)
 
-    def _rendered(self, prompt: Prompt, shown: Shown, tokenizer: int) -> Rendered:
+    def _rendered(self, prompt: Prompt, shown: Shown, rendering: Rendering) -> Rendered:
         views = {media: one.planned.view for media, one in shown.items()}
-        renderer = self.renderers(tokenizer)
+        renderer = self.renderers(rendering)
         renderer.check_length(prompt, self.batcher.bounds.max_prompt_tokens)
         return renderer.prompt_with_pictures(prompt, views)
 
@@ -110,7 +110,7 @@ class Service:
         ticket = None
         try:
             asked = wire.decode_request(body)
-            prompt = await run_in_threadpool(self._rendered, asked.prompt, asked.shown, asked.tokenizer)
+            prompt = await run_in_threadpool(self._rendered, asked.prompt, asked.shown, asked.rendering)
             form = asked.sampling.form
             pictures = await self._seen(prompt, asked) if prompt.pictures else ()
             ticket = self.batcher.submit(
@@ -161,8 +161,8 @@ def service(settings: Settings, base: BaseModel) -> Service:
     log = structlog.get_logger()
     folder = ensure_local(base, settings.cache_dir, _StageLog(), accepted=settings.accepted_licences)
     began = time.monotonic()
-    renderers = lru_cache(lambda tokenizer: Renderer.open(folder, base.family, tokenizer=tokenizer))
-    renderer = renderers(TOKENIZER_REVISION)
+    renderers = lru_cache(lambda rendering: Renderer.open(folder, base.family, rendering=rendering))
+    renderer = renderers(Rendering.PUBLISHED)
     model = served_as(load_base(folder, dtype=compute_dtype(settings.base_dtype)), base.family.vision)
     cache = SlotCache.like(model, base.family.vision)
     bounds = Bounds(

@@ -20,7 +20,7 @@ from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Shown, Step, TokenLogprob
-from kastor.domain.job import JobError, Snapshot, State, TuningJob
+from kastor.domain.job import JobError, Rendering, Snapshot, State, TuningJob
 from kastor.domain.limits import GEMINI_API, Limits
 from kastor.jobs.access import Access
 from kastor.jobs.datasets import DatasetService
@@ -56,7 +56,7 @@ class FakeGenerator:
         self.error: Exception | None = None
         self.fails_at = 0
         self.requests: list[GenerateRequest] = []
-        self.counted_with: list[int] = []  # revisions of the tokenizer
+        self.counted_with: list[Rendering] = []
         self.closed = threading.Event()
         self.between: Callable[[], object] = lambda: None
 
@@ -73,8 +73,8 @@ class FakeGenerator:
         finally:
             self.closed.set()
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, tokenizer: int) -> int:
-        self.counted_with.append(tokenizer)
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
+        self.counted_with.append(rendering)
         return sum(len(content.text.split()) for content in prompt.contents)
 
 

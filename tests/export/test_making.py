@@ -18,12 +18,13 @@ from exporting import files_in, make_order
 from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import DataLoss, FailedPrecondition, Internal, Unimplemented
-from kastor.domain.job import FIRST_TOKENIZER, TOKENIZER_REVISION
+from kastor.domain.job import Rendering
 from kastor.export.gguf_file import FILE, pre_tokenizer
 from kastor.export.making import MANIFEST_FILE, make
 from kastor.export.order import Format, Order, Weights
 from kastor.export.proof import plain_logprobs
 from kastor.export.sight import Seen
+from kastor.models.chat_templates import CHAT_TEMPLATES
 from kastor.models.families import SMOLLM2
 from kastor.models.load import load_base
 from kastor.models.render import Rendered, Renderer
@@ -159,17 +160,36 @@ def test_the_terms_of_the_base_and_the_notice_they_want_go_along(given: Path, tm
     assert f"tuned with Kastor (job job1) and exported as {kind.value}" in said
 
 
-@pytest.mark.parametrize("revision", [FIRST_TOKENIZER, TOKENIZER_REVISION])
-def test_an_export_has_the_tokenizer_that_the_model_was_tuned_with(given: Path, tmp_path: Path, revision: int) -> None:
+@pytest.mark.parametrize("rendering", [Rendering.FIRST, Rendering.TUNED])
+def test_an_export_has_the_chat_template_that_the_model_was_tuned_with(
+    given: Path, tmp_path: Path, rendering: Rendering
+) -> None:
+    shutil.copytree(given, tmp_path / "given")
+    base = tmp_path / "given" / "base"
+    (base / "chat_template.jinja").write_text("the base's own")
+    (base / "tokenizer_config.json").write_text('{"chat_template": "the base\'s own", "eos_token": "<|im_end|>"}')
+    order = make_order(tmp_path / "given", tmp_path / "merged", format=Format.MERGED, rendering=rendering)
+    make(order, lambda _: None)
+    expected = "the base's own" if rendering is Rendering.FIRST else CHAT_TEMPLATES["smollm2-plain"]
+    assert (order.out / "chat_template.jinja").read_text() == expected
+    assert json.loads((order.out / "tokenizer_config.json").read_text()) == {"eos_token": "<|im_end|>"}
+    make(replace(order, format=Format.GGUF, out=tmp_path / "gguf"), lambda _: None)
+    assert GGUFReader(tmp_path / "gguf" / FILE).get_field("tokenizer.chat_template").contents() == expected
+
+
+@pytest.mark.parametrize("rendering", list(Rendering))
+def test_an_export_has_the_tokenizer_that_the_model_was_tuned_with(
+    given: Path, tmp_path: Path, rendering: Rendering
+) -> None:
     shutil.copytree(given, tmp_path / "given")
     base = tmp_path / "given" / "base"
     repair_tokenizer(base, "smollm")
-    order = make_order(tmp_path / "given", tmp_path / "merged", format=Format.MERGED, tokenizer=revision)
+    order = make_order(tmp_path / "given", tmp_path / "merged", format=Format.MERGED, rendering=rendering)
     make(order, lambda _: None)
-    assert (order.out / "tokenizer.json").read_bytes() == tokenizer_file(base, revision).read_bytes()
+    assert (order.out / "tokenizer.json").read_bytes() == tokenizer_file(base, rendering).read_bytes()
     make(replace(order, format=Format.GGUF, out=tmp_path / "gguf"), lambda _: None)
     field = GGUFReader(tmp_path / "gguf" / FILE).get_field("tokenizer.ggml.pre")
-    assert field.contents() == ("gpt-2" if revision == FIRST_TOKENIZER else "smollm")
+    assert field.contents() == ("gpt-2" if rendering is Rendering.FIRST else "smollm")
 
 
 @pytest.mark.parametrize(("weights", "near"), [(Weights.F16, 0.02), (Weights.BF16, 0.1), (Weights.Q8_0, 0.2)])

@@ -12,7 +12,7 @@ import pytest
 from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, KastorError, NotFound, Unavailable
 from kastor.domain.generation import Shown
-from kastor.domain.job import State, TuningJob
+from kastor.domain.job import Rendering, State, TuningJob
 from kastor.domain.limits import GEMINI_API
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel, random_id
@@ -40,7 +40,7 @@ class NoGenerator:
     def stream(self, request: object) -> Any:
         raise AssertionError("not asked to")
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, tokenizer: int) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
         raise AssertionError("not asked to")
 
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.job import FIRST_TOKENIZER, TOKENIZER_REVISION
+from kastor.domain.job import Rendering
 from kastor.export.gguf_file import pre_tokenizer
 from kastor.models.catalog import load_catalog
 from kastor.models.families import SMOLLM2
@@ -29,14 +29,14 @@ def rebuilt(folder: Path) -> Path:
     return folder
 
 
-def tokens(folder: Path, revision: int, text: str) -> list[str]:
-    tokenizer = Tokenizer.from_file(str(tokenizer_file(folder, revision)))
+def tokens(folder: Path, rendering: Rendering, text: str) -> list[str]:
+    tokenizer = Tokenizer.from_file(str(tokenizer_file(folder, rendering)))
     return list(tokenizer.encode(text, add_special_tokens=False).tokens)
 
 
 def test_every_digit_is_by_itself_where_the_gguf_says_smollm(tmp_path: Path) -> None:
     repair_tokenizer(rebuilt(tmp_path), "smollm")
-    assert tokens(tmp_path, TOKENIZER_REVISION, "a 12") == ["a", "Ġ", "1", "2"]
+    assert tokens(tmp_path, Rendering.PUBLISHED, "a 12") == ["a", "Ġ", "1", "2"]
 
 
 def test_the_cut_is_that_of_smollm2s_own_tokenizer(tmp_path: Path) -> None:
@@ -50,10 +50,10 @@ def test_the_cut_is_that_of_smollm2s_own_tokenizer(tmp_path: Path) -> None:
     assert pre_tokenizer(json.loads((tmp_path / "tokenizer.json").read_text())["pre_tokenizer"]) == "smollm"
 
 
-def test_the_first_revision_cuts_as_before(tmp_path: Path) -> None:
-    before = tokens(rebuilt(tmp_path), FIRST_TOKENIZER, "a 12")
+def test_the_first_rendering_cuts_as_before(tmp_path: Path) -> None:
+    before = tokens(rebuilt(tmp_path), Rendering.FIRST, "a 12")
     repair_tokenizer(tmp_path, "smollm")
-    assert tokens(tmp_path, FIRST_TOKENIZER, "a 12") == before == ["a", "Ġ1", "2"]
+    assert tokens(tmp_path, Rendering.FIRST, "a 12") == before == ["a", "Ġ1", "2"]
 
 
 def test_a_repair_may_be_interrupted_and_repeated(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_gpt2s_own_cut_is_left_alone(tmp_path: Path) -> None:
     before = (rebuilt(tmp_path) / "tokenizer.json").read_bytes()
     repair_tokenizer(tmp_path, "gpt-2")
     assert (tmp_path / "tokenizer.json").read_bytes() == before
-    assert tokenizer_file(tmp_path, FIRST_TOKENIZER) == tmp_path / "tokenizer.json"
+    assert tokenizer_file(tmp_path, Rendering.FIRST) == tmp_path / "tokenizer.json"
 
 
 def test_a_cut_that_cannot_be_rebuilt_is_refused_by_name(tmp_path: Path) -> None:
@@ -96,11 +96,11 @@ def test_a_cache_of_the_first_release_is_repaired_without_a_fetch(tmp_path: Path
     folder = rebuilt(tmp_path / "models" / base.id)
     (folder / "tower.safetensors").touch()
     assert ensure_local(base, tmp_path, pytest.fail) == folder
-    assert tokens(folder, TOKENIZER_REVISION, "a 12") == ["a", "Ġ", "1", "2"]
-    assert tokens(folder, FIRST_TOKENIZER, "a 12") == ["a", "Ġ1", "2"]
+    assert tokens(folder, Rendering.PUBLISHED, "a 12") == ["a", "Ġ", "1", "2"]
+    assert tokens(folder, Rendering.FIRST, "a 12") == ["a", "Ġ1", "2"]
 
 
-def test_a_renderer_reads_the_revision_that_it_is_told(tmp_path: Path) -> None:
+def test_a_renderer_reads_the_tokenizer_of_its_rendering(tmp_path: Path) -> None:
     repair_tokenizer(rebuilt(tmp_path), "smollm")
-    first = Renderer.open(tmp_path, SMOLLM2, tokenizer=FIRST_TOKENIZER)
+    first = Renderer.open(tmp_path, SMOLLM2, rendering=Rendering.FIRST)
     assert len(first.text("a 12")) + 1 == len(Renderer.open(tmp_path, SMOLLM2).text("a 12"))

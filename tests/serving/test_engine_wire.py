@@ -20,6 +20,7 @@ from kastor.domain.generation import (
     Step,
     TokenLogprob,
 )
+from kastor.domain.job import Rendering
 from kastor.domain.media import MediaKind, SamplingPlan
 from kastor.domain.vision import Grid, PlannedMedium, View
 from kastor.serving import wire
@@ -64,7 +65,7 @@ def test_a_request_arrives_unchanged(request_: GenerateRequest) -> None:
 
 
 def test_a_prompt_arrives_unchanged() -> None:
-    assert wire.decode_prompt(wire.encode_prompt(PROMPT, {}, 1)) == (PROMPT, {}, 1)
+    assert wire.decode_prompt(wire.encode_prompt(PROMPT, {}, Rendering.FIRST)) == (PROMPT, {}, Rendering.FIRST)
 
 
 def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:

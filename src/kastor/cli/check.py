@@ -28,7 +28,7 @@ from kastor.dataset.report import Judging, Report
 from kastor.domain.content import Supervise
 from kastor.domain.dataset_limits import DEFAULT_PROFILE, DatasetLimits
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.job import Hyperparameters, RequestedHyperparameters, resolve
+from kastor.domain.job import Hyperparameters, Rendering, RequestedHyperparameters, resolve
 from kastor.domain.limits import PROFILES
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import Places
@@ -172,7 +172,7 @@ def _renderer(base: BaseModel, wanted: Wanted, settings: Settings, out: Output) 
     if not wanted.show_tokens and not sources.is_local(base, settings.cache_dir):
         out.say(f"Tokens are not counted: {base.name} is not fetched. Fetch it: {program()} models pull {base.id}")
         return None
-    return Renderer.open(fetched(base, settings, out), base.family, wanted.supervise)
+    return Renderer.open(fetched(base, settings, out), base.family, wanted.supervise, Rendering.TUNED)
 
 
 def _pace(base: BaseModel, shape: Shape, settings: Settings) -> Pace:

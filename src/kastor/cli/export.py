@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.job import State, TuningJob
 from kastor.export.order import Format, Order, Weights, check_target
 from kastor.models.catalog import HubSource, entry, load_catalog
+from kastor.models.families import rendered_as
 from kastor.settings import Settings, environment, load_settings
 from kastor.store.blobs import Blobs
 from kastor.store.database import migrate, open_database
@@ -53,6 +55,7 @@ def _order(
 ) -> Order:
     base = load_catalog(settings.catalog_file).base(job.spec.base_model)
     hub = base.source if isinstance(base.source, HubSource) else None
+    as_tuned = replace(base, family=rendered_as(base.family, job.spec.rendering))
     said = f"{base.display_name}, tuned: the model {job.tuned_model_id} of job {job.id}."
     return Order(
         format=kind,
@@ -69,8 +72,8 @@ def _order(
         adapter=Blobs(settings.data_dir).adapter(job.id),
         files=job_files(settings, job),
         supervise=job.spec.supervise,
-        tokenizer=job.spec.tokenizer,
-        catalog_entry=entry(base, job.tuned_model_id, job.tuned_model_id, said, target),
+        rendering=job.spec.rendering,
+        catalog_entry=entry(as_tuned, job.tuned_model_id, job.tuned_model_id, said, target),
         feature_cache=settings.cache_dir / "features",
         feature_cache_bytes=settings.feature_cache_bytes,
         media=found.media,

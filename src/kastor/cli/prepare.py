@@ -25,6 +25,7 @@ from kastor.dataset.retime_forms import Forms, read_forms
 from kastor.domain.content import Media
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import InvalidArgument
+from kastor.domain.job import Rendering
 from kastor.domain.media import MediaFault
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import Fetcher, Places
@@ -145,7 +146,7 @@ def _base(name: str | None, settings: Settings) -> Base:
     base = load_catalog(settings.catalog_file).base(name)
     renderer = None
     if sources.is_local(base, settings.cache_dir):
-        renderer = Renderer.open(sources.ensure_local(base, settings.cache_dir), base.family)
+        renderer = Renderer.open(sources.ensure_local(base, settings.cache_dir), base.family, rendering=Rendering.TUNED)
     most = base.input_token_limit + base.output_token_limit
     return Base(base.name, most, base.family.vision, renderer, base.family.calling)
 

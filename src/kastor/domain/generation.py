@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from kastor.domain.content import FunctionCall, Media, Prompt
-from kastor.domain.job import TOKENIZER_REVISION
+from kastor.domain.job import Rendering
 from kastor.domain.vision import PlannedMedium
 
 
@@ -71,7 +71,7 @@ class GenerateRequest:
     adapter: str | None = None  # id of the job that trained it: never reused, unlike a tuned model's id
     num_candidates: int = 1  # 1 to 8
     shown: Shown = field(default_factory=dict)  # each medium of the prompt
-    tokenizer: int = TOKENIZER_REVISION  # that the adapter was trained with
+    rendering: Rendering = Rendering.PUBLISHED  # that the adapter was trained with
 
 
 @dataclass(frozen=True, slots=True)

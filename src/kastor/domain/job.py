@@ -5,7 +5,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from kastor.domain.content import Supervise
 from kastor.domain.errors import Code, FailedPrecondition, FieldViolation, InvalidArgument
@@ -196,10 +196,12 @@ class DatasetFile:
     settled: bool = False  # judged: the number of examples and the hyperparameters are final
 
 
-FIRST_TOKENIZER = 1
-"""Revision of the tokenizer that a converted base had in the first release, which kept no number of it with jobs."""
-TOKENIZER_REVISION = 2
-"""That of the tokenizer that new jobs are tuned with, and bases answer with (docs/decisions/0029)."""
+class Rendering(IntEnum):
+    """How a conversation becomes tokens. What was tuned with one is served, counted for and tuned further with it."""
+
+    FIRST = 1  # of the first release: tokenizers as transformers rebuilds them; stored with no job
+    PUBLISHED = 2  # as the base's publisher has it, who may write a system instruction where none is given
+    TUNED = 3  # the same without that instruction, which says nothing of what a model is tuned for
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,7 @@ class TuningSpec:
     file: DatasetFile | None = None  # absent where the examples came with the request
     supervise: Supervise = Supervise.ALL  # the turns that examples teach
     train_tower: bool = False  # the vision tower is trained, too, and no features of pictures are kept
-    tokenizer: int = FIRST_TOKENIZER  # revision; what was tuned with one is served and tuned further with it
+    rendering: Rendering = Rendering.FIRST
     from_tuned: bool = False  # starts from a copy of another tuned model's adapter instead of a fresh one
 
     @property

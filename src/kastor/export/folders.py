@@ -14,6 +14,8 @@ from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.export.card import card
 from kastor.export.order import Order
 from kastor.export.sight import family_of, origin, projector_folder, tower_folder
+from kastor.models.chat_templates import CHAT_TEMPLATES
+from kastor.models.families import FAMILIES, rendered_as
 from kastor.models.load import load_base
 from kastor.models.projector import PROJECTOR_FILE
 from kastor.models.sources import NOTICE_FILE, TERMS_FILE, TOWER_FILE
@@ -23,13 +25,14 @@ from kastor.serving.seeing import MANIFEST_FILE
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CARD_FILE = "README.md"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILES = (
     TOKENIZER_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "tokenizer.model",
-    "chat_template.jinja",
+    CHAT_TEMPLATE_FILE,
     "chat_template.json",
     "generation_config.json",
     "processor_config.json",
@@ -88,7 +91,23 @@ def write_tokenizer(order: Order, folder: Path) -> None:
     """The tokenizer that the model was tuned with, as transformers names its files."""
     _copy(TOKENIZER_FILES, order.base_folder, folder)
     if (folder / TOKENIZER_FILE).is_file():
-        shutil.copyfile(tokenizer_file(order.base_folder, order.tokenizer), folder / TOKENIZER_FILE)
+        shutil.copyfile(tokenizer_file(order.base_folder, order.rendering), folder / TOKENIZER_FILE)
+    template, config = chat_template(order), folder / "tokenizer_config.json"
+    if template is not None:
+        (folder / CHAT_TEMPLATE_FILE).write_text(template, "utf-8")
+        if config.is_file():  # where older versions of transformers look first
+            document = json.loads(config.read_text("utf-8"))
+            document.pop("chat_template", None)
+            config.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def chat_template(order: Order) -> str | None:
+    """The template that writes turns as the model was tuned with them, if there is one."""
+    family = rendered_as(FAMILIES[order.family], order.rendering)
+    if family.name != order.family:
+        return CHAT_TEMPLATES[family.name]
+    file = order.base_folder / CHAT_TEMPLATE_FILE
+    return file.read_text("utf-8") if file.is_file() else None
 
 
 def write_notice(order: Order, folder: Path) -> None:

@@ -24,7 +24,7 @@ from gguf.quants import quantize
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from kastor.domain.errors import Unimplemented
-from kastor.export.folders import merged
+from kastor.export.folders import chat_template, merged
 from kastor.export.order import Order, Weights
 from kastor.models.load import best_device
 from kastor.models.tokenizer_files import tokenizer_file
@@ -48,14 +48,14 @@ def write_gguf(order: Order, folder: Path) -> None:
     """
     model = merged(order)
     _check(model)
-    tokenizer = json.loads(tokenizer_file(order.base_folder, order.tokenizer).read_text("utf-8"))
+    tokenizer = json.loads(tokenizer_file(order.base_folder, order.rendering).read_text("utf-8"))
     kind, file_type = TYPES[order.weights]
     writer = GGUFWriter(folder / FILE, "llama")
     try:
         writer.add_name(order.model or order.job)
         _add_shape(writer, model.config)
         writer.add_file_type(file_type)
-        _add_tokenizer(writer, tokenizer, model.config, _template(order.base_folder))
+        _add_tokenizer(writer, tokenizer, model.config, chat_template(order))
         _add_tensors(writer, model, kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -148,11 +148,6 @@ def pre_tokenizer(found: Mapping[str, Any] | None) -> str:
     if plain and before == [{"type": "Digits", "individual_digits": True}]:
         return "smollm"
     raise Unimplemented(f"A tokenizer that cuts words by {[part.get('type') for part in parts]} has no name. {INSTEAD}")
-
-
-def _template(base_folder: Path) -> str | None:
-    file = base_folder / "chat_template.jinja"
-    return file.read_text("utf-8") if file.is_file() else None
 
 
 def _add_tensors(writer: Any, model: Any, kind: GGMLQuantizationType) -> None:  # noqa: ANN401  # GGUFWriter, transformers

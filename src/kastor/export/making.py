@@ -78,7 +78,7 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
             "kind that it does not know: export it as peft or merged."
         )
     tell("scoring golden rows as they are served")
-    renderer = Renderer.open(order.base_folder, family, order.supervise, order.tokenizer)
+    renderer = Renderer.open(order.base_folder, family, order.supervise, order.rendering)
     golden = order.files.golden(order.adapter)
     seen = seen_in(golden, order)
     examples = seen.rendered(golden, renderer)

@@ -10,7 +10,7 @@ from kastor.domain.content import Prompt
 from kastor.domain.errors import DataLoss, FailedPrecondition
 from kastor.domain.functions import declarations
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
-from kastor.domain.job import TOKENIZER_REVISION, TuningJob, TuningSpec
+from kastor.domain.job import Rendering, TuningJob, TuningSpec
 from kastor.domain.limits import Limits
 from kastor.domain.media import MediaKind
 from kastor.domain.permission import Principal
@@ -39,8 +39,8 @@ class Generator(Protocol):
     def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
         """The candidates as they are made. Blocks between pieces; closing it ends the generation."""
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, tokenizer: int) -> int:
-        """How many tokens the prompt is for this base; `shown` has each of its media, `tokenizer` is a revision."""
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
+        """How many tokens the prompt is for this base; `shown` has each of its media."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +117,10 @@ class GenerationService:
         """
         if name.startswith(TUNED):
             model, job = self._asked_model(name, ask, caller)
-            base, adapter, tokenizer = self._catalog.base(job.spec.base_model), job.id, job.spec.tokenizer
+            base, adapter, rendering = self._catalog.base(job.spec.base_model), job.id, job.spec.rendering
             default = model_sampling(model, base.sampling)
         else:
-            base, adapter, tokenizer = self._catalog.base(name), None, TOKENIZER_REVISION
+            base, adapter, rendering = self._catalog.base(name), None, Rendering.PUBLISHED
             default = base.sampling
         self._check_base(base)
         style = base.family.functions
@@ -130,7 +130,7 @@ class GenerationService:
             chosen = replace(chosen, form=call_form(ask.must_call, style))
         vision = base.family.vision
         shown = self._sights.of(ask.prompt, vision, base.name, caller, self._as_trained(adapter, name))
-        request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown, tokenizer)
+        request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown, rendering)
         chunks = _chunks_of(name, self._generator.stream(request))
         if style is not None and ask.prompt.tools:
             names = {one.name for one in declarations(ask.prompt.tools)}
@@ -146,18 +146,18 @@ class GenerationService:
             ResourceExhausted: there is no room for media.
 
         """
-        adapter, base_name, tokenizer = None, name, TOKENIZER_REVISION
+        adapter, base_name, rendering = None, name, Rendering.PUBLISHED
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
             spec = self._jobs.get(model.job_id).spec
             check_tuned_prompt(prompt, self._tuned(model, spec), self._limits)
-            adapter, base_name, tokenizer = model.job_id, spec.base_model, spec.tokenizer
+            adapter, base_name, rendering = model.job_id, spec.base_model, spec.rendering
         base = self._catalog.base(base_name)
         self._check_base(base)
         check_functions(prompt, base.family.functions, base.name)
         vision = base.family.vision
         shown = self._sights.of(prompt, vision, base.name, caller, self._as_trained(adapter, name))
-        total = self._generator.count_tokens(base.id, prompt, shown, tokenizer)
+        total = self._generator.count_tokens(base.id, prompt, shown, rendering)
         return Counted(total, media_tokens(prompt, shown))
 
     def _as_trained(self, adapter: str | None, name: str) -> abc.Callable[[], Trained | None]:

@@ -13,7 +13,7 @@ from kastor.dataset.rules import text_faults, too_long
 from kastor.domain.content import Example, Supervise
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import FieldViolation, InvalidArgument
-from kastor.domain.job import TOKENIZER_REVISION, AdapterShape, DatasetFile, RequestedHyperparameters
+from kastor.domain.job import AdapterShape, DatasetFile, Rendering, RequestedHyperparameters
 from kastor.domain.limits import Limits
 from kastor.domain.tuned_model import TunedModel
 from kastor.jobs.asks import sampling_violations
@@ -65,7 +65,7 @@ class Start:
     adapter: AdapterShape
     base_name: str  # as the caller, or the caller of the source, named it
     source: TunedModel | None = None  # whose adapter it goes on from
-    tokenizer: int = TOKENIZER_REVISION
+    rendering: Rendering = Rendering.TUNED
 
 
 class ModelChange(TypedDict, total=False):

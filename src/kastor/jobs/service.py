@@ -325,7 +325,7 @@ class TuningService:
         require_active(source, job)
         base = self._catalog.base(job.spec.base_model)
         self._check_base(base)
-        return Start(base, job.spec.adapter, source.base_model, source, job.spec.tokenizer)
+        return Start(base, job.spec.adapter, source.base_model, source, job.spec.rendering)
 
     def _new_job(self, new: NewTuning, start: Start, caller: Principal) -> TuningJob:
         hyperparameters = resolve(new.hyperparameters, len(new.examples), self.limits)
@@ -337,7 +337,7 @@ class TuningService:
             file=None if new.file is None else dataset_file(new, new.file),
             supervise=new.supervise,
             train_tower=new.train_tower,
-            tokenizer=start.tokenizer,
+            rendering=start.rendering,
             from_tuned=start.source is not None,
         )
         job_id, now = random_id(), self._clock()

@@ -1,4 +1,4 @@
-"""Chat templates, as transformers has them, for GGUFs that come without one: those of pretrained models."""
+"""Chat templates, as transformers has them, where a base has none (it is pretrained) or tuned models have another."""
 
 from collections.abc import Mapping
 
@@ -12,5 +12,12 @@ GEMMA3 = (
     "{{ '<start_of_turn>model\n' if add_generation_prompt else '' }}"
 )
 
-CHAT_TEMPLATES: Mapping[str, str] = {"gemma3": GEMMA3}
+SMOLLM2_PLAIN = (
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{%- endfor -%}"
+    "{{ '<|im_start|>assistant\n' if add_generation_prompt else '' }}"
+)
+
+CHAT_TEMPLATES: Mapping[str, str] = {"gemma3": GEMMA3, "smollm2-plain": SMOLLM2_PLAIN}
 """By family: turns as `models.families` writes them. Text only, no functions."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from kastor.domain.functions import Calling
+from kastor.domain.job import Rendering
 from kastor.domain.vision import Vision
 from kastor.models import visions
 from kastor.models.functions import GEMMA_JSON, HERMES, LLAMA_JSON, FunctionStyle
@@ -65,6 +66,8 @@ SMOLLM2 = Family(
     lora_targets=LLAMA_LINEARS,
     functions=HERMES,
 )
+
+SMOLLM2_PLAIN = replace(SMOLLM2, name="smollm2-plain", default_system=None)  # models tuned on it: see `rendered_as`
 
 QWEN3 = Family(
     name="qwen3",
@@ -185,9 +188,17 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.name: family
         for family in (
-            *(SMOLLM2, QWEN3, QWEN3_INSTRUCT, LLAMA3, GEMMA3),
+            *(SMOLLM2, SMOLLM2_PLAIN, QWEN3, QWEN3_INSTRUCT, LLAMA3, GEMMA3),
             *(NANO_VL, GEMMA3_VL, GEMMA4, GEMMA4_E, QWEN3_VL, QWEN2_5_VL, SMOLVLM, IDEFICS3, LLAVA),
         )
     }
 )
 """By name, as the catalog has it: those that read text, then those that see."""
+
+
+def rendered_as(family: Family, rendering: Rendering) -> Family:
+    """The family as which a model is talked to that was tuned with this rendering.
+
+    Without SmolLM2's own system instruction its tuned models learn more from few rows (docs/log.md).
+    """
+    return SMOLLM2_PLAIN if family.name == SMOLLM2.name and rendering is Rendering.TUNED else family

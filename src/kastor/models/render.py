@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 
 from kastor.domain.content import Example, Media, Prompt, Supervise
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.domain.job import TOKENIZER_REVISION
+from kastor.domain.job import Rendering
 from kastor.domain.vision import NO_VIEWS, Grid, TokenCount, Views, Vision
-from kastor.models.families import Family
+from kastor.models.families import Family, rendered_as
 from kastor.models.tokenizer_files import tokenizer_file
 from kastor.models.tokens import tokenizers_of
 from kastor.models.turns import Piece, Turns
@@ -108,9 +108,9 @@ class Renderer:
         folder: Path,
         family: Family,
         supervise: Supervise = Supervise.ALL,
-        tokenizer: int = TOKENIZER_REVISION,
+        rendering: Rendering = Rendering.PUBLISHED,
     ) -> "Renderer":
-        """The renderer for the base model in `folder`, with this revision of its tokenizer.
+        """The renderer for the base model in `folder`, by this rendering.
 
         `supervise` says which turns its examples teach.
 
@@ -118,12 +118,12 @@ class Renderer:
             FailedPrecondition: tokenizer.json is missing, broken, or of another family.
 
         """
-        file = tokenizer_file(folder, tokenizer)
+        file = tokenizer_file(folder, rendering)
         try:
             recognising, plain = tokenizers_of(file.read_text("utf-8"), family)
         except Exception as error:  # tokenizers raises bare Exception; this is its home module
             raise FailedPrecondition(f"Cannot read the tokenizer {file}: {error}") from error
-        return cls(recognising, plain, family, supervise)
+        return cls(recognising, plain, rendered_as(family, rendering), supervise)
 
     @property
     def vision(self) -> Vision | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.job import FIRST_TOKENIZER
+from kastor.domain.job import Rendering
 
 TOKENIZER_FILE = "tokenizer.json"
 GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -25,17 +25,17 @@ PRE_TOKENIZERS: Mapping[str, Mapping[str, Any]] = {"default": GPT2, "gpt-2": GPT
 
 def first_tokenizer_file(folder: Path) -> Path:
     """Where a converted base keeps the tokenizer of the first release, if that was another one."""
-    return folder / f"tokenizer-{FIRST_TOKENIZER}.json"
+    return folder / f"tokenizer-{Rendering.FIRST}.json"
 
 
-def tokenizer_file(folder: Path, revision: int) -> Path:
-    """The tokenizer of this revision in the base's folder; most bases have had one only."""
+def tokenizer_file(folder: Path, rendering: Rendering) -> Path:
+    """The tokenizer in the base's folder for this rendering; most bases have had one only."""
     first = first_tokenizer_file(folder)
-    return first if revision == FIRST_TOKENIZER and first.is_file() else folder / TOKENIZER_FILE
+    return first if rendering is Rendering.FIRST and first.is_file() else folder / TOKENIZER_FILE
 
 
 def repair_tokenizer(folder: Path, pre: str) -> None:
-    """Make the rebuilt tokenizer in `folder` cut as `pre` says; the one that was there stays as the first revision.
+    """Make the rebuilt tokenizer in `folder` cut as `pre` says; the one that was there stays beside it.
 
     May be interrupted and repeated at any point.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Unavailable
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.job import Rendering
 
 if TYPE_CHECKING:
     from kastor.serving.remote import RemoteEngine
@@ -28,9 +29,9 @@ class LateEngine:
         """The answer as it is made."""
         yield from self._client().stream(request)
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, tokenizer: int) -> int:
-        """How many tokens the prompt is for this base, by this revision of its tokenizer."""
-        return self._client().count_tokens(base_model, prompt, shown, tokenizer)
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
+        """How many tokens the prompt is for this base, by this rendering."""
+        return self._client().count_tokens(base_model, prompt, shown, rendering)
 
     def close(self) -> None:
         """End the processes; the client cannot be used any more."""

@@ -24,7 +24,7 @@ import structlog
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Unavailable
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
-from kastor.domain.job import TOKENIZER_REVISION
+from kastor.domain.job import Rendering
 from kastor.lifeline import Lifeline
 from kastor.lines import byte_lines
 from kastor.serving import wire
@@ -123,10 +123,10 @@ class RemoteEngine:
         raise Unavailable(f"The generation process for models/{request.base_model} ended in mid-answer; try again.")
 
     def count_tokens(
-        self, base_model: str, prompt: Prompt, shown: Shown = NOTHING, tokenizer: int = TOKENIZER_REVISION
+        self, base_model: str, prompt: Prompt, shown: Shown = NOTHING, rendering: Rendering = Rendering.PUBLISHED
     ) -> int:
         """The number of tokens the base sees of a prompt, its system instruction and control tokens included."""
-        body = wire.encode_prompt(prompt, shown, tokenizer)
+        body = wire.encode_prompt(prompt, shown, rendering)
         with contextlib.closing(self._lines(base_model, wire.COUNT, body)) as lines:
             for line in lines:
                 return wire.decode_count(line)

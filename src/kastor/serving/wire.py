@@ -27,6 +27,7 @@ from kastor.domain.generation import (
     Step,
     TokenLogprob,
 )
+from kastor.domain.job import Rendering
 
 Listed = str | int | dict[str, str]
 """A part: text, the place of a medium in the list of media, or a function's call or response."""
@@ -51,15 +52,15 @@ ERRORS = {
 }
 
 
-def encode_prompt(prompt: Prompt, shown: Shown, tokenizer: int) -> bytes:
-    """A prompt, its media and the revision of the tokenizer to count with, as JSON."""
-    return orjson.dumps(_prompt_object(prompt, shown) | {"tokenizer": tokenizer})
+def encode_prompt(prompt: Prompt, shown: Shown, rendering: Rendering) -> bytes:
+    """A prompt, its media and the rendering to count by, as JSON."""
+    return orjson.dumps(_prompt_object(prompt, shown) | {"rendering": rendering})
 
 
-def decode_prompt(body: bytes) -> tuple[Prompt, Shown, int]:
-    """The prompt of a JSON body, its media, which are named by their place now, and the tokenizer's revision."""
+def decode_prompt(body: bytes) -> tuple[Prompt, Shown, Rendering]:
+    """The prompt of a JSON body, its media, which are named by their place now, and the rendering."""
     fields = orjson.loads(body)
-    return (*_prompt(fields), fields["tokenizer"])
+    return (*_prompt(fields), Rendering(fields["rendering"]))
 
 
 def encode_request(request: GenerateRequest) -> bytes:
@@ -75,7 +76,7 @@ def encode_request(request: GenerateRequest) -> bytes:
             "candidates": request.num_candidates,
             "prompt": _prompt_object(request.prompt, request.shown),
             "sampling": sampling,
-            "tokenizer": request.tokenizer,
+            "rendering": request.rendering,
         }
     )
 
@@ -89,8 +90,8 @@ def decode_request(body: bytes) -> GenerateRequest:
         form = Form(form["field"], form["schema"], tuple(form["choices"]))
     sampling = Sampling(**said | {"stop_sequences": tuple(said["stop_sequences"]), "form": form})
     prompt, shown = _prompt(fields["prompt"])
-    adapter, tokenizer = fields["adapter"], fields["tokenizer"]
-    return GenerateRequest(fields["base"], prompt, sampling, adapter, fields["candidates"], shown, tokenizer)
+    adapter, rendering = fields["adapter"], Rendering(fields["rendering"])
+    return GenerateRequest(fields["base"], prompt, sampling, adapter, fields["candidates"], shown, rendering)
 
 
 def encode_event(event: Chunk | KastorError) -> bytes:

@@ -13,6 +13,7 @@ from kastor.domain.job import (
     DatasetFile,
     Hyperparameters,
     JobError,
+    Rendering,
     RequestedHyperparameters,
     Snapshot,
     State,
@@ -32,6 +33,7 @@ def tuning_job(row: RowMapping) -> TuningJob:
             **spec
             | {
                 "file": _dataset_file(spec.get("file")),
+                "rendering": Rendering(spec.get("rendering", Rendering.FIRST)),
                 "supervise": Supervise(spec.get("supervise", Supervise.LAST)),  # jobs of before the choice
                 "hyperparameters": Hyperparameters(**spec["hyperparameters"]),
                 "adapter": AdapterShape(**spec["adapter"] | {"targets": tuple(spec["adapter"]["targets"])}),

@@ -85,7 +85,7 @@ class Preparing:
             InvalidArgument: the examples cannot be trained on; says which and why.
 
         """
-        renderer = Renderer.open(folder, base.family, self._job.spec.supervise, self._job.spec.tokenizer)
+        renderer = Renderer.open(folder, base.family, self._job.spec.supervise, self._job.spec.rendering)
         if self._job.spec.file is None:
             examples = self._given(base, renderer)
             supervised = sum(example.num_supervised for example in examples)

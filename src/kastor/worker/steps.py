@@ -76,7 +76,7 @@ class Steps:
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
         if not self._trained(trainer, self._saver(model, trainer, prepared, eyes)):
             return False
-        renderer = Renderer.open(folder, base.family, tokenizer=self._job.spec.tokenizer)
+        renderer = Renderer.open(folder, base.family, rendering=self._job.spec.rendering)
         self._publish(lambda adapter: self._certificate(model, prepared.examples, eyes, renderer, adapter))
         return True
 
