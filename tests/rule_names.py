@@ -11,9 +11,9 @@ PLACES = {"Fault": 1, "Faulty": 1, "Issue": 2, "MediaFault": 0, "of": 0}
 
 
 def named_rules() -> set[str]:
-    """Every rule that `dataset` and `media` name by a constant."""
+    """Every rule that `dataset`, `media` and `models` name by a constant."""
     root = Path(kastor.__file__).parent
-    files = [*root.glob("dataset/*.py"), *root.glob("media/*.py")]
+    files = [*root.glob("dataset/*.py"), *root.glob("media/*.py"), *root.glob("models/*.py")]
     return {rule for file in files for rule in _rules(ast.parse(file.read_text("utf-8")))}
 
 

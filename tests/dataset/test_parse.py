@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kastor.dataset.encode import encode_example
-from kastor.dataset.issues import Issue
+from kastor.dataset.issues import Issue, Row
 from kastor.dataset.parse import decode_example
 from kastor.dataset.read import read_examples, read_rows
+from kastor.dataset.row_formats import row_of
 from kastor.domain.content import (
     Content,
     Example,
@@ -328,3 +329,84 @@ def test_arguments_nested_too_deeply_are_refused(tmp_path: Path) -> None:
     (issue,) = read_rows(written(tmp_path, "d.jsonl", row(functionResponse={"name": "f", "response": nested})))
     assert isinstance(issue, Issue)
     assert issue.rule == "nesting"
+
+
+PART = "contents[0].parts[0]"
+FILM = {"fileData": {"mimeType": "video/mp4", "fileUri": "a.mp4"}}
+
+
+def film_row(part: dict[str, object], **others: object) -> object:
+    contents = [{"role": "user", "parts": [part, {"text": "?"}]}, {"role": "model", "parts": [{"text": "!"}]}]
+    return {"contents": contents, **others}
+
+
+@pytest.mark.parametrize(
+    ("row", "path", "said"),
+    [
+        (
+            film_row({**FILM, "videoMetadata": {"start_ofset": "5s"}}),
+            f"{PART}.videoMetadata",
+            "startOffset?",
+        ),
+        (film_row({**FILM, "video_metadata": {"frameRate": 2}}), f"{PART}.videoMetadata", "frameRate: plays"),
+        (
+            film_row({"fileData": {**FILM["fileData"], "videoMetadata": {"fps": 2}}}),
+            f"{PART}.fileData",
+            "stands in the part, beside fileData",
+        ),
+        (film_row(FILM, videoMetadata={"fps": 2}), "", "stands in the part, beside fileData"),
+        (film_row(FILM, mediaResolution="MEDIA_RESOLUTION_LOW"), "", "or for all media in generationConfig"),
+        (film_row({**FILM, "mediaResolution": {"lvl": 1}}), f"{PART}.mediaResolution", "mean level?"),
+        (
+            film_row({"inlineData": {"mimeType": "image/png", "data": "AA==", "fps": 1}}),
+            f"{PART}.inlineData",
+            "stands in videoMetadata",
+        ),
+        (film_row(FILM, generationConfig={"temperature": 1}), "generationConfig", "temperature: only mediaResolution"),
+        (
+            {
+                "contents": [
+                    {"role": "user", "parts": [{"text": "a"}], "name": "x"},
+                    {"role": "model", "parts": [{"text": "b"}]},
+                ]
+            },
+            "",
+            "name: plays no part",
+        ),
+    ],
+)
+def test_a_field_that_plays_no_part_is_said_wherever_it_stands(row: object, path: str, said: str) -> None:
+    found = row_of(1, row)  # type: ignore[arg-type]
+    assert isinstance(found, Row)
+    (note,) = found.notes
+    assert note.path == path and said in str(note)
+
+
+def test_a_number_of_frames_in_quotes_is_one_as_in_googles_json_and_a_word_is_none() -> None:
+    found = row_of(1, film_row({**FILM, "videoMetadata": {"fps": "2"}}))  # type: ignore[arg-type]
+    assert isinstance(found, Row) and found.example.media[0].fps == 2.0 and not found.notes
+    for fps, said in (
+        ("two", "is no number"),
+        ("25", "is out of range"),
+        (True, "is no number"),
+        ("nan", "is no number"),
+    ):
+        refused = row_of(1, film_row({**FILM, "videoMetadata": {"fps": fps}}))  # type: ignore[arg-type]
+        assert isinstance(refused, Issue) and said in refused.message
+
+
+def test_a_megabyte_is_not_printed() -> None:
+    long = "x" * 1_000_000
+    rows = [
+        film_row({**FILM, "videoMetadata": {"startOffset": long}}),
+        film_row({**FILM, "videoMetadata": {"fps": long}}),
+        film_row({**FILM, long: 1}),
+        film_row({**FILM, "mediaResolution": {"level": long}}),
+        film_row({"fileData": {"mimeType": long, "fileUri": "a"}}),
+        film_row({**FILM, "videoMetadata": {long: 1}}),
+        {"contents": [{"role": long, "parts": [{"text": "a"}]}]},
+    ]
+    for row in rows:
+        found = row_of(1, row)  # type: ignore[arg-type]
+        for issue in [found] if isinstance(found, Issue) else found.notes:
+            assert len(str(issue)) < 400

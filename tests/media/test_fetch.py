@@ -269,5 +269,31 @@ def test_a_missing_bucket_library_names_what_to_install(world: World) -> None:
     def absent(scheme: str) -> Any:
         raise ImportError(scheme)
 
-    with pytest.raises(BadMedium, match=r"Install kastor\[gcs\]"):
+    with pytest.raises(BadMedium, match=r"pip install '\.\[gcs\]'"):
         world.fetcher(open_filesystem=absent).fetch("gs://bucket/data/a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("uri", "site"),
+    [
+        ("https://www.youtube.com/watch?v=abc", "YouTube"),
+        ("https://youtu.be/abc", "YouTube"),
+        ("https://m.youtube.com/shorts/abc", "YouTube"),
+        ("https://drive.google.com/file/d/abc/view?usp=sharing", "Google Drive"),
+    ],
+)
+def test_a_page_about_a_film_is_told_from_a_film_before_anything_is_fetched(world: World, uri: str, site: str) -> None:
+    with pytest.raises(BadMedium, match=f"is a page of {site}, not a file") as caught:
+        world.fetcher().fetch(uri)
+    assert caught.value.fault.rule == "media_is_a_page"
+    assert "Download" in caught.value.fault.hint
+
+
+def test_a_data_uri_is_not_printed_and_its_place_is_named(world: World) -> None:
+    with pytest.raises(BadMedium) as caught:
+        world.fetcher().fetch("data:image/png;base64," + "A" * 1_000_000)
+    assert len(caught.value.message) < 400
+    assert "1,000,022 characters" in caught.value.message and "inlineData" in caught.value.fault.hint
+    with pytest.raises(BadMedium) as caught:
+        world.fetcher().fetch("/" + "x" * 5000)
+    assert len(caught.value.message) < 400

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from kastor.dataset.issues import Faulty
-from kastor.dataset.parse import Fields, check_order, function_part, kind_name, media_part, text_value, turn_weight
+from kastor.dataset.issues import Faulty, kind_name
+from kastor.dataset.parse import Fields, check_order, function_part, media_part, text_value, turn_weight
 from kastor.dataset.tolerant_json import JsonValue, read_json
 from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Media, Part, Role, Text
 from kastor.domain.errors import MalformedJson

@@ -4,7 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kastor.domain.content import Example
+from kastor.domain.excerpt import excerpt
 
+MAX_NAME_CHARS = 40
 LINE, ELEMENT = "line", "element"
 """What the number of a row counts: lines of the file, or elements of a JSON list."""
 
@@ -66,3 +68,14 @@ class Faulty(Exception):
     def issue(self, line: int, unit: str = LINE) -> Issue:
         """The issue of this row."""
         return Issue(line, self.path, self.rule, self.message, self.hint, unit)
+
+
+def value_shown(value: object) -> str:
+    """A user's value as a message shows it: short; of a list or an object, which of them it is."""
+    return excerpt(value, MAX_NAME_CHARS) if isinstance(value, str | int | float) else kind_name(value)
+
+
+def kind_name(value: object) -> str:
+    """What messages call JSON values of this type."""
+    names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list"}
+    return names.get(type(value), "an object")

@@ -7,13 +7,14 @@ may have a `weight` of 0 or 1, as in OpenAI's form: Google has no such field, an
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from kastor.dataset.issues import Faulty
+from kastor.dataset.issues import MAX_NAME_CHARS, Faulty, kind_name, value_shown
 from kastor.dataset.tolerant_json import JsonValue, read_json
 from kastor.domain.content import (
     Content,
@@ -27,6 +28,7 @@ from kastor.domain.content import (
     Text,
 )
 from kastor.domain.errors import InvalidArgument
+from kastor.domain.excerpt import excerpt
 from kastor.domain.functions import MAX_DEPTH, too_deep
 
 SHAPES = '{"text_input": …, "output": …} or {"contents": [{"role": "user", …}, {"role": "model", …}]}'
@@ -173,7 +175,7 @@ def _turn(value: JsonValue, path: str) -> Content:
     role = Role.USER if said is None else ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
         hint = 'Gemini calls it "model"' if said == "assistant" else "system text goes into systemInstruction"
-        raise Faulty(f"{path}.role", "role", f"{said!r}, expected user or model", hint)
+        raise Faulty(f"{path}.role", "role", f"{value_shown(said)}, expected user or model", hint)
     return Content(role, _parts(value, path), turn_weight(value, role, path))
 
 
@@ -188,7 +190,7 @@ def turn_weight(value: Fields, role: Role, path: str) -> int:
     if weight is None:
         return 1
     if isinstance(weight, bool) or weight not in (0, 1):
-        raise Faulty(f"{path}.weight", "turn_weight", f"{_shown(weight)}, expected 0 (given) or 1 (learnt)")
+        raise Faulty(f"{path}.weight", "turn_weight", f"{value_shown(weight)}, expected 0 (given) or 1 (learnt)")
     if role is not Role.MODEL:
         raise Faulty(f"{path}.weight", "turn_weight", "stands on a turn that is not the model's", "leave it out there")
     return int(weight)
@@ -211,7 +213,7 @@ def _part(part: JsonValue, path: str) -> Part:
         raise Faulty(path, "duplicate_key", "holds one field in two spellings", "keep one")
     unknown = sorted(fields.keys() - PART_FIELDS)
     if unknown:
-        message = f"holds {', '.join(map(repr, unknown))}, which cannot be tuned on"
+        message = f"holds {', '.join(excerpt(name, MAX_NAME_CHARS) for name in unknown)}, which cannot be tuned on"
         raise Faulty(path, "part_kind", message, f"a part holds one of {', '.join(_PARTS)}")
     held = [name for name in _PARTS if name in fields]
     if len(held) != 1:
@@ -263,13 +265,25 @@ def _media(fields: Fields, path: str, mime_type: str, *, uri: str = "", data: by
     end = _duration(_field(segment, "endOffset", "end_offset"), f"{at}.endOffset")
     if end is not None and end <= (start or 0):
         raise Faulty(f"{at}.endOffset", "segment", f"{end:g}s is not after startOffset, {start or 0:g}s")
-    fps = segment.get("fps")
-    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS):
-        raise Faulty(f"{at}.fps", "fps", f"{fps!r} is out of range; use one above 0, at most {MAX_FPS:g}")
+    fps = _fps(segment.get("fps"), f"{at}.fps")
     asked = fields.get("mediaResolution")
     level = asked.get("level") if isinstance(asked, dict) else asked
     resolution = None if level is None else named_resolution(level, f"{path}.mediaResolution.level")
-    return Media(mime_type, uri, data, start, end, None if fps is None else float(fps), resolution)
+    return Media(mime_type, uri, data, start, end, fps, resolution)
+
+
+def _fps(value: JsonValue, path: str) -> float | None:
+    """A number, or one in quotes: as in Google's JSON."""
+    if value is None:
+        return None
+    try:
+        fps = math.nan if isinstance(value, bool | list | dict) else float(value)
+    except ValueError:
+        fps = math.nan
+    if not 0 < fps <= MAX_FPS:
+        said = f"is {'no number' if math.isnan(fps) else 'out of range'}; use one above 0, at most {MAX_FPS:g}"
+        raise Faulty(path, "fps", f"{value_shown(value)} {said}")
+    return fps
 
 
 def _call_part(fields: Fields, path: str) -> FunctionCall:
@@ -316,7 +330,7 @@ _PARTS: Mapping[str, Callable[[Fields, str], Part]] = {
 def _mime_type(held: Fields, path: str) -> str:
     said = text_value(_field(held, "mimeType", "mime_type"), f"{path}.mimeType").strip().lower()
     if "/" not in said:
-        raise Faulty(f"{path}.mimeType", "mime_type", f"{said!r}, expected one such as image/png or video/mp4")
+        raise Faulty(f"{path}.mimeType", "mime_type", f"{value_shown(said)}, expected one such as video/mp4")
     return said
 
 
@@ -329,7 +343,7 @@ def _duration(value: JsonValue, path: str) -> float | None:
             return int(seconds) + nanos / 1e9
     match = DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise Faulty(path, "duration", f'{_shown(value)}, expected seconds such as "5s" or "1.5s"')
+        raise Faulty(path, "duration", f'{value_shown(value)}, expected seconds such as "5s" or "1.5s"')
     return float(match[1])
 
 
@@ -345,7 +359,7 @@ def named_resolution(value: JsonValue, path: str) -> Resolution | None:
         return None
     if name not in Resolution.__members__:
         known = ", ".join(RESOLUTION_PREFIX + one for one in Resolution)
-        raise Faulty(path, "media_resolution", f"{_shown(value)}, expected one of {known}")
+        raise Faulty(path, "media_resolution", f"{value_shown(value)}, expected one of {known}")
     return Resolution[name]
 
 
@@ -379,13 +393,3 @@ def camel_case(name: str) -> str:
     """The name in camelCase."""
     head, *rest = name.split("_")
     return head + "".join(part[:1].upper() + part[1:] for part in rest)
-
-
-def _shown(value: JsonValue) -> str:
-    return repr(value)[:40] if isinstance(value, str | int | float) else kind_name(value)
-
-
-def kind_name(value: JsonValue) -> str:
-    """What messages call values of this type."""
-    names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list"}
-    return names.get(type(value), "an object")

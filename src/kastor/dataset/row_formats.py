@@ -22,6 +22,7 @@ from kastor.dataset.parse import (
     text_value,
 )
 from kastor.dataset.tolerant_json import JsonValue, has_more_colons
+from kastor.dataset.unused_fields import place_hint, short_name, unused_inner_fields
 from kastor.domain.content import Content, Example, Text
 
 INPUTS = ("text_input", "input_text", "prompt", "question", "query", "problem", "instruction", "input")
@@ -346,13 +347,17 @@ def _notes(number: int, value: Fields, unit: str) -> Iterator[Issue]:
             raise _ambiguous(f"holds 'contents' beside {' and '.join(map(repr, beside))}", "keep one of them")
         extra |= {name for name in value if camel_case(name) not in EXAMPLE_FIELDS}
     yield from _unused(number, sorted(extra), unit)
+    yield from unused_inner_fields(number, value, unit)
     config = value.get("generationConfig", value.get("generation_config"))
-    if isinstance(config, dict) and {camel_case(name) for name in config} - {"mediaResolution"}:
-        message = "only mediaResolution plays a part in tuning"
+    others = sorted({camel_case(name) for name in config} - {"mediaResolution"}) if isinstance(config, dict) else []
+    if others:
+        message = f"{', '.join(map(short_name, others))}: only mediaResolution plays a part in tuning"
         yield Issue(number, "generationConfig", "no_effect", message, unit=unit)
 
 
 def _unused(number: int, names: Sequence[str], unit: str) -> Iterator[Issue]:
     if names:
         verb = "plays" if len(names) == 1 else "play"
-        yield Issue(number, "", "unknown_field", f"{', '.join(names)}: {verb} no part in tuning", unit=unit)
+        message = f"{', '.join(map(short_name, names))}: {verb} no part in tuning"
+        hint = place_hint({name.rpartition(".")[2] for name in names})
+        yield Issue(number, "", "unknown_field", message, hint, unit)

@@ -49,7 +49,7 @@ _ROWS = {
     "media_resolution": Rule(REJECTED, "The resolution is unknown, or the base model has none such."),
     "function_name": Rule(REJECTED, "A function call or response has no name."),
     "nesting": Rule(REJECTED, "Arguments or a response are nested more than 64 deep."),
-    "unknown_field": Rule(KEPT, "The row has a field or column that plays no part in tuning."),
+    "unknown_field": Rule(KEPT, "A field or column plays no part in tuning: unknown, misspelt, or in the wrong place."),
     "no_effect": Rule(KEPT, "generationConfig holds more than mediaResolution, which alone plays a part."),
 }
 _EXAMPLES = {
@@ -93,6 +93,7 @@ _FETCHING = {
     "media_not_found": "There is no such file.",
     "media_outside_roots": "The file does not lie where media may come from.",
     "media_uri_invalid": "The address is no name of a medium.",
+    "media_is_a_page": "The address is that of a page about a medium (YouTube, Google Drive, …), not of a file.",
     "media_uri_relative": "The path is relative, and nothing says to what.",
     "media_uri_unsupported": "Addresses of this kind are not fetched.",
     "media_address_refused": "The address leads into a private network, or nowhere.",

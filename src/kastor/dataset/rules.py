@@ -213,7 +213,7 @@ def _video_faults(
     used, most = used_s(media, seen.probe.duration_s), limits.max_video_s[resolution]
     if used > most:
         message = f"{used:,.1f} s of {media.name}, at most {most:,.0f} s are allowed at {resolution}"
-        hint = "give a segment by videoMetadata, or cut it with `kastor prepare`"
+        hint = "give a segment by videoMetadata; `kastor prepare` does where the answer says when"
         yield Fault(path, "video_too_long", message, hint, drops=True)
 
 
@@ -240,7 +240,9 @@ _SIZE_RULES: Mapping[MediaKind, Callable[[str, Media, Seen, DatasetLimits, Resol
 def _too_large(path: str, media: Media, seen: Seen, most: int | None, rule: str) -> Iterator[Fault]:
     if most is not None and seen.file.num_bytes > most:
         size = f"{seen.file.num_bytes / MB:,.1f} MB of {media.name}, at most {most / MB:,.0f} MB are allowed"
-        yield Fault(path, rule, size, "make it smaller, or let `kastor prepare` do it", drops=True)
+        pdf = seen.probe.kind is MediaKind.PDF
+        hint = "split the document" if pdf else "make it smaller, as `kastor prepare --strategy shrink` does"
+        yield Fault(path, rule, size, hint, drops=True)
 
 
 def used_s(media: Media, duration_s: float) -> float:

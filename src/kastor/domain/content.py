@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kastor.domain.excerpt import MOST_CHARS, excerpt
+
 
 class Role(StrEnum):
     """Who speaks, in the spelling of both wires."""
@@ -58,7 +60,9 @@ class Media:
     @property
     def name(self) -> str:
         """How messages call it."""
-        return self.uri or f"the inline {self.mime_type} of {len(self.data):,} bytes"
+        if not self.uri:
+            return f"the inline {self.mime_type} of {len(self.data):,} bytes"
+        return self.uri if len(self.uri) <= MOST_CHARS else excerpt(self.uri)
 
 
 @dataclass(frozen=True, slots=True)

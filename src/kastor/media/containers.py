@@ -102,7 +102,7 @@ def video_stream(container: av.container.InputContainer, guards: Guards) -> av.v
         raise BadMedium.of(
             "video_codec_unsupported",
             f"The video codec {codec} is not accepted.",
-            "Convert it to H.264, for example with `kastor prepare`.",
+            "Convert it to H.264: `ffmpeg -i IN -c:v libx264 OUT.mp4`.",
         )
     _check_size(stream.codec_context.width, stream.codec_context.height, guards)
     stream.codec_context.options = {"max_pixels": str(guards.max_video_pixels)}
@@ -115,13 +115,13 @@ def _check_size(width: int, height: int, guards: Guards) -> None:
         raise BadMedium.of(
             "video_size_unknown",
             f"The video's pictures have no size, or one beyond {guards.max_video_pixels} pixels.",
-            "It is empty or damaged, or has to be scaled down, for example with `kastor prepare`.",
+            "It is empty or damaged, or has to be scaled down: `ffmpeg -i IN -vf scale=-2:1080 OUT.mp4`.",
         )
     if width * height > guards.max_video_pixels or max(width, height) > guards.max_side:
         raise BadMedium.of(
             "video_too_many_pixels",
             f"The video's pictures are {width} x {height}, at most {guards.max_video_pixels} pixels are decoded.",
-            "Scale it down, for example with `kastor prepare`.",
+            "Scale it down: `ffmpeg -i IN -vf scale=-2:1080 OUT.mp4`.",
         )
 
 

@@ -19,8 +19,10 @@ import fsspec  # type: ignore[import-untyped]  # has none
 import httpx
 
 from kastor.domain.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+from kastor.domain.excerpt import excerpt
 from kastor.domain.media import BadMedium
 from kastor.media.cache import CHUNK_BYTES, Fetched, Lease, MediaCache
+from kastor.media.media_address import check_names_a_file
 from kastor.security.urlguard import MAX_REDIRECTS, Target, UrlGuard
 
 BUCKET_SCHEMES = ("gs", "s3")
@@ -90,7 +92,8 @@ class Fetcher:
         """
         scheme = uri.split(":", 1)[0].lower() if "://" in uri else ""
         if "\0" in uri:
-            raise BadMedium.of("media_uri_invalid", f"{uri!r} is no name of a medium.")
+            raise BadMedium.of("media_uri_invalid", f"{excerpt(uri)} is no name of a medium.")
+        check_names_a_file(uri)
         if scheme in ("http", "https"):
             return self._web(uri)
         if scheme in BUCKET_SCHEMES:
@@ -100,7 +103,7 @@ class Fetcher:
         if scheme:
             raise BadMedium.of(
                 "media_uri_unsupported",
-                f"{uri!r} cannot be fetched: {scheme} is not supported.",
+                f"{excerpt(uri)} cannot be fetched: {scheme} is not supported.",
                 "Use a local path, gs://, s3://, http(s):// or an uploaded file.",
             )
         if uri.startswith("files/") and self._uploads is not None:
@@ -127,7 +130,9 @@ class Fetcher:
     def _local(self, path: Path, uri: str) -> Fetched:
         if not path.is_absolute():
             if self._places.base is None:
-                raise BadMedium.of("media_uri_relative", f"{uri!r} is relative to nothing.", "Give an absolute path.")
+                raise BadMedium.of(
+                    "media_uri_relative", f"{excerpt(uri)} is relative to nothing.", "Give an absolute path."
+                )
             path = self._places.base / path
         try:
             real = path.resolve(strict=True)
@@ -136,7 +141,7 @@ class Fetcher:
             real = Path(os.path.normpath(path))
             self._check_root(real, uri)
             raise BadMedium.of(
-                "media_not_found", f"{uri!r} does not exist.", "See whether the path is right."
+                "media_not_found", f"{excerpt(uri)} does not exist.", "See whether the path is right."
             ) from None
         self._check_root(real, uri)
         return self._in_place(real, uri)
@@ -145,7 +150,7 @@ class Fetcher:
         if not any(real.is_relative_to(root) for root in self._roots):
             raise BadMedium.of(
                 "media_outside_roots",
-                f"{uri!r} does not lie in a folder that media may come from.",
+                f"{excerpt(uri)} does not lie in a folder that media may come from.",
                 "Upload it, or let the operator add its folder to media_folders.",
             )
 
@@ -161,11 +166,11 @@ class Fetcher:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise BadMedium.of("media_not_readable", f"{uri!r} cannot be read: {error.strerror}.") from error
+            raise BadMedium.of("media_not_readable", f"{excerpt(uri)} cannot be read: {error.strerror}.") from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise BadMedium.of("media_not_a_file", f"{uri!r} is not a file.")
+            raise BadMedium.of("media_not_a_file", f"{excerpt(uri)} is not a file.")
         with os.fdopen(descriptor, "rb") as file:
             if status.st_size > self._limits.max_bytes:
                 raise _too_big(self._limits.max_bytes)
@@ -186,11 +191,11 @@ class Fetcher:
     def _bucket(self, scheme: str, uri: str) -> Fetched:
         bucket, _, key = uri.partition("://")[2].partition("/")
         if not bucket or not key or "::" in uri or any(part in (".", "..", "") for part in key.split("/")):
-            raise BadMedium.of("media_uri_invalid", f"{uri!r} is not {scheme}://BUCKET/OBJECT.")
+            raise BadMedium.of("media_uri_invalid", f"{excerpt(uri)} is not {scheme}://BUCKET/OBJECT.")
         if not any(_below(uri, prefix) for prefix in self._places.buckets):
             raise BadMedium.of(
                 "media_outside_roots",
-                f"{uri!r} does not lie where media may come from.",
+                f"{excerpt(uri)} does not lie where media may come from.",
                 "Let the operator allow its bucket.",
             )
         try:
@@ -233,7 +238,7 @@ class Fetcher:
                 except Unavailable as error:
                     if pause_s is None:
                         raise BadMedium.of(
-                            "media_unavailable", f"{url}: {error.message}", "Try again later."
+                            "media_unavailable", f"{excerpt(url)}: {error.message}", "Try again later."
                         ) from error
                     self._sleep(pause_s)
         raise AssertionError("unreachable")
@@ -279,7 +284,7 @@ class Fetcher:
             return self._guard.target(url)
         except PermissionDenied as error:
             raise BadMedium.of(
-                "media_address_refused", f"{url}: {error.message}", "Give a public URL, or upload the file."
+                "media_address_refused", f"{excerpt(url)}: {error.message}", "Give a public URL, or upload the file."
             ) from error
 
     @contextmanager
@@ -346,14 +351,14 @@ def _too_big(max_bytes: int) -> BadMedium:
     return BadMedium.of(
         "media_too_many_bytes",
         f"The file has more than {max_bytes} bytes, which is the most that is fetched.",
-        "Make it smaller, for example with `kastor prepare`.",
+        "Make it smaller.",
     )
 
 
 def _file_path(uri: str) -> Path:
     split = urlsplit(uri)
     if split.netloc not in ("", "localhost") or split.query or split.fragment:
-        raise BadMedium.of("media_uri_invalid", f"{uri!r} names another host.", "Use file:///absolute/path.")
+        raise BadMedium.of("media_uri_invalid", f"{excerpt(uri)} names another host.", "Use file:///absolute/path.")
     return Path(unquote(split.path))
 
 
@@ -371,8 +376,12 @@ def _bucket_faults(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise BadMedium.of("media_not_found", f"{uri!r} does not exist.") from error
+        raise BadMedium.of("media_not_found", f"{excerpt(uri)} does not exist.") from error
     except PermissionError as error:
-        raise BadMedium.of("media_not_readable", f"{uri!r} may not be read with the server's credentials.") from error
+        raise BadMedium.of(
+            "media_not_readable", f"{excerpt(uri)} may not be read with the server's credentials."
+        ) from error
     except (OSError, ValueError) as error:
-        raise BadMedium.of("media_unavailable", f"{uri!r} cannot be read: {error}.", "Try again later.") from error
+        raise BadMedium.of(
+            "media_unavailable", f"{excerpt(uri)} cannot be read: {error}.", "Try again later."
+        ) from error

@@ -121,7 +121,7 @@ def check_duration(duration_s: float, guards: Guards) -> None:
         raise BadMedium.of(
             "video_too_long",
             f"The video lasts {duration_s / 3600:.1f} hours, at most {guards.max_duration_s / 3600:g} can be read.",
-            "Cut it, for example with `kastor prepare`.",
+            "Cut it: `ffmpeg -i IN -t 3600 -c copy OUT.mp4`.",
         )
 
 

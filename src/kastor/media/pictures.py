@@ -220,7 +220,7 @@ def _too_large(what: str, guards: Guards) -> BadMedium:
     return BadMedium.of(
         "image_too_many_pixels",
         f"The picture is too large: {what}; at most {guards.max_image_pixels} pixels are unpacked.",
-        "Scale it down, for example with `kastor prepare`.",
+        "Scale it down.",
     )
 
 

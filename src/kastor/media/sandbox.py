@@ -161,7 +161,7 @@ def _timed_out() -> MediaFault:
     return MediaFault(
         "decoder_timeout",
         "The decoder took far longer over this file than any honest file of its kind takes.",
-        "Re-encode it, for example with `kastor prepare`.",
+        "Encode it anew: `ffmpeg -i IN -c:v libx264 OUT.mp4`.",
     )
 
 
