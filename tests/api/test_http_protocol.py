@@ -50,6 +50,31 @@ def test_an_endless_header_is_refused_and_the_connection_closed(address: tuple[s
     assert httpx.get(f"http://localhost:{address[1]}/healthz").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), b"speaks HTTP/1.1, not HTTP/2. gRPC has a port of its own"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"speaks HTTP without TLS: write http:// for https://"),
+        (b"\x00\x01\x02", b"Invalid HTTP request received"),
+    ],
+)
+def test_a_client_of_another_protocol_is_told_which_port_it_met(
+    address: tuple[str, int], start: bytes, said: bytes
+) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(start)
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ") and said in answer
+    assert httpx.get(f"http://localhost:{address[1]}/healthz").status_code == 200
+
+
+def test_a_grpc_client_that_meets_the_http_port_is_told_so(address: tuple[str, int]) -> None:
+    grpc = pytest.importorskip("grpc")
+    with grpc.insecure_channel(f"localhost:{address[1]}") as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/google.ai.generativelanguage.v1beta.ModelService/ListModels")(b"", timeout=10)
+    assert "http1" in refused.value.details().lower()
+
+
 def test_long_heads_and_large_bodies_on_one_connection_are_read(address: tuple[str, int]) -> None:
     with httpx.Client(base_url=f"http://localhost:{address[1]}") as client:
         for _ in range(3):

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import httptools
+import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,6 +23,12 @@ CLOSED = b"connection: close\r\ncontent-length: 0\r\n\r\n"
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + CLOSED
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n" + CLOSED
 MIN_BODY_BYTES_PER_S = 500  # on average, once a body takes longer than its pieces may
+GRPC = "gRPC has a port of its own, that of `kastor serve --grpc-port`."
+OTHER_PROTOCOLS = {
+    b"\x16\x03": f"This port speaks HTTP without TLS: write http:// for https://. {GRPC}",
+    b"PRI * HTTP/2": f"This port speaks HTTP/1.1, not HTTP/2. {GRPC}",
+}
+"""What to say to clients of another protocol, by how they begin."""
 UPGRADE_HEADERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
@@ -132,7 +139,7 @@ class BoundedHttp(Deadlines, HttpToolsProtocol):
             self._go_on_without_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self._refuse(data)
             return
         if self.head_since is None and self.is_answered and not self.awaits_body:
             self.head_since = self.read_at  # line ends, say, before a request that may never come
@@ -145,6 +152,13 @@ class BoundedHttp(Deadlines, HttpToolsProtocol):
         super().on_message_begin()
         if self.head_since is None:
             self.head_since = self.loop.time()
+
+    def _refuse(self, data: bytes) -> None:
+        """Close the connection with a sentence; of a client that meant another port, the log has one, too."""
+        said = next((said for start, said in OTHER_PROTOCOLS.items() if data.startswith(start)), None)
+        if said is not None:  # a client of TLS cannot read the answer
+            structlog.get_logger().info("wrong_protocol", said=said)
+        self.send_400_response(said or "Invalid HTTP request received.")
 
     def on_headers_complete(self) -> None:
         """What follows is the body, which has bounds of its own."""
