@@ -237,3 +237,31 @@ def test_a_failed_job_that_is_resumed_ends_with_the_bits_of_an_undisturbed_one(p
     assert_same_bits(place, "through", resumed)
     assert service.model("model-of-failed", owner).job.id == resumed
     assert place.jobs.get("failed").state is State.FAILED
+
+
+@pytest.mark.parametrize("when", ["before the start", "before a resume"])
+def test_a_dataset_that_was_changed_is_not_trained_on_and_named(place: Place, when: str) -> None:
+    place.add(num_epochs=4)
+    if when == "before a resume":
+        stop_after(place, "job1", 5)
+    dataset = place.blobs.dataset("job1")
+    dataset.write_bytes(dataset.read_bytes().replace(b"11", b"17", 1))  # as many rows, bytes and tokens as before
+    assert place.work(place.claim()) == 0
+    job = place.jobs.get("job1")
+    assert job.state is State.FAILED
+    assert job.error is not None
+    assert job.error.message.startswith("The dataset.jsonl of job job1 is missing, damaged or was changed")
+
+
+@pytest.mark.parametrize("name", ["source", "dataset.jsonl", "plan.jsonl"])
+def test_a_dataset_file_that_was_changed_is_not_trained_on_either(place: Place, name: str) -> None:
+    place.add_file([{"text_input": str(number), "output": str(number + 1)} for number in range(12)])
+    path = place.blobs.source("job1")
+    if name != "source":
+        stop_after(place, "job1", 2)
+        path = place.blobs.job_dir("job1") / name
+    path.write_bytes(path.read_bytes().replace(b"1", b"7", 1))
+    assert place.work(place.claim()) == 0
+    error = place.jobs.get("job1").error
+    assert error is not None
+    assert f"The {name} of job job1" in error.message

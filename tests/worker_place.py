@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from kastor.executors.local import LocalExecutor
 from kastor.jobs.scheduler import Scheduler
 from kastor.models.families import LLAMA_LINEARS
 from kastor.settings import Settings
-from kastor.store.blobs import Blobs
+from kastor.store.blobs import DATASET, SOURCE, Blobs
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
 from kastor.worker.outcome import work
@@ -81,8 +82,8 @@ class Place:
             from_tuned=on is not None,
         )
         at = datetime.now(UTC)
-        job = make_job(job_id, spec=spec, created_at=at, updated_at=at)
-        self.blobs.write_dataset(job_id, (encode_example(Example.pair(*pair)) for pair in pairs))
+        written = self.blobs.write_dataset(job_id, (encode_example(Example.pair(*pair)) for pair in pairs))
+        job = make_job(job_id, spec=replace(spec, checksums={DATASET: written}), created_at=at, updated_at=at)
         if on is not None:
             self.blobs.copy_adapter(on, job_id)
         self.jobs.add(job, make_model(job))
@@ -114,8 +115,8 @@ class Place:
             from_tuned=on is not None,
         )
         at = datetime.now(UTC)
-        job = make_job(job_id, spec=spec, created_at=at, updated_at=at)
-        self.blobs.keep_source(job_id, source, name)
+        kept = self.blobs.keep_source(job_id, source, name)
+        job = make_job(job_id, spec=replace(spec, checksums={SOURCE: kept}), created_at=at, updated_at=at)
         if on is not None:
             self.blobs.copy_adapter(on, job_id)
         self.jobs.add(job, make_model(job))

@@ -3,7 +3,7 @@
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
 
@@ -136,12 +136,12 @@ def _float32(value: float) -> float:
 def _violations(asked: RequestedHyperparameters, limits: Limits) -> list[FieldViolation]:
     at = HYPERPARAMETERS
     wrong = []
-    for field, value, most in (
+    for name, value, most in (
         ("epochCount", asked.num_epochs, limits.max_epochs),
         ("batchSize", asked.batch_size, limits.max_batch_size),
     ):
         if value is not None and not 1 <= value <= most:
-            wrong.append(FieldViolation(at + field, f"{value} is out of range; use a whole number from 1 to {most}"))
+            wrong.append(FieldViolation(at + name, f"{value} is out of range; use a whole number from 1 to {most}"))
     rate, multiplier, most_rate = asked.learning_rate, asked.learning_rate_multiplier, limits.max_learning_rate
     if rate is not None and multiplier is not None:
         wrong.append(FieldViolation(at + "learningRateMultiplier", "set either it or learningRate, not both"))
@@ -218,6 +218,7 @@ class TuningSpec:
     train_tower: bool = False  # the vision tower is trained, too, and no features of pictures are kept
     rendering: Rendering = Rendering.FIRST
     from_tuned: bool = False  # starts from a copy of another tuned model's adapter instead of a fresh one
+    checksums: Mapping[str, str] = field(default_factory=dict)  # sha256 of what it is trained on
 
     @property
     def total_steps(self) -> int:

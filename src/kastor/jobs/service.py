@@ -32,7 +32,7 @@ from kastor.jobs.requests import (
 )
 from kastor.jobs.views import JobView, Page, Tuning
 from kastor.models.catalog import BaseModel, Catalog
-from kastor.store.blobs import Blobs
+from kastor.store.blobs import DATASET, SOURCE, Blobs
 from kastor.store.checkpoint_folder import CheckpointFolder
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ALL, ModelStore
@@ -98,9 +98,10 @@ class TuningService:
         with ExitStack() as undo:
             undo.callback(self._blobs.remove_job, job.id)
             if new.file is None:
-                self._blobs.write_dataset(job.id, map(encode_example, new.examples))
+                checksums = {DATASET: self._blobs.write_dataset(job.id, map(encode_example, new.examples))}
             else:
-                self._blobs.keep_source(job.id, new.file.path, new.file.name)
+                checksums = {SOURCE: self._blobs.keep_source(job.id, new.file.path, new.file.name)}
+            job = replace(job, spec=replace(job.spec, checksums=checksums))
             if start.source is not None:
                 self._blobs.copy_adapter(start.source.job_id, job.id)
             self._jobs.add(job, model)

@@ -1,25 +1,27 @@
 """Files of jobs in one local folder. What is written here is there as a whole or not at all."""
 
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kastor.domain.certificate import CERTIFICATE_FILE
-from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted
-from kastor.store.manifests import UNREAD, verify
+from kastor.domain.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted
+from kastor.store.manifests import UNREAD, sha256_of, verify
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 FULL = ("no space left on device", "disk quota exceeded", "database or disk is full")
 """What libraries say of a full disk that report it by an error of their own, as safetensors and SQLite do."""
 REMOVED = ".removed-"
+DATASET, PLAN, SOURCE = "dataset.jsonl", "plan.jsonl", "source"
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -51,7 +53,7 @@ class Blobs:
 
     def dataset(self, job_id: str) -> Path:
         """The examples, one line each."""
-        return self.job_dir(job_id) / "dataset.jsonl"
+        return self.job_dir(job_id) / DATASET
 
     def source(self, job_id: str) -> Path:
         """The dataset file as it was handed in; exists only where the examples did not come with the request.
@@ -60,7 +62,7 @@ class Blobs:
             NotFound: there is none.
 
         """
-        folder = self.job_dir(job_id) / "source"
+        folder = self.job_dir(job_id) / SOURCE
         found = next(iter(folder.iterdir()), None) if folder.is_dir() else None
         if found is None:
             raise NotFound(f"Job {job_id} has no dataset file.")
@@ -68,7 +70,7 @@ class Blobs:
 
     def plan(self, job_id: str) -> Path:
         """What each example of the dataset will be for the model, one line each."""
-        return self.job_dir(job_id) / "plan.jsonl"
+        return self.job_dir(job_id) / PLAN
 
     def sampling(self, job_id: str) -> Path:
         """How the examples' media are shown; exists where there are any."""
@@ -117,8 +119,8 @@ class Blobs:
         """The worker's log: JSON lines, and whatever else its process printed."""
         return self.job_dir(job_id) / "log.jsonl"
 
-    def write_dataset(self, job_id: str, lines: Iterable[bytes]) -> None:
-        """Write the examples, a newline after each.
+    def write_dataset(self, job_id: str, lines: Iterable[bytes]) -> str:
+        """Write the examples, a newline after each; their sha256.
 
         Raises:
             ResourceExhausted: the disk is full.
@@ -128,10 +130,10 @@ class Blobs:
         path = self.dataset(job_id)
         with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
+            return write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
 
-    def keep_source(self, job_id: str, path: Path, name: str) -> None:
-        """Copy the dataset file to the job, whole or not at all; `name` tells by its ending what it holds.
+    def keep_source(self, job_id: str, path: Path, name: str) -> str:
+        """Copy the dataset file to the job, whole or not at all; its sha256. `name` tells by its ending what it holds.
 
         Raises:
             NotFound: there is no such file.
@@ -144,9 +146,28 @@ class Blobs:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with path.open("rb") as file:
-                    write_whole(target, iter(lambda: file.read(1 << 20), b""))
+                    return write_whole(target, iter(lambda: file.read(1 << 20), b""))
             except FileNotFoundError as error:
                 raise NotFound(f"{name} does not exist.") from error
+
+    def check_unchanged(self, job_id: str, checksums: Mapping[str, str]) -> None:
+        """See to it that what the job is trained on is what it was created with.
+
+        Raises:
+            DataLoss: a file is missing or another than it was; names it.
+
+        """
+        paths = {DATASET: self.dataset, PLAN: self.plan, SOURCE: self.source}
+        for name, sha256 in checksums.items():
+            try:
+                changed = sha256_of(paths[name](job_id)) != sha256
+            except (OSError, NotFound):
+                changed = True
+            if changed:
+                raise DataLoss(
+                    f"The {name} of job {job_id} is missing, damaged or was changed since it was made, so nothing was "
+                    "trained on it. Restore it and resume the job, or tune again."
+                )
 
     def write(self, path: Path, chunks: Iterable[bytes]) -> None:
         """Write one of a job's files, whole or not at all.
@@ -226,13 +247,16 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file, whole or not at all: under a temporary name, to disk, then under its own."""
+def write_whole(path: Path, chunks: Iterable[bytes]) -> str:
+    """Write a file, whole or not at all: under a temporary name, to disk, then under its own. Its sha256."""
+    digest = hashlib.sha256()
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.writelines(chunks)
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -240,6 +264,7 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -85,6 +85,7 @@ class Preparing:
             InvalidArgument: the examples cannot be trained on; says which and why.
 
         """
+        self._blobs.check_unchanged(self._job.id, self._job.spec.checksums)
         renderer = Renderer.open(folder, base.family, self._job.spec.supervise, self._job.spec.rendering)
         if self._job.spec.file is None:
             examples = self._given(base, renderer)

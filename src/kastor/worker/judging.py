@@ -22,6 +22,7 @@ from kastor.models.catalog import BaseModel
 from kastor.models.render import Renderer
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
+from kastor.store.manifests import sha256_of
 from kastor.worker.media import media_cache, places, uploads, url_guard
 from kastor.worker.ownership import Ownership
 
@@ -51,6 +52,7 @@ class Judging:
             raise InvalidArgument(f"{file.name}: {' '.join(report.refusals)}")
         dropped = f", {ledger.num_dropped:,} dropped" if ledger.num_dropped else ""
         self._ownership.note(f"{ledger.num_accepted:,} of {ledger.num_rows:,} examples accepted{dropped}")
+        blobs, job_id = self._blobs, self._job.id
         spec = replace(
             self._job.spec,
             num_examples=ledger.num_accepted,
@@ -61,6 +63,7 @@ class Judging:
                 has_media=report.training.has_media,
             ),
             file=replace(file, settled=True),
+            checksums={path.name: sha256_of(path) for path in (blobs.dataset(job_id), blobs.plan(job_id))},
         )
         self._ownership.settle(spec)
         return spec
