@@ -16,6 +16,7 @@ from kastor.domain.content import Media
 from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe
 from kastor.media.cache import Fetched, MediaCache
 from kastor.media.fetch import Fetcher, FetchLimits, Places
+from kastor.media.guards import Guards
 from kastor.media.probe import Inspector
 from kastor.security.urlguard import UrlGuard
 
@@ -32,6 +33,7 @@ def looking(
     uploads: Callable[[str], Path] | None = None,
     limits: FetchLimits | None = None,
     known: Known | None = None,
+    guards: Guards | None = None,
 ) -> Iterator["Looker"]:
     """A looker over the cache for as long as the block lasts; `name` is whose it is, for people who look there.
 
@@ -41,7 +43,7 @@ def looking(
     lease = cache.lease(name)
     try:
         fetcher = Fetcher(cache, lease, places, guard=guard, uploads=uploads, limits=limits)
-        with Looker(fetcher, Inspector(), known or Known(cache)) as looker:
+        with Looker(fetcher, Inspector(guards), known or Known(cache)) as looker:
             yield looker
     finally:
         lease.close()

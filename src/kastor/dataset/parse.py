@@ -330,7 +330,8 @@ _PARTS: Mapping[str, Callable[[Fields, str], Part]] = {
 def _mime_type(held: Fields, path: str) -> str:
     said = text_value(_field(held, "mimeType", "mime_type"), f"{path}.mimeType").strip().lower()
     if "/" not in said:
-        raise Faulty(f"{path}.mimeType", "mime_type", f"{value_shown(said)}, expected one such as video/mp4")
+        message = f"{value_shown(said)}, expected one such as image/png or video/mp4"
+        raise Faulty(f"{path}.mimeType", "mime_type", message)
     return said
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 MAX_LOOKS = 8
 """Requests whose media are looked at side by side: each has threads that fetch, and a child process for what is new."""
 
+MAX_WAIT_S = 60.0
+"""For a decoder to be free, as only so many are at work as the machine has memory for."""
+
 
 @dataclass(frozen=True)
 class LocalEyes:
@@ -37,6 +40,7 @@ class LocalEyes:
         """As `kastor.jobs.shown.Eyes` has it."""
         from kastor.dataset.look import looking
         from kastor.media.fetch import FetchLimits, Places
+        from kastor.media.guards import Guards
         from kastor.security.urlguard import UrlGuard
 
         with (
@@ -49,6 +53,7 @@ class LocalEyes:
                 uploads=uploads,
                 limits=FetchLimits(max_bytes=max_bytes, total_s=max_s),
                 known=self._known,
+                guards=Guards(slot_wait_s=MAX_WAIT_S),
             ) as looker,
         ):
             return looker.look(media)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kastor.domain.media import BadMedium, MediaFault, Resample, SamplingPlan
 from kastor.media.guards import Guards
+from kastor.media.memory_budget import decoder_slot
 from kastor.media.sandbox import Child, ChildDied, Patience
 
 PICTURES_PER_CHILD = 256
@@ -63,7 +64,7 @@ def frames(
         "cpu_s": cpu_s,
     }
     patience = Patience(cpu_s + guards.decode_stall_s)
-    with closing(Child(guards)) as child:
+    with decoder_slot(guards), closing(Child(guards)) as child:
         for pts in sorted(times):
             header, raw = _answer(child, request if pts == plan.pts[0] else None, patience)
             if header.get("pts") != pts:
@@ -139,8 +140,9 @@ class Pictures:
             child = self._child = self._child or Child(self._guards)
             patience = Patience(self._guards.decode_cpu_s + self._guards.decode_stall_s)
             try:
-                child.send(request)
-                header, raw = child.receive(patience)
+                with decoder_slot(self._guards):
+                    child.send(request)
+                    header, raw = child.receive(patience)
             except ChildDied as died:
                 self.close()
                 if first or died.timed_out:

@@ -17,6 +17,9 @@ class Guards:
     max_moments: int = 50_000  # 20 minutes at 24 a second are 28,800
     max_pages: int = 1_000
     address_space_bytes: int = 1536 * MIB  # 1080p was seen to decode in 350 MB
+    max_decoders: int | None = None  # at work at a time; by the machine's memory if absent
+    slots_folder: str | None = None  # where they are counted; one for the user if absent
+    slot_wait_s: float = 600.0  # for another to end
     probe_cpu_s: int = 10  # a file; headers take milliseconds, the packet table of 360 MB half a second
     probe_wall_s: float = 40.0
     decode_cpu_s: int = 20  # at least

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling, SamplingPlan
 from kastor.media.guards import Guards
+from kastor.media.memory_budget import decoder_slot
 from kastor.media.sandbox import Child, ChildDied, Patience
 
 FILES_PER_CHILD = 256
@@ -72,7 +73,11 @@ class Inspector:
         yield from (_planned(answer) if isinstance(answer, dict) else answer for answer in self._answers(requests))
 
     def _answers(self, requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any] | MediaFault]:
-        """One answer for each request; the dead are replaced."""
+        """One answer for each request, within the memory that all decoders share; the dead are replaced."""
+        with decoder_slot(self._guards):
+            yield from self._answered(requests)
+
+    def _answered(self, requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any] | MediaFault]:
         unsent: deque[dict[str, Any]] = deque()  # given back by a child that died
         waiting: deque[dict[str, Any]] = deque()
         while True:
