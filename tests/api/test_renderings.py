@@ -6,6 +6,7 @@ from sqlalchemy import select, update
 from api_world import BASE, World, tuning_body
 from kastor.domain.job import Rendering
 from kastor.store import tables
+from kastor.store.manifests import write_manifest
 
 NUMBERS = "tunedModels/numbers"
 
@@ -40,7 +41,9 @@ def test_a_model_of_the_first_release_answers_by_the_first(world: World) -> None
 
 @pytest.mark.parametrize("first", [True, False])
 def test_what_is_tuned_on_a_model_has_that_models_rendering(world: World, *, first: bool) -> None:
-    world.blobs.adapter(world.active().id).mkdir(parents=True)
+    adapter = world.blobs.adapter(world.active().id)
+    adapter.mkdir(parents=True)
+    write_manifest(adapter, {})
     if first:
         of_the_first_release(world)
     body = tuning_body(baseModel=NUMBERS)

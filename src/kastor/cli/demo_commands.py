@@ -46,7 +46,7 @@ def demo(
     """See it work: numbers (without a name), image, video.
 
     Without a name: tune the embedded base on 15 pairs, compare. Fetches the base model the first time (about 100 MB),
-    starts a server of its own on a free port, tunes through the HTTP API, draws the loss and asks both models 16 inputs
+    starts a server of its own on a free port, tunes through the HTTP API, draws the loss and asks both models 64 inputs
     that they have not seen.
 
     \b
