@@ -196,15 +196,19 @@ def test_a_moment_outside_the_segment_of_its_row_is_a_finding(world: World) -> N
         row("List.", "[0:01] a", startOffset="6s", endOffset="9s"),
         row("List.", "[0:08] a", startOffset="7s", endOffset="9s"),
         row("?", "Yes."),
+        row("List.", "[0:01] outside\n[0:04] a\n[0:08] b", startOffset="2s"),
     )
     ledger = world.prepared()
-    assert (ledger.num_kept, ledger.findings) == (2, {"moment_outside_segment": 1})
-    assert ledger.num_rows == 3
+    assert (ledger.num_kept, ledger.findings) == (2, {"moment_outside_segment": 2})
+    assert (ledger.num_rows, ledger.num_changed) == (4, 1)
     page = (world.out / CHANGES).read_text()
     assert "“0:01” lies outside the segment from 6 s to 9 s" in page
     assert "--times-from segment" in page
     found = [issue for verdict in world.verdicts() for issue in verdict.issues]
-    assert [(issue.line, issue.rule) for issue in found] == [(1, "moment_outside_segment")]
+    assert [(issue.line, issue.rule) for issue in found] == [
+        (1, "moment_outside_segment"),
+        (3, "moment_outside_segment"),
+    ]
 
 
 def test_a_prompt_that_several_rows_share_takes_no_row_away(world: World) -> None:

@@ -176,7 +176,8 @@ def _renderer(base: BaseModel, wanted: Wanted, settings: Settings, out: Output) 
 
 
 def _pace(base: BaseModel, shape: Shape, settings: Settings) -> Pace:
-    return measured_pace(base.id, settings) or shape.calibrated(this_machine(settings))
+    sees = base.family.vision is not None
+    return measured_pace(base.id, settings, sees=sees) or shape.calibrated(this_machine(settings))
 
 
 def _estimate(report: Report, wanted: Wanted, base: BaseModel, settings: Settings) -> Estimate | None:

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from kastor.dataset.estimate import Machine, Pace
@@ -17,16 +19,17 @@ NUM_STEPS = 500  # the latest ones of each
 PROBE_S = 0.4
 PROBE_SIZE = 768  # rows and columns of the matrices: what training multiplies is of that order
 MOST_JOB_S = 600.0  # beside its steps; more is waiting, not work
+START_S = 8.0  # of a job before its first step, for its process and the base; more of it goes to looking at media
 
 
-def measured_pace(base_id: str, settings: Settings) -> Pace | None:
+def measured_pace(base_id: str, settings: Settings, *, sees: bool = False) -> Pace | None:
     """The pace of the latest jobs on the base; `None` if there were none, or the database cannot be read."""
     if settings.database_url is None and not (Path(settings.data_dir) / "kastor.db").is_file():
         return None
     try:
         database = open_database(settings.resolved_database_url)
         try:
-            return _pace(JobStore(database), base_id)
+            return _pace(JobStore(database), base_id, sees=sees)
         finally:
             database.close()
     except KastorError:
@@ -53,7 +56,7 @@ def _has_tiles() -> bool:
         return False
 
 
-def _pace(jobs: JobStore, base_id: str) -> Pace | None:
+def _pace(jobs: JobStore, base_id: str, *, sees: bool) -> Pace | None:
     trained = [job for job in jobs.page(limit=NUM_SEARCHED) if job.spec.base_model == base_id and job.completed_steps]
     latest = trained[:NUM_JOBS]
     held = jobs.snapshots_of([job.id for job in latest], latest=NUM_STEPS)
@@ -61,26 +64,40 @@ def _pace(jobs: JobStore, base_id: str) -> Pace | None:
     if sum(step.elapsed_s for steps in of_jobs.values() for step in steps) <= 0:
         return None
     named = "the last job" if len(of_jobs) == 1 else f"the last {len(of_jobs)} jobs"
-    beside = [_beside_s(job, of_jobs[job.id]) for job in latest if job.id in of_jobs and job.state is State.SUCCEEDED]
+    ended = [job for job in latest if job.id in of_jobs and job.state is State.SUCCEEDED]
+    beside = [_beside(job, of_jobs[job.id], sees=sees) for job in ended]
     return pace_of([step for steps in of_jobs.values() for step in steps], beside, f"{named} on this base here")
 
 
-def _beside_s(job: TuningJob, steps: Sequence[Snapshot]) -> float:
-    """Seconds of a job that are in none of its steps."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Seconds of one job that are in none of its steps: for media seen before the first, and for all else."""
+
+    media_s: float
+    job_s: float
+    num_tokens: int  # of its first epoch
+
+
+def _beside(job: TuningJob, steps: Sequence[Snapshot], *, sees: bool) -> Beside:
+    num_tokens = sum(step.num_tokens for step in steps if step.epoch <= 1)
     if job.started_at is None or job.finished_at is None:
-        return 0.0
-    beside_s = (job.finished_at - job.started_at).total_seconds() - sum(step.elapsed_s for step in steps)
-    return min(MOST_JOB_S, max(0.0, beside_s))
+        return Beside(0.0, 0.0, num_tokens)
+    whole_s = (job.finished_at - job.started_at).total_seconds() - sum(step.elapsed_s for step in steps)
+    begun = steps[0].computed_at - timedelta(seconds=steps[0].elapsed_s)
+    media_s = (begun - job.started_at).total_seconds() - START_S if sees and steps[0].step == 1 else 0.0
+    media_s = min(MOST_JOB_S, max(0.0, media_s))
+    return Beside(media_s, min(MOST_JOB_S, max(0.0, whole_s - media_s)), num_tokens)
 
 
-def pace_of(steps: Sequence[Snapshot], beside: Sequence[float], source: str) -> Pace:
-    """The pace that explains these steps best: a step and a token by the later epochs, media by the first."""
+def pace_of(steps: Sequence[Snapshot], beside: Sequence[Beside], source: str) -> Pace:
+    """The pace that explains these steps best: steps and tokens by the later epochs, media by the first and before."""
     later = [step for step in steps if step.epoch > 1] or list(steps)
     step_s, token_s = _line([step.num_tokens for step in later], [step.elapsed_s for step in later])
     first = [step for step in steps if step.epoch <= 1]
     beyond_s = sum(step.elapsed_s - step_s - token_s * step.num_tokens for step in first)
     media_token_s = max(0.0, beyond_s) / max(1, sum(step.num_tokens for step in first))
-    job_s = sorted(beside)[len(beside) // 2] if beside else 0.0
+    media_token_s += sum(one.media_s for one in beside) / max(1, sum(one.num_tokens for one in beside))
+    job_s = sorted(one.job_s for one in beside)[len(beside) // 2] if beside else 0.0
     return Pace(step_s, token_s, media_token_s, job_s, source)
 
 

@@ -39,7 +39,7 @@ from kastor.dataset.prepare_plan import (
 from kastor.dataset.prepare_write import Ledger, ReadRows, Writer
 from kastor.dataset.rules import resolution_of
 from kastor.dataset.seen import Looked, Seen
-from kastor.dataset.segment_moments import OUTSIDE_SEGMENT
+from kastor.dataset.segment_moments import moments_outside
 from kastor.domain.content import Example, Media, Resolution
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import FailedPrecondition
@@ -132,9 +132,9 @@ class Preparation:
             survey.left_out[row.line] = LeftOut(first.rule, first.message)
         elif wants:
             self._mend(row, wants, survey)
-        found = tuple(issue for issue in verdict.issues if issue.rule == OUTSIDE_SEGMENT)
-        if found and self._options.times_from is TimesFrom.FILE and row.line not in survey.left_out:
-            survey.findings[row.line] = found
+        if self._options.times_from is TimesFrom.FILE and row.line not in survey.left_out:
+            found = tuple(moments_outside(row.line, row.example))  # the gate notes them of accepted rows only
+            survey.findings.update({row.line: found} if found else {})
 
     def _wants(self, example: Example, survey: Survey, *, tokens: bool) -> list[tuple[Media, Source, float | None]]:
         """The media of an example that need something, and the longest part allowed."""

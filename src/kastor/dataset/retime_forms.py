@@ -104,7 +104,7 @@ class Keys:
         """
         words = re.findall(r"\w+", name)
         meaning = self.meaning("_".join(word for word in words if word.lower() not in _NOTATIONS))
-        return meaning if meaning is not None and meaning.stem and meaning.size <= SECOND else None
+        return meaning if meaning is not None and meaning.stem else None
 
     @staticmethod
     def _kind(words: set[str]) -> str | None:

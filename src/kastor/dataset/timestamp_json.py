@@ -17,9 +17,19 @@ from kastor.dataset.timestamp_tree import CannotCut, LeftAlone, Node, Reading, d
 from kastor.dataset.timestamps import SECOND, Mark, Stamp, marks, stamp_of
 
 _ESCAPE = re.compile(r"\\(?:u(?P<code>[0-9a-fA-F]{4})|(?P<letter>.))")
-_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_WORDS = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|[0-9]+")
 _NO_TIMES = frozenset(
     ["clock", "score", "scores", "ratio", "aspect", "odds", "result", "verse", "date", "version", "id"]
+)
+_UNIT_NAMES = frozenset(["unit", "units", "fps", "timescale", "timebase"])
+_SECONDS = frozenset(["s", "sec", "secs", "second", "seconds"])
+_ELSEWHERE = frozenset(  # names of times in other languages, whose numbers may be moments
+    [
+        *("inicio", "fin", "debut", "début", "anfang", "beginn", "ende", "zeit", "tiempo", "hora"),
+        "inizio",
+        "fine",
+        "tempo",
+    ]
 )
 _FRAMES = frozenset(["frame", "frames"])
 _FRAME_WORDS = _FRAMES | {
@@ -82,6 +92,8 @@ class JsonMoments:
         if named and not found and not within:
             self._check_texts(others)
         items = [self.node(item, key, within=within or bool(found)) for key, item in others]
+        if found or any(item.timed for item in items):
+            self._check_unit(others)
         _check_parallel(items)
         return Node(spot.begin, spot.stop, tuple(found), tuple(items))
 
@@ -201,8 +213,19 @@ class JsonMoments:
             )
         return prose_marks(self._plain, begin, stop, self._reading)
 
+    def _check_unit(self, others: Sequence[tuple[str, Spot]]) -> None:
+        """Raises `CannotCut` where the object says that its times are in another unit than seconds."""
+        for key, item in others:
+            shown = self._text[item.begin : item.stop]
+            if _key_words(key) & _UNIT_NAMES and shown.strip('"').lower() not in _SECONDS:
+                raise doubtful(f"{key}: {shown}", "gives a unit of the times beside, which is not seconds")
+
     def _check_frames(self, spot: Spot, key: str) -> None:
         words = _key_words(key)
+        if words & _ELSEWHERE:
+            raise doubtful(
+                f"{key}: {self._text[spot.begin : spot.stop]}", "stands under a name that may be one of a time"
+            )
         if words & _FRAMES and words <= _FRAME_WORDS:
             raise doubtful(f"{key}: {self._text[spot.begin : spot.stop]}", "counts frames, which are not rewritten")
 
@@ -242,6 +265,9 @@ class _Times:
         held: dict[str, list[Stamp]] = {"start": [], "end": [], "length": [], "point": []}
         for (kind, _), found in self.stamps.items():
             held[kind] += _whole(found)
+            if any(one.fields[-1].size > SECOND for one in held[kind]):
+                shown = self.text[held[kind][-1].begin : held[kind][-1].stop]
+                raise doubtful(shown, "counts minutes or hours, in which a moment of a part is not exact")
         starts, ends, lengths = held["start"], held["end"], held["length"]
         yield from self.whole
         if len(starts) == len(ends):

@@ -111,12 +111,16 @@ _SUSPECT = re.compile(
     r"|\b(?:at|after|around)\s(?:about\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|"
     r"forty|fifty|half)\b[\w\s-]{0,24}?\b(?:seconds?|minutes?)\b"
     r"|\b(?:seconds?|minutes?|frames?|sekunde|minute|seconde|segundo|minuto|секунда|минута)\s+\d+\b"
-    r"|(?<![\w.])\d+\s?['′’]\s?\d+(?:\s?(?:[\"″”]|''))?|\bPT\d\w+|\bt\s*=\s*\d[\d.]*",
+    r"|(?<![\w.])\d+\s?['′’]\s?\d+(?:\s?(?:[\"″”]|''))?|\bPT\d\w+"
+    r"|\b(?:start|end|begin|stop|time|timestamp|offset|from|to|t)(?:[_ ]?(?:time|s|sec|seconds|ms))?"
+    r"[\"']?\s*[=:]\s*[\"']?\d[\d.:]*"
+    r"|\b(?:at|from|until|um|à|alle)\s+\d{1,3}[.,]\d{2}\b(?!\s?[%€$])",  # 21.50 for 21:50; YAML; XML
     re.IGNORECASE,
 )
 _AMOUNT = re.compile(r"\d[\d.,/]*[\s-]?[^\W\d]+")
 _BARE_RANGE = re.compile(
     r"\b(?:from|between)\s+\d[\d.]*\s+(?:to|and|until)\s+\d[\d.]*\b"
+    r"|\b(?:at|until)\s+\d{3,}\b"
     r"|^\W{0,3}\d+(?:\.\d+)?\s*[-–—]\s*\d+(?:\.\d+)?\b(?!-)",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from kastor.dataset.retime_forms import Meaning
 from kastor.dataset.timestamp_prose import mentions_time
 from kastor.dataset.timestamp_tree import Node, Reading, doubtful, listed
-from kastor.dataset.timestamps import Mark, Stamp, marks, stamp_of
+from kastor.dataset.timestamps import SECOND, Mark, Stamp, marks, stamp_of
 
 _LINE = re.compile(r"[^\n]*\S[^\n]*")
 _RULE = re.compile(r"\s*\|?[\s:|-]*-[\s:|-]*\|?\s*")
@@ -106,6 +106,9 @@ def _rows(
     meanings = [_meaning(text, name, reading) for name in names]
     if not rows or not any(meaning and meaning.kind != "length" for meaning in meanings):
         return None
+    for name, meaning in zip(names, meanings, strict=True):
+        if meaning is not None and meaning.size > SECOND:
+            raise doubtful(text[slice(*name)], "heads a column of minutes or hours, which are not exact")
     items = []
     for (begin, stop), row in zip(lines, rows, strict=True):
         if len(row) != len(names):
