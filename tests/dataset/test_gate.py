@@ -14,7 +14,7 @@ from kastor.dataset.issues import Issue, Row
 from kastor.dataset.ledger import Ledger, refusals, validation_refusals
 from kastor.dataset.rules import text_faults
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Resolution, Role, Text
+from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Resolution, Role, Supervise, Text
 from kastor.domain.dataset_limits import DATASET_PROFILES, OPEN_DATASET, DatasetLimits, dataset_limits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.limits import GEMINI_API, OPEN
@@ -220,3 +220,52 @@ def test_an_operator_may_raise_a_limit_by_name() -> None:
         dataset_limits("open", {"max_cats": 1})
     with pytest.raises(InvalidArgument, match="no profile 'vertex'; known are open"):
         dataset_limits("vertex")
+
+
+def conversation(*turns: tuple[str, int]) -> Row:
+    contents = [
+        content
+        for text, weight in turns
+        for content in (Content(Role.USER, (Text("a"),)), Content(Role.MODEL, (Text(text),), weight))
+    ]
+    return Row(1, Example(tuple(contents)))
+
+
+def judged(row: Row, supervise: Supervise = Supervise.ALL) -> Verdict:
+    base = Base("models/b", 1000, None, None, supervise=supervise)
+    return only(Gate(OPEN_DATASET, base, lambda media: {}).verdicts([row]))
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_empty_answer_that_is_learnt_is_refused_wherever_it_stands(at: int) -> None:
+    turns = [("yes", 1)] * 3
+    turns[at] = ("", 1)
+    verdict = judged(conversation(*turns))
+    assert verdict.outcome is Outcome.REJECTED
+    assert [(issue.rule, issue.path) for issue in verdict.issues] == [
+        ("empty_output", "output" if at == 2 else f"contents[{2 * at + 1}]")
+    ]
+
+
+def test_an_empty_answer_that_is_given_is_not_looked_at() -> None:
+    assert judged(conversation(("", 1), ("yes", 1)), Supervise.LAST).outcome is Outcome.ACCEPTED
+    assert judged(conversation(("", 0), ("yes", 1))).outcome is Outcome.ACCEPTED
+
+
+@pytest.mark.parametrize("blank", [" ", "\n\n", "\u2003\t"])
+def test_an_answer_of_blanks_is_kept_and_noted(blank: str) -> None:
+    for row, paths in (
+        (conversation((blank, 1), ("yes", 1)), "contents[1]"),
+        (conversation((blank, 1)), "output"),
+        (conversation((blank, 1), (blank, 1)), "contents[1], output"),
+    ):
+        verdict = judged(row)
+        assert verdict.outcome is Outcome.ACCEPTED
+        assert [(note.rule, note.path) for note in verdict.issues] == [("blank_output", paths)]
+    assert judged(conversation((blank, 0), ("yes", 1))).issues == ()
+
+
+@pytest.mark.parametrize(("turns", "supervise"), [([("a", 0)], Supervise.ALL), ([("a", 1), ("b", 0)], Supervise.LAST)])
+def test_a_row_in_which_nothing_is_learnt_is_refused(turns: list[tuple[str, int]], supervise: Supervise) -> None:
+    verdict = judged(conversation(*turns), supervise)
+    assert [issue.rule for issue in verdict.issues] == ["nothing_learnt"]

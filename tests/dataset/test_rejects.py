@@ -1,11 +1,14 @@
 """Refused rows are written as they stood, with what is wrong with them."""
 
+import base64
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from kastor.dataset.gate import Base, Gate
@@ -34,8 +37,16 @@ def test_rows_come_back_byte_for_byte(tmp_path: Path, packed: Callable[[bytes], 
         (2, "rejected", "not_json"),
         (5, "rejected", "empty_output"),
     ]
-    rows = [one["row"].encode("utf-8", "surrogateescape") for one in found]
-    assert rows == [BAD_JSON, BAD_TEXT]
+    assert [one["row"] for one in found] == [None, BAD_TEXT.decode()]
+    assert base64.b64decode(found[0]["rowBase64"]) == BAD_JSON
+
+
+def test_every_line_is_json_to_a_strict_reader(tmp_path: Path) -> None:
+    data = tmp_path / os.fsdecode(b"d\xff.jsonl")
+    data.write_bytes(b'\xed\xa0\x80\n{"text_input": "\\ud800", "output": ""}\n' + GOOD)
+    rejected(tmp_path, data)
+    for line in (tmp_path / "rejects.jsonl").read_bytes().splitlines():
+        orjson.loads(line)
 
 
 def test_rows_of_both_files_name_their_file(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def root(
 @app.command()
 def tune(
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="JSONL (text_input/output or Vertex contents), CSV, or a JSON array.")
+        Path,
+        typer.Argument(metavar="DATA", help="JSONL, JSON or CSV; - reads stdin."),
     ],
     base: Annotated[str, typer.Option(metavar="NAME", help="Base model: a name that `kastor models list` shows.")] = (
         "smollm2-135m-instruct"
@@ -157,7 +158,8 @@ def check(
     data: Annotated[
         Path,
         typer.Argument(
-            metavar="DATA", help="JSONL (text_input/output or Vertex contents; also .gz, .zst), CSV, or a JSON array."
+            metavar="DATA",
+            help="JSONL, JSON or CSV, also .gz and .zst; - reads stdin.",
         ),
     ],
     validation: Annotated[

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
@@ -12,6 +12,7 @@ from kastor.cli import check_view
 from kastor.cli.check_samples import Pieces, Samples, pieces, sample
 from kastor.cli.check_speed import measured_pace, this_machine
 from kastor.cli.check_watch import Watch
+from kastor.cli.dataset_input import dataset_file
 from kastor.cli.limits import raised_limits
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, program
@@ -59,6 +60,12 @@ class Wanted:
     rejects: Path | None = None
     media_roots: tuple[Path, ...] = ()
     supervise: Supervise = Supervise.ALL
+    media_folder: Path | None = None  # where relative names of media begin, if that is not the dataset's folder
+
+    @property
+    def folder(self) -> Path:
+        """Where relative names of media begin."""
+        return self.media_folder or self.data.absolute().parent
 
     @property
     def outputs(self) -> dict[str, Path | None]:
@@ -70,6 +77,13 @@ def run(wanted: Wanted, out: Output) -> None:
     """Look at a dataset; exits with 1 if it would be refused, with 2 if the question makes no sense."""
     settings = load_settings()
     check_output_files(wanted.outputs, {"DATA": wanted.data, "--validation": wanted.validation}, settings)
+    with ExitStack() as stack:
+        data = stack.enter_context(dataset_file(wanted.data))
+        validation = wanted.validation and stack.enter_context(dataset_file(wanted.validation))
+        _run(replace(wanted, data=data, validation=validation, media_folder=wanted.folder), settings, out)
+
+
+def _run(wanted: Wanted, settings: Settings, out: Output) -> None:
     base = load_catalog(settings.catalog_file).base(wanted.base)
     limits = _limits(wanted, settings, base)
     _hyperparameters(wanted, settings, 1)
@@ -140,7 +154,7 @@ def _looker(wanted: Wanted, settings: Settings) -> Iterator[Looker]:
     """Media are looked for beside the dataset, and wherever its owner may read unless folders are named."""
     cache = MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
     folders = wanted.media_roots or (Path("/"),)
-    places = Places(folders=folders, buckets=("gs://", "s3://"), base=wanted.data.absolute().parent)
+    places = Places(folders=folders, buckets=("gs://", "s3://"), base=wanted.folder)
     with looking(cache, places, name="check", guard=UrlGuard(allowed=tuple(settings.media_addresses))) as looker:
         yield looker
 
@@ -150,7 +164,7 @@ class _ProtectiveGate(Gate):
 
     def __init__(self, limits: DatasetLimits, base: Base, look: Look, wanted: Wanted) -> None:
         super().__init__(limits, base, look)
-        self._folder = wanted.data.absolute().parent
+        self._folder = wanted.folder
         self._outputs = {option: path for option, path in wanted.outputs.items() if path is not None and path.exists()}
 
     def verdicts(self, rows: Iterable[Row | Issue]) -> Iterator[Verdict]:

@@ -11,6 +11,7 @@ from kastor.cli.client import Client
 from kastor.cli.connection import Access, connect
 from kastor.cli.output import Output
 from kastor.cli.records import Answer, SamplingOptions
+from kastor.cli.terminal_text import visible_text
 from kastor.domain.errors import NotFound
 
 
@@ -89,7 +90,7 @@ def _shown(pieces: Iterator[Answer], out: Output) -> Answer:
     for piece in chain([first], pieces):
         text, last = text + piece.text, piece
         if not out.as_json:
-            sys.stdout.write(piece.text)
+            sys.stdout.write(visible_text(piece.text) if sys.stdout.isatty() else piece.text)
             sys.stdout.flush()
     if not out.as_json and not text.endswith("\n"):
         sys.stdout.write("\n")

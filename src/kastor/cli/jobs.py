@@ -14,6 +14,7 @@ from kastor.cli.connection import Access, connect
 from kastor.cli.curve import loss_curve
 from kastor.cli.output import Column, Output, duration, fields, list_table, program, state_text
 from kastor.cli.records import Job
+from kastor.cli.terminal_text import json_text
 from kastor.cli.tune import followed, report
 from kastor.domain.errors import InvalidArgument, NotFound
 
@@ -188,7 +189,7 @@ def _print_log_line(line: bytes, out: Output) -> None:
     if not isinstance(entry, dict):
         entry = {"message": text}
     if out.as_json:
-        sys.stdout.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(entry) + "\n")
         sys.stdout.flush()
         return
     at = next((str(entry[key]) for key in TIME_KEYS if key in entry), "")

@@ -1,6 +1,5 @@
 """Where words go: results to stdout, talk to stderr; with `--json` the result is JSON and nothing else is on stdout."""
 
-import json
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from rich.console import Console, JustifyMethod, OverflowMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kastor.cli.terminal_text import VisibleConsole, json_text
 from kastor.domain.job import State
 from kastor.domain.tuned_model import ModelState
 
@@ -40,7 +40,9 @@ def console(*, stderr: bool) -> Console:
     """A console that colours only what goes to a terminal, and never guesses at markup or numbers."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_COLUMNS
-    return Console(file=stream, highlight=False, markup=False, emoji=False, width=width, soft_wrap=not stream.isatty())
+    return VisibleConsole(
+        file=stream, highlight=False, markup=False, emoji=False, width=width, soft_wrap=not stream.isatty()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Output:
     def result(self, value: object, *shown: RenderableType) -> None:
         """The command's result: `value` as JSON, or what is `shown`."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text(value, indent=2) + "\n")
             sys.stdout.flush()
             return
         for item in shown:

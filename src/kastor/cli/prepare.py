@@ -11,10 +11,12 @@ from typing import Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from kastor.cli.dataset_input import dataset_file
 from kastor.cli.limits import raised_limits
 from kastor.cli.output import Output, fields, megabytes, table
 from kastor.cli.output_files import check_output_files, check_output_folder, is_same_file
 from kastor.dataset.gate import Base, Gate, Outcome
+from kastor.dataset.issues import FileFacts
 from kastor.dataset.look import Looker
 from kastor.dataset.prepare import LOCK, Preparation
 from kastor.dataset.prepare_media import MEDIA, STATE
@@ -90,16 +92,23 @@ def options_of(
 def run(data: Path, columns: Columns, wanted: Wanted, options: Options, out: Output) -> None:
     """Prepare the dataset; exits with 1 if no row is left, or one of the outcome would be refused."""
     settings = load_settings()
-    limits, base = raised_limits(wanted.profile, wanted.raised, settings), _base(wanted.base, settings)
-    target = wanted.folder.absolute()
     _check_folder(wanted, data, settings)
-    with _media(settings, data.absolute().parent) as (looker, fetcher):
+    with dataset_file(data) as file:
+        _run(file, data.absolute().parent, columns, wanted, options, settings, out)
+
+
+def _run(
+    data: Path, folder: Path, columns: Columns, wanted: Wanted, options: Options, settings: Settings, out: Output
+) -> None:
+    limits, base = raised_limits(wanted.profile, wanted.raised, settings), _base(wanted.base, settings)
+    target, facts = wanted.folder.absolute(), FileFacts()
+    with _media(settings, folder) as (looker, fetcher):
 
         def path_of(medium: Media) -> Path:
             return (fetcher.fetch_bytes(medium.data) if medium.data else fetcher.fetch(medium.uri)).path
 
         preparation = Preparation(
-            lambda: read_rows(data, input_key=columns[0], output_key=columns[1]),
+            lambda: read_rows(data, input_key=columns[0], output_key=columns[1], facts=facts),
             limits,
             base,
             looker.look,
@@ -108,6 +117,8 @@ def run(data: Path, columns: Columns, wanted: Wanted, options: Options, out: Out
             Guards(),
         )
         plan = _planned(preparation, out)
+        if facts.sentence:
+            out.say(f"Read as {facts.sentence}; rows are written in Google's form.")
         _tell_plan(plan, out)
         if wanted.dry_run:
             out.result({"plan": _plan_document(plan)}, *_plan_lines(plan))

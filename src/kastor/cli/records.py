@@ -182,6 +182,7 @@ class NewTuning:
         """Whether every example is one input and one output, which is all that the tunedModels API carries."""
         return all(
             [turn.role for turn in example.contents] == [Role.USER, Role.MODEL]
+            and all(content.weight for content in example.contents)
             and example.system is None
             and not example.others
             and not example.tools

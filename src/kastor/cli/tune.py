@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kastor.cli.connection import Access, Link, connect
+from kastor.cli.dataset_input import dataset_file
 from kastor.cli.follow import follow
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, duration, program
 from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
 from kastor.dataset.encode import encode_example
+from kastor.dataset.issues import FileFacts
 from kastor.dataset.read import Columns, read_examples
 from kastor.domain.content import Supervise
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, Unavailable
@@ -22,6 +24,7 @@ from kastor.domain.limits import GEMINI_API
 from kastor.models.catalog import load_catalog
 from kastor.settings import load_settings
 
+MAX_NOTES = 5
 BODY_TOO_LARGE = "Request payload size exceeds the limit"  # the wording of the wire
 
 
@@ -43,7 +46,14 @@ class Wanted:
 
 def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
     """Tune on the examples in `data`."""
-    examples = read_examples(data, input_key=columns[0], output_key=columns[1])
+    with dataset_file(data) as file:
+        _run(file, data.absolute().parent, columns, wanted, detach, access, out)
+
+
+def _run(data: Path, folder: Path, columns: Columns, wanted: Wanted, detach: bool, access: Access, out: Output) -> None:
+    facts = FileFacts()
+    examples = read_examples(data, input_key=columns[0], output_key=columns[1], facts=facts)
+    _say_facts(facts, out)
     new = NewTuning(
         wanted.base,
         examples,
@@ -57,18 +67,26 @@ def run(data: Path, columns: Columns, wanted: Wanted, detach: bool, access: Acce
     )
     if access.server is None:
         _with_licence(wanted, out)
-    with connect(access, out, scheduler=True, media_folder=data.absolute().parent) as link:
+    with connect(access, out, scheduler=True, media_folder=folder) as link:
         if detach and link.private:
             raise FailedPrecondition(
                 f"--detach needs a server that stays. Start one first, in another terminal: {program()} serve --no-auth"
             )
-        job_id, name = _created(link, new, data, columns, wanted.profile)
+        job_id, name = _created(link, new, data, folder, columns, wanted.profile)
         if detach:
             out.result({"name": name, "job": job_id}, name)
             return
         out.say(f"Tuning {name} (job {job_id}) on {len(examples)} examples" + _where(link))
         job = followed(link, job_id, out)
     report(job, name, out, how=' "…" --system "…"' if any(example.system for example in examples) else ' "…"')
+
+
+def _say_facts(facts: FileFacts, out: Output) -> None:
+    """How the file was read, where that is not plain, and what of it plays no part."""
+    if facts.sentence:
+        out.say(f"Read as {facts.sentence}")
+    for said, number in facts.notes.most_common(MAX_NOTES):
+        out.say(f"{said} ({number:,} rows)", style="yellow")
 
 
 def _with_licence(wanted: Wanted, out: Output) -> None:
@@ -88,7 +106,9 @@ def _display_name(data: Path) -> str:
     return stem[: GEMINI_API.max_display_name_chars]
 
 
-def _created(link: Link, new: NewTuning, data: Path, columns: Columns, profile: str | None) -> tuple[str, str]:
+def _created(
+    link: Link, new: NewTuning, data: Path, folder: Path, columns: Columns, profile: str | None
+) -> tuple[str, str]:
     """The job and the tuned model; what the tunedModels API cannot carry goes as a dataset file."""
     if new.pairs_only and profile is None and not new.train_tower:
         try:
@@ -98,7 +118,7 @@ def _created(link: Link, new: NewTuning, data: Path, columns: Columns, profile: 
                 raise
     with _uploadable(new, data, columns) as path:
         dataset = link.client.upload(path, path.name)
-    job = link.client.create_job(new.job_body(dataset, str(data.absolute().parent), profile))
+    job = link.client.create_job(new.job_body(dataset, str(folder), profile))
     return job.id, job.tuned_model
 
 

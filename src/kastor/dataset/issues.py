@@ -45,6 +45,8 @@ class FileFacts:
     container: str = ""  # how rows stand in it, where that had to be found out
     formats: Counter[str] = field(default_factory=Counter)  # form of rows that is not Google's -> how many
 
+    notes: Counter[str] = field(default_factory=Counter)  # what to know about rows that were read -> how many
+
     def count(self, name: str) -> None:
         """One more row of this form."""
         self.formats[name] += 1

@@ -14,6 +14,7 @@ _TOKEN = re.compile(
     rb'"(?:[^"\\]|\\.)*+(?P<closed>")?|\'(?:[^\'\\]|\\.)*+\'?|//[^\n]*+|/\*.*?(?:\*/|\Z)|(?P<mark>[\[\]{},:])',
     re.DOTALL,
 )
+_COMMENT = re.compile(rb"//[^\n]*+|/\*.*?(?:\*/|\Z)", re.DOTALL)
 OPENING, CLOSING = b"[{", b"]}"
 MAX_DEPTH = 4  # of objects around a list of rows
 
@@ -44,7 +45,7 @@ def children(data: bytes, begin: int) -> Iterator[Span]:
         elif mark in CLOSING:
             depth -= 1
             if not depth:
-                if data[start : match.start()].strip():
+                if _COMMENT.sub(b"", data[start : match.start()]).strip():
                     yield Span(start, match.start(), key)
                 return
         elif depth == 1 and mark == b",":

@@ -76,7 +76,10 @@ def read_examples(
         raise InvalidArgument(f"{path}: {len(issues)} of {len(items)} rows are faulty.\n{shown}{more}")
     if not items:
         raise InvalidArgument(f"{path} holds no examples; one line looks like {SHAPES}.")
-    return [item.example for item in items if isinstance(item, Row)]
+    rows = [item for item in items if isinstance(item, Row)]
+    if facts is not None:
+        facts.notes.update(str(note.message) for row in rows for note in row.notes)
+    return [row.example for row in rows]
 
 
 def is_json_lines(path: Path) -> bool:
@@ -258,9 +261,10 @@ class _Reading:
             start = span.stop - len(held)
             line, at, stop = line + text.count(b"\n", at, start), start, span.stop
             yield self._row(number, held.rstrip(), ELEMENT, line)
-        end = text.find(b"]", stop)
-        if text[:begin].strip() == b"" and text[end + 1 :].strip():
-            raise MalformedJson(f"The list ends on line {text.count(NEWLINE, 0, end) + 1}, and the file goes on.")
+        if not text[:begin].strip() and text[stop:].strip(b" \t\r\n,") != b"]":  # or a comment stands there
+            end = json_document.end_of(text, begin)
+            if text[end:].strip():
+                raise MalformedJson(f"The list ends on line {text.count(NEWLINE, 0, end) + 1}, and the file goes on.")
 
     def _row_list(self, text: bytes, begin: int) -> int | None:
         """Where the one list of rows opens, if the file is one object that holds such a list and is no example.

@@ -3,7 +3,9 @@
 The dataset is read a second time, beside the first, only as far as the last row that was refused; so memory stays flat.
 """
 
+import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +14,14 @@ from typing import TextIO
 from kastor.dataset.gate import Outcome, Verdict
 from kastor.dataset.read import is_json_lines, original_lines
 
+SURROGATES = re.compile("[\ud800-\udfff]")
+
 
 class Rejects:
     """Writes verdicts in the order of the file.
 
-    `row` is the line without its end, byte for byte: what is not UTF-8 stands as lone surrogates (Python's
-    `surrogateescape`). It is null for CSV and JSON arrays, whose rows have no line of their own, and for lines longer
-    than any example.
+    `row` is the line without its end; `rowBase64` has its bytes where they are not UTF-8. Both are null for CSV and
+    JSON documents, whose rows have no line of their own, and for lines longer than any example.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -36,9 +39,10 @@ class Rejects:
             "line": verdict.line,
             "outcome": verdict.outcome.value,
             "issues": [asdict(issue) for issue in verdict.issues],
-            "row": None if line is None else line.decode("utf-8", "surrogateescape"),
+            **_row(line),
         }
-        self._file.write(_dumped(document) + "\n")
+        text = json.dumps(document, ensure_ascii=False)
+        self._file.write(SURROGATES.sub(_escaped, text) + "\n")
 
     def _line(self, source: Path, number: int) -> bytes | None:
         if source != self._source:
@@ -50,10 +54,15 @@ class Rejects:
         return None
 
 
-def _dumped(document: dict[str, object]) -> str:
-    text = json.dumps(document, ensure_ascii=False)
+def _escaped(match: re.Match[str]) -> str:
+    r"""A lone surrogate, as of a name that is not UTF-8, as a text: strict readers refuse its escape."""
+    return f"\\\\u{ord(match[0]):04x}"
+
+
+def _row(line: bytes | None) -> dict[str, str | None]:
+    if line is None:
+        return {"row": None}
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(document)
-    return text
+        return {"row": line.decode()}
+    except UnicodeDecodeError:
+        return {"row": None, "rowBase64": base64.b64encode(line).decode()}

@@ -51,6 +51,8 @@ class Judging:
         if report.refusals:
             raise InvalidArgument(f"{file.name}: {' '.join(report.refusals)}")
         dropped = f", {ledger.num_dropped:,} dropped" if ledger.num_dropped else ""
+        if report.training.facts.sentence:
+            self._ownership.note(f"{file.name} is read as {report.training.facts.sentence}")
         self._ownership.note(f"{ledger.num_accepted:,} of {ledger.num_rows:,} examples accepted{dropped}")
         blobs, job_id = self._blobs, self._job.id
         spec = replace(

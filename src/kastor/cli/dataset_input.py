@@ -1,0 +1,54 @@
+"""A dataset that comes from standard input or a pipe, kept in a file for as long as a command reads it."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from kastor.dataset.compression import GZIP, is_zstd
+from kastor.dataset.file_type import HEAD_BYTES, check_text_file
+from kastor.domain.errors import InvalidArgument, ResourceExhausted
+
+STDIN = "-"
+CHUNK_BYTES = 1 << 20
+MAX_BYTES = 1 << 30
+
+
+@contextmanager
+def dataset_file(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Path]:
+    """The file at `path`; of `-` and of a pipe a copy, at most so large: datasets are read more than once.
+
+    Raises:
+        InvalidArgument: what comes holds no text, or never ends.
+
+    """
+    is_stdin = str(path) == STDIN
+    if not is_stdin and not path.is_fifo():
+        yield path
+        return
+    name = "stdin" if is_stdin else path.name
+    with tempfile.TemporaryDirectory(prefix="kastor-") as folder:
+        copy = Path(folder) / name
+        try:
+            with copy.open("wb") as target:
+                if is_stdin:
+                    _copy(sys.stdin.buffer, target, name, max_bytes)
+                else:
+                    with path.open("rb") as source:
+                        _copy(source, target, name, max_bytes)
+        except OSError as error:
+            raise ResourceExhausted(f"{name} cannot be copied to {folder}: {error.strerror or error}.") from error
+        yield copy
+
+
+def _copy(source: BinaryIO, target: BinaryIO, name: str, max_bytes: int) -> None:
+    num_bytes = 0
+    while chunk := source.read(CHUNK_BYTES):
+        if not num_bytes and not chunk.startswith(GZIP) and not is_zstd(chunk[:4]):
+            check_text_file(Path(name), chunk[:HEAD_BYTES])  # before an endless rest is waited for
+        num_bytes += len(chunk)
+        if num_bytes > max_bytes:
+            raise InvalidArgument(f"{name} gives more than {max_bytes:,} bytes; write them into a file and name that.")
+        target.write(chunk)
