@@ -67,6 +67,17 @@ def test_a_full_view_shows_the_certificate_of_a_success(world: World) -> None:
     assert "certificate" not in world.call("GET", f"/kastor/v1/jobs/{job.id}").json()
 
 
+def test_a_full_view_counts_the_rows_as_the_report_does(world: World) -> None:
+    job = world.active()
+    assert "rows" not in world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
+    file = Blobs(world.folder).report(job.id)
+    file.write_text('{"rows": 12, "accepted": 9, "dropped": 3, "leftOut": [{"line": 4}]}')
+    shown = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
+    assert shown["rows"] == {"total": 12, "trainedOn": 9, "leftOut": 3}
+    file.write_text('{"rows": ')
+    assert "rows" not in world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
+
+
 @pytest.mark.parametrize("text", [b'{"format": 1, "ver', b"", b"[1]", b"\xff", b"[" * 100_000])
 def test_a_damaged_certificate_is_shown_as_such(world: World, text: bytes) -> None:
     job = world.active()

@@ -70,6 +70,13 @@ def test_show_draws_the_loss(kastor: Kastor, jobs: FakeServer) -> None:
     assert "⠢" in shown
 
 
+def test_show_counts_the_rows_that_are_trained_on_and_those_that_were_left_out(
+    kastor: Kastor, server: FakeServer
+) -> None:
+    server.on_job(make_job("SUCCEEDED", 19, rows={"total": 1200, "trainedOn": 1188, "leftOut": 12}))
+    assert "1,188 of 1,200 rows, 12 left out" in kastor("jobs", "show", JOB_ID, "--server", server.url).out
+
+
 def test_show_says_how_near_serving_came_to_training(kastor: Kastor, server: FakeServer) -> None:
     rows = [{"example": 0, "numTokens": 14, "trained": -0.5, "served": -0.51}] * 2
     figures = {"verdict": "passed", "rows": rows, "largestDifference": 0.0213, "effect": 3.2}

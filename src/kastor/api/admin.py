@@ -18,7 +18,7 @@ from kastor.domain.job import Event, Snapshot, State, TuningJob
 from kastor.jobs.datasets import DatasetService
 from kastor.jobs.requests import NewTuning
 from kastor.jobs.service import LATEST_STEPS, TuningService
-from kastor.jobs.views import JobView
+from kastor.jobs.views import JobView, RowCounts
 
 PREFIX = "/kastor/v1"
 JOBS_PAGE_SIZE = 50
@@ -65,6 +65,14 @@ class EventOut(Wire):
     message: str
 
 
+class RowsOut(Wire):
+    """What became of the rows of a job's dataset file: those dropped by the check, and those left out since."""
+
+    total: int
+    trained_on: int
+    left_out: int
+
+
 class JobOut(Wire):
     """A job."""
 
@@ -91,6 +99,7 @@ class JobOut(Wire):
     eta_seconds: Float32 | None
     events: list[EventOut] | None = None
     snapshots: list[StepOut] | None = None
+    rows: RowsOut | None = None
     certificate: dict[str, object] | None = None  # domain.certificate: as it lies beside the adapter
 
 
@@ -219,8 +228,15 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
         eta_seconds=_eta_s(view),
         events=list(map(_event, view.events)) if full else None,
         snapshots=list(map(_step, snapshots)) if full else None,
+        rows=_rows(view.rows),
         certificate=dict(view.certificate) if view.certificate else None,
     )
+
+
+def _rows(counts: RowCounts | None) -> RowsOut | None:
+    if counts is None:
+        return None
+    return RowsOut(total=counts.num_rows, trained_on=counts.num_accepted, left_out=counts.num_dropped)
 
 
 def _eta_s(view: JobView) -> float | None:

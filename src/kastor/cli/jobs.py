@@ -134,7 +134,7 @@ def _described(job: Job) -> list[tuple[str, str | Text]]:
         ("to go on", f"{program()} jobs resume {job.id}" if job.raw.get("resumable") else None),
         ("resumed as", job.raw.get("resumedAs")),
         ("base", job.base_model),
-        ("examples", str(job.num_examples)),
+        ("examples", job.examples),
         ("steps", f"{job.completed_steps} of {job.total_steps}"),
         ("settings", _spaced(settings)),
         ("adapter", _spaced(adapter)),

@@ -91,6 +91,14 @@ class Job:
             raw=item,
         )
 
+    @property
+    def examples(self) -> str:
+        """How many examples are trained on; of how many rows, where some were left out."""
+        rows = self.raw.get("rows")
+        if not isinstance(rows, dict) or not rows.get("leftOut"):
+            return f"{self.num_examples:,}"
+        return f"{rows.get('trainedOn', 0):,} of {rows.get('total', 0):,} rows, {rows['leftOut']:,} left out"
+
 
 @dataclass(frozen=True, slots=True)
 class TunedModelRecord:

@@ -76,7 +76,7 @@ def _run(data: Path, folder: Path, columns: Columns, wanted: Wanted, detach: boo
         if detach:
             out.result({"name": name, "job": job_id}, name)
             return
-        out.say(f"Tuning {name} (job {job_id}) on {len(examples)} examples" + _where(link))
+        out.say(f"Tuning {name} (job {job_id}) on {len(examples):,} rows" + _where(link))
         job = followed(link, job_id, out)
     report(job, name, out, how=' "…" --system "…"' if any(example.system for example in examples) else ' "…"')
 
@@ -174,6 +174,7 @@ def report(job: Job, name: str, out: Output, how: str = ' "…"') -> None:
         "Done"
         + (f" in {duration(took)}" if took is not None else "")
         + loss
+        + (f", trained on {job.examples}" if job.raw.get("rows") else "")
         + f". Try: {program()} generate {name}{how}"
     )
     out.result({"name": name, "job": dict(job.raw)}, name)

@@ -30,7 +30,7 @@ from kastor.jobs.requests import (
     check_tower,
     dataset_file,
 )
-from kastor.jobs.views import JobView, Page, Tuning
+from kastor.jobs.views import JobView, Page, RowCounts, Tuning
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import DATASET, SOURCE, Blobs
 from kastor.store.checkpoint_folder import CheckpointFolder
@@ -274,7 +274,8 @@ class TuningService:
             return self._views([job])[0]
         events = tuple(self._jobs.events(job_id))
         snapshots = tuple(self._jobs.snapshots(job_id))
-        return JobView(job, snapshots, events, self._certificate(job_id), self._resumable(job))
+        rows = RowCounts.of(self._blobs.report(job_id))
+        return JobView(job, snapshots, events, self._certificate(job_id), rows, self._resumable(job))
 
     def jobs(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[JobView]:
         """Up to `limit` jobs, newest first: those of the models that the caller's list holds; for an operator all."""

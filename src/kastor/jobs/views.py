@@ -1,7 +1,9 @@
 """What the use cases of tuning give back: tuned models, jobs, and pages of them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kastor.domain.generation import Sampling
@@ -22,6 +24,24 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What became of the rows of a job's dataset file, by its report."""
+
+    num_rows: int
+    num_accepted: int  # trained on; those that were left out since do not count
+    num_dropped: int
+
+    @classmethod
+    def of(cls, report: Path) -> "RowCounts | None":
+        """Those of the report; `None` where there is none, or it cannot be read."""
+        try:
+            held = json.loads(report.read_bytes())
+            return cls(int(held["rows"]), int(held["accepted"]), int(held["dropped"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
 class JobView:
     """A job with what happened to it; in short, without its events, only the latest snapshots."""
 
@@ -29,6 +49,7 @@ class JobView:
     snapshots: tuple[Snapshot, ...]
     events: tuple[Event, ...] = ()
     certificate: Mapping[str, Any] | None = None  # as it was stored; absent before success, and in short
+    rows: RowCounts | None = None  # where there is a file and it was judged; absent in short
     resumable: bool = False  # it failed, kept a checkpoint, and no other goes on for it
 
 
