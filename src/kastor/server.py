@@ -142,7 +142,10 @@ class _Running:
         self._wake = threading.Event()
         jobs, blobs = JobStore(database), Blobs(settings.data_dir)
         self._engine = LateEngine(
-            environment(settings), log_dir=settings.data_dir / "logs", idle_timeout_s=settings.engine_idle_timeout_s
+            environment(settings),
+            log_dir=settings.data_dir / "logs",
+            idle_timeout_s=settings.engine_idle_timeout_s,
+            silence_timeout_s=settings.engine_silence_timeout_s,
         )
         self._executor = LocalExecutor(environment(settings), blobs, spare_idle_s=settings.spare_worker_timeout_s)
         self._scheduler = Scheduler(

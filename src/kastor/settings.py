@@ -108,6 +108,12 @@ class Settings(BaseSettings):
         600.0, ge=0, description="A worker waits so long for a next job, with everything loaded; 0: none does."
     )
     engine_idle_timeout_s: float = Field(600.0, ge=1, description="An unused generation process ends after this.")
+    engine_silence_timeout_s: float = Field(
+        60.0, ge=1, description="A generation process that does not answer for this long is ended."
+    )
+    database_timeout_s: float = Field(
+        30.0, ge=1, le=3600, description="An answer of the database is waited for this long; then callers are told 503."
+    )
     max_resident_adapters: int = Field(32, ge=1, le=1024, description="Adapters one generation process keeps loaded.")
     max_batch_rows: int = Field(16, ge=1, le=256, description="Answers one generation process produces side by side.")
     num_threads: int | None = Field(

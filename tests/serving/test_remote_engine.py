@@ -1,6 +1,8 @@
 """The server's side of generation: processes start when asked for, are shared, restarted, and ended."""
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +15,7 @@ from kastor.domain.content import Prompt
 from kastor.domain.errors import InvalidArgument, Unavailable
 from kastor.domain.generation import FinishReason, GenerateRequest, Sampling
 from kastor.serving.remote import RemoteEngine
+from kastor.serving.socket_folder import SocketFolder
 
 STUB = Path(__file__).with_name("stub_engine.py")
 
@@ -146,7 +149,7 @@ def test_closing_ends_every_process_and_refuses_new_requests(remote: Callable[..
     engine.close()
     assert not any(alive(pid) for pid in started)
     assert sockets is not None
-    assert not sockets.exists()
+    assert not sockets.path.exists()
     with pytest.raises(Unavailable, match="ending"):
         engine.count_tokens("good", Prompt.of("x"))
 
@@ -181,3 +184,69 @@ def test_a_long_temporary_folder_still_gives_a_short_socket_path(
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
     assert remote().count_tokens("good", Prompt.of("one two")) == 2
+
+
+def stopped(engine: RemoteEngine) -> int:
+    """The engine's process, which is stopped now."""
+    (pid,) = pids(engine)
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def test_a_process_that_stays_frozen_is_ended_and_the_call_answered_by_another(
+    remote: Callable[..., RemoteEngine],
+) -> None:
+    engine = remote(silence_timeout_s=1.0)
+    assert engine.count_tokens("good", Prompt.of("a b")) == 2
+    frozen = stopped(engine)
+    began = time.monotonic()
+    assert engine.count_tokens("good", Prompt.of("a b")) == 2
+    assert time.monotonic() - began < 20
+    until(lambda: not alive(frozen))
+    assert engine.silent() == []
+
+
+def test_an_answer_whose_process_freezes_midway_ends_with_a_sentence(remote: Callable[..., RemoteEngine]) -> None:
+    engine = remote(silence_timeout_s=1.0)
+    answer = engine.stream(asked("word " * 400))
+    next(answer)
+    stopped(engine)
+    with pytest.raises(Unavailable, match="did not answer for 1 s and was ended|ended in mid-answer; try again"):
+        list(answer)
+    assert [chunk.text for chunk in engine.stream(asked("a b"))] == ["a", "b"]
+
+
+def test_a_process_that_comes_back_in_time_answers(remote: Callable[..., RemoteEngine]) -> None:
+    engine = remote(silence_timeout_s=30.0)
+    engine.count_tokens("good", Prompt.of("a"))
+    pid = stopped(engine)
+    told: list[int] = []
+    thread = threading.Thread(target=lambda: told.append(engine.count_tokens("good", Prompt.of("a b"))))
+    thread.start()
+    until(lambda: engine.silent() == ["good"])
+    os.kill(pid, signal.SIGCONT)
+    thread.join(10)
+    assert told == [2] and pids(engine) == {pid}
+
+
+def test_folders_of_sockets_go_with_their_server_or_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    living = SocketFolder()
+    said = "import os, time; from kastor.serving.socket_folder import SocketFolder; f = SocketFolder(); "
+    script = said + "print(f.path, flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    ) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        SocketFolder().close()
+        assert left.is_dir() and living.path.is_dir()
+        process.kill()
+    (tmp_path / "kastor-of-somebody").mkdir()
+    SocketFolder().close()
+    assert not left.exists()
+    assert living.path.is_dir() and (tmp_path / "kastor-of-somebody").is_dir()
+    living.close()
+    assert not living.path.exists()

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 class LateEngine:
     """A `RemoteEngine` of these parts, once it is needed; safe to use from several threads at once."""
 
-    def __init__(self, environment: Mapping[str, str], *, log_dir: Path, idle_timeout_s: float) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], *, log_dir: Path, idle_timeout_s: float, silence_timeout_s: float
+    ) -> None:
         self._environment = environment
         self._log_dir = log_dir
         self._idle_timeout_s = idle_timeout_s
+        self._silence_timeout_s = silence_timeout_s
         self._lock = threading.Lock()
         self._made: RemoteEngine | None = None
         self._closed = False
@@ -32,6 +35,12 @@ class LateEngine:
     def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
         """How many tokens the prompt is for this base, by this rendering."""
         return self._client().count_tokens(base_model, prompt, shown, rendering)
+
+    def silent(self) -> list[str]:
+        """The bases whose process does not answer at the moment."""
+        with self._lock:
+            made = self._made
+        return [] if made is None else made.silent()
 
     def close(self) -> None:
         """End the processes; the client cannot be used any more."""
@@ -48,5 +57,10 @@ class LateEngine:
             if self._closed:
                 raise Unavailable("The server is shutting down. Try again.")
             if self._made is None:
-                self._made = RemoteEngine(self._environment, log_dir=self._log_dir, idle_timeout_s=self._idle_timeout_s)
+                self._made = RemoteEngine(
+                    self._environment,
+                    log_dir=self._log_dir,
+                    idle_timeout_s=self._idle_timeout_s,
+                    silence_timeout_s=self._silence_timeout_s,
+                )
             return self._made

@@ -6,11 +6,9 @@ Thread-safe: every thread that serves a request calls `stream` or `count_tokens`
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -28,13 +26,15 @@ from kastor.domain.job import Rendering
 from kastor.lifeline import Lifeline
 from kastor.lines import byte_lines
 from kastor.serving import wire
+from kastor.serving.socket_folder import SocketFolder
 
 START_TIMEOUT_S = 900.0
 """The first start may have to fetch and convert the base."""
+SILENCE_TIMEOUT_S = 60.0
+"""A process that has not answered whether it is there for so long is ended: it hangs, or was stopped."""
+ASK_TIMEOUT_S = 2.0
 POLL_S = 0.05
 STOP_GRACE_S = 5.0
-SOCKET_PATH_BYTES = 100
-"""The kernel takes 108 (macOS: 104) with the closing zero."""
 MAX_LOG_BYTES = 4 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
 NOTHING: Shown = MappingProxyType({})
@@ -62,6 +62,8 @@ class _Process:
     in_use: int = 0
     ready: bool = False
     ending: bool = False
+    silent_since: float | None = None  # the watching thread's
+    hung: bool = False  # ended for its silence
     starting: threading.Lock = field(default_factory=threading.Lock)  # held by the thread that waits until it is ready
 
     @property
@@ -87,18 +89,20 @@ class RemoteEngine:
         log_dir: Path,
         idle_timeout_s: float,
         start_timeout_s: float = START_TIMEOUT_S,
+        silence_timeout_s: float = SILENCE_TIMEOUT_S,
         command: Command = engine_command,
     ) -> None:
         self._environment = environment
         self._log_dir = log_dir
         self._idle_timeout_s = idle_timeout_s
         self._start_timeout_s = start_timeout_s
+        self._silence_timeout_s = silence_timeout_s
         self._command = command
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._processes: dict[str, _Process] = {}
         self._lifeline: Lifeline | None = None
-        self._sockets: Path | None = None
+        self._sockets: SocketFolder | None = None
         self._num_started = 0
 
     def stream(self, request: GenerateRequest) -> Iterator[Chunk]:
@@ -132,6 +136,11 @@ class RemoteEngine:
                 return wire.decode_count(line)
         raise Unavailable(f"The generation process for models/{base_model} gave no answer; try again.")
 
+    def silent(self) -> list[str]:
+        """The bases whose process does not answer at the moment."""
+        with self._lock:
+            return sorted(p.base_model for p in self._processes.values() if p.silent_since is not None and not p.dead)
+
     def close(self) -> None:
         """End all processes; later calls raise `Unavailable`."""
         with self._lock:
@@ -146,7 +155,7 @@ class RemoteEngine:
         if lifeline is not None:
             lifeline.close()
         if sockets is not None:
-            shutil.rmtree(sockets, ignore_errors=True)
+            sockets.close()
 
     # ---- talking
 
@@ -183,6 +192,9 @@ class RemoteEngine:
         name = f"The generation process for models/{process.base_model}"
         if self._closed.is_set() or process.ending:
             return Unavailable(f"{name} is ending; try again later.")
+        if process.hung:
+            kind = Unavailable if begun else _DiedUnheard
+            return kind(f"{name} did not answer for {self._silence_timeout_s:.0f} s and was ended. Try again.")
         if process.dead:
             kind = Unavailable if begun else _DiedUnheard
             return kind(f"{name} died ({_end_of(process)}). Try again.")
@@ -206,10 +218,10 @@ class RemoteEngine:
 
     def _started(self, base_model: str) -> _Process:
         if self._lifeline is None or self._sockets is None:
-            self._lifeline, self._sockets = Lifeline(), _short_folder()
-            threading.Thread(target=self._end_idle, name="engine-idle", daemon=True).start()
+            self._lifeline, self._sockets = Lifeline(), SocketFolder()
+            threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
         self._num_started += 1
-        socket = self._sockets / f"{self._num_started}.sock"
+        socket = self._sockets.path / f"{self._num_started}.sock"
         log = self._log_dir / f"engine-{re.sub(r'[^A-Za-z0-9._-]', '-', base_model)}.log"
         try:
             self._log_dir.mkdir(parents=True, exist_ok=True)
@@ -256,19 +268,38 @@ class RemoteEngine:
 
     # ---- ending
 
+    def _watch(self) -> None:
+        """End processes that nobody used for the idle time, and those that hang; runs until `close`."""
+        while not self._closed.wait(min(1.0, self._idle_timeout_s / 4, self._silence_timeout_s / 4)):
+            self._end_hung()
+            self._end_idle()
+
+    def _end_hung(self) -> None:
+        """Ask those in use whether they are there. Who waits for an answer learns of the end by the closed connection."""
+        with self._lock:
+            used = [p for p in self._processes.values() if p.in_use and p.ready and not p.dead]
+        for process in used:
+            now = time.monotonic()
+            if _is_there(process):
+                process.silent_since = None
+            elif process.silent_since is None:
+                process.silent_since = now
+            elif now - process.silent_since > self._silence_timeout_s:
+                structlog.get_logger().error("engine_hung", base=process.base_model, pid=process.popen.pid)
+                process.hung = True
+                process.popen.kill()
+
     def _end_idle(self) -> None:
-        """End processes that nobody used for the idle time; runs until `close`."""
-        while not self._closed.wait(min(1.0, self._idle_timeout_s / 4)):
-            before = time.monotonic() - self._idle_timeout_s
-            with self._lock:
-                idle = [p for p in self._processes.values() if not p.in_use and p.used_at < before]
-                for process in idle:
-                    process.ending = True
-                    del self._processes[process.base_model]
+        before = time.monotonic() - self._idle_timeout_s
+        with self._lock:
+            idle = [p for p in self._processes.values() if not p.in_use and p.used_at < before]
             for process in idle:
-                structlog.get_logger().info("engine_idle", base=process.base_model, pid=process.popen.pid)
-                process.popen.terminate()
-                self._end(process)
+                process.ending = True
+                del self._processes[process.base_model]
+        for process in idle:
+            structlog.get_logger().info("engine_idle", base=process.base_model, pid=process.popen.pid)
+            process.popen.terminate()
+            self._end(process)
 
     def _end(self, process: _Process) -> None:
         _reap(process)
@@ -285,10 +316,16 @@ def _answers(process: _Process) -> bool:
     if not process.socket.exists():
         time.sleep(POLL_S)
         return False
+    if _is_there(process):
+        return True
+    time.sleep(POLL_S)  # bound, not listening yet
+    return False
+
+
+def _is_there(process: _Process) -> bool:
     try:
-        return process.client.get(wire.READY).is_success
-    except httpx.HTTPError:
-        time.sleep(POLL_S)  # bound, not listening yet
+        return process.client.get(wire.READY, timeout=ASK_TIMEOUT_S).is_success
+    except (httpx.HTTPError, RuntimeError):  # the latter: closed meanwhile
         return False
 
 
@@ -300,15 +337,6 @@ def _reap(process: _Process) -> None:
         os.killpg(process.popen.pid, signal.SIGKILL)
     process.popen.wait()
     process.socket.unlink(missing_ok=True)
-
-
-def _short_folder() -> Path:
-    """A private folder with a path short enough for a socket in it, whatever TMPDIR is."""
-    folder = Path(tempfile.mkdtemp(prefix="kastor-"))
-    if len(os.fsencode(folder / "999999.sock")) > SOCKET_PATH_BYTES:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="kastor-", dir="/tmp"))
-    return folder
 
 
 def _end_of(process: _Process) -> str:
