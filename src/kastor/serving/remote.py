@@ -275,7 +275,7 @@ class RemoteEngine:
             self._end_idle()
 
     def _end_hung(self) -> None:
-        """Ask those in use whether they are there; who waits for an answer learns of an end by the closed connection."""
+        """Ask those in use whether they are there; who waits for an answer learns of an end by the connection."""
         with self._lock:
             used = [p for p in self._processes.values() if p.in_use and p.ready and not p.dead]
         for process in used:
