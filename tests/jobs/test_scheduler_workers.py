@@ -1,10 +1,17 @@
 """The scheduler over real processes: a script stands for the worker and does to the store what the worker does."""
 
+import signal
+import sqlite3
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+import psutil
 
 from kastor.domain.job import State, TuningJob
 from kastor.executors.local import LocalExecutor
@@ -79,7 +86,7 @@ def real_service(
     sqlite_database: Database, tmp_path: Path, behaviour: str, timeout_s: float = 60, max_deaths: int = 2
 ) -> Service:
     jobs = JobStore(sqlite_database)
-    url = str(sqlite_database.engine.url)
+    url = sqlite_database.engine.url.render_as_string(hide_password=False)
     executor = LocalExecutor(
         {},
         Blobs(tmp_path),
@@ -156,3 +163,44 @@ def test_a_shutdown_ends_the_workers_and_the_next_server_goes_on(sqlite_database
         wait_until(lambda: state(later.jobs) is State.SUCCEEDED)
     finally:
         later.end()
+
+
+@contextmanager
+def unusable(database: Database, seconds: float) -> Iterator[None]:
+    """The database is locked by another process, or stands still, for that long; then the block begins."""
+    if database.postgresql:
+        signal_postgres(database, signal.SIGSTOP)
+        time.sleep(seconds)
+        signal_postgres(database, signal.SIGCONT)
+    else:
+        connection = sqlite3.connect(str(database.engine.url.database), timeout=30, isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        time.sleep(seconds)
+        connection.close()
+    yield
+
+
+def signal_postgres(database: Database, number: signal.Signals) -> None:
+    """Signal the server and its children, which lead sessions of their own."""
+    folder = Path(str(database.engine.url.query["host"]))
+    server = psutil.Process(int((folder / "data" / "postmaster.pid").read_text().split()[0]))
+    for process in (server, *server.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def test_a_database_that_cannot_be_used_for_longer_than_a_heartbeat_costs_no_worker(
+    database: Database, tmp_path: Path
+) -> None:
+    add(JobStore(database))
+    service = real_service(database, tmp_path, "train", timeout_s=4)
+    try:
+        wait_until(lambda: state(service.jobs) is State.RUNNING)
+        with unusable(database, 10):
+            before = service.jobs.get("job1").heartbeat_at
+            wait_until(lambda: service.jobs.get("job1").heartbeat_at != before)
+            time.sleep(5)
+        job = service.jobs.get("job1")
+        assert (job.state, job.attempt, job.deaths) == (State.RUNNING, 1, 0)
+    finally:
+        service.end()
