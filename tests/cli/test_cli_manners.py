@@ -49,7 +49,10 @@ def test_every_command_has_json_and_an_example(path: tuple[str, ...], names: lis
 def test_wrong_usage_exits_with_2(kastor: Kastor) -> None:
     ran = kastor("tune")
     assert (ran.code, ran.out) == (2, "")
-    assert "Missing argument 'DATA'" in ran.err
+    assert ran.err == "Error: Missing argument 'DATA'. See kastor tune --help.\n"
+    assert kastor("jobs", "lst").err.startswith("Error: No such command 'lst'")
+    shown = kastor("jobs")
+    assert (shown.code, shown.err.startswith("Usage: kastor jobs")) == (2, True)
 
 
 def test_no_server_at_the_given_address_is_said_in_one_line(kastor: Kastor) -> None:

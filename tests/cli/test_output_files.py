@@ -111,11 +111,15 @@ def test_two_outputs_are_not_one_file(data: Path, kastor: Kastor) -> None:
     assert ran.code == 2 and "would overwrite --html, x" in ran.err
 
 
-def test_the_catalog_and_the_database_are_not_overwritten(data: Path, kastor: Kastor, home: Path) -> None:
-    database = home / "data" / "kastor.db"
+def test_the_catalog_the_settings_and_the_database_are_not_overwritten(
+    data: Path, kastor: Kastor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, settings = home / "data" / "kastor.db", home / "settings.toml"
     database.parent.mkdir()
     database.write_text("a database")
-    for path in (home / "catalog.toml", database):
+    settings.write_text("port = 0\n")
+    monkeypatch.setenv("KASTOR_CONFIG", str(settings))
+    for path in (home / "catalog.toml", settings, database):
         before = path.read_text()
         ran = kastor("check", str(data), "--base", "tiny", "--html", str(path))
         assert ran.code == 2 and path.name in ran.err

@@ -69,6 +69,16 @@ def test_two_servers_on_one_data_folder_are_told_by_the_second(kastor: Kastor, s
     assert httpx.get(f"{url}/healthz").status_code == 200, "the first one goes on"
 
 
+def test_polling_is_told_only_where_the_log_level_is_debug(
+    serve: Serve, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for level, told in (("info", False), ("debug", True)):
+        monkeypatch.setenv("KASTOR_LOG_LEVEL", level)
+        url, said = serve("--no-auth", "--data-dir", str(home / level))
+        assert httpx.get(f"{url}/kastor/v1/jobs").status_code == 200
+        assert ("/kastor/v1/jobs" in said.read_text()) is told
+
+
 def test_a_killed_server_leaves_its_data_folder_free(home: Path) -> None:
     for _ in range(2):
         command = [sys.executable, "-m", "kastor.cli", "serve", "--no-auth", "--port", "0", "--json"]

@@ -39,8 +39,12 @@ def run(arguments: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except TyperException as error:
         said = error.format_message()
-        helps = said.startswith("Usage: ")  # of a group that was called without a command
-        console(stderr=True).print(said if helps else f"Error: {said}", style="" if helps else "red")
+        if said.startswith("Usage: "):  # the help of a group that was called without a command
+            console(stderr=True).print(said)
+            return error.exit_code
+        context = getattr(error, "ctx", None)  # of errors in the usage
+        hint = "" if context is None or said.startswith("Invalid value") else f" See {context.command_path} --help."
+        console(stderr=True).print(f"Error: {said}{hint}", style="red")
         return error.exit_code
     except Abort:
         console(stderr=True).print("Aborted.")

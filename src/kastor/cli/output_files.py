@@ -14,7 +14,7 @@ from typing import TextIO
 
 import typer
 
-from kastor.settings import Settings
+from kastor.settings import FILE_VARIABLE, Settings
 
 MAX_NAME_BYTES = 255
 Named = Mapping[str, Path | None]
@@ -32,6 +32,8 @@ def check_output_files(outputs: Named, inputs: Named, settings: Settings) -> Non
     read = {name: path for name, path in inputs.items() if path is not None}
     if settings.catalog_file is not None:
         read["the catalog file"] = settings.catalog_file
+    if os.environ.get(FILE_VARIABLE):
+        read["the settings"] = Path(os.environ[FILE_VARIABLE])
     for option, path in given.items():
         if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
             raise _refusal(option, f"the name of {path} is too long.")
