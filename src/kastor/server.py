@@ -103,7 +103,7 @@ def serve(
         if announce:
             stack.enter_context(locked_folder(settings.data_dir))
         url = url_of(listener)
-        database = open_database(settings.resolved_database_url)
+        database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
         stack.callback(database.close)
         reserve = DiskReserve(settings.data_dir)
         prepare_installation(database, reserve, settings.data_dir)

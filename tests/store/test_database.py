@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import text
 
@@ -13,6 +14,7 @@ from kastor.domain.job import Event
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.jobs import JobStore
 from making import START, make_job, make_model
+from postgres import fresh_schema
 
 
 @pytest.mark.parametrize(
@@ -154,3 +156,41 @@ def test_a_version_is_not_told_where_the_database_cannot_be_asked(tmp_path: Path
     database = open_database(f"sqlite:///{tmp_path / 'no-folder' / 'kastor.db'}")
     assert database.version() is None
     database.close()
+
+
+def frozen(postgres: str) -> list[psutil.Process]:
+    """All processes of the PostgreSQL of this socket folder, stopped."""
+    pid = int((Path(postgres) / "data" / "postmaster.pid").read_text().split()[0])
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    return processes
+
+
+def test_a_frozen_postgresql_is_told_in_time_and_works_when_it_is_back(postgres: str) -> None:
+    with fresh_schema(postgres, "frozen") as url:
+        database = open_database(url, timeout_s=2)
+        migrate(database)
+        assert JobStore(database).page(limit=1) == []  # so that a connection waits in the pool
+        processes = frozen(postgres)
+        try:
+            for _ in range(2):  # with an open connection, and with a new one
+                began = time.monotonic()
+                with pytest.raises(Unavailable):
+                    JobStore(database).page(limit=1)
+                assert time.monotonic() - began < 15
+        finally:
+            for process in reversed(processes):
+                process.resume()
+        assert JobStore(database).page(limit=1) == []
+        assert database.deadlines._due == {}
+        database.close()
+
+
+def test_a_locked_sqlite_is_told_after_the_time_that_was_set(tmp_path: Path) -> None:
+    first, second = (open_database(f"sqlite:///{tmp_path / 'kastor.db'}", timeout_s=s) for s in (30, 0.5))
+    migrate(first)
+    with first.write(), pytest.raises(Unavailable, match="was busy for"), second.write():
+        pass
+    first.close()
+    second.close()

@@ -14,11 +14,20 @@ from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InvalidRequestError,
+    NoSuchModuleError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, ResourceExhausted, Unavailable
 from kastor.security.file_modes import FILE_MODE, private_file, private_folder, restrict
+from kastor.store.deadlines import ConnectionDeadlines
 
 BUSY_TIMEOUT_S = 30.0
 """A write waits this long for the writes of other processes (SQLite lets in one at a time)."""
@@ -32,8 +41,12 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 class Database:
     """An engine whose transactions say beforehand whether they will write."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self.engine = engine
+        self.timeout_s = timeout_s
+        self.deadlines = ConnectionDeadlines(timeout_s)
+        if self.postgresql:
+            self.deadlines.listen(engine)
         self._watching: sqlite3.Connection | None = None
         self._watch = threading.Lock()
 
@@ -104,11 +117,15 @@ class Database:
         except IntegrityError:
             raise
         except DBAPIError as error:
-            raise _domain_error(error, self.engine.url) from error
+            raise _domain_error(error, self.engine.url, self.timeout_s) from error
+        except (PoolTimeout, InvalidRequestError) as error:  # all connections are in use, or none was there when asked
+            if isinstance(error, InvalidRequestError) and "connection is closed" not in str(error):
+                raise
+            raise Unavailable(f"The database did not answer for {self.timeout_s:.0f} s; try again.") from error
 
 
-def open_database(url: str) -> Database:
-    """The database at `url`; nothing is created or migrated (see `migrate`).
+def open_database(url: str, *, timeout_s: float = BUSY_TIMEOUT_S) -> Database:
+    """The database at `url`; nothing is created or migrated (see `migrate`). It has `timeout_s` for each transaction.
 
     Raises:
         InvalidArgument: `url` is not one of a SQLite file or of PostgreSQL.
@@ -116,12 +133,14 @@ def open_database(url: str) -> Database:
     """
     parsed = _checked(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, **POOL)
+        engine = create_engine(parsed, connect_args={"timeout": timeout_s}, pool_timeout=timeout_s, **POOL)
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
-        return Database(engine)
+        return Database(engine, timeout_s)
     try:
-        return Database(create_engine(parsed, pool_pre_ping=True, **POOL))
+        connecting = {"connect_timeout": max(2, round(timeout_s))}  # libpq takes 1 for 2
+        engine = create_engine(parsed, connect_args=connecting, pool_timeout=timeout_s, **POOL)
+        return Database(engine, timeout_s)
     except ModuleNotFoundError as error:
         raise InvalidArgument(
             f"database_url {_shown(parsed)} needs a driver that is not installed; "
@@ -165,18 +184,19 @@ def _upgrade(database: Database) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    with database.write() as connection:
-        if database.postgresql:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except CommandError as error:
-            raise FailedPrecondition(
-                f"The database {database.shown} was written by a newer Kastor: {error}. Upgrade Kastor."
-            ) from error
+    with database.deadlines.lifted():  # another process may be migrating, or have much to change
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        with database.write() as connection:
+            if database.postgresql:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise FailedPrecondition(
+                    f"The database {database.shown} was written by a newer Kastor: {error}. Upgrade Kastor."
+                ) from error
 
 
 def newest_revision() -> str:
@@ -229,14 +249,14 @@ def _autocommit(connection: Connection, statement: str) -> None:
     cursor.close()
 
 
-def _domain_error(error: DBAPIError, url: URL) -> KastorError:
+def _domain_error(error: DBAPIError, url: URL, timeout_s: float) -> KastorError:
     name = getattr(error.orig, "sqlite_errorname", "")  # only some of sqlite3's errors carry one
     sqlstate = getattr(error.orig, "sqlstate", None)  # psycopg's
     said = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
     if name == "SQLITE_FULL" or sqlstate == "53100":
         return ResourceExhausted(f"No space left for the database {_shown(url)}; free some and try again.")
     if name.startswith("SQLITE_BUSY"):
-        return Unavailable(f"The database {_shown(url)} was busy for {BUSY_TIMEOUT_S:.0f} s; try again.")
+        return Unavailable(f"The database {_shown(url)} was busy for {timeout_s:.0f} s; try again.")
     if name.startswith(DAMAGED):
         return FailedPrecondition(
             f"The database {_shown(url)} is damaged ({said}). Restore it from a backup; to begin anew, move it and the "
