@@ -186,3 +186,13 @@ def test_show_says_that_a_failed_job_can_be_resumed_and_how(kastor: Kastor, serv
     server.on_job(make_job("FAILED", 9, resumedAs="abc123abc123"))
     shown = kastor("jobs", "show", JOB_ID, "--server", server.url).out
     assert "abc123abc123" in shown and "jobs resume" not in shown
+
+
+def test_a_resumed_job_that_fails_again_says_how_to_go_on(kastor: Kastor, server: FakeServer) -> None:
+    server.on("GET", "/kastor/v1/jobs/failed", make_job("FAILED", 9, id="failed", resumable=True))
+    server.on("POST", "/kastor/v1/jobs/failed:resume", make_job("QUEUED", 8))
+    error = {"code": "INTERNAL", "message": "The worker died 3 times."}
+    server.on_job(make_job("FAILED", 12, resumable=True, error=error))
+    ran = kastor("jobs", "resume", "failed", "--server", server.url)
+    assert ran.code == 1
+    assert f"kastor jobs resume {JOB_ID}" in " ".join(ran.err.split())

@@ -190,4 +190,5 @@ def _why(job: Job) -> str:
         return f"Job {job.id} was cancelled after {job.completed_steps} of {job.total_steps} steps."
     reason = (job.error or "no reason was given").rstrip(".")
     log = "" if "jobs logs" in reason else f" Its log: {program()} jobs logs {job.id}"
-    return f"Job {job.id} failed: {reason}.{log}"
+    more = f" To go on from its last checkpoint: {program()} jobs resume {job.id}" if job.raw.get("resumable") else ""
+    return f"Job {job.id} failed: {reason}.{log}{more}"
