@@ -1,15 +1,20 @@
 """Rows in the forms of other services and of public datasets become examples, or are refused by name."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kastor.dataset.encode import encode_example
 from kastor.dataset.issues import FileFacts, Issue, Row
 from kastor.dataset.parse import decode_example
 from kastor.dataset.read import read_examples, read_rows
+from kastor.dataset.row_formats import Keys, row_of
+from kastor.dataset.rule_table import RULES
 from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Media, Role, Supervise, Text
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.functions import declarations
@@ -410,3 +415,59 @@ def test_keys_name_the_fields_that_are_meant(tmp_path: Path) -> None:
     (issue,) = read_rows(file, input_key="question", output_key="answer")
     assert isinstance(issue, Issue)
     assert "holds no 'question', which --input-key names, but 'q', 'Long Answer'" in str(issue)
+
+
+KEYS = [
+    *(
+        "contents",
+        "messages",
+        "conversations",
+        "role",
+        "from",
+        "content",
+        "value",
+        "parts",
+        "text",
+        "tools",
+        "functions",
+    ),
+    *("instruction", "input", "output", "prompt", "completion", "history", "system", "weight", "tool_calls", "name"),
+    *("function", "arguments", "type", "image_url", "url", "tool_call_id", "label", "function_call", "functions"),
+]
+WORDS = ["user", "assistant", "system", "tool", "human", "gpt", "model", "text", "image_url", "", " ", "{}", "[1]", "f"]
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from(WORDS) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=14,
+)
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(WORDS), "content": anything},
+        optional={"tool_calls": anything, "weight": anything, "tool_call_id": anything, "function_call": anything},
+    ),
+    max_size=4,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])  # drawing, on a busy machine
+@given(
+    st.dictionaries(st.sampled_from(KEYS), anything, max_size=6)
+    | st.fixed_dictionaries({"messages": messages | anything}, optional={"tools": anything, "system": anything}),
+    st.sampled_from([(None, None), ("prompt", None), ("from", "value")]),
+)
+def test_any_object_is_a_row_that_jobs_keep_as_it_is_or_an_issue(value: Any, keys: Keys) -> None:
+    found = row_of(1, value, keys)
+    if isinstance(found, Row):
+        assert decode_example(encode_example(found.example)) == found.example
+    else:
+        assert found.rule in RULES
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60) | anything.map(lambda value: json.dumps(value, indent=1).encode()))
+def test_no_file_brings_the_reader_down(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    for name in ("d.jsonl", "d.csv"):
+        file = tmp_path_factory.getbasetemp() / name
+        file.write_bytes(data)
+        with contextlib.suppress(InvalidArgument):
+            list(read_rows(file))

@@ -78,8 +78,9 @@ def run(wanted: Wanted, out: Output) -> None:
     settings = load_settings()
     check_output_files(wanted.outputs, {"DATA": wanted.data, "--validation": wanted.validation}, settings)
     with ExitStack() as stack:
-        data = stack.enter_context(dataset_file(wanted.data))
-        validation = wanted.validation and stack.enter_context(dataset_file(wanted.validation))
+        once = wanted.rejects is None
+        data = stack.enter_context(dataset_file(wanted.data, is_read_once=once))
+        validation = wanted.validation and stack.enter_context(dataset_file(wanted.validation, is_read_once=once))
         _run(replace(wanted, data=data, validation=validation, media_folder=wanted.folder), settings, out)
 
 

@@ -17,15 +17,15 @@ MAX_BYTES = 1 << 30
 
 
 @contextmanager
-def dataset_file(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Path]:
-    """The file at `path`; of `-` and of a pipe a copy, at most so large: datasets are read more than once.
+def dataset_file(path: Path, *, is_read_once: bool = False, max_bytes: int = MAX_BYTES) -> Iterator[Path]:
+    """The file at `path`; of `-` and of a pipe that is read more than once a copy, at most so large.
 
     Raises:
         InvalidArgument: what comes holds no text, or never ends.
 
     """
     is_stdin = str(path) == STDIN
-    if not is_stdin and not path.is_fifo():
+    if not is_stdin and (is_read_once or not path.is_fifo()):
         yield path
         return
     name = "stdin" if is_stdin else path.name

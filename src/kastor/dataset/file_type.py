@@ -48,10 +48,10 @@ _UTF = (
 
 
 def check_regular_file(path: Path) -> None:
-    """Nothing, if the path leads to a regular file.
+    """Nothing, if the path leads to a regular file, or to a pipe, which can be read once.
 
     Raises:
-        InvalidArgument: it is a folder, a device, a pipe or a socket, or nothing; says what would work.
+        InvalidArgument: it is a folder, a device or a socket, or nothing; says what would work.
 
     """
     try:
@@ -60,7 +60,7 @@ def check_regular_file(path: Path) -> None:
         raise InvalidArgument(f"Cannot read {path}: {error.strerror or error}.") from error
     if stat.S_ISDIR(mode):
         raise InvalidArgument(_folder(path))
-    kinds = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    kinds = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
     kind = kinds.get(stat.S_IFMT(mode))
     if kind is not None:
         raise InvalidArgument(f"{path} is {kind}, not a file; write the rows into a file first.")

@@ -54,7 +54,7 @@ class FileFacts:
     @property
     def sentence(self) -> str:
         """How the file was read, in words; empty where it was read as it is written."""
-        forms = [f"{name}: {number:,} rows" for name, number in self.formats.most_common()]
+        forms = [f"{name} ({number:,} of the rows)" for name, number in self.formats.most_common()]
         if len(forms) == 1:
             forms = [next(iter(self.formats))]
         return "; ".join([*([self.container] if self.container else []), *forms])
