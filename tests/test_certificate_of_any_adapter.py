@@ -101,7 +101,7 @@ def tuned(
     return Tuned(model, examples, renderer, folder)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     steps=st.integers(1, 30),
     rate=st.floats(-5, -2).map(lambda exponent: 10.0**exponent),
