@@ -17,6 +17,7 @@ from kastor.cli.output_files import check_output_folder
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.job import State, TuningJob
 from kastor.export.order import Format, Order, Weights, check_target
+from kastor.lifeline import Lifeline
 from kastor.models.catalog import HubSource, entry, load_catalog
 from kastor.models.families import rendered_as
 from kastor.settings import Settings, environment, load_settings
@@ -24,6 +25,8 @@ from kastor.store.blobs import Blobs
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ModelStore
+
+STOP_TIMEOUT_S = 10.0  # for the exporting process to remove what is half written
 
 
 def run(name: str, kind: Format, weights: Weights | None, target: Path, data_dir: Path | None, out: Output) -> None:
@@ -112,7 +115,8 @@ def _stores(settings: Settings) -> Iterator[tuple[JobStore, ModelStore]]:
 
 def _made(order: Order, settings: Settings, out: Output) -> dict[str, Any]:
     """The manifest of the export, made by a process that may load torch."""
-    command = [sys.executable, "-m", "kastor.export"]
+    lifeline = Lifeline()  # it ends with this command, also where that is killed
+    command = [sys.executable, "-m", "kastor.export", "--parent-fd", str(lifeline.child_fd)]
     surroundings = {**os.environ, **environment(settings)}
     with subprocess.Popen(  # noqa: S603
         command,
@@ -121,12 +125,19 @@ def _made(order: Order, settings: Settings, out: Output) -> dict[str, Any]:
         stderr=subprocess.DEVNULL,
         env=surroundings,
         text=True,
+        pass_fds=(lifeline.child_fd,),
     ) as process:
         try:
             return _followed(process, order, out)
         except BaseException:
             process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                process.kill()
             raise
+        finally:
+            lifeline.close()
 
 
 def _followed(process: "subprocess.Popen[str]", order: Order, out: Output) -> dict[str, Any]:

@@ -1,21 +1,31 @@
 """The exporting process: an order on stdin; on stdout a JSON object a line, stages, then a result or an error."""
 
+import argparse
 import contextlib
 import json
 import os
 import signal
 import sys
+import time
 
 import torch
 
 from kastor.domain.errors import Internal, KastorError
 from kastor.export.making import make
 from kastor.export.order import Order
+from kastor.lifeline import watch_parent
 from kastor.models.load import compute_threads
+
+GRACE_S = 10.0
 
 
 def main() -> None:
     """Read, make, tell."""
+    parser = argparse.ArgumentParser(prog="kastor.export")
+    parser.add_argument("--parent-fd", type=int, help="ends this process when the pipe's other end closes")
+    parent_fd = parser.parse_args().parent_fd
+    if parent_fd is not None:
+        watch_parent(parent_fd, _end)
     os.environ["HF_HUB_OFFLINE"] = "1"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is removed on the way out
     lines = sys.stdout
@@ -35,6 +45,13 @@ def main() -> None:
             first = (str(error).strip() or "no message").splitlines()[0]
             tell(error=Internal(f"Exporting failed with {type(error).__name__}: {first}").message)
             raise
+
+
+def _end() -> None:
+    """Remove what is half written; where that does not come about, as in a long computation, end all the same."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os._exit(143)
 
 
 if __name__ == "__main__":
