@@ -325,3 +325,25 @@ def test_media_for_a_base_that_sees_are_judged_as_tuning_on_them_would(tmp_path:
     assert list(json.loads(out)["droppedByRule"]) == ["media_not_found"]
     _, out, _ = checked(data, "--base", "kastor-nano-vl", "--profile", "gemini-api", "--json")
     assert list(json.loads(out)["droppedByRule"]) == ["too_many_images"]
+
+
+def test_how_a_file_was_read_is_said_and_stands_in_the_report(tmp_path: Path) -> None:
+    row = json.dumps({"instruction": "Translate.", "input": "dog", "output": "chien", "id": 7})
+    arguments = ["check", dataset(tmp_path, row), "--base", "tiny"]
+    said = " ".join(CliRunner().invoke(app, arguments).stdout.split())
+    assert "read as Alpaca (instruction, input, output)" in said
+    assert "id: plays no part in tuning" in said
+    document = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert (document["readAs"], document["rowsAreNumberedBy"]) == ("Alpaca (instruction, input, output)", "line")
+
+
+def test_rows_of_a_json_list_are_called_elements(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["check", dataset(tmp_path, f"[{GOOD}, {GOOD}, 7]"), "--base", "tiny"])
+    assert "element 3: a number, not an object" in result.stderr
+    assert "first elements" in result.stdout
+    assert "element 2 as 1" in result.stdout
+
+
+def test_what_comes_on_standard_input_is_checked(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["check", "-", "--base", "tiny", "--json"], input=f"{GOOD}\n" * 3)
+    assert json.loads(result.stdout)["accepted"] == 3

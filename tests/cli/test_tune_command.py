@@ -179,6 +179,42 @@ def test_what_the_tuned_models_api_cannot_carry_goes_as_a_file(
     assert (create.body["dataset"], create.body["profile"]) == ("files/abc", "open")
 
 
+def test_rows_of_another_form_are_sent_as_pairs_and_it_is_said(
+    kastor: Kastor, tuning: FakeServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "alpaca.jsonl"
+    data.write_text('{"instruction": "Translate.", "input": "dog", "output": "chien", "id": 7}\n')
+    ran = kastor("tune", str(data), "--server", tuning.url)
+    assert "Read as Alpaca (instruction, input, output)" in ran.err
+    assert "id: plays no part in tuning (1 rows)" in ran.err
+    (create,) = (s for s in tuning.seen if s.method == "POST")
+    sent = create.body["tuningTask"]["trainingData"]["examples"]["examples"]
+    assert sent == [{"textInput": "Translate.\n\ndog", "output": "chien"}]
+
+
+def test_turns_of_weight_0_are_never_sent_as_pairs(kastor: Kastor, tuning: FakeServer, tmp_path: Path) -> None:
+    turns = [("user", "a", 1), ("assistant", "b", 0), ("user", "c", 1), ("assistant", "d", 1)]
+    messages = [{"role": role, "content": text} | ({} if weight else {"weight": 0}) for role, text, weight in turns]
+    data = tmp_path / "chat.jsonl"
+    data.write_text(json.dumps({"messages": messages}) + "\n")
+    takes_files(tuning)
+    assert kastor("tune", str(data), "--server", tuning.url).code == 0
+    upload, _ = (s for s in tuning.seen if s.method == "POST")
+    assert data.read_bytes() in upload.body
+
+
+def test_named_fields_go_with_a_job_as_rows_that_need_no_names(
+    kastor: Kastor, tuning: FakeServer, tmp_path: Path
+) -> None:
+    data = tmp_path / "qa.csv"
+    data.write_text("q;a\n1;2\n")
+    takes_files(tuning)
+    names = ("--input-key", "q", "--output-key", "a")
+    assert kastor("tune", str(data), "--server", tuning.url, "--profile", "open", *names).code == 0
+    upload, _ = (s for s in tuning.seen if s.method == "POST")
+    assert b'{"contents":[{"role":"user","parts":[{"text":"1"}]},' in upload.body
+
+
 def test_which_turns_are_learnt_goes_with_the_job(kastor: Kastor, tuning: FakeServer, tmp_path: Path) -> None:
     turns = [{"role": role, "parts": [{"text": role}]} for role in ("user", "model") * 2]
     data = tmp_path / "turns.jsonl"
