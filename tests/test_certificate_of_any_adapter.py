@@ -29,8 +29,8 @@ from kastor.worker.certify import (
     certified,
     certify_checkpoint,
     golden_examples,
-    scored_exactly,
-    scored_in_turn,
+    golden_rows_in_fp32,
+    golden_rows_module_by_module,
     trained_deltas,
 )
 from tiny import tiny_base
@@ -159,7 +159,7 @@ def test_a_layer_that_is_computed_otherwise_is_caught_where_bf16_would_hide_it(
     deltas = trained_deltas(made.model)
     use_stock_layers(made.model)
     fault(made.model)
-    golden, _ = scored_exactly(made.model, golden_examples(made.examples, seed=0))
+    golden, _ = golden_rows_in_fp32(made.model, golden_examples(made.examples, seed=0))
     served = Served.open(detach(made.model), made.renderer, made.folder)
     with pytest.raises(Internal, match=r"log-probabilities differ by up to .* 0\.002 and 0\.0002 are tolerated"):
         certificate(served, golden, deltas, made.folder, base_model="tiny")
@@ -171,7 +171,7 @@ def lora_layers(model: Any) -> list[Any]:
 
 def test_without_room_for_fp32_an_adapter_that_is_not_applied_is_refused(base_folder: Path, tmp_path: Path) -> None:
     made = tuned(base_folder, tmp_path / "adapter", steps=20, rate=1e-2)
-    golden, tolerance = scored_in_turn(made.model, golden_examples(made.examples, seed=0))
+    golden, tolerance = golden_rows_module_by_module(made.model, golden_examples(made.examples, seed=0))
     served = Served.open(detach(made.model), made.renderer, made.folder)
     rendered = [row.rendered for row in golden]
     check_logprobs(golden, served.logprobs(rendered), tolerance)
@@ -200,7 +200,7 @@ def test_few_tokens_that_stock_happens_to_round_alike_are_no_reason_to_refuse(
     base_folder: Path, tmp_path: Path
 ) -> None:
     made = tuned(base_folder, tmp_path / "adapter", pairs=[("7", "8")])
-    golden, tolerance = scored_in_turn(made.model, golden_examples(made.examples, seed=0))
+    golden, tolerance = golden_rows_module_by_module(made.model, golden_examples(made.examples, seed=0))
     assert tolerance.mean >= 0.1
     assert rounded_tolerance(golden) == tolerance
 

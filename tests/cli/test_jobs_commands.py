@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
-from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance, unreadable
+from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance, unreadable_certificate
 from ran_command import Kastor
 
 LOG = f"/kastor/v1/jobs/{JOB_ID}/log"
@@ -110,7 +110,7 @@ def test_show_says_what_was_compared_in_which_dtype_and_what_rounding_does(kasto
 
 
 def test_show_says_that_a_certificate_is_damaged(kastor: Kastor, server: FakeServer) -> None:
-    server.on_job(make_job("SUCCEEDED", 19, certificate=unreadable(JOB_ID)))
+    server.on_job(make_job("SUCCEEDED", 19, certificate=unreadable_certificate(JOB_ID)))
     shown = " ".join(kastor("jobs", "show", JOB_ID, "--server", server.url).out.split())
     assert f"certificate unreadable: certificate.json of job {JOB_ID} is damaged" in shown
 

@@ -104,7 +104,7 @@ class Certificate:
         return json.dumps(self.document(), indent=2) + "\n"
 
 
-def unreadable(job_id: str) -> dict[str, Any]:
+def unreadable_certificate(job_id: str) -> dict[str, Any]:
     """What is shown in place of a job's certificate whose file is damaged."""
     return {"verdict": "unreadable", "error": f"{CERTIFICATE_FILE} of job {job_id} is damaged; the model may not be."}
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kastor.dataset.encode import encode_example
-from kastor.domain.certificate import unreadable
+from kastor.domain.certificate import unreadable_certificate
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
 from kastor.domain.generation import Sampling
 from kastor.domain.job import Snapshot, State, TuningJob, TuningSpec, resolve
@@ -387,7 +387,7 @@ class TuningService:
             return None
         except (OSError, ValueError, RecursionError):
             found = None
-        return found if isinstance(found, dict) else unreadable(job_id)
+        return found if isinstance(found, dict) else unreadable_certificate(job_id)
 
     def _tuning(self, model: TunedModel, job: TuningJob, snapshots: tuple[Snapshot, ...] | None = None) -> Tuning:
         base = self._catalog.bases.get(job.spec.base_model)  # the operator may have taken it out since

@@ -72,9 +72,9 @@ def certified(
     dtypes: Mapping[torch.nn.Parameter, torch.dtype] = {}
     with memory_for(_comparing(chosen.values())):
         if exact:
-            golden, dtypes = scored_exactly(model, chosen, eyes)
+            golden, dtypes = golden_rows_in_fp32(model, chosen, eyes)
         else:
-            golden, tolerance = scored_in_turn(model, chosen, eyes)
+            golden, tolerance = golden_rows_module_by_module(model, chosen, eyes)
     deltas = trained_deltas(model)
     heed()
     base = detach(model)
@@ -130,7 +130,7 @@ def golden_examples(examples: Sequence[Rendered], seed: int) -> dict[int, Render
 
 
 @torch.no_grad()
-def scored_exactly(
+def golden_rows_in_fp32(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, Rendered],
     eyes: Sight | None = None,
@@ -156,7 +156,7 @@ def scored_exactly(
 
 
 @torch.no_grad()
-def scored_in_turn(
+def golden_rows_module_by_module(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, Rendered],
     eyes: Sight | None = None,
