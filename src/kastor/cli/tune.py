@@ -86,7 +86,7 @@ def _say_facts(facts: FileFacts, out: Output) -> None:
     if facts.sentence:
         out.say(f"Read as {facts.sentence}")
     for said, number in facts.notes.most_common(MAX_NOTES):
-        out.say(f"{said} ({number:,} rows)", style="yellow")
+        out.say(f"{said} ({number:,} of the rows)", style="yellow")
 
 
 def _with_licence(wanted: Wanted, out: Output) -> None:
