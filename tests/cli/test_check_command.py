@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from kastor.cli.app import app
 from kastor.domain.content import Resolution
-from kastor.domain.job import State
+from kastor.domain.job import State, default_hyperparameters
 from kastor.models.families import NANO_VL
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
@@ -279,6 +279,11 @@ def test_a_page_shows_pictures_in_the_shape_that_the_model_sees_named_in_a_grid_
     page = tmp_path / "report.html"
     code, out, err = checked(dataset(tmp_path, json.dumps({"contents": turns})), "--html", str(page), "--json")
     assert code == 0, out + err
+    media = default_hyperparameters(1, has_media=True)  # what the job takes
+    assert (json.loads(out)["estimate"]["batchSize"], json.loads(out)["estimate"]["learningRate"]) == (
+        media.batch_size,
+        media.learning_rate,
+    )
     text = page.read_text("utf-8")
     assert text.count('<div class="grid">') == 1
     grid = text.split('<div class="grid">')[1].split("How many?")[0]

@@ -142,10 +142,12 @@ def _limits(wanted: Wanted, settings: Settings, base: BaseModel) -> DatasetLimit
     return raised_limits(profile, wanted.raised, settings)
 
 
-def _hyperparameters(wanted: Wanted, settings: Settings, num_examples: int) -> Hyperparameters:
+def _hyperparameters(
+    wanted: Wanted, settings: Settings, num_examples: int, *, has_media: bool = False
+) -> Hyperparameters:
     asked = RequestedHyperparameters(num_epochs=wanted.epochs, batch_size=wanted.batch_size)
     try:
-        return resolve(asked, num_examples, PROFILES[settings.profile])
+        return resolve(asked, num_examples, PROFILES[settings.profile], has_media=has_media)
     except InvalidArgument as error:
         raise typer.BadParameter(error.message) from error
 
@@ -202,7 +204,7 @@ def _estimate(report: Report, wanted: Wanted, base: BaseModel, settings: Setting
     statistics, shape = report.training.statistics, Shape(base.num_parameters, base.adapter.rank)
     longest = statistics.longest(1)
     return estimated(
-        _hyperparameters(wanted, settings, number),
+        _hyperparameters(wanted, settings, number, has_media=report.training.has_media),
         shape,
         num_examples=number,
         num_tokens=statistics.num_tokens,

@@ -1,5 +1,6 @@
 """How fast jobs train on a base model here: by this installation's earlier jobs, else by how fast it multiplies."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ NUM_JOBS = 5
 NUM_SEARCHED = 100
 NUM_STEPS = 500  # the latest ones of each
 PROBE_S = 0.4
-PROBE_SIZE = 768  # rows and columns of the matrices: what training multiplies is of that order
+PROBE_SIZE = 64  # matrices of this size, and as many, are multiplied in one thread: what others leave of one core
 MOST_JOB_S = 600.0  # beside its steps; more is waiting, not work
 START_S = 8.0  # of a job before its first step, for its process and the base; more of it goes to looking at media
 
@@ -37,16 +38,23 @@ def measured_pace(base_id: str, settings: Settings, *, sees: bool = False) -> Pa
 
 
 def this_machine(settings: Settings) -> Machine:
-    """How fast numpy multiplies here just now, in less than half a second."""
+    """How fast numpy multiplies on the cores of a job just now, in less than half a second.
+
+    One thread is measured and taken for as many as there are cores: several would measure how they wait for each other
+    where other programs run.
+    """
     import numpy as np
 
-    half = np.ones((PROBE_SIZE, PROBE_SIZE), np.float32)
-    half @ half  # starts its threads
+    ones = np.ones((PROBE_SIZE, PROBE_SIZE, PROBE_SIZE), np.float32)
+    made = np.matmul(ones, ones)
     started, number = time.perf_counter(), 0
     while (elapsed_s := time.perf_counter() - started) < PROBE_S or not number:
-        half @ half
+        np.matmul(ones, ones, out=made)
         number += 1
-    return Machine(2 * PROBE_SIZE**3 * number / elapsed_s / 1e9, settings.base_dtype != "float32" and _has_tiles())
+    gflops = 2 * PROBE_SIZE**4 * number / elapsed_s / 1e9
+    cores = os.cpu_count() or 1
+    has_tiles = settings.base_dtype != "float32" and _has_tiles()
+    return Machine(gflops * min(cores, settings.num_threads or cores), has_tiles)
 
 
 def _has_tiles() -> bool:
