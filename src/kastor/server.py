@@ -140,6 +140,7 @@ class _Running:
         self._reserve = reserve
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._database = database
         jobs, blobs = JobStore(database), Blobs(settings.data_dir)
         self._engine = LateEngine(
             environment(settings),
@@ -201,6 +202,7 @@ class _Running:
             instance=instance,
             cors_origins=settings.cors_origins,
             public_metrics=settings.metrics == "open",
+            faults=self._faults,
         )
         self._threads: tuple[threading.Thread, ...] = ()
         self._connection_bounds = ConnectionBounds(
@@ -210,6 +212,10 @@ class _Running:
             write_s=settings.request_body_timeout_s,
         )
         self._keep_alive_s = settings.keep_alive_timeout_s
+
+    def _faults(self) -> list[str]:
+        told = [f"The generation process for models/{base} does not answer." for base in self._engine.silent()]
+        return told + (["The database does not answer."] if self._database.overdue else [])
 
     def config(self) -> uvicorn.Config:
         """How HTTP is served."""

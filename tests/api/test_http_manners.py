@@ -11,8 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
 
-from api_world import BASE, World, error_of, fields_of, listening, raised, tuning_body
+from api_world import BASE, Client, World, error_of, fields_of, listening, raised, tuning_body
+from kastor.api.observe import healthz
 from kastor.domain.errors import Unavailable
 from kastor.security.auth import Authenticator
 from kastor.store.database import Database
@@ -349,6 +352,17 @@ def test_metrics_open_to_everybody_where_the_operator_says_so(world: World, stor
 
 def test_health_tells_version_and_instance(world: World) -> None:
     assert world.call("GET", "/healthz").json() == {"status": "ok", "version": "0.1.0", "instance": "this-one"}
+
+
+def test_health_tells_what_does_not_answer_and_stays_an_answer(world: World) -> None:
+    faults: list[str] = []
+    tell = healthz("this-one", lambda: faults)
+    client = Client(Starlette(routes=[Route("/healthz", tell)]))
+    assert client("GET", "/healthz").json()["status"] == "ok"
+    faults.append("The database does not answer.")
+    told = client("GET", "/healthz")
+    assert told.status_code == 200
+    assert told.json() == {"status": "degraded", "version": "0.1.0", "instance": "this-one", "faults": faults}
 
 
 def test_many_slow_answers_leave_room_for_quick_ones(world: World) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,14 +87,18 @@ def make_app(
     instance: str = "",
     cors_origins: Collection[str] = (),
     public_metrics: bool = False,
+    faults: Callable[[], Sequence[str]] = tuple,
 ) -> Application:
-    """The application; `closing`, once set, ends the streams under way. `instance` is what `/healthz` calls it."""
+    """The application; `closing`, once set, ends the streams under way.
+
+    `instance` is what `/healthz` calls it, and `faults` what it tells of parts that do not answer.
+    """
     tuning, generation = services.tuning, services.generation
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
     endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing, tuning.version)
     gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
     admin, permissions = AdminRoutes(tuning, services.datasets), PermissionRoutes(services.sharing)
-    routes: list[BaseRoute] = [Route("/healthz", healthz(instance))]
+    routes: list[BaseRoute] = [Route("/healthz", healthz(instance, faults))]
     routes.append(metrics_route(metrics, endpoints, public=public_metrics))
     for version in VERSIONS:
         routes += generate.routes(endpoints, version)

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -108,11 +108,16 @@ def metrics_route(metrics: Metrics, endpoints: Endpoints, *, public: bool) -> Ro
     return Route("/metrics", answer)
 
 
-def healthz(instance: str) -> Callable[[Request], Response]:
-    """`GET /healthz` of the server that announced itself as `instance`."""
+def healthz(instance: str, faults: Callable[[], Sequence[str]]) -> Callable[[Request], Awaitable[Response]]:
+    """`GET /healthz` of the server that announced itself as `instance`.
 
-    def answer(request: Request) -> Response:
-        return json_response({"status": "ok", "version": __version__, "instance": instance})
+    `faults` says in a sentence each what does not answer just now, without waiting: neither does this.
+    """
+
+    async def answer(request: Request) -> Response:
+        found = list(faults())
+        told = {"status": "degraded" if found else "ok", "version": __version__, "instance": instance}
+        return json_response(told | ({"faults": found} if found else {}))
 
     return answer
 

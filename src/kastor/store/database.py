@@ -44,6 +44,7 @@ class Database:
     def __init__(self, engine: Engine, timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self.engine = engine
         self.timeout_s = timeout_s
+        self._overdue = False
         self.deadlines = ConnectionDeadlines(timeout_s)
         if self.postgresql:
             self.deadlines.listen(engine)
@@ -54,6 +55,11 @@ class Database:
     def shown(self) -> str:
         """Its address without a password, for messages."""
         return _shown(self.engine.url)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the latest transaction failed for want of an answer; tells at once."""
+        return self._overdue
 
     @property
     def postgresql(self) -> bool:
@@ -114,13 +120,17 @@ class Database:
         """Failures of the database as ours. Broken constraints pass: what they mean, the statement's author knows."""
         try:
             yield
+            self._overdue = False
         except IntegrityError:
             raise
         except DBAPIError as error:
-            raise _domain_error(error, self.engine.url, self.timeout_s) from error
+            told = _domain_error(error, self.engine.url, self.timeout_s)
+            self._overdue = isinstance(told, Unavailable)
+            raise told from error
         except (PoolTimeout, InvalidRequestError) as error:  # all connections are in use, or none was there when asked
             if isinstance(error, InvalidRequestError) and "connection is closed" not in str(error):
                 raise
+            self._overdue = True
             raise Unavailable(f"The database did not answer for {self.timeout_s:.0f} s; try again.") from error
 
 
