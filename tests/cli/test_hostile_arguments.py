@@ -44,7 +44,7 @@ VALUES: dict[object, tuple[str, ...]] = {str: TEXTS, int: NUMBERS, float: FLOATS
 VALUES[list[Path]] = PATHS
 GIVEN = {"data": "pairs.jsonl", "model": "nobody", "prompt": "hi", "name": "nobody", "job": "nothing"}
 GIVEN |= {"email": "a@example.org", "key_id": "nothing", "out_dir": "made", "out": "made", "base": "tiny"}
-NO_WORK = {"demo image", "demo video", "export", "serve", "models pull"}
+NO_WORK = {"demo", "demo image", "demo video", "export", "serve", "models pull"}
 """Commands that would go on for long with what they are given here, so that their folders cannot be used."""
 
 

@@ -1,12 +1,12 @@
 """Checks that every option and argument of every command gets, whatever it is for."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -15,28 +15,39 @@ class CheckedCommand(TyperCommand):
     """A command that refuses numbers that are not finite, and texts that are not UTF-8."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # typer's own context and result
-        """Run the command, if its values make sense.
+        """Run the command, if its values make sense. Raises `typer.BadParameter` that names the one that does not."""
+        _check_values(self.params, ctx.params)
+        return super().invoke(ctx)
 
-        Raises:
-            typer.BadParameter: one does not; names it.
 
-        """
-        for parameter in self.params:
-            values = ctx.params.get(parameter.name)
-            for value in values if isinstance(values, list | tuple) else (values,):
-                said = _fault(value)
-                if said:
-                    hint = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
-                    raise typer.BadParameter(said, param_hint=hint)
+class CheckedGroup(TyperGroup):
+    """A group whose own options are checked as those of its commands are."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # typer's own context and result
+        """Run the group, if its values make sense. Raises `typer.BadParameter` that names the one that does not."""
+        _check_values(self.params, ctx.params)
         return super().invoke(ctx)
 
 
 class Commands(typer.Typer):
     """A group of commands, each of them a `CheckedCommand`."""
 
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401  # typer's
+        super().__init__(cls=CheckedGroup, **settings)
+
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:  # noqa: ANN401
         """Make a command of a function."""
         return super().command(name, cls=CheckedCommand, **settings)
+
+
+def _check_values(parameters: Sequence[Any], values: Mapping[str, Any]) -> None:
+    for parameter in parameters:
+        given = values.get(parameter.name)
+        for value in given if isinstance(given, list | tuple) else (given,):
+            said = _fault(value)
+            if said:
+                hint = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+                raise typer.BadParameter(said, param_hint=hint)
 
 
 def _fault(value: object) -> str:
