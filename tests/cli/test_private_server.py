@@ -184,7 +184,7 @@ def test_the_demo_runs_and_leaves_a_tuned_model_that_answers(start: Start, kasto
     assert demo.returncode == 0, err
     document = json.loads(out)
     assert document["job"]["state"] == "SUCCEEDED"
-    assert len(document["heldOut"]) == 16
+    assert (len(document["heldOut"]), len(document["otherLanguages"])) == (64, 3)
     assert all(item["base"] and item["tuned"] for item in document["heldOut"])
     assert "4/4 answers" in err
     assert len(document["job"]["snapshots"]) == 19
