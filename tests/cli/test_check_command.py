@@ -69,7 +69,7 @@ def test_the_view_shows_each_token_and_whether_it_is_learnt(tmp_path: Path) -> N
     arguments = ["check", dataset(tmp_path, GOOD), "--base", "tiny", "--show-tokens", "1", "--json"]
     (view,) = json.loads(CliRunner().invoke(app, arguments).stdout)["views"]
     assert [piece["text"] for piece in view if piece["supervised"]] == ["日", "本", "<|im_end|>"]
-    assert "".join(piece["text"] for piece in view).startswith("<|im_start|>system\n")
+    assert "".join(piece["text"] for piece in view).startswith("<|im_start|>user\n")
 
 
 def test_of_a_conversation_every_answer_is_learnt_or_the_last(tmp_path: Path) -> None:
