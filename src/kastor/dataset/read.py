@@ -5,7 +5,7 @@ raised one at a time; what is wrong with a file as a whole is raised.
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -114,15 +114,15 @@ def original_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, b"" if too_long else line
 
 
-def _checked_first(path: Path, rows: Iterable[Row | Issue]) -> Iterator[Row | Issue]:
+def _checked_first(path: Path, rows: Iterator[Row | Issue]) -> Iterator[Row | Issue]:
     """The rows, if the first of them is of a form that is read at all."""
-    first = True
-    for row in rows:
-        if first and isinstance(row, Issue) and row.rule in WHOLE_FILE_RULES:
-            hint = f"; {row.hint}" if row.hint else ""
-            raise InvalidArgument(f"{path}: {row.unit} {row.line} {row.message}{hint}.")
-        first = False
-        yield row
+    first = next(rows, None)
+    if isinstance(first, Issue) and first.rule in WHOLE_FILE_RULES:
+        hint = f"; {first.hint}" if first.hint else ""
+        raise InvalidArgument(f"{path}: {first.unit} {first.line} {first.message}{hint}.")
+    if first is not None:
+        yield first
+        yield from rows
 
 
 class _Counted(io.FileIO):

@@ -60,11 +60,10 @@ def has_more_colons(data: bytes, number: int, begin: int = 0) -> bool:
     if number > MANY_COLONS:
         return data.count(b":", begin) > number
     find = data.find
-    while number >= 0:
+    for _ in range(number + 1):
         begin = find(b":", begin) + 1
         if not begin:
             return False
-        number -= 1
     return True
 
 
