@@ -224,7 +224,7 @@ def test_media_and_functions_are_read_in_both_spellings(
         ({"text": "a", "fileData": {}}, "contents[0].parts[0]: holds 'text' and 'fileData'"),
         ({"thought": True, "text": "hm"}, "holds 'thought', which cannot be tuned on"),
         ({"inlineData": {"mimeType": "image/png", "data": "%%%"}}, "inlineData.data: is not base64"),
-        ({"fileData": {"mimeType": "png", "fileUri": "x"}}, "mimeType: 'png', expected one such as image/png4"),
+        ({"fileData": {"mimeType": "png", "fileUri": "x"}}, "mimeType: 'png', expected one such as image/png"),
         (
             {"fileData": {"mimeType": "video/mp4", "fileUri": "x"}, "videoMetadata": {"endOffset": "0:05"}},
             "videoMetadata.endOffset: '0:05', expected seconds such as",
