@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from api_world import BASE, World
@@ -30,8 +31,14 @@ Address = tuple[str, int]
 
 @pytest.fixture
 def address(world: World) -> Iterator[Address]:
+    with served(world.app) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def served(app: ASGIApp) -> Iterator[Address]:
     config = uvicorn.Config(
-        world.app, port=0, log_config=None, lifespan="off", ws="none", http=bounded_http(BOUNDS), timeout_keep_alive=30
+        app, port=0, log_config=None, lifespan="off", ws="none", http=bounded_http(BOUNDS), timeout_keep_alive=30
     )  # type: ignore[arg-type]  # called as a class is
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -81,6 +88,39 @@ def test_a_byte_now_and_then_does_not_prolong_it(address: Address, sent: bytes) 
                 connection.sendall(b"a")
                 time.sleep(0.05)
         assert time.monotonic() - began < 5
+
+
+def test_nor_does_it_after_a_request_that_wished_to_upgrade(address: Address) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(HEAD[:-2] + UPGRADE + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        began = time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for byte in HEAD[:-2] + b"X-Slow: " + b"a" * 200:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.05)
+        assert time.monotonic() - began < 5
+
+
+def test_a_server_that_reads_late_does_not_blame_the_client() -> None:
+    received = []
+
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(3 * BOUNDS.body_s)
+        while (await receive())["more_body"]:
+            received.append(time.monotonic())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    body = b"x" * 100_000  # more than is read ahead
+    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {2 * len(body)}\r\n\r\n".encode()
+    with served(late) as address, socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(head + body)
+        while not received:
+            time.sleep(0.01)
+        time.sleep(BOUNDS.body_s / 2)  # the client needs a moment, too, before it goes on
+        connection.sendall(body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("upgrade", [b"", UPGRADE])
@@ -136,6 +176,15 @@ def test_silent_connections_give_way_to_one_that_asks(address: Address) -> None:
         silent = [stack.enter_context(socket.create_connection(address)) for _ in range(40)]
         assert healthy(address)
         assert ended_after(silent[0], at_most_s=0.3) < 0.3  # the oldest went first
+
+
+def test_idle_connections_that_wished_to_upgrade_give_way_as_well(address: Address) -> None:
+    with ExitStack() as stack:
+        for _ in range(BOUNDS.max_connections):
+            connection = stack.enter_context(socket.create_connection(address))
+            connection.sendall(HEAD[:-2] + UPGRADE + b"\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert healthy(address)
 
 
 def test_idle_connections_give_way_too_and_busy_ones_do_not(address: Address, world: World) -> None:

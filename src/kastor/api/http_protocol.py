@@ -68,6 +68,8 @@ class Deadlines:
 
     def _look(self) -> None:
         now, bounds = self.loop.time(), self._bounds
+        if self.flow.read_paused:  # no client is late while this server does not read on
+            self.read_at, self.body_since, self.body_bytes = now, now, 0
         if self.blocked_since is not None and now - self.blocked_since > bounds.write_s:
             self.transport.abort()
         elif self._head_is_late(now) or self._body_is_late(now):
@@ -207,7 +209,7 @@ class BoundedHttp(Deadlines, HttpToolsProtocol):
         given: dict[str, Any] = {"config": self.config, "server_state": self.server_state, "app_state": self.app_state}
         self.connections.discard(self)
         self.unwatch()
-        protocol = _LateH11(**given)
+        protocol = _LateH11(**given, table=self._table)
         protocol.connection_made(self.transport)
         protocol.watch(self._table.bounds)
         self.transport.set_protocol(protocol)
@@ -217,18 +219,37 @@ class BoundedHttp(Deadlines, HttpToolsProtocol):
 class _LateH11(Deadlines, H11Protocol):
     """h11's protocol on a connection that it gets with a whole head."""
 
+    def __init__(self, *arguments: Any, table: ConnectionTable, **named: Any) -> None:  # noqa: ANN401  # uvicorn's
+        super().__init__(*arguments, **named)
+        self._table = table
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
         self.unwatch()
+        self._table.waiting.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
-        self.head_since, self.read_at = None, self.loop.time()
+        self.read_at = self.loop.time()
         self.body_bytes += len(data)
         super().data_received(data)
-        if self.is_answered and not self.awaits_body:
-            self.head_since = self.read_at
+        if self.head_since is None and self.is_answered and not self.awaits_body:
+            self.head_since = self.read_at  # a part of the next head; what follows does not prolong its deadline
+
+    def handle_events(self) -> None:
+        """Read what came; a new cycle is a request whose head is whole."""
+        earlier = self.cycle
+        super().handle_events()
+        if self.cycle is not earlier:
+            self.head_since, self.body_since, self.body_bytes = None, self.loop.time(), 0
+            self._table.waiting.pop(self, None)
+
+    def on_response_complete(self) -> None:
+        """The answer is sent; the connection waits for the next request, if there is none."""
+        super().on_response_complete()
+        if self.is_answered and not self.transport.is_closing():
+            self._table.waiting[self] = None
 
     def pause_writing(self) -> None:
         """The client does not take what was sent."""
