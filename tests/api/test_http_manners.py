@@ -261,13 +261,25 @@ def test_a_vertex_path_is_told_what_to_do_instead(world: World, method: str, pat
 def test_a_base_that_is_not_here_is_told_how_it_gets_here(world: World, name: str, said: str) -> None:
     answers = [world.call("POST", "/v1beta/tunedModels", json=tuning_body(baseModel=name))]
     if not name.startswith("~"):
-        for path in {f"/v1beta/models/{name.removeprefix('models/')}", f"/v1beta/{name}"} - {f"/v1beta/{'x' * 5000}"}:
-            if "/" in name or path.startswith("/v1beta/models/"):
-                answers += [world.call("GET", path), world.call("POST", f"{path}:generateContent", json=BODY)]
+        path = f"/v1beta/models/{name.removeprefix('models/')}"
+        answers += [world.call("GET", path), world.call("POST", f"{path}:generateContent", json=BODY)]
+        if "/" in name:
+            answers.append(world.call("POST", f"/v1beta/{name}:generateContent", json=BODY))
     for answer in answers:
         message = error_of(answer)["message"]
         assert answer.status_code in (400, 404) and said in message and len(message) < 800
         assert "KASTOR_CATALOG_FILE" in message and "API version" not in message
+
+
+@pytest.mark.parametrize(
+    "path", ["cachedContents/abc", "batches/123", "chat/completions", "fine_tuning/jobs", "corpora/a:query"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_path_of_another_collection_is_not_taken_for_the_name_of_a_base(world: World, method: str, path: str) -> None:
+    answer = world.call(method, f"/v1beta/{path}")
+    assert answer.status_code in (404, 501)
+    assert "base model" not in error_of(answer)["message"]
+    assert path.partition(":")[0] in error_of(answer)["message"]
 
 
 def test_a_method_that_models_do_not_have_is_refused_as_google_does(world: World) -> None:

@@ -12,6 +12,7 @@ from kastor.dataset.encode import encode_example
 from kastor.dataset.parse import decode_example
 from kastor.dataset.prompt_kinds import PromptKinds, prompt_kinds
 from kastor.domain.job import TuningJob
+from kastor.store.manifests import write_manifest
 
 TUNED = "tunedModels/numbers"
 SYSTEM = {"systemInstruction": {"parts": [{"text": "Answer in capitals."}]}}
@@ -96,6 +97,7 @@ def test_a_model_tuned_on_text_reads_no_media_in_the_strict_profile_and_one_tune
 def test_what_the_model_below_was_tuned_on_counts_as_well(world: World) -> None:
     first = tuned_on(world, PLAIN | SYSTEM)
     world.blobs.adapter(first.id).mkdir()
+    write_manifest(world.blobs.adapter(first.id), {})
     source = {"tunedModelSource": {"tunedModel": TUNED}, "baseModel": None}
     tuned_on(world, model_id="second", **source)
     assert ask(world, "tunedModels/second", **SYSTEM).status_code == 200

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from kastor.dataset.prompt_kinds import PromptKinds
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.errors import InvalidArgument, PermissionDenied
 from kastor.domain.limits import GEMINI_API, OPEN, Limits
 from kastor.domain.media import MediaFault, MediaKind, Probe
 from kastor.domain.permission import Principal
-from kastor.jobs.asks import Ask, check_tuned, check_tuned_prompt
+from kastor.jobs.asks import Ask, PromptSupport, check_tuned, check_tuned_prompt
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.shown import Sights, media_tokens
 from kastor.media.cache import Fetched, MediaCache
@@ -148,9 +149,16 @@ def test_a_content_that_was_looked_at_is_not_inspected_again_whatever_it_is_call
     assert (again.file.path, again.probe) == (other, seen.probe)
 
 
-def test_tuned_models_of_the_strict_profile_read_text_only_and_those_of_the_open_one_see() -> None:
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_tuned_model_of_the_strict_profile_sees_if_its_examples_showed_media_and_one_of_the_open_profile_does(
+    shown: bool,
+) -> None:
     ask = Ask(prompt_of("x", PICTURE))
-    with pytest.raises(InvalidArgument, match=r"contents\[0\]\.parts\[1\]: tunedModels/x: tuned models read text only"):
-        check_tuned(ask, "tunedModels/x", GEMINI_API)
-    check_tuned(ask, "tunedModels/x", OPEN)
-    check_tuned_prompt(prompt_of("x"), "tunedModels/x", GEMINI_API)
+    support = PromptSupport("tunedModels/x", True, lambda: PromptKinds(media=shown))
+    if shown:
+        check_tuned(ask, support, GEMINI_API)
+    else:
+        with pytest.raises(InvalidArgument, match=r"contents\[0\]\.parts\[1\]: tunedModels/x was tuned on text alone"):
+            check_tuned(ask, support, GEMINI_API)
+    check_tuned(ask, support, OPEN)
+    check_tuned_prompt(prompt_of("x"), support, GEMINI_API)

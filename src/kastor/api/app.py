@@ -39,10 +39,11 @@ METHOD = re.compile(r"/(?P<version>[^/]+)/(?P<name>[^:]*[^:/]):(?P<verb>[^/:]+)"
 """A path that names a method of a resource."""
 VERTEX_PATH = re.compile(r"/v[^/]+/(projects|publishers)/")
 HUB_PATH = re.compile(
-    r"/v[^/]+/(?:models/)?(?!(?:projects|publishers|models|tunedModels|files|operations)/)"
-    r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::\w+)?"
+    r"/v[^/]+/(?:models/(?P<model>{0})(?::\w+)?|(?!(?:projects|publishers|tunedModels)/)(?P<asked>{0}):{1})".format(
+        r"[A-Za-z0-9][\w.-]*/[\w.-]+", "(?:generateContent|streamGenerateContent|countTokens)"
+    )
 )
-"""A path with the name of a repository of a model hub in the place of a base model's."""
+"""A path with the name of a repository of a model hub in the place of a base model's: behind `models/`, or asked."""
 MAX_SHOWN_CHARS = 200
 HERE = (
     "This is Kastor: it tunes open models through the Gemini API's tunedModels. POST /v1beta/tunedModels tunes one, "
@@ -144,7 +145,7 @@ def _unrouted(base_model: Callable[[str], object], request: Request, error: Exce
     found = METHOD.fullmatch(path) if error.status_code == 405 else None
     hub = HUB_PATH.fullmatch(path)
     if hub is not None:
-        return _refused(request, _no_base(base_model, hub["name"]))
+        return _refused(request, _no_base(base_model, hub["model"] or hub["asked"]))
     if found is None:
         said = VERTEX if VERTEX_PATH.match(path) else HERE
         return _refused(request, NotFound(f"There is no {method} {path[:MAX_SHOWN_CHARS]} here. {said}"))

@@ -47,15 +47,15 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
-    """What decides how a tuned model may be asked. `trained` is asked only where it matters."""
+class PromptSupport:
+    """What decides which prompts a tuned model takes."""
 
-    name: str
+    model: str
     on_file: bool  # tuned on a dataset file, which may hold what Google's tunedModels cannot
-    trained: Callable[[], PromptKinds]
+    prompt_kinds: Callable[[], PromptKinds]  # of its examples; called only where it matters
 
 
-def check_tuned(ask: Ask, tuned: Tuned, limits: Limits) -> None:
+def check_tuned(ask: Ask, support: PromptSupport, limits: Limits) -> None:
     """Nothing, if the tuned model may be asked this.
 
     Raises:
@@ -66,22 +66,22 @@ def check_tuned(ask: Ask, tuned: Tuned, limits: Limits) -> None:
     if ask.form is not None and not limits.json_on_tuned:
         said = f"tuned models give plain text in the profile {limits.name}; leave it out, or ask a base model; {OPEN}"
         raise InvalidArgument(
-            f"Json mode is not enabled for {tuned.name}", violations=(FieldViolation(AT + "responseMimeType", said),)
+            f"Json mode is not enabled for {support.model}", violations=(FieldViolation(AT + "responseMimeType", said),)
         )
-    if prompt.system is not None and not limits.system_on_tuned and not tuned.trained().system:
+    if prompt.system is not None and not limits.system_on_tuned and not support.prompt_kinds().system:
         said = f"it was tuned without one, so the profile {limits.name} takes none; write it into the prompt; {OPEN}"
         raise InvalidArgument(
-            f"Developer instruction is not enabled for {tuned.name}",
+            f"Developer instruction is not enabled for {support.model}",
             violations=(FieldViolation("systemInstruction", said),),
         )
-    check_tuned_prompt(prompt, tuned, limits)
+    check_tuned_prompt(prompt, support, limits)
     most = limits.max_input_chars
-    if most is not None and not tuned.on_file and prompt.num_chars > most:
+    if most is not None and not support.on_file and prompt.num_chars > most:
         said = f"{too_long(prompt.num_chars, most)} for this tuned model in the profile {limits.name}; {OPEN}"
         raise InvalidArgument.of("contents", said)
 
 
-def check_tuned_prompt(prompt: Prompt, tuned: Tuned, limits: Limits) -> None:
+def check_tuned_prompt(prompt: Prompt, support: PromptSupport, limits: Limits) -> None:
     """Nothing, if the tuned model may be given the prompt's media and functions.
 
     Raises:
@@ -89,16 +89,16 @@ def check_tuned_prompt(prompt: Prompt, tuned: Tuned, limits: Limits) -> None:
 
     """
     media = [path for path, part in placed_parts(prompt) if isinstance(part, Media)]
-    if media and not limits.media_on_tuned and not tuned.trained().media:
-        said = f"{tuned.name} was tuned on text alone, and reads no media in the profile {limits.name}; {OPEN}"
+    if media and not limits.media_on_tuned and not support.prompt_kinds().media:
+        said = f"{support.model} was tuned on text alone, and reads no media in the profile {limits.name}; {OPEN}"
         raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in media))
     calls = [path for path, part in placed_parts(prompt) if isinstance(part, FunctionCall | FunctionResponse)]
-    if not (prompt.tools or calls) or limits.functions_on_tuned or tuned.trained().functions:
+    if not (prompt.tools or calls) or limits.functions_on_tuned or support.prompt_kinds().functions:
         return
-    said = f"{tuned.name} was tuned without functions, and has none in the profile {limits.name}; {OPEN}"
+    said = f"{support.model} was tuned without functions, and has none in the profile {limits.name}; {OPEN}"
     if prompt.tools:
         raise InvalidArgument(
-            f"Function calling is not enabled for {tuned.name}", violations=(FieldViolation("tools", said),)
+            f"Function calling is not enabled for {support.model}", violations=(FieldViolation("tools", said),)
         )
     raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in calls))
 

@@ -18,7 +18,7 @@ from kastor.domain.tuned_model import MODEL_STATE, TUNED, ModelState, TunedModel
 from kastor.jobs.access import Access
 from kastor.jobs.asks import (
     Ask,
-    Tuned,
+    PromptSupport,
     call_form,
     check_functions,
     check_tuned,
@@ -150,7 +150,7 @@ class GenerationService:
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
             spec = self._jobs.get(model.job_id).spec
-            check_tuned_prompt(prompt, self._tuned(model, spec), self._limits)
+            check_tuned_prompt(prompt, self._support(model, spec), self._limits)
             adapter, base_name, rendering = model.job_id, spec.base_model, spec.rendering
         base = self._catalog.base(base_name)
         self._check_base(base)
@@ -173,11 +173,11 @@ class GenerationService:
         model = self._access.model(name.removeprefix(TUNED), caller)
         job = self._jobs.get(model.job_id)
         require_active(model, job)
-        check_tuned(ask, self._tuned(model, job.spec), self._limits)
+        check_tuned(ask, self._support(model, job.spec), self._limits)
         return model, job
 
-    def _tuned(self, model: TunedModel, spec: TuningSpec) -> Tuned:
-        return Tuned(model.name, spec.file is not None, lambda: self._prompts.of(model))
+    def _support(self, model: TunedModel, spec: TuningSpec) -> PromptSupport:
+        return PromptSupport(model.name, spec.file is not None, lambda: self._prompts.of(model))
 
 
 def _chunks_of(name: str, chunks: abc.Generator[Chunk, None, None]) -> abc.Generator[Chunk, None, None]:
