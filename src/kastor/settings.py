@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         2048, ge=8, le=100_000, description="Connections held at a time, as far as the limit of open files allows."
     )
     request_head_timeout_s: float = Field(
-        10.0, gt=0, le=3600, description="A request's line and headers must have come after this."
+        10.0, gt=0, le=3600, description="A request's line and headers must arrive within this."
     )
     request_body_timeout_s: float = Field(
         60.0, gt=0, le=3600, description="A connection whose body or answer does not move on for this long is closed."
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         60.0, ge=1, description="A generation process that does not answer for this long is ended."
     )
     database_timeout_s: float = Field(
-        30.0, ge=1, le=3600, description="An answer of the database is waited for this long; then callers are told 503."
+        30.0, ge=1, le=3600, description="How long to wait for the database; callers get 503 after that."
     )
     max_resident_adapters: int = Field(32, ge=1, le=1024, description="Adapters one generation process keeps loaded.")
     max_batch_rows: int = Field(16, ge=1, le=256, description="Answers one generation process produces side by side.")
@@ -142,7 +142,8 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(2 * 1024**3, ge=1, description="Size of one uploaded file.")
     file_ttl_hours: float = Field(48.0, gt=0, le=87_600, description="An uploaded file is deleted after this.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What the server logs; debug shows every question that only reads, as polling clients ask."
+        "info",
+        description="What the server logs; debug adds requests that only read, as polling clients send.",
     )
     log_format: Literal["console", "json"] = Field("console", description="How the processes' logs look.")
 
