@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from kastor.logs import RepeatLimit
+
 KEY = f"kastor_{'a' * 10}_{'B' * 43}"
 PROGRAM = """
 import logging, sys
@@ -46,3 +48,17 @@ def test_no_key_is_logged_by_anybody(form: str) -> None:
 def test_libraries_log_in_the_same_form() -> None:
     entries = [json.loads(line) for line in logged("json", "s").splitlines()]
     assert [(entry["level"], entry["event"]) for entry in entries][2] == ("warning", "GET /v1?key=*** HTTP/1.1")
+
+
+def test_repeated_lines_are_left_out_and_counted_and_those_of_long_ago_are_forgotten() -> None:
+    now = [0.0]
+    repeats = RepeatLimit(every_s=60, clock=lambda: now[0])
+    assert [repeats.passes("full") for _ in range(3)] == [{}, None, None]
+    now[0] = 60
+    assert repeats.passes("full") == {"repeated": 2}
+    held = []
+    for number in range(100):
+        now[0] += 60
+        assert repeats.passes(f"job {number}") == {}
+        held.append(len(repeats._passed))
+    assert max(held) <= 12

@@ -28,6 +28,9 @@ def scrubbed(text: str) -> str:
     return _SECRETS.sub(lambda found: (found["name"] or found["id"]) + "***", text)
 
 
+FORGOTTEN_AFTER = 10  # of its intervals a repeated line is: a loop may meet ever new ones
+
+
 class RepeatLimit:
     """Of log lines that a loop would write again and again the first, then one a minute."""
 
@@ -43,6 +46,9 @@ class RepeatLimit:
         if at is not None and now - at < self._every_s:
             self._passed[key] = (at, held + 1)
             return None
+        self._passed = {
+            one: last for one, last in self._passed.items() if now - last[0] < FORGOTTEN_AFTER * self._every_s
+        }
         self._passed[key] = (now, 0)
         return {"repeated": held} if held else {}
 

@@ -224,7 +224,7 @@ def test_deleting_the_model_of_a_resumed_job_removes_all_that_belongs_to_it(worl
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        (State.FAILED, "kept no checkpoint that can be gone on from; tune again"),
+        (State.FAILED, "kept no sound checkpoint to resume from; tune again"),
         (State.SUCCEEDED, "is SUCCEEDED; only a job that failed can be resumed"),
         (None, "is RUNNING; only a job that failed can be resumed"),
     ],

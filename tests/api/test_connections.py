@@ -264,3 +264,4 @@ def test_accepting_that_fails_is_said_once_a_minute() -> None:
             now[0] += 0.1
     loop.close()
     assert [line["event"] for line in said] == ["no_connection_accepted"] * 2
+    assert said[1]["repeated"] > 500

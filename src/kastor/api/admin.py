@@ -6,7 +6,7 @@ from typing import Annotated
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kastor.api.errors import told
+from kastor.api.errors import public_message
 from kastor.api.framing import JSON_TYPE
 from kastor.api.http import Call, Endpoints, Listed, Reply
 from kastor.api.paging import page_size, place_token, time_and_id
@@ -250,7 +250,7 @@ def _eta_s(view: JobView) -> float | None:
 
 def _error(job: TuningJob) -> ErrorOut | None:
     error = job.error
-    return None if error is None else ErrorOut(code=error.code.name, message=told(error.code, error.message))
+    return None if error is None else ErrorOut(code=error.code.name, message=public_message(error.code, error.message))
 
 
 def _step(snapshot: Snapshot) -> StepOut:

@@ -23,12 +23,12 @@ import structlog
 from kastor.api.errors import error_body
 from kastor.api.wire import dumped
 from kastor.domain.errors import Unavailable
+from kastor.logs import RepeatLimit
 
 RESERVED_FILES = 512
 """Of the files that a process may open, those that are not for callers: engines, workers, the database, media."""
 TICKS = 4  # looks at a connection in its shortest time
 ACCEPT_ERROR = "socket.accept() out of system resource"
-ACCEPT_LOG_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,12 @@ def full_answer() -> bytes:
 
 def throttle_accept_errors(loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
     """Where files run out all the same, say so once a minute: the loop would write a traceback for each try."""
-    said_at = -ACCEPT_LOG_S
+    repeats = RepeatLimit(clock=clock)
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        nonlocal said_at
         if context.get("message") != ACCEPT_ERROR:
             loop.default_exception_handler(context)
-        elif clock() - said_at >= ACCEPT_LOG_S:
-            said_at = clock()
-            structlog.get_logger().error("no_connection_accepted", error=str(context.get("exception")))
+        elif (more := repeats.passes(ACCEPT_ERROR)) is not None:
+            structlog.get_logger().error("no_connection_accepted", error=str(context.get("exception")), **more)
 
     loop.set_exception_handler(handle)

@@ -36,8 +36,8 @@ CALLERS_OWN = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.PERMISSION_
 Json = dict[str, object]
 
 
-def told(code: Code, message: str) -> str:
-    """The message of an error as callers are told it: without keys, and without the server's folders."""
+def public_message(code: Code, message: str) -> str:
+    """The message of an error as callers get it: without keys, and without the server's folders."""
     return scrubbed(message if code in CALLERS_OWN else without_paths(message))
 
 
@@ -45,7 +45,7 @@ def error_body(error: KastorError) -> Json:
     """The body that says `error`."""
     body: Json = {
         "code": HTTP_STATUS[error.code],
-        "message": told(error.code, error.message),
+        "message": public_message(error.code, error.message),
         "status": error.code.name,
     }
     details = _details(error)

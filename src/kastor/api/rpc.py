@@ -24,7 +24,7 @@ from google.rpc import error_details_pb2, status_pb2  # noqa: F401  # registers 
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 
-from kastor.api.errors import error_body, told
+from kastor.api.errors import error_body, public_message
 from kastor.api.http import Call, Endpoint, Endpoints, Reply, Stream
 from kastor.api.observe import Metrics
 from kastor.api.transcoding import GENERATION, Json, Method, bound
@@ -272,7 +272,7 @@ def details_of(error: KastorError) -> tuple[tuple[str, bytes], ...]:
 
 def said(error: KastorError) -> str:
     """The error's message, as much of it as a trailer holds."""
-    message = whole = told(error.code, error.message)
+    message = whole = public_message(error.code, error.message)
     while (size := len(quote(message, safe=PLAIN))) > MAX_MESSAGE_BYTES:
         message = message[: len(message) * MAX_MESSAGE_BYTES // size]
     return message if message == whole else message + "…"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kastor.api.errors import TYPE_URL, told
+from kastor.api.errors import TYPE_URL, public_message
 from kastor.api.wire import Float32, Int32, Items, Wire, clean_float, timestamp
 from kastor.domain.content import Example
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument
@@ -342,7 +342,7 @@ def _status(tuning: Tuning) -> StatusOut:
     error = tuning.job.error
     if error is None:
         return StatusOut(code=Code.CANCELLED, message="The tuning was cancelled.")
-    return StatusOut(code=error.code, message=told(error.code, error.message))
+    return StatusOut(code=error.code, message=public_message(error.code, error.message))
 
 
 def _snapshots(tuning: Tuning) -> list[SnapshotOut] | None:

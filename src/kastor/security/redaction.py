@@ -2,9 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
+from functools import lru_cache
 
 ABSOLUTE = re.compile(
     r"(?:(?<![\w/.~:-])|(?<=:///))/(?P<first>[\w.@+-]+)/(?:[^\s'\"<>:;,()\[\]{}|]*/)*(?P<last>[^\s'\"<>:;,()\[\]{}|/]*)"
@@ -13,22 +11,18 @@ ABSOLUTE = re.compile(
 HIDDEN = "…/"
 
 
-def without_paths(text: str, roots: Sequence[Path] = ()) -> str:
-    """The text with each path of this machine cut down to its last part; those under `roots` whatever is in them.
+def without_paths(text: str) -> str:
+    """The text with each path of this machine cut down to its last part. A blank ends a path.
 
     A path is one of this machine if its first folder exists here, so the paths of the API stay as they are.
 
     >>> without_paths("Cannot write to /usr/share/kastor/jobs/a1: no space. See /v1beta/models for a list.")
     'Cannot write to …/a1: no space. See /v1beta/models for a list.'
-    >>> without_paths("/data of ours/jobs/a1 is full", [Path("/data of ours")])
-    '…/jobs/a1 is full'
     """
-    for root in sorted((str(root) for root in roots), key=len, reverse=True):
-        if root != "/":
-            text = text.replace(root + "/", HIDDEN).replace(root, HIDDEN.rstrip("/"))
-    return ABSOLUTE.sub(lambda found: HIDDEN + found["last"] if _exists_here(found["first"]) else found[0], text)
+    return ABSOLUTE.sub(lambda found: HIDDEN + found["last"] if exists_here(found["first"]) else found[0], text)
 
 
-@cache
-def _exists_here(first: str) -> bool:
+@lru_cache(maxsize=256)  # messages may repeat what callers sent
+def exists_here(first: str) -> bool:
+    """Whether the root folder of this machine has an entry of this name."""
     return os.path.lexists(f"/{first}")
