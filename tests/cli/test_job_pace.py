@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kastor.cli.check_speed import Beside, pace_of, this_machine
+from kastor.cli.check_speed import Overhead, pace_of, this_machine
 from kastor.domain.job import Snapshot
 from kastor.settings import load_settings
 from making import make_snapshot
@@ -27,8 +27,8 @@ def job(num_epochs: int, *, step_s: float, token_s: float, media_token_s: float 
 def test_steps_tokens_and_the_first_sight_of_media_are_told_apart() -> None:
     pace = pace_of(job(3, step_s=0.5, token_s=0.01, media_token_s=0.02), [], "here")
     assert (pace.step_s, pace.token_s, pace.media_token_s) == pytest.approx((0.5, 0.01, 0.02))
-    beside = [Beside(16.5, 12.0, 1650), Beside(16.5, 30.0, 1650), Beside(16.5, 14.0, 1650)]
-    pace = pace_of(job(3, step_s=0.5, token_s=0.01, media_token_s=0.02), beside, "here")
+    overheads = [Overhead(16.5, 12.0, 1650), Overhead(16.5, 30.0, 1650), Overhead(16.5, 14.0, 1650)]
+    pace = pace_of(job(3, step_s=0.5, token_s=0.01, media_token_s=0.02), overheads, "here")
     assert pace.media_token_s == pytest.approx(0.03)
     assert (pace.job_s, pace.source) == (14.0, "here")
     whole = pace_of(job(1, step_s=0.5, token_s=0.01), [], "here")

@@ -109,8 +109,12 @@ def test_show_says_what_was_compared_in_which_dtype_and_what_rounding_does(kasto
     assert "bfloat16 rounds them by 0.44 on average (0.43 in transformers and peft)" in shown
 
 
-def test_show_says_that_a_certificate_is_damaged(kastor: Kastor, server: FakeServer) -> None:
-    server.on_job(make_job("SUCCEEDED", 19, certificate=unreadable_certificate(JOB_ID)))
+@pytest.mark.parametrize(
+    "stored",
+    [unreadable_certificate(JOB_ID), {}, {"verdict": "passed"}, {"verdict": "passed", "rows": 3, "tolerance": []}],
+)
+def test_show_says_that_a_certificate_is_damaged(kastor: Kastor, server: FakeServer, stored: dict[str, object]) -> None:
+    server.on_job(make_job("SUCCEEDED", 19, certificate=stored))
     shown = " ".join(kastor("jobs", "show", JOB_ID, "--server", server.url).out.split())
     assert f"certificate unreadable: certificate.json of job {JOB_ID} is damaged" in shown
 

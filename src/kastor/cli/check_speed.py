@@ -73,12 +73,12 @@ def _pace(jobs: JobStore, base_id: str, *, sees: bool) -> Pace | None:
         return None
     named = "the last job" if len(of_jobs) == 1 else f"the last {len(of_jobs)} jobs"
     ended = [job for job in latest if job.id in of_jobs and job.state is State.SUCCEEDED]
-    beside = [_beside(job, of_jobs[job.id], sees=sees) for job in ended]
-    return pace_of([step for steps in of_jobs.values() for step in steps], beside, f"{named} on this base here")
+    overheads = [_overhead(job, of_jobs[job.id], sees=sees) for job in ended]
+    return pace_of([step for steps in of_jobs.values() for step in steps], overheads, f"{named} on this base here")
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Overhead:
     """Seconds of one job that are in none of its steps: for media seen before the first, and for all else."""
 
     media_s: float
@@ -86,26 +86,26 @@ class Beside:
     num_tokens: int  # of its first epoch
 
 
-def _beside(job: TuningJob, steps: Sequence[Snapshot], *, sees: bool) -> Beside:
+def _overhead(job: TuningJob, steps: Sequence[Snapshot], *, sees: bool) -> Overhead:
     num_tokens = sum(step.num_tokens for step in steps if step.epoch <= 1)
     if job.started_at is None or job.finished_at is None:
-        return Beside(0.0, 0.0, num_tokens)
+        return Overhead(0.0, 0.0, num_tokens)
     whole_s = (job.finished_at - job.started_at).total_seconds() - sum(step.elapsed_s for step in steps)
     begun = steps[0].computed_at - timedelta(seconds=steps[0].elapsed_s)
     media_s = (begun - job.started_at).total_seconds() - START_S if sees and steps[0].step == 1 else 0.0
     media_s = min(MOST_JOB_S, max(0.0, media_s))
-    return Beside(media_s, min(MOST_JOB_S, max(0.0, whole_s - media_s)), num_tokens)
+    return Overhead(media_s, min(MOST_JOB_S, max(0.0, whole_s - media_s)), num_tokens)
 
 
-def pace_of(steps: Sequence[Snapshot], beside: Sequence[Beside], source: str) -> Pace:
+def pace_of(steps: Sequence[Snapshot], overheads: Sequence[Overhead], source: str) -> Pace:
     """The pace that explains these steps best: steps and tokens by the later epochs, media by the first and before."""
     later = [step for step in steps if step.epoch > 1] or list(steps)
     step_s, token_s = _line([step.num_tokens for step in later], [step.elapsed_s for step in later])
     first = [step for step in steps if step.epoch <= 1]
     beyond_s = sum(step.elapsed_s - step_s - token_s * step.num_tokens for step in first)
     media_token_s = max(0.0, beyond_s) / max(1, sum(step.num_tokens for step in first))
-    media_token_s += sum(one.media_s for one in beside) / max(1, sum(one.num_tokens for one in beside))
-    job_s = sorted(one.job_s for one in beside)[len(beside) // 2] if beside else 0.0
+    media_token_s += sum(one.media_s for one in overheads) / max(1, sum(one.num_tokens for one in overheads))
+    job_s = sorted(one.job_s for one in overheads)[len(overheads) // 2] if overheads else 0.0
     return Pace(step_s, token_s, media_token_s, job_s, source)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kastor.announcement import announced_server
 from kastor.cli.client import Client
-from kastor.cli.output import Output
+from kastor.cli.output import Output, program
 from kastor.cli.private import PrivateServer, interrupts_held
-from kastor.domain.errors import KastorError
+from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.settings import Settings, load_settings
 
 HEALTH_TIMEOUT_S = 2.0
@@ -30,6 +30,18 @@ class Link:
     client: Client
     private: bool
     check: Callable[[], None]
+
+    def check_detachable(self) -> None:
+        """Nothing, if the server goes on after this command.
+
+        Raises:
+            FailedPrecondition: it is private to the command.
+
+        """
+        if self.private:
+            raise FailedPrecondition(
+                f"--detach needs a server that stays. Start one first, in another terminal: {program()} serve --no-auth"
+            )
 
 
 @contextmanager

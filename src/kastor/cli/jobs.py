@@ -16,7 +16,8 @@ from kastor.cli.output import Column, Output, duration, fields, list_table, prog
 from kastor.cli.records import Job
 from kastor.cli.terminal_text import json_text
 from kastor.cli.tune import followed, report
-from kastor.domain.errors import InvalidArgument, NotFound
+from kastor.domain.certificate import unreadable_certificate
+from kastor.domain.errors import NotFound
 
 COLUMNS = (
     *(Column("job", whole=True), Column("tuned model", whole=True), Column("state", whole=True)),
@@ -79,10 +80,8 @@ def cancel_job(name: str, access: Access, out: Output) -> None:
 def resume_job(name: str, detach: bool, access: Access, out: Output) -> None:
     """Let a new job go on where this one failed, and follow it to its end unless `detach`."""
     with connect(access, out, scheduler=not detach) as link:
-        if detach and link.private:
-            raise InvalidArgument(
-                f"--detach needs a server that stays. Start one first, in another terminal: {program()} serve --no-auth"
-            )
+        if detach:
+            link.check_detachable()
         job = link.client.resume(_job_id(link.client, name))
         if detach:
             out.result(dict(job.raw), Text.assemble(f"{job.id} is ", state_text(job.state)))
@@ -141,7 +140,7 @@ def _described(job: Job) -> list[tuple[str, str | Text]]:
         ("loss", f"{job.last.mean_loss:.4f}" if job.last else None),
         ("speed", f"{job.last.tokens_per_second:.0f} tokens/s" if job.last and job.last.tokens_per_second else None),
         ("created", _local(job.created_at)),
-        ("certificate", _certified(job.raw.get("certificate"))),
+        ("certificate", _certified(job.raw.get("certificate"), job.id)),
         ("took", duration(took) if took is not None else None),
         ("time left", duration(job.eta_s) if job.eta_s is not None and not job.state.terminal else None),
         ("attempts", str(job.attempt) if job.attempt > 1 else None),
@@ -149,12 +148,19 @@ def _described(job: Job) -> list[tuple[str, str | Text]]:
     return [(name, value) for name, value in known if value]
 
 
-def _certified(proof: Mapping[str, Any] | None) -> str | None:
+def _certified(proof: Mapping[str, Any] | None, job_id: str) -> str | None:
     """What was found when the adapter was served before it was published."""
     if proof is None:
         return None
-    if proof.get("verdict") != "passed":
-        return f"{proof.get('verdict')}: {proof.get('error')}"
+    try:
+        if proof["verdict"] == "passed":
+            return _passed(proof)
+    except (KeyError, TypeError, ValueError):  # the server shows the file as it was stored
+        proof = unreadable_certificate(job_id)
+    return f"{proof['verdict']}: {proof.get('error')}"
+
+
+def _passed(proof: Mapping[str, Any]) -> str:
     tokens, most = sum(row["numTokens"] for row in proof["rows"]), proof["tolerance"]["largest"]
     return (
         f"{proof['verdict']}: served as trained, {tokens} tokens of {len(proof['rows'])} examples; log-probabilities "

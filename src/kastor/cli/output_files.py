@@ -17,11 +17,11 @@ import typer
 from kastor.settings import FILE_VARIABLE, Settings
 
 MAX_NAME_BYTES = 255
-Named = Mapping[str, Path | None]
+PathsByOption = Mapping[str, Path | None]
 """Files by the option or argument that names them; `None` where it was not given."""
 
 
-def check_output_files(outputs: Named, inputs: Named, settings: Settings) -> None:
+def check_output_files(outputs: PathsByOption, inputs: PathsByOption, settings: Settings) -> None:
     """Nothing, if every output can be written and none of them is read, whatever links lead to it.
 
     Raises:
@@ -113,6 +113,6 @@ def _refusal(option: str, said: str) -> typer.BadParameter:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -18,7 +18,7 @@ from kastor.dataset.encode import encode_example
 from kastor.dataset.issues import FileFacts
 from kastor.dataset.read import Columns, read_examples
 from kastor.domain.content import Supervise
-from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, Unavailable
+from kastor.domain.errors import InvalidArgument, KastorError, NotFound, Unavailable
 from kastor.domain.job import State
 from kastor.domain.limits import GEMINI_API
 from kastor.models.catalog import load_catalog
@@ -68,10 +68,8 @@ def _run(data: Path, folder: Path, columns: Columns, wanted: Wanted, detach: boo
     if access.server is None:
         _with_licence(wanted, out)
     with connect(access, out, scheduler=True, media_folder=folder) as link:
-        if detach and link.private:
-            raise FailedPrecondition(
-                f"--detach needs a server that stays. Start one first, in another terminal: {program()} serve --no-auth"
-            )
+        if detach:
+            link.check_detachable()
         job_id, name = _created(link, new, data, folder, columns, wanted.profile)
         if detach:
             out.result({"name": name, "job": job_id}, name)

@@ -251,7 +251,7 @@ class TuningService:
         job = failed.resumed(random_id(), step=0, at=self._clock())
         checkpoint = CheckpointFolder(self._blobs.checkpoints(job_id)).latest_sound(lambda _: None)
         if checkpoint is None:
-            raise FailedPrecondition(f"Job {job_id} kept no checkpoint that can be gone on from; tune again.")
+            raise FailedPrecondition(f"Job {job_id} kept no sound checkpoint to resume from; tune again.")
         job = replace(job, completed_steps=checkpoint.step)
         with ExitStack() as undo:
             undo.callback(self._blobs.remove_job, job.id)
