@@ -62,6 +62,19 @@ def test_seconds_and_nanoseconds_move_by_a_fraction_of_a_second() -> None:
 
 
 MOVED = {
+    "1\r\n00:00:05,000 --> 00:00:09,000\r\nHi\r\n\r\n2\r\n00:21:50,000 --> 00:22:02,000\r\nBye\r\n": {
+        1: "1\r\n00:00:05,000 --> 00:00:09,000\r\nHi\r\n",
+        2: "1\r\n00:03:03,000 --> 00:03:15,000\r\nBye\r\n",
+    },
+    "0:05 car\r\n21:50 dog\r\n": {1: "0:05 car\r\n", 2: "03:03 dog\r\n"},
+    '{"tIn": 1310, "tOut": 1322}': {2: '{"tIn": 183, "tOut": 195}'},
+    '{"in_point": "21:50", "out_point": "22:02"}': {2: '{"in_point": "03:03", "out_point": "03:15"}'},
+    '[{"time_in_seconds": 1310, "counts": [["men", 3, 2]]}]': {
+        2: '[{"time_in_seconds": 183, "counts": [["men", 3, 2]]}]'
+    },
+    '{"start": 1310, "in": 3, "out": 2}': {2: '{"start": 183, "in": 3, "out": 2}'},
+    "[21:50] 車は22:02に着く": {2: "[03:03] 車は22:02に着く"},
+    "At 21:50 2,000 people came, 3 in, 2 out.": {2: "At 03:03 2,000 people came, 3 in, 2 out."},
     "21:50 El tren de las 20:15 llega tarde": {2: "03:03 El tren de las 20:15 llega tarde"},
     "* 21:50: car": {2: "* 03:03: car"},
     "21:50.250 car": {2: "03:03.250 car"},
@@ -176,6 +189,25 @@ DOUBTFUL = [
     "【21:50】car",
     "00:21:50:12 car",
     '[{"from": "Alice", "to": "Bob", "text": "see you at 21:50"}]',
+    "車は21:50に通る",
+    "在21:50汽车经过",
+    "第21分50秒 車が通る",
+    "21h50 le train part",
+    "sec 1310",
+    "P0DT0H21M50S",
+    "It comes around the twenty-one minute mark.",
+    "{31250}{31300}Bye",
+    "[1310.00 --> 1322.00] car",
+    "1310.00\t1322.00\tcar\n1330.00\t1340.00\tdog",
+    "1310,1322,car\n1330,1340,dog",
+    "<t>1310</t> car",
+    '{"21:50": "car", "22:02": "dog"}',
+    '[[1310, 1322, "car"], [1320, 1325, "dog"]]',
+    '{"events": [["car", 1310, 1322]]}',
+    '{"in": 1310, "out": 1322}',
+    '{"clip": [1310, 1322]}',
+    '{"開始": 1310}',
+    '{"moment": 1310}',
 ]
 
 

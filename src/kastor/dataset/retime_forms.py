@@ -56,6 +56,7 @@ _RANGES = frozenset(
     [*("segment", "interval", "span", "range", "window"), *("segments", "intervals", "spans", "ranges", "windows")]
 )
 _FILLING = _POINTS | _RANGES | {"video", "clip", "event", "in", "of", "relevant"}
+_OF_CUTS = frozenset(["t", "time", "timecode", "point", "mark"])  # tIn and tOut, in_point and out_point
 _NOTATIONS = frozenset(["mm", "ss", "hh", "mmm"])  # Time (MM:SS)
 
 
@@ -90,7 +91,7 @@ class Keys:
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower().replace("-", "_").replace(" ", "_").split("_")
         unit_size = _UNITS.get(words[-1])
         words = [word for word in (words[:-1] if unit_size else words) if word]
-        kind = self._kind(set(words)) if words else "point" if unit_size else None
+        kind = self._kind(set(words), has_unit=bool(unit_size)) if words else "point" if unit_size else None
         if kind is None:
             return None
         plural = words[-1:] != [] and words[-1] in _PLURAL
@@ -107,7 +108,11 @@ class Keys:
         return meaning if meaning is not None and meaning.stem else None
 
     @staticmethod
-    def _kind(words: set[str]) -> str | None:
+    def _kind(words: set[str], *, has_unit: bool) -> str | None:
+        if words & _OF_CUTS and words - _OF_CUTS == {"out"}:
+            return "end"
+        if words & _OF_CUTS and words - _OF_CUTS == {"in"} and not has_unit:  # time_in_seconds is no start
+            return "start"
         for kind, stems in (("start", _STARTS), ("end", _ENDS), ("length", _LENGTHS)):
             if words & stems and words - stems <= _FILLING:
                 return kind

@@ -8,8 +8,11 @@ from kastor.dataset.timestamp_tree import CannotCut, Node, Reading, doubtful, li
 from kastor.dataset.timestamps import Mark, Stamp, stamp_of
 
 _MOMENT = r"(?:[0-9]+:)?[0-9]{1,2}:[0-9]{2}(?:[.,][0-9]{1,3})?"
-_TIMING = re.compile(rf"[ \t]*(?P<start>{_MOMENT})[ \t]*-->[ \t]*(?P<end>{_MOMENT})(?P<rest>(?:[ \t]+\S+:\S+)*)[ \t]*")
+_TIMING = re.compile(
+    rf"[ \t]*(?P<start>{_MOMENT})[ \t]*-->[ \t]*(?P<end>{_MOMENT})(?P<rest>(?:[ \t]+\S+:\S+)*)[ \t]*\r?"
+)
 _TAG = re.compile(rf"<(?P<moment>{_MOMENT})>")
+_NUMBER = re.compile(r"(?P<number>[0-9]+)\s*\Z")
 _LINE = re.compile(r"[^\n]+")
 _BLOCK = re.compile(r"\S[^\n]*(?:\n[^\n]*\S[^\n]*)*")
 _COMMENTS = ("NOTE", "STYLE", "REGION")
@@ -67,7 +70,8 @@ def _cue(text: str, begin: int, stop: int, above: int | None, reading: Reading, 
 
 def _number(text: str, above: Sequence[Span]) -> Span | None:
     """The cue's number; names are left as they are."""
-    return above[0] if above and re.fullmatch(r"[0-9]+", text[slice(*above[0])]) else None
+    match = _NUMBER.match(text, *above[0]) if above else None
+    return match.span("number") if match else None
 
 
 def _moment(text: str, span: Span) -> Stamp:

@@ -14,7 +14,7 @@ from kastor.dataset.retime_forms import Meaning
 from kastor.dataset.timestamp_lines import head_mark
 from kastor.dataset.timestamp_prose import mentions_time, prose_marks
 from kastor.dataset.timestamp_tree import CannotCut, LeftAlone, Node, Reading, doubtful, quoted
-from kastor.dataset.timestamps import SECOND, Mark, Stamp, marks, stamp_of
+from kastor.dataset.timestamps import SECOND, SLACK_S, Mark, Stamp, marks, stamp_of
 
 _ESCAPE = re.compile(r"\\(?:u(?P<code>[0-9a-fA-F]{4})|(?P<letter>.))")
 _WORDS = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|[0-9]+")
@@ -23,12 +23,25 @@ _NO_TIMES = frozenset(
 )
 _UNIT_NAMES = frozenset(["unit", "units", "fps", "timescale", "timebase"])
 _SECONDS = frozenset(["s", "sec", "secs", "second", "seconds"])
-_ELSEWHERE = frozenset(  # names of times in other languages, whose numbers may be moments
+_PERHAPS_TIMES = frozenset(  # names whose numbers may be moments: of other languages, or of other things, too
     [
-        *("inicio", "fin", "debut", "début", "anfang", "beginn", "ende", "zeit", "tiempo", "hora"),
-        "inizio",
-        "fine",
-        "tempo",
+        *("inicio", "fin", "debut", "début", "anfang", "beginn", "ende", "zeit", "tiempo", "hora", "inizio", "fine"),
+        *("tempo", "startzeit", "endzeit", "начало", "конец", "время", "開始", "終了", "時間", "时间", "开始", "结束"),
+        *(
+            "시작",
+            "끝",
+            "시간",
+            "in",
+            "out",
+            "pts",
+            "moment",
+            "moments",
+            "clip",
+            "clips",
+            "cue",
+            "temporal",
+            "grounding",
+        ),
     ]
 )
 _FRAMES = frozenset(["frame", "frames"])
@@ -83,6 +96,8 @@ class JsonMoments:
         others: list[tuple[str, Spot]] = []
         named = False
         for key, item in spot.items:
+            if not within and any(mark.begin == 0 for mark in marks(key, 0, len(key))):
+                raise doubtful(key, "is a name that may be a moment")
             meaning = self._reading.forms.keys.meaning(key)
             named = named or meaning is not None
             if meaning is None or not self._takes(item, meaning, times):
@@ -222,7 +237,7 @@ class JsonMoments:
 
     def _check_frames(self, spot: Spot, key: str) -> None:
         words = _key_words(key)
-        if words & _ELSEWHERE:
+        if words & _PERHAPS_TIMES:
             raise doubtful(
                 f"{key}: {self._text[spot.begin : spot.stop]}", "stands under a name that may be one of a time"
             )
@@ -230,9 +245,12 @@ class JsonMoments:
             raise doubtful(f"{key}: {self._text[spot.begin : spot.stop]}", "counts frames, which are not rewritten")
 
     def _check_bare(self, spot: Spot) -> None:
-        """Raises `CannotCut` for a list of nothing but numbers, which may be seconds."""
+        """Raises `CannotCut` for a list of nothing but numbers, which may be seconds, or of two with a text beside."""
         values = [value for _, item in spot.items for value in ([item] if item.kind != "array" else _values(item))]
-        if values and all(value.kind == "number" for value in values):
+        numbers = [float(self._text[value.begin : value.stop]) for value in values if value.kind == "number"]
+        labelled = len(numbers) == 2 and {item.kind for _, item in spot.items} == {"number", "string"}
+        ranged = labelled and 0 <= numbers[0] < numbers[1] <= self._reading.duration_s + SLACK_S
+        if ranged or (values and len(numbers) == len(values)):
             raise doubtful(self._text[spot.begin : spot.stop], "may be moments, but nothing names them")
 
 

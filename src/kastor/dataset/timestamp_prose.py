@@ -103,25 +103,28 @@ _LENGTH_FROM = re.compile(r"\s*-?(?:later|earlier|after|before|apart)\b", re.IGN
 _DECADE = re.compile(r"(?:[0-9]{2}|[0-9]{4})(?<=0)s")
 # all that somebody might mean as a moment, in any language, whether it can be read or not
 _SUSPECT = re.compile(
-    r"(?<![\w.])\d+(?:[:：∶]\d{2,})+(?:[;:.,]\d+)*"
+    r"(?<![0-9A-Za-z_.])\d+(?:[:：∶]\d{2,})+(?:[;:.,]\d+)*"
     r"|(?<![\w.,/])\d[\d.,/]*[\s-]?(?:ms|msecs?|s|secs?|h|hrs?|m|mins?|(?:milli)?seconds?|minutes?|hours?|sekunden?|minuten?|"
     r"stunden?|secondes?|heures?|segundos?|minutos?|secondi|minuti|секунд\w*|сек|минут\w*|мин)\b"
-    r"|(?<![\w.])\d+\s?(?:秒|分|時|时|초|분)"
+    r"|(?<![0-9A-Za-z_.])\d+\s?(?:秒|分|時|时|초|분)"
+    r"|(?<![\w.])\d{1,2}\s?h\s?\d{2}\b"
     r"|(?<![\w.])\d+(?:st|nd|rd|th|\.)\s(?:second|minute|sekunde)\b"
-    r"|\b(?:at|after|around)\s(?:about\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|"
+    r"|\b(?:at|after|around)\s(?:about\s|the\s)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|"
     r"forty|fifty|half)\b[\w\s-]{0,24}?\b(?:seconds?|minutes?)\b"
-    r"|\b(?:seconds?|minutes?|frames?|sekunde|minute|seconde|segundo|minuto|секунда|минута)\s+\d+\b"
-    r"|(?<![\w.])\d+\s?['′’]\s?\d+(?:\s?(?:[\"″”]|''))?|\bPT\d\w+"
+    r"|\b(?:sec(?:ond)?s?|min(?:ute)?s?|frames?|sekunde|minute|seconde|segundo|minuto|секунда|минута)\s+\d+\b"
+    r"|(?<![\w.])\d+\s?['′’]\s?\d+(?:\s?(?:[\"″”]|''))?|\bP(?:\d+D)?T\d\w+"
+    r"|<(?:start|end|begin|stop|time|timestamp|t)\b[^<>\n]{0,20}>\s*\d[\d.:]*"
     r"|\b(?:start|end|begin|stop|time|timestamp|offset|from|to|t)(?:[_ ]?(?:time|s|sec|seconds|ms))?"
     r"[\"']?\s*[=:]\s*[\"']?\d[\d.:]*"
     r"|\b(?:at|from|until|um|à|alle)\s+\d{1,3}[.,]\d{2}\b(?!\s?[%€$])",  # 21.50 for 21:50; YAML; XML
     re.IGNORECASE,
 )
 _AMOUNT = re.compile(r"\d[\d.,/]*[\s-]?[^\W\d]+")
-_BARE_RANGE = re.compile(
+_BARE_RANGE = re.compile(  # also of Whisper, of Audacity's labels, of MicroDVD's subtitles, of CSV without a header
     r"\b(?:from|between)\s+\d[\d.]*\s+(?:to|and|until)\s+\d[\d.]*\b"
     r"|\b(?:at|until)\s+\d{3,}\b"
-    r"|^\W{0,3}\d+(?:\.\d+)?\s*[-–—]\s*\d+(?:\.\d+)?\b(?!-)",
+    r"|^\W{0,3}\d+(?:\.\d+)?(?:[ ]*(?:-{1,2}>?|[–—~→])[ ]*|[ ]*[\t;][ ]*|\}\{)\d+(?:\.\d+)?\b(?!-)"
+    r"|^\d+(?:\.\d+)?,\d+(?:\.\d+)?,[\"\w](?<!\d)",
     re.IGNORECASE | re.MULTILINE,
 )
 
