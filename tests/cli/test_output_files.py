@@ -1,6 +1,8 @@
 """No command overwrites what it reads, and one that cannot write says so before it works."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,13 @@ WRITTEN = {"check html", "check rejects", "prepare out_dir", "export out", "demo
 KEPT_BY_KASTOR = {"serve data_dir", "export data_dir", "keys create data_dir", "keys list data_dir"} | {
     "keys revoke data_dir"
 }
+
+
+def run_kastor(*arguments: str, **streams: Any) -> "subprocess.CompletedProcess[str]":
+    """The command as a process of its own, whose standard streams are files or pipes."""
+    command = [sys.executable, "-m", "kastor.cli", *arguments]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | streams
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False, **streams)
 
 
 def path_parameters() -> Iterator[str]:
@@ -91,6 +100,33 @@ def test_check_overwrites_neither_of_its_datasets(
         if named.name == "link":
             named.unlink()
         Path(data.parent.with_name("linked")).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("option", ["--rejects", "--html"])
+@pytest.mark.parametrize("named", ["data.jsonl", "hard", "/dev/stdin"])
+def test_a_dataset_that_is_read_as_stdin_is_not_overwritten_either(data: Path, option: str, named: str) -> None:
+    data.with_name("hard").hardlink_to(data)
+    with data.open("rb") as stdin:
+        ran = run_kastor("check", "-", "--base", "tiny", option, named, stdin=stdin)
+    assert ran.returncode == 2 and "would overwrite DATA, which is read as stdin" in ran.stderr
+    assert data.read_text() == ROWS
+
+
+def test_an_output_may_be_stdout_where_that_is_a_pipe(data: Path) -> None:
+    ran = run_kastor("check", "data.jsonl", "--base", "tiny", "--rejects", "/dev/stdout")
+    assert ran.returncode == 1 and '"line": 2' in ran.stdout, ran.stderr
+
+
+def test_an_output_is_not_the_file_that_stdout_goes_to(data: Path) -> None:
+    for name in ("printed", "/dev/stdout"):
+        with data.with_name("printed").open("w") as stdout:
+            ran = run_kastor("check", "data.jsonl", "--base", "tiny", "--rejects", name, stdout=stdout)
+        assert ran.returncode == 2 and "this command's own output goes" in ran.stderr
+
+
+def test_a_pipe_is_no_output_folder(data: Path) -> None:
+    ran = run_kastor("prepare", "data.jsonl", "--out", "/dev/stdout")
+    assert ran.returncode == 2 and "is not a folder" in ran.stderr
 
 
 def test_check_overwrites_no_medium_that_its_dataset_shows(data: Path, kastor: Kastor) -> None:

@@ -14,11 +14,14 @@ from typing import TextIO
 
 import typer
 
+from kastor.cli.dataset_input import STDIN
 from kastor.settings import FILE_VARIABLE, Settings
 
 MAX_NAME_BYTES = 255
 PathsByOption = Mapping[str, Path | None]
 """Files by the option or argument that names them; `None` where it was not given."""
+OWN_STREAMS = (Path("/dev/stdout"), Path("/dev/stderr"))
+STDIN_FILE = Path("/dev/stdin")  # what stdin was redirected from, by a name that can be compared
 
 
 def check_output_files(outputs: PathsByOption, inputs: PathsByOption, settings: Settings) -> None:
@@ -29,7 +32,7 @@ def check_output_files(outputs: PathsByOption, inputs: PathsByOption, settings: 
 
     """
     given = {option: path for option, path in outputs.items() if path is not None}
-    read = {name: path for name, path in inputs.items() if path is not None}
+    read = {name: STDIN_FILE if str(path) == STDIN else path for name, path in inputs.items() if path is not None}
     if settings.catalog_file is not None:
         read["the catalog file"] = settings.catalog_file
     if os.environ.get(FILE_VARIABLE):
@@ -39,7 +42,8 @@ def check_output_files(outputs: PathsByOption, inputs: PathsByOption, settings: 
             raise _refusal(option, f"the name of {path} is too long.")
         for name, other in read.items():
             if is_same_file(path, other):
-                raise _refusal(option, f"{path} would overwrite {name}, {other}; name another.")
+                shown = "which is read as stdin" if other is STDIN_FILE else str(other)
+                raise _refusal(option, f"{path} would overwrite {name}, {shown}; name another.")
         for name, folder in (("data", settings.data_dir), ("cache", settings.cache_dir)):
             if path.exists() and path.resolve().is_relative_to(folder.resolve()):
                 raise _refusal(option, f"{path} is a file of Kastor's {name} folder; name another.")
@@ -54,6 +58,8 @@ def check_output_folder(option: str, folder: Path) -> None:
         typer.BadParameter: they cannot.
 
     """
+    if folder.exists() and not folder.is_dir():  # of a pipe's name, such as /dev/stdout, nothing is left to look at
+        raise _refusal(option, f"{folder} cannot be written: it is not a folder.")
     place = Path(os.path.realpath(folder))
     while not os.path.lexists(place):
         place = place.parent
@@ -78,11 +84,11 @@ def replaced_file(path: Path) -> Iterator[TextIO]:
     Missing folders are made. A symlink stays, and the file that it leads to is replaced. What is no regular file, such
     as a pipe, is written to directly.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        with target.open("w", encoding="utf-8") as file:
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8") as file:
             yield file
         return
+    target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
     descriptor, name = tempfile.mkstemp(prefix=".kastor-", dir=target.parent)
@@ -98,14 +104,15 @@ def replaced_file(path: Path) -> Iterator[TextIO]:
 
 
 def _check_writable(option: str, path: Path) -> None:
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
+    if path.is_dir():
         raise _refusal(option, f"{path} is a folder; name a file in it.")
-    if target.exists() and not target.is_file():  # written to directly; a regular file is replaced in its folder
-        if not os.access(target, os.W_OK):
+    if path.exists() and not path.is_file():  # written to directly; a regular file is replaced in its folder
+        if not os.access(path, os.W_OK):
             raise _refusal(option, f"{path} may not be written to.")
         return
-    check_output_folder(option, target.parent)
+    if any(is_same_file(path, stream) for stream in OWN_STREAMS):  # replaced, it would lose what the command prints
+        raise _refusal(option, f"{path} is where this command's own output goes; name another.")
+    check_output_folder(option, Path(os.path.realpath(path)).parent)
 
 
 def _refusal(option: str, said: str) -> typer.BadParameter:
