@@ -139,6 +139,15 @@ def test_a_log_is_read_on_from_an_offset(world: World) -> None:
     assert world.call("GET", f"{target}?offset=999").content == b""
 
 
+@pytest.mark.parametrize("name", ["log", "report"])
+def test_a_file_of_a_job_that_cannot_be_read_is_named(world: World, name: str) -> None:
+    job = world.create()
+    {"log": world.blobs.log, "report": world.blobs.report}[name](job.id).mkdir()  # as unreadable for root as for others
+    answer = world.call("GET", f"/kastor/v1/jobs/{job.id}/{name}")
+    assert error_of(answer)["status"] == "DATA_LOSS"
+    assert error_of(answer)["message"].startswith(f"The {name} of job {job.id} cannot be read: Is a directory.")
+
+
 @pytest.mark.parametrize("offset", ["-1", "x", "9" * 30])
 def test_a_bad_offset_is_refused(world: World, offset: str) -> None:
     job = world.create()

@@ -94,6 +94,20 @@ def test_a_model_tuned_on_text_reads_no_media_in_the_strict_profile_and_one_tune
     assert "reads text only" in error_of(asked)["message"], "the profile let it pass; this base has no eyes"
 
 
+@pytest.mark.parametrize("damage", ["folder", "text", "shape"])
+def test_a_damaged_dataset_is_not_blamed_on_the_prompt(world: World, damage: str) -> None:
+    dataset = world.blobs.dataset(tuned_on(world, PLAIN | SYSTEM).id)
+    if damage == "folder":
+        dataset.unlink()
+        dataset.mkdir()
+    else:
+        line = b'{"contents": 5, "systemInstruction": {}}' if damage == "shape" else dataset.read_bytes()[:-20]
+        dataset.write_bytes(line + b"\n")
+    error = error_of(ask(world, **SYSTEM))
+    assert error["status"] == "DATA_LOSS" and "The dataset of job" in error["message"], error
+    assert ask(world).status_code == 200  # what needs no look at the dataset is answered
+
+
 def test_what_the_model_below_was_tuned_on_counts_as_well(world: World) -> None:
     first = tuned_on(world, PLAIN | SYSTEM)
     world.blobs.adapter(first.id).mkdir()

@@ -1,5 +1,6 @@
 """What the use cases promise beside what the wire's tests show."""
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -177,6 +178,26 @@ def test_what_a_create_left_that_was_killed_before_its_row_goes_after_an_hour(st
     now += timedelta(minutes=61)
     service.sweep()
     assert sorted(folders(tmp_path)) == sorted(["begun", kept])
+
+
+def test_what_a_resume_left_that_was_killed_before_its_row_goes_after_an_hour(store: Database, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    service = make_service(store, tmp_path, clock=lambda: now)
+    failed = service.create(NEW, ADA).job.id
+    blobs = Blobs(tmp_path)
+    blobs.log(failed).touch()
+    saved = blobs.checkpoints(failed) / "step-000004" / "adapter_model.safetensors"
+    saved.parent.mkdir(parents=True)
+    saved.write_bytes(b"tensors")
+    two_hours_ago = (now - timedelta(hours=2)).timestamp()
+    os.utime(blobs.job_dir(failed), (two_hours_ago, two_hours_ago))
+    blobs.link_job(failed, "killed")
+    service.sweep()
+    assert sorted(folders(tmp_path)) == sorted([failed, "killed"]), "it is young, however old the other is"
+    assert (blobs.checkpoints("killed") / "step-000004" / saved.name).samefile(saved)
+    now += timedelta(minutes=61)
+    service.sweep()
+    assert folders(tmp_path) == [failed] and saved.read_bytes() == b"tensors"
 
 
 def test_nothing_is_swept_where_there_is_nothing(service: TuningService) -> None:

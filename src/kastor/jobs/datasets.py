@@ -12,7 +12,7 @@ from kastor.jobs.files import FileService
 from kastor.jobs.requests import NewDataset, NewTuning
 from kastor.jobs.service import TuningService
 from kastor.jobs.views import Tuning
-from kastor.store.blobs import Blobs
+from kastor.store.blobs import Blobs, reading_errors
 
 
 class DatasetService:
@@ -65,11 +65,13 @@ class DatasetService:
         Raises:
             NotFound: there is no such job, or nothing was judged yet.
             PermissionDenied: the caller is no writer of its model.
+            DataLoss: it cannot be read.
 
         """
         self._tuning.require(job_id, caller, Role.WRITER)
         try:
-            return self._blobs.report(job_id).read_bytes()
+            with reading_errors("report", job_id):
+                return self._blobs.report(job_id).read_bytes()
         except FileNotFoundError as error:
             raise NotFound(f"Job {job_id} has no report: its dataset file was not judged, or it has none.") from error
 

@@ -32,7 +32,7 @@ from kastor.jobs.requests import (
 )
 from kastor.jobs.views import JobView, Page, RowCounts, Tuning
 from kastor.models.catalog import BaseModel, Catalog
-from kastor.store.blobs import DATASET, SOURCE, Blobs
+from kastor.store.blobs import DATASET, SOURCE, Blobs, reading_errors
 from kastor.store.checkpoint_folder import CheckpointFolder
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ALL, ModelStore
@@ -289,11 +289,12 @@ class TuningService:
         Raises:
             NotFound: there is no such job.
             PermissionDenied: the caller is no writer of its model.
+            DataLoss: it cannot be read.
 
         """
         self.require(job_id, caller, Role.WRITER)
         try:
-            with self._blobs.log(job_id).open("rb") as file:
+            with reading_errors("log", job_id), self._blobs.log(job_id).open("rb") as file:
                 if offset >= file.seek(0, os.SEEK_END):
                     return b""  # nor may a file system be able to look so far
                 file.seek(offset)

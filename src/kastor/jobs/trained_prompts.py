@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kastor.dataset.prompt_kinds import PromptKinds, prompt_kinds
-from kastor.domain.errors import NotFound
+from kastor.domain.errors import InvalidArgument, NotFound
 from kastor.domain.tuned_model import TUNED, TunedModel
+from kastor.store.blobs import reading_errors, unreadable
 from kastor.store.registry import ModelStore
 
 MAX_REMEMBERED = 10_000
@@ -24,7 +25,12 @@ class TrainedPrompts:
         self._known: OrderedDict[str, PromptKinds] = OrderedDict()
 
     def of(self, model: TunedModel) -> PromptKinds:
-        """What the model was tuned on, and those that it was tuned on top of, as far as they are still there."""
+        """What the model was tuned on, and those that it was tuned on top of, as far as they are still there.
+
+        Raises:
+            DataLoss: a dataset cannot be read, or is damaged.
+
+        """
         found, source = self._of_job(model.job_id), model.source
         while source is not None:
             try:
@@ -39,9 +45,12 @@ class TrainedPrompts:
             known = self._known.get(job_id)
         if known is None:
             try:
-                known = prompt_kinds(self._dataset(job_id))  # a second for each GB of text, once
+                with reading_errors("dataset", job_id):
+                    known = prompt_kinds(self._dataset(job_id))  # a second for each GB of text, once
             except FileNotFoundError:
                 return PromptKinds()
+            except InvalidArgument as error:  # of the dataset, not of who asks
+                raise unreadable("dataset", job_id, "a line of it is no example") from error
             with self._lock:
                 self._known[job_id] = known
                 while len(self._known) > MAX_REMEMBERED:

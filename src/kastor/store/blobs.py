@@ -209,10 +209,17 @@ class Blobs:
 
         """
         source, target = self.job_dir(source_job_id), self.job_dir(job_id)
-        own = shutil.ignore_patterns(self.log(job_id).name, self.adapter(job_id).name, ".*")
+        hidden = shutil.ignore_patterns(".*")
         with storage_errors(target):
+            target.mkdir(parents=True)  # not a copy of the folder, whose age `unstarted` would go by
             try:
-                shutil.copytree(source, target, ignore=own, copy_function=_link)
+                for path in source.iterdir():
+                    if path.name.startswith(".") or path in (self.log(source_job_id), self.adapter(source_job_id)):
+                        continue
+                    if path.is_dir():
+                        shutil.copytree(path, target / path.name, ignore=hidden, copy_function=_link)
+                    else:
+                        _link(str(path), str(target / path.name))
             except shutil.Error as error:  # several files at once; each says (source, target, why)
                 raise OSError(error.args[0][0][2]) from error
 
@@ -226,7 +233,8 @@ class Blobs:
             added_at = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
         except FileNotFoundError:  # removed meanwhile
             return False
-        begun = (self.log(folder.name), self.checkpoints(folder.name), self.adapter(folder.name))
+        # checkpoints are no sign: a job that goes on for another gets them before its row
+        begun = (self.log(folder.name), self.adapter(folder.name))
         return added_at < before and not any(path.exists() for path in begun)
 
     def remove_job(self, job_id: str) -> None:
@@ -274,6 +282,27 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def reading_errors(name: str, job_id: str) -> Iterator[None]:
+    """Failures to read the file `name` of a job as ours. That there is none passes: only the reader knows if it must be.
+
+    Raises:
+        DataLoss: the file cannot be read.
+
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable(name, job_id, error.strerror or str(error)) from error
+
+
+def unreadable(name: str, job_id: str, why: str) -> DataLoss:
+    """What is to be said of the file `name` of a job that cannot be read."""
+    return DataLoss(f"The {name} of job {job_id} cannot be read: {why}. Restore it from a backup.")
 
 
 @contextmanager
