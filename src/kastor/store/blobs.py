@@ -286,7 +286,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def reading_errors(name: str, job_id: str) -> Iterator[None]:
-    """Failures to read the file `name` of a job as ours. That there is none passes: only the reader knows if it must be.
+    """Failures to read the file `name` of a job as ours. That there is none passes: not every job has every file.
 
     Raises:
         DataLoss: the file cannot be read.
