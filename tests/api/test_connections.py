@@ -118,7 +118,7 @@ def test_a_server_that_reads_late_does_not_blame_the_client() -> None:
         connection.sendall(head + body)
         while not received:
             time.sleep(0.01)
-        time.sleep(BOUNDS.body_s / 2)  # the client needs a moment, too, before it goes on
+        time.sleep(1.5 * BOUNDS.tick_s)  # the client needs a moment, too, before it goes on
         connection.sendall(body)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 

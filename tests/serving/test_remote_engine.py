@@ -229,6 +229,20 @@ def test_a_process_that_comes_back_in_time_answers(remote: Callable[..., RemoteE
     assert told == [2] and pids(engine) == {pid}
 
 
+def test_a_process_that_comes_back_when_nobody_waits_any_more_is_silent_no_more(
+    remote: Callable[..., RemoteEngine],
+) -> None:
+    engine = remote(silence_timeout_s=30.0)
+    answer = engine.stream(asked("word " * 400))
+    next(answer)
+    pid = stopped(engine)
+    until(lambda: engine.silent() == ["good"])
+    answer.close()  # type: ignore[attr-defined]
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: engine.silent() == [])
+    assert pids(engine) == {pid}
+
+
 def test_folders_of_sockets_go_with_their_server_or_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -275,10 +275,13 @@ class RemoteEngine:
             self._end_idle()
 
     def _end_hung(self) -> None:
-        """Ask those in use whether they are there; who waits for an answer learns of an end by the connection."""
+        """Ask those in use, and those that were silent, whether they are there.
+
+        Who waits for an answer learns of an end by the connection.
+        """
         with self._lock:
-            used = [p for p in self._processes.values() if p.in_use and p.ready and not p.dead]
-        for process in used:
+            asked = [p for p in self._processes.values() if p.in_use or p.silent_since is not None]
+        for process in (p for p in asked if p.ready and not p.dead):
             now = time.monotonic()
             if _is_there(process):
                 process.silent_since = None
