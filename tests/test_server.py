@@ -16,6 +16,7 @@ import uvicorn
 
 from kastor import server
 from kastor.announcement import running_server
+from kastor.api.http_server import EndSignals
 from kastor.domain.errors import FailedPrecondition
 from kastor.settings import Settings
 
@@ -85,7 +86,7 @@ def test_a_signal_ends_it_in_order(tmp_path: Path, number: signal.Signals) -> No
 
 
 def test_a_second_signal_interrupts_what_comes_after_serving() -> None:
-    with server._Signals() as signals:
+    with EndSignals() as signals:
         with signals.serving(uvicorn.Server(uvicorn.Config("kastor:none"))):
             signal.raise_signal(signal.SIGINT)  # the first: in order
             assert signals.closing.is_set()

@@ -3,18 +3,14 @@
 No torch here: it starts in under a second. Training and generation happen in child processes.
 """
 
-import asyncio
 import contextlib
 import shlex
-import signal
-import socket
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
@@ -22,8 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from kastor.announcement import announced, locked_folder, new_instance
 from kastor.api.app import Services, make_app
-from kastor.api.connections import ConnectionBounds, file_bounds, throttle_accept_errors
+from kastor.api.connections import ConnectionBounds, file_bounds
 from kastor.api.http_protocol import bounded_http
+from kastor.api.http_server import EndSignals, HttpServer
 from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
 from kastor.domain.errors import FailedPrecondition, KastorError
@@ -66,7 +63,6 @@ if TYPE_CHECKING:
     from kastor.api.rpc_server import RpcServer
 
 GRACE_S = 5  # for answers under way, once the server is told to end
-Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 def serve(
@@ -96,7 +92,7 @@ def serve(
     doors.check()
     rpc_door.check()
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(_Signals())
+        signals = stack.enter_context(EndSignals())
         listener = stack.enter_context(bound(settings.host, settings.port, settings.data_dir))
         configure_logs(settings.log_format, settings.log_level)
         restrict_data(settings.data_dir, settings.cache_dir)
@@ -122,7 +118,7 @@ def serve(
             on_ending(running.num_waiting_jobs() if run_scheduler else 0)
             running.hang_up()
 
-        server = _Server(running.config(), on_started=started, on_ending=ending)
+        server = HttpServer(running.config(), on_started=started, on_ending=ending)
         if run_scheduler:
             running.begin()
         if announce:
@@ -295,67 +291,6 @@ class _Running:
             thread.join()
         if self._threads:
             self._scheduler.shutdown()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, with the signals left to `_Signals`: it raises them again, which would end us before the clean-up."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_ending: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-        self._on_ending = on_ending
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Nothing is captured."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
-        throttle_accept_errors(asyncio.get_running_loop())
-        await super().startup(sockets)
-        self._on_started()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, and wait for answers under way, which end now."""
-        await asyncio.to_thread(self._on_ending)
-        await super().shutdown(sockets)
-
-
-class _Signals:
-    """SIGINT and SIGTERM: while serving, the first ends the server in order; at another time, or again, at once."""
-
-    def __init__(self) -> None:
-        self.closing = threading.Event()
-        self._server: uvicorn.Server | None = None
-        self._before: list[tuple[int, Handler]] = []
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # signals are the main thread's
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before.append((number, signal.signal(number, self._end)))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before:
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def serving(self, server: uvicorn.Server) -> Iterator[None]:
-        """In this block the signals are this server's."""
-        self._server = server
-        try:
-            yield
-        finally:
-            self._server = None  # it listens to none any more: one that comes while the workers end makes that quick
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        server = self._server
-        if server is None or (self.closing.is_set() and server.force_exit):
-            raise KeyboardInterrupt
-        server.force_exit = self.closing.is_set()
-        server.should_exit = True
-        self.closing.set()
 
 
 def _eyes(settings: Settings) -> LocalEyes:

@@ -1,15 +1,12 @@
 """The use cases of tuning: what a caller may do with tuned models and the jobs that make them."""
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from kastor.dataset.encode import encode_example
-from kastor.domain.certificate import unreadable_certificate
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
 from kastor.domain.generation import Sampling
 from kastor.domain.job import Snapshot, State, TuningJob, TuningSpec, resolve
@@ -30,7 +27,7 @@ from kastor.jobs.requests import (
     check_tower,
     dataset_file,
 )
-from kastor.jobs.views import JobView, Page, RowCounts, Tuning
+from kastor.jobs.views import JobView, Page, RowCounts, Tuning, read_certificate
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.store.blobs import DATASET, SOURCE, Blobs, reading_errors
 from kastor.store.checkpoint_folder import CheckpointFolder
@@ -275,7 +272,8 @@ class TuningService:
         events = tuple(self._jobs.events(job_id))
         snapshots = tuple(self._jobs.snapshots(job_id))
         rows = RowCounts.of(self._blobs.report(job_id))
-        return JobView(job, snapshots, events, self._certificate(job_id), rows, self._resumable(job))
+        certificate = read_certificate(self._blobs.certificate(job_id), job_id)
+        return JobView(job, snapshots, events, certificate, rows, self._resumable(job))
 
     def jobs(self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None) -> Page[JobView]:
         """Up to `limit` jobs, newest first: those of the models that the caller's list holds; for an operator all."""
@@ -380,15 +378,6 @@ class TuningService:
         if not caller.operator and self._access.model(job.tuned_model_id, caller, role).job_id != job.present_id:
             raise NotFound(f"Job {job_id} does not exist.")  # its model was deleted, and another has the name now
         return job
-
-    def _certificate(self, job_id: str) -> Mapping[str, Any] | None:
-        try:
-            found = json.loads(self._blobs.certificate(job_id).read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError):
-            found = None
-        return found if isinstance(found, dict) else unreadable_certificate(job_id)
 
     def _tuning(self, model: TunedModel, job: TuningJob, snapshots: tuple[Snapshot, ...] | None = None) -> Tuning:
         base = self._catalog.bases.get(job.spec.base_model)  # the operator may have taken it out since

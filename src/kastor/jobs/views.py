@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from kastor.domain.certificate import unreadable_certificate
 from kastor.domain.generation import Sampling
 from kastor.domain.job import Event, Snapshot, TuningJob
 from kastor.domain.tuned_model import TunedModel
@@ -59,3 +60,14 @@ class Page(Generic[Item]):
 
     items: tuple[Item, ...]
     more: bool
+
+
+def read_certificate(path: Path, job_id: str) -> Mapping[str, Any] | None:
+    """The certificate as it was stored; `None` where there is none, and one that says so where it cannot be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else unreadable_certificate(job_id)
