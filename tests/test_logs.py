@@ -45,6 +45,26 @@ def test_no_key_is_logged_by_anybody(form: str) -> None:
     assert f"kastor_{'a' * 10}_***" in done.stderr
 
 
+HOSTILE = """
+import structlog
+from kastor.logs import configure_logs
+
+configure_logs("console")
+log = structlog.get_logger()
+log.info("request", path="/v1/\\x1b[2J\\x00x", host="\\x9b2J\\u202e")
+try:
+    raise ValueError("\\x1b]0;title\\x07")
+except ValueError:
+    log.exception("failed \\x1b[1A")
+"""
+
+
+def test_nothing_that_callers_send_is_obeyed_by_the_terminal_that_shows_the_log() -> None:
+    ran = subprocess.run([sys.executable, "-c", HOSTILE], capture_output=True, text=True, check=True)
+    assert "/v1/␛[2J␀x" in ran.stderr and "failed ␛[1A" in ran.stderr and "ValueError: ␛]0;title␇" in ran.stderr
+    assert not any(char in ran.stderr for char in "\x1b\x00\x07\x9b\u202e")
+
+
 def test_libraries_log_in_the_same_form() -> None:
     entries = [json.loads(line) for line in logged("json", "s").splitlines()]
     assert [(entry["level"], entry["event"]) for entry in entries][2] == ("warning", "GET /v1?key=*** HTTP/1.1")

@@ -1,6 +1,7 @@
 """How the processes log: structured, to stderr, without keys. Each composition root calls `configure_logs` once."""
 
 import contextlib
+import io
 import logging
 import re
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from typing import Literal, TextIO
 
 import structlog
+
+from kastor.domain.visible_text import visible_text
 
 _SECRETS = re.compile(
     r"(?P<name>(?:[?&\s]|%3F|%26)(?:key|access_token|oauth_token)(?:=|%3D)|\bBearer\s+)[^&\s\"'<>\\\x1b]+"
@@ -78,6 +81,17 @@ class _Forwarded(logging.Handler):
         log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
+def _visible_values(logger: object, method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """The event with nothing in it that a terminal would obey: callers choose paths, files and models their texts."""
+    return {name: visible_text(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _visible_traceback(out: TextIO, exc_info: structlog.types.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(visible_text(text.getvalue()))
+
+
 def configure_logs(
     form: Literal["console", "json"], level: Literal["debug", "info", "warning", "error"] = "info"
 ) -> None:
@@ -89,7 +103,8 @@ def configure_logs(
         ]
     else:
         look = [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            _visible_values,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_visible_traceback),
         ]
     structlog.configure(
         processors=[

@@ -7,7 +7,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from kastor.cli.terminal_text import VisibleConsole, json_text, visible_text
+from kastor.cli.terminal_text import VisibleConsole
+from kastor.domain.visible_text import json_text, visible_text
 
 HOSTILE = "a\x1b[31mb\x9bc\u202ed\u2066e\x07f\x7fg\udcffh"
 UNSAFE = set("\x1b\x9b\u202e\u2066\x07\x7f\udcff")

@@ -11,8 +11,8 @@ from kastor.cli.client import Client
 from kastor.cli.connection import Access, connect
 from kastor.cli.output import Output
 from kastor.cli.records import Answer, SamplingOptions
-from kastor.cli.terminal_text import visible_text
 from kastor.domain.errors import NotFound
+from kastor.domain.visible_text import visible_text
 
 
 def run(model: str, prompt: str, sampling: SamplingOptions, access: Access, out: Output) -> None:

@@ -14,10 +14,10 @@ from kastor.cli.connection import Access, connect
 from kastor.cli.curve import loss_curve
 from kastor.cli.output import Column, Output, duration, fields, list_table, program, state_text
 from kastor.cli.records import Job
-from kastor.cli.terminal_text import json_text
 from kastor.cli.tune import followed, report
 from kastor.domain.certificate import unreadable_certificate
 from kastor.domain.errors import NotFound
+from kastor.domain.visible_text import json_text
 
 COLUMNS = (
     *(Column("job", whole=True), Column("tuned model", whole=True), Column("state", whole=True)),

@@ -13,9 +13,10 @@ from rich.console import Console, JustifyMethod, OverflowMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kastor.cli.terminal_text import VisibleConsole, json_text
+from kastor.cli.terminal_text import VisibleConsole
 from kastor.domain.job import State
 from kastor.domain.tuned_model import ModelState
+from kastor.domain.visible_text import json_text
 
 PIPED_COLUMNS = 160
 """Width of tables that go into a pipe or a file: nobody wants them cut at 80 there."""
