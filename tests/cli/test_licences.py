@@ -78,6 +78,8 @@ def test_on_a_terminal_one_is_asked(home: Path, answer: str, *, begun: bool) -> 
                 break
         assert process.wait() == 1
     os.close(ours)
+    terms = said.decode().partition("Do you agree")[0].splitlines()
+    assert max(map(len, terms)) <= int(os.environ["COLUMNS"])  # none ends within a word
     text = " ".join(said.decode().split())
     assert "Do you agree to these terms?" in text
     assert ("pip could not download" in text) == begun

@@ -286,13 +286,62 @@ def test_images_of_openai_chat_become_media(tmp_path: Path) -> None:
     )
 
 
+def test_messages_of_the_user_in_succession_are_one_turn(tmp_path: Path) -> None:
+    picture = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+    messages = [
+        {"role": "user", "content": "Describe this artwork."},
+        {"role": "user", "content": "In a word."},
+        {"role": "user", "content": picture},
+        {"role": "assistant", "content": "Cubist."},
+    ]
+    row, _ = read(tmp_path, {"messages": messages})
+    assert [content.parts for content in row.example.contents] == [
+        (Text("Describe this artwork.\n\nIn a word."), Media("image/png", "https://example.com/a.png")),
+        (Text("Cubist."),),
+    ]
+
+
+def test_a_text_between_a_call_and_its_result_is_what_is_refused(tmp_path: Path) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "price", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "The price?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "content": "Let me look."},
+        {"role": "tool", "tool_call_id": "call_1", "content": "412"},
+        {"role": "assistant", "content": "412."},
+    ]
+    issue = refused(tmp_path, {"messages": messages})
+    assert (issue.path, issue.rule) == ("messages[2].role", "turn_order")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text_input": ["1", "3"], "output": ["2", "4"]},
+        {"text_input": {"0": "1", "1": "3"}, "output": {"0": "2", "1": "4"}},
+        {"prompt": ["1", "3"], "completion": ["2", "4"]},
+    ],
+)
+def test_columns_in_the_place_of_texts_are_told_how_to_become_rows(tmp_path: Path, value: object) -> None:
+    assert "write a row for each text" in refused(tmp_path, value).hint
+
+
+@pytest.mark.parametrize(("value", "hint"), [(5, 'put it in quotes, as "1"'), (None, "")])
+def test_only_a_number_is_told_to_stand_in_quotes(tmp_path: Path, value: object, hint: str) -> None:
+    assert refused(tmp_path, {"text_input": "a", "output": value}).hint == hint
+
+
 @pytest.mark.parametrize(
     ("messages", "rule", "said"),
     [
         ([("user", "a")], "last_turn", "the last turn must be the model's"),
         ([("assistant", "a")], "first_turn", "a user turn must stand before"),
         ([("system", "a")], "first_turn", "a user's message must stand before"),
-        ([("user", "a"), ("user", "b"), ("assistant", "c")], "turn_order", "messages[1].role: user, expected model"),
+        (
+            [("user", "a"), ("assistant", "b"), ("assistant", "c")],
+            "turn_order",
+            "messages[2].role: follows another of the model's turns: turns alternate (write both messages as one)",
+        ),
         ([("user", "a"), ("system", "b"), ("assistant", "c")], "role", "behind the first turn"),
         ([("user", "a"), ("narrator", "c")], "role", "messages[1].role: 'narrator', expected one of"),
         ([("user", "a"), ("tool", "c"), ("assistant", "b")], "response_without_call", "answers no call before it"),

@@ -122,7 +122,7 @@ def _accepted(base: BaseModel, settings: Settings, out: Output, *, accept_licenc
     terms, accepted = base.terms, settings.accepted_licences
     if terms is None or terms.id in accepted:
         return accepted
-    out.say(f"{base.display_name} comes under the {base.licence}: {terms.url}\n{terms.asks}\n{terms.notice}.", style="")
+    out.say_prose(f"{base.display_name} comes under the {base.licence}: {terms.url}\n{terms.asks}\n{terms.notice}.")
     if not accept_licence:
         if not (sys.stdin.isatty() and out.err.is_terminal):
             sources.check_agreement(base, settings.cache_dir, accepted)

@@ -72,6 +72,10 @@ class Output:
         """Talk: a line on stderr."""
         self.err.print(Text(text, style=style), soft_wrap=True)  # commands in it stay whole
 
+    def say_prose(self, text: str) -> None:
+        """Sentences on stderr: on a terminal, lines end between words."""
+        self.err.print(Text(text))
+
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table in the house's look; columns named in `right` hold numbers."""

@@ -99,6 +99,14 @@ class _Reader:
             self._append(Role.MODEL, self._answer(message, role, path), message, path)
 
     def _append(self, role: Role, parts: tuple[Part, ...], message: Fields, path: str) -> None:
+        last = self.contents[-1] if self.contents else None
+        if last is not None and last.role is role:
+            if role is Role.MODEL or isinstance(last.parts[-1], FunctionResponse):
+                said = f"follows another of the {'model' if role is Role.MODEL else 'user'}'s turns: turns alternate"
+                raise Faulty(f"{path}.role", "turn_order", said, "write both messages as one")
+            turn_weight(message, role, path)
+            self.contents[-1] = Content(role, _joined(last.parts, parts))
+            return
         self.contents.append(Content(role, parts or (Text(""),), turn_weight(message, role, path)))
         self.paths.append(path)
 
@@ -141,6 +149,13 @@ class _Reader:
                 return known_name
         said = f"answers no call before it ({call_id or name or 'no tool_call_id'})"
         raise Faulty(path, "response_without_call", said)
+
+
+def _joined(first: tuple[Part, ...], second: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The parts of two messages of the user's as one turn; a blank line stands between texts."""
+    if second and isinstance(first[-1], Text) and isinstance(second[0], Text):
+        return (*first[:-1], Text(f"{first[-1].text}\n\n{second[0].text}"), *second[1:])
+    return (*first, *second)
 
 
 def _role(message: Fields, path: str) -> str:

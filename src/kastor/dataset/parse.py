@@ -32,6 +32,7 @@ from kastor.domain.excerpt import excerpt
 from kastor.domain.functions import MAX_DEPTH, too_deep
 
 SHAPES = '{"text_input": …, "output": …} or {"contents": [{"role": "user", …}, {"role": "model", …}]}'
+COLUMNS_HINT = "write a row for each text, as pandas does by to_json(path, orient='records', lines=True)"
 RESOLUTION_PREFIX = "MEDIA_RESOLUTION_"
 ROLES = {"user": Role.USER, "model": Role.MODEL, "function": Role.USER}
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
@@ -74,7 +75,7 @@ def google_example(value: JsonValue) -> Example:
     if name not in value or "output" not in value:
         have = ", ".join(map(repr, value)) or "nothing"
         raise Faulty("", "shape", f"the object holds {have}", f"an example is {SHAPES}")
-    return Example.pair(text_value(value[name], name), text_value(value["output"], "output"))
+    return Example.pair(*(text_value(value[key], key, COLUMNS_HINT) for key in (name, "output")))
 
 
 def text_pair(value: JsonValue) -> tuple[str, str] | None:
@@ -147,7 +148,7 @@ def check_order(contents: tuple[Content, ...], paths: Sequence[str]) -> None:
         if content.role is not (Role.MODEL if i % 2 else Role.USER):
             expected = "model" if i % 2 else "user"
             message = f"{content.role.value}, expected {expected}: turns alternate"
-            raise Faulty(f"{paths[i]}.role", "turn_order", message)
+            raise Faulty(f"{paths[i]}.role", "turn_order", message, "write both turns as one" if i else "")
 
 
 def _resolution_of_all(value: Fields) -> Resolution | None:
@@ -383,10 +384,11 @@ def object_value(value: JsonValue, path: str) -> Fields:
     return value
 
 
-def text_value(value: JsonValue, path: str) -> str:
-    """The text, or a fault at `path`."""
+def text_value(value: JsonValue, path: str, list_hint: str = "") -> str:
+    """The text, or a fault at `path`; `list_hint` is for a list or an object in its place."""
     if not isinstance(value, str):
-        raise Faulty(path, "type", f"{kind_name(value)}, expected text", 'put it in quotes, as "1"')
+        hint = 'put it in quotes, as "1"' if isinstance(value, int | float) else list_hint if value else ""
+        raise Faulty(path, "type", f"{kind_name(value)}, expected text", hint)
     return value
 
 

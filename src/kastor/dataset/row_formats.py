@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kastor.dataset.chat_formats import chat_example, google_tools, is_messages
 from kastor.dataset.issues import LINE, Faulty, Issue, Row
 from kastor.dataset.parse import (
+    COLUMNS_HINT,
     PAIR_FIELDS,
     SHAPES,
     TURN_FIELDS,
@@ -149,7 +150,7 @@ class _Fields:
 
     def text(self, name: str) -> str:
         """The text in the field."""
-        return text_value(self._held[name], self.names[name])
+        return text_value(self._held[name], self.names[name], COLUMNS_HINT)
 
     def named(self, name: str, option: str) -> str:
         """The field that a caller named: exactly so, or written a little differently."""

@@ -17,6 +17,7 @@ from kastor.domain.vision import View, Vision
 
 KIND_OF_TYPE = {"image": MediaKind.IMAGE, "video": MediaKind.VIDEO, "audio": MediaKind.AUDIO}
 PDF = "application/pdf"
+SEEING_BASE_HINT = "choose a base model that sees, as kastor-nano-vl does"
 MB = 1_000_000
 
 
@@ -128,7 +129,7 @@ def part_faults(example: Example, vision: Vision | None, base: str, supervise: S
             if path.partition(".")[0] in learnt:
                 yield Fault(path, "media_in_answer", "media in the model's turn: a model learns to write text")
             elif vision is None:
-                yield Fault(path, "text_only_base", f"{base} reads text only", "choose a base model that sees")
+                yield Fault(path, "text_only_base", f"{base} reads text only", SEEING_BASE_HINT)
             else:
                 yield from _type_faults(path, part)
 

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 from kastor.dataset.manifest import planned
-from kastor.dataset.rules import PDF, Fault, declared_kind, media_faults, placed_parts, resolution_of, used_s, view_of
+from kastor.dataset.rules import (
+    PDF,
+    SEEING_BASE_HINT,
+    Fault,
+    declared_kind,
+    media_faults,
+    placed_parts,
+    resolution_of,
+    used_s,
+    view_of,
+)
 from kastor.dataset.sampling import Trained
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media, Prompt
@@ -129,8 +139,7 @@ def _declared_faults(prompt: Prompt, vision: Vision | None, base: str, limits: L
     for path, part in held:
         if vision is None:
             field = "fileData" if part.uri else "inlineData"
-            hint = "choose a base model that sees"
-            yield Fault(f"{path}.{field}", "text_only_base", f"{base} reads text only", hint)
+            yield Fault(f"{path}.{field}", "text_only_base", f"{base} reads text only", SEEING_BASE_HINT)
         elif declared_kind(part) not in (MediaKind.IMAGE, MediaKind.VIDEO, MediaKind.PDF):
             message = f"{part.mime_type} cannot be looked at"
             yield Fault(path, "mime_type", message, f"use image/…, video/… or {PDF}")

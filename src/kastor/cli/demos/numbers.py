@@ -76,7 +76,7 @@ def run(out: Output, base_name: str = BASE, *, accept_licence: bool = False) -> 
     begun = time.monotonic()
     settings = load_settings()
     base = load_catalog(settings.catalog_file).base(base_name)
-    out.say("Kastor demo: a small language model learns from 15 examples which number comes next.\n", style="bold")
+    out.say("Kastor demo: a small language model learns from 15 pairs which number is next.\n", style="bold")
     step = Step(out, NUM_STEPS)
     with interruption_told(out):
         step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
