@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from kastor.store.blobs import Blobs
+from kastor.store.blobs import Blobs, disk_full
 
 
 @pytest.fixture
@@ -112,3 +112,23 @@ def test_what_an_interrupted_removal_left_goes_with_the_next(blobs: Blobs, tmp_p
 
 def test_removing_where_nothing_was_ever_kept_does_nothing(blobs: Blobs) -> None:
     blobs.remove_job("job1")
+
+
+def chained(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), True),
+        (ResourceExhausted("No space left on device"), True),
+        (chained(FailedPrecondition("cannot write"), OSError(errno.EDQUOT, "Disk quota exceeded")), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (InvalidArgument("line 3: the role 'No space left on device' is unknown"), False),
+    ],
+)
+def test_a_full_disk_is_told_from_a_text_that_speaks_of_one(error: Exception, full: bool) -> None:
+    assert disk_full(error) is full

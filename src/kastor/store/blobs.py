@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kastor.domain.certificate import CERTIFICATE_FILE
-from kastor.domain.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted
+from kastor.domain.errors import DataLoss, FailedPrecondition, KastorError, NotFound, ResourceExhausted
 from kastor.store.manifests import UNREAD, sha256_of, verify
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -28,7 +28,10 @@ UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 def disk_full(error: BaseException | None) -> bool:
     """Whether a full disk is what is behind the error."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in NO_SPACE or any(said in str(error).lower() for said in FULL):
+        quotes_users = isinstance(error, KastorError) and not isinstance(error, ResourceExhausted)
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return True
+        if not quotes_users and any(said in str(error).lower() for said in FULL):
             return True
         error = error.__cause__
     return False
