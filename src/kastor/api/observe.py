@@ -102,7 +102,7 @@ def metrics_route(metrics: Metrics, endpoints: Endpoints, *, public: bool) -> Ro
         if not public:
             principal = await endpoints.principal(request.headers, query_of(request.scope["query_string"]))
             if not principal.operator:
-                raise PermissionDenied("Metrics are for operators; use an operator's key, or set metrics to open.")
+                raise PermissionDenied("Metrics are for operators: use an operator's key, or set KASTOR_METRICS=open.")
         return await run_in_threadpool(metrics.scrape)
 
     return Route("/metrics", answer)

@@ -169,7 +169,7 @@ class Blobs:
             if changed:
                 raise DataLoss(
                     f"The {name} of job {job_id} is missing, damaged or was changed since it was made, so nothing was "
-                    "trained on it. Restore it and resume the job, or tune again."
+                    "trained on it. Restore it and resume the job, if it kept a checkpoint; else tune again."
                 )
 
     def write(self, path: Path, chunks: Iterable[bytes]) -> None:
