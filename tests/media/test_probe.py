@@ -186,6 +186,18 @@ def test_a_hostile_file_is_a_named_fault(name: str, tmp_path: Path, inspector: I
         assert len(found.message) > 10
 
 
+@pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (9_000, 9_000), (100_000, 100), (1, 65_000)])
+def test_a_picture_that_is_too_large_is_told_which_bounds_there_are(
+    width: int, height: int, tmp_path: Path, inspector: Inspector
+) -> None:
+    (tmp_path / "large.png").write_bytes(_png(width, height))
+    (found,) = inspector.probes([tmp_path / "large.png"])
+    assert isinstance(found, MediaFault)
+    assert found.message.startswith("The picture is too large"), found.message
+    assert found.message.endswith("; at most 50000000 pixels, and 32768 on a side, are unpacked."), found.message
+    assert "DOS" not in found.message  # Pillow's words
+
+
 TRUNCATED = {
     "index-last.mp4": Recipe(noise=True),
     "index-first.mp4": Recipe(noise=True, container_options={"movflags": "faststart"}),

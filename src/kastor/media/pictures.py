@@ -201,7 +201,7 @@ def _opened(path: Path, guards: Guards) -> PIL.Image.Image:
     try:
         image = PIL.Image.open(path, formats=FORMATS)
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise _too_large(str(error), guards) from error
+        raise _too_large(guards) from error  # which Pillow tells in its own words, without width and height
     except MemoryError as error:
         raise _too_much_memory() from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
@@ -210,16 +210,17 @@ def _opened(path: Path, guards: Guards) -> PIL.Image.Image:
         ) from error
     width, height = image.size
     if width * height > guards.max_image_pixels or max(width, height) > guards.max_side:
-        raise _too_large(f"{width} x {height}", guards)
+        raise _too_large(guards, f": {width} x {height}")
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         raise BadMedium.of("image_animated", "The picture is animated.", "Send it as a video, or one picture of it.")
     return image
 
 
-def _too_large(what: str, guards: Guards) -> BadMedium:
+def _too_large(guards: Guards, what: str = "") -> BadMedium:
     return BadMedium.of(
         "image_too_many_pixels",
-        f"The picture is too large: {what}; at most {guards.max_image_pixels} pixels are unpacked.",
+        f"The picture is too large{what}; at most {guards.max_image_pixels} pixels, and {guards.max_side} on a side, "
+        "are unpacked.",
         "Scale it down.",
     )
 
