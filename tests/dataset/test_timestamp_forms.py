@@ -62,6 +62,8 @@ def test_seconds_and_nanoseconds_move_by_a_fraction_of_a_second() -> None:
 
 
 MOVED = {
+    "At 21:50 the recording of 2024-05-01 at 20:15 ends.": {2: "At 03:03 the recording of 2024-05-01 at 20:15 ends."},
+    "At 21:50 it waits for 5 to 10 seconds.": {2: "At 03:03 it waits for 5 to 10 seconds."},
     "1\r\n00:00:05,000 --> 00:00:09,000\r\nHi\r\n\r\n2\r\n00:21:50,000 --> 00:22:02,000\r\nBye\r\n": {
         1: "1\r\n00:00:05,000 --> 00:00:09,000\r\nHi\r\n",
         2: "1\r\n00:03:03,000 --> 00:03:15,000\r\nBye\r\n",
@@ -145,7 +147,6 @@ DOUBTFUL = [
     "21分50秒 再见",
     "21：50 car",
     "٢١:٥٠ car",
-    "On 2024-05-01 at 21:50:00 it ends.",
     "John 3:16 and 21:50",
     "The poster says it begins at 21:50.",
     "At 21:50 he says the train leaves at 22:15.",
@@ -193,6 +194,7 @@ DOUBTFUL = [
     "在21:50汽车经过",
     "第21分50秒 車が通る",
     "21h50 le train part",
+    "21:50 (UTC) car",
     "sec 1310",
     "P0DT0H21M50S",
     "It comes around the twenty-one minute mark.",
@@ -219,6 +221,11 @@ def test_what_may_be_a_moment_or_not_leaves_the_row_out_even_if_the_prompt_says_
 
 
 PROMPTS = [
+    "It was recorded on 2024-05-01 at 20:15.",
+    "This is the match of 1 May 2024, 20:15.",
+    "Timestamps: use MM:SS (01:05), not seconds (65).",
+    'Example output: {"events": [{"timestamp": "00:05", "event": "dog"}]}',
+    "List events. Each lasts 5 to 10 seconds.",
     "Give timestamps in the format 00:00 - 00:00.",
     "Timestamps as HH:MM:SS (e.g., 00:01:05).",
     "Describe the first 30 seconds.",

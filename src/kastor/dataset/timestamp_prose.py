@@ -41,7 +41,8 @@ _BOOKS = (
 )
 EXAMPLE = (
     r"(?:\be\.g\.|\bi\.e\.|\bfor (?:example|instance)|\bexamples?|\bsuch as|\blike|\bas in|\bstyle"
-    r"|\b(?:format|form|schema|template|shape|pattern|syntax|notation)\w*(?:\s+(?:as|is|of|like))?)\s*(?:this|these)?"
+    r"|\b(?:format|form|schema|template|shape|pattern|syntax|notation)\w*(?:\s+(?:as|is|of|like))?"
+    r"|\b(?:H{1,2}:)?M{1,2}:SS\b)\s*(?:this|these)?"
 )
 _EXAMPLE = re.compile(EXAMPLE + r"\s*[:,]?\s*[\"'`(\[<*]*\Z", re.IGNORECASE)
 _WRITE = re.compile(  # in a prompt: use 1:05, not 65 s
@@ -49,7 +50,7 @@ _WRITE = re.compile(  # in a prompt: use 1:05, not 65 s
     r"\s*[\"'`(\[<*]*\Z",
     re.IGNORECASE,
 )
-_STRUCTURE = re.compile(EXAMPLE + r"\s*[:,]?\s*(?P<open>[\[{])", re.IGNORECASE)
+_STRUCTURE = re.compile(EXAMPLE + r"(?:\s+\w+){0,3}\s*[:,]?\s*(?P<open>[\[{])", re.IGNORECASE)
 _CODE = re.compile(r"(?P<fence>`{1,3})[^`]+(?P=fence)")
 _BELOW = re.compile(EXAMPLE + r"[^.?!\n]{0,40}:[ \t]*\n(?:[^\n]*\S[^\n]*(?:\n|\Z))+", re.IGNORECASE)
 _AGAIN = re.compile(
@@ -58,7 +59,9 @@ _AGAIN = re.compile(
 _ZERO = re.compile(
     r"\b(?:count(?:s|ing|ed)?|start(?:s|ing|ed)?|begin(?:s|ning)?|relative to|zero)\b[^.?!\n]{0,30}\Z", re.IGNORECASE
 )
-_TIME_OF_DAY = re.compile(r"\s*(?:[ap]\.?m\b|o['’]clock|uhr\b|hrs?\b|hours\b|UTC|GMT|CET|[EP][SD]T\b)", re.IGNORECASE)
+_TIME_OF_DAY = re.compile(
+    r"\s*\(?(?:[ap]\.?m\b|o['’]clock|uhr\b|hrs?\b|hours\b|UTC|GMT|CET|[EP][SD]T\b)", re.IGNORECASE
+)
 _OF_DAY = "looks like a time of day"
 _LOOKALIKES = (
     (re.compile(rf"\b(?:{_BOOKS})\.?\s*\Z", re.IGNORECASE), None, "looks like a verse"),
@@ -72,7 +75,8 @@ _LOOKALIKES = (
     ),
     (
         re.compile(
-            r"(?:\d{4}-\d\d-\d\d,?|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day,?(?:\s+at)?|\b(?:today|tonight)(?:\s+at)?)\s*\Z",
+            r"(?:\d{4}-\d\d-\d\d|\d[./]\d{1,2}[./]\d{2,4}|\b(?:19|20)\d\d|\b(?:mon|tues|wednes|thurs|fri|satur|sun)day"
+            r"|\b(?:today|tonight|yesterday|tomorrow))(?:,?\s+at|,|T)?\s*\Z",
             re.I,
         ),
         _TIME_OF_DAY,
@@ -225,7 +229,7 @@ def _no_moment(text: str, begin: int, mark: Mark, reading: Reading, example: lis
         return lookalike(text, begin, mark)
     if text[mark.begin : mark.stop].endswith("-second"):
         return None
-    if mark.end is None and _is_length(text, before, mark.stop, reading):
+    if _CLOCK_LENGTH.search(before) or (mark.end is None and _is_length(text, before, mark.stop, reading)):
         return "looks like a length of time, not a moment"
     if re.search(r"\bthe\s+\Z", before) and _DECADE.fullmatch(text, mark.begin, mark.stop):
         return "looks like a decade"
