@@ -183,6 +183,16 @@ def test_what_can_be_read_in_two_ways_or_not_at_all_is_refused_by_name(
          '{"role":"model","parts":[{"text":"b"}]}]}', "contents"),
         ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "content": "c"}]}',
          "content"),
+        ("{text_input: 'a', output: 'b', output: 'c'}", "output"),
+        ("{'text_input': 'a', \"output\": 'b', 'output': 'c'}", "output"),
+        ('{"text_input": "a", "output": "b", "outp\\u0075t": "c",}', "output"),
+        ('{"text_input":"a\\u003a","output":"b","output":"c"}', "output"),
+        ('{"contents":[{"role":"user","parts":[{"text":"a"}]},{"role":"model","parts":[{"text":0,"text":"b\\u003a"}]}]}',
+         "text"),
+        ('{"contents": [{"role": "user", "parts": [{"text": "a: b"}]}, '
+         '{"role":"model","parts":[{"text":0,"text":"b"}]}]}', "text"),
+        ('{"systemInstruction":{"parts":[]},"systemInstruction":{"parts":[{"text":"s: s"}]},"contents":[{"role":"user",'
+         '"parts":[{"text":"a"}]},{"role":"model","parts":[{"text":"b"}]}]}', "systemInstruction"),
     ],
 )  # fmt: skip
 def test_a_key_that_stands_twice_is_refused_by_name(tmp_path: Path, line: str, key: str) -> None:

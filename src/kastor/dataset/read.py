@@ -11,6 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import orjson
+
 from kastor.dataset import json_document
 from kastor.dataset.chat_formats import is_messages
 from kastor.dataset.compression import CorruptStream, decompressed
@@ -18,7 +20,8 @@ from kastor.dataset.csv_rows import csv_rows
 from kastor.dataset.file_type import HEAD_BYTES, check_regular_file, check_text_file
 from kastor.dataset.issues import ELEMENT, LINE, FileFacts, Issue, Row
 from kastor.dataset.parse import SHAPES, text_pair
-from kastor.dataset.row_formats import NO_KEYS, Keys, OnFormat, is_example, plain_row, row_of
+from kastor.dataset.plain_rows import plain_row
+from kastor.dataset.row_formats import NO_KEYS, Keys, OnFormat, is_example, row_of
 from kastor.dataset.tolerant_json import read_json, repeated_key
 from kastor.domain.content import Example
 from kastor.domain.errors import InvalidArgument, MalformedJson
@@ -228,10 +231,15 @@ class _Reading:
     def _row(self, number: int, text: bytes, unit: str = LINE, first_line: int | None = None) -> Row | Issue:
         """The row that a text of its own is; `first_line` is where it begins, if it may go on on others."""
         try:
-            value = read_json(text, first_line)
-        except MalformedJson as error:
-            return Issue(number, "", "not_json", error.message, unit=unit)
-        if self._fast and (plain := plain_row(number, value, text)) is not None:
+            value = orjson.loads(text)
+            plain = plain_row(number, value, text) if self._fast else None
+        except orjson.JSONDecodeError:
+            plain = None
+            try:
+                value = read_json(text, first_line)
+            except MalformedJson as error:
+                return Issue(number, "", "not_json", error.message, unit=unit)
+        if plain is not None:
             return plain
         if (key := repeated_key(text, value)) is not None:
             message = f"the key {key!r} stands more than once in one object"

@@ -18,11 +18,10 @@ from kastor.dataset.parse import (
     camel_case,
     conversation,
     google_example,
-    plain_turns,
     text_pair,
     text_value,
 )
-from kastor.dataset.tolerant_json import JsonValue, has_more_colons
+from kastor.dataset.tolerant_json import JsonValue
 from kastor.dataset.unused_fields import place_hint, short_name, unused_inner_fields
 from kastor.domain.content import Content, Example, Text
 
@@ -34,8 +33,6 @@ MESSAGES = ("messages", "conversations", "conversation")
 OPENAI, SHAREGPT = "OpenAI chat", "ShareGPT"
 EXAMPLE_FIELDS = {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig"}
 NOTHING_TO_NOTE = {"contents", "systemInstruction", "tools"}
-COMPACT = b'{"contents":[{"role":"user","parts":[{"text":"'  # 46 bytes
-SPACED = b'{"contents": [{"role": "user", "parts": [{"text": "'  # 51 bytes
 KEYS_HINT = "name the two that are meant by --input-key and --output-key"
 PREFERENCES = {"chosen", "rejected", "preferred_output", "non_preferred_output"}
 MEDIA_FIELDS = {"image", "images", "video", "videos", "audio", "audios"}
@@ -56,19 +53,6 @@ class Parsed:
 
 OnFormat = Callable[[str], None]
 """Told the form of each row that is not in one of Google's."""
-
-
-def plain_row(number: int, value: JsonValue, text: bytes) -> Row | None:
-    """The row that a line of nothing but turns of one text each is, as most are, where no key can stand twice in it."""
-    if type(value) is not dict or len(value) != 1 or "contents" not in value:
-        return None
-    turns = plain_turns(value["contents"])
-    if turns is None:
-        return None
-    size = 46 if text.startswith(COMPACT) else 51 if text.startswith(SPACED) else 0
-    if has_more_colons(text, 3 * len(turns) + (-3 if size else 1), size):  # four colons stand in the usual beginning
-        return None
-    return Row(number, Example(turns), (), len(text))
 
 
 def row_of(

@@ -1,6 +1,5 @@
 """JSON as Google's own scripts write it: strict first, then with trailing commas. Says where a fault is."""
 
-import json
 import math
 import re
 
@@ -18,6 +17,9 @@ MANY_COLONS = 40
 _GAP = r"(?:\s|//[^\n]*+|/\*.*?\*/)*+"
 _STRING_OR_EXTRA = re.compile(
     r'"(?:[^"\\]|\\.)*+(?:"|\Z)|(?P<extra>//[^\n]*+|/\*(?:.*?\*/|.*\Z)|,(?=' + _GAP + r"[\]}]))", re.DOTALL
+)
+_TOKEN = re.compile(  # of JSON with bare names, single quotes and comments
+    r"""(?P<comment>//[^\n]*+|/\*.*?\*/)|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+'|[{}\[\]:]|[^\s"'{}\[\],:/]+""", re.DOTALL
 )
 
 
@@ -39,27 +41,45 @@ def repeated_key(data: bytes, value: JsonValue) -> str | None:
 
     Where every colon is one of a key that was read or stands in a text, no key can have been lost.
     """
-    if not has_more_colons(data, _num_colons(value)):
+    if not _has_more_colons(data, _num_colons(value)) and not escapes_colons(data):
         return None
-    repeated: list[str] = []
+    objects: list[set[str] | None] = []  # the keys of each that is open; none of a list
+    name = ""
+    for match in _TOKEN.finditer(data.decode()):
+        word = match[0]
+        if match["comment"]:
+            continue
+        if word in "{[":
+            objects.append(set() if word == "{" else None)
+        elif word in "}]":
+            objects.pop()
+        elif word == ":" and objects and (keys := objects[-1]) is not None:
+            key = _key(name)
+            if key in keys:
+                return key
+            keys.add(key)
+        else:
+            name = word
+    return None
 
-    def noticed(pairs: list[tuple[str, object]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            repeated.append(next(name for name in names if names.count(name) > 1))
 
-    try:
-        json.loads(_STRING_OR_EXTRA.sub(_blanked, data.decode()), object_pairs_hook=noticed, strict=False)
-    except (ValueError, RecursionError):  # single quotes, bare names: forms that the strict reader knows not
-        return None
-    return repeated[0] if repeated else None
+def escapes_colons(data: bytes) -> bool:
+    """Whether a colon may be written as an escape."""
+    return b"\\" in data and any(escape in data for escape in (b"\\u003a", b"\\u003A", b"\\x3a", b"\\x3A"))
 
 
-def has_more_colons(data: bytes, number: int, begin: int = 0) -> bool:
-    """Whether more than so many stand from `begin` on: by `find`, 30 times as fast as `count` for few."""
+def _key(word: str) -> str:
+    """The key that a string, or a name without quotes, spells."""
+    if "\\" not in word:
+        return word[1:-1] if word[0] in "\"'" else word
+    return str(pyjson5.decode(word if word[0] in "\"'" else f'"{word}"'))
+
+
+def _has_more_colons(data: bytes, number: int) -> bool:
+    """Whether there are more than so many: by `find`, 30 times as fast as `count` for few."""
     if number > MANY_COLONS:
-        return data.count(b":", begin) > number
-    find = data.find
+        return data.count(b":") > number
+    find, begin = data.find, 0
     for _ in range(number + 1):
         begin = find(b":", begin) + 1
         if not begin:
