@@ -469,12 +469,12 @@ def test_delete_in_mid_training_hides_the_model_at_once_and_cleans_up_when_the_w
 
 def test_models_are_listed_with_the_alias_last_and_honest(world: World) -> None:
     models = world.call("GET", "/v1beta/models").json()["models"]
-    assert [m["name"] for m in models] == [BASE, "models/kastor-nano-vl", ALIAS]
+    assert [m["name"] for m in models] == [BASE, "models/kastor-nano-vl", "models/gemma-3-270m", ALIAS]
     assert all({"createTunedModel", "generateContent"} <= set(m["supportedGenerationMethods"]) for m in models)
-    assert "smollm2-135m-instruct" in models[2]["description"]
-    assert world.call("GET", f"/v1beta/{ALIAS}").json() == models[2]
+    assert "smollm2-135m-instruct" in models[-1]["description"]
+    assert world.call("GET", f"/v1beta/{ALIAS}").json() == models[-1]
     first = world.call("GET", "/v1beta/models?pageSize=1").json()
-    second = world.call("GET", f"/v1beta/models?pageSize=2&pageToken={first['nextPageToken']}").json()
+    second = world.call("GET", f"/v1beta/models?pageSize=3&pageToken={first['nextPageToken']}").json()
     assert first["models"] + second["models"] == models
     assert "nextPageToken" not in second
 

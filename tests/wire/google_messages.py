@@ -117,7 +117,8 @@ def _unmannered_field(held: Any, field: FieldDescriptor, at: str) -> Iterator[st
             yield from _unmannered_value(one, field, f"{at}[{index}]")
         return
     yield from _unmannered_value(held, field, at)
-    if held is None or (not field.has_presence and not isinstance(held, dict) and held in (0, "", False, "0")):
+    defaults = (0, "", False) if field.type == FieldDescriptor.TYPE_STRING else (0, "", False, "0")
+    if held is None or (not field.has_presence and not isinstance(held, dict) and held in defaults):
         yield f"{at} has its default value {held!r}, which is left out"
 
 

@@ -14,6 +14,7 @@ from kastor.domain.errors import Code
 from kastor.domain.job import JobError, State, TuningJob
 from kastor.domain.permission import GranteeType, Role
 from kastor.store import tables
+from kastor.store.manifests import write_manifest
 from making import after, make_job, make_model
 
 IN_PATH = re.compile(r"/tunedModels/(?P<model>[^/:?]+)(?:/operations/(?P<job>[a-z0-9]+))?")
@@ -85,6 +86,7 @@ def finish(world: World, job: TuningJob) -> None:
     adapter = world.blobs.adapter(job.id)
     adapter.mkdir(parents=True)
     (adapter / "adapter_model.safetensors").write_bytes(b"")
+    write_manifest(adapter, {"job": job.id})
 
 
 def fail(world: World, job: TuningJob) -> None:
