@@ -13,12 +13,12 @@ from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.families import Family
 from kastor.models.load import end_ids, load_base
 from kastor.models.render import Rendered, Renderer
-from kastor.serving.certificate import TOLERANCES, Served, certificate
+from kastor.serving.certificate import EXACT, Served, certificate
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach, detach
 from kastor.training.packed import sum_loss, use_packed_attention
 from kastor.training.packing import pack
-from kastor.worker.certify import trained, trained_deltas
+from kastor.worker.certify import golden_examples, golden_rows_in_fp32, trained_deltas
 
 TOOLS = '[{"functionDeclarations":[{"name":"next","parameters":{"type":"OBJECT","properties":{}}}]}]'
 
@@ -118,10 +118,11 @@ def test_it_overfits_in_twenty_steps_and_is_served_as_it_was_trained(
     assert len(reports) == 20
     assert reports[-1].mean_loss < 0.2 * reports[0].mean_loss
     model.save_pretrained(tmp_path / "adapter")
-    golden, deltas = trained(model, rows, seed=0), trained_deltas(model)
+    golden, _ = golden_rows_in_fp32(model, golden_examples(rows, seed=0))
+    deltas = trained_deltas(model)
     served = Served.open(detach(model), renderer, tmp_path / "adapter")
     proof = certificate(served, golden, deltas, tmp_path / "adapter", base_model="tiny")
-    assert proof.tolerance == TOLERANCES[torch.float32]
+    assert proof.tolerance == EXACT
     assert proof.num_tokens == sum(row.num_supervised for row in rows)
     assert proof.effect > 0.1
     assert renderer.closing_id in end_ids(served.model, renderer.closing_id)
