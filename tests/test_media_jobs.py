@@ -171,6 +171,17 @@ def test_a_picture_that_changed_or_went_since_it_was_judged_is_not_trained_on(pl
     assert "lines 3, 5; 4 are trained on" in said(place)
 
 
+def test_a_changed_sampling_record_is_not_put_into_the_adapter_and_named(place: Place) -> None:
+    place.add_file([row(str(number), picture(place, number)) for number in range(4)])
+    job, record = judged(place), place.blobs.sampling("job1")
+    record.write_bytes(record.read_bytes().replace(b'"usual"', b'"usuaI"', 1))
+    assert place.work(job) == 0
+    error = place.jobs.get("job1").error
+    assert error is not None
+    assert error.message.startswith("The sampling.json of job job1 is missing, damaged or was changed")
+    assert not place.blobs.adapter("job1").exists()
+
+
 def test_a_cancel_is_obeyed_while_looking_and_what_was_looked_at_stays(place: Place) -> None:
     rows = [row(str(number), picture(place, number, size=(2400, 1600))) for number in range(24)]
     place.add_file(rows)

@@ -21,7 +21,7 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 FULL = ("no space left on device", "disk quota exceeded", "database or disk is full")
 """What libraries say of a full disk that report it by an error of their own, as safetensors and SQLite do."""
 REMOVED = ".removed-"
-DATASET, PLAN, SOURCE = "dataset.jsonl", "plan.jsonl", "source"
+DATASET, PLAN, SAMPLING, SOURCE = "dataset.jsonl", "plan.jsonl", "sampling.json", "source"
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -77,7 +77,7 @@ class Blobs:
 
     def sampling(self, job_id: str) -> Path:
         """How the examples' media are shown; exists where there are any."""
-        return self.job_dir(job_id) / "sampling.json"
+        return self.job_dir(job_id) / SAMPLING
 
     def report(self, job_id: str) -> Path:
         """What the gate said of the dataset file."""
@@ -160,7 +160,7 @@ class Blobs:
             DataLoss: a file is missing or another than it was; names it.
 
         """
-        paths = {DATASET: self.dataset, PLAN: self.plan, SOURCE: self.source}
+        paths = {DATASET: self.dataset, PLAN: self.plan, SAMPLING: self.sampling, SOURCE: self.source}
         for name, sha256 in checksums.items():
             try:
                 changed = sha256_of(paths[name](job_id)) != sha256

@@ -14,6 +14,7 @@ from kastor.dataset.gate import Base, Gate, Outcome, Verdict
 from kastor.dataset.look import looking
 from kastor.dataset.manifest import encode_row
 from kastor.dataset.report import Report, judge
+from kastor.dataset.sampling import encode_sampling
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import DatasetFile, TuningJob, TuningSpec, resolve
@@ -25,6 +26,7 @@ from kastor.store.blobs import Blobs
 from kastor.store.manifests import sha256_of
 from kastor.worker.media import media_cache, places, uploads, url_guard
 from kastor.worker.ownership import Ownership
+from kastor.worker.rows import Files
 
 
 class Judging:
@@ -54,7 +56,7 @@ class Judging:
         if report.training.facts.sentence:
             self._ownership.note(f"{file.name} is read as {report.training.facts.sentence}")
         self._ownership.note(f"{ledger.num_accepted:,} of {ledger.num_rows:,} examples accepted{dropped}")
-        blobs, job_id = self._blobs, self._job.id
+        shows_media = base.family.vision is not None and report.training.has_media
         spec = replace(
             self._job.spec,
             num_examples=ledger.num_accepted,
@@ -65,10 +67,19 @@ class Judging:
                 has_media=report.training.has_media,
             ),
             file=replace(file, settled=True),
-            checksums={path.name: sha256_of(path) for path in (blobs.dataset(job_id), blobs.plan(job_id))},
+            checksums=self._checksums(shows_media=shows_media),
         )
         self._ownership.settle(spec)
         return spec
+
+    def _checksums(self, *, shows_media: bool) -> dict[str, str]:
+        """Those of the files that were made of the dataset, after the sampling record was, where there are media."""
+        blobs, job_id = self._blobs, self._job.id
+        paths = [blobs.dataset(job_id), blobs.plan(job_id)]
+        if shows_media:
+            blobs.write(blobs.sampling(job_id), encode_sampling(Files(*paths).media()))
+            paths.append(blobs.sampling(job_id))
+        return {path.name: sha256_of(path) for path in paths}
 
     def _judged(self, file: DatasetFile, base: BaseModel, renderer: Renderer) -> Report:
         """The report, stored; what was accepted lies in the job's folder."""
