@@ -2,11 +2,13 @@
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -24,6 +26,7 @@ from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import steps
 from kastor.worker.ownership import Ownership
 from small_disk import fill, needs_mount, small_disk
+from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
 
 
@@ -157,6 +160,55 @@ def test_a_cancel_is_obeyed_while_a_job_waits_for_room(place: Place, monkeypatch
     monkeypatch.setattr(checkpoints_module, "_fsync", full)
     assert place.work(place.claim()) == 0
     assert place.jobs.get("job1").state is State.CANCELLED
+
+
+def test_told_to_stop_while_the_end_of_an_epoch_waits_for_room_it_is_kept_as_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.add()
+    job = place.claim()
+    ownership, sync = ToldToStop(place, job, step=0), checkpoints_module._fsync
+    refused = iter([True])
+
+    def full_once(path: Path) -> None:
+        if next(refused, False):
+            ownership._stopped.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(checkpoints_module, "_fsync", full_once)
+    assert place.work(job, ownership) == os.EX_TEMPFAIL
+    assert any("the disk is full" in said for said in events(place, "job1"))
+    (kept,) = CheckpointFolder(place.blobs.checkpoints("job1")).all()
+    assert (kept.step, kept.manifest["endsEpoch"]) == (3, True)
+
+
+STUCK = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).write_text("up")
+time.sleep(600)
+"""
+
+
+def test_a_worker_that_heeds_no_cancel_is_ended_and_its_job_cancelled(place: Place, tmp_path: Path) -> None:
+    up = tmp_path / "up"
+    executor = LocalExecutor(
+        environment(place.settings), place.blobs, command=lambda job, fd: [sys.executable, "-c", STUCK, str(up)]
+    )
+    scheduler = scheduler_of(place, executor, cancel_timeout_s=0.5)
+    place.add()
+    try:
+        scheduler.step()
+        wait_until(up.exists)
+        (process,) = psutil.Process().children()
+        place.jobs.request_cancel("job1", at=datetime.now(UTC))
+        run_until(place, scheduler, "job1")
+        assert place.jobs.get("job1").state is State.CANCELLED
+        assert any("did not stop within 0.5 s of the cancel" in said for said in events(place, "job1"))
+        assert not process.is_running()
+    finally:
+        scheduler.shutdown()
 
 
 def test_a_disk_full_before_training_sends_the_job_back_to_the_queue_with_a_note(

@@ -144,12 +144,13 @@ def run_until(place: Place, scheduler: Scheduler, job_id: str, *, timeout_s: flo
         time.sleep(0.05)
 
 
-def scheduler_of(place: Place, executor: LocalExecutor) -> Scheduler:
+def scheduler_of(place: Place, executor: LocalExecutor, *, cancel_timeout_s: float = 60.0) -> Scheduler:
     return Scheduler(
         place.jobs,
         executor,
         max_running=1,
         max_deaths=3,
         heartbeat_timeout_s=10,
+        cancel_timeout_s=cancel_timeout_s,
         clock=lambda: datetime.now(UTC),
     )

@@ -79,7 +79,11 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def short_name(folder: Path) -> str:
+    """The folder as messages name it: `ID/adapter` or `checkpoints/step-000012`, not where the server's data is."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
 def _damaged(folder: Path, why: str) -> DataLoss:
-    """Names the folder as `ID/adapter` or `checkpoints/step-000012`: callers need not know where the data is."""
-    whose = f"{folder.parent.name}/{folder.name}"
-    return DataLoss(f"The adapter in {whose} cannot be used: {why}. Restore it from a backup, or tune again.")
+    said = f"The adapter in {short_name(folder)} cannot be used: {why}."
+    return DataLoss(f"{said} Restore it from a backup, or tune again.")

@@ -27,7 +27,7 @@ from kastor.models.projector import PROJECTOR_FILE, Projector
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
 from kastor.store.checkpoint_folder import Checkpoint, CheckpointFolder, remove_folder
-from kastor.store.manifests import STATE_FILE, UNREAD, sha256_of, verify, write_manifest
+from kastor.store.manifests import STATE_FILE, UNREAD, sha256_of, short_name, verify, write_manifest
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -82,7 +82,7 @@ class Checkpoints(CheckpointFolder):
         raises leaves nothing published.
 
         Raises:
-            FailedPrecondition: a file of the checkpoint is damaged; names it.
+            DataLoss: a file of the checkpoint is damaged; names it.
 
         """
         verify(checkpoint.folder)
@@ -131,7 +131,9 @@ def _load_tensors(folder: Path, model: Any) -> None:  # noqa: ANN401  # as above
     loaded = set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[1]))
     wrong = list(loaded.unexpected_keys) + [key for key in loaded.missing_keys if "lora_" in key]
     if wrong:
-        raise FailedPrecondition(f"{folder}: {len(wrong)} tensors do not fit this model, first {wrong[0]}.")
+        raise FailedPrecondition(
+            f"The adapter in {short_name(folder)} does not fit this model: {len(wrong)} tensors differ, first {wrong[0]}."
+        )
 
 
 def _vision(about: Mapping[str, object]) -> dict[str, object]:

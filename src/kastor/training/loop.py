@@ -99,6 +99,13 @@ class Trainer:
         """No step is left."""
         return self.step >= self._spec.total_steps
 
+    @property
+    def ends_epoch(self) -> bool:
+        """The step that was done last was the last of an epoch."""
+        asked, size = self._spec.hyperparameters, len(self._examples)
+        seen = min(self.step * asked.batch_size, size * asked.num_epochs)
+        return seen // size > (self.step - 1) * asked.batch_size // size
+
     def run_step(self) -> StepReport:
         """Train on the next step's examples.
 
@@ -115,17 +122,16 @@ class Trainer:
         rate = learning_rate(number, self._spec.total_steps, asked.learning_rate)
         grad_norm = self._update(total, rate) if chosen else 0.0  # nothing is left of the step: it only counts
         self.step = number
-        seen, size = min(number * asked.batch_size, len(self._examples) * asked.num_epochs), len(self._examples)
         return StepReport(
             step=number,
-            epoch=epoch_of_step(number, size, asked.batch_size),
+            epoch=epoch_of_step(number, len(self._examples), asked.batch_size),
             mean_loss=total,
             learning_rate=rate,
             grad_norm=grad_norm,
             num_tokens=sum(len(example.token_ids) for example in chosen),
             num_supervised=num_supervised,
             elapsed_s=time.perf_counter() - started,
-            ends_epoch=seen // size > (number - 1) * asked.batch_size // size,
+            ends_epoch=self.ends_epoch,
         )
 
     def state(self) -> dict[str, torch.Tensor]:

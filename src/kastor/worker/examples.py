@@ -63,6 +63,7 @@ class Prepared:
     spec: TuningSpec
     examples: Sequence[Rendered]
     tokens: TokenCount  # of all
+    renderer: Renderer  # that rendered them
     seeing: FeaturePass | None = None
 
 
@@ -91,7 +92,7 @@ class Preparing:
             examples = self._given(base, renderer)
             supervised = sum(example.num_supervised for example in examples)
             total = sum(len(example.token_ids) for example in examples)
-            return Prepared(self._job.spec, examples, TokenCount(total, supervised))
+            return Prepared(self._job.spec, examples, TokenCount(total, supervised), renderer)
         judging = Judging(self._settings, self._job, self._blobs, self._ownership)
         spec = judging.settled(base, renderer)
         files = Files(self._blobs.dataset(self._job.id), self._blobs.plan(self._job.id))
@@ -100,8 +101,8 @@ class Preparing:
             if spec.train_tower:
                 raise InvalidArgument.of("trainTower", f"no row of {files.dataset.name} shows a picture: leave it out")
             rows = Rows(files, renderer)
-            return Prepared(spec, list(rows), rows.tokens)
-        if not self._blobs.sampling(self._job.id).exists():
+            return Prepared(spec, list(rows), rows.tokens, renderer)
+        if not self._blobs.sampling(self._job.id).exists():  # judged by a release that wrote it here
             self._blobs.write(self._blobs.sampling(self._job.id), encode_sampling(files.media()))
         job, own = replace(self._job, spec=spec), self._ownership
         source = Source(self._settings, job, vision, self._stack, self._not_kept, own.note)
@@ -110,7 +111,7 @@ class Preparing:
         leaving = Leaving(self._settings, job, self._blobs, own, files, partial(compiled_under, vision=vision))
         seeing = self._stack.enter_context(closing(FeaturePass(rows, spec, done, reading, leaving, source, own)))
         seeing.start()
-        return Prepared(spec, Streamed(rows, seeing), rows.tokens, seeing)
+        return Prepared(spec, Streamed(rows, seeing), rows.tokens, renderer, seeing)
 
     def _reading(self, job: TuningJob, source: Source, base: tuple[Vision, Path], num_threads: int) -> Reader:
         vision, folder = base

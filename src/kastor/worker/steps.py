@@ -1,7 +1,7 @@
 """What a worker does for its job, in order: fetch, judge, look, render, load, resume, train, certify, publish."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,6 @@ import torch
 from kastor.domain.job import Snapshot, TuningJob
 from kastor.models.catalog import load_catalog
 from kastor.models.load import compute_dtype, compute_threads, load_base
-from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import TOWER_FILE, Progress, ensure_local
 from kastor.models.vision import PREPROCESSING
 from kastor.settings import Settings
@@ -76,17 +75,16 @@ class Steps:
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
         if not self._trained(trainer, self._saver(model, trainer, prepared, eyes)):
             return False
-        renderer = Renderer.open(folder, base.family, rendering=self._job.spec.rendering)
-        self._publish(lambda adapter: self._certificate(model, prepared.examples, eyes, renderer, adapter))
+        self._publish(lambda adapter: self._certificate(model, prepared, eyes, adapter))
         return True
 
     def _trained(self, trainer: Trainer, save: Callable[[int, bool], None]) -> bool:
         try:
             every_s = SAVE_EVERY_S if self._job.deaths == 0 else SAVE_EVERY_S_AFTER_DEATH
             return train(trainer, on_step=self._on_step, save=save, save_every_s=every_s)
-        except Interrupted:  # while it waited for media, between two steps
+        except Interrupted:  # while it waited between two steps, for media or for room on the disk
             if trainer.step:
-                save(trainer.step, False)
+                save(trainer.step, trainer.ends_epoch)
             return False
 
     def _on_progress(self) -> Any:  # noqa: ANN401  # a closure; sources.OnProgress
@@ -198,17 +196,16 @@ class Steps:
     def _certificate(
         self,
         model: Any,  # noqa: ANN401  # peft model
-        examples: Sequence[Rendered],
+        prepared: Prepared,
         eyes: Sight | None,
-        renderer: Renderer,
         adapter: Path,
     ) -> str:
         began, spec = time.monotonic(), self._job.spec
         proof = certified(
             model,
-            examples,
+            prepared.examples,
             None if eyes is None else eyes.as_served(),
-            renderer,
+            prepared.renderer,
             adapter,
             base_model=spec.base_model,
             seed=spec.seed,
@@ -240,9 +237,7 @@ class Steps:
         target, proofs = self._blobs.adapter(self._job.id), list[str]()
 
         def prove_once(adapter: Path) -> str:
-            if (
-                not proofs
-            ):  # the proof leaves the model as served: it can be done but once, and holds for the same files
+            if not proofs:  # once only: it leaves the model as served, and holds for another copy of the same files
                 proofs.append(prove(adapter))
             return proofs[0]
 
