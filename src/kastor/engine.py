@@ -19,7 +19,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
 import structlog
 import torch
 import uvicorn
@@ -39,7 +38,7 @@ from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.language import text_config
-from kastor.models.load import compute_dtype, compute_threads, end_ids, load_base, served_as
+from kastor.models.load import compute_dtype, compute_threads, end_ids, free_bytes, load_base, served_as
 from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
 from kastor.security.file_modes import PRIVATE_UMASK
@@ -170,7 +169,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
         max_prompt_tokens=base.input_token_limit,
         max_output_tokens=base.output_token_limit,
         context_tokens=text_config(model).max_position_embeddings,
-        max_cache_tokens=int(_free_bytes() * CACHE_SHARE) // cache.bytes_per_token,
+        max_cache_tokens=int(free_bytes() * CACHE_SHARE) // cache.bytes_per_token,
     )
     bank = AdapterBank(model, Blobs(settings.data_dir).verified_adapter, settings.max_resident_adapters)
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
@@ -204,12 +203,6 @@ class _StageLog:
         if progress.stage != self._stage:
             self._stage = progress.stage
             structlog.get_logger().info("fetching_base", stage=progress.stage)
-
-
-def _free_bytes() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
 
 
 def serve(settings: Settings, base_id: str, socket: Path) -> None:

@@ -26,6 +26,8 @@ SENSES = (
 )
 """Names, inside transformers' models that see or hear, of what is not their language model."""
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Of this process, as a container sees it. The kernel ends a process that takes more than its group may."""
 MEMORY_FACTOR = 1.3
 """Memory asked for before loading, as a multiple of the weights: what loading itself needs on top."""
 
@@ -114,7 +116,7 @@ def _check_memory(folder: Path, dtype: torch.dtype) -> None:
         )
     on_disk = sum(file.stat().st_size for file in files)  # taken as 2 bytes a parameter
     needed = int(on_disk * dtype.itemsize / 2 * MEMORY_FACTOR)
-    free = _free_bytes()
+    free = free_bytes()
     if free < needed:
         raise ResourceExhausted(
             f"The base model in {folder} needs {needed / 1e9:.1f} GB of memory in {dtype}, "
@@ -148,7 +150,7 @@ def serving_dtype(base: Any, vision: Vision | None) -> torch.dtype:  # noqa: ANN
 def fits_in_fp32(model: Any) -> bool:  # noqa: ANN401  # as above
     """Whether memory has room for the model's weights in fp32 in place of those in its own dtype."""
     more = sum(p.numel() * (torch.float32.itemsize - p.element_size()) for p in _rounded(model))
-    return _free_bytes() >= more * MEMORY_FACTOR
+    return free_bytes() >= more * MEMORY_FACTOR
 
 
 def to_fp32(model: Any) -> dict[torch.nn.Parameter, torch.dtype]:  # noqa: ANN401  # as above
@@ -202,7 +204,16 @@ def _rounded(model: Any, *, recurse: bool = True) -> list[torch.nn.Parameter]:  
     return [p for p in model.parameters(recurse) if p.is_floating_point() and p.element_size() < torch.float32.itemsize]
 
 
-def _free_bytes() -> int:
+def free_bytes(control_group: Path = CONTROL_GROUP) -> int:
+    """Memory that can be had now: of the GPU if there is one, else of the machine or, if less, of the container."""
     if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the allocator keeps of earlier work would count as taken
         return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((control_group / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (control_group / "memory.stat").read_text().splitlines())
+        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # goes when room is needed
+    except (OSError, ValueError, KeyError):  # no control groups, or no limit
+        return available
+    return min(available, max(0, limit - used + cached))
