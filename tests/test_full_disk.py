@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from kastor.announcement import announced
 from kastor.store.reserve import NUM_BYTES, PLENTY, DiskReserve
@@ -58,6 +59,14 @@ def test_the_reserve_goes_when_the_disk_is_full_only_and_comes_back_when_there_i
         (disk / "filler").unlink()
         reserve.keep()
         assert (disk / ".reserve").stat().st_size == NUM_BYTES
+
+
+def test_the_reserve_needs_nothing_that_only_linux_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    DiskReserve(tmp_path).keep()
+    assert (tmp_path / ".reserve").stat().st_size == NUM_BYTES
+    assert (tmp_path / ".reserve").stat().st_mode & 0o777 == 0o600
+    DiskReserve(tmp_path / "missing").keep()  # nothing can be kept there, and nothing is raised
 
 
 def test_a_server_that_cannot_announce_itself_for_want_of_room_serves_all_the_same(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
+from kastor.store.blobs import write_whole
+
 RESERVE_FILE = ".reserve"
 NUM_BYTES = 4 * 1024**2
 PLENTY = 16  # times as much must be free before it is held back (again)
@@ -26,11 +28,7 @@ class DiskReserve:
             return
         with contextlib.suppress(OSError):
             if self._free() >= PLENTY * NUM_BYTES:
-                descriptor = os.open(self._file, os.O_CREAT | os.O_WRONLY, 0o600)
-                try:
-                    os.posix_fallocate(descriptor, 0, NUM_BYTES)
-                finally:
-                    os.close(descriptor)
+                write_whole(self._file, [os.urandom(NUM_BYTES)])  # zeros take no room where files are compressed
 
     def release(self) -> bool:
         """Give the room up, if the disk is full; whether that was done."""
