@@ -132,7 +132,8 @@ def _load_tensors(folder: Path, model: Any) -> None:  # noqa: ANN401  # as above
     wrong = list(loaded.unexpected_keys) + [key for key in loaded.missing_keys if "lora_" in key]
     if wrong:
         raise FailedPrecondition(
-            f"The adapter in {short_name(folder)} does not fit this model: {len(wrong)} tensors differ, first {wrong[0]}."
+            f"The adapter in {short_name(folder)} does not fit this model: {len(wrong)} tensors differ, first "
+            f"{wrong[0]}."
         )
 
 
