@@ -124,6 +124,12 @@ def test_an_output_is_not_the_file_that_stdout_goes_to(data: Path) -> None:
         assert ran.returncode == 2 and "this command's own output goes" in ran.stderr
 
 
+@pytest.mark.parametrize("option", ["--rejects", "--html"])
+def test_an_output_that_finds_no_room_is_named(data: Path, kastor: Kastor, option: str) -> None:
+    ran = kastor("check", str(data), "--base", "tiny", option, "/dev/full")
+    assert ran.code == 1 and ran.err.endswith("Error: No space left for /dev/full; free some and try again.\n"), ran.err
+
+
 def test_a_pipe_is_no_output_folder(data: Path) -> None:
     ran = run_kastor("prepare", "data.jsonl", "--out", "/dev/stdout")
     assert ran.returncode == 2 and "is not a folder" in ran.stderr

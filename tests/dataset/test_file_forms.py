@@ -67,6 +67,22 @@ def test_a_stream_cut_anywhere_is_an_error(tmp_path: Path, pack: Callable[[bytes
         assert "cannot be unpacked" in refusal(put(tmp_path, "d.jsonl", data + second[:extra]))
 
 
+@pytest.mark.parametrize(("num_mib", "refused"), [(64, False), (1100, True)])
+def test_a_zstandard_file_of_some_bytes_does_not_unpack_to_gigabytes(num_mib: int, refused: bool) -> None:
+    packer = zstandard.ZstdCompressor().compressobj()
+    packed = b"".join(packer.compress(b"\n" * 1024**2) for _ in range(num_mib)) + packer.flush()
+
+    def unpacked() -> int:
+        with decompressed(io.BytesIO(packed), packed[:4]) as file:
+            return sum(map(len, iter(lambda: file.read(1 << 20), b"")))
+
+    if refused:
+        with pytest.raises(CorruptStream, match="more than 1,032 times its size"):
+            unpacked()
+    else:
+        assert unpacked() == num_mib * 1024**2
+
+
 def test_a_zstandard_file_cut_between_two_blocks_is_an_error(tmp_path: Path) -> None:
     packer = zstandard.ZstdCompressor().compressobj()
     begun = packer.compress(ROW * 100) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)

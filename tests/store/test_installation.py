@@ -103,6 +103,20 @@ def test_a_database_with_jobs_is_not_begun_on_an_empty_folder(database: Database
     assert not (tmp_path / "unmounted").exists()
 
 
+@pytest.mark.parametrize("harm", [b"", b"\xff\0", b"0123456789abcdef"])
+def test_a_damaged_id_is_written_anew_where_folder_and_database_know_each_other(
+    database: Database, folder: Path, other: Database, harm: bytes
+) -> None:
+    add_job(database, folder)
+    check_installation(database, folder)
+    written = (folder / ID_FILE).read_text()
+    (folder / ID_FILE).write_bytes(harm)
+    with pytest.raises(FailedPrecondition):
+        check_installation(other, folder)
+    check_installation(database, folder)
+    assert (folder / ID_FILE).read_text() == written
+
+
 def test_a_backup_of_before_the_id_is_taken_back_by_its_folder(database: Database, folder: Path) -> None:
     add_job(database, folder)
     check_installation(database, folder)

@@ -15,7 +15,9 @@ from typing import TextIO
 import typer
 
 from kastor.cli.dataset_input import STDIN
+from kastor.domain.errors import ResourceExhausted
 from kastor.settings import FILE_VARIABLE, Settings
+from kastor.store.blobs import NO_SPACE
 
 MAX_NAME_BYTES = 255
 PathsByOption = Mapping[str, Path | None]
@@ -83,7 +85,22 @@ def replaced_file(path: Path) -> Iterator[TextIO]:
 
     Missing folders are made. A symlink stays, and the file that it leads to is replaced. What is no regular file, such
     as a pipe, is written to directly.
+
+    Raises:
+        ResourceExhausted: there is no room for it; names it.
+
     """
+    try:
+        with _written_file(path) as file:
+            yield file
+    except OSError as error:
+        if error.errno not in NO_SPACE or error.filename is not None:
+            raise
+        raise ResourceExhausted(f"No space left for {path}; free some and try again.") from error
+
+
+@contextmanager
+def _written_file(path: Path) -> Iterator[TextIO]:
     if path.exists() and not path.is_file():
         with path.open("w", encoding="utf-8") as file:
             yield file

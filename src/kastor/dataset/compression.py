@@ -17,6 +17,8 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 SKIPPABLE = range(0x184D2A50, 0x184D2A60)  # first four bytes of a skippable Zstandard frame, little-endian
 INPUT_BYTES = 1024  # fed at once: four bytes may unpack to 128 KiB, so memory stays at some 30 MB for any file
 BUFFER_BYTES = 1 << 20
+MAX_EXPANSION = 1032  # times: the most that gzip's format allows; Zstandard's allows 32,768
+TRUSTED_BYTES = 1 << 30  # so much may come of any file, however small
 
 
 class CorruptStream(Exception):
@@ -63,6 +65,8 @@ class _ZstdStream(io.RawIOBase):
         self._left = b""  # read from the source and not decompressed yet
         self._ready = memoryview(b"")
         self._frame: Any = None  # a frame that has begun and not ended
+        self._num_packed = 0
+        self._num_unpacked = 0
 
     def readable(self) -> bool:
         """True."""
@@ -79,7 +83,7 @@ class _ZstdStream(io.RawIOBase):
 
     def _read(self) -> bool:
         """Decompress the next bytes; False at the end."""
-        data = self._left or self._source.read(INPUT_BYTES)
+        data = self._left or self._fed()
         if self._frame is None:
             data = self._next_frame(data)
         if not data:
@@ -90,18 +94,26 @@ class _ZstdStream(io.RawIOBase):
             self._ready = memoryview(self._frame.decompress(data))
         except zstandard.ZstdError as error:
             raise CorruptStream(f"the Zstandard stream is damaged ({error})") from error
+        self._num_unpacked += len(self._ready)
+        if self._num_unpacked > max(TRUSTED_BYTES, MAX_EXPANSION * self._num_packed):
+            raise CorruptStream(f"it unpacks to more than {MAX_EXPANSION:,} times its size, as no dataset does")
         self._left = b""
         if self._frame.eof:
             self._left = self._frame.unused_data
             self._frame = None
         return True
 
+    def _fed(self) -> bytes:
+        data = self._source.read(INPUT_BYTES)
+        self._num_packed += len(data)
+        return data
+
     def _next_frame(self, data: bytes) -> bytes:
         """The bytes with which a frame begins, empty at the file's end."""
         if not data:
             return b""
         if len(data) < 4:
-            data += self._source.read(INPUT_BYTES)
+            data += self._fed()
         if not is_zstd(data[:4]):
             if ZSTD.startswith(data):
                 raise EOFError

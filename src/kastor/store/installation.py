@@ -4,6 +4,7 @@ Rows and files are swept of what the other side does not know; with another's da
 such. So a server begins only where the two know each other, or where there is nothing to lose.
 """
 
+import re
 import secrets
 from collections.abc import Iterator
 from itertools import islice
@@ -20,6 +21,7 @@ from kastor.store.reserve import DiskReserve
 from kastor.store.tables import files, installation, jobs
 
 ID_FILE = "installation-id"
+INSTALLATION_ID = re.compile(r"[0-9a-f]{32}")
 COMPARED = 500  # jobs and files of the folder that the database is asked about; one that it knows is enough
 
 
@@ -115,11 +117,13 @@ def _store_id(database: Database, new: str) -> str:
 
 
 def _written_id(data_dir: Path) -> str | None:
+    """The folder's id; where it is damaged there is none, and what the two hold decides again."""
     try:
-        return (data_dir / ID_FILE).read_text("ascii").strip() or None
+        text = (data_dir / ID_FILE).read_text("ascii", errors="replace").strip()
+        return text if INSTALLATION_ID.fullmatch(text) else None
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise FailedPrecondition(f"Cannot read {data_dir / ID_FILE}: {error}.") from error
 
 
