@@ -1,5 +1,6 @@
 """Jobs of the worker on a dataset file: what the benchmarks tune with."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -19,7 +20,7 @@ from kastor.domain.job import (
 )
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.scheduler import Scheduler
-from kastor.settings import Settings, environment
+from kastor.settings import COMPUTE_VARIABLES, Settings, environment
 from kastor.store.blobs import Blobs
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
@@ -83,6 +84,8 @@ class Queue:
 
     def run_here(self) -> None:
         """The next job, in this process."""
+        for variable, value in COMPUTE_VARIABLES.items():  # as a worker's process has them; read where torch is loaded
+            os.environ.setdefault(variable, value)
         from kastor.worker.outcome import work
         from kastor.worker.ownership import Ownership
         from kastor.worker.steps import Steps
