@@ -14,6 +14,8 @@ from kastor.domain.job import State
 POLL_S = 0.4
 PATIENCE_S = 120.0
 """For so long a lost connection is tried again."""
+STALLED_S = 10.0
+"""Without a step for so long, a running job's events are looked at: they may say why."""
 
 MOVE = re.compile(r"^[A-Z]+ -> [A-Z]+( \(attempt \d+\))?(: )?")
 AHEAD_LIMIT = 200  # jobs looked at to say how many stand before a queued one
@@ -32,6 +34,8 @@ class _Seen:
     state: State | None = None
     attempt: int = 0
     events: int = 0
+    steps: int = -1
+    advanced_at: float = 0.0  # or last asked why not
 
 
 def follow(client: Client, job_id: str, display: Display, check: Callable[[], None], clock: Clock | None = None) -> Job:
@@ -45,7 +49,7 @@ def follow(client: Client, job_id: str, display: Display, check: Callable[[], No
     clock = clock or Clock()
     seen = _Seen()
     while True:
-        job = _patiently(lambda: _looked_at(client, job_id, seen), display, check, clock)
+        job = _patiently(lambda: _looked_at(client, job_id, seen, clock.now()), display, check, clock)
         _tell_troubles(job, seen, display)
         display.show(job, _note(client, job))
         if job.state.terminal:
@@ -53,9 +57,15 @@ def follow(client: Client, job_id: str, display: Display, check: Callable[[], No
         clock.sleep(POLL_S)
 
 
-def _looked_at(client: Client, job_id: str, seen: _Seen) -> Job:
-    """The job; with its events, unless it is running on as it was: then its numbers say all."""
-    job = client.job(job_id, full=seen.state is not State.RUNNING)
+def _looked_at(client: Client, job_id: str, seen: _Seen, now: float) -> Job:
+    """The job; with its events, unless it is running on as it was: then its numbers say all.
+
+    Of one that gets no further the events are asked for now and then: it may wait for room on the disk.
+    """
+    stalled = now - seen.advanced_at > STALLED_S
+    job = client.job(job_id, full=seen.state is not State.RUNNING or stalled)
+    if stalled or job.completed_steps != seen.steps:
+        seen.steps, seen.advanced_at = job.completed_steps, now
     if (
         seen.state is State.RUNNING
         and not job.state.terminal

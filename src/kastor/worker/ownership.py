@@ -81,6 +81,11 @@ class Ownership:
         self._log.info(message)
         self._patiently(lambda: self._jobs.add_event(self._job.id, Event(now(), "info", message)))
 
+    def warn(self, message: str) -> None:
+        """Add a line of which those who follow the job are told."""
+        self._log.warning(message)
+        self._patiently(lambda: self._jobs.add_event(self._job.id, Event(now(), "warning", message)))
+
     def record(self, snapshot: Snapshot) -> None:
         """Keep what a step did, and learn of a cancel."""
         self._see(self._patiently(lambda: self._jobs.record_step(self._job.id, self._job.attempt, snapshot)))
@@ -131,7 +136,7 @@ class Ownership:
         """
         if what not in self._told_full:
             self._told_full.add(what)
-            self.note(f"the disk is full: {what} waits until there is room; free some")
+            self.warn(f"the disk is full: {what} waits until there is room; free some")
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not room():
             self.heed()

@@ -98,7 +98,7 @@ class Steps:
         return tell
 
     def _on_damage(self, checkpoint: Checkpoint) -> None:
-        self._ownership.note(f"the checkpoint of step {checkpoint.step} is damaged and not used; check the disk")
+        self._ownership.warn(f"the checkpoint of step {checkpoint.step} is damaged and not used; check the disk")
 
     def _sight(
         self,
