@@ -214,7 +214,7 @@ def test_a_worker_that_heeds_no_cancel_is_ended_and_its_job_cancelled(place: Pla
 def test_a_disk_full_before_training_sends_the_job_back_to_the_queue_with_a_note(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path) -> None:
+    def full(path: Path, **options: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     place.add()
