@@ -106,7 +106,8 @@ class Certificate:
 
 def unreadable_certificate(job_id: str) -> dict[str, Any]:
     """What is shown in place of a job's certificate whose file is damaged."""
-    return {"verdict": "unreadable", "error": f"{CERTIFICATE_FILE} of job {job_id} is damaged; the model may not be."}
+    said = f"{CERTIFICATE_FILE} of job {job_id} is damaged; the model itself may be intact."
+    return {"verdict": "unreadable", "error": said}
 
 
 def _camel(name: str) -> str:

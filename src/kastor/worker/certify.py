@@ -68,13 +68,9 @@ def certified(
     heed()
     chosen = golden_examples(examples, seed)
     answers_in = serving_dtype(model, renderer.vision)
-    exact, tolerance = in_fp32(model), EXACT
-    dtypes: Mapping[torch.nn.Parameter, torch.dtype] = {}
+    exact = in_fp32(model)
     with memory_for(_comparing(chosen.values())):
-        if exact:
-            golden, dtypes = golden_rows_in_fp32(model, chosen, eyes)
-        else:
-            golden, tolerance = golden_rows_module_by_module(model, chosen, eyes)
+        golden, tolerance, dtypes = _golden_rows(model, chosen, eyes, exact=exact)
     deltas = trained_deltas(model)
     heed()
     base = detach(model)
@@ -90,6 +86,20 @@ def certified(
             proof = replace(proof, rounding=rounding(served, golden))
     heed()
     return proof
+
+
+def _golden_rows(
+    model: Any,  # noqa: ANN401  # as above
+    chosen: Mapping[int, Rendered],
+    eyes: Sight | None,
+    *,
+    exact: bool,
+) -> tuple[list[Golden], Tolerance, Mapping[torch.nn.Parameter, torch.dtype]]:
+    """The golden rows, how far from them what is served may be, and what the weights were that are in fp32 now."""
+    if exact:
+        golden, dtypes = golden_rows_in_fp32(model, chosen, eyes)
+        return golden, EXACT, dtypes
+    return *golden_rows_module_by_module(model, chosen, eyes), {}
 
 
 def certify_checkpoint(

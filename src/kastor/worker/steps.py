@@ -157,20 +157,7 @@ class Steps:
         prepared: Prepared,
         eyes: Sight | None,
     ) -> Callable[[int, bool], None]:
-        spec = self._job.spec
-        about: dict[str, object] = {
-            "job": self._job.id,
-            "baseModel": spec.base_model,
-            "numExamples": spec.num_examples,
-            "seed": spec.seed,
-            "numEpochs": spec.hyperparameters.num_epochs,
-            "batchSize": spec.hyperparameters.batch_size,
-            "learningRate": spec.hyperparameters.learning_rate,
-        }
-        if prepared.seeing is not None:
-            about["vision"] = {"tower": prepared.seeing.tower, "preprocessing": PREPROCESSING}
-        elif eyes is not None:  # of the model that this one goes on from, and takes its projector from
-            about |= {"vision": manifest(self._blobs.initial_adapter(self._job.id)).get("vision")}
+        about = self._manifest_fields(prepared, eyes)
         projector, tower = (None, None) if eyes is None else (eyes.projector, eyes.tower)
         began_at = trainer.step
 
@@ -192,6 +179,24 @@ class Steps:
                 self._ownership.progressed()
 
         return save
+
+    def _manifest_fields(self, prepared: Prepared, eyes: Sight | None) -> dict[str, object]:
+        """What the manifest of each checkpoint says of the job, beside its files and its step."""
+        spec = self._job.spec
+        fields: dict[str, object] = {
+            "job": self._job.id,
+            "baseModel": spec.base_model,
+            "numExamples": spec.num_examples,
+            "seed": spec.seed,
+            "numEpochs": spec.hyperparameters.num_epochs,
+            "batchSize": spec.hyperparameters.batch_size,
+            "learningRate": spec.hyperparameters.learning_rate,
+        }
+        if prepared.seeing is not None:
+            fields["vision"] = {"tower": prepared.seeing.tower, "preprocessing": PREPROCESSING}
+        elif eyes is not None:  # of the model that this one goes on from, and takes its projector from
+            fields["vision"] = manifest(self._blobs.initial_adapter(self._job.id)).get("vision")
+        return fields
 
     def _certificate(
         self,
