@@ -27,7 +27,7 @@ def test_rows_are_what_was_accepted_dropped_and_rejected(rows: list[tuple[Outcom
         line for line, (outcome, _) in enumerate(rows, start=1) if outcome is Outcome.DROPPED
     ]
     for rule, issues in ledger.first.items():
-        lines = [line for line, (_, broken) in enumerate(rows, start=1) for one in broken if one == rule]
+        lines = [line for line, (_, broken) in enumerate(rows, start=1) if rule in broken]
         assert [issue.line for issue in issues] == lines[:MAX_FIRST_ISSUES]
 
 

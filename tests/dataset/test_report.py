@@ -191,5 +191,5 @@ def test_rows_with_large_lines_are_judged_in_small_chunks(tmp_path: Path) -> Non
 def test_a_profile_that_refuses_dropped_rows_says_so(data: Path) -> None:
     strict = Gate(DATASET_PROFILES["vertex-gemini-2.5"], Base("models/b", 200, None, CountsWords()), lambda media: {})
     refusals: Iterator[str] = iter(document(judge(strict, data))["refusals"])
-    assert next(refusals) == "1 of 6 rows are faulty: 1 not_json."
+    assert next(refusals) == "1 of 6 rows is faulty: 1 not_json."
     assert next(refusals).startswith("2 of 6 examples (33.3%) would be dropped, more than 10%")

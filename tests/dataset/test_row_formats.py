@@ -387,6 +387,31 @@ def test_a_weight_on_the_users_message_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, {"messages": messages}).rule == "turn_weight"
 
 
+def test_a_weight_of_0_on_another_message_says_what_is_so(tmp_path: Path) -> None:
+    said = [{"role": "system", "content": "s", "weight": 0}, {"role": "user", "content": "a", "weight": 0}]
+    row, _ = read(tmp_path, {"messages": [*said, {"role": "assistant", "content": "b", "weight": 1}]})
+    assert [content.weight for content in row.example.contents] == [1, 1]
+    assert not row.notes
+
+
+@pytest.mark.parametrize("name", ["train", "training"])
+def test_axolotls_names_for_a_weight_are_obeyed(tmp_path: Path, name: str) -> None:
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", name: False},
+        {"role": "user", "content": "c", name: False},
+        {"role": "assistant", "content": "d", name: True},
+    ]
+    row, _ = read(tmp_path, {"messages": turns})
+    assert [content.weight for content in row.example.contents] == [1, 0, 1, 1]
+
+
+def test_fields_of_other_names_are_told_how_they_are_given_and_null_is_named(tmp_path: Path) -> None:
+    assert "--input-key and --output-key" in refused(tmp_path, {"inputs": "a", "targets": "b"}).hint
+    issue = refused(tmp_path, {"prompt": "a", "completion": None})
+    assert (issue.path, issue.message) == ("completion", "null, expected text")
+
+
 # ---- ShareGPT and others like it
 
 
@@ -455,6 +480,10 @@ def test_of_prompt_and_completion_as_messages_the_completion_is_learnt(tmp_path:
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference tuning do, which is not offered yet"),
         ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}, "preference tuning"),
         ({"text": "a"}, "'text' alone"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "label": False},
+            "holds 'label', as rows for preference tuning",
+        ),
     ],
 )
 def test_a_file_of_rows_that_cannot_be_tuned_on_is_refused_in_one_sentence(

@@ -29,12 +29,16 @@ ROLES = {
     "gpt": MODEL,
     "chatgpt": MODEL,
     "bot": MODEL,
+    "chatbot": MODEL,
+    "ai": MODEL,
     "tool": TOOL,
     "function": TOOL,
     "observation": TOOL,
     "function_call": CALL,
 }
 KNOWN_FIELDS = {*ROLE_KEYS, *CONTENT_KEYS, "weight", "tool_calls", "function_call", "tool_call_id"}
+LEARNT_FIELDS = ("train", "training")
+"""Axolotl's names for whether a turn of the model's is learnt: true or false."""
 MEDIA_TYPES = {"image": "image/jpeg", "video": "video/mp4"}
 """The type that is declared where a name has no ending that tells one; only the kind of medium is judged by it."""
 
@@ -83,8 +87,8 @@ class _Reader:
         if not isinstance(message, dict):
             raise Faulty(path, "shape", f"{kind_name(message)}, not an object with role and content")
         role = _role(message, path)
-        held = KNOWN_FIELDS | ({"name"} if role is TOOL else set())
-        self.unused |= {key for key, value in message.items() if value not in (None, [], "") and key not in held}
+        held = {key: value for key, value in message.items() if value not in (None, [], "")}
+        self.unused |= {key for key, value in held.items() if not _is_read(key, value, role)}
         if message.get("refusal") or message.get("audio"):
             name = "refusal" if message.get("refusal") else "audio"
             hint = "put the text of it into content"
@@ -96,7 +100,7 @@ class _Reader:
         elif role is USER:
             self._append(Role.USER, tuple(_parts(message, path)), message, path)
         else:
-            self._append(Role.MODEL, self._answer(message, role, path), message, path)
+            self._append(Role.MODEL, self._answer(message, role, path), _weighted(message), path)
 
     def _append(self, role: Role, parts: tuple[Part, ...], message: Fields, path: str) -> None:
         last = self.contents[-1] if self.contents else None
@@ -156,6 +160,21 @@ def _joined(first: tuple[Part, ...], second: tuple[Part, ...]) -> tuple[Part, ..
     if second and isinstance(first[-1], Text) and isinstance(second[0], Text):
         return (*first[:-1], Text(f"{first[-1].text}\n\n{second[0].text}"), *second[1:])
     return (*first, *second)
+
+
+def _is_read(key: str, value: JsonValue, role: str) -> bool:
+    """Whether a field of a message plays a part, or says what is so without it."""
+    if key in LEARNT_FIELDS:
+        return value is False or (value is True and role in (MODEL, CALL))
+    return key in KNOWN_FIELDS or (key == "name" and role is TOOL)
+
+
+def _weighted(message: Fields) -> Fields:
+    """The message of the model's with a `weight`, where another field says whether it is learnt."""
+    said = [message[name] for name in LEARNT_FIELDS if isinstance(message.get(name), bool)]
+    if not said or message.get("weight") is not None:
+        return message
+    return {name: held for name, held in message.items() if name not in LEARNT_FIELDS} | {"weight": int(all(said))}
 
 
 def _role(message: Fields, path: str) -> str:

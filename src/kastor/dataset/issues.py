@@ -72,6 +72,11 @@ class Faulty(Exception):
         return Issue(line, self.path, self.rule, self.message, self.hint, unit)
 
 
+def faulty_rows(number: int, num_rows: int) -> str:
+    """The beginning of a sentence: so many of all rows are faulty."""
+    return f"{number:,} of {num_rows:,} rows {'is' if number == 1 else 'are'} faulty"
+
+
 def value_shown(value: object) -> str:
     """A user's value as a message shows it: short; of a list or an object, which of them it is."""
     return excerpt(value, MAX_NAME_CHARS) if isinstance(value, str | int | float) else kind_name(value)

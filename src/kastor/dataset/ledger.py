@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kastor.dataset.gate import Outcome, Verdict
-from kastor.dataset.issues import Issue
+from kastor.dataset.issues import Issue, faulty_rows
 from kastor.domain.dataset_limits import DatasetLimits
 
 MAX_KEPT_ISSUES = 1000  # of a file that is wrong in every line the rest is only counted
@@ -24,7 +24,7 @@ class Ledger:
     issues: list[Issue] = field(default_factory=list)  # the first `MAX_KEPT_ISSUES`, why rows were not accepted
     notes: Counter[str] = field(default_factory=Counter)  # rule -> accepted rows that it has something to say about
     dropped: list[tuple[int, Issue]] = field(default_factory=list)  # the first dropped rows, from 1, and why
-    first: dict[str, list[Issue]] = field(default_factory=dict)  # rule -> its first issues, notes among them
+    first: dict[str, list[Issue]] = field(default_factory=dict)  # rule -> its first issues, one a row, notes among them
 
     def add(self, verdict: Verdict) -> None:
         """Count a row; one that breaks several rules counts for its first."""
@@ -48,7 +48,7 @@ class Ledger:
     def _remember(self, issues: tuple[Issue, ...]) -> None:
         for issue in issues:
             firsts = self.first.setdefault(issue.rule, [])
-            if len(firsts) < MAX_FIRST_ISSUES:
+            if len(firsts) < MAX_FIRST_ISSUES and (not firsts or firsts[-1].line != issue.line):
                 firsts.append(issue)
 
     @property
@@ -82,7 +82,7 @@ def refusals(ledger: Ledger, limits: DatasetLimits, *, num_bytes: int, has_media
         said.append("There are no examples in this file.")
     if ledger.num_rejected:
         faulty = _listed(ledger.rejected_by_rule)
-        said.append(f"{ledger.num_rejected:,} of {ledger.num_rows:,} rows are faulty: {faulty}.")
+        said.append(f"{faulty_rows(ledger.num_rejected, ledger.num_rows)}: {faulty}.")
     share = ledger.num_dropped / ledger.num_rows if ledger.num_rows else 0.0
     if share > limits.max_dropped_share:
         said.append(

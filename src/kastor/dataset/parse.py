@@ -184,7 +184,7 @@ def turn_weight(value: Fields, role: Role, path: str) -> int:
     """The `weight` of a turn: 1 where it is learnt, as it is without one, 0 where it is given.
 
     Raises:
-        Faulty: it is another number, or stands on a turn that is not the model's.
+        Faulty: it is another number, or 1 on a turn that is not the model's.
 
     """
     weight = value.get("weight")
@@ -192,9 +192,9 @@ def turn_weight(value: Fields, role: Role, path: str) -> int:
         return 1
     if isinstance(weight, bool) or weight not in (0, 1):
         raise Faulty(f"{path}.weight", "turn_weight", f"{value_shown(weight)}, expected 0 (given) or 1 (learnt)")
-    if role is not Role.MODEL:
-        raise Faulty(f"{path}.weight", "turn_weight", "stands on a turn that is not the model's", "leave it out there")
-    return int(weight)
+    if weight and role is not Role.MODEL:
+        raise Faulty(f"{path}.weight", "turn_weight", "1 on a turn that is not the model's", "leave it out there")
+    return int(weight) if role is Role.MODEL else 1
 
 
 def _parts(value: Fields, path: str) -> tuple[Part, ...]:

@@ -18,7 +18,7 @@ from kastor.dataset.chat_formats import is_messages
 from kastor.dataset.compression import CorruptStream, decompressed
 from kastor.dataset.csv_rows import csv_rows
 from kastor.dataset.file_type import HEAD_BYTES, check_regular_file, check_text_file
-from kastor.dataset.issues import ELEMENT, LINE, FileFacts, Issue, Row
+from kastor.dataset.issues import ELEMENT, LINE, FileFacts, Issue, Row, faulty_rows
 from kastor.dataset.parse import SHAPES, text_pair
 from kastor.dataset.plain_rows import plain_row
 from kastor.dataset.row_formats import NO_KEYS, Keys, OnFormat, is_example, row_of
@@ -76,7 +76,7 @@ def read_examples(
     if issues:
         shown = "\n".join(f"  {issue}" for issue in issues[:5])
         more = f"\n  … and {len(issues) - 5} more" if len(issues) > 5 else ""
-        raise InvalidArgument(f"{path}: {len(issues)} of {len(items)} rows are faulty.\n{shown}{more}")
+        raise InvalidArgument(f"{path}: {faulty_rows(len(issues), len(items))}.\n{shown}{more}")
     if not items:
         raise InvalidArgument(f"{path} holds no examples; one line looks like {SHAPES}.")
     rows = [item for item in items if isinstance(item, Row)]

@@ -285,7 +285,11 @@ def _one(fields: _Fields, names: Sequence[str], what: str) -> str:
     """
     held = fields.among(names)
     if not held:
-        raise Faulty("", "shape", f"the object holds {fields.listed()}", f"an example is {SHAPES}")
+        empty = [fields.names[name] for name in names if name in fields.names]
+        if empty:
+            raise Faulty(empty[0], "type", "null, expected text")
+        hint = f"an example is {SHAPES}; fields of other names are given by --input-key and --output-key"
+        raise Faulty("", "shape", f"the object holds {fields.listed()}", hint)
     if len(held) > 1:
         raise _ambiguous(f"holds {' and '.join(repr(fields.names[name]) for name in held)}, several {what}", KEYS_HINT)
     return held[0]
@@ -301,7 +305,7 @@ def _ambiguous(message: str, hint: str) -> Faulty:
 def _check_preferences(fields: _Fields) -> None:
     """Nothing, if the row is none for preference tuning."""
     held = sorted(PREFERENCES & set(fields.among(sorted(PREFERENCES))))
-    judged = isinstance(fields.get("label"), bool) and fields.first(OUTPUTS) is not None
+    judged = isinstance(fields.get("label"), bool) and fields.first((*OUTPUTS, *MESSAGES)) is not None
     if held or judged:
         name = fields.names["label" if judged and not held else held[0]]
         said = f"holds {name!r}, as rows for preference tuning do, which is not offered yet"

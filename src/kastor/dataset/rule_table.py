@@ -38,7 +38,7 @@ _ROWS = {
     "first_turn": Rule(REJECTED, "Nothing stands before the model's turn."),
     "last_turn": Rule(REJECTED, "The last turn is not the model's: there is nothing to learn."),
     "turn_order": Rule(REJECTED, "Two turns of one side follow each other."),
-    "turn_weight": Rule(REJECTED, "A weight is neither 0 nor 1, or stands on a turn that is not the model's."),
+    "turn_weight": Rule(REJECTED, "A weight is neither 0 nor 1, or is 1 on a turn that is not the model's."),
     "part_kind": Rule(REJECTED, "A part holds none or several of the kinds of parts, or one that cannot be tuned on."),
     "media_address": Rule(REJECTED, "fileUri is empty."),
     "base64": Rule(REJECTED, "inlineData is empty or no base64."),
