@@ -12,7 +12,7 @@ import torch
 from gguf import GGUFReader
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
 
 from exporting import files_in, make_order
 from kastor.dataset.encode import encode_example
@@ -257,6 +257,15 @@ def test_the_certified_rows_are_the_ones_compared(given: Path, tmp_path: Path, o
     manifest = make(replace(order, adapter=adapter), lambda _: None)
     assert manifest["comparison"]["rows"] == 1
     assert "certificate.json" in manifest["files"]
+
+
+def test_a_base_of_another_form_is_refused_as_gguf_before_anything_is_computed(order: Order, tmp_path: Path) -> None:
+    base = shutil.copytree(order.base_folder, tmp_path / "gemma")
+    Gemma3TextConfig(architectures=["Gemma3ForCausalLM"]).save_pretrained(base)
+    stages: list[str] = []
+    with pytest.raises(Unimplemented, match=r"Gemma3ForCausalLM cannot be written as GGUF here.*Export it as merged"):
+        make(replace(order, format=Format.GGUF, base_folder=base), stages.append)
+    assert stages == []
 
 
 def test_how_text_is_cut_into_words_is_named_by_what_the_tokenizer_does() -> None:

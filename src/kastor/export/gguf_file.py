@@ -21,7 +21,7 @@ from gguf import (
     get_tensor_name_map,
 )
 from gguf.quants import quantize
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from kastor.domain.errors import Unimplemented
 from kastor.export.folders import chat_template, merged
@@ -43,11 +43,10 @@ def write_gguf(order: Order, folder: Path) -> None:
     """The merged model as `model.gguf`.
 
     Raises:
-        Unimplemented: this model cannot be written soundly; names what it has.
+        Unimplemented: its tokenizer cannot be written soundly; names what it has.
 
     """
     model = merged(order)
-    _check(model)
     tokenizer = json.loads(tokenizer_file(order.base_folder, order.rendering).read_text("utf-8"))
     kind, file_type = TYPES[order.weights]
     writer = GGUFWriter(folder / FILE, "llama")
@@ -70,11 +69,18 @@ def read_gguf(_: Order, folder: Path) -> Any:  # noqa: ANN401  # transformers mo
     return model.eval().to(best_device())
 
 
-def _check(model: Any) -> None:  # noqa: ANN401  # transformers model
-    config = model.config
+def check_form(base_folder: Path) -> None:
+    """Nothing, if models of this base's form are written as GGUF.
+
+    Raises:
+        Unimplemented: they are not; names what the base has.
+
+    """
+    config = AutoConfig.from_pretrained(str(base_folder))
+    if type(config) is not LlamaConfig:
+        form = (config.architectures or [config.model_type])[0]
+        raise Unimplemented(f"{form} cannot be written as GGUF here, only Llama's form. {INSTEAD}")
     rope = (config.rope_parameters or {}).get("rope_type", "default")
-    if type(model) is not LlamaForCausalLM:
-        raise Unimplemented(f"{type(model).__name__} cannot be written as GGUF here, only Llama's form. {INSTEAD}")
     if rope != "default" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
         raise Unimplemented(
             f"A Llama with rope {rope!r}, biases ({config.attention_bias}, {config.mlp_bias}) or {config.hidden_act} "

@@ -16,7 +16,7 @@ import kastor
 from kastor.domain.certificate import Tolerance
 from kastor.domain.errors import Unimplemented
 from kastor.export.folders import read_adapter, read_merged, stored_dtype, write_adapter, write_merged, write_notice
-from kastor.export.gguf_file import read_gguf, write_gguf
+from kastor.export.gguf_file import check_form, read_gguf, write_gguf
 from kastor.export.order import Format, Order, Weights, check_target
 from kastor.export.proof import Comparison, compared, plain_logprobs
 from kastor.export.sight import family_of, origin, seen_in
@@ -77,6 +77,8 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
             f"{order.base_model} sees, and llama.cpp would need its vision tower as a file of its own (mmproj), of a "
             "kind that it does not know: export it as peft or merged."
         )
+    if order.format is Format.GGUF:
+        check_form(order.base_folder)
     tell("scoring golden rows as they are served")
     renderer = Renderer.open(order.base_folder, family, order.supervise, order.rendering)
     golden = order.files.golden(order.adapter)
