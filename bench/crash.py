@@ -195,7 +195,7 @@ def adapter_hash(installation: Installation, job_id: object) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def ended(client: Client, models: list[str]) -> dict[str, dict[str, object]]:
+def ended_jobs(client: Client, models: list[str]) -> dict[str, dict[str, object]]:
     """The jobs of the models once all have ended, or the time is up."""
     deadline = time.monotonic() + WAIT_S
     while True:
@@ -210,7 +210,7 @@ def audit(client: Client, expected: dict[str, str]) -> Iterator[str]:
     """Each fault in a sentence."""
     installation = client.installation
     wanted = sorted(client.kinds.keys() - client.deleted)
-    jobs = ended(client, [*wanted, *sorted(client.unanswered), *sorted(client.deleted)])
+    jobs = ended_jobs(client, [*wanted, *sorted(client.unanswered), *sorted(client.deleted)])
     for model in wanted:
         job = jobs.get(model)
         if job is None:
@@ -251,7 +251,7 @@ def main() -> None:
     client = Client(Installation(folder, port), chance)
     client.installation.start()
     undisturbed = {kind: client.create(kind) for kind in KINDS}
-    jobs = ended(client, [model for model in undisturbed.values() if model])
+    jobs = ended_jobs(client, [model for model in undisturbed.values() if model])
     expected = {kind: adapter_hash(client.installation, jobs[str(m)]["id"]) for kind, m in undisturbed.items()}
     print(f"Undisturbed jobs have ended; {given.kills} kills begin, in {folder}.", flush=True)
     done: Counter[str] = Counter()

@@ -72,7 +72,7 @@ def kastor(settings: Settings, *words: str) -> dict[str, Any]:
     return found
 
 
-def judged(kind: str, share: float, own: Settings) -> dict[str, Any]:
+def estimate_and_job(kind: str, share: float, own: Settings) -> dict[str, Any]:
     """The estimate before and after one job, and what the job took."""
     with tempfile.TemporaryDirectory(prefix="estimate-") as name:
         folder = Path(name)
@@ -106,7 +106,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=float, default=1.0, help="share of the rows that are taken")
     given = parser.parse_args(words)
     for kind in given.only or KINDS:
-        print(json.dumps(judged(kind, given.rows, load_settings())), flush=True)
+        print(json.dumps(estimate_and_job(kind, given.rows, load_settings())), flush=True)
 
 
 if __name__ == "__main__":

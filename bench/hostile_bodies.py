@@ -55,7 +55,7 @@ BODIES = {
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+def running_server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     """A server without keys and jobs."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KASTOR_")}
     command = [sys.executable, "-m", "kastor.cli", "serve", "--no-auth", "--port", "0", "--json", "--no-scheduler"]
@@ -70,9 +70,9 @@ def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
         process.wait()
 
 
-def measured(target: str, body: bytes) -> dict[str, object]:
+def cost(target: str, body: bytes) -> dict[str, object]:
     """One body against one server."""
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as (url, process):
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as (url, process):
         small = b'{"contents":[{"parts":[{}]}]}'
         httpx.post(url + target, content=small, timeout=60)  # what the first request builds is there
         before, done, waits, peak = process.memory_info().rss, threading.Event(), [0.0], [0]
@@ -110,7 +110,7 @@ def main() -> None:
     """All of them, or those named."""
     for name in sys.argv[1:] or BODIES:
         target, body = BODIES[name]
-        print(json.dumps({"body": name, "bytes": len(body)} | measured(target, body)), flush=True)
+        print(json.dumps({"body": name, "bytes": len(body)} | cost(target, body)), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from kastor.store import blobs as blobs_module
 from kastor.store.blobs import Blobs, disk_full
 
 
@@ -132,3 +133,27 @@ def chained(error: Exception, cause: Exception) -> Exception:
 )
 def test_a_full_disk_is_told_from_a_text_that_speaks_of_one(error: Exception, full: bool) -> None:
     assert disk_full(error) is full
+
+
+def test_a_disk_that_is_full_when_a_job_is_resumed_is_said_to_be_full(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs.write_dataset("failed", [b"1"])
+
+    def full(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(blobs_module, "_link", full)
+    with pytest.raises(ResourceExhausted, match="^No space left in "):
+        blobs.link_job("failed", "resumed")
+    monkeypatch.undo()
+    blobs.link_job("failed", "again")
+    assert blobs.dataset("again").read_bytes() == b"1\n"
+
+
+def test_a_file_that_two_jobs_share_by_a_link_is_changed_in_the_one_that_writes_it(blobs: Blobs) -> None:
+    blobs.write_dataset("failed", [b"1"])
+    blobs.link_job("failed", "resumed")
+    assert blobs.dataset("failed").samefile(blobs.dataset("resumed"))
+    blobs.write_dataset("resumed", [b"2"])
+    assert (blobs.dataset("failed").read_bytes(), blobs.dataset("resumed").read_bytes()) == (b"1\n", b"2\n")

@@ -223,8 +223,9 @@ class Blobs:
                         shutil.copytree(path, target / path.name, ignore=hidden, copy_function=_link)
                     else:
                         _link(str(path), str(target / path.name))
-            except shutil.Error as error:  # several files at once; each says (source, target, why)
-                raise OSError(error.args[0][0][2]) from error
+            except shutil.Error as error:  # of several files at once; of each (source, target, why), the last as text
+                why = OSError(error.args[0][0][2])
+                raise OSError(errno.ENOSPC if disk_full(why) else errno.EIO, str(why)) from error
 
     def unstarted(self, *, before: datetime) -> list[str]:
         """Ids of the jobs that no worker has begun, and whose folder has had nothing added to it since `before`."""
