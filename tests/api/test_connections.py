@@ -15,12 +15,16 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from api_world import BASE, World
 from kastor.api.connections import ACCEPT_ERROR, ConnectionBounds, file_bounds, throttle_accept_errors
 from kastor.api.http_protocol import bounded_http
+from kastor.api.receiving import Receiving
+from kastor.domain.errors import KastorError
 
 BOUNDS = ConnectionBounds(max_connections=8, head_s=0.4, body_s=0.6, write_s=0.6)
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -139,6 +143,35 @@ def test_a_body_that_stops_or_trickles_ends_its_connection(
                 connection.sendall(b" ")
                 time.sleep(pause_s)
         assert time.monotonic() - began < 5
+
+
+class HeldSink:
+    """Where an upload goes; tells when it was let go."""
+
+    def __init__(self) -> None:
+        self.held = b""
+        self.closed = threading.Event()
+
+    def write(self, piece: bytes) -> None:
+        self.held += piece
+
+    def finish(self) -> Response:
+        return Response()
+
+    def refused(self, error: KastorError) -> Response:
+        return Response()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_an_upload_that_stops_lets_go_of_its_file(world: World) -> None:
+    sink = HeldSink()
+    route = Receiving(world.app.endpoints).route("/upload", ["POST"], lambda call: sink, keyless=True)
+    with served(Starlette(routes=[route])) as address, socket.create_connection(address) as connection:
+        connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
+        assert sink.closed.wait(10)
+    assert sink.held == b"half"
 
 
 def test_an_answer_that_takes_longer_than_all_deadlines_is_given(address: Address, world: World) -> None:

@@ -20,7 +20,6 @@ from kastor.domain.errors import InvalidArgument, KastorError, Unavailable
 from kastor.domain.permission import Principal
 
 PIECE_BYTES = 64 * 1024
-IDLE_TIMEOUT_S = 60.0  # a client that sends nothing for so long is given up
 MAX_WRITING_THREADS = 32
 NOBODY = Principal("")
 """Who calls where the URL itself is the credential."""
@@ -48,9 +47,8 @@ Opener = Callable[[Call], Sink]
 class Receiving:
     """Makes routes that receive bodies."""
 
-    def __init__(self, endpoints: Endpoints, *, idle_timeout_s: float = IDLE_TIMEOUT_S) -> None:
+    def __init__(self, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
-        self.idle_timeout_s = idle_timeout_s
         self.limiter = anyio.CapacityLimiter(MAX_WRITING_THREADS)
 
     def route(
@@ -80,7 +78,7 @@ class _Endpoint:
         check_query(query, self._query)
         stopped = self._shared.endpoints.stopped(threading.Event())
         call = Call(principal, scope["path_params"], query, b"", stopped, headers, base_url(scope))
-        body = _Body(receive, self._shared.idle_timeout_s)
+        body = _Body(receive)
         try:
             _check_encoding(headers)
             response = await self._received(call, body)
@@ -121,11 +119,10 @@ def _check_encoding(headers: Headers) -> None:
 
 
 class _Body:
-    """A request's body as it arrives."""
+    """A request's body as it arrives. A client that sends nothing is given up by its connection's deadlines."""
 
-    def __init__(self, receive: Receive, idle_timeout_s: float) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._idle_timeout_s = idle_timeout_s
         self._more = True
         self.gone = False  # the client went away before the end
 
@@ -144,10 +141,8 @@ class _Body:
                 size += len(await self._event())
 
     async def _event(self) -> bytes:
-        event = None
-        with anyio.move_on_after(self._idle_timeout_s):
-            event = await self._receive()
-        if event is None or event["type"] == "http.disconnect":
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
             self._more, self.gone = False, True
             return b""
         self._more = event.get("more_body", False)
