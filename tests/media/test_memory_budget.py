@@ -1,7 +1,9 @@
 """Decoders share one budget of memory: whoever would be one too many waits, in this process and in others."""
 
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +17,7 @@ import pytest
 
 from films import make_film
 from kastor.domain.errors import Unavailable
-from kastor.domain.media import Sampling, SamplingPlan
+from kastor.domain.media import BadMedium, Sampling, SamplingPlan
 from kastor.media.decode import frames, picture
 from kastor.media.guards import Guards
 from kastor.media.memory_budget import decoder_slot
@@ -68,3 +70,50 @@ def test_whatever_opens_a_medium_waits_for_its_share(look: str, guards: Guards, 
             time.sleep(0.3)
             assert not waiting.done()
         assert waiting.result(60)
+
+
+BOMB_SIDE = 14_000
+TIGHT = Guards(address_space_bytes=400 << 20)
+
+
+def _packed(row: bytes, num_rows: int) -> bytes:
+    packer = zlib.compressobj(1)
+    return b"".join(packer.compress(row * 100) for _ in range(num_rows // 100)) + packer.flush()
+
+
+def _red_pdf() -> bytes:
+    """A page with a picture of 588 MB, in half a megabyte."""
+    data = _packed(b"\xff\0\0" * BOMB_SIDE, BOMB_SIDE)
+    show = b"q 72 0 0 72 0 0 cm /I Do Q"
+    size = b"/Width %d/Height %d/ColorSpace/DeviceRGB/BitsPerComponent 8" % (BOMB_SIDE, BOMB_SIDE)
+    held = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 72 72]/Contents 4 0 R/Resources<</XObject<</I 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(show), show),
+        b"<</Subtype/Image%s/Filter/FlateDecode/Length %d>>stream\n%s\nendstream" % (size, len(data), data),
+    ]
+    objects = b"".join(b"%d 0 obj%s endobj\n" % (number, text) for number, text in enumerate(held, start=1))
+    return b"%PDF-1.4\n" + objects + b"trailer<</Root 1 0 R>>\n%%EOF"
+
+
+def _png() -> bytes:
+    """49 megapixels of 16-bit colours, 294 MB, in less than half a megabyte."""
+    header, data = struct.pack(">IIBBBBB", 7000, 7000, 16, 2, 0, 0, 0), _packed(bytes(1 + 6 * 7000), 7000)
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    body = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def test_a_picture_within_a_page_is_never_whole_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(_red_pdf())
+    pixels = picture(tmp_path / "a.pdf", (32, 32), guards=TIGHT)
+    assert np.asarray(pixels).reshape(-1, 3).mean(axis=0).tolist() == [255, 0, 0]
+
+
+def test_a_picture_that_takes_more_than_its_share_is_named_and_one_within_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(_png())
+    with pytest.raises(BadMedium) as caught:
+        picture(tmp_path / "a.png", guards=TIGHT)
+    assert caught.value.fault.rule == "media_too_much_memory"
+    assert picture(tmp_path / "a.png", (32, 32)).shape == (32, 32, 3)
