@@ -268,3 +268,18 @@ def test_a_file_that_was_not_written_to_its_end_leaves_the_old_one(tmp_path: Pat
         file.write("half")
         raise ZeroDivisionError
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_links_in_a_circle_are_named_and_never_a_traceback(data: Path, kastor: Kastor) -> None:
+    circle = data.with_name("circle.jsonl")
+    circle.symlink_to(circle.name)
+    for arguments in (
+        ("prepare", "circle.jsonl", "--out", "done"),
+        ("prepare", "data.jsonl", "--out", "circle.jsonl"),
+        ("check", "circle.jsonl", "--base", "tiny"),
+        ("check", "circle.jsonl", "--base", "tiny", "--media-root", "circle.jsonl"),
+        ("check", "data.jsonl", "--base", "tiny", "--html", "circle.jsonl/page"),
+    ):
+        ran = kastor(*arguments)
+        assert ran.code in (1, 2) and "circle.jsonl" in ran.err and "Traceback" not in ran.err, ran.err
+    assert data.read_text() == ROWS

@@ -67,6 +67,19 @@ def test_a_stream_cut_anywhere_is_an_error(tmp_path: Path, pack: Callable[[bytes
         assert "cannot be unpacked" in refusal(put(tmp_path, "d.jsonl", data + second[:extra]))
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_file_that_is_changed_while_it_is_read_is_an_error(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(pack(ROW * 3))
+    rows = read_rows(file)
+    assert isinstance(next(rows), Row)
+    with file.open("ab") as other:
+        other.write(pack(ROW))
+    with pytest.raises(InvalidArgument, match=r"a\.jsonl was changed while it was read"):
+        list(rows)
+    assert len(list(read_rows(file))) == 4
+
+
 @pytest.mark.parametrize(("num_mib", "refused"), [(64, False), (1100, True)])
 def test_a_zstandard_file_of_some_bytes_does_not_unpack_to_gigabytes(num_mib: int, refused: bool) -> None:
     packer = zstandard.ZstdCompressor().compressobj()

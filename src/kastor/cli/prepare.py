@@ -138,7 +138,7 @@ def _run(
 def _check_folder(wanted: Wanted, data: Path, settings: Settings) -> None:
     """See to it, before any work, that nothing of the user's is overwritten."""
     folder = wanted.folder
-    if is_same_file(folder, data.absolute().parent) or is_same_file(folder, data.resolve().parent):
+    if is_same_file(folder, data.absolute().parent) or is_same_file(folder, Path(os.path.realpath(data)).parent):
         said = f"{folder} is the dataset's own folder; name another, the originals stay there."
         raise typer.BadParameter(said, param_hint="--out")
     check_output_folder("--out", folder)

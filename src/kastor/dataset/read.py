@@ -5,6 +5,8 @@ raised one at a time; what is wrong with a file as a whole is raised.
 """
 
 import io
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -149,12 +151,14 @@ def _opened(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None
     """The file's bytes, unpacked if its first bytes say that it is packed, without a byte order mark.
 
     Raises:
-        InvalidArgument: it cannot be read, or holds no text; also while it is read.
+        InvalidArgument: it cannot be read, or holds no text; also while it is read, and at the end where it was changed
+            meanwhile: half of one text and half of another are nobody's dataset.
 
     """
     check_regular_file(path)
     try:
         with io.BufferedReader(_Counted(path, on_bytes), BUFFER_BYTES) as raw:
+            version = _version(raw)
             magic = raw.peek(4)[:4]
             with decompressed(cast(BinaryIO, raw), magic) as file:
                 head = cast(io.BufferedReader, file).peek(HEAD_BYTES)[:HEAD_BYTES]
@@ -162,10 +166,18 @@ def _opened(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None
                 if head.startswith(BOM):
                     file.read(len(BOM))
                 yield file
+            if _version(raw) != version:
+                raise InvalidArgument(f"{path} was changed while it was read. Begin again when nothing writes to it.")
     except CorruptStream as error:
         raise InvalidArgument(f"{path} cannot be unpacked: {error}.") from error
     except OSError as error:
         raise InvalidArgument(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _version(file: BinaryIO) -> tuple[int, int] | None:
+    """A value that is another one once a file was written to; of a pipe there is none."""
+    status = os.fstat(file.fileno())
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def _is_csv(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """The use cases of tuning on a dataset file: rows that the dialects' messages cannot carry, and media."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ class DatasetService:
         self._tuning = tuning
         self._files = files
         self._blobs = blobs
-        self._folders = tuple(folder.resolve() for folder in folders)
+        self._folders = tuple(Path(os.path.realpath(folder)) for folder in folders)
 
     def create(
         self,

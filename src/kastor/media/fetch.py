@@ -80,7 +80,7 @@ class Fetcher:
         self._limits = limits or FetchLimits()
         self._open_filesystem = open_filesystem
         self._sleep = sleep
-        self._roots = tuple(folder.resolve() for folder in places.folders)
+        self._roots = tuple(Path(os.path.realpath(folder)) for folder in places.folders)
 
     def fetch(self, uri: str) -> Fetched:
         """The medium that `uri` names: a path, `file://`, `gs://`, `s3://`, `http(s)://` or `files/…`.
