@@ -32,6 +32,11 @@ structlog.configure(
 )
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their length: those of archives hold the time, which differs between the suite's processes."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def sigterm_as_before() -> Iterator[None]:
     """A worker's parts that run in the tests' own process leave no handler behind, which children would inherit."""

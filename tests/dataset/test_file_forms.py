@@ -181,7 +181,6 @@ def array() -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer", "git lfs pull"),
         (bytes(100), "a binary file", "JSON lines"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",  # an archive's bytes hold the time
 )
 def test_a_file_of_another_format_is_named_with_a_way_to_convert_it(
     tmp_path: Path, data: bytes, named: str, remedy: str
