@@ -15,6 +15,7 @@ from kastor_process import Serve
 from little_issuer import RSA, Issuer
 from little_issuer import serving as little_issuer
 from ran_command import Kastor
+from waiting import wait_until
 
 KEY_OF_SETTINGS = "AIza-secret-of-ada"
 BODY = {"contents": [{"parts": [{"text": "x"}]}]}
@@ -76,6 +77,8 @@ def test_polling_is_told_only_where_the_log_level_is_debug(
         monkeypatch.setenv("KASTOR_LOG_LEVEL", level)
         url, said = serve("--no-auth", "--data-dir", str(home / level))
         assert httpx.get(f"{url}/kastor/v1/jobs").status_code == 200
+        httpx.post(f"{url}/afterwards")  # logged in any case, and later; a line may come after its answer
+        wait_until(lambda said=said: "/afterwards" in said.read_text())
         assert ("/kastor/v1/jobs" in said.read_text()) is told
 
 
