@@ -202,6 +202,24 @@ def test_a_key_that_stands_twice_is_refused_by_name(tmp_path: Path, line: str, k
     assert (issue.rule, issue.message) == ("duplicate_key", f"the key '{key}' stands more than once in one object")
 
 
+@pytest.mark.parametrize("depth", [129, 300, 1000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{nested}",
+        '{{"contents": {nested}}}',
+        '{{"text_input": "a", "output": "b", "tools": {nested}}}',
+        '{{"messages": [{{"role": "user", "content": "a"}}], "tools": {nested}}}',
+    ],
+)
+def test_what_is_nested_too_deeply_is_one_issue(tmp_path: Path, line: str, depth: int) -> None:
+    text = line.format(nested="[" * depth + "]" * depth)
+    (tmp_path / "d.jsonl").write_text('["a", "b"]\n' + text + "\n")
+    _, issue = read_rows(tmp_path / "d.jsonl")
+    assert isinstance(issue, Issue)
+    assert "Nested too deeply: at most 128" in issue.message
+
+
 def test_colons_in_texts_and_escapes_are_no_keys(tmp_path: Path) -> None:
     turns = [
         {"role": "user", "parts": [{"text": 'a: "b": c'}]},

@@ -243,17 +243,19 @@ class _Reading:
     def _row(self, number: int, text: bytes, unit: str = LINE, first_line: int | None = None) -> Row | Issue:
         """The row that a text of its own is; `first_line` is where it begins, if it may go on on others."""
         try:
-            value = orjson.loads(text)
-            plain = plain_row(number, value, text) if self._fast else None
-        except orjson.JSONDecodeError:
-            plain = None
             try:
+                value = orjson.loads(text)
+                if self._fast and (plain := plain_row(number, value, text)) is not None:
+                    return plain
+            except orjson.JSONDecodeError:
                 value = read_json(text, first_line)
-            except MalformedJson as error:
-                return Issue(number, "", "not_json", error.message, unit=unit)
-        if plain is not None:
-            return plain
-        if (key := repeated_key(text, value)) is not None:
+        except MalformedJson as error:
+            return Issue(number, "", "not_json", error.message, unit=unit)
+        try:
+            key = repeated_key(text, value)
+        except MalformedJson as error:
+            return Issue(number, "", "nesting", error.message, unit=unit)
+        if key is not None:
             message = f"the key {key!r} stands more than once in one object"
             return Issue(number, "", "duplicate_key", message, "keep one", unit)
         return row_of(number, value, self._keys, len(text), unit=unit, on_format=self._on_format)

@@ -48,7 +48,7 @@ _ROWS = {
     "fps": Rule(REJECTED, "fps is not above 0 and at most 24."),
     "media_resolution": Rule(REJECTED, "The resolution is unknown, or the base model has none such."),
     "function_name": Rule(REJECTED, "A function call or response has no name."),
-    "nesting": Rule(REJECTED, "Arguments or a response are nested more than 64 deep."),
+    "nesting": Rule(REJECTED, "Arguments or a response are nested more than 64 deep, or a row more than 128."),
     "unknown_field": Rule(KEPT, "A field or column plays no part in tuning: unknown, misspelt, or in the wrong place."),
     "no_effect": Rule(KEPT, "generationConfig holds more than mediaResolution, which alone plays a part."),
 }

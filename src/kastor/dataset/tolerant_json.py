@@ -40,6 +40,10 @@ def repeated_key(data: bytes, value: JsonValue) -> str | None:
     """A key that stands twice in one object of `data`, which `value` was read from; readers keep the last in silence.
 
     Where every colon is one of a key that was read or stands in a text, no key can have been lost.
+
+    Raises:
+        MalformedJson: the value is nested too deeply.
+
     """
     if not _has_more_colons(data, _num_colons(value)) and not escapes_colons(data):
         return None
@@ -87,13 +91,20 @@ def _has_more_colons(data: bytes, number: int) -> bool:
     return True
 
 
-def _num_colons(value: JsonValue) -> int:
+def _num_colons(value: JsonValue, depth: int = 0) -> int:
     """Colons that this value takes, written without escapes: one a key, and those in texts."""
     if type(value) is str:
         return value.count(":") if ":" in value else 0
+    if depth >= MAX_DEPTH:
+        raise _too_deep()
+    depth += 1
     if type(value) is dict:
-        return len(value) + sum([_num_colons(name) + _num_colons(held) for name, held in value.items()])
-    return sum([_num_colons(held) for held in value]) if type(value) is list else 0
+        return len(value) + sum([_num_colons(name) + _num_colons(held, depth) for name, held in value.items()])
+    return sum([_num_colons(held, depth) for held in value]) if type(value) is list else 0
+
+
+def _too_deep() -> MalformedJson:
+    return MalformedJson(f"Nested too deeply: at most {MAX_DEPTH} levels are read.")
 
 
 def _read_tolerantly(data: bytes, first_line: int | None) -> JsonValue:
@@ -134,7 +145,7 @@ def _fault(text: str, first_line: int | None) -> MalformedJson:
     except orjson.JSONDecodeError as error:
         line = "" if first_line is None else f"line {error.lineno + first_line - 1}, "
         return MalformedJson(f"{error.msg[:1].upper()}{error.msg[1:]} at {line}column {error.colno}.")
-    return MalformedJson(f"Nested too deeply: at most {MAX_DEPTH} levels are read.")
+    return _too_deep()
 
 
 def _blanked(match: re.Match[str]) -> str:
