@@ -317,6 +317,7 @@ def test_images_of_openai_chat_become_media(tmp_path: Path) -> None:
 def test_messages_of_the_user_in_succession_are_one_turn(tmp_path: Path) -> None:
     picture = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
     messages = [
+        {"role": "user", "content": ""},
         {"role": "user", "content": "Describe this artwork."},
         {"role": "user", "content": "In a word."},
         {"role": "user", "content": picture},

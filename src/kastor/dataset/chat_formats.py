@@ -157,6 +157,8 @@ class _Reader:
 
 def _joined(first: tuple[Part, ...], second: tuple[Part, ...]) -> tuple[Part, ...]:
     """The parts of two messages of the user's as one turn; a blank line stands between texts."""
+    if first == (Text(""),):
+        return second or first
     if second and isinstance(first[-1], Text) and isinstance(second[0], Text):
         return (*first[:-1], Text(f"{first[-1].text}\n\n{second[0].text}"), *second[1:])
     return (*first, *second)
