@@ -139,9 +139,15 @@ def test_a_disk_that_is_full_when_a_job_is_resumed_is_said_to_be_full(
     blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blobs.write_dataset("failed", [b"1"])
+    saved = blobs.checkpoints("failed") / "step-000004" / "manifest.json"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    link = blobs_module._link
 
     def full(source: str, target: str) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if source == str(saved):  # in a folder, whose copying wraps errors in one of its own
+            raise OSError(errno.ENOSPC, "No space left on device")
+        link(source, target)
 
     monkeypatch.setattr(blobs_module, "_link", full)
     with pytest.raises(ResourceExhausted, match="^No space left in "):
