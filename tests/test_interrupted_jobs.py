@@ -184,9 +184,11 @@ def test_told_to_stop_while_the_end_of_an_epoch_waits_for_room_it_is_kept_as_one
 
 
 STUCK = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path(sys.argv[1]).write_text("up")
+pid = pathlib.Path(sys.argv[1] + ".written")
+pid.write_text(str(os.getpid()))
+pid.rename(sys.argv[1])
 time.sleep(600)
 """
 
@@ -201,7 +203,7 @@ def test_a_worker_that_heeds_no_cancel_is_ended_and_its_job_cancelled(place: Pla
     try:
         scheduler.step()
         wait_until(up.exists)
-        (process,) = psutil.Process().children()
+        process = psutil.Process(int(up.read_text()))
         place.jobs.request_cancel("job1", at=datetime.now(UTC))
         run_until(place, scheduler, "job1")
         assert place.jobs.get("job1").state is State.CANCELLED

@@ -24,6 +24,7 @@ from kastor.export.order import Format, Order
 from kastor.media.cache import MediaCache
 from kastor.models.pictures import stored_under
 from kastor.models.vision import FeatureStore, tower_hash
+from kastor.store.manifests import write_manifest
 from seers import STILL, Seer
 
 NAMES = ("gemma3", "gemma4-e", "gemma4-moe", "qwen3-vl", "smolvlm", "llava")
@@ -48,6 +49,7 @@ def ordered(seer: Seer, folder: Path) -> Order:
         key = stored_under(planned, tower_hash(seer.folder, vision))
         FeatureStore(cache, lease).put(key, seer.features[STILL.uri])
     seer.tuned().save_pretrained(folder / "adapter")
+    write_manifest(folder / "adapter", {})
     return make_order(folder, folder / "out", family=seer.family.name, base_folder=seer.folder)
 
 

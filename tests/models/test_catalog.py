@@ -36,7 +36,7 @@ def test_googles_name_leads_to_the_embedded_base() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_near_ones() -> None:
-    with pytest.raises(NotFound, match=r"models/smolm-135 is not found.*Near names: models/smollm2-135m-instruct"):
+    with pytest.raises(NotFound, match=r"no base model 'smolm-135' here\. Near names: models/smollm2-135m-instruct"):
         load_catalog().base("smolm-135")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from films import make_torn_film
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from kastor.domain.generation import Sampling, Shown
@@ -245,10 +246,7 @@ def test_a_medium_that_changed_since_it_was_looked_at_is_not_taken_for_it(world:
 
 
 def test_a_medium_that_is_damaged_further_in_is_the_callers_fault_and_named(world: World) -> None:
-    path = world.folder / "torn.png"
-    make_picture(path, 5)
-    path.write_bytes(path.read_bytes()[:-600])
-    prompt = prompt_of("?", Media("image/png", str(path)))
+    prompt = prompt_of("?", Media("video/mp4", str(make_torn_film(world.folder / "torn.mp4"))))
     shown = world.shown(prompt)
     rendered = world.rendered(prompt, shown)
     with pytest.raises(InvalidArgument, match=r"contents\[0\]\.parts\[1\]") as caught:
