@@ -18,7 +18,8 @@ def texts() -> dict[Path, str]:
     """Every text that people may read."""
     found = {}
     for path in TOLD:
-        if path.is_file() and path != Path(__file__) and "__pycache__" not in path.parts:
+        written_by_tool = any(part == "__pycache__" or part.endswith(".egg-info") for part in path.parts)
+        if path.is_file() and path != Path(__file__) and not written_by_tool:
             try:
                 found[path] = path.read_text("utf-8")
             except UnicodeDecodeError:
