@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from kastor.domain.permission import Principal
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
+from kastor.models.sources import ensure_local
 from kastor.settings import environment
 from kastor.store.checkpoint_folder import CheckpointFolder
 from kastor.store.manifests import STATE_FILE
 from kastor.store.registry import ModelStore
 from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import steps
+from kastor.worker.outcome import work
 from kastor.worker.ownership import Ownership
 from small_disk import fill, needs_mount, small_disk
 from waiting import wait_until
@@ -232,6 +235,27 @@ def test_a_disk_full_before_training_sends_the_job_back_to_the_queue_with_a_note
     assert said[-1] == "PREPARING -> QUEUED: it is tried again on a disk that was full"
     assert place.work(place.claim()) == 0
     assert place.jobs.get("job1").state is State.SUCCEEDED
+
+
+def test_too_little_room_for_the_base_sends_the_job_back_to_the_queue_and_says_how_much_is_needed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = replace(load_catalog().base("smollm2-135m-instruct"), num_parameters=10**15)
+
+    def fetch() -> bool:
+        return ensure_local(huge, place.settings.cache_dir) is not None
+
+    place.add()
+    job = place.claim()
+    monkeypatch.setattr("kastor.worker.outcome.FULL_WAIT_S", 0.2)
+    folders = place.settings.data_dir, place.settings.cache_dir
+    assert work(fetch, Ownership(place.jobs, job, beat_every_s=1), *folders) == os.EX_TEMPFAIL
+    queued = place.jobs.get("job1")
+    assert (queued.state, queued.deaths, queued.error) == (State.QUEUED, 0, None)
+    said = events(place, "job1")
+    (needed,) = (one for one in said if "needs 5000000000 MB" in one)
+    assert str(place.settings.data_dir) not in needed
+    assert said[-1].endswith("it is tried again on a disk that was full")
 
 
 @needs_mount

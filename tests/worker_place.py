@@ -128,7 +128,12 @@ class Place:
 
     def work(self, job: TuningJob, ownership: Ownership | None = None) -> int:
         ownership = ownership or Ownership(self.jobs, job, beat_every_s=1)
-        return work(Steps(self.settings, job, self.blobs, ownership).run, ownership, self.settings.data_dir)
+        return work(
+            Steps(self.settings, job, self.blobs, ownership).run,
+            ownership,
+            self.settings.data_dir,
+            self.settings.cache_dir,
+        )
 
 
 def adapter(place: Place, job_id: str, file: str = "adapter_model.safetensors") -> dict[str, torch.Tensor]:

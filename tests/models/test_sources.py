@@ -11,7 +11,7 @@ import torch
 from exporting import make_order
 from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example, Prompt
-from kastor.domain.errors import FailedPrecondition, Unavailable
+from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.export.gguf_file import FILE
 from kastor.export.making import make
 from kastor.export.order import Format, Weights
@@ -20,6 +20,7 @@ from kastor.models.catalog import BaseModel, PartsSource, WheelSource, load_cata
 from kastor.models.load import load_base
 from kastor.models.render import Renderer
 from kastor.models.sources import Progress, check_agreement, ensure_local, is_local
+from kastor.store.blobs import disk_full
 from tiny import tiny_adapter, tiny_base
 
 NUM_PARTS = 3
@@ -173,3 +174,10 @@ def test_every_licence_that_asks_is_named_and_the_default_base_asks_for_nothing(
     bases = load_catalog().bases
     assert [name for name, base in bases.items() if base.terms] == ["gemma-3-270m"]
     assert load_catalog().base("gemini-1.5-flash-001-tuning").licence == "Apache-2.0"
+
+
+def test_too_little_room_for_a_base_is_a_full_disk(tmp_path: Path) -> None:
+    huge = replace(load_catalog().base("smollm2-135m-instruct"), num_parameters=10**15)
+    with pytest.raises(ResourceExhausted, match="needs 5000000000 MB") as refused:
+        ensure_local(huge, tmp_path)
+    assert disk_full(refused.value)

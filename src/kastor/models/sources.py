@@ -7,6 +7,7 @@ whole are kept until then, so that a fetch that was interrupted goes on with the
 
 import errno
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -137,7 +138,7 @@ def _check_space(base: BaseModel, folder: Path) -> None:
         raise ResourceExhausted(
             f"{base.name} needs {needed / 1e6:.0f} MB in {folder}, {free / 1e6:.0f} MB are free. "
             "Free some, or set cache_dir to another disk."
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a full disk like any other: a job waits for room
 
 
 def _fetch(base: BaseModel, folder: Path, told: OnProgress) -> None:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     job_id, attempt = _awaited(given.parent_fd) if given.spare else (given.job_id, given.attempt)
     configure_logs("json")
     structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt)
-    jobs = JobStore(open_database(settings.resolved_database_url))
+    jobs = JobStore(open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s))
     job = jobs.get(job_id)
     if job.attempt != attempt:
         sys.exit(SUPERSEDED)
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     ownership.start()
     if not given.spare:
         _end_with_parent(given.parent_fd)
-    sys.exit(work(lambda: _run(settings, job, ownership), ownership, settings.data_dir))
+    sys.exit(work(lambda: _run(settings, job, ownership), ownership, settings.data_dir, settings.cache_dir))
 
 
 def _end_with_parent(parent_fd: int | None) -> None:

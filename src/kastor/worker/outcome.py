@@ -19,10 +19,11 @@ FULL_WAIT_S = 60.0
 ROOM_BYTES = 32 * 1024**2
 
 
-def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
+def work(run: Callable[[], bool], ownership: Ownership, *folders: Path) -> int:
     """Run the job and write how it ended; the process's exit code.
 
-    `run` is False when a request ended it early. A full disk ends no job: it waits for room in `data_dir`.
+    `run` is False when a request ended it early. A full disk ends no job: it waits for room in one of the `folders`,
+    Kastor's own, whose paths no message to the owner holds.
     """
     log = structlog.get_logger()
     try:
@@ -35,8 +36,10 @@ def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
         except Exception as error:  # the worker's loop: the job must end with a reason, whatever it was
             if disk_full(error):
                 log.exception("disk_full")
-                return _waits_for_room(ownership, data_dir)
-            ownership.move(State.FAILED, failure(error, data_dir))
+                if isinstance(error, KastorError):  # it may say how much room is needed
+                    ownership.warn(failure(error, *folders).message)
+                return _waits_for_room(ownership, [folder for folder in folders if folder.exists()])
+            ownership.move(State.FAILED, failure(error, *folders))
             log.exception("job_failed")
             return 0
     except Interrupted:
@@ -51,11 +54,14 @@ def work(run: Callable[[], bool], ownership: Ownership, data_dir: Path) -> int:
     return _ended_early(ownership)
 
 
-def _waits_for_room(ownership: Ownership, data_dir: Path) -> int:
+def _waits_for_room(ownership: Ownership, folders: list[Path]) -> int:
     """Back to the queue, once there is more room than now, or it may be tried again all the same."""
-    free_bytes = shutil.disk_usage(data_dir).free
-    enough = free_bytes + ROOM_BYTES
-    ownership.await_room("the job", wait_s=FULL_WAIT_S, room=lambda: shutil.disk_usage(data_dir).free >= enough)
+    enough = {folder: shutil.disk_usage(folder).free + ROOM_BYTES for folder in folders}
+    ownership.await_room(
+        "the job",
+        wait_s=FULL_WAIT_S,
+        room=lambda: any(shutil.disk_usage(folder).free >= num_bytes for folder, num_bytes in enough.items()),
+    )
     ownership.move(State.QUEUED, note="it is tried again on a disk that was full")
     return os.EX_TEMPFAIL
 
@@ -71,10 +77,13 @@ def _ended_early(ownership: Ownership) -> int:
     return 0
 
 
-def failure(error: Exception, data_dir: Path) -> JobError:
-    """The sentence a user reads about what ended the job."""
+def failure(error: Exception, *folders: Path) -> JobError:
+    """The sentence a user reads about what ended the job; paths in `folders` are cut short."""
     if isinstance(error, KastorError):
-        return JobError(error.code, error.message.replace(f"{data_dir}/", HIDDEN))  # the owner is told it, too
+        message = error.message
+        for folder in folders:  # the owner is told it, too
+            message = message.replace(f"{folder}/", HIDDEN)
+        return JobError(error.code, message)
     if ran_out(error):
         message = "Memory ran out: close other programs, use shorter examples or a smaller base model."
         return JobError(Code.RESOURCE_EXHAUSTED, message)
