@@ -194,3 +194,46 @@ def test_the_servers_side_never_imports_torch() -> None:
         "import sys, kastor.serving.remote; sys.exit(bool({'torch', 'transformers', 'uvicorn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+HANGING = """
+import sys, threading
+from pathlib import Path
+from kastor.engine import main
+from kastor.serving.batching import Batcher
+
+flag, forward = Path(sys.argv[1]), Batcher._forward
+
+def hang_once(*arguments, **options):
+    if flag.exists():
+        flag.unlink()
+        threading.Event().wait()
+    return forward(*arguments, **options)
+
+Batcher._forward = hang_once
+main(sys.argv[2:])
+"""
+
+
+def test_a_process_whose_generating_thread_hangs_is_ended_and_the_next_call_answered(
+    settings: Settings, tmp_path: Path
+) -> None:
+    flag = tmp_path / "hangs"
+
+    def command(base: str, socket: Path, parent_fd: int) -> list[str]:
+        arguments = engine_command(base, socket, parent_fd)[3:]
+        return [sys.executable, "-c", HANGING, str(flag), *arguments]
+
+    impatient = settings.model_copy(update={"engine_stall_timeout_s": 1.0})
+    hanging = RemoteEngine(
+        environment(impatient), log_dir=tmp_path, idle_timeout_s=60, silence_timeout_s=1.0, command=command
+    )
+    try:
+        assert answer(hanging, asked("one"))
+        flag.touch()
+        with pytest.raises(Unavailable, match=r"did not answer for 1 s and was ended|ended in mid-answer; try again"):
+            answer(hanging, asked("one"))
+        assert not flag.exists()
+        assert answer(hanging, asked("one"))
+    finally:
+        hanging.close()

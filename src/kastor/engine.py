@@ -68,6 +68,7 @@ class Service:
     renderers: Callable[[Rendering], Renderer]
     batcher: Batcher
     guides: Guides
+    stall_timeout_s: float
     seeing: Seeing | None = None  # where the base sees
     eyes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(EYES, thread_name_prefix="seeing"))
 
@@ -82,8 +83,12 @@ class Service:
         )
 
     async def ready(self, request: Request) -> Response:
-        """Says that the base is loaded: nobody listens on the socket before."""
-        return Response(status_code=204)
+        """Says that the base is loaded, as nobody listens on the socket before, and that answers are being made."""
+        stalled_s = self.batcher.stalled_s()
+        if stalled_s <= self.stall_timeout_s:
+            return Response(status_code=204)
+        structlog.get_logger().error("generating_thread_stalled", seconds=round(stalled_s))
+        return Response(status_code=503)
 
     async def count(self, request: Request) -> Response:
         """The number of tokens of a prompt."""
@@ -176,7 +181,8 @@ def service(settings: Settings, base: BaseModel) -> Service:
     ends = end_ids(model, renderer.closing_id)
     guides = Guides(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
     batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache)
-    return Service(renderers, batcher, guides, _seeing(settings, base, folder, model))
+    stall_timeout_s = settings.engine_stall_timeout_s
+    return Service(renderers, batcher, guides, stall_timeout_s, _seeing(settings, base, folder, model))
 
 
 def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> Seeing | None:  # noqa: ANN401  # transformers is untyped

@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     engine_silence_timeout_s: float = Field(
         60.0, ge=1, description="A generation process that does not answer for this long is ended."
     )
+    engine_stall_timeout_s: float = Field(
+        120.0,
+        ge=1,
+        description="A generation process that is at one pass of its model for this long answers no more, and is ended "
+        "after engine_silence_timeout_s.",
+    )
     database_timeout_s: float = Field(
         30.0, ge=1, le=3600, description="How long to wait for the database; callers get 503 after that."
     )

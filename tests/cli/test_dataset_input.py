@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -49,3 +50,41 @@ def test_input_that_never_ends_is_refused_by_name(monkeypatch: pytest.MonkeyPatc
 def test_a_file_is_itself(tmp_path: Path) -> None:
     with dataset_file(tmp_path / "d.jsonl") as file:
         assert file == tmp_path / "d.jsonl"
+
+
+COPYING = """
+import time
+from pathlib import Path
+from kastor.cli.dataset_input import dataset_file
+with dataset_file(Path("-")) as copy:
+    print(copy, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_copy_of_a_killed_command_goes_with_the_next_copy_and_no_folder_of_the_users_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    of_the_user = tmp_path / "kastor-dataset-mine"
+    of_the_user.mkdir()
+    (of_the_user / "rows.jsonl").write_bytes(ROW)
+    os.utime(of_the_user, (0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-c", COPYING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(ROW)
+        process.stdin.close()
+        left = Path(process.stdout.readline().decode().strip())
+        standard_input(monkeypatch, ROW)
+        with dataset_file(Path("-")):
+            assert left.is_file()
+        process.kill()
+    standard_input(monkeypatch, ROW)
+    with dataset_file(Path("-")):
+        assert not left.parent.exists()
+    assert list(tmp_path.iterdir()) == [of_the_user] and list(of_the_user.iterdir())

@@ -1,7 +1,6 @@
 """A dataset that comes from standard input or a pipe, kept in a file for as long as a command reads it."""
 
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,13 @@ from typing import BinaryIO
 from kastor.dataset.compression import GZIP, is_zstd
 from kastor.dataset.file_type import HEAD_BYTES, check_text_file
 from kastor.domain.errors import InvalidArgument, ResourceExhausted
+from kastor.temporary_folder import TemporaryFolder
 
 STDIN = "-"
 CHUNK_BYTES = 1 << 20
 MAX_BYTES = 1 << 30
+DATASET_FOLDER_PREFIX = "kastor-dataset-"
+"""Of the temporary folders of copies; those of killed commands go with the next copy."""
 
 
 @contextmanager
@@ -29,8 +31,8 @@ def dataset_file(path: Path, *, is_read_once: bool = False, max_bytes: int = MAX
         yield path
         return
     name = "stdin" if is_stdin else path.name
-    with tempfile.TemporaryDirectory(prefix="kastor-") as folder:
-        copy = Path(folder) / name
+    with TemporaryFolder(DATASET_FOLDER_PREFIX) as folder:
+        copy = folder / name
         try:
             with copy.open("wb") as target:
                 if is_stdin:

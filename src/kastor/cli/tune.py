@@ -1,14 +1,13 @@
 """`kastor tune`: start a tuning and stay with it until it ends."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kastor.cli.connection import Access, Link, connect
-from kastor.cli.dataset_input import dataset_file
+from kastor.cli.dataset_input import DATASET_FOLDER_PREFIX, dataset_file
 from kastor.cli.follow import follow
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, duration, program
@@ -23,6 +22,7 @@ from kastor.domain.job import State
 from kastor.domain.limits import GEMINI_API
 from kastor.models.catalog import load_catalog
 from kastor.settings import load_settings
+from kastor.temporary_folder import TemporaryFolder
 
 MAX_NOTES = 5
 BODY_TOO_LARGE = "Request payload size exceeds the limit"  # the wording of the wire
@@ -126,8 +126,8 @@ def _uploadable(new: NewTuning, data: Path, columns: Columns) -> Iterator[Path]:
     if columns == (None, None):
         yield data
         return
-    with tempfile.TemporaryDirectory(prefix="kastor-") as folder:
-        path = Path(folder) / f"{data.stem}.jsonl"
+    with TemporaryFolder(DATASET_FOLDER_PREFIX) as folder:
+        path = folder / f"{data.stem}.jsonl"
         with path.open("wb") as file:
             file.writelines(encode_example(example) + b"\n" for example in new.examples)
         yield path

@@ -7,6 +7,7 @@ A prompt with several candidates is taken in once, its keys and values then copi
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ class Batcher:
     _closing: bool = False
     _rows: list[Row] = field(default_factory=list)  # a row's index is its slot
     _entering: list[Row] = field(default_factory=list)  # their slots follow; more than one only if all are short
+    _progressed_at: float | None = None  # of `run`, on the monotonic clock; None while it waits for work
 
     def submit(
         self,
@@ -132,6 +134,11 @@ class Batcher:
             self._closing = True
             self._wake.notify()
 
+    def stalled_s(self) -> float:
+        """For how long `run` has been at the same piece of work; 0 while there is none. From any thread."""
+        began = self._progressed_at
+        return 0.0 if began is None else time.monotonic() - began
+
     def run(self) -> None:
         """The loop; returns after `close`."""
         with torch.inference_mode():
@@ -145,7 +152,9 @@ class Batcher:
         with self._wake:
             while not (self._closing or self._waiting or self._rows or self._entering):
                 self.cache.clear()
+                self._progressed_at = None
                 self._wake.wait()
+            self._progressed_at = time.monotonic()
             return not self._closing
 
     def step(self) -> None:
@@ -194,6 +203,7 @@ class Batcher:
         return num_rows * longest <= self.bounds.max_cache_tokens
 
     def _row(self, ticket: Ticket, index: int) -> Row:
+        self._progressed_at = time.monotonic()
         adapter = None if ticket.adapter_id is None else self.adapters.acquire(ticket.adapter_id)
         return Row.begin(ticket, index, self.tokens, adapter)
 
@@ -304,6 +314,7 @@ class Batcher:
         self, given: dict[str, Any], mask: Mask, positions: torch.Tensor, *, keep: torch.Tensor | None
     ) -> torch.Tensor:
         """Logits of the tokens `keep`, or of each row's last."""
+        self._progressed_at = time.monotonic()
         return logits(
             self.model,
             keep=keep,
