@@ -1,6 +1,9 @@
 """`kastor keys`: made once, listed without what lets in, revoked; on the database, beside a running server too."""
 
 import json
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -71,3 +74,16 @@ def test_a_running_server_takes_a_new_key_and_refuses_a_revoked_one_at_once(kast
     assert refused.status_code == 400
     assert json.dumps(refused.json()).count("API_KEY_INVALID") == 1
     assert httpx.get(models, params={"key": first}).status_code == 200
+
+
+def test_a_locked_database_is_waited_for_as_long_as_the_settings_say(
+    kastor: Kastor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kastor("keys", "create", "--email", "ada@example.org").code == 0
+    monkeypatch.setenv("KASTOR_DATABASE_TIMEOUT_S", "1")
+    with closing(sqlite3.connect(home / "data" / "kastor.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        refused = kastor("keys", "create", "--email", "bob@example.org")
+    assert refused.code == 1 and "database" in refused.err
+    assert time.monotonic() - began < 15

@@ -1,5 +1,6 @@
 """Decoders share one budget of memory: whoever would be one too many waits, in this process and in others."""
 
+import os
 import struct
 import threading
 import time
@@ -16,7 +17,7 @@ import PIL.Image
 import pytest
 
 from films import make_film
-from kastor.domain.errors import Unavailable
+from kastor.domain.errors import FailedPrecondition, Unavailable
 from kastor.domain.media import BadMedium, Sampling, SamplingPlan
 from kastor.media.decode import frames, picture
 from kastor.media.guards import Guards
@@ -117,3 +118,34 @@ def test_a_picture_that_takes_more_than_its_share_is_named_and_one_within_it_is_
         picture(tmp_path / "a.png", guards=TIGHT)
     assert caught.value.fault.rule == "media_too_much_memory"
     assert picture(tmp_path / "a.png", (32, 32)).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("taken", ["by others' mode", "by a link", "by a file"])
+def test_where_the_folder_of_slots_is_taken_another_is_used(
+    taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    folder = tmp_path / f".kastor-decoders-{os.geteuid()}"
+    if taken == "by a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif taken == "by a file":
+        folder.touch()
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with decoder_slot(Guards(max_decoders=2)):
+        assert [path.name for path in (tmp_path / "run" / "kastor-decoders").iterdir()] == ["0.lock"]
+    assert not folder.is_dir() or not list(folder.iterdir())
+
+
+def test_where_every_place_is_taken_the_message_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / f".kastor-decoders-{os.geteuid()}").touch()
+    with pytest.raises(FailedPrecondition, match="only this user can open"), decoder_slot(Guards(max_decoders=2)):
+        pass

@@ -1,5 +1,6 @@
 """Connections, transactions, and what their failures become."""
 
+import ast
 import sqlite3
 import threading
 import time
@@ -9,6 +10,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+import kastor
 from kastor.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.job import Event
 from kastor.store.database import Database, migrate, open_database
@@ -196,3 +198,15 @@ def test_a_locked_sqlite_is_told_after_the_time_that_was_set(tmp_path: Path) -> 
         pass
     first.close()
     second.close()
+
+
+def test_every_process_gives_the_database_the_time_that_the_settings_say() -> None:
+    opened = [
+        (path, call)
+        for path in Path(kastor.__file__).parent.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "open_database"
+    ]
+    assert len(opened) > 4
+    for path, call in opened:
+        assert "timeout_s=settings.database_timeout_s" in ast.unparse(call), path

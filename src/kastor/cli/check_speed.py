@@ -28,7 +28,7 @@ def measured_pace(base_id: str, settings: Settings, *, sees: bool = False) -> Pa
     if settings.database_url is None and not (Path(settings.data_dir) / "kastor.db").is_file():
         return None
     try:
-        database = open_database(settings.resolved_database_url)
+        database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
         try:
             return _pace(JobStore(database), base_id, sees=sees)
         finally:

@@ -105,7 +105,7 @@ def _job(name: str, settings: Settings) -> TuningJob:
 
 @contextmanager
 def _stores(settings: Settings) -> Iterator[tuple[JobStore, ModelStore]]:
-    database = open_database(settings.resolved_database_url)
+    database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
     try:
         migrate(database)
         yield JobStore(database), ModelStore(database)

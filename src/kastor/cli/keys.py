@@ -65,7 +65,7 @@ def revoke(key_id: str, data_dir: Path | None, out: Output) -> None:
 def _stored(data_dir: Path | None) -> Iterator[KeyStore]:
     """The keys in the database that a server with the same settings uses."""
     settings = load_settings() if data_dir is None else load_settings(data_dir=data_dir)
-    database = open_database(settings.resolved_database_url)
+    database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
     try:
         migrate(database)
         yield KeyStore(database)

@@ -6,10 +6,11 @@ machine's memory. A slot is a locked file: it is free again when its holder's pr
 
 import fcntl
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -78,9 +79,30 @@ def _free_slot(folder: Path, number: int) -> int | None:
 
 
 def _own_folder() -> Path:
-    """A folder of this user's alone, in the machine's place for such."""
-    folder = Path(tempfile.gettempdir()) / f".kastor-decoders-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise FailedPrecondition(f"{folder} is not a folder of this user's: remove it.")
-    return folder
+    """A folder of this user's alone, the same one for all of the user's processes.
+
+    Anyone can take the name in the machine's place for temporary files first; then it is another place's.
+
+    Raises:
+        FailedPrecondition: no place has one that only this user can open.
+
+    """
+    runtime, home = os.environ.get("XDG_RUNTIME_DIR"), Path(os.path.expanduser("~"))  # noqa: PTH111  # which may raise
+    places = [Path(tempfile.gettempdir()) / f".kastor-decoders-{os.geteuid()}"]
+    places += [Path(runtime) / "kastor-decoders"] if runtime else []
+    places += [home / ".cache" / "kastor-decoders"]
+    for folder in places:
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_private(folder):
+                return folder
+    raise FailedPrecondition(
+        "Decoders of media are counted in a folder that only this user can open (mode 0700), and none of these is or "
+        f"can be made so: {', '.join(map(str, places))}. Remove what stands there."
+    )
+
+
+def _is_private(folder: Path) -> bool:
+    found = folder.lstat()
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return is_own and not stat.S_IMODE(found.st_mode) & 0o077

@@ -57,7 +57,7 @@ def uploads(settings: Settings, job: TuningJob) -> Callable[[str], Path]:
         # not at the top: most jobs name no uploads, and this brings the whole service along
         from kastor.jobs.files import FileService
 
-        database = open_database(settings.resolved_database_url)
+        database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
         return FileService(
             files=FileStore(database),
             blobs=FileBlobs(settings.data_dir),
