@@ -2,12 +2,14 @@
 
 import pytest
 
-from api_world import World, error_of, fields_of, keep_checkpoint
+from api_world import World, tuning_body, error_of, fields_of, keep_checkpoint
 from kastor.api.paging import parts_of, place_token, token_of
 from kastor.domain.errors import Code
 from kastor.domain.job import JobError, State, TuningJob
+from kastor.security.auth import Authenticator
 from kastor.store.blobs import Blobs
 from kastor.store.checkpoint_folder import CheckpointFolder
+from kastor.store.database import Database
 from kastor.store.manifests import STATE_FILE
 
 
@@ -254,3 +256,24 @@ def test_a_damaged_newest_checkpoint_is_resumed_from_the_one_before(world: World
     job = failed_with_checkpoints(world, 4, 6)
     (world.blobs.checkpoints(job.id) / "step-000006" / STATE_FILE).write_bytes(b"damaged")
     assert world.call("POST", f"/kastor/v1/jobs/{job.id}:resume", json={}).json()["completedSteps"] == 4
+
+
+def test_paths_of_the_server_stand_in_the_log_for_operators_only(world: World, store: Database) -> None:
+    keys = {email: f"key-of-{email}" for email in ("ada@example.org", "root@example.org")}
+    watched = World(world.folder, store, authenticator=Authenticator(keys, operators=["root@example.org"]))
+    ada, root = ({"x-goog-api-key": key} for key in keys.values())
+    made = watched.call("POST", "/v1beta/tunedModels?tunedModelId=numbers", json=tuning_body(), headers=ada)
+    job_id = made.json()["name"].rpartition("/")[2]
+    first = f'{{"event": "writing {watched.folder}/my data/x and\\n/usr/lib/y.py", "path": "/v1beta/models"}}\n'
+    rest = f'{{"event": "{watched.folder}/half'
+    watched.blobs.log(job_id).write_text(first + rest)
+    target = f"/kastor/v1/jobs/{job_id}/log"
+    assert watched.call("GET", target, headers=root).text == first + rest
+    shown = watched.call("GET", target, headers=ada)
+    assert shown.text == '{"event": "writing …/my data/x and\\n…/y.py", "path": "/v1beta/models"}\n'
+    assert shown.headers["x-kastor-next-offset"] == str(len(first))
+    for offset in (5, 30, len(first), len(first) + 4):
+        cut = watched.call("GET", f"{target}?offset={offset}", headers=ada)
+        assert cut.text == "" and int(cut.headers["x-kastor-next-offset"]) >= len(first), offset
+    watched.blobs.log(job_id).write_text(first + rest + '"}\n')
+    assert watched.call("GET", f"{target}?offset={len(first)}", headers=ada).text == '{"event": "…/half"}\n'

@@ -193,8 +193,8 @@ class AdminRoutes:
         text = call.query.get("offset") or "0"
         if not (text.isascii() and text.isdigit()) or len(text) > 18:
             raise InvalidArgument.of("offset", f"{text[:20]!r} is not a whole number from 0")
-        found = self._service.job_log(call.path["job"], call.principal, offset=int(text))
-        headers = {"x-kastor-next-offset": str(int(text) + len(found))}
+        found, following = self._service.job_log(call.path["job"], call.principal, offset=int(text))
+        headers = {"x-kastor-next-offset": str(following)}
         return Response(found, media_type="text/plain; charset=utf-8", headers=headers)
 
 

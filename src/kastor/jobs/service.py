@@ -1,6 +1,5 @@
 """The use cases of tuning: what a caller may do with tuned models and the jobs that make them."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -17,6 +16,7 @@ from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, random_id
 from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
 from kastor.jobs.generation import require_active
+from kastor.jobs.job_log import read_log
 from kastor.jobs.model_id import free_model_id
 from kastor.jobs.requests import (
     ModelChange,
@@ -34,7 +34,6 @@ from kastor.store.checkpoint_folder import CheckpointFolder
 from kastor.store.jobs import JobStore
 from kastor.store.registry import ALL, ModelStore
 
-MAX_LOG_BYTES = 1024 * 1024  # of one answer; the caller goes on from the offset it got
 LEFT_ALONE = timedelta(hours=1)  # a create that is under way takes seconds
 LATEST_STEPS = 10  # of a job in short: enough to tell its pace
 
@@ -281,8 +280,10 @@ class TuningService:
         found = self._jobs.page(limit=limit + 1, before=before, caller=lists)
         return Page(self._views(found[:limit]), len(found) > limit)
 
-    def job_log(self, job_id: str, caller: Principal, *, offset: int) -> bytes:
-        """The job's log from byte `offset`: as much as one answer holds; nothing where it has not begun.
+    def job_log(self, job_id: str, caller: Principal, *, offset: int) -> tuple[bytes, int]:
+        """The job's log from byte `offset`, and the offset to go on from; nothing where it has not begun.
+
+        Paths of this machine are for operators.
 
         Raises:
             NotFound: there is no such job.
@@ -292,13 +293,11 @@ class TuningService:
         """
         self.require(job_id, caller, Role.WRITER)
         try:
-            with reading_errors("log", job_id), self._blobs.log(job_id).open("rb") as file:
-                if offset >= file.seek(0, os.SEEK_END):
-                    return b""  # nor may a file system be able to look so far
-                file.seek(offset)
-                return file.read(MAX_LOG_BYTES)
+            with reading_errors("log", job_id):
+                hidden = None if caller.operator else self._blobs.root
+                return read_log(self._blobs.log(job_id), offset, hidden=hidden)
         except FileNotFoundError:
-            return b""
+            return b"", offset
 
     def job_counts(self) -> dict[State, int]:
         """How many jobs are in each state."""

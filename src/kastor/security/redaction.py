@@ -3,11 +3,12 @@
 import os
 import re
 from functools import lru_cache
+from pathlib import Path
 
 ABSOLUTE = re.compile(
-    r"(?:(?<![\w/.~:-])|(?<=:///))/(?P<first>[\w.@+-]+)/(?:[^\s'\"<>:;,()\[\]{}|]*/)*(?P<last>[^\s'\"<>:;,()\[\]{}|/]*)"
+    r"(?:(?<![\w/.~:-])|(?<=:///)|(?<=\\n))/(?P<first>[\w.@+-]+)/(?:[^\s'\"<>:;,()\[\]{}|]*/)*(?P<last>[^\s'\"<>:;,()\[\]{}|/]*)"
 )
-"""A path of two parts at least; one after a scheme or in the middle of a word is none."""
+"""A path of two parts at least; one after a scheme or in the middle of a word is none. JSON spells a line end `\\n`."""
 HIDDEN = "…/"
 
 
@@ -20,6 +21,15 @@ def without_paths(text: str) -> str:
     'Cannot write to …/a1: no space. See /v1beta/models for a list.'
     """
     return ABSOLUTE.sub(lambda found: HIDDEN + found["last"] if exists_here(found["first"]) else found[0], text)
+
+
+def without_folder(text: str, folder: Path) -> str:
+    """The text with paths into one folder cut short, whatever characters its name has.
+
+    >>> without_folder("Cannot write to /my data/jobs/a1: no space.", Path("/my data"))
+    'Cannot write to …/jobs/a1: no space.'
+    """
+    return text.replace(f"{folder}/", HIDDEN)
 
 
 @lru_cache(maxsize=256)  # messages may repeat what callers sent

@@ -41,6 +41,7 @@ class Blobs:
     """The folder that holds `jobs/{job_id}/…`."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self._jobs = root / "jobs"
 
     def job_dir(self, job_id: str) -> Path:

@@ -10,7 +10,7 @@ import structlog
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
 from kastor.domain.memory import ran_out
-from kastor.security.redaction import HIDDEN
+from kastor.security.redaction import without_folder
 from kastor.store.blobs import disk_full
 from kastor.worker.ownership import SUPERSEDED, DatabaseGone, Interrupted, Ownership
 
@@ -82,7 +82,7 @@ def failure(error: Exception, *folders: Path) -> JobError:
     if isinstance(error, KastorError):
         message = error.message
         for folder in folders:  # the owner is told it, too
-            message = message.replace(f"{folder}/", HIDDEN)
+            message = without_folder(message, folder)
         return JobError(error.code, message)
     if ran_out(error):
         message = "Memory ran out: close other programs, use shorter examples or a smaller base model."
