@@ -2,7 +2,7 @@
 
 import pytest
 
-from api_world import World, tuning_body, error_of, fields_of, keep_checkpoint
+from api_world import World, error_of, fields_of, keep_checkpoint, tuning_body
 from kastor.api.paging import parts_of, place_token, token_of
 from kastor.domain.errors import Code
 from kastor.domain.job import JobError, State, TuningJob

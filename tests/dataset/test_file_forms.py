@@ -258,6 +258,15 @@ def test_a_document_whose_rows_cannot_be_told_is_refused(tmp_path: Path, text: s
     assert said in refusal(put(tmp_path, "d.json", text))
 
 
+@pytest.mark.parametrize("num_rows", [1, 2])
+def test_requests_of_batch_predictions_are_named(tmp_path: Path, num_rows: int) -> None:
+    request = '{"request": {"contents": [{"role": "user", "parts": [{"text": "a"}]}], "safetySettings": [{"x": 1}]}}\n'
+    rows = list(read_rows(put(tmp_path, "d.jsonl", request * num_rows)))
+    assert len(rows) == num_rows
+    for row in rows:
+        assert "request: a request, as in files of batch predictions, not an example (write its contents" in str(row)
+
+
 @pytest.mark.parametrize("line", [b'{"text_input": "1",', b'{"text_input": "1", "out', b"{"])
 def test_a_first_line_that_is_cut_spoils_no_other(tmp_path: Path, line: bytes) -> None:
     first, *others = read_rows(put(tmp_path, "d.jsonl", line + b"\n" + ROW * 3))

@@ -104,7 +104,7 @@ def test_vertex_lines_are_read_with_trailing_commas(tmp_path: Path) -> None:
             "the last turn must be the model's",
         ),
         ('{"contents": [{"role": "model", "parts": [{"text": "x"}]}]}', "first_turn", "a user turn must stand before"),
-        ('{"contents": [{"role": "assistant", "parts": [{"text": "x"}]}]}', "role", 'Gemini calls it "model"'),
+        ('{"contents": [{"role": "system", "parts": [{"text": "x"}]}]}', "role", "goes into systemInstruction"),
         (
             '{"contents": [{"parts": [{"fileData": {}}]}, {"role": "model", "parts": [{"text": "x"}]}]}',
             "type",

@@ -578,3 +578,28 @@ def test_no_file_brings_the_reader_down(tmp_path_factory: pytest.TempPathFactory
         file.write_bytes(data)
         with contextlib.suppress(InvalidArgument):
             list(read_rows(file))
+
+
+def test_the_assistant_of_contents_is_the_model(tmp_path: Path) -> None:
+    turns = [{"role": role, "parts": [{"text": role}]} for role in ("user", "assistant")]
+    assert read(tmp_path, {"contents": turns})[0].example == Example.pair("user", "assistant")
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([("human", "a"), ("gpt", "b"), ("gpt", "c")], "conversations[2].from: follows another"),
+        ([("human", "a")], "conversations[0].from: the last turn"),
+        ([("human", "a"), ("narrator", "c")], "conversations[1].from: 'narrator'"),
+        ([("human", 1), ("gpt", "b")], "conversations[0].value: a number"),
+    ],
+)
+def test_faults_of_messages_name_the_fields_as_the_row_does(tmp_path: Path, messages: Any, said: str) -> None:
+    value = {"conversations": [{"from": role, "value": content} for role, content in messages]}
+    assert said in str(refused(tmp_path, value))
+
+
+def test_a_mark_for_a_medium_in_a_row_without_media_is_named(tmp_path: Path) -> None:
+    value = {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]}
+    (note,) = read(tmp_path, value)[0].notes
+    assert note.rule == "media_placeholder" and "<image> in a text is learnt as text" in str(note)

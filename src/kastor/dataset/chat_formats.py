@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from kastor.dataset.issues import Faulty, kind_name
+from kastor.dataset.issues import Faulty, kind_name, value_shown
 from kastor.dataset.parse import Fields, check_order, function_part, media_part, text_value, turn_weight
 from kastor.dataset.tolerant_json import JsonValue, read_json
 from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Media, Part, Role, Text
@@ -78,7 +78,8 @@ class _Reader:
 
     system: list[str]
     contents: list[Content] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)  # of the message that each turn comes from
+    paths: list[str] = field(default_factory=list)  # of the role of the message that each turn comes from
+    role_path: str = ""  # of the message at hand
     unused: set[str] = field(default_factory=set)
     calls: list[tuple[str, str]] = field(default_factory=list)  # id and name of those not answered yet
 
@@ -86,7 +87,8 @@ class _Reader:
         """One more message."""
         if not isinstance(message, dict):
             raise Faulty(path, "shape", f"{kind_name(message)}, not an object with role and content")
-        role = _role(message, path)
+        self.role_path = f"{path}.{_role_key(message)}"
+        role = _role(message, self.role_path)
         held = {key: value for key, value in message.items() if value not in (None, [], "")}
         self.unused |= {key for key, value in held.items() if not _is_read(key, value, role)}
         if message.get("refusal") or message.get("audio"):
@@ -107,17 +109,17 @@ class _Reader:
         if last is not None and last.role is role:
             if role is Role.MODEL or isinstance(last.parts[-1], FunctionResponse):
                 said = f"follows another of the {'model' if role is Role.MODEL else 'user'}'s turns: turns alternate"
-                raise Faulty(f"{path}.role", "turn_order", said, "write both messages as one")
+                raise Faulty(self.role_path, "turn_order", said, "write both messages as one")
             turn_weight(message, role, path)
             self.contents[-1] = Content(role, _joined(last.parts, parts))
             return
         self.contents.append(Content(role, parts or (Text(""),), turn_weight(message, role, path)))
-        self.paths.append(path)
+        self.paths.append(self.role_path)
 
     def _add_system(self, message: Fields, path: str) -> None:
         if self.contents:
             said = "a system message behind the first turn; it can only stand before all others"
-            raise Faulty(f"{path}.role", "role", said)
+            raise Faulty(self.role_path, "role", said)
         turn_weight(message, Role.USER, path)
         for part in _parts(message, path):
             if not isinstance(part, Text):
@@ -179,17 +181,24 @@ def _weighted(message: Fields) -> Fields:
     return {name: held for name, held in message.items() if name not in LEARNT_FIELDS} | {"weight": int(all(said))}
 
 
+def _role_key(message: Fields) -> str:
+    return next((key for key in ROLE_KEYS if key in message), "role")
+
+
 def _role(message: Fields, path: str) -> str:
-    key = next((key for key in ROLE_KEYS if key in message), "role")
-    said = message.get(key)
+    said = message.get(_role_key(message))
     role = ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
-        raise Faulty(f"{path}.{key}", "role", f"{str(said)[:40]!r}, expected one of {', '.join(ROLES)}")
+        raise Faulty(path, "role", f"{value_shown(said)}, expected one of {', '.join(ROLES)}")
     return role
 
 
+def _content_key(message: Fields) -> str:
+    return next((key for key in CONTENT_KEYS if message.get(key) is not None), "content")
+
+
 def _content(message: Fields) -> JsonValue:
-    return next((message[key] for key in CONTENT_KEYS if message.get(key) is not None), None)
+    return message.get(_content_key(message))
 
 
 def _parts(message: Fields, path: str) -> Iterator[Part]:
@@ -197,8 +206,9 @@ def _parts(message: Fields, path: str) -> Iterator[Part]:
     content = _content(message)
     if content is None:
         return
+    name = f"{path}.{_content_key(message)}"
     for index, part in enumerate(content if isinstance(content, list) else [content]):
-        at = f"{path}.content[{index}]" if isinstance(content, list) else f"{path}.content"
+        at = f"{name}[{index}]" if isinstance(content, list) else name
         if isinstance(part, str):
             yield Text(part)
         elif isinstance(part, dict):

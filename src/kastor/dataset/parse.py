@@ -34,7 +34,8 @@ from kastor.domain.functions import MAX_DEPTH, too_deep
 SHAPES = '{"text_input": …, "output": …} or {"contents": [{"role": "user", …}, {"role": "model", …}]}'
 COLUMNS_HINT = "write a row for each text, as pandas does by to_json(path, orient='records', lines=True)"
 RESOLUTION_PREFIX = "MEDIA_RESOLUTION_"
-ROLES = {"user": Role.USER, "model": Role.MODEL, "function": Role.USER}
+ROLES = {"user": Role.USER, "model": Role.MODEL, "assistant": Role.MODEL, "function": Role.USER}
+"""Gemini's, and OpenAI's name of the model, which stands in many files beside `parts`."""
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 MAX_FPS = 24.0
 PLAIN_ROLES = ("user", Role.USER), ("model", Role.MODEL)
@@ -129,26 +130,28 @@ def _turns(turns: list[JsonValue]) -> tuple[Content, ...]:
     if not turns:
         raise Faulty("contents", "shape", "must be a list of turns that is not empty")
     contents = tuple(_turn(turn, f"contents[{i}]") for i, turn in enumerate(turns))
-    check_order(contents, [f"contents[{i}]" for i in range(len(contents))])
+    check_order(contents, [f"contents[{i}].role" for i in range(len(contents))])
     return contents
 
 
 def check_order(contents: tuple[Content, ...], paths: Sequence[str]) -> None:
-    """Nothing, if the turns alternate, the first being the user's and the last the model's; `paths` name them.
+    """Nothing, if the turns alternate, the first being the user's and the last the model's.
+
+    `paths` name the fields of their roles.
 
     Raises:
         Faulty: they do not; names the turn.
 
     """
     if contents[-1].role is not Role.MODEL:
-        raise Faulty(f"{paths[-1]}.role", "last_turn", "the last turn must be the model's")
+        raise Faulty(paths[-1], "last_turn", "the last turn must be the model's")
     if len(contents) == 1:
         raise Faulty(paths[0].partition("[")[0], "first_turn", "a user turn must stand before the model's")
     for i, content in enumerate(contents):
         if content.role is not (Role.MODEL if i % 2 else Role.USER):
             expected = "model" if i % 2 else "user"
             message = f"{content.role.value}, expected {expected}: turns alternate"
-            raise Faulty(f"{paths[i]}.role", "turn_order", message, "write both turns as one" if i else "")
+            raise Faulty(paths[i], "turn_order", message, "write both turns as one" if i else "")
 
 
 def _resolution_of_all(value: Fields) -> Resolution | None:
@@ -175,7 +178,7 @@ def _turn(value: JsonValue, path: str) -> Content:
     said = value.get("role")
     role = Role.USER if said is None else ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
-        hint = 'Gemini calls it "model"' if said == "assistant" else "system text goes into systemInstruction"
+        hint = "system text goes into systemInstruction"
         raise Faulty(f"{path}.role", "role", f"{value_shown(said)}, expected user or model", hint)
     return Content(role, _parts(value, path), turn_weight(value, role, path))
 

@@ -23,7 +23,7 @@ from kastor.dataset.parse import (
 )
 from kastor.dataset.tolerant_json import JsonValue
 from kastor.dataset.unused_fields import place_hint, short_name, unused_inner_fields
-from kastor.domain.content import Content, Example, Text
+from kastor.domain.content import Content, Example, Media, Text
 
 INPUTS = ("text_input", "input_text", "prompt", "question", "query", "problem", "instruction", "input")
 OUTPUTS = ("output", "output_text", "completion", "response", "answer", "solution", "target")
@@ -35,6 +35,8 @@ EXAMPLE_FIELDS = {"contents", "systemInstruction", "tools", "toolConfig", "gener
 NOTHING_TO_NOTE = {"contents", "systemInstruction", "tools"}
 KEYS_HINT = "name the two that are meant by --input-key and --output-key"
 PREFERENCES = {"chosen", "rejected", "preferred_output", "non_preferred_output"}
+PLACEHOLDERS = ("<image>", "<video>")
+"""LLaVA's marks of the place of a medium."""
 MEDIA_FIELDS = {"image", "images", "video", "videos", "audio", "audios"}
 
 Keys = tuple[str | None, str | None]
@@ -77,7 +79,7 @@ def row_of(
         return fault.issue(number, unit)
     if parsed.format:
         on_format(parsed.format)
-    notes = tuple(_unused(number, parsed.unused, unit))
+    notes = (*_unused(number, parsed.unused, unit), *_placeholders(number, parsed, unit))
     return Row(number, parsed.example, notes, num_bytes)
 
 
@@ -91,7 +93,7 @@ def _parsed(value: JsonValue, keys: Keys) -> Parsed:
         return Parsed(google_example(value), "")
     fields = _Fields(value)
     if keys == NO_KEYS:
-        _check_preferences(fields)
+        _check_purpose(fields)
         name = fields.first(MESSAGES)
         if name is not None:
             return _chat(fields, name)
@@ -102,6 +104,8 @@ def is_example(value: Fields) -> bool:
     """Whether the object has fields of an example, and is none that holds a list of examples."""
     plain = {plain_name(name) for name in value}
     known = {"contents", *MESSAGES, *PREFERENCES}
+    if _is_request(value.get("request")):
+        return True
     inputs = [value[name] for name in value if plain_name(name) in INPUTS]
     return bool(plain & known) or any(isinstance(held, str) or is_messages(held) for held in inputs)
 
@@ -295,6 +299,10 @@ def _one(fields: _Fields, names: Sequence[str], what: str) -> str:
     return held[0]
 
 
+def _is_request(value: JsonValue) -> bool:
+    return isinstance(value, dict) and "contents" in value
+
+
 def _ambiguous(message: str, hint: str) -> Faulty:
     return Faulty("", "ambiguous", message, hint)
 
@@ -302,14 +310,18 @@ def _ambiguous(message: str, hint: str) -> Faulty:
 # ---- what is not read, and what plays no part
 
 
-def _check_preferences(fields: _Fields) -> None:
-    """Nothing, if the row is none for preference tuning."""
+def _check_purpose(fields: _Fields) -> None:
+    """Nothing, if the row may be for supervised tuning: not for preference tuning, nor a request or a lone text."""
     held = sorted(PREFERENCES & set(fields.among(sorted(PREFERENCES))))
     judged = isinstance(fields.get("label"), bool) and fields.first((*OUTPUTS, *MESSAGES)) is not None
     if held or judged:
         name = fields.names["label" if judged and not held else held[0]]
         said = f"holds {name!r}, as rows for preference tuning do, which is not offered yet"
         raise Faulty("", "preference_row", said, "to learn good answers alone, write rows of prompt and completion")
+    if _is_request(fields.get("request")):
+        said = "a request, as in files of batch predictions, not an example"
+        hint = "write its contents at the top of the row, with the model's answer as the last turn"
+        raise Faulty(fields.names["request"], "shape", said, hint)
     if fields.among(["text"]) and len(fields.names) == 1:
         said = "holds 'text' alone: nothing says which part of it is the prompt and which the answer"
         raise Faulty("", "text_alone", said, "write rows of prompt and completion")
@@ -342,6 +354,18 @@ def _notes(number: int, value: Fields, unit: str) -> Iterator[Issue]:
     if others:
         message = f"{', '.join(map(short_name, others))}: only mediaResolution plays a part in tuning"
         yield Issue(number, "generationConfig", "no_effect", message, unit=unit)
+
+
+def _placeholders(number: int, parsed: Parsed, unit: str) -> Iterator[Issue]:
+    """What other tools put a medium in the place of, where a conversation of messages has no medium at all."""
+    if not parsed.format.startswith((OPENAI, SHAREGPT)):
+        return
+    parts = [part for turn in parsed.example.contents for part in turn.parts]
+    held = sorted({mark for part in parts if isinstance(part, Text) for mark in PLACEHOLDERS if mark in part.text})
+    if held and not any(isinstance(part, Media) for part in parts):
+        message = f"{' and '.join(held)} in a text is learnt as text: the row has no media"
+        hint = "put each medium into its message as an image_url or video_url part, in the place of the mark"
+        yield Issue(number, "", "media_placeholder", message, hint, unit)
 
 
 def _unused(number: int, names: Sequence[str], unit: str) -> Iterator[Issue]:

@@ -50,6 +50,7 @@ _ROWS = {
     "function_name": Rule(REJECTED, "A function call or response has no name."),
     "nesting": Rule(REJECTED, "Arguments or a response are nested more than 64 deep, or a row more than 128."),
     "unknown_field": Rule(KEPT, "A field or column plays no part in tuning: unknown, misspelt, or in the wrong place."),
+    "media_placeholder": Rule(KEPT, "A text of a row without media holds `<image>` or `<video>`, which is learnt."),
     "no_effect": Rule(KEPT, "generationConfig holds more than mediaResolution, which alone plays a part."),
 }
 _EXAMPLES = {
