@@ -72,6 +72,57 @@ def tiny_base(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def tiny_gemma_base(folder: Path, seed: int = 0) -> Path:
+    """A base of the family `gemma3` that reads text: seven layers, of which the sixth sees everything."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    special = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+    merges = [("t", "h"), ("o", "n"), ("th", "e"), ("\u2581", "the"), ("t", "w"), ("tw", "o"), ("\u2581", "two")]
+    characters = ["\u2581", "\n", *(chr(code) for code in range(33, 127))]
+    words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *characters, *(a + b for a, b in merges)]
+    model = models.BPE(
+        vocab={word: index for index, word in enumerate(words)},
+        merges=merges,
+        byte_fallback=True,
+        fuse_unk=True,
+        unk_token="<unk>",
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    config = Gemma3TextConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=7,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,  # as all of them have it: a GGUF does not say what queries are scaled by
+        query_pre_attn_scalar=256,
+        sliding_window=16,
+        max_position_embeddings=CONTEXT_TOKENS,
+        initializer_range=0.1,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        base = Gemma3ForCausalLM(config)
+        for name, parameter in base.named_parameters():  # a norm of zeros would hide that 1 is added to it
+            if name.endswith("norm.weight"):
+                torch.nn.init.normal_(parameter, std=0.3)
+    base.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 def tiny_tower(seed: int = 0) -> Any:
     """Random folded weights of a tower of the true architecture with few channels: name -> tensor; 12 come out."""
     import torch
@@ -118,8 +169,9 @@ def tiny_adapter(
     alpha: float = 8,
     rslora: bool = False,
     targets: tuple[str, ...] = LLAMA_LINEARS,
+    base: Any = None,
 ) -> Path:
-    """A PEFT adapter directory for the tiny base, written by peft itself, with random A and random, non-zero B."""
+    """A PEFT adapter directory for the tiny base, or `base`, written by peft itself, with random A and non-zero B."""
     import warnings
 
     import torch
@@ -130,7 +182,7 @@ def tiny_adapter(
     )
     with warnings.catch_warnings():  # peft 0.21 reads an attribute that transformers 5.23 deprecates
         warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(tiny_model(), config)
+        model = get_peft_model(tiny_model() if base is None else base, config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_" in name:

@@ -12,26 +12,27 @@ import torch
 from gguf import GGUFReader
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from exporting import files_in, make_order
 from kastor.dataset.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import DataLoss, FailedPrecondition, Internal, Unimplemented
 from kastor.domain.job import Rendering
-from kastor.export.gguf_file import FILE, pre_tokenizer
+from kastor.export.gguf_file import FILE, write_gguf
+from kastor.export.gguf_tokenizer import pre_tokenizer
 from kastor.export.making import MANIFEST_FILE, make
 from kastor.export.order import Format, Order, Weights
 from kastor.export.proof import plain_logprobs
 from kastor.export.sight import Seen
 from kastor.models.chat_templates import CHAT_TEMPLATES
-from kastor.models.families import SMOLLM2
+from kastor.models.families import FAMILIES, SMOLLM2
 from kastor.models.load import load_base
 from kastor.models.render import Rendered, Renderer
 from kastor.models.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.serving.certificate import Served
 from kastor.store.manifests import write_manifest
-from tiny import tiny_adapter, tiny_base
+from tiny import tiny_adapter, tiny_base, tiny_gemma_base
 
 PAIRS = [("one", "two"), ("twelve", "thirteen"), ("a longer question", "and a longer answer")]
 
@@ -259,11 +260,70 @@ def test_the_certified_rows_are_the_ones_compared(given: Path, tmp_path: Path, o
     assert "certificate.json" in manifest["files"]
 
 
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Gemma 3 with a tokenizer over characters, an adapter on it, and the examples it was tuned on."""
+    folder = tmp_path_factory.mktemp("gemma")
+    tiny_gemma_base(folder / "base")
+    tiny_adapter(folder / "adapter", seed=1, base=load_base(folder / "base", dtype=torch.float32))
+    (folder / "dataset.jsonl").write_bytes(b"".join(encode_example(Example.pair(*pair)) + b"\n" for pair in PAIRS))
+    return folder
+
+
+@pytest.mark.parametrize(("weights", "near"), [(Weights.F16, 0.02), (Weights.Q8_0, 0.2)])
+def test_a_gemma_as_gguf_is_loaded_by_transformers_with_its_tokens(
+    gemma: Path, tmp_path: Path, weights: Weights, near: float
+) -> None:
+    order = make_order(gemma, tmp_path / "out", family="gemma3", format=Format.GGUF, weights=weights)
+    manifest = make(order, lambda _: None)
+    assert manifest["comparison"]["largestDifference"] < near
+    own = Renderer.open(order.base_folder, FAMILIES["gemma3"]).tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(str(order.out), gguf_file=FILE)
+    for text in ("the two tones, there: 1234.", "<start_of_turn>user\nthe two<end_of_turn>\n", "日本 — ü", "  a  b"):
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == own.encode(text, add_special_tokens=False).ids
+    reader = GGUFReader(order.out / FILE)
+    assert reader.get_field("tokenizer.ggml.add_bos_token").contents() is True
+    norm = next(tensor for tensor in reader.tensors if tensor.name == "output_norm.weight")
+    plain = load_file(gemma / "base" / "model.safetensors")["model.norm.weight"]
+    assert torch.equal(torch.from_numpy(norm.data.copy()), plain + 1)  # llama.cpp adds nothing to it
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer_types": ["full_attention"] * 7},
+        {"query_pre_attn_scalar": 99},
+        {"final_logit_softcapping": 30.0},
+        {"hidden_activation": "silu"},
+    ],
+)
+def test_a_gemma_that_llama_cpp_would_compute_otherwise_is_refused_by_what_it_has(
+    gemma: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    base = shutil.copytree(gemma / "base", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | changes))
+    order = make_order(gemma, tmp_path / "out", family="gemma3", format=Format.GGUF, base_folder=base)
+    with pytest.raises(Unimplemented, match=rf"A gemma3 with {next(iter(changes))} .* cannot be written as GGUF here"):
+        make(order, lambda _: None)
+
+
+def test_merges_that_scores_cannot_say_are_refused(gemma: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(gemma / "base", tmp_path / "base")
+    document = json.loads((base / "tokenizer.json").read_text())
+    document["model"]["merges"] += [["t", "h"], ["on", "e"], ["o", "ne"], ["h", "e"], ["o", "n"]]
+    document["model"]["vocab"] |= {"ne": len(document["model"]["vocab"])}
+    (base / "tokenizer.json").write_text(json.dumps(document))
+    order = make_order(gemma, tmp_path / "out", family="gemma3", format=Format.GGUF, base_folder=base)
+    with pytest.raises(Unimplemented, match="normalizer or merges cannot be written"):
+        write_gguf(order, tmp_path)
+
+
 def test_a_base_of_another_form_is_refused_as_gguf_before_anything_is_computed(order: Order, tmp_path: Path) -> None:
-    base = shutil.copytree(order.base_folder, tmp_path / "gemma")
-    Gemma3TextConfig(architectures=["Gemma3ForCausalLM"]).save_pretrained(base)
+    base = shutil.copytree(order.base_folder, tmp_path / "qwen")
+    Qwen3Config(architectures=["Qwen3ForCausalLM"]).save_pretrained(base)
     stages: list[str] = []
-    with pytest.raises(Unimplemented, match=r"Gemma3ForCausalLM cannot be written as GGUF here.*Export it as merged"):
+    with pytest.raises(Unimplemented, match=r"Qwen3ForCausalLM cannot be written as GGUF here.*Export it as merged"):
         make(replace(order, format=Format.GGUF, base_folder=base), stages.append)
     assert stages == []
 

@@ -1,11 +1,13 @@
-"""A merged model as one GGUF file, for llama.cpp and what is built on it: models of Llama's form only.
+"""A merged model as one GGUF file, for llama.cpp and what is built on it: Llama's form, and Gemma 3 that reads text.
 
-Tensor names come from the `gguf` package; what is written here is what llama.cpp's converter does for this form: the
-rows of q and k in its rotary order, the tokenizer as lists, the hyperparameters as keys.
+Tensor names come from the `gguf` package; what is written here is what llama.cpp's converter does for these forms: the
+rows of q and k in its rotary order (Llama), norms with the 1 that the model adds to them (Gemma), the hyperparameters
+as keys. The tokenizer is `gguf_tokenizer`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ from gguf import (
     GGMLQuantizationType,
     GGUFWriter,
     LlamaFileType,
-    TokenType,
     get_tensor_name_map,
 )
 from gguf.quants import quantize
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
 from kastor.domain.errors import Unimplemented
 from kastor.export.folders import chat_template, merged
+from kastor.export.gguf_tokenizer import INSTEAD, add_tokenizer
 from kastor.export.order import Order, Weights
 from kastor.models.load import best_device
 from kastor.models.tokenizer_files import tokenizer_file
@@ -36,7 +38,8 @@ TYPES: Mapping[Weights, tuple[GGMLQuantizationType, LlamaFileType]] = {
     Weights.BF16: (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     Weights.Q8_0: (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-INSTEAD = "Export it as merged, and convert that folder by llama.cpp's convert_hf_to_gguf.py."
+GEMMA_FULL_EVERY = 6  # layers; the others see a window
+GEMMA_LOCAL_ROPE = 10_000.0  # base of the rotary embedding in layers with a window
 
 
 def write_gguf(order: Order, folder: Path) -> None:
@@ -49,12 +52,12 @@ def write_gguf(order: Order, folder: Path) -> None:
     model = merged(order)
     tokenizer = json.loads(tokenizer_file(order.base_folder, order.rendering).read_text("utf-8"))
     kind, file_type = TYPES[order.weights]
-    writer = GGUFWriter(folder / FILE, "llama")
+    writer = GGUFWriter(folder / FILE, FORMS[type(model.config)].arch)
     try:
         writer.add_name(order.model or order.job)
         _add_shape(writer, model.config)
         writer.add_file_type(file_type)
-        _add_tokenizer(writer, tokenizer, model.config, chat_template(order))
+        add_tokenizer(writer, tokenizer, model.config, chat_template(order))
         _add_tensors(writer, model, kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -77,19 +80,69 @@ def check_form(base_folder: Path) -> None:
 
     """
     config = AutoConfig.from_pretrained(str(base_folder))
-    if type(config) is not LlamaConfig:
+    wanted = FORMS.get(type(config))
+    if wanted is None:
         form = (config.architectures or [config.model_type])[0]
-        raise Unimplemented(f"{form} cannot be written as GGUF here, only Llama's form. {INSTEAD}")
-    rope = (config.rope_parameters or {}).get("rope_type", "default")
-    if rope != "default" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
-        raise Unimplemented(
-            f"A Llama with rope {rope!r}, biases ({config.attention_bias}, {config.mlp_bias}) or {config.hidden_act} "
-            f"cannot be written as GGUF here. {INSTEAD}"
-        )
+        raise Unimplemented(f"{form} cannot be written as GGUF here, only Llama's and Gemma 3's forms. {INSTEAD}")
+    found = {name: _value(config, name) for name in wanted.fixed(config)}
+    other = ", ".join(f"{name} {found[name]!r}" for name, value in wanted.fixed(config).items() if found[name] != value)
+    if other:
+        raise Unimplemented(f"A {wanted.arch} with {other} cannot be written as GGUF here. {INSTEAD}")
 
 
-def _add_shape(writer: Any, config: Any) -> None:  # noqa: ANN401  # GGUFWriter, LlamaConfig
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of models that GGUF knows: its name there, and what the format takes for granted."""
+
+    arch: str
+    tensors: MODEL_ARCH
+    fixed: Callable[[Any], Mapping[str, Any]]  # configuration -> the values that its fields must have
+
+
+def _llama_fixed(_: Any) -> Mapping[str, Any]:  # noqa: ANN401  # LlamaConfig
+    return {"rope": {"rope_type": "default"}, "attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
+
+
+def _gemma_fixed(config: Any) -> Mapping[str, Any]:  # noqa: ANN401  # Gemma3TextConfig
+    """llama.cpp has these numbers in its code for gemma3, not in the file."""
+    full = [(layer + 1) % GEMMA_FULL_EVERY == 0 for layer in range(config.num_hidden_layers)]
+    return {
+        "rope": {
+            "full_attention": {"rope_type": "default"},
+            "sliding_attention": {"rope_type": "default", "rope_theta": GEMMA_LOCAL_ROPE},
+        },
+        "layer_types": ["full_attention" if whole else "sliding_attention" for whole in full],
+        "attention_bias": False,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": config.head_dim,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "use_bidirectional_attention": False,
+        "tie_word_embeddings": True,
+    }
+
+
+FORMS: Mapping[type, Form] = {
+    LlamaConfig: Form("llama", MODEL_ARCH.LLAMA, _llama_fixed),
+    Gemma3TextConfig: Form("gemma3", MODEL_ARCH.GEMMA3, _gemma_fixed),
+}
+
+
+def _value(config: Any, name: str) -> Any:  # noqa: ANN401  # of a configuration
+    """A field; of the rotary embedding all but the base that the file has a key for."""
+    if name != "rope":
+        return getattr(config, name)
+    rope = config.rope_parameters or {}
+    if isinstance(config, LlamaConfig):
+        return {"rope_type": rope.get("rope_type", "default")}
+    written = {kind: dict(values) for kind, values in rope.items()}
+    written.get("full_attention", {}).pop("rope_theta", None)
+    return written
+
+
+def _add_shape(writer: Any, config: Any) -> None:  # noqa: ANN401  # GGUFWriter, one of FORMS
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    rope = config.rope_parameters
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -97,68 +150,18 @@ def _add_shape(writer: Any, config: Any) -> None:  # noqa: ANN401  # GGUFWriter,
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     writer.add_rope_dimension_count(head_dim)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_vocab_size(config.vocab_size)
-
-
-def _add_tokenizer(writer: Any, tokenizer: Mapping[str, Any], config: Any, template: str | None) -> None:  # noqa: ANN401
-    """The byte-level BPE of tokenizer.json as GGUF has it."""
-    if tokenizer["model"].get("type") != "BPE" or tokenizer.get("normalizer"):
-        raise Unimplemented(f"Only a byte-level BPE tokenizer can be written as GGUF here. {INSTEAD}")
-    added = {entry["id"]: entry for entry in tokenizer["added_tokens"]}
-    names = {index: token for token, index in tokenizer["model"]["vocab"].items()}
-    names |= {index: entry["content"] for index, entry in added.items()}
-    texts, kinds = [], []
-    for index in range(config.vocab_size):
-        texts.append(names.get(index, f"[PAD{index}]"))
-        if index in added:
-            kinds.append(TokenType.CONTROL if added[index]["special"] else TokenType.USER_DEFINED)
-        else:
-            kinds.append(TokenType.NORMAL if index in names else TokenType.UNUSED)
-    merges = tokenizer["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer(tokenizer["pre_tokenizer"]))
-    writer.add_token_list(texts)
-    writer.add_token_types(kinds)
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    for add, token in (
-        (writer.add_bos_token_id, config.bos_token_id),
-        (writer.add_eos_token_id, config.eos_token_id),
-        (writer.add_pad_token_id, config.pad_token_id),
-    ):
-        if isinstance(token, int):
-            add(token)
-    writer.add_add_bos_token(False)
-    writer.add_add_space_prefix(False)
-    if template is not None:
-        writer.add_chat_template(template)
-
-
-def pre_tokenizer(found: Mapping[str, Any] | None) -> str:
-    """llama.cpp's name for the way in which tokenizer.json cuts text into words.
-
-    What the file does counts, not what the model family is known for: another cut gives tokens never trained on.
-
-    Raises:
-        Unimplemented: it is none that has a name here.
-
-    """
-    parts = list((found or {}).get("pretokenizers", [found or {}]))
-    *before, last = parts
-    plain = last.get("type") == "ByteLevel" and not last.get("add_prefix_space") and last.get("use_regex", True)
-    if plain and not before:
-        return "gpt-2"
-    if plain and before == [{"type": "Digits", "individual_digits": True}]:
-        return "smollm"
-    raise Unimplemented(f"A tokenizer that cuts words by {[part.get('type') for part in parts]} has no name. {INSTEAD}")
+    if isinstance(config, Gemma3TextConfig):
+        writer.add_sliding_window(config.sliding_window)
 
 
 def _add_tensors(writer: Any, model: Any, kind: GGMLQuantizationType) -> None:  # noqa: ANN401  # GGUFWriter, transformers
     config = model.config
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    names = get_tensor_name_map(FORMS[type(config)].tensors, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -166,16 +169,24 @@ def _add_tensors(writer: Any, model: Any, kind: GGMLQuantizationType) -> None:  
         if target is None:
             raise Unimplemented(f"The tensor {name} has no name in GGUF. {INSTEAD}")
         numbers = tensor.float().cpu().numpy()
-        if name.endswith("q_proj.weight"):
-            numbers = interleaved(numbers, config.num_attention_heads)
-        elif name.endswith("k_proj.weight"):
-            numbers = interleaved(numbers, config.num_key_value_heads)
+        numbers = _as_stored(name, numbers, config)
         stored = kind
         if numbers.ndim == 1:
             stored = GGMLQuantizationType.F32
         elif kind is GGMLQuantizationType.Q8_0 and numbers.shape[-1] % BLOCK:
             stored = GGMLQuantizationType.F16
         writer.add_tensor(target, quantize(numbers, stored), raw_dtype=stored)
+
+
+def _as_stored(name: str, numbers: npt.NDArray[np.float32], config: Any) -> npt.NDArray[np.float32]:  # noqa: ANN401
+    """A tensor's numbers as llama.cpp computes with them."""
+    if isinstance(config, Gemma3TextConfig):
+        return numbers + 1 if name.endswith("norm.weight") else numbers
+    if name.endswith("q_proj.weight"):
+        return interleaved(numbers, config.num_attention_heads)
+    if name.endswith("k_proj.weight"):
+        return interleaved(numbers, config.num_key_value_heads)
+    return numbers
 
 
 def interleaved(weight: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:
