@@ -1,8 +1,10 @@
 """What the number data set teaches: `python -m bench.numbers [--base gemma-3-270m] [--seeds 3] [--rate 0.001] …`.
 
 A job of the worker a seed, on the 15 pairs of `kastor demo`, at the defaults a user sees (5 epochs, batch 4, rate 1e-3)
-unless told otherwise; then the 64 held-out inputs are asked of the tuned model greedily, as the demo asks them. Prints
-how many are right, by kind, and the mean of the seeds. `--rank` and `--alpha` try another adapter than the catalog's.
+unless told otherwise; then 64 held-out inputs are asked of the tuned model greedily, as the demo asks them. Prints how
+many are right, by kind, and the mean of the seeds. `--rank` and `--alpha` try another adapter than the catalog's.
+
+Choose settings on `--draw 0`, the demo's own held-out pairs, and measure them on a draw that nobody has looked at.
 """
 
 import argparse
@@ -18,7 +20,8 @@ from pathlib import Path
 
 from bench.bars import at_least, report
 from bench.jobs import ran
-from kastor.cli.demos.numbers import HELD_OUT_FILE, MAX_TOKENS, TRAINING_FILE, Pair, number_pairs
+from bench.number_draws import draw, kind
+from kastor.cli.demos.numbers import HELD_OUT_FILE, MAX_TOKENS, OTHERS_FILE, TRAINING_FILE, Pair, number_pairs
 from kastor.domain.content import Prompt
 from kastor.domain.generation import GenerateRequest, Sampling
 from kastor.domain.job import Rendering, RequestedHyperparameters
@@ -29,19 +32,6 @@ from kastor.settings import Settings, environment, load_settings
 
 ACCURACY_BAR = 0.75
 ASKED_AT_ONCE = 16
-
-
-def kind(text_input: str) -> str:
-    """Of which kind an input is.
-
-    >>> [kind(text) for text in ("12", "-7", "2,000", "sixty nine")]
-    ['digits', 'negative', 'thousands', 'words']
-    """
-    if text_input[0] == "-":
-        return "negative"
-    if text_input.isdigit():
-        return "digits"
-    return "thousands" if "," in text_input else "words"
 
 
 def answers(settings: Settings, base: str, adapter: str, pairs: Sequence[Pair]) -> list[str]:
@@ -69,10 +59,17 @@ def catalog_with(settings: Settings, given: argparse.Namespace) -> Settings:
     return settings.model_copy(update={"catalog_file": file})
 
 
+def asked_pairs(number: int) -> list[Pair]:
+    """The held-out pairs of the demo for 0, else the draw of this number."""
+    held_out = number_pairs(HELD_OUT_FILE)
+    known = {pair.text_input for name in (TRAINING_FILE, HELD_OUT_FILE, OTHERS_FILE) for pair in number_pairs(name)}
+    return draw(number, held_out, known) if number else held_out
+
+
 def accuracy(settings: Settings, given: argparse.Namespace, seed: int) -> float:
     """The share of the held-out pairs that a job with this seed gets right; prints it and what is wrong."""
     source = settings.data_dir / "numbers.jsonl"
-    pairs, held_out = number_pairs(TRAINING_FILE), number_pairs(HELD_OUT_FILE)
+    pairs, held_out = number_pairs(TRAINING_FILE), asked_pairs(given.draw)
     source.write_text("".join(json.dumps({"text_input": p.text_input, "output": p.output}) + "\n" for p in pairs))
     asked = RequestedHyperparameters(given.epochs, given.batch, given.rate)
     name = f"numbers{seed}"
@@ -95,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.numbers", description=__doc__)
     parser.add_argument("--base", default="smollm2-135m-instruct", help="base model of the catalog; it must be fetched")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draw", type=int, default=1, help="which 64 held-out numbers; 0: those of the demo")
     parser.add_argument("--epochs", type=int, help="the defaults are what a user gets")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
