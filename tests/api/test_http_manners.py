@@ -9,12 +9,15 @@ import zlib
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.routing import Route
 
 from api_world import BASE, Client, World, error_of, fields_of, listening, raised, tuning_body
+from kastor.api.http import Endpoints
 from kastor.api.observe import healthz
 from kastor.domain.errors import Unavailable
 from kastor.security.auth import Authenticator
@@ -418,3 +421,29 @@ def test_without_keys_a_name_pointed_here_by_somebody_gets_nothing(world: World,
 def test_with_keys_any_name_of_the_server_will_do(locked: World) -> None:
     headers = {"Host": "kastor.example", "x-goog-api-key": "key-of-ada"}
     assert locked.call("GET", "/v1/tunedModels", headers=headers).status_code == 200
+
+
+def test_other_requests_are_answered_while_a_packed_body_is_unpacked() -> None:
+    shared = Endpoints(Authenticator({}, no_auth=True), 128 << 20, threading.Event())
+    packed, turns = gzip.compress(bytes(100 << 20)), 0
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": packed, "more_body": False}
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await anyio.sleep(0.001)
+            turns += 1
+
+    async def unpack() -> bytes:
+        async with anyio.create_task_group() as group:
+            group.start_soon(others)
+            await anyio.sleep(0.005)
+            before = turns
+            body = await shared.body(Headers({"content-encoding": "gzip"}), receive)
+            assert turns - before > 3
+            group.cancel_scope.cancel()
+        return body
+
+    assert len(anyio.run(unpack)) == 100 << 20

@@ -359,3 +359,22 @@ def test_a_field_of_any_length_is_read(tmp_path: Path) -> None:
 def test_what_is_too_large_to_be_read_at_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "MAX_WHOLE_BYTES", 20)
     assert "write it as JSON lines" in refusal(put(tmp_path, "d.json", b"[\n" + ROW.strip() + b",\n" + ROW + b"]"))
+
+
+@pytest.mark.parametrize("beginning", [b"", ROW])
+@pytest.mark.parametrize("blank", [b"\n", b" " * 1000 + b"\n"])
+def test_a_small_packed_file_of_endless_blank_lines_is_refused_soon(
+    tmp_path: Path, beginning: bytes, blank: bytes
+) -> None:
+    bomb = gzip.compress(beginning + blank * (3 << 20 if blank == b"\n" else 70_000) + ROW)
+    assert "blank lines one after the other, as no dataset does" in refusal(put(tmp_path, "d.jsonl.gz", bomb))
+
+
+def test_blank_lines_between_rows_are_no_fault(tmp_path: Path) -> None:
+    assert len(list(read_rows(put(tmp_path, "d.jsonl", b"\n" * 1000 + (ROW + b"\n" * 10) * 3)))) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="there is no such file here")
+def test_a_file_that_is_a_window_into_the_system_is_refused_by_name() -> None:
+    with pytest.raises(InvalidArgument, match="/proc/kmsg is a window into the system, which may never end, not a"):
+        next(iter(read_rows(Path("/proc/kmsg"))))

@@ -28,6 +28,11 @@ class BodyDecoder:
         self._stream = None if self._encoding in PLAIN else zlib.decompressobj(WINDOW_BITS[self._encoding])
         self._begun = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether each piece is what it holds."""
+        return self._stream is None
+
     def decode(self, piece: bytes) -> bytes:
         """What the next piece holds; of more than `max_bytes` only one byte more than these.
 

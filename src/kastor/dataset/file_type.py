@@ -8,6 +8,7 @@ from kastor.domain.errors import InvalidArgument
 
 HEAD_BYTES = 4096
 TAR_MAGIC_AT = 257
+PROC = Path("/proc")
 PANDAS = "python -c \"import pandas; pandas.{reader}({name!r}).to_json('data.jsonl', orient='records', lines=True)\""
 TO_LINES = "convert it, for instance with {command}"
 AS_CSV = "open it and save the sheet as CSV UTF-8"
@@ -55,13 +56,16 @@ def check_regular_file(path: Path) -> None:
 
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except OSError as error:
         raise InvalidArgument(f"Cannot read {path}: {error.strerror or error}.") from error
+    mode = status.st_mode
     if stat.S_ISDIR(mode):
         raise InvalidArgument(_folder(path))
     kinds = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
     kind = kinds.get(stat.S_IFMT(mode))
+    if kind is None and PROC.is_mount() and status.st_dev == PROC.stat().st_dev:
+        kind = "a window into the system, which may never end"  # as /proc/kmsg, which is a regular file for stat
     if kind is not None:
         raise InvalidArgument(f"{path} is {kind}, not a file; write the rows into a file first.")
 

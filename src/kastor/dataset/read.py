@@ -36,6 +36,8 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 BUFFER_BYTES = 1 << 20
 MAX_WHOLE_BYTES = 512 * 1024 * 1024
 """A JSON document or a CSV is read at once; larger ones are asked for as JSON lines."""
+MAX_BLANK_LINES = 1_000_000
+"""One after the other, so many lie in no dataset; gzip packs a thousand into a byte."""
 BOM, NEWLINE = b"\xef\xbb\xbf", b"\n"
 WHOLE_FILE_RULES = {"preference_row", "text_alone"}
 """A first row that breaks one of these stands for all: the file is refused with one sentence."""
@@ -97,7 +99,7 @@ def is_json_lines(path: Path) -> bool:
     if _is_csv(path):
         return False
     with _opened(path) as file:
-        first, following = _first_lines(file)
+        first, following = _first_lines(file, path)
         return not _is_document(first[1], following)
 
 
@@ -184,12 +186,38 @@ def _is_csv(path: Path) -> bool:
     return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower() in (".csv", ".tsv")
 
 
-def _first_lines(file: BinaryIO) -> tuple[tuple[int, bytes], bytes]:
+def _first_lines(file: BinaryIO, path: Path) -> tuple[tuple[int, bytes], bytes]:
     """The first line that is not blank with its number, and the line behind it."""
-    number, line = 1, file.readline(MAX_LINE_BYTES + 1)
+    number, line, blank = 1, file.readline(MAX_LINE_BYTES + 1), _BlankLines(path)
     while line and not line.strip() and len(line) <= MAX_LINE_BYTES:
+        blank.add(line)
         number, line = number + 1, file.readline(MAX_LINE_BYTES + 1)
     return (number, line), file.readline(MAX_LINE_BYTES + 1) if line.endswith(b"\n") else b""
+
+
+class _BlankLines:
+    """Counts blank lines that follow each other: a small packed file may hold them for hours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: another line came."""
+        self._num_lines = self._num_bytes = 0
+
+    def add(self, line: bytes) -> None:
+        """One more.
+
+        Raises:
+            InvalidArgument: it is one too many.
+
+        """
+        self._num_lines += 1
+        self._num_bytes += len(line)
+        if self._num_lines > MAX_BLANK_LINES or self._num_bytes > MAX_LINE_BYTES:
+            said = f"{self._num_lines:,} blank lines one after the other, as no dataset does"
+            raise InvalidArgument(f"{self._path} holds {said}; write it without them.")
 
 
 def _is_document(first: bytes, following: bytes) -> bool:
@@ -221,13 +249,14 @@ class _Reading:
         if _is_csv(self._path):
             yield from csv_rows(self._path, self._text(file), self._keys, self._facts)
             return
-        (number, first), following = _first_lines(file)
+        (number, first), following = _first_lines(file, self._path)
         if _is_document(first, following):
             yield from self._document(first + following + self._whole(file), number)
         else:
             yield from self._lines(number, first, following, file)
 
     def _lines(self, number: int, line: bytes, following: bytes, file: BinaryIO) -> Iterator[Row | Issue]:
+        blank = _BlankLines(self._path)
         while line:
             if len(line) > MAX_LINE_BYTES:
                 message = f"longer than {MAX_LINE_BYTES:,} bytes"
@@ -236,7 +265,10 @@ class _Reading:
                     line = following or file.readline(MAX_LINE_BYTES)
                     following = b""
             elif stripped := line.rstrip():
+                blank.forget()
                 yield self._row(number, stripped)
+            else:
+                blank.add(line)
             number, line = number + 1, following or file.readline(MAX_LINE_BYTES + 1)
             following = b""
 

@@ -15,3 +15,12 @@ def excerpt(value: object, most: int = MOST_CHARS) -> str:
         return repr(value)
     tail = (most - 1) // 3
     return f"{value[: most - 1 - tail] + '…' + value[-tail:]!r} ({len(value):,} characters)"
+
+
+def shortened(text: str, most: int) -> str:
+    """The beginning of the text, where it is longer than `most` characters.
+
+    >>> shortened("clips", 5), shortened("clips/film.mp4", 5)
+    ('clips', 'clips…')
+    """
+    return text if len(text) <= most else text[:most] + "…"
