@@ -82,3 +82,13 @@ def test_repeated_lines_are_left_out_and_counted_and_those_of_long_ago_are_forgo
         assert repeats.passes(f"job {number}") == {}
         held.append(len(repeats._passed))
     assert max(held) <= 12
+
+
+def test_lines_of_json_hold_nothing_that_a_terminal_obeys_and_say_all() -> None:
+    program = HOSTILE.replace('"console"', '"json"') + "log.info('Zoë', path=__import__('pathlib').Path('/x'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert not any(char in done for char in "\x00\x07\x1b\x9b\u202e")
+    request, failed, last = map(json.loads, done.splitlines())
+    assert (request["path"], request["host"]) == ("/v1/\x1b[2J\x00x", "\x9b2J\u202e")
+    assert "\x1b]0;title" in failed["exception"]
+    assert last["event"] == "Zoë" and "Zoë" in done

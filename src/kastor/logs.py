@@ -11,7 +11,7 @@ from typing import Literal, TextIO
 
 import structlog
 
-from kastor.domain.visible_text import visible_text
+from kastor.domain.visible_text import json_text, visible_text
 
 _SECRETS = re.compile(
     r"(?P<name>(?:[?&\s]|%3F|%26)(?:key|access_token|oauth_token)(?:=|%3D)|\bBearer\s+)[^&\s\"'<>\\\x1b]+"
@@ -99,7 +99,7 @@ def configure_logs(
     if form == "json":
         look: list[structlog.types.Processor] = [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            structlog.processors.JSONRenderer(json_text),
         ]
     else:
         look = [

@@ -29,6 +29,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails
 from kastor.api.json_bounds import JsonBounds, bounded_names, is_large, is_too_deep
 from kastor.dataset.tolerant_json import MAX_DEPTH, JsonValue, read_json
 from kastor.domain.errors import FieldViolation, InvalidArgument, MalformedJson
+from kastor.domain.excerpt import shortened
 
 INT32 = range(-(2**31), 2**31)
 FLOAT_MAX = 3.4028234663852886e38
@@ -238,14 +239,10 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return f"the truth value {str(value).lower()}"
     if isinstance(value, int | float):
-        return f"the number {_cut(repr(value))}"
+        return f"the number {shortened(repr(value), MAX_SHOWN_CHARS)}"
     if isinstance(value, str):
-        return f"the text {_cut(repr(value))}"
+        return f"the text {shortened(repr(value), MAX_SHOWN_CHARS)}"
     return "a list" if isinstance(value, list) else "an object"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
 
 
 def _refusal(error: ValidationError, value: JsonValue, root: str, left_out: int) -> InvalidArgument:
@@ -284,7 +281,9 @@ def _unknown(loc: tuple[int | str, ...], value: JsonValue, root: str) -> FieldVi
     inner = _path(loc[:-1], camel=False)
     at = ".".join(part for part in (root, inner) if part)
     where = f" at '{at}'" if at else ""
-    return FieldViolation(at or name, f'{BAD_JSON}Unknown name "{_cut(name)}"{where}: Cannot find field.')
+    return FieldViolation(
+        at or name, f'{BAD_JSON}Unknown name "{shortened(name, MAX_SHOWN_CHARS)}"{where}: Cannot find field.'
+    )
 
 
 def _child(parent: JsonValue, step: int | str) -> JsonValue:

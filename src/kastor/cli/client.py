@@ -14,6 +14,7 @@ import httpx
 
 from kastor.cli.records import Answer, Job, NewTuning, SamplingOptions, TunedModelRecord
 from kastor.domain.errors import Code, Internal, InvalidArgument, KastorError, PermissionDenied, Unavailable
+from kastor.domain.excerpt import shortened
 from kastor.lines import byte_lines
 from kastor.security.auth import INVALID_KEY, UNREGISTERED
 
@@ -231,7 +232,7 @@ class Client:
         return Internal(f"{self.url} does not answer like a Kastor server (HTTP {status}: {start}). Check --server.")
 
     def _no_address(self) -> KastorError:
-        url = self.url if len(self.url) <= MAX_SHOWN_CHARS else self.url[:MAX_SHOWN_CHARS] + "…"
+        url = shortened(self.url, MAX_SHOWN_CHARS)
         return InvalidArgument(f"{url!r} is not a server's address; write it as http://127.0.0.1:8080. Check --server.")
 
     @contextmanager

@@ -6,6 +6,8 @@ another order than it has.
 
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """All but line ends and tabs; lone surrogates, too, which no terminal takes."""
@@ -21,9 +23,9 @@ def visible_text(text: str) -> str:
     return text if text.isprintable() else UNSAFE.sub(_symbol, text)
 
 
-def json_text(value: object, indent: int | None = None) -> str:
-    """The value as JSON in which every such character is an escape."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+def json_text(value: object, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
+    """The value as JSON in which every such character is an escape; `default` makes JSON of what is none."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
     return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
+from kastor.domain.excerpt import shortened
 from kastor.domain.generation import Sampling
 from kastor.domain.job import AdapterShape
 from kastor.models.families import FAMILIES, Family
@@ -117,7 +118,7 @@ def _unknown(wanted: str, known: Sequence[str]) -> str:
     """What to say of a name that the catalog does not have: what is near, and how it gets there."""
     near = difflib.get_close_matches(wanted.lower(), known, n=3, cutoff=0.5)
     listed = ", ".join(f"models/{name}" for name in near or known)
-    shown = wanted if len(wanted) <= MAX_SHOWN_CHARS else wanted[:MAX_SHOWN_CHARS] + "…"
+    shown = shortened(wanted, MAX_SHOWN_CHARS)
     if wanted.lower().startswith("gemini-"):
         how = "Names of Google's models are aliases of open bases; the catalog file says of which"
     elif wanted.startswith(("/", "~", "./", "../")):

@@ -16,6 +16,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from kastor.domain.errors import InvalidArgument
+from kastor.domain.excerpt import shortened
 from kastor.domain.generation import Form
 
 WHITE_SPACE = r"\n?[ ]{0,16}"
@@ -115,5 +116,4 @@ def _grammar(form: Form) -> str:
 def _refused(field: str, reason: str) -> InvalidArgument:
     said = reason.partition("\n<")[0].strip()  # its own state follows in a tag
     said = said.splitlines()[-1].removeprefix("error: ")  # a pattern stands before what is wrong with it
-    said = said if len(said) <= MAX_REASON_CHARS else said[:MAX_REASON_CHARS] + "…"
-    return InvalidArgument.of(field, f"cannot be followed: {said}")
+    return InvalidArgument.of(field, f"cannot be followed: {shortened(said, MAX_REASON_CHARS)}")

@@ -24,6 +24,7 @@ from kastor.cli.models import fetched
 from kastor.cli.output import Output, duration, program, table
 from kastor.cli.records import Job, NewTuning, SamplingOptions
 from kastor.domain.content import Example
+from kastor.domain.excerpt import shortened
 from kastor.evaluation.labels import exact_match
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.settings import Settings, load_settings
@@ -156,8 +157,7 @@ def _mark(right: bool) -> Text:
 
 
 def _short(answer: str) -> str:
-    line = " ".join(answer.split())
-    return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + "…"
+    return shortened(" ".join(answer.split()), SHOWN_CHARS)
 
 
 def _show_next(settings: Settings, job: Job, seconds: float, out: Output) -> None:
