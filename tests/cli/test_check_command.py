@@ -203,7 +203,7 @@ def test_a_few_system_instructions_are_pointed_out_with_the_way_to_give_them(tmp
     turns = [{"role": role, "parts": [{"text": "a"}]} for role in ("user", "model")]
     row = json.dumps({"systemInstruction": {"parts": [{"text": "Be kind."}]}, "contents": turns})
     said = " ".join(CliRunner().invoke(app, ["check", dataset(tmp_path, GOOD, row), "--base", "tiny"]).stdout.split())
-    assert "1 of 2 examples have a system instruction: ask with one, too" in said
+    assert "1 of 2 examples has a system instruction: ask with one, too" in said
     assert "kastor generate --system" in said
 
 

@@ -113,7 +113,7 @@ def test_an_answer_cut_by_the_limit_is_said_on_stderr(kastor: Kastor, answering:
     answering.on("POST", STREAM, Reply(event("forty", finish="MAX_TOKENS", usageMetadata=usage)))
     ran = kastor("generate", MODEL, "forty one", "--server", answering.url)
     assert ran.out == "forty\n"
-    assert "Cut after 1 tokens" in ran.err
+    assert "Cut after 1 token;" in ran.err
 
 
 def test_an_error_in_mid_stream_is_an_error(kastor: Kastor, answering: FakeServer) -> None:

@@ -11,6 +11,7 @@ from kastor.dataset.estimate import Estimate
 from kastor.dataset.ledger import Ledger
 from kastor.dataset.report import Judged, Report
 from kastor.dataset.stats import WITH_SYSTEM, Distribution, Duplicates, Statistics, bins
+from kastor.domain.counts import counted
 
 BAR_WIDTH = 32
 NUM_LONGEST = 5
@@ -66,7 +67,7 @@ def _judged(judged: Judged, report: Report) -> Iterator[RenderableType]:
 
 def _totals(ledger: Ledger) -> Text:
     parts = ((ledger.num_accepted, "accepted", "green"), (ledger.num_dropped, "dropped", "yellow"))
-    text = Text(f"  {ledger.num_rows:,} rows = ")
+    text = Text(f"  {counted(ledger.num_rows, 'row')} = ")
     for number, name, style in parts:
         text.append(f"{number:,} {name}", style=style if number else "dim").append(" + ")
     return text.append(f"{ledger.num_rejected:,} rejected", style="red" if ledger.num_rejected else "dim")
@@ -125,13 +126,14 @@ def _preambles(statistics: Statistics) -> Iterator[str]:
     number = statistics.slices[WITH_SYSTEM]
     if number and all(one.where != "system" for one in shared):
         yield (
-            f"{number:,} of {len(statistics.lines):,} examples have a system instruction: ask with one, too "
+            f"{number:,} of {counted(len(statistics.lines), 'example')} "
+            f"{'has' if number == 1 else 'have'} a system instruction: ask with one, too "
             "(systemInstruction, or kastor generate --system)."
         )
 
 
 def _rows(number: int) -> str:
-    return f"{number:,} example stands" if number == 1 else f"{number:,} examples stand"
+    return f"{counted(number, 'example')} {'stands' if number == 1 else 'stand'}"
 
 
 def _pairs(found: Duplicates, judged: Judged) -> str:
@@ -141,7 +143,7 @@ def _pairs(found: Duplicates, judged: Judged) -> str:
 
 def _estimated(estimate: Estimate) -> Iterator[tuple[str, RenderableType]]:
     asked = estimate.hyperparameters
-    how = f"{asked.num_epochs} epochs, batch {asked.batch_size}, learning rate {asked.learning_rate:g}"
+    how = f"{counted(asked.num_epochs, 'epoch')}, batch {asked.batch_size}, learning rate {asked.learning_rate:g}"
     yield "  steps", f"{estimate.num_steps:,} ({how})"
     if estimate.duration_s is not None and estimate.tokens_per_s is not None:
         pace = f"{estimate.tokens_per_s:,.0f} tokens/s ({estimate.pace_source})"
@@ -159,4 +161,4 @@ def _verdict(report: Report) -> Iterator[RenderableType]:
         yield Group(*(Text(f"Refused: {sentence}", style="bold red") for sentence in report.refusals))
     elif not report.partial:
         number = report.training.ledger.num_accepted
-        yield Text(f"Fine: {number:,} examples can be trained on.", style="bold green")
+        yield Text(f"Fine: {counted(number, 'example')} can be trained on.", style="bold green")

@@ -12,6 +12,7 @@ from kastor.cli.output import Output
 from kastor.dataset.gate import Look, Outcome, Verdict
 from kastor.dataset.seen import Looked
 from kastor.domain.content import Media
+from kastor.domain.counts import counted
 
 MAX_TOLD = 20  # faults shown as they are found; all are counted
 LINE_EVERY_S = 5.0
@@ -93,4 +94,4 @@ class Watch:
 
     def _counts(self) -> str:
         media = f", {self._num_media:,} media looked at" if self._num_media else ""
-        return f"{self._num_rows:,} rows{media}"
+        return f"{counted(self._num_rows, 'row')}{media}"

@@ -14,6 +14,7 @@ from kastor.cli.export_media import Found, golden_media, job_files
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, megabytes
 from kastor.cli.output_files import check_output_folder
+from kastor.domain.counts import counted
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.job import State, TuningJob
 from kastor.export.order import Format, Order, Weights, check_target
@@ -48,7 +49,7 @@ def run(name: str, kind: Format, weights: Weights | None, target: Path, data_dir
     out.result({"folder": str(order.out), **manifest}, shown)
     if not out.as_json:
         out.say(
-            f"{near['tokens']} tokens of {near['rows']} examples: log-probabilities at most "
+            f"{counted(near['tokens'], 'token')} of {counted(near['rows'], 'example')}: log-probabilities at most "
             f"{near['largestDifference']:.2g} from those served, {near['meanDifference']:.2g} on average"
         )
 

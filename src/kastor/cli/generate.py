@@ -11,6 +11,7 @@ from kastor.cli.client import Client
 from kastor.cli.connection import Access, connect
 from kastor.cli.output import Output
 from kastor.cli.records import Answer, SamplingOptions
+from kastor.domain.counts import counted
 from kastor.domain.errors import NotFound
 from kastor.domain.visible_text import visible_text
 
@@ -34,7 +35,9 @@ def run(model: str, prompt: str, sampling: SamplingOptions, access: Access, out:
             }
         )
     if answer.finish_reason == "MAX_TOKENS":
-        out.say(f"Cut after {answer.usage.get('candidatesTokenCount', '?')} tokens; --max-tokens sets the limit.")
+        out.say(
+            f"Cut after {counted(answer.usage.get('candidatesTokenCount', 0), 'token')}; --max-tokens sets the limit."
+        )
 
 
 def system_instruction(given: str) -> str:

@@ -16,6 +16,7 @@ from kastor.cli.output import Column, Output, duration, fields, list_table, prog
 from kastor.cli.records import Job
 from kastor.cli.tune import followed, report
 from kastor.domain.certificate import unreadable_certificate
+from kastor.domain.counts import counted
 from kastor.domain.errors import NotFound
 from kastor.domain.visible_text import json_text
 
@@ -163,8 +164,8 @@ def _certified(proof: Mapping[str, Any] | None, job_id: str) -> str | None:
 def _passed(proof: Mapping[str, Any]) -> str:
     tokens, most = sum(row["numTokens"] for row in proof["rows"]), proof["tolerance"]["largest"]
     return (
-        f"{proof['verdict']}: served as trained, {tokens} tokens of {len(proof['rows'])} examples; log-probabilities "
-        f"at most {proof['largestDifference']:.2g} apart{_compared_in(proof)} ({most:.2g} is tolerated); the adapter "
+        f"{proof['verdict']}: served as trained, {counted(tokens, 'token')} of "
+        f"{counted(len(proof['rows']), 'example')}; log-probabilities at most {proof['largestDifference']:.2g} apart{_compared_in(proof)} ({most:.2g} is tolerated); the adapter "
         f"changes them by up to {proof['effect']:.2g}{_rounded(proof)}"
     )
 

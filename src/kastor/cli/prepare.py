@@ -25,6 +25,7 @@ from kastor.dataset.prepare_write import CHANGES, DATASET, LEDGER, Ledger, docum
 from kastor.dataset.read import Columns, read_rows
 from kastor.dataset.retime_forms import Forms, read_forms
 from kastor.domain.content import Media
+from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Rendering
@@ -130,7 +131,7 @@ def _run(
     out.result(document(ledger) | {"dataset": str(target / DATASET), "refused": refused.total()}, _summary(ledger))
     out.say(f"What was rewritten, before and after: {wanted.folder / CHANGES}")
     for rule, count in refused.items():
-        out.say(f"{count} rows of the outcome would be refused: {rule}", style="red")
+        out.say(f"{counted(count, 'row')} of the outcome would be refused: {rule}", style="red")
     if refused or not ledger.num_rows_out:
         raise typer.Exit(1)
 
@@ -214,9 +215,11 @@ def _refused(folder: Path, limits: DatasetLimits, base: Base, settings: Settings
 
 def _tell_plan(plan: Plan, out: Output) -> None:
     survey = plan.survey
+    num_mended, num_unchanged = len(survey.to_mend), plan.num_unchanged
     out.say(
-        f"{survey.num_rows:,} rows: {plan.num_unchanged:,} pass as they are, {len(survey.to_mend):,} need something, "
-        f"{len(survey.left_out):,} cannot be used."
+        f"{counted(survey.num_rows, 'row')}: "
+        f"{num_unchanged:,} {'passes as it is' if num_unchanged == 1 else 'pass as they are'}, "
+        f"{num_mended:,} {'needs' if num_mended == 1 else 'need'} something, {len(survey.left_out):,} cannot be used."
     )
     if any(step.makes_files for step in plan.steps.values()):
         out.say("Sound is left out of files that are made: it is not trained on.")
@@ -234,7 +237,9 @@ def _plan_lines(plan: Plan) -> list[Any]:
     if more > 0:
         lines.append(f"and {more:,} more media")
     rules = Counter(left.rule for left in plan.survey.left_out.values())
-    return [*lines, *(f"left out: {count:,} rows, {rule}" for rule, count in rules.most_common())] or ["nothing to do"]
+    return [*lines, *(f"left out: {counted(count, 'row')}, {rule}" for rule, count in rules.most_common())] or [
+        "nothing to do"
+    ]
 
 
 def _plan_document(plan: Plan) -> dict[str, Any]:

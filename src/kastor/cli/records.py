@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kastor.domain.content import Example, Role, Supervise
+from kastor.domain.counts import counted
 from kastor.domain.job import State
 
 
@@ -97,7 +98,7 @@ class Job:
         rows = self.raw.get("rows")
         if not isinstance(rows, dict) or not rows.get("leftOut"):
             return f"{self.num_examples:,}"
-        return f"{rows.get('trainedOn', 0):,} of {rows.get('total', 0):,} rows, {rows['leftOut']:,} left out"
+        return f"{rows.get('trainedOn', 0):,} of {counted(rows.get('total', 0), 'row')}, {rows['leftOut']:,} left out"
 
 
 @dataclass(frozen=True, slots=True)

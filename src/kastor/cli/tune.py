@@ -17,6 +17,7 @@ from kastor.dataset.encode import encode_example
 from kastor.dataset.issues import FileFacts
 from kastor.dataset.read import Columns, read_examples
 from kastor.domain.content import Supervise
+from kastor.domain.counts import counted
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound, Unavailable
 from kastor.domain.job import State
 from kastor.domain.limits import GEMINI_API
@@ -74,7 +75,7 @@ def _run(data: Path, folder: Path, columns: Columns, wanted: Wanted, detach: boo
         if detach:
             out.result({"name": name, "job": job_id}, name)
             return
-        out.say(f"Tuning {name} (job {job_id}) on {len(examples):,} rows" + _where(link))
+        out.say(f"Tuning {name} (job {job_id}) on {counted(len(examples), 'row')}" + _where(link))
         job = followed(link, job_id, out)
     report(job, name, out, how=' "…" --system "…"' if any(example.system for example in examples) else ' "…"')
 
@@ -185,7 +186,7 @@ def _where(link: Link) -> str:
 def _why(job: Job) -> str:
     """One or two sentences on a job without a model."""
     if job.state is State.CANCELLED:
-        return f"Job {job.id} was cancelled after {job.completed_steps} of {job.total_steps} steps."
+        return f"Job {job.id} was cancelled after {job.completed_steps} of {counted(job.total_steps, 'step')}."
     reason = (job.error or "no reason was given").rstrip(".")
     log = "" if "jobs logs" in reason else f" Its log: {program()} jobs logs {job.id}"
     more = f" To go on from its last checkpoint: {program()} jobs resume {job.id}" if job.raw.get("resumable") else ""

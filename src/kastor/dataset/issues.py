@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kastor.domain.content import Example
+from kastor.domain.counts import counted
 from kastor.domain.excerpt import excerpt
 
 MAX_NAME_CHARS = 40
@@ -74,7 +75,7 @@ class Faulty(Exception):
 
 def faulty_rows(number: int, num_rows: int) -> str:
     """The beginning of a sentence: so many of all rows are faulty."""
-    return f"{number:,} of {num_rows:,} rows {'is' if number == 1 else 'are'} faulty"
+    return f"{number:,} of {counted(num_rows, 'row')} {'is' if number == 1 else 'are'} faulty"
 
 
 def value_shown(value: object) -> str:

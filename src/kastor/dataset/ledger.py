@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from kastor.dataset.gate import Outcome, Verdict
 from kastor.dataset.issues import Issue, faulty_rows
+from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import DatasetLimits
 
 MAX_KEPT_ISSUES = 1000  # of a file that is wrong in every line the rest is only counted
@@ -86,7 +87,8 @@ def refusals(ledger: Ledger, limits: DatasetLimits, *, num_bytes: int, has_media
     share = ledger.num_dropped / ledger.num_rows if ledger.num_rows else 0.0
     if share > limits.max_dropped_share:
         said.append(
-            f"{ledger.num_dropped:,} of {ledger.num_rows:,} examples ({share:.1%}) would be dropped, more than "
+            f"{ledger.num_dropped:,} of {counted(ledger.num_rows, 'example')} ({share:.1%}) would be dropped, "
+            f"more than "
             f"{limits.max_dropped_share:.0%}: {_listed(ledger.dropped_by_rule)}. Mend them, or leave them out yourself."
         )
     elif ledger.num_rows and not ledger.num_accepted and not ledger.num_rejected:
@@ -95,7 +97,7 @@ def refusals(ledger: Ledger, limits: DatasetLimits, *, num_bytes: int, has_media
         said.append(f"The file has {num_bytes:,} bytes, at most {limits.max_file_bytes:,} are allowed.")
     most = limits.max_media_examples if has_media else limits.max_examples
     if most is not None and ledger.num_accepted > most:
-        said.append(f"{ledger.num_accepted:,} examples, at most {most:,} are allowed.")
+        said.append(f"{counted(ledger.num_accepted, 'example')}, at most {most:,} are allowed.")
     return said
 
 

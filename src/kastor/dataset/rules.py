@@ -11,6 +11,7 @@ from typing import Protocol
 
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Prompt, Resolution, Supervise, Text
+from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.domain.vision import View, Vision
@@ -99,7 +100,7 @@ def turn_path(example: Example, index: int) -> str:
 def token_faults(num_tokens: int, max_tokens: int, base: str) -> Iterator[Fault]:
     """What the bounds say about an example's length."""
     if num_tokens > max_tokens:
-        message = f"{num_tokens:,} tokens, at most {max_tokens:,} fit {base}"
+        message = f"{counted(num_tokens, 'token')}, at most {max_tokens:,} fit {base}"
         yield Fault("", "too_many_tokens", message, "shorten it or leave it out", drops=True)
 
 

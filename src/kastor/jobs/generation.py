@@ -7,6 +7,7 @@ from typing import Protocol
 
 from kastor.dataset.sampling import Trained
 from kastor.domain.content import Prompt
+from kastor.domain.counts import counted
 from kastor.domain.errors import DataLoss, FailedPrecondition
 from kastor.domain.functions import declarations
 from kastor.domain.generation import Chunk, GenerateRequest, Shown
@@ -205,7 +206,7 @@ def require_active(model: TunedModel, job: TuningJob) -> None:
     if state is ModelState.CREATING:
         raise FailedPrecondition(
             f"Tuned model {model.name} is CREATING (its job is {job.state}, {job.completed_steps} of "
-            f"{job.spec.total_steps} steps done). Try again when its state is ACTIVE."
+            f"{counted(job.spec.total_steps, 'step')} done). Try again when its state is ACTIVE."
         )
     if state is ModelState.FAILED:
         why = job.error.message if job.error else "its tuning was cancelled."

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kastor.domain.counts import counted
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.job import TuningSpec, epoch_of_step
 from kastor.domain.memory import ran_out
@@ -69,7 +70,9 @@ class Trainer:
         memory ran out and rows have become shorter.
         """
         if len(examples) != spec.num_examples:
-            raise FailedPrecondition(f"The job was made for {spec.num_examples} examples; {len(examples)} were given.")
+            raise FailedPrecondition(
+                f"The job was made for {counted(spec.num_examples, 'example')}, not for {len(examples)}."
+            )
         self._model = model
         self._examples = examples
         self._spec = spec

@@ -15,6 +15,7 @@ from kastor.dataset.look import looking
 from kastor.dataset.manifest import encode_row
 from kastor.dataset.report import Report, judge
 from kastor.dataset.sampling import encode_sampling
+from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import DatasetFile, TuningJob, TuningSpec, resolve
@@ -55,7 +56,7 @@ class Judging:
         dropped = f", {ledger.num_dropped:,} dropped" if ledger.num_dropped else ""
         if report.training.facts.sentence:
             self._ownership.note(f"{file.name} is read as {report.training.facts.sentence}")
-        self._ownership.note(f"{ledger.num_accepted:,} of {ledger.num_rows:,} examples accepted{dropped}")
+        self._ownership.note(f"{ledger.num_accepted:,} of {counted(ledger.num_rows, 'example')} accepted{dropped}")
         shows_media = base.family.vision is not None and report.training.has_media
         spec = replace(
             self._job.spec,

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob
@@ -118,7 +119,7 @@ class Leaving:
         before = report["dropped"] - len(lost)
         line, first = lost[0]
         raise InvalidArgument(
-            f"{self._file.name}: {len(lost):,} examples hold media that turned out bad when they were decoded "
+            f"{self._file.name}: {counted(len(lost), 'example')} with media that turned out bad when they were decoded "
             f"({_listed(lost)}); with {before:,} dropped before, that is {share:.1%} of the rows, {allowed}. "
             f"The first is line {line}: {first.message} {first.hint}".rstrip()
         )
@@ -126,7 +127,8 @@ class Leaving:
     def _tell(self, lost: Lost, num_new: int, num_left: int) -> None:
         lines = ", ".join(str(line) for line, _ in lost[:10]) + (", …" if len(lost) > 10 else "")
         self._ownership.note(
-            f"{num_new:,} examples left out whose media turned out bad when they were decoded; in all {len(lost):,} "
+            f"{counted(num_new, 'example')} left out whose media turned out bad when they were decoded; "
+            f"in all {len(lost):,} "
             f"({_listed(lost)}): lines {lines}; {num_left:,} are trained on"
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 import torch
 
+from kastor.domain.counts import counted
 from kastor.domain.job import Snapshot, TuningJob
 from kastor.models.catalog import load_catalog
 from kastor.models.load import compute_dtype, compute_threads, load_base
@@ -217,7 +218,8 @@ class Steps:
             heed=self._ownership.heed,
         )
         self._ownership.note(
-            f"served as trained: {proof.num_tokens} tokens of {len(proof.rows)} examples, log-probabilities at most "
+            f"served as trained: {counted(proof.num_tokens, 'token')} of {counted(len(proof.rows), 'example')}, "
+            f"log-probabilities at most "
             f"{proof.largest_difference:.2g} apart in {proof.compared_in} ({proof.tolerance.largest:.2g} is tolerated)"
         )
         if proof.rounding is not None:
