@@ -1,11 +1,16 @@
 """`kastor export`: a tuned model out of the data folder, or one sentence that says why not."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import PIL.Image
+import psutil
 import pytest
 
 from films import painted
@@ -119,3 +124,30 @@ def test_a_model_that_sees_is_compared_on_its_pictures_wherever_they_are(
     assert ran.code == 1 and "'1.png' does not exist" in ran.err and "Put it back" in ran.err
     (seeing.media / "moved.png").rename(seeing.media / "1.png")
     assert kastor("export", "job1", "--out", str(tmp_path / "back")).code == 0
+
+
+def test_an_interrupted_export_leaves_nothing_behind_and_ends_its_process(tmp_path: Path) -> None:
+    target = tmp_path / "merged"
+    command = [
+        sys.executable,
+        "-m",
+        "kastor.cli",
+        "export",
+        "model-of-job1",
+        "--format",
+        "merged",
+        "--out",
+        str(target),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "writing merged" in line:
+                break
+        (child,) = psutil.Process(process.pid).children()
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all at once
+        rest = process.stderr.read()
+        assert process.wait(30) == 130
+    assert "Traceback" not in rest
+    assert not child.is_running()
+    assert list(tmp_path.iterdir()) == [], "what was half written is removed"

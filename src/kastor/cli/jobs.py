@@ -163,9 +163,10 @@ def _certified(proof: Mapping[str, Any] | None, job_id: str) -> str | None:
 
 def _passed(proof: Mapping[str, Any]) -> str:
     tokens, most = sum(row["numTokens"] for row in proof["rows"]), proof["tolerance"]["largest"]
+    compared = f"{counted(tokens, 'token')} of {counted(len(proof['rows']), 'example')}"
     return (
-        f"{proof['verdict']}: served as trained, {counted(tokens, 'token')} of "
-        f"{counted(len(proof['rows']), 'example')}; log-probabilities at most {proof['largestDifference']:.2g} apart{_compared_in(proof)} ({most:.2g} is tolerated); the adapter "
+        f"{proof['verdict']}: served as trained, {compared}; log-probabilities at most "
+        f"{proof['largestDifference']:.2g} apart{_compared_in(proof)} ({most:.2g} is tolerated); the adapter "
         f"changes them by up to {proof['effect']:.2g}{_rounded(proof)}"
     )
 
