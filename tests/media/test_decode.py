@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -67,6 +68,20 @@ def test_each_sampled_frame_is_the_one_on_the_screen(name: str, tmp_path: Path, 
     assert [frame.moment_s for frame in sampled] == list(planned.plan.moments_s)
     assert [number_in(frame.pixels) for frame in sampled] == numbers_on_screen(recipe, planned.plan.moments_s)
     assert {frame.pixels.shape for frame in sampled} == {(recipe.size[1], recipe.size[0], 3)}
+
+
+def test_in_a_transport_stream_too_zero_is_where_the_sound_begins_and_not_a_later_picture(tmp_path: Path) -> None:
+    recipe = Recipe(begins_ms=3000, sound=True)
+    path = make_film(tmp_path / "x.ts", recipe)
+    with av.open(str(path)) as container:
+        pictures, sound = container.streams.video[0], container.streams.audio[0]
+        late_s = pictures.start_time * pictures.time_base - sound.start_time * sound.time_base
+    assert 3 <= late_s < 3.1  # AAC begins with a packet of silence, which stands at zero where nothing hides it
+    planned = plan(path, Sampling(fps=3))
+    shown = replace(recipe, begins_ms=round(1000 * late_s))
+    numbers = [number_in(frame.pixels) for frame in frames(path, planned.plan)]
+    assert numbers == numbers_on_screen(shown, planned.plan.moments_s)
+    assert numbers[:10] == [0] * 10 and numbers[-1] > 20
 
 
 def test_every_frame_of_a_film_can_be_had_and_in_order(tmp_path: Path) -> None:
