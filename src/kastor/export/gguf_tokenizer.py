@@ -8,8 +8,7 @@ from gguf import TokenType
 from kastor.domain.errors import Unimplemented
 
 INSTEAD = (
-    "Export it as merged. llama.cpp's convert_hf_to_gguf.py converts such folders if it knows the tokenizer; for "
-    "SentencePiece ones it wants the original tokenizer.model beside tokenizer.json."
+    "Export it as merged; llama.cpp's convert_hf_to_gguf.py converts such a folder if it knows its form and tokenizer."
 )
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 SPACES_REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
