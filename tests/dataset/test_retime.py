@@ -48,6 +48,17 @@ def cut(prompt: str, answer: str, *, copy_untimed: bool = False) -> list[tuple[i
     return [(row.part, row.example.contents[0].text, row.example.contents[1].text) for row in rows]
 
 
+@pytest.mark.parametrize("answer", ["330", "330.", "[330] car", "A list:\n330.5 - a car", "(330)"])
+def test_a_bare_number_that_may_be_a_moment_answers_no_timed_prompt_without_a_word(answer: str) -> None:
+    with pytest.raises(CannotCut, match="330.*may be a moment, as the prompt has moments, but has no unit"):
+        cut("When does the car that is seen at 05:25 stop?", answer)
+
+
+@pytest.mark.parametrize("answer", ["2", "3 cars", "700", "Car 330", "330th", "330% more"])
+def test_a_count_answers_a_timed_prompt(answer: str) -> None:
+    assert cut("How many cars are seen at 05:25?", answer) == [(1, "How many cars are seen at 00:25?", answer)]
+
+
 MOVED = {
     "at 05:30": "at 00:30",
     "at 5:30.25!": "at 0:30.25!",

@@ -3,17 +3,19 @@
 What cannot be shared out by a machine is said so (`CannotCut`), never guessed. Files are not touched here.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from kastor.dataset.retime_forms import Forms
 from kastor.dataset.retime_text import Share, Timed, Window
-from kastor.dataset.timestamp_tree import CannotCut
+from kastor.dataset.timestamp_tree import CannotCut, doubtful
 from kastor.dataset.timestamps import marks
 from kastor.domain.content import Example, Media, Part, Role, Text
 
 __all__ = ["CannotCut", "CutRow", "Forms", "TextChange", "Window", "borders", "cut_example", "left_alone", "moments_of"]
+_BARE_NUMBER = re.compile(r"^[^\w\n]{0,3}(?P<number>\d+(?:\.\d+)?)(?![\w,:%]|\.\d)", re.MULTILINE)
 
 
 IsShared = Callable[[str], bool]
@@ -80,6 +82,8 @@ def cut_example(
     for number, window in enumerate(windows):
         shares = _shares(asked, answers, window)
         if shares is not None:
+            if any(one.timed.timed for one in asked) and not any(one.timed.timed for one in answers):
+                _check_bare_numbers(answers, window)
             rows.append(_row(example, number, placed, shares, media))
     if not rows:
         raise CannotCut("its moments fall in several parts of the video, and the text cannot be parted")
@@ -134,6 +138,18 @@ def borders(
         ]
         found.append(good[-1] if good else latest)
     return [*found, end_s]
+
+
+def _check_bare_numbers(answers: Sequence[_Placed], window: Window) -> None:
+    """Nothing, if no line begins with a number that would be another one in this part, were it a moment in seconds.
+
+    Raises:
+        CannotCut: one does, in the answer to a prompt with moments; shows it.
+
+    """
+    for match in (match for one in answers for match in _BARE_NUMBER.finditer(one.timed.text)):
+        if window.zero and window.low <= Fraction(match["number"]) <= window.high:
+            raise doubtful(match[0], "may be a moment, as the prompt has moments, but has no unit")
 
 
 def _timed_texts(example: Example, duration_s: Fraction, forms: Forms, is_shared: IsShared) -> list[_Placed]:
