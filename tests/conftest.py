@@ -5,7 +5,12 @@ Fixtures that tests of several folders share: a fresh, migrated database of each
 
 import itertools
 import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +26,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for variable, value in COMPUTE_VARIABLES.items():  # before any test loads torch
     os.environ.setdefault(variable, value)
+# some hundred processes read the same sources, and pytest rewrites each test module: compiled once
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("KASTOR_SPARE_WORKER_TIMEOUT_S", "0")  # servers of tests run a job or two: none waits for more
 
 # structlog draws the locals of every frame of an exception if not told otherwise: ten seconds where torch is in them
@@ -30,6 +38,32 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+FORK_SERVER = Path(__file__).parent / "fork_server"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the fork server, which imports nothing heavy before a test starts a worker; one for all xdist processes."""
+    if hasattr(config, "workerinput") or sys.platform != "linux":
+        return
+    folder = Path(tempfile.mkdtemp(prefix="kastor-fork-"))
+    os.environ["FORK_SERVER_SOCKET"] = str(folder / "socket")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FORK_SERVER), os.environ.get("PYTHONPATH")]))
+    read, write = os.pipe()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen(64)
+        command = [sys.executable, FORK_SERVER / "fork_server.py", str(listener.fileno()), str(read)]
+        process = subprocess.Popen(command, pass_fds=(listener.fileno(), read), stdin=subprocess.DEVNULL)
+    os.close(read)
+
+    def end() -> None:
+        os.close(write)
+        process.wait()
+        shutil.rmtree(folder)
+
+    config.add_cleanup(end)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -51,6 +85,12 @@ def logs_as_before() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture
+def without_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers, engines and exports are processes from the start, as in the product."""
+    monkeypatch.delenv("FORK_SERVER_SOCKET", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -174,6 +174,7 @@ def test_a_base_that_is_not_there_is_one_clear_sentence(engine: RemoteEngine) ->
         answer(engine, asked("one", base="gone"))
 
 
+@pytest.mark.usefixtures("without_fork_server")
 def test_an_orphaned_process_ends_and_removes_its_socket(settings: Settings, tmp_path: Path) -> None:
     lifeline, socket = Lifeline(), tmp_path / "s"
     command = engine_command("tiny", socket, lifeline.child_fd)

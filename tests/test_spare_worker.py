@@ -33,6 +33,7 @@ def spares() -> list[int]:
     return [child.pid for child in living if "--spare" in child.cmdline()]
 
 
+@pytest.mark.usefixtures("without_fork_server")
 def test_a_spare_worker_does_what_a_fresh_one_does(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spare, "AFTER_S", 0.0)
     executor = LocalExecutor(environment(place.settings), place.blobs, spare_idle_s=60)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 PARENT = """
 import subprocess, sys, time
 from kastor.lifeline import Lifeline
@@ -24,6 +26,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.usefixtures("without_fork_server")
 def test_it_ends_when_its_command_is_killed() -> None:
     order, writing = os.pipe()  # its input stays open, so that only the parent's end tells
     with subprocess.Popen([sys.executable, "-c", PARENT], stdin=order, stdout=subprocess.PIPE, text=True) as parent:
