@@ -10,11 +10,11 @@ from pathlib import Path
 
 from kastor.domain.job import (
     DatasetFile,
-    Event,
+    JobEvent,
     Rendering,
     RequestedHyperparameters,
-    Snapshot,
     State,
+    StepMetrics,
     TuningJob,
     TuningSpec,
 )
@@ -34,8 +34,8 @@ class Ran:
     """What a job left."""
 
     job: TuningJob
-    snapshots: list[Snapshot]
-    events: list[Event]
+    snapshots: list[StepMetrics]
+    events: list[JobEvent]
     adapter: Path
 
 
@@ -57,14 +57,14 @@ class Queue:
 
     def add(self, base_model: str, source: Path, asked: RequestedHyperparameters, *, name: str, seed: int = 0) -> None:
         """A job on the lines of `source`."""
-        from kastor.domain.job import resolve
-        from kastor.domain.limits import PROFILES
+        from kastor.domain.job import resolve_hyperparameters
+        from kastor.domain.request_limits import PROFILES
         from kastor.domain.tuned_model import TunedModel
         from kastor.models.catalog import load_catalog
 
         with source.open("rb") as lines:
             num_examples = sum(1 for _ in lines)
-        settled = resolve(asked, num_examples, PROFILES["open"], has_media=True)
+        settled = resolve_hyperparameters(asked, num_examples, PROFILES["open"], has_media=True)
         file = DatasetFile(source.name, "open", "", asked)
         spec = TuningSpec(
             base_model,

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from sqlalchemy import insert, text
 
-from kastor.domain.job import AdapterShape, Hyperparameters, Snapshot, State, TuningJob, TuningSpec
-from kastor.domain.limits import GEMINI_API
-from kastor.domain.listing import ModelFilter
+from kastor.domain.job import AdapterShape, Hyperparameters, State, StepMetrics, TuningJob, TuningSpec
+from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Grant, GranteeType, Principal, Role
+from kastor.domain.request_limits import GEMINI_API
 from kastor.domain.tuned_model import TunedModel
 from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
@@ -56,7 +56,7 @@ def fill(database: Database) -> None:
         values.pop("error")
         jobs.append(values)
         models.append(asdict(model))
-        steps = [Snapshot(step, 1, 1.0, 120, 14, 0.5, at) for step in range(1, NUM_STEPS + 1)]
+        steps = [StepMetrics(step, 1, 1.0, 120, 14, 0.5, at) for step in range(1, NUM_STEPS + 1)]
         snapshots += [asdict(step) | {"job_id": job.id} for step in steps]
         if number % 10 == 0:
             group = Grant(f"g{number}", model.id, GranteeType.GROUP, "team@example.org", Role.READER, at)

@@ -35,7 +35,7 @@ import psutil
 from sqlalchemy import insert
 
 from kastor.announcement import running_server
-from kastor.domain.job import AdapterShape, Hyperparameters, Snapshot, State, TuningJob, TuningSpec
+from kastor.domain.job import AdapterShape, Hyperparameters, State, StepMetrics, TuningJob, TuningSpec
 from kastor.domain.tuned_model import TunedModel
 from kastor.settings import load_settings
 from kastor.store import tables
@@ -214,7 +214,7 @@ def fill(folder: Path, count: int) -> None:
         row.pop("error")
         jobs.append(row | {"error_code": None, "error_message": None})
         models.append(asdict(TunedModel(job.tuned_model_id, job.id, f"models/{BASE}", "local@kastor", at, at)))
-        steps = (Snapshot(n, 1 + n // 4, 2.5 / n, 120, 14, 0.5, at) for n in range(1, SNAPSHOTS_A_MODEL + 1))
+        steps = (StepMetrics(n, 1 + n // 4, 2.5 / n, 120, 14, 0.5, at) for n in range(1, SNAPSHOTS_A_MODEL + 1))
         snapshots += [asdict(step) | {"job_id": job.id} for step in steps]
     with database.write() as connection:
         connection.execute(insert(tables.jobs), jobs)

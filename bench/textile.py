@@ -121,7 +121,7 @@ class Judge:
     def _answer(self, model: Any, sight: Any, picture: Picture) -> str:  # noqa: ANN401  # peft model, training.Sight
         """The likeliest label."""
         from kastor.domain.content import Content, Example, Media, Role, Text
-        from kastor.domain.vision import View
+        from kastor.domain.vision import MediumLayout
         from kastor.training.packed import sum_loss
         from kastor.training.packing import pack
 
@@ -130,7 +130,7 @@ class Judge:
         for label in LABELS:
             asked = Content(Role.USER, (media, Text(QUESTION)))
             example = Example((asked, Content(Role.MODEL, (Text(label),))))
-            rendered = self.renderer.example(example, {media: View(self.resolution, (self.grid,))}).keyed(
+            rendered = self.renderer.example(example, {media: MediumLayout(self.resolution, (self.grid,))}).keyed(
                 {media: media.uri}
             )
             losses[label] = sum_loss(model, pack([rendered]), sight).item()

@@ -148,8 +148,8 @@ def loop(order: Order) -> dict[str, Any]:
     """
     import torch
 
-    from kastor.domain.job import RequestedHyperparameters, TuningSpec, resolve
-    from kastor.domain.limits import PROFILES
+    from kastor.domain.job import RequestedHyperparameters, TuningSpec, resolve_hyperparameters
+    from kastor.domain.request_limits import PROFILES
     from kastor.models.catalog import load_catalog
     from kastor.models.load import compute_threads, load_base
     from kastor.models.projector import Projector, Spread
@@ -162,7 +162,7 @@ def loop(order: Order) -> dict[str, Any]:
     base = load_catalog().base(BASE)
     folder = ensure_local(base, Path(order.root) / "cache")
     looked = LookedAt(Path(order.rows), base, folder, order.reader)
-    settled = resolve(
+    settled = resolve_hyperparameters(
         RequestedHyperparameters(order.epochs, order.batch, None), len(looked), PROFILES["open"], has_media=True
     )
     model = attach(load_base(folder), base.adapter, seed=0)
@@ -202,7 +202,7 @@ class LookedAt(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401  # int -> Rendered
         from kastor.domain.content import Content, Example, Media, Resolution, Role, Text
-        from kastor.domain.vision import View
+        from kastor.domain.vision import MediumLayout
 
         media, asked = self._rows[index]["contents"][0]["parts"]
         answer = self._rows[index]["contents"][1]["parts"][0]["text"]
@@ -218,7 +218,7 @@ class LookedAt(Sequence[Any]):
         self.decode_s += decoded - began
         self.encode_s += time.perf_counter() - decoded
         shown = Media("video/mp4", f"{index}", fps=fps)
-        view = View(resolution, grids, tuple(number / fps for number in range(len(pictures))))
+        view = MediumLayout(resolution, grids, tuple(number / fps for number in range(len(pictures))))
         example = Example((Content(Role.USER, (shown, Text(asked["text"]))), Content(Role.MODEL, (Text(answer),))))
         return self._renderer.example(example, {shown: view}).keyed({shown: str(index)})
 
@@ -242,11 +242,11 @@ def _one_after_the_other(path: Path, fps: float, side: int) -> Iterator[Pixels]:
 
 def _as_kastor(path: Path, fps: float, side: int) -> Iterator[Pixels]:
     """By our own decoder."""
-    from kastor.domain.media import Sampling
+    from kastor.domain.media import FrameSampling
     from kastor.media.decode import frames
     from kastor.media.probe import plan
 
-    for frame in frames(path, plan(path, Sampling(fps=fps)).plan, (side, side)):
+    for frame in frames(path, plan(path, FrameSampling(fps=fps)).plan, (side, side)):
         yield frame.pixels
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.job import Rendering
 from kastor.export.golden import JobFiles
 from kastor.export.order import Format, Order, Weights
@@ -30,7 +30,7 @@ def make_order(given: Path, out: Path, **changes: Any) -> Order:
         "licence": "none",
         "adapter": given / "adapter",
         "files": files_in(given),
-        "supervise": Supervise.LAST,
+        "supervise": SupervisedTurns.LAST,
         "rendering": Rendering.PUBLISHED,
         "catalog_entry": "",
         "feature_cache": given / "features",

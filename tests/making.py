@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kastor.domain.job import AdapterShape, Hyperparameters, Snapshot, State, TuningJob, TuningSpec
+from kastor.domain.job import AdapterShape, Hyperparameters, State, StepMetrics, TuningJob, TuningSpec
 from kastor.domain.tuned_model import TunedModel
 
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -49,9 +49,9 @@ def make_model(job: TuningJob, **changes: Any) -> TunedModel:
     return replace(model, **changes)
 
 
-def make_snapshot(step: int = 1, **changes: Any) -> Snapshot:
+def make_snapshot(step: int = 1, **changes: Any) -> StepMetrics:
     """What step `step` did."""
-    snapshot = Snapshot(
+    snapshot = StepMetrics(
         step=step,
         epoch=1,
         mean_loss=2.5 / step,

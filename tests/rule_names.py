@@ -7,7 +7,7 @@ from pathlib import Path
 import kastor
 
 PLACES = {"Fault": 1, "Faulty": 1, "Issue": 2, "MediaFault": 0, "of": 0}
-"""Of each call that names a rule, which argument it is; `of` is BadMedium's."""
+"""Of each call that names a rule, which argument it is; `of` is MediumError's."""
 
 
 def named_rules() -> set[str]:
@@ -23,7 +23,7 @@ def _rules(tree: ast.AST) -> Iterator[str]:
             continue
         called = node.func
         name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
-        if name == "of" and not (isinstance(called, ast.Attribute) and ast.unparse(called.value) == "BadMedium"):
+        if name == "of" and not (isinstance(called, ast.Attribute) and ast.unparse(called.value) == "MediumError"):
             continue
         place = PLACES.get(name)
         if place is not None and len(node.args) > place:

@@ -9,9 +9,9 @@ import PIL.Image
 
 from films import Recipe, make_film, painted
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
-from kastor.domain.generation import Shown
-from kastor.domain.limits import OPEN
+from kastor.domain.generation import ResolvedMedia
 from kastor.domain.permission import Principal
+from kastor.domain.request_limits import OPEN
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.shown import Sights
 from kastor.media.cache import MediaCache
@@ -43,7 +43,9 @@ def no_uploads(name: str, caller: Principal) -> Path:
     raise AssertionError(name)
 
 
-def shown_in(folder: Path, prompt: Prompt, family: Family, *, path_of: Callable[..., Path] = no_uploads) -> Shown:
+def shown_in(
+    folder: Path, prompt: Prompt, family: Family, *, path_of: Callable[..., Path] = no_uploads
+) -> ResolvedMedia:
     """What the family is shown of a prompt's media, which lie in `folder`."""
     eyes = LocalEyes(MediaCache(folder / "cache" / "media"), [folder])
     return Sights(eyes, path_of, OPEN).of(prompt, family.vision, "models/tiny", ADA)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.job import State
 from kastor.models.catalog import load_catalog
 from kastor.models.render import Renderer
@@ -46,13 +46,13 @@ def test_conversations_with_a_system_instruction_are_trained_on(place: Place) ->
 
 def test_a_job_teaches_the_turns_that_it_was_asked_to(place: Place) -> None:
     supervised = {}
-    for job_id, supervise in (("job1", Supervise.ALL), ("job2", Supervise.LAST)):
+    for job_id, supervise in (("job1", SupervisedTurns.ALL), ("job2", SupervisedTurns.LAST)):
         place.add_file([row(n, turns=2) for n in range(4)], job_id, supervise=supervise)
         assert place.work(place.claim()) == 0
         job = place.jobs.get(job_id)
         assert job.state is State.SUCCEEDED, job.error
         supervised[supervise] = place.jobs.snapshots(job_id)[0].num_supervised
-    assert supervised[Supervise.ALL] == 2 * supervised[Supervise.LAST]
+    assert supervised[SupervisedTurns.ALL] == 2 * supervised[SupervisedTurns.LAST]
 
 
 def test_function_calls_are_trained_on(place: Place) -> None:

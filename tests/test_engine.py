@@ -14,7 +14,7 @@ import pytest
 
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Prompt, Role
 from kastor.domain.errors import DataLoss, InvalidArgument, Unavailable
-from kastor.domain.generation import FinishReason, Form, GenerateRequest, Sampling
+from kastor.domain.generation import FinishReason, GenerateRequest, ResponseFormat, Sampling
 from kastor.domain.job import Rendering
 from kastor.lifeline import Lifeline
 from kastor.models.tokenizer_files import SMOLLM
@@ -142,7 +142,11 @@ def test_a_damaged_adapter_never_answers_and_others_go_on(
 def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: RemoteEngine) -> None:
     schema = json.dumps({"type": "integer", "minimum": 0, "maximum": 99})
     sampling = Sampling(
-        seed=3, max_output_tokens=20, presence_penalty=0.5, top_logprobs=2, form=Form("responseSchema", schema)
+        seed=3,
+        max_output_tokens=20,
+        presence_penalty=0.5,
+        top_logprobs=2,
+        form=ResponseFormat("responseSchema", schema),
     )
     chunks = list(engine.stream(GenerateRequest("tiny", Prompt.of("one"), sampling, "job1", num_candidates=3)))
     assert sum(chunk.finish_reason is not None for chunk in chunks) == 3
@@ -154,7 +158,7 @@ def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: Remo
 
 
 def test_a_form_that_cannot_be_followed_is_refused_by_its_name(engine: RemoteEngine) -> None:
-    sampling = Sampling(form=Form("responseSchema", '{"type": "string", "pattern": "(?=a)b"}'))
+    sampling = Sampling(form=ResponseFormat("responseSchema", '{"type": "string", "pattern": "(?=a)b"}'))
     with pytest.raises(InvalidArgument, match="responseSchema: cannot be followed: .*look-ahead"):
         answer(engine, asked("one", sampling=sampling))
     assert answer(engine, asked("one"))

@@ -13,9 +13,9 @@ import psutil
 import pytest
 import torch
 
-from kastor.domain.job import Snapshot, State, TuningJob
-from kastor.domain.limits import OPEN
+from kastor.domain.job import State, StepMetrics, TuningJob
 from kastor.domain.permission import Principal
+from kastor.domain.request_limits import OPEN
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
@@ -59,7 +59,7 @@ class ToldToStop(Ownership):
         super().__init__(place.jobs, job, beat_every_s=60)
         self._step = step
 
-    def record(self, snapshot: Snapshot) -> None:
+    def record(self, snapshot: StepMetrics) -> None:
         super().record(snapshot)
         if snapshot.step == self._step:
             self._stopped.set()

@@ -16,7 +16,7 @@ import torch
 from films import Recipe, make_film, make_torn_film, painted
 from kastor.domain.errors import Code
 from kastor.domain.job import RequestedHyperparameters, State, TuningJob
-from kastor.domain.media import Resample, Sampling
+from kastor.domain.media import FrameSampling, Resampling
 from kastor.executors.local import LocalExecutor
 from kastor.media.cache import MediaCache
 from kastor.media.compiled import frames_key
@@ -87,8 +87,8 @@ def said(place: Place, job_id: str = "job1") -> str:
 def busy(place: Place, name: str) -> Iterator[None]:
     """Somebody else is decoding the medium for as long as the block lasts."""
     sha256 = hashlib.sha256((place.media / name).read_bytes()).hexdigest()
-    shown = list(plan(place.media / name, Sampling()).plan.pts) if name.endswith("mp4") else [0]
-    key = frames_key(sha256, shown, [LOW] * len(shown), Resample.BICUBIC)
+    shown = list(plan(place.media / name, FrameSampling()).plan.pts) if name.endswith("mp4") else [0]
+    key = frames_key(sha256, shown, [LOW] * len(shown), Resampling.BICUBIC)
     with MediaCache(place.settings.cache_dir / "frames").fetching(key):
         yield
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kastor.domain.errors import Unavailable
-from kastor.domain.job import Snapshot, State
+from kastor.domain.job import State, StepMetrics
 from kastor.executors.local import Exit
 from kastor.jobs.scheduler import loss
 from kastor.store.database import Database
@@ -24,7 +24,7 @@ class Flaky(JobStore):
         super().__init__(database)
         self._failures = iter(range(failures))
 
-    def record_step(self, job_id: str, attempt: int, snapshot: Snapshot) -> State:
+    def record_step(self, job_id: str, attempt: int, snapshot: StepMetrics) -> State:
         if next(self._failures, None) is not None:
             raise Unavailable("The database is restarting.")
         return super().record_step(job_id, attempt, snapshot)

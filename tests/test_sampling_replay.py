@@ -15,10 +15,10 @@ from kastor.dataset.sampling import SAMPLING_FILE, Trained, encode_sampling, ver
 from kastor.dataset.seen import Seen
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.generation import Shown
+from kastor.domain.generation import ResolvedMedia
 from kastor.domain.job import RequestedHyperparameters, State
-from kastor.domain.limits import OPEN
 from kastor.domain.media import MediaKind, Probe
+from kastor.domain.request_limits import OPEN
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.replays import Replays
 from kastor.jobs.shown import Sights
@@ -32,7 +32,7 @@ VISION = NANO_VL.vision
 assert VISION is not None
 
 
-def asked_of(folder: Path, prompt: Prompt, trained: Trained | None) -> Shown:
+def asked_of(folder: Path, prompt: Prompt, trained: Trained | None) -> ResolvedMedia:
     """What a model that was so trained is shown of the prompt's media."""
     sights = Sights(LocalEyes(MediaCache(folder / "cache" / "media"), [folder]), no_uploads, OPEN)
     return sights.of(prompt, VISION, "models/tiny", ADA, lambda: trained)

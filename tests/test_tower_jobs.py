@@ -13,8 +13,8 @@ from exporting import make_order
 from films import Recipe, make_film, painted
 from kastor.dataset.manifest import decode_row
 from kastor.dataset.parse import decode_example
-from kastor.domain.generation import ShownMedium
-from kastor.domain.job import RequestedHyperparameters, Snapshot, State, TuningJob
+from kastor.domain.generation import ResolvedMedium
+from kastor.domain.job import RequestedHyperparameters, State, StepMetrics, TuningJob
 from kastor.export.golden import JobFiles
 from kastor.export.making import make
 from kastor.export.order import Format
@@ -86,7 +86,7 @@ def test_the_tower_is_part_of_what_is_published_and_no_features_are_kept(place: 
 class Stopping(Ownership):
     """Is asked to stop after the third step."""
 
-    def record(self, snapshot: Snapshot) -> None:
+    def record(self, snapshot: StepMetrics) -> None:
         super().record(snapshot)
         if snapshot.step == 3:
             self._stopped.set()
@@ -118,7 +118,7 @@ def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
     example = decode_example(place.blobs.dataset("job1").read_bytes().splitlines()[1])
     planned = decode_row(place.blobs.plan("job1").read_bytes().splitlines()[1])
     rendered = Renderer.open(base, NANO_VL).example(example, planned.views(example))
-    shown = {m: ShownMedium(p, place.media / m.uri, "contents[0]") for m, p in planned.by_media(example).items()}
+    shown = {m: ResolvedMedium(p, place.media / m.uri, "contents[0]") for m, p in planned.by_media(example).items()}
     (tuned,) = seeing.embedded(rendered.pictures, shown, "job1")
     (plain,) = seeing.embedded(rendered.pictures, shown, None)
     assert tuned.made_NC.shape == plain.made_NC.shape

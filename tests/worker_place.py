@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from kastor.dataset.encode import encode_example
-from kastor.domain.content import Example, Supervise
+from kastor.domain.content import Example, SupervisedTurns
 from kastor.domain.job import (
     AdapterShape,
     DatasetFile,
@@ -98,7 +98,7 @@ class Place:
         name: str = "data.jsonl",
         asked: RequestedHyperparameters | None = None,
         on: str | None = None,
-        supervise: Supervise = Supervise.ALL,
+        supervise: SupervisedTurns = SupervisedTurns.ALL,
         train_tower: bool = False,
     ) -> None:
         """A queued job on a dataset file of these rows (text as it is, all else as JSON), its media in `media`."""

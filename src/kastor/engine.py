@@ -30,7 +30,7 @@ from starlette.routing import Route
 
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Internal, KastorError
-from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
 from kastor.domain.memory import ran_out
 from kastor.lifeline import watch_parent
@@ -98,7 +98,7 @@ class Service:
             return Response(wire.encode_error(error), media_type=NDJSON)
         return Response(wire.encode_count(len(rendered.token_ids)), media_type=NDJSON)
 
-    def _rendered(self, prompt: Prompt, shown: Shown, rendering: Rendering) -> Rendered:
+    def _rendered(self, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> Rendered:
         views = {media: one.planned.view for media, one in shown.items()}
         renderer = self.renderers(rendering)
         renderer.check_length(prompt, self.batcher.bounds.max_prompt_tokens)

@@ -24,7 +24,7 @@ from kastor.api.http_server import EndSignals, HttpServer
 from kastor.api.listener import bound, url_of
 from kastor.api.observe import Metrics
 from kastor.domain.errors import FailedPrecondition, KastorError
-from kastor.domain.limits import PROFILES
+from kastor.domain.request_limits import PROFILES
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.access import Access
 from kastor.jobs.cleanup import run_cleanup

@@ -19,9 +19,9 @@ from kastor.api.http_protocol import BoundedHttp
 from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Code, KastorError, Superseded
-from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, Shown, Step, TokenLogprob
-from kastor.domain.job import JobError, Rendering, Snapshot, State, TuningJob
-from kastor.domain.limits import GEMINI_API, Limits
+from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, ResolvedMedia, TokenLogprob, TokenStep
+from kastor.domain.job import JobError, Rendering, State, StepMetrics, TuningJob
+from kastor.domain.request_limits import GEMINI_API, Limits
 from kastor.jobs.access import Access
 from kastor.jobs.datasets import DatasetService
 from kastor.jobs.eyes import LocalEyes
@@ -73,18 +73,18 @@ class FakeGenerator:
         finally:
             self.closed.set()
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> int:
         self.counted_with.append(rendering)
         return sum(len(content.text.split()) for content in prompt.contents)
 
 
-def _steps(request: GenerateRequest, place: int, word: str) -> tuple[Step, ...]:
+def _steps(request: GenerateRequest, place: int, word: str) -> tuple[TokenStep, ...]:
     """Log-probabilities -0.5, -1.5, … of the words, where they are asked for."""
     num_top = request.sampling.top_logprobs
     if num_top is None:
         return ()
     top = tuple(TokenLogprob(f"top{rank}", rank, -0.25 * (rank + 1)) for rank in range(num_top))
-    return (Step(TokenLogprob(word, 100 + place, -0.5 - place), top),)
+    return (TokenStep(TokenLogprob(word, 100 + place, -0.5 - place), top),)
 
 
 class Client:
@@ -195,7 +195,7 @@ class World:
     def step(self, job: TuningJob, number: int, mean_loss: float = 1.402067184448242) -> State:
         """One optimizer step of the job."""
         epoch = 1 + (number - 1) * 4 // 15
-        snapshot = Snapshot(number, epoch, mean_loss, 120, 14, 0.5, self.clock())
+        snapshot = StepMetrics(number, epoch, mean_loss, 120, 14, 0.5, self.clock())
         return self.jobs.record_step(job.id, job.attempt, snapshot)
 
     def active(self, model_id: str = "numbers", **changes: object) -> TuningJob:
@@ -277,7 +277,7 @@ def _train(world: World, job: TuningJob, stop: threading.Event, step_s: float) -
     for number in range(1, job.spec.total_steps + 1):
         stop.wait(step_s)
         epoch = 1 + (number - 1) * job.spec.hyperparameters.batch_size // job.spec.num_examples
-        snapshot = Snapshot(number, epoch, 2.5 / number, 120, 14, step_s, datetime.now(UTC))
+        snapshot = StepMetrics(number, epoch, 2.5 / number, 120, 14, step_s, datetime.now(UTC))
         if world.jobs.record_step(job.id, job.attempt, snapshot) is State.CANCELLING:
             world.jobs.move(world.jobs.get(job.id), State.CANCELLED, at=datetime.now(UTC))
             return

@@ -9,8 +9,8 @@ from google.protobuf import json_format
 
 from api_world import BASE, World, error_of, fields_of
 from kastor.api.generate_messages import GenerateIn, GenerationConfigIn, PartIn
-from kastor.domain.generation import Form, Sampling
-from kastor.domain.limits import OPEN
+from kastor.domain.generation import ResponseFormat, Sampling
+from kastor.domain.request_limits import OPEN
 from kastor.store.database import Database
 
 TUNED = "tunedModels/numbers"
@@ -100,7 +100,9 @@ def test_who_does_not_ask_for_logprobs_gets_none(world: World) -> None:
 
 def test_json_mode_reaches_the_engine_as_json_schema(world: World) -> None:
     mime = {"responseMimeType": "application/json"}
-    assert asked(world, **mime).form == Form("generationConfig.responseMimeType", '{"type": ["object", "array"]}')
+    assert asked(world, **mime).form == ResponseFormat(
+        "generationConfig.responseMimeType", '{"type": ["object", "array"]}'
+    )
     by_google = asked(world, **mime, responseSchema=RECORD).form
     assert by_google is not None
     assert by_google.field == "generationConfig.responseSchema"
@@ -114,7 +116,7 @@ def test_json_mode_reaches_the_engine_as_json_schema(world: World) -> None:
 def test_an_enum_reaches_the_engine_as_choices(world: World) -> None:
     schema = {"type": "STRING", "format": "enum", "enum": ["red", "blue"]}
     form = asked(world, responseMimeType="text/x.enum", responseSchema=schema).form
-    assert form == Form("generationConfig.responseSchema", choices=("red", "blue"))
+    assert form == ResponseFormat("generationConfig.responseSchema", choices=("red", "blue"))
 
 
 @pytest.mark.parametrize("mime", ["application/json", "text/x.enum"])

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from api_world import BASE, World, error_of, fields_of
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import InvalidArgument
 from kastor.jobs.requests import check_tower
 from kastor.models.catalog import load_catalog
@@ -74,7 +74,7 @@ def test_which_turns_are_learnt_is_said_and_kept(world: World) -> None:
     assert create(world, dataset).json()["supervise"] == "all"
     answer = create(world, dataset, tunedModelId="last", supervise="last")
     assert answer.json()["supervise"] == "last"
-    assert world.jobs.get(answer.json()["id"]).spec.supervise is Supervise.LAST
+    assert world.jobs.get(answer.json()["id"]).spec.supervise is SupervisedTurns.LAST
     assert fields_of(create(world, dataset, tunedModelId="first", supervise="first")) == ["supervise"]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from api_world import World, error_of, fields_of
 from kastor.api.filters import model_filter, operation_filter
-from kastor.domain.listing import ModelFilter
+from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Role
 
 OWNER, WRITER, READER = (frozenset({role}) for role in (Role.OWNER, Role.WRITER, Role.READER))

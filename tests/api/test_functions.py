@@ -13,8 +13,8 @@ from google.genai import types
 
 from api_world import BASE, World, error_of, fields_of, listening
 from kastor.domain.content import FunctionCall, FunctionResponse, Text
-from kastor.domain.functions import declarations
-from kastor.domain.limits import OPEN
+from kastor.domain.request_limits import OPEN
+from kastor.domain.tools import parse_declarations
 from kastor.store.database import Database
 from rpc_calls import speaking
 
@@ -194,7 +194,7 @@ def test_the_sdk_reads_calls_and_sends_responses(world: World, client: genai.Cli
     (call,) = answer.function_calls
     assert (call.name, call.args) == ("weather", {"city": "Bern", "day": None})
     assert answer.candidates is not None and answer.candidates[0].content is not None
-    (declared,) = declarations(world.generator.requests[0].prompt.tools)
+    (declared,) = parse_declarations(world.generator.requests[0].prompt.tools)
     assert (declared.name, declared.parameters["properties"]["city"]["type"]) == ("weather", "string")
     response = types.Part.from_function_response(name="weather", response={"sky": "blue"})
     turns: list[types.ContentUnion] = [
@@ -241,6 +241,6 @@ def test_over_grpc_functions_are_declared_called_and_answered(world: World) -> N
         given = glm.Content(role="function", parts=[glm.Part(function_response=response)])
         request.contents.extend([answer.candidates[0].content, given])
         rpc.generation.generate_content(request)
-    (tool,) = declarations(world.generator.requests[0].prompt.tools)
+    (tool,) = parse_declarations(world.generator.requests[0].prompt.tools)
     assert tool.parameters == {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     assert world.generator.requests[1].prompt.contents[-1].parts == (FunctionResponse("weather", '{"rain":true}'),)

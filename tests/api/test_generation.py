@@ -15,7 +15,7 @@ from api_world import ALIAS, BASE, World, error_of, fields_of, raised
 from kastor.domain.content import Content, Prompt, Resolution, Role, Text
 from kastor.domain.errors import DataLoss, InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.generation import Sampling
-from kastor.domain.limits import OPEN
+from kastor.domain.request_limits import OPEN
 from kastor.store.database import Database
 
 TUNED = "tunedModels/numbers"

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from api_world import ALIAS, BASE, World, pairs
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.limits import GEMINI_API
+from kastor.domain.request_limits import GEMINI_API
 from kastor.store.database import Database
 from rpc_calls import HTTP_URL, Callers, speaking
 

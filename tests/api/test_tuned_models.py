@@ -14,7 +14,7 @@ from kastor.dataset.parse import decode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import State
-from kastor.domain.limits import OPEN
+from kastor.domain.request_limits import OPEN
 from kastor.store.database import Database
 
 EXAMPLES = "tuningTask.trainingData.examples.examples"

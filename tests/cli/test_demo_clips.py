@@ -7,8 +7,8 @@ import numpy as np
 
 from kastor.cli.demos import clips, film, localised
 from kastor.cli.demos.clips import FRAMES_PER_S, SHAPES, Clip, drawn, pictures
-from kastor.domain.media import Sampling
-from kastor.domain.vision import clock
+from kastor.domain.media import FrameSampling
+from kastor.domain.vision import clock_timestamp
 from kastor.evaluation.intervals import interval_of
 from kastor.media.decode import frames
 from kastor.media.probe import plan
@@ -19,7 +19,7 @@ def shown_in(path: Path, clip: Clip) -> list[bool]:
     hidden = list(pictures(Clip(clip.seed, clip.seconds, clip.shape, 0, 0)))
     present = list(pictures(Clip(clip.seed, clip.seconds, clip.shape, clip.start_s, clip.end_s)))
     found = []
-    decoded = frames(path, plan(path, Sampling(fps=FRAMES_PER_S)).plan)
+    decoded = frames(path, plan(path, FrameSampling(fps=FRAMES_PER_S)).plan)
     for frame, without, painted in zip(decoded, hidden, present, strict=True):
         differs = np.abs(painted.astype(int) - without).max(axis=2) > 20
         if not differs.any():
@@ -40,7 +40,7 @@ def test_the_shape_is_in_every_frame_of_its_interval_and_in_no_other(tmp_path: P
 def test_what_is_seen_at_one_frame_a_second_tells_both_moments(tmp_path: Path) -> None:
     clip = Clip(7, 6, "ring", 2, 4)
     clips.film(tmp_path / "clip.mp4", clip)
-    found = plan(tmp_path / "clip.mp4", Sampling())
+    found = plan(tmp_path / "clip.mp4", FrameSampling())
     assert found.probe.duration_s == 6.0
     assert found.plan.shown_s == (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
     assert [clip.shown_at(moment) for moment in found.plan.moments_s] == [False, False, True, True, False, False]
@@ -61,7 +61,7 @@ def test_an_answer_is_read_back_as_it_was_meant() -> None:
     said = localised.answer(clip.shape, clip.start_s, clip.end_s)
     assert interval_of(said) == localised.span(clip)
     assert localised.Event.of(said).label == "cross"
-    assert f'"{clock(4)}"' in said
+    assert f'"{clock_timestamp(4)}"' in said
 
 
 def test_scores_tell_who_looked() -> None:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pytest
 
 from kastor.cli.check_speed import Overhead, pace_of, this_machine
-from kastor.domain.job import Snapshot
+from kastor.domain.job import StepMetrics
 from kastor.settings import load_settings
 from making import make_snapshot
 
 
-def job(num_epochs: int, *, step_s: float, token_s: float, media_token_s: float = 0.0) -> list[Snapshot]:
+def job(num_epochs: int, *, step_s: float, token_s: float, media_token_s: float = 0.0) -> list[StepMetrics]:
     """The steps of a job of this pace, with more and fewer tokens."""
     return [
         make_snapshot(

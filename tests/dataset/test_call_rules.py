@@ -7,16 +7,26 @@ import pytest
 from kastor.dataset.calls import call_faults, turn_faults
 from kastor.dataset.gate import Base, Gate, Look, Outcome
 from kastor.dataset.issues import Row
-from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Media, Part, Prompt, Role, Supervise
+from kastor.domain.content import (
+    Content,
+    Example,
+    FunctionCall,
+    FunctionResponse,
+    Media,
+    Part,
+    Prompt,
+    Role,
+    SupervisedTurns,
+)
 from kastor.domain.content import Text as Words
 from kastor.domain.dataset_limits import OPEN_DATASET
-from kastor.domain.functions import Calling
-from kastor.domain.vision import Vision
+from kastor.domain.tools import ToolCallSupport
+from kastor.domain.vision import VisionSpec
 from kastor.models.families import LLAMA3, NANO_VL, SMOLLM2
 
 TOOLS = '[{"functionDeclarations":[{"name":"f"},{"name":"g"}]}]'
 CALL, GIVEN = FunctionCall("f", "{}"), FunctionResponse("f", '{"a":1}')
-MIXED, APART = Calling(text_beside_calls=True), Calling(text_beside_calls=False)
+MIXED, APART = ToolCallSupport(text_beside_calls=True), ToolCallSupport(text_beside_calls=False)
 
 
 def turns(*parts: tuple[Part, ...] | Part, tools: str = "", system: tuple[Part, ...] | None = None) -> Example:
@@ -30,7 +40,7 @@ def turns(*parts: tuple[Part, ...] | Part, tools: str = "", system: tuple[Part, 
 WHOLE = turns(Words("q"), CALL, GIVEN, (Words("a"), CALL), tools=TOOLS)
 
 
-def broken(example: Example, calling: Calling | None = MIXED) -> list[tuple[str, str]]:
+def broken(example: Example, calling: ToolCallSupport | None = MIXED) -> list[tuple[str, str]]:
     return [(fault.path, fault.rule) for fault in call_faults(example, calling, "models/b")]
 
 
@@ -86,7 +96,9 @@ def looked_at_nothing() -> Look:
     return look  # type: ignore[return-value]
 
 
-def verdicts(example: Example, vision: Vision | None = None, supervise: Supervise = Supervise.ALL) -> tuple[str, ...]:
+def verdicts(
+    example: Example, vision: VisionSpec | None = None, supervise: SupervisedTurns = SupervisedTurns.ALL
+) -> tuple[str, ...]:
     gate = Gate(OPEN_DATASET, Base("models/b", 99, vision, None, MIXED, supervise), looked_at_nothing())
     (verdict,) = gate.verdicts([Row(1, example)])
     if verdict.outcome is Outcome.ACCEPTED:
@@ -104,9 +116,9 @@ def test_media_in_any_answer_that_is_learnt_are_refused() -> None:
     picture = Media("image/png", "cat.png")
     earlier = turns(Words("draw"), (Words("here"), picture), Words("what is it?"), Words("a cat"))
     assert verdicts(earlier, NANO_VL.vision) == ("media_in_answer",)
-    assert verdicts(turns(Words("draw"), picture), NANO_VL.vision, Supervise.LAST) == (
+    assert verdicts(turns(Words("draw"), picture), NANO_VL.vision, SupervisedTurns.LAST) == (
         "empty_output",
         "media_in_answer",
     )
     with pytest.raises(AssertionError, match="look"):  # it goes on to its media
-        verdicts(earlier, NANO_VL.vision, Supervise.LAST)
+        verdicts(earlier, NANO_VL.vision, SupervisedTurns.LAST)

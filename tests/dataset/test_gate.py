@@ -14,12 +14,12 @@ from kastor.dataset.issues import Issue, Row
 from kastor.dataset.ledger import Ledger, refusals, validation_refusals
 from kastor.dataset.rules import text_faults
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Resolution, Role, Supervise, Text
+from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Resolution, Role, SupervisedTurns, Text
 from kastor.domain.dataset_limits import DATASET_PROFILES, OPEN_DATASET, DatasetLimits, dataset_limits
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.limits import GEMINI_API, OPEN
 from kastor.domain.media import MediaFault, MediaKind, Probe, SamplingPlan
-from kastor.domain.vision import TokenCount, Views
+from kastor.domain.request_limits import GEMINI_API, OPEN
+from kastor.domain.vision import MediaLayouts, TokenCount
 from kastor.media.cache import Fetched
 from kastor.models.families import NANO_VL
 
@@ -33,7 +33,7 @@ PAPER = Media("application/pdf", "a.pdf")
 class CountsWords:
     """A token for each word and for each picture."""
 
-    def counts(self, examples: Sequence[Example], views: Sequence[Views]) -> list[TokenCount]:
+    def counts(self, examples: Sequence[Example], views: Sequence[MediaLayouts]) -> list[TokenCount]:
         return [
             TokenCount(
                 sum(len(c.text.split()) for c in example.contents) + sum(v.num_pictures for v in seen.values()), 1
@@ -231,7 +231,7 @@ def conversation(*turns: tuple[str, int]) -> Row:
     return Row(1, Example(tuple(contents)))
 
 
-def judged(row: Row, supervise: Supervise = Supervise.ALL) -> Verdict:
+def judged(row: Row, supervise: SupervisedTurns = SupervisedTurns.ALL) -> Verdict:
     base = Base("models/b", 1000, None, None, supervise=supervise)
     return only(Gate(OPEN_DATASET, base, lambda media: {}).verdicts([row]))
 
@@ -248,7 +248,7 @@ def test_an_empty_answer_that_is_learnt_is_refused_wherever_it_stands(at: int) -
 
 
 def test_an_empty_answer_that_is_given_is_not_looked_at() -> None:
-    assert judged(conversation(("", 1), ("yes", 1)), Supervise.LAST).outcome is Outcome.ACCEPTED
+    assert judged(conversation(("", 1), ("yes", 1)), SupervisedTurns.LAST).outcome is Outcome.ACCEPTED
     assert judged(conversation(("", 0), ("yes", 1))).outcome is Outcome.ACCEPTED
 
 
@@ -265,7 +265,9 @@ def test_an_answer_of_blanks_is_kept_and_noted(blank: str) -> None:
     assert judged(conversation((blank, 0), ("yes", 1))).issues == ()
 
 
-@pytest.mark.parametrize(("turns", "supervise"), [([("a", 0)], Supervise.ALL), ([("a", 1), ("b", 0)], Supervise.LAST)])
-def test_a_row_in_which_nothing_is_learnt_is_refused(turns: list[tuple[str, int]], supervise: Supervise) -> None:
+@pytest.mark.parametrize(
+    ("turns", "supervise"), [([("a", 0)], SupervisedTurns.ALL), ([("a", 1), ("b", 0)], SupervisedTurns.LAST)]
+)
+def test_a_row_in_which_nothing_is_learnt_is_refused(turns: list[tuple[str, int]], supervise: SupervisedTurns) -> None:
     verdict = judged(conversation(*turns), supervise)
     assert [issue.rule for issue in verdict.issues] == ["nothing_learnt"]

@@ -24,7 +24,7 @@ from kastor.domain.content import (
     Part,
     Resolution,
     Role,
-    Supervise,
+    SupervisedTurns,
     Text,
 )
 from kastor.domain.errors import InvalidArgument
@@ -304,7 +304,11 @@ def test_the_weight_of_a_turn_of_the_models_says_whether_it_is_learnt_and_is_kep
     tmp_path: Path, weight: float
 ) -> None:
     (example,) = read_examples(written(tmp_path, "d.jsonl", weighted(weight=weight)))
-    assert example.learnt(Supervise.ALL) == example.learnt(Supervise.LAST) == ((1,) if weight else ())
+    assert (
+        example.supervised_turns(SupervisedTurns.ALL)
+        == example.supervised_turns(SupervisedTurns.LAST)
+        == ((1,) if weight else ())
+    )
     assert decode_example(encode_example(example)) == example
 
 

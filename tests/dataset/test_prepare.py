@@ -23,7 +23,7 @@ from kastor.dataset.read import read_rows
 from kastor.domain.content import Media, Resolution
 from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.media import Sampling
+from kastor.domain.media import FrameSampling
 from kastor.media.cache import MediaCache
 from kastor.media.decode import frames
 from kastor.media.fetch import Fetcher, Places
@@ -106,7 +106,7 @@ def world(tmp_path: Path) -> World:
 
 def shown_at(path: Path, moments_s: Sequence[float]) -> list[int]:
     """The numbers painted on the frames at these moments."""
-    planned = [plan(path, Sampling(start_s=moment, end_s=moment + 0.01)).plan for moment in moments_s]
+    planned = [plan(path, FrameSampling(start_s=moment, end_s=moment + 0.01)).plan for moment in moments_s]
     return [number_in(next(frames(path, one)).pixels) for one in planned]
 
 

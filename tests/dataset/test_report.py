@@ -14,7 +14,7 @@ from kastor.dataset.report import Judging, judge
 from kastor.domain.content import Example
 from kastor.domain.dataset_limits import DATASET_PROFILES, OPEN_DATASET
 from kastor.domain.job import Hyperparameters
-from kastor.domain.vision import TokenCount, Views
+from kastor.domain.vision import MediaLayouts, TokenCount
 
 LONG = "word " * 300
 
@@ -22,7 +22,7 @@ LONG = "word " * 300
 class CountsWords:
     """A token for each word; the answer's are supervised."""
 
-    def counts(self, examples: Sequence[Example], views: Sequence[Views]) -> list[TokenCount]:
+    def counts(self, examples: Sequence[Example], views: Sequence[MediaLayouts]) -> list[TokenCount]:
         return [
             TokenCount(sum(len(c.text.split()) for c in one.contents), len(one.contents[-1].text.split()))
             for one in examples
@@ -178,7 +178,7 @@ def test_rows_with_large_lines_are_judged_in_small_chunks(tmp_path: Path) -> Non
     sizes: list[int] = []
 
     class Counts(CountsWords):
-        def counts(self, examples: Sequence[Example], views: Sequence[Views]) -> list[TokenCount]:
+        def counts(self, examples: Sequence[Example], views: Sequence[MediaLayouts]) -> list[TokenCount]:
             sizes.append(len(examples))
             return super().counts(examples, views)
 

@@ -15,9 +15,9 @@ from kastor.dataset.parse import decode_example
 from kastor.dataset.read import read_examples, read_rows
 from kastor.dataset.row_formats import Keys, row_of
 from kastor.dataset.rule_table import RULES
-from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Media, Role, Supervise, Text
+from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Media, Role, SupervisedTurns, Text
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.functions import declarations
+from kastor.domain.tools import parse_declarations
 
 WEATHER = {
     "type": "function",
@@ -247,7 +247,7 @@ def test_openai_chat_is_read_with_its_system_message_and_weights(tmp_path: Path)
     row, said = read(tmp_path, value)
     assert said == "OpenAI chat"
     assert row.example == Example((user("a"), model("b", 0), user("c"), model("d")), (Text("Be kind."),))
-    assert row.example.learnt(Supervise.ALL) == (3,)
+    assert row.example.supervised_turns(SupervisedTurns.ALL) == (3,)
     assert notes(row) == ["unknown_field: messages[].name: plays no part in tuning"]
 
 
@@ -273,7 +273,7 @@ def test_tools_calls_and_results_of_openai_become_googles(tmp_path: Path) -> Non
     _, calls, answered, _ = row.example.contents
     assert calls == Content(Role.MODEL, (call, call))
     assert answered == Content(Role.USER, responses)
-    (declared,) = declarations(row.example.tools)
+    (declared,) = parse_declarations(row.example.tools)
     assert (declared.name, declared.parameters["required"]) == ("weather", ["city"])
     assert notes(row) == ["unknown_field: parallel_tool_calls: plays no part in tuning"]
 
@@ -291,7 +291,7 @@ def test_the_older_functions_of_openai_are_read(tmp_path: Path) -> None:
     row, _ = read(tmp_path, value)
     assert row.example.contents[1].parts == (FunctionCall("weather", "{}"),)
     assert row.example.contents[2].parts == (FunctionResponse("weather", '{"output":"[1]"}'),)
-    assert len(declarations(row.example.tools)) == 1
+    assert len(parse_declarations(row.example.tools)) == 1
 
 
 def test_images_of_openai_chat_become_media(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.functions import MAX_DEPTH, declarations, json_schema, too_deep
+from kastor.domain.tools import MAX_DEPTH, exceeds_max_depth, json_schema, parse_declarations
 
 
 def tools(*functions: object, **fields: object) -> str:
@@ -39,18 +39,18 @@ def test_googles_schemas_become_json_schema() -> None:
 
 def test_json_schema_is_taken_as_it_is() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "STRING"}}, "$defs": {}}
-    (found,) = declarations(tools({"name": "f", "parametersJsonSchema": schema, "response": {"type": "STRING"}}))
+    (found,) = parse_declarations(tools({"name": "f", "parametersJsonSchema": schema, "response": {"type": "STRING"}}))
     assert (found.parameters, found.response) == (schema, {"type": "string"})
 
 
 def test_a_function_without_parameters_has_none() -> None:
-    (found,) = declarations(tools({"name": "f", "description": "d"}))
+    (found,) = parse_declarations(tools({"name": "f", "description": "d"}))
     assert (found.name, found.description, found.parameters) == ("f", "d", {"type": "object", "properties": {}})
 
 
 def test_snake_case_and_a_lone_function_are_understood() -> None:
-    assert [one.name for one in declarations('[{"function_declarations": {"name": "f"}}, {}]')] == ["f"]
-    assert declarations("") == ()
+    assert [one.name for one in parse_declarations('[{"function_declarations": {"name": "f"}}, {}]')] == ["f"]
+    assert parse_declarations("") == ()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_snake_case_and_a_lone_function_are_understood() -> None:
 )
 def test_a_wrong_declaration_is_named(text: str, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        declarations(text)
+        parse_declarations(text)
     assert [wrong.field for wrong in caught.value.violations] == [field]
 
 
@@ -85,7 +85,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def test_what_is_nested_too_deeply_is_refused_before_anything_recurses() -> None:
-    assert not too_deep(nested(MAX_DEPTH))
-    assert too_deep(nested(MAX_DEPTH + 1))
+    assert not exceeds_max_depth(nested(MAX_DEPTH))
+    assert exceeds_max_depth(nested(MAX_DEPTH + 1))
     with pytest.raises(InvalidArgument, match="nested more than"):
-        declarations(tools({"name": "f", "parameters": nested(900)}))
+        parse_declarations(tools({"name": "f", "parameters": nested(900)}))

@@ -22,7 +22,7 @@ from exporting import make_order
 from films import Recipe, make_film, painted
 from guide_page import blocks
 from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
-from kastor.domain.generation import ShownMedium
+from kastor.domain.generation import ResolvedMedium
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.export.golden import JobFiles
 from kastor.export.making import make
@@ -205,7 +205,7 @@ def test_a_merged_export_is_a_base_that_sees_as_the_tuned_model_did(
     for one, rendered, expected in zip(rows, golden, certified(place), strict=True):
         assert one.planned is not None
         shown = {
-            media: ShownMedium(planned, place.media / media.uri, "contents[0]")
+            media: ResolvedMedium(planned, place.media / media.uri, "contents[0]")
             for media, planned in one.planned.by_media(one.example).items()
         }
         embedded = seeing.embedded(rendered.pictures, shown, None) if shown else ()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kastor.domain.content import Content, Example, Media, Part, Resolution, Role, Text
 from kastor.domain.job import AdapterShape
-from kastor.domain.vision import Grid, View
+from kastor.domain.vision import Grid, MediumLayout
 from kastor.models.families import FAMILIES, Family
 from kastor.models.layouts import layout_of
 from kastor.models.load import load_base
@@ -61,12 +61,15 @@ class Seer:
         return Renderer.open(self.folder, self.family)
 
     @cached_property
-    def views(self) -> Mapping[Media, View]:
+    def views(self) -> Mapping[Media, MediumLayout]:
         """What it is shown of both media."""
         vision = self.family.vision
         assert vision is not None
         still, frame = vision.layout(self.resolution, (300, 200)), vision.layout(self.resolution, (200, 300))
-        return {STILL: View(self.resolution, (still,)), FILM: View(self.resolution, (frame, frame), (0.0, 1.5))}
+        return {
+            STILL: MediumLayout(self.resolution, (still,)),
+            FILM: MediumLayout(self.resolution, (frame, frame), (0.0, 1.5)),
+        }
 
     @cached_property
     def pictures(self) -> Mapping[str, list[tuple[Pixels, Grid]]]:

@@ -18,7 +18,7 @@ from kastor.dataset.manifest import medium_object
 from kastor.domain.content import Content, Example, Role, Text
 from kastor.domain.errors import Unimplemented
 from kastor.domain.media import MediaKind
-from kastor.domain.vision import PlannedMedium
+from kastor.domain.vision import MediumPlan
 from kastor.export.making import make
 from kastor.export.order import Format, Order
 from kastor.media.cache import MediaCache
@@ -34,7 +34,7 @@ def ordered(seer: Seer, folder: Path) -> Order:
     """A tuned model of the family on two examples, one of them with a picture, whose features are stored."""
     vision = seer.family.vision
     assert vision is not None
-    planned = PlannedMedium(hashlib.sha256(b"still").hexdigest(), MediaKind.IMAGE, seer.views[STILL], None)
+    planned = MediumPlan(hashlib.sha256(b"still").hexdigest(), MediaKind.IMAGE, seer.views[STILL], None)
     examples = [
         Example((Content(Role.USER, (STILL, Text("what?"))), Content(Role.MODEL, (Text("a thing"),)))),
         Example((Content(Role.USER, (Text("only text"),)), Content(Role.MODEL, (Text("yes"),)))),

@@ -13,7 +13,7 @@ import torch
 from films import Recipe, make_film, painted
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.job import RequestedHyperparameters, State
-from kastor.domain.vision import Vision
+from kastor.domain.vision import VisionSpec
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.models.load import load_base
@@ -86,7 +86,7 @@ def test_a_pretrained_tower_is_opened_before_another_thread_makes_the_adapter(
     """Opening one switches off how modules are initialised, in the whole process."""
     opened, opening = [], Encoder.open
 
-    def watched(folder: Path, vision: Vision, *, num_threads: int) -> Encoder:
+    def watched(folder: Path, vision: VisionSpec, *, num_threads: int) -> Encoder:
         opened.append(threading.current_thread() is threading.main_thread())
         return opening(folder, vision, num_threads=num_threads)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from kastor.domain.content import Content, Example, Role, Text
-from kastor.domain.vision import View
+from kastor.domain.vision import MediumLayout
 from seers import FILM, STILL, Seer
 
 
@@ -41,7 +41,7 @@ def test_a_video_is_written_as_its_processor_writes_it(large: Seer) -> None:
     from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 
     view = large.views[FILM]
-    assert isinstance(view, View)
+    assert isinstance(view, MediumLayout)
     tokens = SimpleNamespace(boi_token="<|image>", eoi_token="<image|>", video_token="<|image|>")
     about = SimpleNamespace(fps=1, timestamps=view.moments_s)
     inputs = {"num_soft_tokens_per_video": [1], "video_metadata": [about]}

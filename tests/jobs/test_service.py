@@ -12,11 +12,11 @@ import pytest
 
 from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, KastorError, NotFound, Unavailable
-from kastor.domain.generation import Shown
+from kastor.domain.generation import ResolvedMedia
 from kastor.domain.job import Rendering, State, TuningJob
-from kastor.domain.limits import GEMINI_API
 from kastor.domain.permission import Principal
-from kastor.domain.tuned_model import TunedModel, random_id
+from kastor.domain.request_limits import GEMINI_API
+from kastor.domain.tuned_model import TunedModel, random_model_id
 from kastor.jobs.access import Access
 from kastor.jobs.asks import Ask
 from kastor.jobs.generation import GenerationService
@@ -41,7 +41,7 @@ class NoGenerator:
     def stream(self, request: object) -> Any:
         raise AssertionError("not asked to")
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> int:
         raise AssertionError("not asked to")
 
 
@@ -212,5 +212,5 @@ def test_a_new_job_wakes_the_scheduler(store: Database, tmp_path: Path) -> None:
 
 
 def test_ids_look_like_googles() -> None:
-    made = [random_id() for _ in range(200)]
+    made = [random_model_id() for _ in range(200)]
     assert all(len(one) == 12 for one in made) and not set("".join(made)) & set("aeiou01ly-_ABC")

@@ -10,9 +10,9 @@ from kastor.dataset.prompt_kinds import PromptKinds
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.errors import InvalidArgument, PermissionDenied
-from kastor.domain.limits import GEMINI_API, OPEN, Limits
 from kastor.domain.media import MediaFault, MediaKind, Probe
 from kastor.domain.permission import Principal
+from kastor.domain.request_limits import GEMINI_API, OPEN, Limits
 from kastor.jobs.asks import Ask, PromptSupport, check_tuned, check_tuned_prompt
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.shown import Sights, media_tokens

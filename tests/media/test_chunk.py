@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from films import Recipe, make_film, number_in
-from kastor.domain.media import BadMedium, Sampling
+from kastor.domain.media import FrameSampling, MediumError
 from kastor.media.decode import frames
 from kastor.media.guards import Guards
 from kastor.media.pieces import Limits, piece_fields, piece_of, pieces
@@ -48,7 +48,7 @@ SEGMENTED = {name: recipe for name, (recipe, _) in FILMS.items()} | {
 
 
 def numbers(path: Path, lasts_s: float) -> list[int]:
-    planned = plan(path, Sampling(fps=10))
+    planned = plan(path, FrameSampling(fps=10))
     assert planned.probe.duration_s == pytest.approx(lasts_s, abs=0.01)
     return [number_in(frame.pixels) for frame in frames(path, planned.plan)]
 
@@ -75,7 +75,7 @@ def test_the_pieces_of_a_film_are_the_film(name: str, tmp_path: Path) -> None:
     assert film.read_bytes() == before
 
 
-def sampled(path: Path, sampling: Sampling) -> list[tuple[int, int, int]]:
+def sampled(path: Path, sampling: FrameSampling) -> list[tuple[int, int, int]]:
     """Number, height and width of each frame."""
     found = frames(path, plan(path, sampling).plan)
     return [(number_in(frame.pixels), *frame.pixels.shape[:2]) for frame in found]
@@ -88,7 +88,7 @@ def test_a_piece_sampled_is_the_film_sampled_in_that_segment(name: str, tmp_path
     longest = Fraction(known.duration_s or 0) * Fraction(5, 12)
     found = pieces_of(film, Limits(None, longest), GUARDS)
     assert len(found) > 1
-    assert (found[0].start_s, float(found[-1].end_s)) == (0, pytest.approx(plan(film, Sampling()).plan.duration_s))
+    assert (found[0].start_s, float(found[-1].end_s)) == (0, pytest.approx(plan(film, FrameSampling()).plan.duration_s))
     for number, piece in enumerate(found):
         assert piece.end_s - piece.start_s <= longest
         for copies in {piece.copied, False}:
@@ -97,10 +97,10 @@ def test_a_piece_sampled_is_the_film_sampled_in_that_segment(name: str, tmp_path
                 copy_piece(film, piece, to, GUARDS)
             else:
                 encode_piece(film, piece, to, known, None, None, GUARDS)
-            own = plan(to, Sampling()).plan
+            own = plan(to, FrameSampling()).plan
             assert own.duration_s == pytest.approx(float(piece.end_s - piece.start_s), abs=1e-3)
-            segment = Sampling(3.7, float(piece.start_s), float(piece.end_s))
-            assert sampled(to, Sampling(3.7)) == sampled(film, segment)
+            segment = FrameSampling(3.7, float(piece.start_s), float(piece.end_s))
+            assert sampled(to, FrameSampling(3.7)) == sampled(film, segment)
 
 
 def test_a_copied_piece_keeps_to_its_bytes(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_copied_piece_keeps_to_its_bytes(tmp_path: Path) -> None:
 
 def test_what_stays_too_large_is_said_so_and_nothing_is_left(tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.mp4", Recipe(num_frames=20, noise=True))
-    with pytest.raises(BadMedium) as caught:
+    with pytest.raises(MediumError) as caught:
         encode_piece(film, None, tmp_path / "b.mp4", probe(film), None, 5_000, GUARDS)
     assert caught.value.fault.rule == "piece_too_large"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]
@@ -126,9 +126,9 @@ def test_a_damaged_film_is_a_named_fault(tmp_path: Path) -> None:
     middle = len(content) // 2
     content[middle : middle + 4000] = np.random.default_rng(1).bytes(4000)
     film.write_bytes(bytes(content))
-    with pytest.raises(BadMedium):
+    with pytest.raises(MediumError):
         encode_piece(film, None, tmp_path / "b.mp4", probe(film), None, None, GUARDS)
-    with pytest.raises(BadMedium):
+    with pytest.raises(MediumError):
         pieces_of(tmp_path / "absent.mp4", LIMITS, GUARDS)
 
 

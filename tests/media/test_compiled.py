@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kastor.domain.media import BadMedium, Resample
+from kastor.domain.media import MediumError, Resampling
 from kastor.media.cache import MediaCache
 from kastor.media.compiled import Compiled, FrameStore, Pixels, frames_key
 
-BICUBIC = Resample.BICUBIC
+BICUBIC = Resampling.BICUBIC
 SIZES = [(8, 6)] * 3
 KEY = frames_key("ab" * 32, (0, 512, 1024), SIZES, BICUBIC)
 FILE_BYTES = 3 * 3 * 6 * 8 + 250  # and a header
@@ -91,7 +91,7 @@ def test_a_key_tells_all_that_decides_the_pictures() -> None:
         frames_key("cd" * 32, (0, 512, 1024), SIZES, BICUBIC),
         frames_key("ab" * 32, (0, 512, 1025), SIZES, BICUBIC),
         frames_key("ab" * 32, (0, 512, 1024), [(6, 8)] * 3, BICUBIC),
-        frames_key("ab" * 32, (0, 512, 1024), SIZES, Resample.BILINEAR),
+        frames_key("ab" * 32, (0, 512, 1024), SIZES, Resampling.BILINEAR),
     }
     assert len(keys) == 5
 
@@ -139,10 +139,10 @@ def test_a_full_disk_hands_the_pictures_on_and_is_not_tried_again(tmp_path: Path
 def test_a_medium_that_breaks_off_leaves_nothing(cache: MediaCache, tmp_path: Path) -> None:
     def broken() -> Iterator[Pixels]:
         yield pictures()[0]
-        raise BadMedium.of("frame_missing", "A frame is missing.")
+        raise MediumError.of("frame_missing", "A frame is missing.")
 
     store = store_on(cache)
-    with pytest.raises(BadMedium):
+    with pytest.raises(MediumError):
         store.kept(KEY, SIZES, broken)
     assert store.hold(KEY) is None
     assert not list((tmp_path / "frames" / "incoming").iterdir())

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from films import Recipe, make_film, number_in, numbers_on_screen, painted
-from kastor.domain.media import BadMedium, MediaFault, Resample, Sampling
+from kastor.domain.media import FrameSampling, MediaFault, MediumError, Resampling
 from kastor.media.decode import Pictures, frames, picture
 from kastor.media.guards import Guards
 from kastor.media.probe import Inspector, plan, probe
@@ -62,7 +62,7 @@ def inspector() -> Iterator[Inspector]:
 def test_each_sampled_frame_is_the_one_on_the_screen(name: str, tmp_path: Path, inspector: Inspector) -> None:
     recipe = FILMS[name]
     path = make_film(tmp_path / name, recipe)
-    (planned,) = inspector.plans([(path, Sampling(fps=3))])
+    (planned,) = inspector.plans([(path, FrameSampling(fps=3))])
     assert not isinstance(planned, MediaFault), planned
     sampled = list(frames(path, planned.plan))
     assert [frame.moment_s for frame in sampled] == list(planned.plan.moments_s)
@@ -77,7 +77,7 @@ def test_in_a_transport_stream_too_zero_is_where_the_sound_begins_and_not_a_late
         pictures, sound = container.streams.video[0], container.streams.audio[0]
         late_s = pictures.start_time * pictures.time_base - sound.start_time * sound.time_base
     assert 3 <= late_s < 3.1  # AAC begins with a packet of silence, which stands at zero where nothing hides it
-    planned = plan(path, Sampling(fps=3))
+    planned = plan(path, FrameSampling(fps=3))
     shown = replace(recipe, begins_ms=round(1000 * late_s))
     numbers = [number_in(frame.pixels) for frame in frames(path, planned.plan)]
     assert numbers == numbers_on_screen(shown, planned.plan.moments_s)
@@ -86,19 +86,19 @@ def test_in_a_transport_stream_too_zero_is_where_the_sound_begins_and_not_a_late
 
 def test_every_frame_of_a_film_can_be_had_and_in_order(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", replace(FILMS["h264-open-gop.mp4"], num_frames=70))
-    planned = plan(path, Sampling(fps=10))
+    planned = plan(path, FrameSampling(fps=10))
     assert [number_in(frame.pixels) for frame in frames(path, planned.plan)] == list(range(70))
 
 
 def test_a_segment_starts_and_ends_where_it_says(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.webm", replace(FILMS["vp9.webm"], num_frames=40))
-    planned = plan(path, Sampling(fps=5, start_s=1.5, end_s=2.5))
+    planned = plan(path, FrameSampling(fps=5, start_s=1.5, end_s=2.5))
     assert [number_in(frame.pixels) for frame in frames(path, planned.plan)] == [15, 17, 19, 21, 23]
 
 
 def test_more_moments_than_frames_repeat_frames(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(num_frames=3))
-    planned = plan(path, Sampling(fps=23))
+    planned = plan(path, FrameSampling(fps=23))
     numbers = [number_in(frame.pixels) for frame in frames(path, planned.plan)]
     assert numbers == numbers_on_screen(Recipe(num_frames=3), planned.plan.moments_s)
     assert len(numbers) == 7
@@ -107,7 +107,7 @@ def test_more_moments_than_frames_repeat_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rotation", [90, 180, -90])
 def test_a_turned_video_comes_upright(rotation: int, tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(rotation=rotation, num_frames=6))
-    planned = plan(path, Sampling(fps=10))
+    planned = plan(path, FrameSampling(fps=10))
     assert (planned.probe.width, planned.probe.height) == ((64, 48) if rotation == 180 else (48, 64))
     assert planned.probe.rotation == rotation % 360
     stored = [np.rot90(frame.pixels, -rotation // 90) for frame in frames(path, planned.plan)]
@@ -117,7 +117,7 @@ def test_a_turned_video_comes_upright(rotation: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.ts"])
 def test_pixels_that_are_not_square_are_shown_as_wide_as_they_are(name: str, tmp_path: Path) -> None:
     path = make_film(tmp_path / name, Recipe(aspect=Fraction(3, 2), num_frames=4))
-    planned = plan(path, Sampling())
+    planned = plan(path, FrameSampling())
     assert (planned.probe.width, planned.probe.height, planned.probe.stored_size) == (96, 48, (64, 48))
     (frame,) = frames(path, planned.plan)
     assert (frame.pixels.shape, number_in(frame.pixels)) == ((48, 96, 3), 0)
@@ -127,7 +127,7 @@ def test_of_a_turned_video_with_wide_pixels_the_height_grows(tmp_path: Path) -> 
     path = make_film(tmp_path / "x.mp4", Recipe(aspect=Fraction(3, 2), num_frames=4, rotation=90))
     known = probe(path)
     assert (known.width, known.height, known.stored_size) == (48, 96, (48, 64))
-    assert next(frames(path, plan(path, Sampling()).plan)).pixels.shape == (96, 48, 3)
+    assert next(frames(path, plan(path, FrameSampling()).plan)).pixels.shape == (96, 48, 3)
 
 
 @pytest.mark.parametrize(("transfer", "name"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG"), ("bt709", "")])
@@ -135,39 +135,39 @@ def test_a_video_for_brighter_screens_is_known_as_such(transfer: str, name: str,
     params = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
     recipe = Recipe(codec="libx265", codec_options={"x265-params": params}, pix_fmt="yuv420p10le", num_frames=3)
     path = make_film(tmp_path / "x.mp4", recipe)
-    assert (probe(path).hdr, plan(path, Sampling()).probe.hdr) == (name, name)
+    assert (probe(path).hdr, plan(path, FrameSampling()).probe.hdr) == (name, name)
 
 
 def test_a_clock_that_starts_anew_is_one_clock(tmp_path: Path) -> None:
     near_the_end = (2**33 - 90_000) // 90  # the clock of a transport stream has 33 bits
     path = make_film(tmp_path / "x.ts", Recipe(times_ms=tuple(near_the_end + 100 * k for k in range(40))))
-    found = plan(path, Sampling())
+    found = plan(path, FrameSampling())
     assert [number_in(frame.pixels) for frame in frames(path, found.plan)] == [0, 10, 20, 30]
 
 
 def test_frames_come_in_the_size_asked_for_also_when_turned(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(rotation=90, num_frames=3))
-    planned = plan(path, Sampling())
+    planned = plan(path, FrameSampling())
     assert {frame.pixels.shape for frame in frames(path, planned.plan, (30, 40))} == {(40, 30, 3)}
 
 
 def test_a_file_that_changed_after_planning_is_refused(tmp_path: Path) -> None:
-    planned = plan(make_film(tmp_path / "x.mp4", Recipe(num_frames=30)), Sampling())
+    planned = plan(make_film(tmp_path / "x.mp4", Recipe(num_frames=30)), FrameSampling())
     other = make_film(tmp_path / "y.mp4", Recipe(num_frames=12))
-    with pytest.raises(BadMedium) as caught:
+    with pytest.raises(MediumError) as caught:
         list(frames(other, planned.plan))
     assert caught.value.fault.rule == "media_changed"
 
 
 def test_a_damaged_frame_is_named_and_not_replaced(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(noise=True, num_frames=40, container_options={"movflags": "faststart"}))
-    planned = plan(path, Sampling(fps=10))
+    planned = plan(path, FrameSampling(fps=10))
     content = bytearray(path.read_bytes())
     middle = len(content) * 6 // 10
     content[middle : middle + 3000] = bytes(3000)
     path.write_bytes(content)
     seen = []
-    with pytest.raises(BadMedium) as caught:
+    with pytest.raises(MediumError) as caught:
         seen.extend(number_in(frame.pixels) for frame in frames(path, planned.plan))
     assert caught.value.fault.rule == "frame_corrupt"
     assert seen == list(range(len(seen)))
@@ -175,7 +175,7 @@ def test_a_damaged_frame_is_named_and_not_replaced(tmp_path: Path) -> None:
 
 def test_leaving_early_ends_the_child(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(num_frames=30))
-    planned = plan(path, Sampling(fps=10))
+    planned = plan(path, FrameSampling(fps=10))
     files, others = open_files(), child_processes()
     sampled = frames(path, planned.plan)
     next(sampled)
@@ -187,8 +187,8 @@ def test_leaving_early_ends_the_child(tmp_path: Path) -> None:
 
 def test_a_decoder_that_keeps_us_waiting_is_a_timeout(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4")
-    planned = plan(path, Sampling(fps=10))
-    with pytest.raises(BadMedium) as caught:
+    planned = plan(path, FrameSampling(fps=10))
+    with pytest.raises(MediumError) as caught:
         list(frames(path, planned.plan, guards=Guards(decode_stall_s=-1000)))
     assert caught.value.fault.rule == "decoder_timeout"
 
@@ -230,7 +230,7 @@ def test_a_jpeg_without_its_end_marker_is_whole_and_one_cut_in_the_middle_is_not
     for share in (5, 7, 9):
         (tmp_path / "cut.jpg").write_bytes(content[: len(content) * share // 10])
         for read in (probe, picture):
-            with pytest.raises(BadMedium) as caught:
+            with pytest.raises(MediumError) as caught:
                 read(tmp_path / "cut.jpg")
             assert caught.value.fault.rule == "image_corrupt"
             assert "JPEG picture is cut off" in caught.value.fault.message
@@ -246,7 +246,7 @@ def test_each_kind_of_picture_is_read_and_cut_off_ones_are_refused(name: str, tm
     assert number_in(picture(path)) == 777
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     for read in (picture, probe):
-        with pytest.raises(BadMedium) as caught:
+        with pytest.raises(MediumError) as caught:
             read(path)
         assert caught.value.fault.rule in ("image_corrupt", "media_unreadable")
 
@@ -255,7 +255,7 @@ def test_pages_of_a_pdf_are_pictures(tmp_path: Path) -> None:
     pages = [PIL.Image.fromarray(painted(number, (128, 96))) for number in (5, 6)]
     pages[0].save(tmp_path / "a.pdf", save_all=True, append_images=pages[1:])
     assert number_in(picture(tmp_path / "a.pdf", (64, 48), page=1)) == 6
-    with pytest.raises(BadMedium, match="no page 3"):
+    with pytest.raises(MediumError, match="no page 3"):
         picture(tmp_path / "a.pdf", page=2)
 
 
@@ -267,7 +267,7 @@ def test_many_pictures_come_from_one_child_and_a_bad_one_disturbs_no_other(tmp_p
     pictures = Pictures()
     assert number_in(pictures.picture(tmp_path / "0.png")) == 0
     (child,) = child_processes() - others
-    with pytest.raises(BadMedium):
+    with pytest.raises(MediumError):
         pictures.picture(tmp_path / "bad.png")
     assert number_in(pictures.picture(tmp_path / "1.png")) == 1
     assert child_processes() - others == {child}
@@ -277,8 +277,8 @@ def test_many_pictures_come_from_one_child_and_a_bad_one_disturbs_no_other(tmp_p
     assert child_processes() == others
 
 
-@pytest.mark.parametrize("resample", Resample)
-def test_pictures_pages_and_frames_are_scaled_with_the_filter_asked_for(resample: Resample, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resample", Resampling)
+def test_pictures_pages_and_frames_are_scaled_with_the_filter_asked_for(resample: Resampling, tmp_path: Path) -> None:
     noise = PIL.Image.fromarray(painted(1234, (64, 48), noise=True))
     noise.save(tmp_path / "a.png")
     found = picture(tmp_path / "a.png", (24, 32), resample=resample)
@@ -292,14 +292,14 @@ def test_pictures_pages_and_frames_are_scaled_with_the_filter_asked_for(resample
     np.testing.assert_array_equal(found, _scaled(own, (256, 64), resample))
 
     film = make_film(tmp_path / "a.mkv", Recipe(pix_fmt="yuv444p", noise=True, num_frames=1))
-    planned = plan(film, Sampling(fps=1)).plan
+    planned = plan(film, FrameSampling(fps=1)).plan
     (whole,), (scaled,) = frames(film, planned), frames(film, planned, (24, 32), resample=resample)
     differences = {
-        other: np.abs(_scaled(whole.pixels, (24, 32), other).astype(int) - scaled.pixels).mean() for other in Resample
+        other: np.abs(_scaled(whole.pixels, (24, 32), other).astype(int) - scaled.pixels).mean() for other in Resampling
     }
     assert min(differences, key=lambda other: differences[other]) is resample
     assert differences[resample] < 1
 
 
-def _scaled(pixels: NDArray[np.uint8], size: tuple[int, int], resample: Resample) -> NDArray[np.uint8]:
+def _scaled(pixels: NDArray[np.uint8], size: tuple[int, int], resample: Resampling) -> NDArray[np.uint8]:
     return np.asarray(PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling[resample.name]))

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from kastor.domain.errors import NotFound
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import Fetcher, FetchLimits, Places
 from kastor.security.urlguard import UrlGuard
@@ -96,7 +96,7 @@ def world(tmp_path: Path) -> World:
 
 
 def refused(fetcher: Fetcher, uri: str) -> str:
-    with pytest.raises(BadMedium) as caught:
+    with pytest.raises(MediumError) as caught:
         fetcher.fetch(uri)
     return caught.value.fault.rule
 
@@ -168,7 +168,7 @@ def test_inline_bytes_are_stored_once(world: World) -> None:
     fetched = fetcher.fetch_bytes(CONTENT)
     assert fetched == fetcher.fetch_bytes(CONTENT)
     assert fetched.path.read_bytes() == CONTENT
-    with pytest.raises(BadMedium, match="more than 10 bytes"):
+    with pytest.raises(MediumError, match="more than 10 bytes"):
         world.fetcher(limits=FetchLimits(max_bytes=10)).fetch_bytes(CONTENT)
 
 
@@ -269,7 +269,7 @@ def test_a_missing_bucket_library_names_what_to_install(world: World) -> None:
     def absent(scheme: str) -> Any:
         raise ImportError(scheme)
 
-    with pytest.raises(BadMedium, match=r"pip install '\.\[gcs\]'"):
+    with pytest.raises(MediumError, match=r"pip install '\.\[gcs\]'"):
         world.fetcher(open_filesystem=absent).fetch("gs://bucket/data/a.mp4")
 
 
@@ -283,17 +283,17 @@ def test_a_missing_bucket_library_names_what_to_install(world: World) -> None:
     ],
 )
 def test_a_page_about_a_film_is_told_from_a_film_before_anything_is_fetched(world: World, uri: str, site: str) -> None:
-    with pytest.raises(BadMedium, match=f"is a page of {site}, not a file") as caught:
+    with pytest.raises(MediumError, match=f"is a page of {site}, not a file") as caught:
         world.fetcher().fetch(uri)
     assert caught.value.fault.rule == "media_is_a_page"
     assert "Download" in caught.value.fault.hint
 
 
 def test_a_data_uri_is_not_printed_and_its_place_is_named(world: World) -> None:
-    with pytest.raises(BadMedium) as caught:
+    with pytest.raises(MediumError) as caught:
         world.fetcher().fetch("data:image/png;base64," + "A" * 1_000_000)
     assert len(caught.value.message) < 400
     assert "1,000,022 characters" in caught.value.message and "inlineData" in caught.value.fault.hint
-    with pytest.raises(BadMedium) as caught:
+    with pytest.raises(MediumError) as caught:
         world.fetcher().fetch("/" + "x" * 5000)
     assert len(caught.value.message) < 400

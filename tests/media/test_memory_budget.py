@@ -18,7 +18,7 @@ import pytest
 
 from films import make_film
 from kastor.domain.errors import FailedPrecondition, Unavailable
-from kastor.domain.media import BadMedium, Sampling, SamplingPlan
+from kastor.domain.media import FrameSampling, MediumError, SamplingPlan
 from kastor.media.decode import frames, picture
 from kastor.media.guards import Guards
 from kastor.media.memory_budget import decoder_slot
@@ -53,7 +53,7 @@ FILM_PLAN = SamplingPlan((0.0, 1.0), (0, 10240), Fraction(1, 10240), 0, 2.5)
 LOOKS: dict[str, Callable[[Path, Guards], object]] = {
     "probe": lambda folder, guards: probe(folder / "a.png", guards),
     "picture": lambda folder, guards: len(picture(folder / "a.png", guards=guards)),
-    "plan": lambda folder, guards: plan(folder / "a.mp4", Sampling(), guards),
+    "plan": lambda folder, guards: plan(folder / "a.mp4", FrameSampling(), guards),
     "frames": lambda folder, guards: len(list(frames(folder / "a.mp4", FILM_PLAN, None, guards))),
 }
 
@@ -114,7 +114,7 @@ def test_a_picture_within_a_page_is_never_whole_in_memory(tmp_path: Path) -> Non
 
 def test_a_picture_that_takes_more_than_its_share_is_named_and_one_within_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(_png())
-    with pytest.raises(BadMedium) as caught:
+    with pytest.raises(MediumError) as caught:
         picture(tmp_path / "a.png", guards=TIGHT)
     assert caught.value.fault.rule == "media_too_much_memory"
     assert picture(tmp_path / "a.png", (32, 32)).shape == (32, 32, 3)

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from films import Recipe, make_film, make_sound, number_in, painted
-from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling
+from kastor.domain.media import FrameSampling, MediaFault, MediaKind, MediumError, Probe
 from kastor.media.decode import frames
 from kastor.media.guards import Guards
 from kastor.media.probe import Inspector, Planned, plan, probe
@@ -61,11 +61,11 @@ def test_a_video_is_known_by_its_content(name: str, tmp_path: Path, inspector: I
 def test_header_and_frames_agree_where_the_header_is_trusted(tmp_path: Path) -> None:
     recipe = Recipe(num_frames=700, rate=30, gop=100, container_options={"movflags": "faststart"})
     path = make_film(tmp_path / "a.mp4", recipe)
-    assert plan(path, Sampling()).probe == replace(
+    assert plan(path, FrameSampling()).probe == replace(
         probe(path), duration_s=pytest.approx(700 / 30), fps=pytest.approx(30)
     )
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(BadMedium, match="its index names"):
+    with pytest.raises(MediumError, match="its index names"):
         probe(path)
 
 
@@ -75,8 +75,8 @@ def test_sound_without_pictures_is_audio(tmp_path: Path) -> None:
     assert found.duration_s == pytest.approx(1, abs=0.2)
     (tmp_path / "b.mp4").write_bytes(b"ID3\x04" + bytes(100))
     assert probe(tmp_path / "b.mp4").container == "mp3"
-    with pytest.raises(BadMedium, match="no video track"):
-        plan(tmp_path / "a.mp4", Sampling())
+    with pytest.raises(MediumError, match="no video track"):
+        plan(tmp_path / "a.mp4", FrameSampling())
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.heic", "a.heif"])
@@ -179,7 +179,7 @@ def test_a_hostile_file_is_a_named_fault(name: str, tmp_path: Path, inspector: I
     make(tmp_path / name)
     for found in (
         *inspector.probes([tmp_path / name]),
-        *inspector.plans([(tmp_path / name, Sampling())]),
+        *inspector.plans([(tmp_path / name, FrameSampling())]),
     ):
         assert isinstance(found, MediaFault)
         assert found.rule.startswith((rule, "media_not_a_video"))
@@ -226,7 +226,7 @@ def _cuts(path: Path) -> list[Path]:
 @pytest.mark.parametrize("name", TRUNCATED)
 def test_a_file_cut_off_at_any_tenth_is_refused(name: str, tmp_path: Path, inspector: Inspector) -> None:
     cuts = _cuts(make_film(tmp_path / name, TRUNCATED[name]))
-    found = [*inspector.probes(cuts), *inspector.plans((cut, Sampling()) for cut in cuts)]
+    found = [*inspector.probes(cuts), *inspector.plans((cut, FrameSampling()) for cut in cuts)]
     assert {fault.rule for fault in found if isinstance(fault, MediaFault)} <= {"media_truncated", "media_unreadable"}
     assert all(isinstance(fault, MediaFault) for fault in found)
 
@@ -236,11 +236,11 @@ def test_of_a_stream_without_promised_length_only_right_frames_are_taken(
     name: str, tmp_path: Path, inspector: Inspector
 ) -> None:
     cuts = _cuts(make_film(tmp_path / name, NO_PROMISES[name]))
-    for cut, planned in zip(cuts, inspector.plans((cut, Sampling(fps=4)) for cut in cuts), strict=True):
+    for cut, planned in zip(cuts, inspector.plans((cut, FrameSampling(fps=4)) for cut in cuts), strict=True):
         if isinstance(planned, Planned):
             try:
                 numbers = [number_in(frame.pixels) for frame in frames(cut, planned.plan)]
-            except BadMedium as bad:
+            except MediumError as bad:
                 assert bad.fault.rule == "frame_corrupt"
             else:
                 assert numbers == sorted(numbers)
@@ -256,7 +256,7 @@ def test_a_recording_that_begins_within_a_group_starts_at_its_first_keyframe(tmp
         for packet in [packet for packet in source.demux(video=0) if packet.size][4:]:
             packet.stream = stream
             target.mux(packet)
-    planned = plan(tmp_path / "b.ts", Sampling(fps=10))
+    planned = plan(tmp_path / "b.ts", FrameSampling(fps=10))
     assert planned.plan.time_base == Fraction(1, 90_000)
     assert [number_in(frame.pixels) for frame in frames(tmp_path / "b.ts", planned.plan)] == list(range(10, 30))
 
@@ -264,7 +264,7 @@ def test_a_recording_that_begins_within_a_group_starts_at_its_first_keyframe(tmp
 def test_a_name_that_looks_like_a_protocol_is_only_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_film(tmp_path / "a.ts")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadMedium, match="No such file"):
+    with pytest.raises(MediumError, match="No such file"):
         probe(Path("concat:a.ts|a.ts"))
     (tmp_path / "concat:a.ts").write_bytes((tmp_path / "a.ts").read_bytes())
     assert probe(Path("concat:a.ts")).kind is MediaKind.VIDEO
@@ -273,8 +273,8 @@ def test_a_name_that_looks_like_a_protocol_is_only_a_name(tmp_path: Path, monkey
 def test_a_medium_that_asks_for_too_much_memory_is_named(tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.mp4", Recipe(codec="mpeg4", num_frames=2, size=(4096, 2304)))
     tight = Guards(address_space_bytes=300 << 20)
-    planned = plan(film, Sampling())
-    with pytest.raises(BadMedium) as caught:
+    planned = plan(film, FrameSampling())
+    with pytest.raises(MediumError) as caught:
         list(frames(film, planned.plan, guards=tight))
     assert caught.value.fault.rule in ("media_too_much_memory", "frame_corrupt", "decoder_crashed")
 
@@ -351,7 +351,7 @@ def test_real_clips_and_photos_probe_and_decode() -> None:
         assert all(isinstance(found, Probe) and found.width for found in inspector.probes([*clips, *photos]))
         (refused,) = inspector.probes([SHARED / "videos" / "car_race_1906.ogv"])
         assert isinstance(refused, MediaFault)
-        planned = list(inspector.plans((clip, Sampling(end_s=3)) for clip in clips))
+        planned = list(inspector.plans((clip, FrameSampling(end_s=3)) for clip in clips))
     for clip, found in zip(clips, planned, strict=True):
         assert isinstance(found, Planned)
         assert sum(1 for _ in frames(clip, found.plan, (64, 64))) == found.plan.num_frames

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.domain.media import BadMedium, Sampling
+from kastor.domain.media import FrameSampling, MediumError
 from kastor.media.sample import Packet, PacketTable, sampling_plan, send_plan
 
 TABLES = st.lists(
@@ -18,7 +18,7 @@ TABLES = st.lists(
 
 
 def _plan(table: PacketTable, **sampling: float) -> list[float]:
-    return list(sampling_plan(table, Sampling(**sampling), max_moments=10_000).shown_s)
+    return list(sampling_plan(table, FrameSampling(**sampling), max_moments=10_000).shown_s)
 
 
 def _steady(count: int, fps: int = 10) -> PacketTable:
@@ -30,7 +30,7 @@ def test_a_moment_shows_the_last_picture_that_has_begun_and_the_first_before_any
     table: PacketTable, fps: float, earlier: int
 ) -> None:
     table = replace(table, start_pts=table.shown[0] - earlier)
-    plan = sampling_plan(table, Sampling(fps), max_moments=100_000)
+    plan = sampling_plan(table, FrameSampling(fps), max_moments=100_000)
     for moment, pts in zip(plan.moments_s, plan.pts, strict=True):
         begun = [other for other in table.shown if other <= table.zero + 90 * (moment + 1e-6)]
         assert pts == (begun[-1] if begun else table.shown[0])
@@ -39,8 +39,8 @@ def test_a_moment_shows_the_last_picture_that_has_begun_and_the_first_before_any
 
 def test_a_moment_that_no_binary_fraction_holds_still_meets_its_picture() -> None:
     table = PacketTable(tuple(Packet(3000 * i, i == 0, False, duration=3000) for i in range(40)), Fraction(1, 90_000))
-    assert sampling_plan(table, Sampling(10), max_moments=99).pts == tuple(9000 * i for i in range(14))
-    assert sampling_plan(table, Sampling(30), max_moments=99).pts == tuple(3000 * i for i in range(40))
+    assert sampling_plan(table, FrameSampling(10), max_moments=99).pts == tuple(9000 * i for i in range(14))
+    assert sampling_plan(table, FrameSampling(30), max_moments=99).pts == tuple(3000 * i for i in range(40))
 
 
 @pytest.mark.parametrize(("times", "last", "seconds"), [((0, 390, 780, 1170), 1, 1171.0), ((0, 1, 100), 0, 100.0)])
@@ -77,7 +77,7 @@ def test_an_end_beyond_the_video_is_the_end() -> None:
 
 def test_without_another_track_times_count_from_the_first_shown_frame() -> None:
     late = PacketTable(tuple(Packet(1000 + i, i == 0, i < 3, duration=1) for i in range(13)), Fraction(1, 10))
-    plan = sampling_plan(late, Sampling(), max_moments=10)
+    plan = sampling_plan(late, FrameSampling(), max_moments=10)
     assert (plan.start_pts, plan.pts, plan.shown_s, plan.duration_s) == (1003, (1003,), (0.0,), 1.0)
 
 
@@ -92,19 +92,19 @@ def test_frames_before_the_first_keyframe_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("sampling", "rule"),
     [
-        (Sampling(start_s=2), "segment_outside_video"),
-        (Sampling(start_s=1, end_s=1), "segment_empty"),
-        (Sampling(start_s=-1), "segment_empty"),
-        (Sampling(fps=0), "segment_empty"),
-        (Sampling(fps=24), "video_too_many_frames"),
+        (FrameSampling(start_s=2), "segment_outside_video"),
+        (FrameSampling(start_s=1, end_s=1), "segment_empty"),
+        (FrameSampling(start_s=-1), "segment_empty"),
+        (FrameSampling(fps=0), "segment_empty"),
+        (FrameSampling(fps=24), "video_too_many_frames"),
     ],
 )
-def test_a_sampling_that_names_nothing_or_too_much_is_refused(sampling: Sampling, rule: str) -> None:
-    with pytest.raises(BadMedium) as caught:
+def test_a_sampling_that_names_nothing_or_too_much_is_refused(sampling: FrameSampling, rule: str) -> None:
+    with pytest.raises(MediumError) as caught:
         sampling_plan(_steady(20), sampling, max_moments=40)
     assert caught.value.fault.rule == rule
 
 
 def test_a_video_without_shown_frames_is_refused() -> None:
-    with pytest.raises(BadMedium, match="no frames"):
-        sampling_plan(PacketTable((Packet(0, True, True),), Fraction(1, 10)), Sampling(), max_moments=9)
+    with pytest.raises(MediumError, match="no frames"):
+        sampling_plan(PacketTable((Packet(0, True, True),), Fraction(1, 10)), FrameSampling(), max_moments=9)

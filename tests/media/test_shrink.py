@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from films import Recipe, make_film, number_in
-from kastor.domain.media import BadMedium, Sampling
+from kastor.domain.media import FrameSampling, MediumError
 from kastor.media.chunk import smaller
 from kastor.media.decode import frames, picture
 from kastor.media.guards import Guards
@@ -25,7 +25,7 @@ def test_a_film_with_fewer_lines_shows_the_same_frames(tmp_path: Path) -> None:
     known = probe(made.path)
     assert (known.codec, known.width, known.height, known.num_frames) == ("h264", 64, 48, 20)
     assert made.num_bytes < film.stat().st_size
-    planned = plan(made.path, Sampling(fps=10)).plan
+    planned = plan(made.path, FrameSampling(fps=10)).plan
     assert [number_in(frame.pixels) for frame in frames(made.path, planned)] == list(range(20))
 
 
@@ -34,7 +34,7 @@ def test_a_turned_film_stays_turned(rotation: int, tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.mp4", Recipe(num_frames=2, size=(128, 96), rotation=rotation))
     made = encode_piece(film, None, tmp_path / "b.mp4", probe(film), 48, None, GUARDS)
     assert probe(made.path).rotation == probe(film).rotation == rotation
-    first = [next(frames(path, plan(path, Sampling()).plan, (48, 48))).pixels for path in (film, made.path)]
+    first = [next(frames(path, plan(path, FrameSampling()).plan, (48, 48))).pixels for path in (film, made.path)]
     assert np.abs(first[0].astype(int) - first[1]).mean() < 8
 
 
@@ -42,7 +42,7 @@ def test_times_of_a_film_of_variable_rate_stay_what_they_were(tmp_path: Path) ->
     times = (0, 100, 150, 900, 1000, 1700)
     film = make_film(tmp_path / "a.mp4", Recipe(times_ms=times))
     made = encode_piece(film, None, tmp_path / "b.mp4", probe(film), None, None, GUARDS)
-    assert plan(made.path, Sampling(fps=20)).plan.shown_s == plan(film, Sampling(fps=20)).plan.shown_s
+    assert plan(made.path, FrameSampling(fps=20)).plan.shown_s == plan(film, FrameSampling(fps=20)).plan.shown_s
 
 
 def test_a_smaller_copy_keeps_the_shape_of_wide_pixels_and_the_meaning_of_colours(tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_a_picture_is_scaled_and_upright(suffix: str, becomes: str, tmp_path: Pa
 
 def test_a_picture_that_stays_too_large_is_refused(tmp_path: Path) -> None:
     PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(BadMedium, match="still has more than 100 bytes"):
+    with pytest.raises(MediumError, match="still has more than 100 bytes"):
         shrink_picture(tmp_path / "a.png", tmp_path / "b.jpg", 32, 100, GUARDS)
 
 
 def test_a_film_without_pictures_is_a_named_fault(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(bytes(range(256)) * 40)
-    with pytest.raises(BadMedium):
+    with pytest.raises(MediumError):
         pieces_of(tmp_path / "a.mp4", Limits(None, Fraction(1)), GUARDS)

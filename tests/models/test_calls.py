@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kastor.domain.content import FunctionCall, Text
-from kastor.domain.generation import Chunk, FinishReason, Step, TokenLogprob
+from kastor.domain.generation import Chunk, FinishReason, TokenLogprob, TokenStep
 from kastor.models.calls import with_calls
 from kastor.models.functions import GEMMA_JSON, HERMES, LLAMA_JSON, Control, FunctionStyle
 
@@ -18,7 +18,7 @@ NAMES = ("f", "weather")
 def chunks(pieces: Sequence[str], finish: FinishReason = FinishReason.STOP) -> Generator[Chunk, None, None]:
     for place, piece in enumerate(pieces):
         last = place == len(pieces) - 1
-        steps = (Step(TokenLogprob(piece, place, -1.0)),)
+        steps = (TokenStep(TokenLogprob(piece, place, -1.0)),)
         yield Chunk(piece, 5, place + 1, finish if last else None, steps=steps)
 
 

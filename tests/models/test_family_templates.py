@@ -5,7 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from family_bases import TEXT_FAMILIES, family_renderer
-from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Part, Prompt, Role, Supervise, Text
+from kastor.domain.content import (
+    Content,
+    Example,
+    FunctionCall,
+    FunctionResponse,
+    Part,
+    Prompt,
+    Role,
+    SupervisedTurns,
+    Text,
+)
 from kastor.models.families import GEMMA3, LLAMA3, QWEN3, QWEN3_INSTRUCT, SMOLLM2, Family
 from kastor.models.render import Renderer
 
@@ -251,7 +261,7 @@ def test_each_response_of_llama_has_a_turn_of_its_own() -> None:
 def test_the_setting_to_teach_the_last_turn_holds_for_every_family() -> None:
     for family in (QWEN3, QWEN3_INSTRUCT, LLAMA3, GEMMA3):
         whole = RENDERERS[family.name]
-        last = Renderer(whole.tokenizer, whole.tokenizer, family, Supervise.LAST)
+        last = Renderer(whole.tokenizer, whole.tokenizer, family, SupervisedTurns.LAST)
         rendered = last.example(CALLED)
         assert rendered.token_ids == whole.example(CALLED).token_ids
         assert rendered.num_supervised == len(last.text("Yes.")) + 1

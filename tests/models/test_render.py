@@ -20,11 +20,11 @@ from kastor.domain.content import (
     Prompt,
     Resolution,
     Role,
-    Supervise,
+    SupervisedTurns,
     Text,
 )
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.domain.vision import Grid, View, Vision
+from kastor.domain.vision import Grid, MediumLayout, VisionSpec
 from kastor.models.families import FAMILIES, SMOLLM2
 from kastor.models.layouts import SquareLayout
 from kastor.models.render import LONG_TEXT_CHARS, Renderer
@@ -80,7 +80,7 @@ def test_every_answer_of_a_conversation_is_supervised_with_its_end(renderer: Ren
 
 
 def test_only_the_last_answer_is_supervised_where_that_is_asked_for() -> None:
-    last_only = Renderer(tiny_tokenizer(), tiny_tokenizer(), SMOLLM2, Supervise.LAST)
+    last_only = Renderer(tiny_tokenizer(), tiny_tokenizer(), SMOLLM2, SupervisedTurns.LAST)
     rendered = last_only.example(CONVERSATION)
     assert rendered.token_ids == RENDERER.example(CONVERSATION).token_ids
     assert rendered.num_supervised == len(last_only.text("d")) + 1
@@ -128,7 +128,7 @@ def test_every_family_can_open_the_turns_of_both_sides() -> None:
 
 SEEING = replace(
     SMOLLM2,
-    vision=Vision(
+    vision=VisionSpec(
         placeholder="<|endoftext|>",
         before="\n",
         after="<|im_end|>",
@@ -147,7 +147,10 @@ def a_seer() -> Renderer:
 SEER = a_seer()
 CAT, FILM = Media("image/png", "cat.png"), Media("video/mp4", "film.mp4", start_s=1.0)
 SMALL, LARGE = Grid(256, 256, 2, 2), Grid(512, 512, 4, 4)
-VIEWS = {CAT: View(Resolution.MEDIUM, (LARGE,)), FILM: View(Resolution.LOW, (SMALL, SMALL), (1.0, 62.5))}
+VIEWS = {
+    CAT: MediumLayout(Resolution.MEDIUM, (LARGE,)),
+    FILM: MediumLayout(Resolution.LOW, (SMALL, SMALL), (1.0, 62.5)),
+}
 
 
 def test_each_picture_has_its_tokens_and_frames_their_moments() -> None:

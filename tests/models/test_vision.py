@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
 from kastor.models.vision import Encoder, FeatureStore, feature_key
@@ -104,6 +104,6 @@ def test_a_tower_that_makes_no_numbers_of_a_picture_is_named_with_the_picture() 
 
     still = np.zeros((256, 256, 3), np.uint8)
     assert len(Encoder(tower, "hash").encode([still, still], SMALL)) == 2
-    with pytest.raises(BadMedium, match="no finite numbers of its picture 2") as caught:
+    with pytest.raises(MediumError, match="no finite numbers of its picture 2") as caught:
         Encoder(tower, "hash").encode([still, still + 8], SMALL)
     assert caught.value.fault.rule == "features_not_finite"

@@ -13,16 +13,16 @@ from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, Kast
 from kastor.domain.generation import (
     Chunk,
     FinishReason,
-    Form,
     GenerateRequest,
+    ResolvedMedium,
+    ResponseFormat,
     Sampling,
-    ShownMedium,
-    Step,
     TokenLogprob,
+    TokenStep,
 )
 from kastor.domain.job import Rendering
 from kastor.domain.media import MediaKind, SamplingPlan
-from kastor.domain.vision import Grid, PlannedMedium, View
+from kastor.domain.vision import Grid, MediumLayout, MediumPlan
 from kastor.serving import wire
 
 PROMPT = Prompt(
@@ -55,7 +55,7 @@ CALLED = Prompt(
                 presence_penalty=-2.0,
                 frequency_penalty=0.25,
                 top_logprobs=0,
-                form=Form("f", '{"type":"object"}', ("a", "ü")),
+                form=ResponseFormat("f", '{"type":"object"}', ("a", "ü")),
             ),
         ),
     ],
@@ -72,15 +72,20 @@ def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:
     picture, video = Media("image/png", data=b"x"), Media("video/mp4", "files/x", fps=2.0)
     frames = SamplingPlan((0.0, 0.5), (0, 512), Fraction(1, 1024), 0, 1.25)
     shown = {
-        video: ShownMedium(
-            PlannedMedium(
-                "ab" * 32, MediaKind.VIDEO, View(Resolution.LOW, (Grid(256, 256, 8, 8),) * 2, (0.0, 0.5)), frames
+        video: ResolvedMedium(
+            MediumPlan(
+                "ab" * 32,
+                MediaKind.VIDEO,
+                MediumLayout(Resolution.LOW, (Grid(256, 256, 8, 8),) * 2, (0.0, 0.5)),
+                frames,
             ),
             Path("/v"),
             "c[0]",
         ),
-        picture: ShownMedium(
-            PlannedMedium("cd" * 32, MediaKind.IMAGE, View(Resolution.MEDIUM, (Grid(512, 512, 16, 16, (2, 2)),)), None),
+        picture: ResolvedMedium(
+            MediumPlan(
+                "cd" * 32, MediaKind.IMAGE, MediumLayout(Resolution.MEDIUM, (Grid(512, 512, 16, 16, (2, 2)),)), None
+            ),
             Path("/p"),
             "c[1]",
         ),
@@ -94,7 +99,7 @@ def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:
     assert told.prompt == Prompt((Content(Role.USER, (second, Text("?"), first, second)),), (first,))
 
 
-STEPS = (Step(TokenLogprob("ü", 7, -0.25), (TokenLogprob("\n", 2, -0.125), TokenLogprob("ü", 7, -0.25))),)
+STEPS = (TokenStep(TokenLogprob("ü", 7, -0.25), (TokenLogprob("\n", 2, -0.125), TokenLogprob("ü", 7, -0.25))),)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ STEPS = (Step(TokenLogprob("ü", 7, -0.25), (TokenLogprob("\n", 2, -0.125), Toke
     [
         Chunk("ü\n", 3, 1),
         Chunk("", 3, 2, FinishReason.MAX_TOKENS),
-        Chunk("x", 3, 2, FinishReason.STOP, 7, (*STEPS, Step(TokenLogprob("", 0, 0.0)))),
+        Chunk("x", 3, 2, FinishReason.STOP, 7, (*STEPS, TokenStep(TokenLogprob("", 0, 0.0)))),
     ],
 )
 def test_a_chunk_arrives_unchanged_on_one_line(chunk: Chunk) -> None:

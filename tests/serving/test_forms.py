@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.generation import FinishReason, Form
+from kastor.domain.generation import FinishReason, ResponseFormat
 from kastor.jobs.asks import call_form
 from kastor.models.calls import with_calls
 from kastor.models.functions import HERMES
@@ -52,8 +52,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 }
 
 
-def form(schema: object) -> Form:
-    return Form(FIELD, json.dumps(schema))
+def form(schema: object) -> ResponseFormat:
+    return ResponseFormat(FIELD, json.dumps(schema))
 
 
 def check(told: Heard, schema: dict[str, Any], most: int) -> bool:
@@ -105,7 +105,7 @@ def test_white_space_between_parts_never_goes_on_for_ever(stepper: MakeStepper) 
 def test_an_answer_of_choices_is_one_of_them_without_quotes(stepper: MakeStepper) -> None:
     one = stepper(max_rows=8)
     asked = [
-        one.ask("one", temperature=2, seed=seed, max_output_tokens=64, form=Form(FIELD, choices=COLOURS))
+        one.ask("one", temperature=2, seed=seed, max_output_tokens=64, form=ResponseFormat(FIELD, choices=COLOURS))
         for seed in range(20)
     ]
     one.steps(60)

@@ -14,7 +14,7 @@ import torch
 from films import make_torn_film
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
-from kastor.domain.generation import Sampling, Shown
+from kastor.domain.generation import ResolvedMedia, Sampling
 from kastor.media.cache import MediaCache
 from kastor.models.families import FAMILIES, Family
 from kastor.models.load import load_base
@@ -63,10 +63,10 @@ class World:
         frames = MediaCache(self.folder / "frames")
         return Seeing(model, self.vision, self.base, self.cache, frames, self.folder.joinpath, num_threads=1)
 
-    def shown(self, prompt: Prompt) -> Shown:
+    def shown(self, prompt: Prompt) -> ResolvedMedia:
         return shown_in(self.folder, prompt, self.family)
 
-    def rendered(self, prompt: Prompt, shown: Shown) -> Rendered:
+    def rendered(self, prompt: Prompt, shown: ResolvedMedia) -> Rendered:
         keys = {media: stored_under(one.planned, self.tower) for media, one in shown.items()}
         views = {media: one.planned.view for media, one in shown.items()}
         return self.renderer.prompt_with_pictures(prompt, views).keyed(keys)

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 import kastor
 from kastor.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
-from kastor.domain.job import Event
+from kastor.domain.job import JobEvent
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.jobs import JobStore
 from making import START, make_job, make_model
@@ -91,7 +91,7 @@ def test_a_second_writer_waits_for_the_first_instead_of_failing(database: Databa
 def test_a_write_that_reads_first_is_not_overtaken(sqlite_database: Database) -> None:
     jobs, job = JobStore(sqlite_database), make_job()
     jobs.add(job, make_model(job))
-    other = threading.Thread(target=jobs.add_event, args=("job1", Event(START, "info", "overtaking")))
+    other = threading.Thread(target=jobs.add_event, args=("job1", JobEvent(START, "info", "overtaking")))
     with sqlite_database.write() as connection:
         connection.execute(text("SELECT deaths FROM jobs")).all()
         other.start()

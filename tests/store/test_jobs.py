@@ -11,9 +11,9 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import select, update
 
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import AlreadyExists, Code, FailedPrecondition, NotFound, Superseded
-from kastor.domain.job import ACTIVE, MOVES, TERMINAL, Event, JobError, State, TuningJob
+from kastor.domain.job import ACTIVE, MOVES, TERMINAL, JobError, JobEvent, State, TuningJob
 from kastor.store import tables
 from kastor.store.database import Database, open_database
 from kastor.store.jobs import JobStore
@@ -72,11 +72,11 @@ def test_a_job_comes_back_as_it_was_kept(jobs: JobStore) -> None:
 
 def test_a_job_of_before_the_choice_teaches_the_last_turn(jobs: JobStore, database: Database) -> None:
     job = add(jobs)
-    assert job.spec.supervise is Supervise.ALL
+    assert job.spec.supervise is SupervisedTurns.ALL
     with database.write() as connection:
         spec = connection.execute(select(tables.jobs.c.spec)).scalar_one()
         connection.execute(update(tables.jobs).values(spec={k: v for k, v in spec.items() if k != "supervise"}))
-    assert jobs.get(job.id).spec == replace(job.spec, supervise=Supervise.LAST)
+    assert jobs.get(job.id).spec == replace(job.spec, supervise=SupervisedTurns.LAST)
 
 
 def test_moments_are_utc_whatever_zone_they_came_in(jobs: JobStore) -> None:
@@ -104,7 +104,7 @@ def test_an_unknown_job_is_not_found(jobs: JobStore) -> None:
         with pytest.raises(NotFound, match="Job nobody does not exist"):
             ask("nobody")
     with pytest.raises(NotFound):
-        jobs.add_event("nobody", Event(START, "info", "hello"))
+        jobs.add_event("nobody", JobEvent(START, "info", "hello"))
 
 
 def test_pages_are_newest_first_and_stable_where_moments_are_equal(jobs: JobStore) -> None:
@@ -189,14 +189,14 @@ def test_a_move_keeps_what_others_wrote_since_the_job_was_read(jobs: JobStore) -
 def test_each_move_is_an_event_that_says_why(jobs: JobStore) -> None:
     add(jobs)
     job = jobs.move(claim(jobs, at=after(1)), State.QUEUED, at=after(2), died=True, note="the worker was killed")
-    jobs.add_event("job1", Event(after(3), "info", "A word in between."))
+    jobs.add_event("job1", JobEvent(after(3), "info", "A word in between."))
     jobs.move(job, State.FAILED, at=after(4), error=FAILURE)
     assert jobs.events("job1") == [
-        Event(START, "info", "QUEUED"),
-        Event(after(1), "info", "QUEUED -> PREPARING (attempt 1)"),
-        Event(after(2), "warning", "PREPARING -> QUEUED: the worker was killed"),
-        Event(after(3), "info", "A word in between."),
-        Event(after(4), "error", "QUEUED -> FAILED: It broke; mend it."),
+        JobEvent(START, "info", "QUEUED"),
+        JobEvent(after(1), "info", "QUEUED -> PREPARING (attempt 1)"),
+        JobEvent(after(2), "warning", "PREPARING -> QUEUED: the worker was killed"),
+        JobEvent(after(3), "info", "A word in between."),
+        JobEvent(after(4), "error", "QUEUED -> FAILED: It broke; mend it."),
     ]
     assert jobs.events("nobody") == []
 
@@ -351,7 +351,7 @@ def work_in_a_process(url: str, worker: int) -> list[str]:
         job = jobs.move(job, State.RUNNING, at=START)
         for step in (1, 2, 3):
             jobs.record_step(job.id, job.attempt, make_snapshot(step))
-        jobs.add_event(job.id, Event(START, "info", f"done by {worker}"))
+        jobs.add_event(job.id, JobEvent(START, "info", f"done by {worker}"))
         jobs.move(job, State.SUCCEEDED, at=START)
         done.append(job.id)
     database.close()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kastor.domain.listing import ModelFilter
+from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Grant, GranteeType, Principal, Role
 from kastor.store.database import Database
 from kastor.store.grants import GrantStore

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select
 
 from kastor.domain.errors import Code, NotFound
-from kastor.domain.job import Event, JobError, State
+from kastor.domain.job import JobError, JobEvent, State
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
@@ -118,7 +118,7 @@ def test_deleting_a_model_leaves_nothing_of_it_and_all_of_the_others(
     for job_id in ("gone", "kept"):
         jobs.claim(at=START, max_active=9)
         jobs.record_step(job_id, 1, make_snapshot())
-        jobs.add_event(job_id, Event(START, "info", "hello"))
+        jobs.add_event(job_id, JobEvent(START, "info", "hello"))
     models.release(gone)
     with pytest.raises(NotFound):
         models.get(gone.id)

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from api_world import World
-from kastor.domain.limits import PROFILES
+from kastor.domain.request_limits import PROFILES
 from kastor.store.database import migrate, open_database
 from replaying import OWNER
 

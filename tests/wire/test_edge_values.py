@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from api_world import BASE, World
 from edge_values import VALUES, places, values, with_edge, words
 from kastor.api.openapi import document
-from kastor.domain.limits import OPEN
+from kastor.domain.request_limits import OPEN
 from kastor.security.auth import Authenticator
 from kastor.store.database import open_database
 from replaying import add_model, finish, train

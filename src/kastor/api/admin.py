@@ -12,9 +12,9 @@ from kastor.api.http import Call, Endpoints, Listed, Reply
 from kastor.api.paging import page_size, place_token, time_and_id
 from kastor.api.tuned_models import HyperparametersIn, requested
 from kastor.api.wire import Float32, Wire, enum_field, message, timestamp
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.job import Event, Snapshot, State, TuningJob
+from kastor.domain.job import JobEvent, State, StepMetrics, TuningJob
 from kastor.jobs.datasets import DatasetService
 from kastor.jobs.requests import NewTuning
 from kastor.jobs.service import LATEST_STEPS, TuningService
@@ -117,7 +117,7 @@ class NewJobIn(Wire):
     profile: str | None = None
     media_folder: str | None = None
     hyperparameters: HyperparametersIn | None = None
-    supervise: Annotated[str, enum_field("Supervise", tuple(Supervise))] | None = None
+    supervise: Annotated[str, enum_field("Supervise", tuple(SupervisedTurns))] | None = None
     train_tower: bool | None = None
 
 
@@ -150,7 +150,7 @@ class AdminRoutes:
         new = NewTuning(
             base_model=body.base_model,
             hyperparameters=requested(asked),
-            supervise=Supervise(body.supervise or Supervise.ALL),
+            supervise=SupervisedTurns(body.supervise or SupervisedTurns.ALL),
             train_tower=bool(body.train_tower),
             tuned_model_id=body.tuned_model_id,
             display_name=body.display_name or "",
@@ -253,7 +253,7 @@ def _error(job: TuningJob) -> ErrorOut | None:
     return None if error is None else ErrorOut(code=error.code.name, message=public_message(error.code, error.message))
 
 
-def _step(snapshot: Snapshot) -> StepOut:
+def _step(snapshot: StepMetrics) -> StepOut:
     elapsed = snapshot.elapsed_s
     return StepOut(
         step=snapshot.step,
@@ -265,5 +265,5 @@ def _step(snapshot: Snapshot) -> StepOut:
     )
 
 
-def _event(event: Event) -> EventOut:
+def _event(event: JobEvent) -> EventOut:
     return EventOut(at=timestamp(event.at), level=event.level, message=event.message)

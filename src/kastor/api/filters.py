@@ -6,7 +6,7 @@ Terms stand between spaces and all of them hold: words, "quoted phrases", and op
 import re
 
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.listing import ModelFilter
+from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Role
 
 MAX_FILTER_CHARS = 500

@@ -22,7 +22,7 @@ from kastor.api.tuned_models import (
     tuned_model,
 )
 from kastor.api.wire import Wire, message
-from kastor.domain.listing import ModelFilter
+from kastor.domain.model_filter import ModelFilter
 from kastor.jobs.generation import GenerationService
 from kastor.jobs.service import TuningService
 from kastor.jobs.views import Page, Tuning

@@ -32,7 +32,7 @@ from kastor.api.http import Call, Endpoints, Reply, Stream
 from kastor.api.observe import Metrics
 from kastor.api.wire import message
 from kastor.domain.errors import InvalidArgument, Unavailable
-from kastor.domain.generation import Chunk, Step, TokenLogprob
+from kastor.domain.generation import Chunk, TokenLogprob, TokenStep
 from kastor.domain.media import MediaKind
 from kastor.jobs.generation import Answer, GenerationService
 
@@ -184,7 +184,7 @@ def _parts(chunks: Sequence[Chunk]) -> list[PartOut]:
     return [part for part in parts if part.text != ""] or [PartOut(text="")]
 
 
-def _logprobs(steps: Sequence[Step]) -> LogprobsOut | None:
+def _logprobs(steps: Sequence[TokenStep]) -> LogprobsOut | None:
     if not steps:
         return None
     has_top = any(step.top for step in steps)

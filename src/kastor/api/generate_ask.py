@@ -17,7 +17,7 @@ from kastor.dataset.parse import function_part, media_part, named_resolution
 from kastor.dataset.tolerant_json import JsonValue
 from kastor.domain.content import Content, Part, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FieldViolation, InvalidArgument
-from kastor.domain.generation import Form
+from kastor.domain.generation import ResponseFormat
 from kastor.jobs.asks import Ask
 
 AT = "generationConfig."
@@ -124,7 +124,7 @@ def _form_violations(config: GenerationConfigIn) -> list[FieldViolation]:
     return []
 
 
-def _form(config: GenerationConfigIn) -> Form | None:
+def _form(config: GenerationConfigIn) -> ResponseFormat | None:
     """What the answer must be: nothing in particular, any JSON, JSON by a schema, or one of an enum's texts."""
     mime = config.response_mime_type or PLAIN
     if mime == PLAIN:
@@ -138,11 +138,11 @@ def _form(config: GenerationConfigIn) -> Form | None:
     else:
         field, schema = AT + "responseMimeType", ANY_JSON
     if mime == ENUM:
-        return Form(field, choices=choices(schema, field))
+        return ResponseFormat(field, choices=choices(schema, field))
     text = json.dumps(schema)
     if len(text) > MAX_SCHEMA_CHARS:
         raise InvalidArgument.of(field, f"is {len(text):,} characters long; at most {MAX_SCHEMA_CHARS:,} are allowed")
-    return Form(field, text)
+    return ResponseFormat(field, text)
 
 
 # ---- the contents

@@ -13,7 +13,7 @@ from kastor.api.schema import from_google, from_json_schema
 from kastor.api.wire import Wire
 from kastor.dataset.tolerant_json import JsonValue
 from kastor.domain.errors import FieldViolation
-from kastor.domain.functions import declarations
+from kastor.domain.tools import parse_declarations
 
 AT = "toolConfig.functionCallingConfig."
 AUTO, ANY, NONE = "AUTO", "ANY", "NONE"
@@ -38,7 +38,7 @@ def tools_of(body: GenerateIn) -> str:
     if not _declared(body):
         return ""
     text = orjson.dumps([dumped_fields(tool) for tool in body.tools or ()]).decode()
-    declarations(text)
+    parse_declarations(text)
     return "" if mode(body) == NONE else text
 
 

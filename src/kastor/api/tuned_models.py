@@ -13,7 +13,7 @@ from kastor.api.errors import TYPE_URL, public_message
 from kastor.api.wire import Float32, Int32, Items, Wire, clean_float, timestamp
 from kastor.domain.content import Example
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument
-from kastor.domain.job import RequestedHyperparameters, Snapshot, State
+from kastor.domain.job import RequestedHyperparameters, State, StepMetrics
 from kastor.domain.tuned_model import MODEL_STATE, TUNED
 from kastor.jobs.requests import ModelChange, NewTuning
 from kastor.jobs.views import Tuning
@@ -349,7 +349,7 @@ def _snapshots(tuning: Tuning) -> list[SnapshotOut] | None:
     return [snapshot_out(snapshot) for snapshot in tuning.snapshots] or None
 
 
-def snapshot_out(snapshot: Snapshot) -> SnapshotOut:
+def snapshot_out(snapshot: StepMetrics) -> SnapshotOut:
     """The snapshot; none of its numbers is ever 0, as the legacy SDK drops zeros."""
     loss = snapshot.mean_loss
     return SnapshotOut(

@@ -10,7 +10,7 @@ import typer
 import kastor
 from kastor.cli import demo_commands, job_commands, key_commands, model_commands, options, prepare_command
 from kastor.cli.arguments import Commands
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.export.order import Format, Weights
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -80,7 +80,7 @@ def tune(
         str | None,
         typer.Option(metavar="NAME", help="Limits to hold the dataset to: open, vertex-gemini-2.5, … [default: open]"),
     ] = None,
-    supervise: options.Supervised = Supervise.ALL,
+    supervise: options.Supervised = SupervisedTurns.ALL,
     train_tower: Annotated[
         bool, typer.Option("--train-tower", help="Train the base's vision tower, too; slower, and for pictures only.")
     ] = False,
@@ -181,7 +181,7 @@ def check(
     batch_size: Annotated[
         int | None, typer.Option(help="For the estimate.  [default: 4; from 500 examples on, 16]")
     ] = None,
-    supervise: options.Supervised = Supervise.ALL,
+    supervise: options.Supervised = SupervisedTurns.ALL,
     show_tokens: Annotated[
         int, typer.Option(metavar="N", min=0, help="Show the first N examples as tokens, what is learnt in colour.")
     ] = 0,

@@ -26,11 +26,11 @@ from kastor.dataset.page import Sample, page
 from kastor.dataset.read import Columns
 from kastor.dataset.rejects import Rejects
 from kastor.dataset.report import Judging, Report
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.dataset_limits import DEFAULT_PROFILE, DatasetLimits
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.job import Hyperparameters, Rendering, RequestedHyperparameters, resolve
-from kastor.domain.limits import PROFILES
+from kastor.domain.job import Hyperparameters, Rendering, RequestedHyperparameters, resolve_hyperparameters
+from kastor.domain.request_limits import PROFILES
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import Places
 from kastor.models import sources
@@ -59,7 +59,7 @@ class Wanted:
     html: Path | None = None
     rejects: Path | None = None
     media_roots: tuple[Path, ...] = ()
-    supervise: Supervise = Supervise.ALL
+    supervise: SupervisedTurns = SupervisedTurns.ALL
     media_folder: Path | None = None  # where relative names of media begin, if that is not the dataset's folder
 
     @property
@@ -147,7 +147,7 @@ def _hyperparameters(
 ) -> Hyperparameters:
     asked = RequestedHyperparameters(num_epochs=wanted.epochs, batch_size=wanted.batch_size)
     try:
-        return resolve(asked, num_examples, PROFILES[settings.profile], has_media=has_media)
+        return resolve_hyperparameters(asked, num_examples, PROFILES[settings.profile], has_media=has_media)
     except InvalidArgument as error:
         raise typer.BadParameter(error.message) from error
 

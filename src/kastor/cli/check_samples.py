@@ -8,9 +8,9 @@ from itertools import groupby
 from kastor.dataset.gate import Outcome, Verdict
 from kastor.dataset.page import Sample, Segment
 from kastor.dataset.seen import Seen
-from kastor.domain.content import Example, FunctionCall, Media, Part, Supervise, Text
-from kastor.domain.media import BadMedium, Resample
-from kastor.domain.vision import NO_VIEWS, Grid, Views, Vision, clock
+from kastor.domain.content import Example, FunctionCall, Media, Part, SupervisedTurns, Text
+from kastor.domain.media import MediumError, Resampling
+from kastor.domain.vision import NO_LAYOUTS, Grid, MediaLayouts, VisionSpec, clock_timestamp
 from kastor.media.decode import Pixels, frames, picture
 from kastor.models.render import Picture, Rendered, Renderer
 
@@ -52,9 +52,11 @@ def pieces(renderer: Renderer, kept: Kept) -> Pieces:
     return list(_decoded(renderer, rendered.token_ids, rendered.supervised))
 
 
-def sample(kept: Kept, renderer: Renderer | None, supervise: Supervise, vision: Vision | None = None) -> Sample:
+def sample(
+    kept: Kept, renderer: Renderer | None, supervise: SupervisedTurns, vision: VisionSpec | None = None
+) -> Sample:
     """The row as segments; without the base's tokenizer as it was written. Pictures are laid out as `vision` does."""
-    views, filtered = _views(kept), Resample.BICUBIC if vision is None else vision.resample
+    views, filtered = _views(kept), Resampling.BICUBIC if vision is None else vision.resample
     thumbs = {
         media: _thumbnails(media, seen, views[media].grids if media in views else (), filtered)
         for media, seen in (kept.verdict.seen or {}).items()
@@ -69,8 +71,8 @@ def _rendered(renderer: Renderer, kept: Kept) -> Rendered:
     return renderer.example(kept.example, _views(kept))
 
 
-def _views(kept: Kept) -> Views:
-    return kept.verdict.plan.views if kept.verdict.plan else NO_VIEWS
+def _views(kept: Kept) -> MediaLayouts:
+    return kept.verdict.plan.views if kept.verdict.plan else NO_LAYOUTS
 
 
 def _decoded(renderer: Renderer, ids: Sequence[int], supervised: Sequence[bool]) -> Iterator[tuple[str, bool]]:
@@ -88,7 +90,7 @@ Thumbnails = Mapping[int, Segment] | Segment
 
 
 def _segments(
-    renderer: Renderer, rendered: Rendered, thumbs: Mapping[Media, Thumbnails], views: Views
+    renderer: Renderer, rendered: Rendered, thumbs: Mapping[Media, Thumbnails], views: MediaLayouts
 ) -> Iterator[Segment]:
     at = 0
     for media, group in groupby(rendered.pictures, key=lambda one: one.media):
@@ -135,8 +137,8 @@ def _cut(text: str, kind: str) -> Iterator[Segment]:
         yield Segment("note", f" … {len(text) - MAX_SHOWN_CHARS:,} more characters … ")
 
 
-def _written(example: Example, thumbs: Mapping[Media, Thumbnails], supervise: Supervise) -> Iterator[Segment]:
-    learnt = example.learnt(supervise)
+def _written(example: Example, thumbs: Mapping[Media, Thumbnails], supervise: SupervisedTurns) -> Iterator[Segment]:
+    learnt = example.supervised_turns(supervise)
     for part in example.system or ():
         yield from _part(part, thumbs, "given")
     for index, content in enumerate(example.contents):
@@ -156,15 +158,15 @@ def _part(part: Part, thumbs: Mapping[Media, Thumbnails], kind: str) -> Iterator
         yield from _cut(f"{part.name} {part.arguments if isinstance(part, FunctionCall) else part.response}", kind)
 
 
-def _thumbnails(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resample) -> Thumbnails:
+def _thumbnails(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling) -> Thumbnails:
     """Its pictures, scaled to the shape in which the model sees them; grids are one a picture."""
     try:
         return dict((_moving if seen.plan is not None else _still)(media, seen, grids, resample))
-    except (BadMedium, OSError) as error:
+    except (MediumError, OSError) as error:
         return Segment("note", f" [{media.name} cannot be shown: {error}] ")
 
 
-def _moving(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resample) -> Iterator[tuple[int, Segment]]:
+def _moving(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling) -> Iterator[tuple[int, Segment]]:
     plan = seen.plan
     assert plan is not None  # noqa: S101  # asked for by the caller
     chosen = _spread(plan.num_frames)
@@ -176,11 +178,11 @@ def _moving(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resample)
     size = _size(grids, 0, seen.probe.width, seen.probe.height)
     shown = frames(seen.file.path, some, size, resample=resample)
     for index, frame in zip(chosen, shown, strict=True):
-        moment = clock(frame.moment_s)
+        moment = clock_timestamp(frame.moment_s)
         yield index, Segment("picture", f"{media.name} at {moment}", jpeg(frame.pixels), moment, _file_name(media))
 
 
-def _still(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resample) -> Iterator[tuple[int, Segment]]:
+def _still(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling) -> Iterator[tuple[int, Segment]]:
     pages = seen.probe.num_pages or 1
     for index in _spread(pages):
         width, height = (seen.probe.width, seen.probe.height)

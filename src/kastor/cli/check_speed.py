@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kastor.dataset.estimate import Machine, Pace
 from kastor.domain.errors import KastorError
-from kastor.domain.job import Snapshot, State, TuningJob
+from kastor.domain.job import State, StepMetrics, TuningJob
 from kastor.settings import Settings
 from kastor.store.database import open_database
 from kastor.store.jobs import JobStore
@@ -86,7 +86,7 @@ class Overhead:
     num_tokens: int  # of its first epoch
 
 
-def _overhead(job: TuningJob, steps: Sequence[Snapshot], *, sees: bool) -> Overhead:
+def _overhead(job: TuningJob, steps: Sequence[StepMetrics], *, sees: bool) -> Overhead:
     num_tokens = sum(step.num_tokens for step in steps if step.epoch <= 1)
     if job.started_at is None or job.finished_at is None:
         return Overhead(0.0, 0.0, num_tokens)
@@ -97,7 +97,7 @@ def _overhead(job: TuningJob, steps: Sequence[Snapshot], *, sees: bool) -> Overh
     return Overhead(media_s, min(MOST_JOB_S, max(0.0, whole_s - media_s)), num_tokens)
 
 
-def pace_of(steps: Sequence[Snapshot], overheads: Sequence[Overhead], source: str) -> Pace:
+def pace_of(steps: Sequence[StepMetrics], overheads: Sequence[Overhead], source: str) -> Pace:
     """The pace that explains these steps best: steps and tokens by the later epochs, media by the first and before."""
     later = [step for step in steps if step.epoch > 1] or list(steps)
     step_s, token_s = _line([step.num_tokens for step in later], [step.elapsed_s for step in later])

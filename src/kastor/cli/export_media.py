@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kastor.domain.errors import NotFound
 from kastor.domain.job import TuningJob
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 from kastor.export.golden import JobFiles
 from kastor.media.fetch import Fetcher
 from kastor.settings import Settings
@@ -52,7 +52,7 @@ def golden_media(settings: Settings, job: TuningJob) -> Iterator[Found]:
         for media, planned in shown:
             try:
                 got = fetcher.fetch_bytes(media.data) if media.data else fetcher.fetch(media.uri)
-            except BadMedium as bad:
+            except MediumError as bad:
                 found.lost[planned.sha256] = bad.fault.message
                 continue
             if got.sha256 == planned.sha256:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 
 Server = Annotated[
     str | None,
@@ -38,5 +38,5 @@ Raised = Annotated[
     typer.Option("--raise", metavar="NAME=NUMBER", help="Another number for a limit, as max_images=50; repeatable."),
 ]
 Supervised = Annotated[
-    Supervise, typer.Option("--supervise", help="Which of the model's turns a conversation teaches.")
+    SupervisedTurns, typer.Option("--supervise", help="Which of the model's turns a conversation teaches.")
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kastor.domain.content import Example, Role, Supervise
+from kastor.domain.content import Example, Role, SupervisedTurns
 from kastor.domain.counts import counted
 from kastor.domain.job import State
 
@@ -183,7 +183,7 @@ class NewTuning:
     learning_rate: float | None = None
     model_id: str | None = None
     display_name: str | None = None
-    supervise: Supervise = Supervise.ALL
+    supervise: SupervisedTurns = SupervisedTurns.ALL
     train_tower: bool = False
 
     @property
@@ -211,7 +211,7 @@ class NewTuning:
         beside = any(media.uri and "://" not in media.uri for example in self.examples for media in example.media)
         named: dict[str, object] = {"tunedModelId": self.model_id, "profile": profile, "trainTower": self.train_tower}
         named["mediaFolder"] = media_folder if beside else ""
-        if self.supervise is not Supervise.ALL:
+        if self.supervise is not SupervisedTurns.ALL:
             named["supervise"] = self.supervise.value
         given = {name: value for name, value in named.items() if value}
         return self._described() | given | {"dataset": dataset, "hyperparameters": self._asked()}

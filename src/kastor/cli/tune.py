@@ -16,11 +16,11 @@ from kastor.cli.records import Job, NewTuning
 from kastor.dataset.encode import encode_example
 from kastor.dataset.issues import FileFacts
 from kastor.dataset.read import Columns, read_examples
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.counts import counted
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound, Unavailable
 from kastor.domain.job import State
-from kastor.domain.limits import GEMINI_API
+from kastor.domain.request_limits import GEMINI_API
 from kastor.models.catalog import load_catalog
 from kastor.settings import load_settings
 from kastor.temporary_folder import TemporaryFolder
@@ -40,7 +40,7 @@ class Wanted:
     model_id: str | None
     display_name: str | None
     profile: str | None = None
-    supervise: Supervise = Supervise.ALL
+    supervise: SupervisedTurns = SupervisedTurns.ALL
     train_tower: bool = False
     accept_licence: bool = False
 

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from kastor.dataset.rules import Fault
 from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Prompt, Role, Text
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.functions import Calling, Declaration, declarations
+from kastor.domain.tools import FunctionDeclaration, ToolCallSupport, parse_declarations
 
 
-def call_faults(example: Example, calling: Calling | None, base: str) -> Iterator[Fault]:
+def call_faults(example: Example, calling: ToolCallSupport | None, base: str) -> Iterator[Fault]:
     """What is wrong with an example's tools, calls and responses, for a base that writes them as `calling` says."""
     if calling is None:
         yield from _unsupported(example, base)
         return
     try:
-        declared = declarations(example.tools)
+        declared = parse_declarations(example.tools)
     except InvalidArgument as error:
         for wrong in error.violations:
             yield Fault(wrong.field, "tool_declaration", wrong.description)
@@ -53,7 +53,7 @@ def _functions(example: Example | Prompt) -> Iterator[tuple[str, Role, FunctionC
                 yield f"contents[{i}].parts[{j}]", content.role, part
 
 
-def _undeclared(example: Example, declared: tuple[Declaration, ...]) -> Iterator[Fault]:
+def _undeclared(example: Example, declared: tuple[FunctionDeclaration, ...]) -> Iterator[Fault]:
     names = [one.name for one in declared]
     for path, _, part in _functions(example):
         if names and isinstance(part, FunctionCall) and part.name not in names:

@@ -28,10 +28,10 @@ from kastor.dataset.rules import (
 )
 from kastor.dataset.seen import Looked, Seen
 from kastor.dataset.segment_moments import moments_outside
-from kastor.domain.content import Example, Media, Resolution, Supervise, Text
+from kastor.domain.content import Example, Media, Resolution, SupervisedTurns, Text
 from kastor.domain.dataset_limits import DatasetLimits
-from kastor.domain.functions import Calling
-from kastor.domain.vision import TokenCount, View, Views, Vision
+from kastor.domain.tools import ToolCallSupport
+from kastor.domain.vision import MediaLayouts, MediumLayout, TokenCount, VisionSpec
 
 CHUNK_ROWS = 128  # a few hundred KB stay in the cache of a core: 512 were up to a tenth slower
 CHUNK_BYTES = 8_000_000  # inline media of 20 MB take a chunk of their own
@@ -45,7 +45,7 @@ class Plan:
     """What an accepted example will be for the model. Training asserts that it is."""
 
     tokens: TokenCount | None  # absent where the base's tokenizer is not at hand
-    views: Mapping[Media, View]
+    views: Mapping[Media, MediumLayout]
 
 
 UNSEEN = Plan(None, {})  # of a row of text whose tokens are not counted
@@ -55,7 +55,7 @@ UNLOOKED: Mapping[Media, Seen] = MappingProxyType({})
 class Counter(Protocol):
     """What the gate needs of a renderer."""
 
-    def counts(self, examples: Sequence[Example], views: Sequence[Views]) -> list[TokenCount]:
+    def counts(self, examples: Sequence[Example], views: Sequence[MediaLayouts]) -> list[TokenCount]:
         """The tokens of each example, as training will make them."""
 
 
@@ -85,10 +85,10 @@ class Base:
 
     name: str
     max_tokens: int
-    vision: Vision | None
+    vision: VisionSpec | None
     renderer: Counter | None = None
-    calling: Calling | None = None  # how it writes function calls, if it can
-    supervise: Supervise = Supervise.ALL  # the turns that are learnt, as the renderer has it
+    calling: ToolCallSupport | None = None  # how it writes function calls, if it can
+    supervise: SupervisedTurns = SupervisedTurns.ALL  # the turns that are learnt, as the renderer has it
 
 
 class Gate:
@@ -152,7 +152,7 @@ class Gate:
         notes = (*self._notes(row), *moments_outside(row.line, example), *_issues(row, media_notes(example, seen)))
         return Verdict(row.line, Outcome.ACCEPTED, notes, example, Plan(None, views), seen)
 
-    def _mixed(self, row: Row, vision: Vision) -> Iterator[Fault]:
+    def _mixed(self, row: Row, vision: VisionSpec) -> Iterator[Fault]:
         """One resolution for all lines, where the profile asks for it."""
         if not self.limits.one_resolution:
             return

@@ -15,7 +15,7 @@ import orjson
 from kastor.dataset.sampling import sampling_of
 from kastor.dataset.seen import Seen
 from kastor.domain.content import Media
-from kastor.domain.media import MediaKind, Probe, Sampling, SamplingPlan
+from kastor.domain.media import FrameSampling, MediaKind, Probe, SamplingPlan
 from kastor.media.cache import Fetched, MediaCache
 from kastor.media.sample import SAMPLING
 
@@ -29,7 +29,7 @@ class Known:
     def __init__(self, cache: MediaCache | None = None) -> None:
         self._cache = cache
         self._lock = threading.Lock()
-        self._lately: OrderedDict[tuple[str, Sampling], Seen] = OrderedDict()
+        self._lately: OrderedDict[tuple[str, FrameSampling], Seen] = OrderedDict()
 
     def get(self, file: Fetched, media: Media) -> Seen | None:
         """What was found in this content, asked about as now."""
@@ -51,14 +51,14 @@ class Known:
             said = orjson.dumps({"probe": asdict(seen.probe), "plan": _object(seen.plan)}).decode()
             self._cache.note(_name(seen.file.sha256, sampling), seen.file.sha256, seen=said)
 
-    def _remember(self, key: tuple[str, Sampling], seen: Seen) -> None:
+    def _remember(self, key: tuple[str, FrameSampling], seen: Seen) -> None:
         with self._lock:
             self._lately[key] = seen
             self._lately.move_to_end(key)
             while len(self._lately) > MAX_REMEMBERED:
                 self._lately.popitem(last=False)
 
-    def _read(self, file: Fetched, sampling: Sampling) -> Seen | None:
+    def _read(self, file: Fetched, sampling: FrameSampling) -> Seen | None:
         noted = None if self._cache is None else self._cache.known(_name(file.sha256, sampling))
         if noted is None:
             return None
@@ -66,7 +66,7 @@ class Known:
         return Seen(file, _probe(held["probe"]), _plan(held["plan"]))
 
 
-def _name(sha256: str, sampling: Sampling) -> str:
+def _name(sha256: str, sampling: FrameSampling) -> str:
     made_by = f"{PROBING}.{SAMPLING}.{version('av')}"
     return f"seen:{made_by}:{sha256}:{sampling.fps!r}:{sampling.start_s!r}:{sampling.end_s!r}"
 

@@ -13,7 +13,7 @@ from kastor.dataset.known import MAX_REMEMBERED, Known
 from kastor.dataset.sampling import sampling_of
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media
-from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe
+from kastor.domain.media import MediaFault, MediaKind, MediumError, Probe
 from kastor.media.cache import Fetched, MediaCache
 from kastor.media.fetch import Fetcher, FetchLimits, Places
 from kastor.media.guards import Guards
@@ -123,7 +123,7 @@ class Looker:
     def _fetched(self, media: Media) -> Fetched | MediaFault:
         try:
             return self._fetcher.fetch_bytes(media.data) if media.data else self._fetcher.fetch(media.uri)
-        except BadMedium as error:
+        except MediumError as error:
             return error.fault
 
     def _remember(self, found: dict[str, Looked]) -> None:

@@ -16,8 +16,8 @@ from kastor.dataset.seen import Seen
 from kastor.domain.content import Example, Media, Resolution
 from kastor.domain.errors import Internal
 from kastor.domain.media import MediaKind, SamplingPlan
-from kastor.domain.vision import Grid, TokenCount, View
-from kastor.domain.vision import PlannedMedium as PlannedMedium  # where rows are, these are looked for
+from kastor.domain.vision import Grid, MediumLayout, TokenCount
+from kastor.domain.vision import MediumPlan as MediumPlan  # where rows are, these are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class PlannedRow:
 
     line: int
     tokens: TokenCount
-    media: tuple[PlannedMedium, ...]
+    media: tuple[MediumPlan, ...]
 
-    def views(self, example: Example) -> dict[Media, View]:
+    def views(self, example: Example) -> dict[Media, MediumLayout]:
         """The views of this example's media."""
         return {media: planned.view for media, planned in self.by_media(example).items()}
 
-    def by_media(self, example: Example) -> dict[Media, PlannedMedium]:
+    def by_media(self, example: Example) -> dict[Media, MediumPlan]:
         """The plans of this example's media.
 
         Raises:
@@ -72,12 +72,12 @@ def decode_row(line: bytes) -> PlannedRow:
     )
 
 
-def planned(seen: Seen, view: View) -> PlannedMedium:
+def planned(seen: Seen, view: MediumLayout) -> MediumPlan:
     """What is held to of a medium that was looked at, where the model is shown this much of it."""
-    return PlannedMedium(seen.file.sha256, seen.probe.kind, view, seen.plan)
+    return MediumPlan(seen.file.sha256, seen.probe.kind, view, seen.plan)
 
 
-def medium_object(medium: PlannedMedium) -> dict[str, Any]:
+def medium_object(medium: MediumPlan) -> dict[str, Any]:
     """The medium as a JSON object."""
     found: dict[str, Any] = {
         "sha256": medium.sha256,
@@ -99,20 +99,20 @@ def medium_object(medium: PlannedMedium) -> dict[str, Any]:
     return found
 
 
-def medium_of(held: Mapping[str, Any]) -> PlannedMedium:
+def medium_of(held: Mapping[str, Any]) -> MediumPlan:
     """What `medium_object` gave."""
     video, resolution, scaling = held.get("video"), Resolution(held["resolution"]), held.get("scaling", 0)
     kind = MediaKind(held["kind"])
     grids = tuple(Grid(w, h, rows, columns, tuple(tiles)) for w, h, rows, columns, tiles in held["grids"])
     if video is None:
-        return PlannedMedium(held["sha256"], kind, View(resolution, grids), None, scaling)
+        return MediumPlan(held["sha256"], kind, MediumLayout(resolution, grids), None, scaling)
     moments = tuple(video["moments"])
     base = Fraction(video["timeBase"])
     frames = SamplingPlan(moments, tuple(video["pts"]), base, video["start"], video["seconds"])
-    return PlannedMedium(held["sha256"], kind, View(resolution, grids * len(moments), moments), frames, scaling)
+    return MediumPlan(held["sha256"], kind, MediumLayout(resolution, grids * len(moments), moments), frames, scaling)
 
 
-def _grids(view: View) -> list[list[Any]]:
+def _grids(view: MediumLayout) -> list[list[Any]]:
     """How each picture is laid out; of a video, whose frames are all alike, the first alone."""
     some = view.grids[:1] if view.moments_s else view.grids
     return [[grid.width, grid.height, grid.rows, grid.columns, list(grid.tiles)] for grid in some]

@@ -29,7 +29,7 @@ from kastor.domain.content import (
 )
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.excerpt import excerpt
-from kastor.domain.functions import MAX_DEPTH, too_deep
+from kastor.domain.tools import MAX_DEPTH, exceeds_max_depth
 
 SHAPES = '{"text_input": …, "output": …} or {"contents": [{"role": "user", …}, {"role": "model", …}]}'
 COLUMNS_HINT = "write a row for each text, as pandas does by to_json(path, orient='records', lines=True)"
@@ -307,7 +307,7 @@ def _function(value: JsonValue, path: str, holds: str) -> tuple[str, str]:
         raise Faulty(f"{path}.name", "function_name", "is empty")
     given = held.get(holds)
     inner = object_value({} if given is None else given, f"{path}.{holds}")
-    if too_deep(inner):
+    if exceeds_max_depth(inner):
         raise Faulty(f"{path}.{holds}", "nesting", f"is nested more than {MAX_DEPTH} deep")
     return name, orjson.dumps(inner).decode()
 

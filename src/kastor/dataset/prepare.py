@@ -44,7 +44,7 @@ from kastor.domain.content import Example, Media, Resolution
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import MediaKind
-from kastor.domain.vision import Vision
+from kastor.domain.vision import VisionSpec
 from kastor.media.guards import Guards
 
 LOCK = ".lock"
@@ -188,7 +188,7 @@ class Preparation:
         return source is not None and source.probe.kind is MediaKind.VIDEO
 
 
-def _lines(source: Source, resolution: Resolution, vision: Vision) -> int:
+def _lines(source: Source, resolution: Resolution, vision: VisionSpec) -> int:
     """Pixels of the shorter side with which the model sees all that it would see of the original."""
     width, height = source.probe.width or 1, source.probe.height or 1
     grid = vision.layout(resolution, (width, height))

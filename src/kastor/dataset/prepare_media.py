@@ -18,7 +18,7 @@ from kastor.dataset.prepare_plan import Act, Part, Step
 from kastor.domain.content import Media
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.media import BadMedium, MediaFault, MediaKind
+from kastor.domain.media import MediaFault, MediaKind, MediumError
 from kastor.media.guards import Guards
 from kastor.media.pieces import Limits, Piece
 from kastor.media.rewrite import PART, copy_piece, encode_piece, exact, pieces_of, shrink_picture
@@ -83,7 +83,7 @@ class Workshop:
             if step.act is Act.CUT:
                 return self._cut(step)
             return self._shrunk(step)
-        except BadMedium as bad:
+        except MediumError as bad:
             return bad.fault
 
     def _picture(self, step: Step) -> Made:
@@ -97,7 +97,7 @@ class Workshop:
         most = self._limits.max_video_bytes
         try:
             encode_piece(self._original(step), None, to, source.probe, step.need.lines, most, self._guards)
-        except BadMedium as bad:
+        except MediumError as bad:
             if bad.fault.rule != "piece_too_large":
                 raise
             return self._cut(step)
@@ -121,7 +121,7 @@ class Workshop:
             to.unlink()
         try:
             encode_piece(self._original(step), piece, to, source.probe, step.need.lines, most, self._guards)
-        except BadMedium as bad:
+        except MediumError as bad:
             if bad.fault.rule != "piece_too_large" or halvings == MAX_HALVINGS:
                 raise
             parts: list[Part] = []
@@ -131,7 +131,7 @@ class Workshop:
         return [Part(to.name, "video/mp4", piece.start_s, piece.end_s)]
 
     def _original(self, step: Step) -> Path:
-        """Raises `BadMedium` if it is gone."""
+        """Raises `MediumError` if it is gone."""
         return self._fetch(step.need.medium).absolute()
 
     def _path(self, step: Step, what: str, suffix: str) -> Path:

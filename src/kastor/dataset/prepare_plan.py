@@ -18,7 +18,7 @@ from kastor.dataset.rules import resolution_of, used_s
 from kastor.domain.content import Example, Media, Role, Text
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaKind, Probe
-from kastor.domain.vision import Vision
+from kastor.domain.vision import VisionSpec
 
 MENDABLE = frozenset({"video_too_long", "video_too_large", "image_too_large", "too_many_tokens"})
 FRAME_TOKENS = 12  # of a frame beside its picture: the moment and what stands around it
@@ -186,7 +186,7 @@ def key_of(medium: Media) -> str:
 
 
 def longest_s(
-    media: Media, example: Example, limits: DatasetLimits, vision: Vision, options: Options, max_tokens: int | None
+    media: Media, example: Example, limits: DatasetLimits, vision: VisionSpec, options: Options, max_tokens: int | None
 ) -> float | None:
     """Seconds of a video that one example may use; `None` for no bound.
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kastor.dataset.seen import Looked, Seen
-from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Prompt, Resolution, Supervise, Text
+from kastor.domain.content import Content, Example, FunctionCall, Media, Part, Prompt, Resolution, SupervisedTurns, Text
 from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.media import MediaFault, MediaKind
-from kastor.domain.vision import View, Vision
+from kastor.domain.vision import MediumLayout, VisionSpec
 
 KIND_OF_TYPE = {"image": MediaKind.IMAGE, "video": MediaKind.VIDEO, "audio": MediaKind.AUDIO}
 PDF = "application/pdf"
@@ -63,7 +63,9 @@ def plain_chars(example: Example) -> int | None:
     return number
 
 
-def text_faults(example: Example, limits: TextLimits, supervise: Supervise = Supervise.ALL) -> Iterator[Fault]:
+def text_faults(
+    example: Example, limits: TextLimits, supervise: SupervisedTurns = SupervisedTurns.ALL
+) -> Iterator[Fault]:
     """What the limits say about an example's texts."""
     num_output = len(example.contents[-1].text)
     if limits.max_input_chars is not None:
@@ -72,7 +74,7 @@ def text_faults(example: Example, limits: TextLimits, supervise: Supervise = Sup
             yield Fault("input", "input_too_long", too_long(num_input, limits.max_input_chars))
     if limits.max_output_chars is not None and num_output > limits.max_output_chars:
         yield Fault("output", "output_too_long", too_long(num_output, limits.max_output_chars))
-    learnt = example.learnt(supervise)
+    learnt = example.supervised_turns(supervise)
     if not learnt:
         yield Fault("", "nothing_learnt", "every turn of the model's that would be learnt has the weight 0")
     for index in learnt:
@@ -80,9 +82,9 @@ def text_faults(example: Example, limits: TextLimits, supervise: Supervise = Sup
             yield Fault(turn_path(example, index), "empty_output", "is empty; there is nothing to learn from it")
 
 
-def blank_answers(example: Example, supervise: Supervise) -> Iterator[str]:
+def blank_answers(example: Example, supervise: SupervisedTurns) -> Iterator[str]:
     """The paths of learnt turns that hold blanks only."""
-    for index in example.learnt(supervise):
+    for index in example.supervised_turns(supervise):
         content = example.contents[index]
         if content.text.isspace() and not any(isinstance(part, FunctionCall) for part in content.parts):
             yield turn_path(example, index)
@@ -118,9 +120,9 @@ def placed_parts(example: Example | Prompt) -> Iterator[tuple[str, Part]]:
             yield f"contents[{i}].parts[{j}]", part
 
 
-def part_faults(example: Example, vision: Vision | None, base: str, supervise: Supervise) -> Iterator[Fault]:
+def part_faults(example: Example, vision: VisionSpec | None, base: str, supervise: SupervisedTurns) -> Iterator[Fault]:
     """Which media the base cannot be trained on, by the declared kinds alone."""
-    learnt = {f"contents[{index}]" for index in example.learnt(supervise)}
+    learnt = {f"contents[{index}]" for index in example.supervised_turns(supervise)}
     for path, part in placed_parts(example):
         if isinstance(part, Media):
             if path.partition(".")[0] in learnt:
@@ -160,7 +162,7 @@ def number_faults(example: Example, limits: DatasetLimits) -> Iterator[Fault]:
 
 
 def media_faults(
-    example: Example | Prompt, looked: Mapping[Media, Looked], limits: DatasetLimits, vision: Vision
+    example: Example | Prompt, looked: Mapping[Media, Looked], limits: DatasetLimits, vision: VisionSpec
 ) -> Iterator[Fault]:
     """What is wrong with the files themselves."""
     for path, part in placed_parts(example):
@@ -248,16 +250,16 @@ def used_s(media: Media, duration_s: float) -> float:
     return max(0.0, min(duration_s, duration_s if media.end_s is None else media.end_s) - (media.start_s or 0.0))
 
 
-def resolution_of(media: Media, example: Example | Prompt, vision: Vision) -> Resolution:
+def resolution_of(media: Media, example: Example | Prompt, vision: VisionSpec) -> Resolution:
     """The resolution a medium is seen at: its own, the line's, or the family's."""
     return media.resolution or example.resolution or vision.default
 
 
-def view_of(media: Media, seen: Seen, resolution: Resolution, vision: Vision) -> View:
+def view_of(media: Media, seen: Seen, resolution: Resolution, vision: VisionSpec) -> MediumLayout:
     """What the model is shown of it."""
     probe = seen.probe
     if seen.plan is not None:
         grid = vision.layout(resolution, (probe.width or 1, probe.height or 1))
-        return View(resolution, (grid,) * seen.plan.num_frames, seen.plan.moments_s)
+        return MediumLayout(resolution, (grid,) * seen.plan.num_frames, seen.plan.moments_s)
     sizes = [(math.ceil(w), math.ceil(h)) for w, h in probe.page_sizes] or [(probe.width or 1, probe.height or 1)]
-    return View(resolution, tuple(vision.layout(resolution, size) for size in sizes))
+    return MediumLayout(resolution, tuple(vision.layout(resolution, size) for size in sizes))

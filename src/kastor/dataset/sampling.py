@@ -18,8 +18,8 @@ from kastor.dataset.manifest import medium_object, medium_of
 from kastor.dataset.seen import Seen
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.media import MediaKind, Sampling, SamplingPlan
-from kastor.domain.vision import PlannedMedium
+from kastor.domain.media import FrameSampling, MediaKind, SamplingPlan
+from kastor.domain.vision import MediumPlan
 from kastor.media.sample import SAMPLING, SCALING
 
 SAMPLING_FILE = "sampling.json"
@@ -33,14 +33,14 @@ def versions() -> dict[str, str]:
     return {"sampling": str(SAMPLING), "scaling": str(SCALING), "av": version("av")}
 
 
-def sampling_of(media: Media) -> Sampling:
+def sampling_of(media: Media) -> FrameSampling:
     """Which frames of a medium are asked for."""
-    return Sampling(fps=media.fps or 1.0, start_s=media.start_s or 0.0, end_s=media.end_s)
+    return FrameSampling(fps=media.fps or 1.0, start_s=media.start_s or 0.0, end_s=media.end_s)
 
 
-def encode_sampling(shown: Iterable[tuple[Media, PlannedMedium]]) -> Iterator[bytes]:
+def encode_sampling(shown: Iterable[tuple[Media, MediumPlan]]) -> Iterator[bytes]:
     """The file, piece after piece; `shown` are the media of the examples, as often as they occur."""
-    resolutions, rates, written = Counter[Resolution](), Counter[float](), set[tuple[str, Sampling, Resolution]]()
+    resolutions, rates, written = Counter[Resolution](), Counter[float](), set[tuple[str, FrameSampling, Resolution]]()
     yield b'{"format":' + orjson.dumps(FORMAT) + b',"versions":' + orjson.dumps(versions()) + b',"media":['
     for media, planned in shown:
         sampling, resolution = sampling_of(media), planned.view.resolution
@@ -61,7 +61,7 @@ class Trained:
 
     resolution: Resolution | None = None  # of most media; `None` where there were none
     fps: float | None = None  # of most videos
-    plans: Mapping[tuple[str, Sampling], SamplingPlan] = field(default_factory=dict)
+    plans: Mapping[tuple[str, FrameSampling], SamplingPlan] = field(default_factory=dict)
     made_with: Versions = field(default_factory=dict)
 
     @classmethod
@@ -124,16 +124,16 @@ class Trained:
         return replace(seen, probe=probe, plan=plan)
 
 
-def _object(sampling: Sampling, planned: PlannedMedium) -> dict[str, Any]:
+def _object(sampling: FrameSampling, planned: MediumPlan) -> dict[str, Any]:
     found = medium_object(planned)
     if planned.frames is None:
         return found
     return found | {"segment": {"fps": sampling.fps, "start": sampling.start_s, "end": sampling.end_s}}
 
 
-def _asked(held: Mapping[str, Any]) -> tuple[str, Sampling]:
+def _asked(held: Mapping[str, Any]) -> tuple[str, FrameSampling]:
     segment = held["segment"]
-    return str(held["sha256"]), Sampling(float(segment["fps"]), float(segment["start"]), segment["end"])
+    return str(held["sha256"]), FrameSampling(float(segment["fps"]), float(segment["start"]), segment["end"])
 
 
 def _most(counts: Counter[Any]) -> Any:  # noqa: ANN401  # what was counted, or None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kastor.domain.excerpt import MOST_CHARS, excerpt
+from kastor.domain.excerpt import MAX_CHARS, excerpt
 
 
 class Role(StrEnum):
@@ -17,7 +17,7 @@ class Role(StrEnum):
     MODEL = "model"
 
 
-class Supervise(StrEnum):
+class SupervisedTurns(StrEnum):
     """Which of the model's turns an example teaches."""
 
     ALL = "all"
@@ -62,7 +62,7 @@ class Media:
         """How messages call it."""
         if not self.uri:
             return f"the inline {self.mime_type} of {len(self.data):,} bytes"
-        return self.uri if len(self.uri) <= MOST_CHARS else excerpt(self.uri)
+        return self.uri if len(self.uri) <= MAX_CHARS else excerpt(self.uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +153,9 @@ class Example:
         """Everything before the last turn: what would be served."""
         return Prompt(self.contents[:-1], self.system, self.tools, self.resolution)
 
-    def learnt(self, supervise: Supervise) -> tuple[int, ...]:
+    def supervised_turns(self, supervise: SupervisedTurns) -> tuple[int, ...]:
         """Which turns are learnt: all of the model's, or the last; none whose weight is 0."""
-        first = len(self.contents) - 1 if supervise is Supervise.LAST else 0
+        first = len(self.contents) - 1 if supervise is SupervisedTurns.LAST else 0
         return tuple(
             index
             for index, content in enumerate(self.contents)

@@ -1,9 +1,9 @@
 """Values of users in messages: short, on one line, and quoted, whatever they are."""
 
-MOST_CHARS = 100
+MAX_CHARS = 100
 
 
-def excerpt(value: object, most: int = MOST_CHARS) -> str:
+def excerpt(value: object, most: int = MAX_CHARS) -> str:
     """The value as a message shows it: quoted, and with its middle left out where it is long.
 
     >>> excerpt("clips/film.mp4"), excerpt("data:image/png;base64," + 1000 * "A", most=30)

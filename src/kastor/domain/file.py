@@ -53,7 +53,7 @@ class Upload:
     created_at: datetime
 
 
-def checked_id(name: str) -> str:
+def validated_file_id(name: str) -> str:
     """The id that a client chose, with or without `files/`, if it may be one.
 
     Raises:
@@ -70,7 +70,7 @@ def checked_id(name: str) -> str:
     return file_id
 
 
-def checked_display_name(text: str) -> str:
+def validated_display_name(text: str) -> str:
     """The display name, if it may be one.
 
     Raises:
@@ -85,7 +85,7 @@ def checked_display_name(text: str) -> str:
     return text
 
 
-def mime_type_of(declared: str, *names: str) -> str:
+def validated_mime_type(declared: str, *names: str) -> str:
     """The type as declared; else the first that one of the file's names tells.
 
     >>> mime_type_of("", "", "numbers.csv"), mime_type_of("image/png", "x.jpg"), mime_type_of("", "numbers")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kastor.domain.content import FunctionCall, Media, Prompt
 from kastor.domain.job import Rendering
-from kastor.domain.vision import PlannedMedium
+from kastor.domain.vision import MediumPlan
 
 
 class FinishReason(StrEnum):
@@ -18,7 +18,7 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ResponseFormat:
     """What an answer must be: JSON that `schema` admits, or, where there are `choices`, one of these texts.
 
     `field` is what the caller called it: a form that cannot be had is refused by that name.
@@ -46,19 +46,19 @@ class Sampling:
     presence_penalty: float = 0.0  # [-2, 2), off the logit of each token that the answer holds already
     frequency_penalty: float = 0.0  # [-2, 2), off it for each time that the answer holds it
     top_logprobs: int | None = None  # 0 to 20 likeliest tokens of each step
-    form: Form | None = None
+    form: ResponseFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ShownMedium:
+class ResolvedMedium:
     """A medium of a prompt that was looked at: what of it the model is shown, and where it lies on this machine."""
 
-    planned: PlannedMedium
+    planned: MediumPlan
     path: Path
     place: str  # of the part that holds it, as the caller knows it
 
 
-Shown = Mapping[Media, ShownMedium]
+ResolvedMedia = Mapping[Media, ResolvedMedium]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class GenerateRequest:
     sampling: Sampling
     adapter: str | None = None  # id of the job that trained it: never reused, unlike a tuned model's id
     num_candidates: int = 1  # 1 to 8
-    shown: Shown = field(default_factory=dict)  # each medium of the prompt
+    shown: ResolvedMedia = field(default_factory=dict)  # each medium of the prompt
     rendering: Rendering = Rendering.PUBLISHED  # that the adapter was trained with
 
 
@@ -84,7 +84,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TokenStep:
     """One step of an answer: the token that was chosen, and the likeliest ones, likeliest first."""
 
     chosen: TokenLogprob
@@ -103,5 +103,5 @@ class Chunk:
     output_tokens: int
     finish_reason: FinishReason | None = None
     index: int = 0  # which of the candidates
-    steps: tuple[Step, ...] = ()
+    steps: tuple[TokenStep, ...] = ()
     call: FunctionCall | None = None  # a whole one, in place of text

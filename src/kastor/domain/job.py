@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
 
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import Code, FailedPrecondition, FieldViolation, InvalidArgument
-from kastor.domain.limits import Limits
+from kastor.domain.request_limits import Limits
 
 
 class State(StrEnum):
@@ -97,7 +97,7 @@ def default_hyperparameters(num_examples: int, *, has_media: bool = False) -> Hy
     return Hyperparameters(num_epochs=5, batch_size=16, learning_rate=0.0002)
 
 
-def resolve(
+def resolve_hyperparameters(
     asked: RequestedHyperparameters, num_examples: int, limits: Limits, *, has_media: bool = False
 ) -> Hyperparameters:
     """Concrete numbers for what was asked: the service's defaults where nothing was.
@@ -214,7 +214,7 @@ class TuningSpec:
     num_examples: int
     seed: int = 0
     file: DatasetFile | None = None  # absent where the examples came with the request
-    supervise: Supervise = Supervise.ALL  # the turns that examples teach
+    supervise: SupervisedTurns = SupervisedTurns.ALL  # the turns that examples teach
     train_tower: bool = False  # the vision tower is trained, too, and no features of pictures are kept
     rendering: Rendering = Rendering.FIRST
     from_tuned: bool = False  # starts from a copy of another tuned model's adapter instead of a fresh one
@@ -302,7 +302,7 @@ class TuningJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StepMetrics:
     """What one optimizer step did."""
 
     step: int  # from 1
@@ -315,7 +315,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class JobEvent:
     """One line of a job's log."""
 
     at: datetime

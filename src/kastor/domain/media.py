@@ -46,7 +46,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class FrameSampling:
     """Which frames of a video are wanted: `fps` a second of [start_s, end_s), to the end if `end_s` is absent."""
 
     fps: float = 1.0
@@ -79,7 +79,7 @@ class SamplingPlan:
         return tuple(float((pts - self.start_pts) * self.time_base) for pts in self.pts)
 
 
-class Resample(StrEnum):
+class Resampling(StrEnum):
     """The filter by which a picture is scaled: part of what its pixels are."""
 
     BILINEAR = "bilinear"
@@ -96,7 +96,7 @@ class MediaFault:
     hint: str = ""
 
 
-class BadMedium(InvalidArgument):
+class MediumError(InvalidArgument):
     """One medium cannot be used; `fault` says why. Nothing else is disturbed by it."""
 
     def __init__(
@@ -111,11 +111,11 @@ class BadMedium(InvalidArgument):
         self.fault = fault or MediaFault("media_unusable", message)
 
     @classmethod
-    def because(cls, fault: MediaFault) -> "BadMedium":
+    def because(cls, fault: MediaFault) -> "MediumError":
         """The error of a fault."""
         return cls(f"{fault.message} {fault.hint}".strip(), fault=fault)
 
     @classmethod
-    def of(cls, rule: str, message: str, hint: str = "") -> "BadMedium":
+    def of(cls, rule: str, message: str, hint: str = "") -> "MediumError":
         """The error of a fault of these words."""
         return cls.because(MediaFault(rule, message, hint))

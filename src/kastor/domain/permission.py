@@ -71,7 +71,7 @@ class Grant:
     created_at: datetime
 
 
-def role_of(caller: Principal, owner: str, granted: Iterable[Role]) -> Role | None:
+def effective_role(caller: Principal, owner: str, granted: Iterable[Role]) -> Role | None:
     """The caller's role on a model of this owner, `granted` being the roles that grants give them; `None` is none.
 
     >>> role_of(Principal("Ada@Example.org"), "ada@example.org", [])
@@ -95,7 +95,7 @@ def normal_email(text: str) -> str:
     return text.strip().lower()
 
 
-def checked_email(text: str, field: str) -> str:
+def validated_email(text: str, field: str) -> str:
     """The address as it is kept, if it may be one; `field` is where the caller wrote it.
 
     Raises:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import State
-from kastor.domain.limits import Limits
+from kastor.domain.request_limits import Limits
 
 ID_PATTERN = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 MAX_ID_CHARS = 40
@@ -59,7 +59,7 @@ class TunedModel:
         return f"{TUNED}{self.id}"
 
 
-def checked_id(model_id: str, limits: Limits) -> str:
+def validated_model_id(model_id: str, limits: Limits) -> str:
     """The id, if it may be one.
 
     Raises:
@@ -78,12 +78,12 @@ def checked_id(model_id: str, limits: Limits) -> str:
     return model_id
 
 
-def random_id(num_chars: int = 12) -> str:
+def random_model_id(num_chars: int = 12) -> str:
     """Random letters and digits, 12 as Google's operations have them."""
     return "".join(secrets.choice(ID_ALPHABET) for _ in range(num_chars))
 
 
-def generated_id(display_name: str, random_part: str) -> str:
+def generated_model_id(display_name: str, random_part: str) -> str:
     """As many words of the display name as fit into an id, and a random part, joined by hyphens.
 
     >>> generated_id("Number generator MODEL!", "7kq2wz")

@@ -6,7 +6,7 @@ from enum import Enum
 from types import MappingProxyType
 
 from kastor.domain.content import Media, Resolution
-from kastor.domain.media import MediaKind, Resample, SamplingPlan
+from kastor.domain.media import MediaKind, Resampling, SamplingPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ Layout = Callable[[Resolution, tuple[int, int]], Grid]
 """Resolution, (width, height) of a picture as it is shown, in pixels -> how it is laid out."""
 
 
-def clock(moment_s: float) -> str:
+def clock_timestamp(moment_s: float) -> str:
     """A moment as a video's frames carry it, to a tenth of a second where it is not whole.
 
     >>> clock(5), clock(62.5), clock(3725.04)
@@ -49,12 +49,12 @@ def clock(moment_s: float) -> str:
     return f"{minutes:02d}:{seconds:02d}" + (f".{tenth}" if tenth else "")
 
 
-def no_mark(row: int, column: int) -> str:
+def no_tile_marker(row: int, column: int) -> str:
     """What stands before a tile of a family that sees no tiles."""
     return ""
 
 
-class BothWays(Enum):
+class BidirectionalAttention(Enum):
     """In which layers a picture's tokens attend to those after them in it, too."""
 
     NEVER = "never"
@@ -63,7 +63,7 @@ class BothWays(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Vision:
+class VisionSpec:
     """How a family sees: how pictures become tokens, at each resolution, and how these are written.
 
     A picture is written `before`, then `placeholder` as many times as it has tokens, then `after`. Before a frame of a
@@ -76,12 +76,12 @@ class Vision:
     layout: Layout
     default: Resolution
     resolutions: frozenset[Resolution] = frozenset(Resolution)
-    moment: Callable[[float], str] = clock  # seconds -> what stands before a frame
-    tile_mark: Callable[[int, int], str] = no_mark  # row and column of a tile, from 1 -> what stands before it
-    resample: Resample = Resample.BICUBIC  # by which pictures are scaled
+    moment: Callable[[float], str] = clock_timestamp  # seconds -> what stands before a frame
+    tile_mark: Callable[[int, int], str] = no_tile_marker  # row and column of a tile, from 1 -> what stands before it
+    resample: Resampling = Resampling.BICUBIC  # by which pictures are scaled
     pretrained: str = ""  # whose tower and projector, of the base itself, give embeddings; else a projector is trained
     on_a_grid: bool = False  # a token's place is its row and column in the picture (M-RoPE)
-    both_ways: BothWays = BothWays.NEVER
+    both_ways: BidirectionalAttention = BidirectionalAttention.NEVER
 
     def num_tokens(self, resolution: Resolution, size: tuple[int, int] = (1024, 1024)) -> int:
         """Of a picture of `size` (width, height)."""
@@ -89,7 +89,7 @@ class Vision:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class MediumLayout:
     """What a model is shown of one medium: its pictures as they are laid out, of a video each with its moment."""
 
     resolution: Resolution
@@ -107,17 +107,17 @@ class View:
         return sum(grid.num_tokens for grid in self.grids)
 
 
-Views = Mapping[Media, View]
-NO_VIEWS: Views = MappingProxyType({})
+MediaLayouts = Mapping[Media, MediumLayout]
+NO_LAYOUTS: MediaLayouts = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedMedium:
+class MediumPlan:
     """One medium: its content, what the model is shown of it, and of a video the frames."""
 
     sha256: str
     kind: MediaKind
-    view: View
+    view: MediumLayout
     frames: SamplingPlan | None
     scaling: int = 0  # version of the rules by which its pictures are made; 0 stands for the present one
 

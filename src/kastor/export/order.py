@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import Rendering
 from kastor.export.golden import JobFiles
@@ -57,7 +57,7 @@ class Order:
     licence: str
     adapter: Path
     files: JobFiles
-    supervise: Supervise
+    supervise: SupervisedTurns
     rendering: Rendering  # that the model was tuned with
     catalog_entry: str  # by which the merged model is a base of Kastor's
     feature_cache: Path
@@ -76,5 +76,5 @@ class Order:
         found: dict[str, Any] = json.loads(text)
         found |= {name: Path(found[name]) for name in ("out", "base_folder", "adapter", "feature_cache")}
         found["files"] = JobFiles(**{name: Path(path) for name, path in found["files"].items()})
-        found |= {"supervise": Supervise(found["supervise"]), "rendering": Rendering(found["rendering"])}
+        found |= {"supervise": SupervisedTurns(found["supervise"]), "rendering": Rendering(found["rendering"])}
         return cls(**found | {"format": Format(found["format"]), "weights": Weights(found["weights"])})

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from kastor.domain.errors import FailedPrecondition, Internal
-from kastor.domain.media import BadMedium
-from kastor.domain.vision import PlannedMedium, Vision
+from kastor.domain.media import MediumError
+from kastor.domain.vision import MediumPlan, VisionSpec
 from kastor.export.golden import Golden
 from kastor.export.order import Order
 from kastor.media import decode
@@ -76,7 +76,7 @@ def origin(order: Order) -> dict[str, Any] | None:
 class Seen:
     """The features (N, C) of the pictures of media that golden rows show, by the media's keys."""
 
-    vision: Vision | None  # of models that read text alone, `None`
+    vision: VisionSpec | None  # of models that read text alone, `None`
     tower: str = ""  # hash of its weights
     features: Mapping[str, Sequence[Features]] | None = None
 
@@ -155,7 +155,7 @@ def seen_in(golden: Sequence[Golden], order: Order) -> Seen:
     return Seen(vision, tower, found)
 
 
-def _made(planned: PlannedMedium, order: Order, vision: Vision) -> list[Features]:
+def _made(planned: MediumPlan, order: Order, vision: VisionSpec) -> list[Features]:
     path = order.media.get(planned.sha256)
     if path is None:
         why = order.lost.get(planned.sha256, "nothing says where it is.")
@@ -166,7 +166,7 @@ def _made(planned: PlannedMedium, order: Order, vision: Vision) -> list[Features
     try:
         with closing(decode.Pictures()) as pictures:
             pixels = list(decoded(Path(path), planned, vision, pictures))
-    except BadMedium as bad:
+    except MediumError as bad:
         raise FailedPrecondition(f"{path} cannot be decoded any more: {bad.fault.message}") from bad
     encoder = Encoder.open(tower_folder(order), vision, num_threads=order.num_threads or compute_threads())
     return encoder.encode(pixels, planned.view.grids)

@@ -10,7 +10,7 @@ An operator may do everything. Lists hold what `store.grants.listed_for` says.
 """
 
 from kastor.domain.errors import PermissionDenied
-from kastor.domain.permission import Principal, Role, role_of
+from kastor.domain.permission import Principal, Role, effective_role
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.registry import ModelStore
 
@@ -30,7 +30,7 @@ class Access:
 
         """
         model, granted = self._models.for_caller(model_id, caller)
-        has = role_of(caller, model.owner, granted)
+        has = effective_role(caller, model.owner, granted)
         if has is None:
             raise PermissionDenied(f"You do not have permission to access tuned model {model.name}")
         if has.rank < role.rank:

@@ -12,9 +12,9 @@ from kastor.dataset.prompt_kinds import PromptKinds
 from kastor.dataset.rules import placed_parts, too_long
 from kastor.domain.content import FunctionCall, FunctionResponse, Media, Prompt
 from kastor.domain.errors import FieldViolation, InvalidArgument
-from kastor.domain.functions import Json
-from kastor.domain.generation import Form, Sampling
-from kastor.domain.limits import Limits
+from kastor.domain.generation import ResponseFormat, Sampling
+from kastor.domain.request_limits import Limits
+from kastor.domain.tools import Json
 from kastor.domain.tuned_model import TunedModel
 from kastor.models.functions import FunctionStyle
 
@@ -42,7 +42,7 @@ class Ask:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     top_logprobs: int | None = None
-    form: Form | None = None
+    form: ResponseFormat | None = None
     must_call: Mapping[str, Json] = field(default_factory=dict)  # functions, with their arguments' JSON Schema
 
 
@@ -121,7 +121,7 @@ def check_functions(prompt: Prompt, style: FunctionStyle | None, base: str) -> N
         raise InvalidArgument.of_all(tuple(wrong))
 
 
-def call_form(must_call: Mapping[str, Json], style: FunctionStyle) -> Form | None:
+def call_form(must_call: Mapping[str, Json], style: FunctionStyle) -> ResponseFormat | None:
     """The form of an answer that must be a call of one of these functions; `None` where there are none.
 
     Raises:
@@ -140,7 +140,7 @@ def call_form(must_call: Mapping[str, Json], style: FunctionStyle) -> Form | Non
         properties = {"name": {"const": name}, style.arguments: arguments}
         required = list(properties)
         calls.append({"type": "object", "properties": properties, "required": required, "additionalProperties": False})
-    return Form(CALLING, json.dumps({"anyOf": calls} | ({"$defs": shared} if shared else {})))
+    return ResponseFormat(CALLING, json.dumps({"anyOf": calls} | ({"$defs": shared} if shared else {})))
 
 
 def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:

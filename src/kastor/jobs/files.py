@@ -12,9 +12,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from kastor.domain.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
-from kastor.domain.file import FILES, ID_PATTERN, StoredFile, Upload, checked_display_name, checked_id, mime_type_of
+from kastor.domain.file import (
+    FILES,
+    ID_PATTERN,
+    StoredFile,
+    Upload,
+    validated_display_name,
+    validated_file_id,
+    validated_mime_type,
+)
 from kastor.domain.permission import Principal
-from kastor.domain.tuned_model import random_id
+from kastor.domain.tuned_model import random_model_id
 from kastor.jobs.views import Page
 from kastor.store.file_blobs import FileBlobs, Growing, Sealed
 from kastor.store.files import FileStore, taken
@@ -112,9 +120,9 @@ class FileService:
 
         """
         self._check_size(new.size_bytes)
-        file_id = checked_id(new.name) if new.name else random_id()
-        mime_type = mime_type_of(new.mime_type, new.file_name, new.display_name)
-        display_name = checked_display_name(new.display_name)
+        file_id = validated_file_id(new.name) if new.name else random_model_id()
+        mime_type = validated_mime_type(new.mime_type, new.file_name, new.display_name)
+        display_name = validated_display_name(new.display_name)
         self._check_free(file_id)
         if self._files.unfinished(caller.email) >= MAX_UNFINISHED:
             raise ResourceExhausted(

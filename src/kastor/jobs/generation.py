@@ -9,12 +9,12 @@ from kastor.dataset.sampling import Trained
 from kastor.domain.content import Prompt
 from kastor.domain.counts import counted
 from kastor.domain.errors import DataLoss, FailedPrecondition
-from kastor.domain.functions import declarations
-from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering, TuningJob, TuningSpec
-from kastor.domain.limits import Limits
 from kastor.domain.media import MediaKind
 from kastor.domain.permission import Principal
+from kastor.domain.request_limits import Limits
+from kastor.domain.tools import parse_declarations
 from kastor.domain.tuned_model import MODEL_STATE, TUNED, ModelState, TunedModel
 from kastor.jobs.access import Access
 from kastor.jobs.asks import (
@@ -40,7 +40,7 @@ class Generator(Protocol):
     def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
         """The candidates as they are made. Blocks between pieces; closing it ends the generation."""
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> int:
         """How many tokens the prompt is for this base; `shown` has each of its media."""
 
 
@@ -134,7 +134,7 @@ class GenerationService:
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown, rendering)
         chunks = _chunks_of(name, self._generator.stream(request))
         if style is not None and ask.prompt.tools:
-            names = {one.name for one in declarations(ask.prompt.tools)}
+            names = {one.name for one in parse_declarations(ask.prompt.tools)}
             chunks = with_calls(chunks, style, names, must_call=ask.prompt.must_call)
         return Answer(base, chunks, media_tokens(ask.prompt, shown))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TypedDict
 
 from kastor.dataset.rules import text_faults, too_long
-from kastor.domain.content import Example, Supervise
+from kastor.domain.content import Example, SupervisedTurns
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.job import AdapterShape, DatasetFile, Rendering, RequestedHyperparameters
-from kastor.domain.limits import Limits
+from kastor.domain.request_limits import Limits
 from kastor.domain.tuned_model import TunedModel
 from kastor.jobs.asks import sampling_violations
 from kastor.models.catalog import BaseModel
@@ -47,7 +47,7 @@ class NewTuning:
     examples: tuple[Example, ...] = ()
     file: NewDataset | None = None  # in place of the examples
     hyperparameters: RequestedHyperparameters = RequestedHyperparameters()
-    supervise: Supervise = Supervise.ALL
+    supervise: SupervisedTurns = SupervisedTurns.ALL
     train_tower: bool = False  # the base's vision tower, too
     tuned_model_id: str | None = None
     display_name: str = ""

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from kastor.dataset.encode import encode_example
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
 from kastor.domain.generation import Sampling
-from kastor.domain.job import Snapshot, State, TuningJob, TuningSpec, resolve
-from kastor.domain.limits import Limits
-from kastor.domain.listing import ModelFilter
+from kastor.domain.job import State, StepMetrics, TuningJob, TuningSpec, resolve_hyperparameters
+from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Principal, Role
-from kastor.domain.tuned_model import TUNED, TunedModel, checked_id, random_id
+from kastor.domain.request_limits import Limits
+from kastor.domain.tuned_model import TUNED, TunedModel, random_model_id, validated_model_id
 from kastor.jobs.access import Access
 from kastor.jobs.asks import model_sampling
 from kastor.jobs.generation import require_active
@@ -244,7 +244,7 @@ class TuningService:
 
         """
         failed = self.require(job_id, caller, Role.WRITER)
-        job = failed.resumed(random_id(), step=0, at=self._clock())
+        job = failed.resumed(random_model_id(), step=0, at=self._clock())
         checkpoint = CheckpointFolder(self._blobs.checkpoints(job_id)).latest_sound(lambda _: None)
         if checkpoint is None:
             raise FailedPrecondition(f"Job {job_id} kept no sound checkpoint to resume from; tune again.")
@@ -328,7 +328,7 @@ class TuningService:
         return Start(base, job.spec.adapter, source.base_model, source, job.spec.rendering)
 
     def _new_job(self, new: NewTuning, start: Start, caller: Principal) -> TuningJob:
-        hyperparameters = resolve(new.hyperparameters, len(new.examples), self.limits)
+        hyperparameters = resolve_hyperparameters(new.hyperparameters, len(new.examples), self.limits)
         spec = TuningSpec(
             start.base.id,
             hyperparameters,
@@ -340,9 +340,11 @@ class TuningService:
             rendering=start.rendering,
             from_tuned=start.source is not None,
         )
-        job_id, now = random_id(), self._clock()
+        job_id, now = random_model_id(), self._clock()
         asked = new.tuned_model_id
-        model_id = free_model_id(new.display_name, self._models) if asked is None else checked_id(asked, self.limits)
+        model_id = (
+            free_model_id(new.display_name, self._models) if asked is None else validated_model_id(asked, self.limits)
+        )
         return TuningJob(job_id, model_id, spec, State.QUEUED, now, now, caller.email)
 
     def _new_model(self, new: NewTuning, job: TuningJob, start: Start, caller: Principal) -> TunedModel:
@@ -378,7 +380,7 @@ class TuningService:
             raise NotFound(f"Job {job_id} does not exist.")  # its model was deleted, and another has the name now
         return job
 
-    def _tuning(self, model: TunedModel, job: TuningJob, snapshots: tuple[Snapshot, ...] | None = None) -> Tuning:
+    def _tuning(self, model: TunedModel, job: TuningJob, snapshots: tuple[StepMetrics, ...] | None = None) -> Tuning:
         base = self._catalog.bases.get(job.spec.base_model)  # the operator may have taken it out since
         defaults = model_sampling(model, base.sampling if base else Sampling())
         return Tuning(model, job, defaults, tuple(self._jobs.snapshots(job.id)) if snapshots is None else snapshots)

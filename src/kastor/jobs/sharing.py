@@ -16,9 +16,9 @@ from kastor.domain.permission import (
     Principal,
     Role,
     check_grant,
-    checked_email,
+    validated_email,
 )
-from kastor.domain.tuned_model import TunedModel, random_id
+from kastor.domain.tuned_model import TunedModel, random_model_id
 from kastor.jobs.access import Access
 from kastor.jobs.views import Page
 from kastor.store.grants import GrantStore
@@ -55,7 +55,7 @@ class SharingService:
         """
         model = self._access.model(model_id, caller, Role.WRITER)
         check_grant(new.grantee_type, new.role)
-        grant = Grant(random_id(), model.id, new.grantee_type, _email(new), new.role, self._clock())
+        grant = Grant(random_model_id(), model.id, new.grantee_type, _email(new), new.role, self._clock())
         self._grants.add(model, grant)
         return grant
 
@@ -126,10 +126,10 @@ class SharingService:
 
         """
         model = self._access.model(model_id, caller, Role.OWNER)
-        to = checked_email(email, EMAIL)
+        to = validated_email(email, EMAIL)
         if to == model.owner:
             raise InvalidArgument.of(EMAIL, f"{to} owns {model.name} already")
-        left = Grant(random_id(), model.id, GranteeType.USER, model.owner, Role.WRITER, self._clock())
+        left = Grant(random_model_id(), model.id, GranteeType.USER, model.owner, Role.WRITER, self._clock())
         self._grants.transfer(model, to, left)
 
 
@@ -137,7 +137,7 @@ def _email(new: NewGrant) -> str:
     if new.grantee_type is not GranteeType.EVERYONE:
         if not new.email:
             raise InvalidArgument.of(EMAIL, f"is missing; a {new.grantee_type} is named by its e-mail address")
-        return checked_email(new.email, EMAIL)
+        return validated_email(new.email, EMAIL)
     if new.email:
         raise InvalidArgument.of(EMAIL, "is not for EVERYONE; leave it out, or share with a USER or a GROUP")
     return ""

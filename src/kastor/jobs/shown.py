@@ -27,11 +27,11 @@ from kastor.domain.content import Media, Prompt
 from kastor.domain.dataset_limits import OPEN_DATASET
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.file import FILES
-from kastor.domain.generation import Shown, ShownMedium
-from kastor.domain.limits import Limits
+from kastor.domain.generation import ResolvedMedia, ResolvedMedium
 from kastor.domain.media import MediaKind
 from kastor.domain.permission import Principal
-from kastor.domain.vision import Vision
+from kastor.domain.request_limits import Limits
+from kastor.domain.vision import VisionSpec
 
 RESOLUTION = "generationConfig.mediaResolution"
 OWN_FILE = re.compile(rf"https?://[^/?#]+/v1[a-z0-9]*/(?P<name>{FILES}[a-z0-9-]+)")
@@ -65,11 +65,11 @@ class Sights:
     def of(
         self,
         prompt: Prompt,
-        vision: Vision | None,
+        vision: VisionSpec | None,
         base: str,
         caller: Principal,
         trained: Callable[[], Trained | None] = lambda: None,
-    ) -> Shown:
+    ) -> ResolvedMedia:
         """What the base model called `base`, which sees by `vision`, is shown of the prompt's media.
 
         `trained` says, of a tuned model, how it was shown media: what the prompt leaves open is as it was then, and a
@@ -112,7 +112,7 @@ def media_of(prompt: Prompt) -> tuple[Media, ...]:
     return tuple(dict.fromkeys(part for part in prompt.parts if isinstance(part, Media)))
 
 
-def media_tokens(prompt: Prompt, shown: Shown) -> dict[MediaKind, int]:
+def media_tokens(prompt: Prompt, shown: ResolvedMedia) -> dict[MediaKind, int]:
     """How many of the prompt's tokens are pictures, by the kind of what they come from."""
     counts: dict[MediaKind, int] = {}
     for part in prompt.parts:
@@ -128,12 +128,12 @@ def _named(media: Media) -> Media:
     return media if own is None else replace(media, uri=own["name"])
 
 
-def _shown(prompt: Prompt, media: Media, seen: Seen, vision: Vision, place: str, scaling: int) -> ShownMedium:
+def _shown(prompt: Prompt, media: Media, seen: Seen, vision: VisionSpec, place: str, scaling: int) -> ResolvedMedium:
     view = view_of(media, seen, resolution_of(media, prompt, vision), vision)
-    return ShownMedium(replace(planned(seen, view), scaling=scaling), seen.file.path.absolute(), place)
+    return ResolvedMedium(replace(planned(seen, view), scaling=scaling), seen.file.path.absolute(), place)
 
 
-def _declared_faults(prompt: Prompt, vision: Vision | None, base: str, limits: Limits) -> Iterator[Fault]:
+def _declared_faults(prompt: Prompt, vision: VisionSpec | None, base: str, limits: Limits) -> Iterator[Fault]:
     """What can be said before anything is opened."""
     held = [(path, part) for path, part in placed_parts(prompt) if isinstance(part, Media)]
     for path, part in held:

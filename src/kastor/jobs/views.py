@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from kastor.domain.certificate import unreadable_certificate
 from kastor.domain.generation import Sampling
-from kastor.domain.job import Event, Snapshot, TuningJob
+from kastor.domain.job import JobEvent, StepMetrics, TuningJob
 from kastor.domain.tuned_model import TunedModel
 
 Item = TypeVar("Item")
@@ -21,7 +21,7 @@ class Tuning:
     model: TunedModel
     job: TuningJob
     sampling: Sampling  # the model's defaults, the base's where it has none of its own
-    snapshots: tuple[Snapshot, ...]
+    snapshots: tuple[StepMetrics, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class JobView:
     """A job with what happened to it; in short, without its events, only the latest snapshots."""
 
     job: TuningJob
-    snapshots: tuple[Snapshot, ...]
-    events: tuple[Event, ...] = ()
+    snapshots: tuple[StepMetrics, ...]
+    events: tuple[JobEvent, ...] = ()
     certificate: Mapping[str, Any] | None = None  # as it was stored; absent before success, and in short
     rows: RowCounts | None = None  # where there is a file and it was judged; absent in short
     resumable: bool = False  # it failed, kept a checkpoint, and no other goes on for it

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kastor.domain.media import BadMedium, Probe, Resample, Sampling, SamplingPlan
+from kastor.domain.media import FrameSampling, MediumError, Probe, Resampling, SamplingPlan
 from kastor.media import rewriting
 from kastor.media.confine import allow_cpu, confine
 from kastor.media.guards import Guards
@@ -70,7 +70,7 @@ def _serve(request: dict[str, Any], guards: Guards, output: BinaryIO) -> None:
         if request["do"] == "probe":
             _write(output, {"probe": _as_json(probe(path, head, guards))})
         elif request["do"] == "plan":
-            _write(output, _planned(path, head, Sampling(**request["sampling"]), guards))
+            _write(output, _planned(path, head, FrameSampling(**request["sampling"]), guards))
         elif request["do"] == "frames":
             _frames(path, head, request, guards, output)
         elif request["do"] in rewriting.REQUESTS:
@@ -79,7 +79,7 @@ def _serve(request: dict[str, Any], guards: Guards, output: BinaryIO) -> None:
         else:
             pixels = _picture(path, head, request, guards)
             _write(output, _shape(pixels), pixels)
-    except BadMedium as bad:
+    except MediumError as bad:
         _write(output, {"fault": dataclasses.astuple(bad.fault)})
     except MemoryError:
         _write(
@@ -90,18 +90,18 @@ def _serve(request: dict[str, Any], guards: Guards, output: BinaryIO) -> None:
 def _head(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise BadMedium.of("media_not_a_file", f"{path.name} is not a file.")
+            raise MediumError.of("media_not_a_file", f"{path.name} is not a file.")
         with path.open("rb") as file:
             return file.read(NUM_BYTES)
     except OSError as error:
-        raise BadMedium.of("media_not_readable", f"The file cannot be read: {error.strerror}.") from error
+        raise MediumError.of("media_not_readable", f"The file cannot be read: {error.strerror}.") from error
 
 
 def probe(path: Path, head: bytes, guards: Guards) -> Probe:
     """What the file is.
 
     Raises:
-        BadMedium: nothing we can use.
+        MediumError: nothing we can use.
 
     """
     # each library is loaded for the first file that needs it
@@ -120,7 +120,7 @@ def probe(path: Path, head: bytes, guards: Guards) -> Probe:
     return pictures.probe_pdf(path, guards) if which is Opener.PDF else pictures.probe_picture(path, guards)
 
 
-def _planned(path: Path, head: bytes, sampling: Sampling, guards: Guards) -> dict[str, Any]:
+def _planned(path: Path, head: bytes, sampling: FrameSampling, guards: Guards) -> dict[str, Any]:
     from kastor.media import containers
     from kastor.media.sample import sampling_plan
 
@@ -135,7 +135,7 @@ def _planned(path: Path, head: bytes, sampling: Sampling, guards: Guards) -> dic
 def _must_move(head: bytes) -> None:
     which, _ = opener(head)
     if which is not Opener.CONTAINER:
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_not_a_video", "The file is no video, so no frames can be sampled.", "Give its true mimeType."
         )
 
@@ -150,7 +150,7 @@ def _frames(path: Path, head: bytes, request: dict[str, Any], guards: Guards, ou
         output.flush()
 
     size = tuple(request["size"]) if request["size"] else None
-    moving.decode(path, request["pts"], size, guards, send, Resample(request["resample"]))
+    moving.decode(path, request["pts"], size, guards, send, Resampling(request["resample"]))
     _write(output, {"end": True})
 
 
@@ -159,10 +159,12 @@ def _picture(path: Path, head: bytes, request: dict[str, Any], guards: Guards) -
 
     which, _ = opener(head)
     if which not in (Opener.PICTURE, Opener.PDF):
-        raise BadMedium.of("media_not_a_picture", "The file is neither a picture nor a PDF.", "Give its true mimeType.")
+        raise MediumError.of(
+            "media_not_a_picture", "The file is neither a picture nor a PDF.", "Give its true mimeType."
+        )
     pictures.set_up(guards)
     size = tuple(request["size"]) if request["size"] else None
-    resample = Resample(request["resample"])
+    resample = Resampling(request["resample"])
     if which is Opener.PDF:
         return pictures.pdf_page(path, request["page"], size, guards, resample)
     return pictures.picture(path, size, guards, resample, request["scaling"])

@@ -19,7 +19,7 @@ import av.video.stream
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 from kastor.media.confine import allow_cpu
 from kastor.media.containers import opened, pixel_aspect, video_stream
 from kastor.media.guards import Guards
@@ -39,7 +39,7 @@ def planned(path: Path, limits: Limits, guards: Guards) -> tuple[Piece, ...]:
     """Where to cut.
 
     Raises:
-        BadMedium: the file is damaged or no video.
+        MediumError: the file is damaged or no video.
 
     """
     with opened(path, guards) as container:
@@ -53,7 +53,7 @@ def copied(path: Path, piece: Piece, guards: Guards) -> bytes:
     """An MP4 of the piece's packets as they are, which starts at time 0.
 
     Raises:
-        BadMedium: the packets cannot be read or do not go into an MP4.
+        MediumError: the packets cannot be read or do not go into an MP4.
 
     """
     memory = io.BytesIO()
@@ -81,7 +81,7 @@ def encoded(path: Path, piece: Piece | None, lines: int | None, max_bytes: int |
     """An MP4 (H.264) of the piece, or of the whole video, with `lines` pixels on its shorter side if it has more.
 
     Raises:
-        BadMedium: a frame is damaged, or the outcome has more than `max_bytes` ("piece_too_large").
+        MediumError: a frame is damaged, or the outcome has more than `max_bytes` ("piece_too_large").
 
     """
     with opened(path, guards) as container:
@@ -146,7 +146,7 @@ class _Encoder:
                 )
             target.mux(waiting)
         if max_bytes is not None and memory.tell() > max_bytes:
-            raise BadMedium.of("piece_too_large", f"Encoded anew it still has more than {max_bytes:,} bytes.")
+            raise MediumError.of("piece_too_large", f"Encoded anew it still has more than {max_bytes:,} bytes.")
         if num_frames != expected:
             raise _damaged(f"{num_frames} of {expected} frames could be decoded")
         return memory.getvalue()
@@ -241,9 +241,9 @@ def _decoded(stream: av.video.stream.VideoStream, packet: Any) -> list[av.VideoF
 def _stream(container: av.container.InputContainer, guards: Guards) -> av.video.stream.VideoStream:
     stream = video_stream(container, guards)
     if stream is None:
-        raise BadMedium.of("video_without_frames", "The file has no video track.")
+        raise MediumError.of("video_without_frames", "The file has no video track.")
     return stream
 
 
-def _damaged(what: str) -> BadMedium:
-    return BadMedium.of("media_damaged", f"The video cannot be cut: {what}.", "Export it again from the original.")
+def _damaged(what: str) -> MediumError:
+    return MediumError.of("media_damaged", f"The video cannot be cut: {what}.", "Export it again from the original.")

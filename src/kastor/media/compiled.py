@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
-from kastor.domain.media import Resample
+from kastor.domain.media import Resampling
 from kastor.media.cache import Lease, MediaCache
 from kastor.media.sample import SCALING
 
@@ -35,7 +35,7 @@ Size = tuple[int, int]
 
 
 def frames_key(
-    sha256: str, pictures: Sequence[int], sizes: Sequence[Size], resample: Resample, scaling: int = 0
+    sha256: str, pictures: Sequence[int], sizes: Sequence[Size], resample: Resampling, scaling: int = 0
 ) -> str:
     """Under which name the pictures of a medium are kept.
 

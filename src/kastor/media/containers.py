@@ -18,7 +18,7 @@ import av.packet
 import av.video.stream
 from av.stream import Discard
 
-from kastor.domain.media import BadMedium, MediaKind, Probe
+from kastor.domain.media import MediaKind, MediumError, Probe
 from kastor.media.guards import Guards
 from kastor.media.packet_table import VideoPacket, check_duration, read_packets, truncated
 from kastor.media.sample import PacketTable
@@ -44,7 +44,7 @@ def opened(path: Path, guards: Guards) -> Iterator[av.container.InputContainer]:
     """The container, opened by an absolute name that FFmpeg cannot take for a protocol.
 
     Raises:
-        BadMedium: it is none of the containers we accept.
+        MediumError: it is none of the containers we accept.
 
     """
     options = {
@@ -71,11 +71,11 @@ def _check_whole(path: Path) -> None:
         raise truncated(f"it promises {promised} bytes and has {num_bytes}")
 
 
-def unreadable(error: Exception) -> BadMedium:
+def unreadable(error: Exception) -> MediumError:
     """The fault of a file that no demuxer takes."""
     if isinstance(error, MemoryError):
-        return BadMedium.of("media_too_much_memory", "The file asks for more memory than a medium may have.")
-    return BadMedium.of(
+        return MediumError.of("media_too_much_memory", "The file asks for more memory than a medium may have.")
+    return MediumError.of(
         "media_unreadable",
         f"Not a readable video, image or PDF ({getattr(error, 'strerror', None) or error}).",
         "Accepted are mp4, mov, webm, mkv, mpeg, flv, wmv, 3gpp, avi; png, jpeg, webp, heic, heif; pdf. A file "
@@ -87,7 +87,7 @@ def video_stream(container: av.container.InputContainer, guards: Guards) -> av.v
     """The one video stream to use, all others discarded; `None` if there is no moving picture.
 
     Raises:
-        BadMedium: its codec is not accepted, or its pictures are too large.
+        MediumError: its codec is not accepted, or its pictures are too large.
 
     """
     streams = [s for s in container.streams.video if not s.disposition & STILLS]
@@ -99,7 +99,7 @@ def video_stream(container: av.container.InputContainer, guards: Guards) -> av.v
             other.discard = Discard.all
     codec = codec_name(stream)
     if codec not in CODECS:
-        raise BadMedium.of(
+        raise MediumError.of(
             "video_codec_unsupported",
             f"The video codec {codec} is not accepted.",
             "Convert it to H.264: `ffmpeg -i IN -c:v libx264 OUT.mp4`.",
@@ -112,13 +112,13 @@ def video_stream(container: av.container.InputContainer, guards: Guards) -> av.v
 
 def _check_size(width: int, height: int, guards: Guards) -> None:
     if width <= 0 or height <= 0:
-        raise BadMedium.of(
+        raise MediumError.of(
             "video_size_unknown",
             f"The video's pictures have no size, or one beyond {guards.max_video_pixels} pixels.",
             "It is empty or damaged, or has to be scaled down: `ffmpeg -i IN -vf scale=-2:1080 OUT.mp4`.",
         )
     if width * height > guards.max_video_pixels or max(width, height) > guards.max_side:
-        raise BadMedium.of(
+        raise MediumError.of(
             "video_too_many_pixels",
             f"The video's pictures are {width} x {height}, at most {guards.max_video_pixels} pixels are decoded.",
             "Scale it down: `ffmpeg -i IN -vf scale=-2:1080 OUT.mp4`.",
@@ -129,7 +129,7 @@ def probe_container(path: Path, guards: Guards) -> Probe:
     """What a video or sound file says of itself; of its packets, too, where the header cannot be trusted.
 
     Raises:
-        BadMedium: nothing can be taken from it.
+        MediumError: nothing can be taken from it.
 
     """
     with opened(path, guards) as container:
@@ -148,13 +148,13 @@ def probe_planned(path: Path, guards: Guards) -> tuple[Probe, PacketTable]:
     """What a video is by its packets, all of which are read, and the packets.
 
     Raises:
-        BadMedium: as `probe_container`, or there is no video in the file.
+        MediumError: as `probe_container`, or there is no video in the file.
 
     """
     with opened(path, guards) as container:
         stream = video_stream(container, guards)
         if stream is None:
-            raise BadMedium.of("video_without_frames", "The file has no video track.")
+            raise MediumError.of("video_without_frames", "The file has no video track.")
         return _probed(path, container, stream, guards)
 
 
@@ -196,7 +196,7 @@ def _trusted(container: av.container.InputContainer, stream: av.video.stream.Vid
     Its index holds decoding times; when frames are shown only the packets tell, and few packets are soon read.
 
     Raises:
-        BadMedium: the index names bytes beyond the end of the file.
+        MediumError: the index names bytes beyond the end of the file.
 
     """
     if "mov" not in container.format.name or stream.frames < SOON_READ or not stream.duration:
@@ -238,7 +238,7 @@ def _shape(packets: "Iterable[VideoPacket]", path: Path, stream: av.video.stream
     """As the first frame has it.
 
     Raises:
-        BadMedium: no frame comes out.
+        MediumError: no frame comes out.
 
     """
     # drained after the keyframe: one frame is decoded instead of as many as are reordered
@@ -253,7 +253,7 @@ def _shape(packets: "Iterable[VideoPacket]", path: Path, stream: av.video.stream
             width, height = _turned(square, turns)
             odd = None if square == stored else _turned(stored, turns)
             return _Shape(width, height, turns * 90, odd, int(frame.color_trc or 0))
-    raise BadMedium.of("video_without_frames", "No frame of the video can be decoded.")
+    raise MediumError.of("video_without_frames", "No frame of the video can be decoded.")
 
 
 def _turned(size: tuple[int, int], turns: int) -> tuple[int, int]:
@@ -301,7 +301,7 @@ def quarter_turns(rotation: float) -> int:
 
 def _sound(path: Path, container: av.container.InputContainer) -> Probe:
     if not container.streams.audio:
-        raise BadMedium.of("video_without_frames", "The file has neither a video nor a sound track.")
+        raise MediumError.of("video_without_frames", "The file has neither a video nor a sound track.")
     sound = container.streams.audio[0]
     duration_s = float(sound.duration * sound.time_base) if sound.duration and sound.time_base else None
     if duration_s is None and container.duration is not None:

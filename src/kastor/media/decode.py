@@ -1,6 +1,6 @@
 """Frames of videos, pictures and PDF pages as arrays, decoded in a child process of their own.
 
-A child that dies costs one medium: the caller gets a `BadMedium` and goes on. Frames come as they are decoded, so a
+A child that dies costs one medium: the caller gets a `MediumError` and goes on. Frames come as they are decoded, so a
 long video takes no memory here.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kastor.domain.media import BadMedium, MediaFault, Resample, SamplingPlan
+from kastor.domain.media import MediaFault, MediumError, Resampling, SamplingPlan
 from kastor.media.guards import Guards
 from kastor.media.memory_budget import decoder_slot
 from kastor.media.sandbox import Child, ChildDied, Patience
@@ -39,7 +39,7 @@ def frames(
     size: tuple[int, int] | None = None,
     guards: Guards | None = None,
     *,
-    resample: Resample = Resample.BICUBIC,
+    resample: Resampling = Resampling.BICUBIC,
 ) -> Iterator[Frame]:
     """The planned frames in order, each scaled to `size` (width, height as shown), or as stored if `None`.
 
@@ -48,7 +48,7 @@ def frames(
     the child.
 
     Raises:
-        BadMedium: a planned frame is missing or damaged, or decoding asks for too much.
+        MediumError: a planned frame is missing or damaged, or decoding asks for too much.
 
     """
     guards = guards or Guards()
@@ -79,13 +79,13 @@ def picture(
     size: tuple[int, int] | None = None,
     *,
     page: int = 0,
-    resample: Resample = Resample.BICUBIC,
+    resample: Resampling = Resampling.BICUBIC,
     guards: Guards | None = None,
 ) -> Pixels:
     """A picture, or page `page` (from 0) of a PDF: (height, width, 3), upright, on white; scaled to `size` if given.
 
     Raises:
-        BadMedium: it is damaged, or unpacking asks for too much.
+        MediumError: it is damaged, or unpacking asks for too much.
 
     """
     with closing(Pictures(guards)) as pictures:
@@ -115,13 +115,13 @@ class Pictures:
         size: tuple[int, int] | None = None,
         *,
         page: int = 0,
-        resample: Resample = Resample.BICUBIC,
+        resample: Resampling = Resampling.BICUBIC,
         scaling: int = 0,
     ) -> Pixels:
         """As the function of this name, by a version of the rules; 0 is the present one.
 
         Raises:
-            BadMedium: it is damaged, or unpacking asks for too much.
+            MediumError: it is damaged, or unpacking asks for too much.
 
         """
         request = {
@@ -146,7 +146,7 @@ class Pictures:
             except ChildDied as died:
                 self.close()
                 if first or died.timed_out:
-                    raise BadMedium.because(died.fault) from died
+                    raise MediumError.because(died.fault) from died
                 continue  # it may have died of an earlier file's harm
             return _pixels(*_checked(header, raw))
 
@@ -157,14 +157,14 @@ def _answer(child: Child, request: dict[str, Any] | None, patience: Patience) ->
             child.send(request)
         header, raw = child.receive(patience)
     except ChildDied as died:
-        raise BadMedium.because(died.fault) from died
+        raise MediumError.because(died.fault) from died
     return _checked(header, raw)
 
 
 def _checked(header: dict[str, Any], raw: bytearray) -> tuple[dict[str, Any], bytearray]:
     fault = header.get("fault")
     if isinstance(fault, list) and len(fault) == 3:
-        raise BadMedium.because(MediaFault(*map(str, fault)))
+        raise MediumError.because(MediaFault(*map(str, fault)))
     return header, raw
 
 
@@ -175,5 +175,5 @@ def _pixels(header: dict[str, Any], raw: bytearray) -> Pixels:
     return np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
 
-def _nonsense() -> BadMedium:
-    return BadMedium.of("decoder_crashed", "The decoder's answer makes no sense.", "The file is damaged or hostile.")
+def _nonsense() -> MediumError:
+    return MediumError.of("decoder_crashed", "The decoder's answer makes no sense.", "The file is damaged or hostile.")

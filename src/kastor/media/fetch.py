@@ -1,7 +1,7 @@
 """Media by URI onto this machine's disk: each source read once, whatever names it how often.
 
 Local files are used where they lie, if they lie under an allowed root; what comes from elsewhere goes into the cache.
-A source that cannot be had is a `BadMedium`; an error of ours (disk full, cache unusable) is not.
+A source that cannot be had is a `MediumError`; an error of ours (disk full, cache unusable) is not.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import httpx
 
 from kastor.domain.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from kastor.domain.excerpt import excerpt
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 from kastor.media.cache import CHUNK_BYTES, Fetched, Lease, MediaCache
 from kastor.media.media_address import check_names_a_file
 from kastor.security.urlguard import MAX_REDIRECTS, Target, UrlGuard
@@ -86,13 +86,13 @@ class Fetcher:
         """The medium that `uri` names: a path, `file://`, `gs://`, `s3://`, `http(s)://` or `files/…`.
 
         Raises:
-            BadMedium: it cannot be had, or may not be.
+            MediumError: it cannot be had, or may not be.
             ResourceExhausted: the disk or the cache is full.
 
         """
         scheme = uri.split(":", 1)[0].lower() if "://" in uri else ""
         if "\0" in uri:
-            raise BadMedium.of("media_uri_invalid", f"{excerpt(uri)} is no name of a medium.")
+            raise MediumError.of("media_uri_invalid", f"{excerpt(uri)} is no name of a medium.")
         check_names_a_file(uri)
         if scheme in ("http", "https"):
             return self._web(uri)
@@ -101,7 +101,7 @@ class Fetcher:
         if scheme == "file":
             return self._local(_file_path(uri), uri)
         if scheme:
-            raise BadMedium.of(
+            raise MediumError.of(
                 "media_uri_unsupported",
                 f"{excerpt(uri)} cannot be fetched: {scheme} is not supported.",
                 "Use a local path, gs://, s3://, http(s):// or an uploaded file.",
@@ -114,7 +114,7 @@ class Fetcher:
         """The medium whose bytes stood in the example itself.
 
         Raises:
-            BadMedium: it is too large.
+            MediumError: it is too large.
             ResourceExhausted: the disk or the cache is full.
 
         """
@@ -130,7 +130,7 @@ class Fetcher:
     def _local(self, path: Path, uri: str) -> Fetched:
         if not path.is_absolute():
             if self._places.base is None:
-                raise BadMedium.of(
+                raise MediumError.of(
                     "media_uri_relative", f"{excerpt(uri)} is relative to nothing.", "Give an absolute path."
                 )
             path = self._places.base / path
@@ -140,7 +140,7 @@ class Fetcher:
             # whether it exists outside the roots is nobody's business
             real = Path(os.path.normpath(path))
             self._check_root(real, uri)
-            raise BadMedium.of(
+            raise MediumError.of(
                 "media_not_found", f"{excerpt(uri)} does not exist.", "See whether the path is right."
             ) from None
         self._check_root(real, uri)
@@ -148,7 +148,7 @@ class Fetcher:
 
     def _check_root(self, real: Path, uri: str) -> None:
         if not any(real.is_relative_to(root) for root in self._roots):
-            raise BadMedium.of(
+            raise MediumError.of(
                 "media_outside_roots",
                 f"{excerpt(uri)} does not lie in a folder that media may come from.",
                 "Upload it, or let the operator add its folder to media_folders.",
@@ -158,7 +158,7 @@ class Fetcher:
         try:
             path = self._uploads(name) if self._uploads is not None else Path()
         except (NotFound, PermissionDenied, InvalidArgument) as error:
-            raise BadMedium.of("media_not_found", f"{name}: {error.message}", "Upload it again.") from error
+            raise MediumError.of("media_not_found", f"{name}: {error.message}", "Upload it again.") from error
         return self._in_place(path, name)
 
     def _in_place(self, path: Path, uri: str) -> Fetched:
@@ -166,11 +166,11 @@ class Fetcher:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise BadMedium.of("media_not_readable", f"{excerpt(uri)} cannot be read: {error.strerror}.") from error
+            raise MediumError.of("media_not_readable", f"{excerpt(uri)} cannot be read: {error.strerror}.") from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise BadMedium.of("media_not_a_file", f"{excerpt(uri)} is not a file.")
+            raise MediumError.of("media_not_a_file", f"{excerpt(uri)} is not a file.")
         with os.fdopen(descriptor, "rb") as file:
             if status.st_size > self._limits.max_bytes:
                 raise _too_big(self._limits.max_bytes)
@@ -191,9 +191,9 @@ class Fetcher:
     def _bucket(self, scheme: str, uri: str) -> Fetched:
         bucket, _, key = uri.partition("://")[2].partition("/")
         if not bucket or not key or "::" in uri or any(part in (".", "..", "") for part in key.split("/")):
-            raise BadMedium.of("media_uri_invalid", f"{excerpt(uri)} is not {scheme}://BUCKET/OBJECT.")
+            raise MediumError.of("media_uri_invalid", f"{excerpt(uri)} is not {scheme}://BUCKET/OBJECT.")
         if not any(_below(uri, prefix) for prefix in self._places.buckets):
-            raise BadMedium.of(
+            raise MediumError.of(
                 "media_outside_roots",
                 f"{excerpt(uri)} does not lie where media may come from.",
                 "Let the operator allow its bucket.",
@@ -201,7 +201,7 @@ class Fetcher:
         try:
             filesystem = self._open_filesystem(scheme)
         except (ImportError, ValueError) as error:
-            raise BadMedium.of(
+            raise MediumError.of(
                 "media_uri_unsupported",
                 f"This installation cannot read {scheme}://.",
                 f"The operator adds it, in Kastor's checkout: pip install '.[{'gcs' if scheme == 'gs' else 's3'}]'",
@@ -237,7 +237,7 @@ class Fetcher:
                     return self._download(url)
                 except Unavailable as error:
                     if pause_s is None:
-                        raise BadMedium.of(
+                        raise MediumError.of(
                             "media_unavailable", f"{excerpt(url)}: {error.message}", "Try again later."
                         ) from error
                     self._sleep(pause_s)
@@ -271,19 +271,19 @@ class Fetcher:
                         unchanged = answer.status_code == httpx.codes.NOT_MODIFIED
                         return kept if kept is not None and unchanged else self._body(url, answer)
                     at = self._guard.redirect(at, answer.headers.get("location", ""))
-        except BadMedium:
+        except MediumError:
             raise
         except (httpx.TransportError, httpx.StreamError) as error:
             raise Unavailable(f"the transfer failed: {error or type(error).__name__}.") from error
         except (InvalidArgument, httpx.InvalidURL) as error:
-            raise BadMedium.of("media_uri_invalid", f"{url}: {error}") from error
-        raise BadMedium.of("media_too_many_redirects", f"{url} redirects more than {MAX_REDIRECTS} times.")
+            raise MediumError.of("media_uri_invalid", f"{url}: {error}") from error
+        raise MediumError.of("media_too_many_redirects", f"{url} redirects more than {MAX_REDIRECTS} times.")
 
     def _judged(self, url: str) -> Target:
         try:
             return self._guard.target(url)
         except PermissionDenied as error:
-            raise BadMedium.of(
+            raise MediumError.of(
                 "media_address_refused", f"{excerpt(url)}: {error.message}", "Give a public URL, or upload the file."
             ) from error
 
@@ -313,11 +313,11 @@ class Fetcher:
         if status in (408, 425, 429) or status >= 500:
             raise Unavailable(f"the server answered {status}.")
         if status in (404, 410):
-            raise BadMedium.of("media_not_found", f"{url} does not exist (the server answered {status}).")
+            raise MediumError.of("media_not_found", f"{url} does not exist (the server answered {status}).")
         if status != httpx.codes.OK:
-            raise BadMedium.of("media_not_readable", f"{url} cannot be read: the server answered {status}.")
+            raise MediumError.of("media_not_readable", f"{url} cannot be read: the server answered {status}.")
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
-            raise BadMedium.of("media_encoded", f"{url} comes compressed, though that was not asked for.")
+            raise MediumError.of("media_encoded", f"{url} comes compressed, though that was not asked for.")
         length = answer.headers.get("content-length", "")
         if length.isdecimal() and (len(length) > 18 or int(length) > self._limits.max_bytes):
             raise _too_big(self._limits.max_bytes)
@@ -336,7 +336,7 @@ class Fetcher:
             if num_bytes > self._limits.max_bytes:
                 raise _too_big(self._limits.max_bytes)
             if time.monotonic() > deadline:
-                raise BadMedium.of(
+                raise MediumError.of(
                     "media_too_slow", f"The transfer took longer than {self._limits.total_s:g} s.", "Upload the file."
                 )
             yield chunk
@@ -347,8 +347,8 @@ def _conditions(noted: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in headers.items() if value}
 
 
-def _too_big(max_bytes: int) -> BadMedium:
-    return BadMedium.of(
+def _too_big(max_bytes: int) -> MediumError:
+    return MediumError.of(
         "media_too_many_bytes",
         f"The file has more than {max_bytes} bytes, which is the most that is fetched.",
         "Make it smaller.",
@@ -358,7 +358,7 @@ def _too_big(max_bytes: int) -> BadMedium:
 def _file_path(uri: str) -> Path:
     split = urlsplit(uri)
     if split.netloc not in ("", "localhost") or split.query or split.fragment:
-        raise BadMedium.of("media_uri_invalid", f"{excerpt(uri)} names another host.", "Use file:///absolute/path.")
+        raise MediumError.of("media_uri_invalid", f"{excerpt(uri)} names another host.", "Use file:///absolute/path.")
     return Path(unquote(split.path))
 
 
@@ -376,12 +376,12 @@ def _bucket_faults(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise BadMedium.of("media_not_found", f"{excerpt(uri)} does not exist.") from error
+        raise MediumError.of("media_not_found", f"{excerpt(uri)} does not exist.") from error
     except PermissionError as error:
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_not_readable", f"{excerpt(uri)} may not be read with the server's credentials."
         ) from error
     except (OSError, ValueError) as error:
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_unavailable", f"{excerpt(uri)} cannot be read: {error}.", "Try again later."
         ) from error

@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 from kastor.domain.excerpt import excerpt
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 
 PAGES = {
     "YouTube": ("youtube.com", "youtu.be", "youtube-nocookie.com", "music.youtube.com"),
@@ -19,11 +19,11 @@ def check_names_a_file(uri: str) -> None:
     """Nothing, unless the address holds the medium itself, or is known to be that of a page about one.
 
     Raises:
-        BadMedium: it does, or is; says what to do instead.
+        MediumError: it does, or is; says what to do instead.
 
     """
     if uri[:5].lower() == "data:":
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_uri_unsupported",
             f"{excerpt(uri)} is a data: URI, which fileUri cannot hold.",
             'Put what follows its comma into the part as {"inlineData": {"mimeType": …, "data": …}}.',
@@ -34,7 +34,7 @@ def check_names_a_file(uri: str) -> None:
         return  # whoever fetches it says what is wrong with it
     site = next((name for name, hosts in PAGES.items() if host in hosts), None)
     if site is not None:
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_is_a_page",
             f"{excerpt(uri)} is a page of {site}, not a file.",
             "Download what it shows, if you may, and name that file.",

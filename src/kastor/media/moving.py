@@ -19,7 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from kastor.domain.media import BadMedium, Resample
+from kastor.domain.media import MediumError, Resampling
 from kastor.media.confine import allow_cpu
 from kastor.media.containers import opened, pixel_aspect, quarter_turns, square_size, video_stream
 from kastor.media.guards import MIB, Guards
@@ -42,12 +42,12 @@ def decode(
     size: tuple[int, int] | None,
     guards: Guards,
     send: Callable[[int, Pixels], None],
-    resample: Resample = Resample.BICUBIC,
+    resample: Resampling = Resampling.BICUBIC,
 ) -> None:
     """Give `send` the frames with the presentation times `wanted` (ascending, each once), in that order.
 
     Raises:
-        BadMedium: a frame is missing or damaged.
+        MediumError: a frame is missing or damaged.
 
     """
     with opened(path, guards) as container:
@@ -57,7 +57,7 @@ def decode(
         allow_cpu(guards.decode_cpu(table.duration_s, context.width * context.height))
     units = send_plan(table.packets, wanted)
     if set().union(*(unit.pts for unit in units)) != set(wanted):
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_changed", "The video no longer has the frames that were planned.", "Check the dataset again."
         )
     relay = _Relay(wanted, units)
@@ -171,7 +171,7 @@ def _work(path: Path, scaler: "_Scaler", guards: Guards, relay: _Relay) -> None:
     except (av.error.FFmpegError, OSError) as error:
         relay.fail(_damaged(error))
     except MemoryError:
-        relay.fail(BadMedium.of("media_too_much_memory", "The file asks for more memory than a medium may have."))
+        relay.fail(MediumError.of("media_too_much_memory", "The file asks for more memory than a medium may have."))
     except BaseException as error:  # noqa: BLE001  # a thread's end: the main thread raises it
         relay.fail(error)
 
@@ -186,16 +186,16 @@ def _slice(packets: Iterator[tuple[int, VideoPacket]], unit: Unit) -> list[Video
     return sent
 
 
-def _missing() -> BadMedium:
-    return BadMedium.of(
+def _missing() -> MediumError:
+    return MediumError.of(
         "frame_corrupt",
         "A frame to be sampled is damaged or cannot be decoded.",
         "Export the video again from the original.",
     )
 
 
-def _damaged(error: Exception) -> BadMedium:
-    return BadMedium.of(
+def _damaged(error: Exception) -> MediumError:
+    return MediumError.of(
         "frame_corrupt",
         f"The video is damaged: {getattr(error, 'strerror', None) or error}.",
         "Export the video again from the original.",
@@ -205,7 +205,7 @@ def _damaged(error: Exception) -> BadMedium:
 def _stream(container: av.container.InputContainer, guards: Guards) -> av.video.stream.VideoStream:
     stream = video_stream(container, guards)
     if stream is None:
-        raise BadMedium.of("video_without_frames", "The file has no video track.")
+        raise MediumError.of("video_without_frames", "The file has no video track.")
     return stream
 
 
@@ -264,7 +264,7 @@ class _Decoder:
 class _Scaler:
     """Frames at the size they are wanted in; for one thread."""
 
-    def __init__(self, size: tuple[int, int] | None, resample: Resample, aspect: Fraction) -> None:
+    def __init__(self, size: tuple[int, int] | None, resample: Resampling, aspect: Fraction) -> None:
         self._size = size
         self._aspect = aspect  # of a stored pixel
         self._filter = Interpolation[resample.name]

@@ -12,7 +12,7 @@ import av.error
 import av.packet
 import av.video.stream
 
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 from kastor.media.guards import Guards
 from kastor.media.sample import Packet, PacketTable
 from kastor.media.tracks import SoundSpan, container_span
@@ -33,7 +33,7 @@ def read_table(
     Without sound, only times of pictures are right: what decoding needs.
 
     Raises:
-        BadMedium: the file was cut off or is damaged, has no frames, too many packets, or lasts too long.
+        MediumError: the file was cut off or is damaged, has no frames, too many packets, or lasts too long.
 
     """
     return read_packets(container, stream, guards, with_sound=with_sound)[0]
@@ -66,7 +66,7 @@ def read_packets(
             if key and not first:
                 first.append(cast(VideoPacket, packet))
             if len(packets) > guards.max_packets:
-                raise BadMedium.of(
+                raise MediumError.of(
                     "video_too_many_packets", f"The video has more than {guards.max_packets} packets.", "Cut it."
                 )
     except (av.error.FFmpegError, OSError) as error:
@@ -79,7 +79,7 @@ def read_packets(
 
 
 def _no_clock() -> Fraction:
-    raise BadMedium.of("video_without_frames", "The video has no clock: no frame has a time.")
+    raise MediumError.of("video_without_frames", "The video has no clock: no frame has a time.")
 
 
 def _check_table(
@@ -89,7 +89,7 @@ def _check_table(
     guards: Guards,
 ) -> None:
     if not table.shown:
-        raise BadMedium.of("video_without_frames", "The video has no frames that are shown at a known time.")
+        raise MediumError.of("video_without_frames", "The video has no frames that are shown at a known time.")
     check_duration(table.duration_s, guards)
     name = container.format.name
     if "mov" in name or "flv" in name:
@@ -114,19 +114,19 @@ def check_duration(duration_s: float, guards: Guards) -> None:
     """Refuse what lasts longer than anything honest.
 
     Raises:
-        BadMedium: it does.
+        MediumError: it does.
 
     """
     if duration_s > guards.max_duration_s:
-        raise BadMedium.of(
+        raise MediumError.of(
             "video_too_long",
             f"The video lasts {duration_s / 3600:.1f} hours, at most {guards.max_duration_s / 3600:g} can be read.",
             "Cut it: `ffmpeg -i IN -t 3600 -c copy OUT.mp4`.",
         )
 
 
-def truncated(what: str) -> BadMedium:
+def truncated(what: str) -> MediumError:
     """The fault of a file that ends too early."""
-    return BadMedium.of(
+    return MediumError.of(
         "media_truncated", f"The file was cut off or is damaged: {what}.", "Copy or export it again from the original."
     )

@@ -19,7 +19,7 @@ import pillow_heif
 import pypdfium2  # type: ignore[import-untyped]  # no stubs; stays in this module
 from numpy.typing import NDArray
 
-from kastor.domain.media import BadMedium, MediaKind, Probe, Resample
+from kastor.domain.media import MediaKind, MediumError, Probe, Resampling
 from kastor.media.guards import Guards
 
 FORMATS = ("PNG", "JPEG", "WEBP", "HEIF")  # a JPEG of several pictures (MPO) gives its first
@@ -42,7 +42,7 @@ def probe_picture(path: Path, guards: Guards) -> Probe:
     """What the picture is; it is read to its end, as a file that was cut off has its header all the same.
 
     Raises:
-        BadMedium: no picture we accept, too large, animated, cut off or damaged.
+        MediumError: no picture we accept, too large, animated, cut off or damaged.
 
     """
     with _opened(path, guards) as image:
@@ -66,7 +66,7 @@ def picture(
     path: Path,
     size: tuple[int, int] | None,
     guards: Guards,
-    resample: Resample = Resample.BICUBIC,
+    resample: Resampling = Resampling.BICUBIC,
     scaling: int = 0,
 ) -> NDArray[np.uint8]:
     """The whole picture upright, on white where it is transparent, (height, width, 3); scaled to `size` if given.
@@ -74,7 +74,7 @@ def picture(
     `scaling` is the version of the rules that a model was tuned with; 0 is the present one.
 
     Raises:
-        BadMedium: it is cut off or damaged, or as `probe_picture` says.
+        MediumError: it is cut off or damaged, or as `probe_picture` says.
 
     """
     with _opened(path, guards) as image, _damage_named(image):
@@ -91,7 +91,7 @@ def _damage_named(image: PIL.Image.Image) -> Iterator[None]:
         raise _too_much_memory() from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         name = {"MPO": "JPEG", "HEIF": "HEIC"}.get(image.format or "", image.format)
-        raise BadMedium.of(
+        raise MediumError.of(
             "image_corrupt",
             f"The {name} picture is cut off or damaged: its header is whole, its pixels are not.",
             "Copy or export it again from the original.",
@@ -102,7 +102,7 @@ def _read_whole(image: PIL.Image.Image, path: Path) -> int | None:
     """Unpack the picture once, a JPEG at an eighth of its size, to see that it is whole; the bits of a deep grey one.
 
     Raises:
-        BadMedium: it is not.
+        MediumError: it is not.
 
     """
     with _damage_named(image):
@@ -148,7 +148,7 @@ def probe_pdf(path: Path, guards: Guards) -> Probe:
     """The number of pages and their sizes.
 
     Raises:
-        BadMedium: no readable PDF, one that asks for a password, or too many pages.
+        MediumError: no readable PDF, one that asks for a password, or too many pages.
 
     """
     document = _pdf(path, guards)
@@ -172,18 +172,18 @@ def pdf_page(
     number: int,
     size: tuple[int, int] | None,
     guards: Guards,
-    resample: Resample = Resample.BICUBIC,
+    resample: Resampling = Resampling.BICUBIC,
 ) -> NDArray[np.uint8]:
     """Page `number`, counted from 0, as a picture; at 144 dots an inch if no size is asked for.
 
     Raises:
-        BadMedium: as `probe_pdf`, or there is no such page.
+        MediumError: as `probe_pdf`, or there is no such page.
 
     """
     document = _pdf(path, guards)
     try:
         if not 0 <= number < len(document):
-            raise BadMedium.of("pdf_page_missing", f"There is no page {number + 1}; the file has {len(document)}.")
+            raise MediumError.of("pdf_page_missing", f"There is no page {number + 1}; the file has {len(document)}.")
         width, height = document.get_page_size(number)
         asked = size or (width / PDF_POINTS_PER_INCH * PDF_DPI, height / PDF_POINTS_PER_INCH * PDF_DPI)
         scale = max(asked[0] / max(width, 1e-3), asked[1] / max(height, 1e-3))
@@ -205,19 +205,19 @@ def _opened(path: Path, guards: Guards) -> PIL.Image.Image:
     except MemoryError as error:
         raise _too_much_memory() from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_unreadable", "Not a readable png, jpeg, webp, heic or heif picture.", "Export it again."
         ) from error
     width, height = image.size
     if width * height > guards.max_image_pixels or max(width, height) > guards.max_side:
         raise _too_large(guards, f": {width} x {height}")
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
-        raise BadMedium.of("image_animated", "The picture is animated.", "Send it as a video, or one picture of it.")
+        raise MediumError.of("image_animated", "The picture is animated.", "Send it as a video, or one picture of it.")
     return image
 
 
-def _too_large(guards: Guards, what: str = "") -> BadMedium:
-    return BadMedium.of(
+def _too_large(guards: Guards, what: str = "") -> MediumError:
+    return MediumError.of(
         "image_too_many_pixels",
         f"The picture is too large{what}; at most {guards.max_image_pixels} pixels, and {guards.max_side} on a side, "
         "are unpacked.",
@@ -225,8 +225,8 @@ def _too_large(guards: Guards, what: str = "") -> BadMedium:
     )
 
 
-def _too_much_memory() -> BadMedium:
-    return BadMedium.of("media_too_much_memory", "The file asks for more memory than a medium may have.")
+def _too_much_memory() -> MediumError:
+    return MediumError.of("media_too_much_memory", "The file asks for more memory than a medium may have.")
 
 
 def _orientation(image: PIL.Image.Image) -> int:
@@ -263,7 +263,7 @@ def _rgb(image: PIL.Image.Image, scaling: int = 0) -> PIL.Image.Image:
     return image.convert("RGB")
 
 
-def _pixels(image: PIL.Image.Image, size: tuple[int, int] | None, resample: Resample) -> NDArray[np.uint8]:
+def _pixels(image: PIL.Image.Image, size: tuple[int, int] | None, resample: Resampling) -> NDArray[np.uint8]:
     if size is not None and image.size != size:
         image = image.resize(size, PIL.Image.Resampling[resample.name])
     return np.asarray(image, dtype=np.uint8)
@@ -276,11 +276,11 @@ def _pdf(path: Path, guards: Guards) -> pypdfium2.PdfDocument:
         raise _bad_pdf(error) from error
     if len(document) > guards.max_pages:
         document.close()
-        raise BadMedium.of("pdf_too_many_pages", f"More than {guards.max_pages} pages.", "Split the file.")
+        raise MediumError.of("pdf_too_many_pages", f"More than {guards.max_pages} pages.", "Split the file.")
     return document
 
 
-def _bad_pdf(error: Exception) -> BadMedium:
+def _bad_pdf(error: Exception) -> MediumError:
     if "password" in str(error).lower():
-        return BadMedium.of("pdf_encrypted", "The PDF asks for a password.", "Save it without one.")
-    return BadMedium.of("media_unreadable", f"Not a readable PDF ({error}).", "Export it again.")
+        return MediumError.of("pdf_encrypted", "The PDF asks for a password.", "Save it without one.")
+    return MediumError.of("media_unreadable", f"Not a readable PDF ({error}).", "Export it again.")

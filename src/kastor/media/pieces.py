@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 from kastor.media.sample import Packet, PacketTable
 
 OVERHEAD_SHARE = Fraction(1, 100)  # of a container, over its packets' bytes
@@ -71,11 +71,11 @@ def pieces(table: PacketTable, limits: Limits, *, may_copy: bool) -> tuple[Piece
     """The whole video as pieces within the limits, in order and without gaps.
 
     Raises:
-        BadMedium: no frames are shown.
+        MediumError: no frames are shown.
 
     """
     if not table.shown:
-        raise BadMedium.of("video_without_frames", "The video has no frames.")
+        raise MediumError.of("video_without_frames", "The video has no frames.")
     starts = [table.begin, *(clean_cuts(table) if may_copy else [])]
     found: list[Piece] = []
     place = 0

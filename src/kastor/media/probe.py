@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-from kastor.domain.media import BadMedium, MediaFault, MediaKind, Probe, Sampling, SamplingPlan
+from kastor.domain.media import FrameSampling, MediaFault, MediaKind, MediumError, Probe, SamplingPlan
 from kastor.media.guards import Guards
 from kastor.media.memory_budget import decoder_slot
 from kastor.media.sandbox import Child, ChildDied, Patience
@@ -60,7 +60,7 @@ class Inspector:
         requests = ({"do": "probe", "path": _absolute(path)} for path in paths)
         yield from (_probe(answer) if isinstance(answer, dict) else answer for answer in self._answers(requests))
 
-    def plans(self, wanted: Iterable[tuple[Path, Sampling]]) -> Iterator[Planned | MediaFault]:
+    def plans(self, wanted: Iterable[tuple[Path, FrameSampling]]) -> Iterator[Planned | MediaFault]:
         """For each video the frames that `Sampling` asks for, in order; reads each file once in whole."""
         requests = (
             {
@@ -126,27 +126,27 @@ def probe(path: Path, guards: Guards | None = None) -> Probe:
     """What one file is; for many, an `Inspector` is faster.
 
     Raises:
-        BadMedium: it cannot be used.
+        MediumError: it cannot be used.
 
     """
     with Inspector(guards) as inspector:
         (answer,) = inspector.probes([path])
     if isinstance(answer, MediaFault):
-        raise BadMedium.because(answer)
+        raise MediumError.because(answer)
     return answer
 
 
-def plan(path: Path, sampling: Sampling, guards: Guards | None = None) -> Planned:
+def plan(path: Path, sampling: FrameSampling, guards: Guards | None = None) -> Planned:
     """The frames to take from one video; for many, an `Inspector` is faster.
 
     Raises:
-        BadMedium: it cannot be used, or the sampling asks for what it has not.
+        MediumError: it cannot be used, or the sampling asks for what it has not.
 
     """
     with Inspector(guards) as inspector:
         (answer,) = inspector.plans([(path, sampling)])
     if isinstance(answer, MediaFault):
-        raise BadMedium.because(answer)
+        raise MediumError.because(answer)
     return answer
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from kastor.domain.media import BadMedium, MediaFault, Probe
+from kastor.domain.media import MediaFault, MediumError, Probe
 from kastor.media.guards import Guards
 from kastor.media.pieces import Limits, Piece, piece_fields, piece_of
 from kastor.media.sandbox import Child, ChildDied, Patience
@@ -32,7 +32,7 @@ def pieces_of(path: Path, limits: Limits, guards: Guards) -> tuple[Piece, ...]:
     """Where to cut the video so that each piece keeps the limits.
 
     Raises:
-        BadMedium: it is damaged or no video.
+        MediumError: it is damaged or no video.
 
     """
     most = min(limits.max_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES)
@@ -43,14 +43,14 @@ def pieces_of(path: Path, limits: Limits, guards: Guards) -> tuple[Piece, ...]:
     try:
         return tuple(piece_of(fields) for fields in header["pieces"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise BadMedium.of("decoder_crashed", "The decoder's answer makes no sense.") from error
+        raise MediumError.of("decoder_crashed", "The decoder's answer makes no sense.") from error
 
 
 def copy_piece(path: Path, piece: Piece, to: Path, guards: Guards) -> Made:
     """Write the piece's packets as they are; `to` is an MP4.
 
     Raises:
-        BadMedium: they cannot be read.
+        MediumError: they cannot be read.
 
     """
     request = {"do": "copy", "path": str(path), "piece": piece_fields(piece)}
@@ -63,7 +63,7 @@ def encode_piece(
     """Write the piece, or the whole video, encoded anew with at most `lines` pixels on its shorter side, as an MP4.
 
     Raises:
-        BadMedium: a frame is damaged; the rule "piece_too_large": it is still over `max_bytes`.
+        MediumError: a frame is damaged; the rule "piece_too_large": it is still over `max_bytes`.
 
     """
     span_s = known.duration_s or 0.0 if piece is None else float(piece.end_s - piece.start_s)
@@ -82,7 +82,7 @@ def shrink_picture(path: Path, to: Path, lines: int, max_bytes: int | None, guar
     """Write the picture upright with at most `lines` pixels on its shorter side; `to` gets the suffix of its type.
 
     Raises:
-        BadMedium: it is damaged; the rule "piece_too_large": it is still over `max_bytes`.
+        MediumError: it is damaged; the rule "piece_too_large": it is still over `max_bytes`.
 
     """
     request = {"do": "picture_smaller", "path": str(path), "lines": lines, "max_bytes": max_bytes}
@@ -97,10 +97,10 @@ def _asked(request: dict[str, Any], cpu_s: float, guards: Guards) -> tuple[dict[
             child.send(request | {"cpu_s": cpu_s})
             header, content = child.receive(Patience(cpu_s + guards.decode_stall_s))
     except ChildDied as died:
-        raise BadMedium.because(died.fault) from died
+        raise MediumError.because(died.fault) from died
     fault = header.get("fault")
     if isinstance(fault, list) and len(fault) == 3:
-        raise BadMedium.because(MediaFault(*map(str, fault)))
+        raise MediumError.because(MediaFault(*map(str, fault)))
     return header, content
 
 

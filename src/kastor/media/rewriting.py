@@ -14,7 +14,7 @@ def answer(path: Path, request: dict[str, Any], guards: Guards) -> tuple[dict[st
     """The answer's header and its bytes.
 
     Raises:
-        BadMedium: the file is damaged, or no outcome keeps the limits.
+        MediumError: the file is damaged, or no outcome keeps the limits.
 
     """
     if request["do"] == "picture_smaller":

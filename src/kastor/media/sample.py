@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
-from kastor.domain.media import BadMedium, Sampling, SamplingPlan
+from kastor.domain.media import FrameSampling, MediumError, SamplingPlan
 
 SAMPLING = 2  # counts changes to which frames are chosen; stored with what was trained on them
 SCALING = 2  # counts changes to how decoders turn and scale them; stored as well, and part of the keys of pictures
@@ -116,19 +116,19 @@ def num_moments(span: Fraction, fps: Fraction) -> int:
     return max(1, math.ceil((span - END_SLACK_S) * fps))
 
 
-def sampling_plan(table: PacketTable, sampling: Sampling, *, max_moments: int) -> SamplingPlan:
+def sampling_plan(table: PacketTable, sampling: FrameSampling, *, max_moments: int) -> SamplingPlan:
     """The moments of `sampling`, and the frame that is on the screen at each.
 
     Raises:
-        BadMedium: no frames, a segment outside the video, or more than `max_moments`.
+        MediumError: no frames, a segment outside the video, or more than `max_moments`.
 
     """
     if not table.shown:
-        raise BadMedium.of("video_without_frames", "The video has no frames.")
+        raise MediumError.of("video_without_frames", "The video has no frames.")
     span, start, fps = _span(sampling, table.duration), decimal(sampling.start_s), decimal(sampling.fps)
     count = num_moments(span, fps)
     if count > max_moments:
-        raise BadMedium.of(
+        raise MediumError.of(
             "video_too_many_frames",
             f"{sampling.fps:g} frames a second of this video are {count} frames, at most {max_moments} are taken.",
             "Lower fps, or name a segment with startOffset and endOffset.",
@@ -147,16 +147,16 @@ def decimal(number: float) -> Fraction:
     return Fraction(repr(float(number)))
 
 
-def _span(sampling: Sampling, duration: Fraction) -> Fraction:
+def _span(sampling: FrameSampling, duration: Fraction) -> Fraction:
     if sampling.fps <= 0 or sampling.start_s < 0 or (sampling.end_s is not None and sampling.end_s <= sampling.start_s):
-        raise BadMedium.of(
+        raise MediumError.of(
             "segment_empty",
             f"startOffset {sampling.start_s:g} s, endOffset {sampling.end_s} s, fps {sampling.fps:g} name no frames.",
             "Give 0 <= startOffset < endOffset and fps above 0.",
         )
     start = decimal(sampling.start_s)
     if start > 0 and start >= duration:
-        raise BadMedium.of(
+        raise MediumError.of(
             "segment_outside_video",
             f"The segment starts at {sampling.start_s:g} s, the video lasts {float(duration):.3f} s.",
             "Move startOffset inside the video.",

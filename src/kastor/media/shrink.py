@@ -5,7 +5,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 from kastor.media import pictures
 from kastor.media.guards import Guards
 
@@ -18,7 +18,7 @@ def picture(path: Path, lines: int, max_bytes: int | None, guards: Guards) -> tu
     A PNG stays one; all others become JPEG. Transparent parts become white.
 
     Raises:
-        BadMedium: it is damaged, or the outcome has more than `max_bytes`.
+        MediumError: it is damaged, or the outcome has more than `max_bytes`.
 
     """
     pictures.set_up(guards)
@@ -33,5 +33,5 @@ def picture(path: Path, lines: int, max_bytes: int | None, guards: Guards) -> tu
     else:
         image.save(memory, format="JPEG", quality=JPEG_QUALITY)
     if max_bytes is not None and memory.tell() > max_bytes:
-        raise BadMedium.of("piece_too_large", f"Scaled down it still has more than {max_bytes:,} bytes.")
+        raise MediumError.of("piece_too_large", f"Scaled down it still has more than {max_bytes:,} bytes.")
     return memory.getvalue(), "image/png" if known.container == "png" else "image/jpeg"

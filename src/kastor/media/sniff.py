@@ -3,7 +3,7 @@
 import codecs
 from enum import Enum
 
-from kastor.domain.media import BadMedium
+from kastor.domain.media import MediumError
 
 NUM_BYTES = 4096
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
@@ -29,11 +29,11 @@ def opener(head: bytes) -> tuple[Opener, str]:
     (<Opener.PICTURE: 'picture'>, <Opener.PDF: 'pdf'>, (<Opener.SOUND: 'sound'>, 'ogg'))
 
     Raises:
-        BadMedium: empty, a playlist or other text, or a format that is not accepted.
+        MediumError: empty, a playlist or other text, or a format that is not accepted.
 
     """
     if not head.strip(b"\0"):
-        raise BadMedium.of("media_empty", "The file is empty." if not head else "The file holds only zeros.")
+        raise MediumError.of("media_empty", "The file is empty." if not head else "The file holds only zeros.")
     if _is_picture(head):
         return Opener.PICTURE, ""
     if b"%PDF-" in head[:1024]:
@@ -58,7 +58,7 @@ def _sound(head: bytes) -> str | None:
         return "wav"
     if head[:4] == b"OggS":
         if b"theora" in head[:256]:
-            raise BadMedium.of("media_type_unsupported", "Ogg video is not accepted.", "Convert it to mp4 or webm.")
+            raise MediumError.of("media_type_unsupported", "Ogg video is not accepted.", "Convert it to mp4 or webm.")
         return "ogg"
     return next((name for magic, name in SOUND.items() if head.startswith(magic)), None)
 
@@ -68,18 +68,18 @@ def _refuse(head: bytes) -> None:
     if picture is None and head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
         picture = "avif"
     if picture is not None:
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_type_unsupported",
             f"Pictures of type {picture} are not accepted.",
             "Convert it to png, jpeg, webp, heic or heif.",
         )
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(PLAYLISTS):
-        raise BadMedium.of(
+        raise MediumError.of(
             "media_playlist", "The file is a playlist, not a medium; what it names is not followed.", "Name the medium."
         )
     if _is_text(head):
-        raise BadMedium.of("media_is_text", "The file is text, not a medium.", "See whether the right file is named.")
+        raise MediumError.of("media_is_text", "The file is text, not a medium.", "See whether the right file is named.")
 
 
 def _is_text(head: bytes) -> bool:

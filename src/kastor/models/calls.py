@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from kastor.domain.content import FunctionCall
-from kastor.domain.functions import too_deep
-from kastor.domain.generation import Chunk, Step
-from kastor.domain.stops import held_back
+from kastor.domain.generation import Chunk, TokenStep
+from kastor.domain.stop_sequences import partial_stop_length
+from kastor.domain.tools import exceeds_max_depth
 from kastor.models.functions import FunctionStyle
 
 Heard = str | FunctionCall
@@ -74,7 +74,7 @@ class Reader(ABC):
 
     style: FunctionStyle
     names: Collection[str]
-    steps: list[Step] = field(default_factory=list)  # not yet told
+    steps: list[TokenStep] = field(default_factory=list)  # not yet told
     _held: str = ""
 
     @abstractmethod
@@ -99,7 +99,7 @@ class Reader(ABC):
         name, arguments = value["name"], value[self.style.arguments]
         if not isinstance(name, str) or name not in self.names or not isinstance(arguments, dict):
             return None
-        if too_deep(arguments):
+        if exceeds_max_depth(arguments):
             return None
         written = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         written.encode()  # half of a character pair, as an escape may spell, goes over no wire
@@ -151,7 +151,7 @@ class TaggedReader(Reader):
             self._held, self._after_call = self._held.removeprefix(between), False
         at = self._held.find(self._opening)
         if at < 0:
-            cut = len(self._held) - held_back(self._held, (self._opening, between + self._opening))
+            cut = len(self._held) - partial_stop_length(self._held, (self._opening, between + self._opening))
             text, self._held = self._held[:cut], self._held[cut:]
             return text or None
         text = self._held[:at].removesuffix(between)

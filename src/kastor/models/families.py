@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from kastor.domain.functions import Calling
 from kastor.domain.job import Rendering
-from kastor.domain.vision import Vision
+from kastor.domain.tools import ToolCallSupport
+from kastor.domain.vision import VisionSpec
 from kastor.models import visions
 from kastor.models.functions import GEMMA_JSON, HERMES, LLAMA_JSON, FunctionStyle
 
@@ -29,7 +29,7 @@ class Family:
     separator: str  # stands between a closed turn and the next opening
     default_system: str | None  # written when the caller gives no system instruction
     lora_targets: tuple[str, ...]
-    vision: Vision | None = None  # a family without reads text only
+    vision: VisionSpec | None = None  # a family without reads text only
     functions: FunctionStyle | None = None  # a family without cannot call any
     beginning: str = ""  # control token before all turns
     preface: str = ""  # text at the head of the system turn
@@ -37,7 +37,7 @@ class Family:
     guarded: tuple[str, ...] = ()  # further tokens that no text may spell
 
     @property
-    def calling(self) -> Calling | None:
+    def calling(self) -> ToolCallSupport | None:
         """What its function calls can hold, if it can call any."""
         return None if self.functions is None else self.functions.calling
 
@@ -50,7 +50,7 @@ class Family:
         return (*found, *style.tags, style.response_opening) if style else tuple(found)
 
 
-def tile_marks(vision: Vision) -> list[str]:
+def tile_marks(vision: VisionSpec) -> list[str]:
     """What stands before the tiles of its pictures, of which there are 4 x 4 at most."""
     return [vision.tile_mark(row, column) for row in range(1, 5) for column in range(1, 5)]
 

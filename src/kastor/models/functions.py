@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kastor.domain.content import FunctionCall, FunctionResponse
-from kastor.domain.functions import Calling, Declaration
+from kastor.domain.tools import FunctionDeclaration, ToolCallSupport
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class FunctionStyle:
     forced: str = ""  # written for a model that must call one: the call's JSON follows, and nothing after it
 
     @property
-    def calling(self) -> Calling:
+    def calling(self) -> ToolCallSupport:
         """What it can hold."""
-        return Calling(self.text_beside_calls)
+        return ToolCallSupport(self.text_beside_calls)
 
-    def declared(self, functions: Sequence[Declaration]) -> Iterator[Said]:
+    def declared(self, functions: Sequence[FunctionDeclaration]) -> Iterator[Said]:
         """The text that tells of the functions."""
         yield from self.split(self.introduction)
         yield self.layout([_object(one) for one in functions])
@@ -91,7 +91,7 @@ def _spaced(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _object(one: Declaration) -> dict[str, Any]:
+def _object(one: FunctionDeclaration) -> dict[str, Any]:
     held: dict[str, Any] = {"name": one.name, "description": one.description, "parameters": dict(one.parameters)}
     return held | ({"return": dict(one.response)} if one.response is not None else {})
 

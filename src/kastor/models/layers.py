@@ -7,7 +7,7 @@ keep none and read those of an earlier layer.
 from dataclasses import dataclass
 from typing import Any
 
-from kastor.domain.vision import BothWays
+from kastor.domain.vision import BidirectionalAttention
 
 Window = int | None
 """A layer's tokens see so many back from their own place, itself counted; `None`: all before."""
@@ -22,19 +22,19 @@ class Layers:
     both_ways: frozenset[Window] = frozenset()  # windows of the layers where pictures' tokens see one another both ways
 
     @classmethod
-    def of(cls, config: Any, both_ways: BothWays = BothWays.NEVER) -> "Layers":  # noqa: ANN401  # PreTrainedConfig
+    def of(cls, config: Any, both_ways: BidirectionalAttention = BidirectionalAttention.NEVER) -> "Layers":  # noqa: ANN401  # PreTrainedConfig
         """Those of a language model's configuration."""
         modes = getattr(config, "kv_sharing_modes", None) or [None] * config.num_hidden_layers
         keeping = [layer for layer, mode in zip(config.per_layer_config, modes, strict=True) if mode != "reuse"]
         return cls(tuple(_heads(layer) for layer in keeping), _window(config), both_ways_windows(config, both_ways))
 
 
-def both_ways_windows(config: Any, both_ways: BothWays) -> frozenset[Window]:  # noqa: ANN401  # as above
+def both_ways_windows(config: Any, both_ways: BidirectionalAttention) -> frozenset[Window]:  # noqa: ANN401  # as above
     """The windows of the layers in which a picture's tokens see those after them in it, too."""
     window = _window(config)
-    if both_ways is BothWays.ALL_LAYERS:
+    if both_ways is BidirectionalAttention.ALL_LAYERS:
         return frozenset({None, window})
-    if both_ways is BothWays.AS_CONFIGURED and config.use_bidirectional_attention == "vision":
+    if both_ways is BidirectionalAttention.AS_CONFIGURED and config.use_bidirectional_attention == "vision":
         return frozenset({window}) - {None}
     return frozenset()
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
-from kastor.domain.vision import Vision
+from kastor.domain.vision import VisionSpec
 from kastor.models.language import text_config
 
 CausalModel = Any  # transformers.PreTrainedModel; its types are not checked (pyproject: follow_imports = skip)
@@ -129,7 +129,7 @@ def _first_line(error: Exception) -> str:
     return text[0].rstrip(".") + "." if text else f"{type(error).__name__}."
 
 
-def served_as(base: Any, vision: Vision | None) -> Any:  # noqa: ANN401  # a transformers model
+def served_as(base: Any, vision: VisionSpec | None) -> Any:  # noqa: ANN401  # a transformers model
     """The loaded base as it is served: one that sees computes in fp32, on the weights that were trained on.
 
     Among a picture's tokens bf16 rounds served log-probabilities .6 nats away on average, while training, whose sums
@@ -139,7 +139,7 @@ def served_as(base: Any, vision: Vision | None) -> Any:  # noqa: ANN401  # a tra
     return base.float() if serving_dtype(base, vision) is torch.float32 else base
 
 
-def serving_dtype(base: Any, vision: Vision | None) -> torch.dtype:  # noqa: ANN401  # as above
+def serving_dtype(base: Any, vision: VisionSpec | None) -> torch.dtype:  # noqa: ANN401  # as above
     """What the loaded base computes in when it is served."""
     if vision is None or (vision.pretrained and base.device.type != "cpu"):
         dtype: torch.dtype = base.dtype

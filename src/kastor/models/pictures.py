@@ -4,18 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from kastor.domain.vision import PlannedMedium, Vision
+from kastor.domain.vision import MediumPlan, VisionSpec
 from kastor.media import decode
 from kastor.media.compiled import FrameStore, frames_key
 from kastor.models.vision import Pixels, feature_key
 
 
-def stored_under(medium: PlannedMedium, tower: str) -> str:
+def stored_under(medium: MediumPlan, tower: str) -> str:
     """The key of the features; `tower` is the hash of its weights."""
     return feature_key(medium.sha256, _numbers(medium), medium.view.grids, tower, medium.scaling)
 
 
-def compiled_under(medium: PlannedMedium, vision: Vision) -> str:
+def compiled_under(medium: MediumPlan, vision: VisionSpec) -> str:
     """The key of the pictures, whatever tower looks at them."""
     return frames_key(medium.sha256, _numbers(medium), _sizes(medium), vision.resample, medium.scaling)
 
@@ -23,8 +23,8 @@ def compiled_under(medium: PlannedMedium, vision: Vision) -> str:
 def compiled(
     frames: FrameStore,
     path: Path,
-    medium: PlannedMedium,
-    vision: Vision,
+    medium: MediumPlan,
+    vision: VisionSpec,
     pictures: decode.Pictures,
     heed: Callable[[], None] = lambda: None,
 ) -> Sequence[Pixels]:
@@ -33,7 +33,7 @@ def compiled(
     `heed` is called before each is decoded, and may raise.
 
     Raises:
-        BadMedium: it is damaged, or asks for too much.
+        MediumError: it is damaged, or asks for too much.
         FailedPrecondition: what is kept of it is damaged.
 
     """
@@ -48,11 +48,11 @@ def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[P
         heed()
 
 
-def decoded(path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.Pictures) -> Iterator[Pixels]:
+def decoded(path: Path, medium: MediumPlan, vision: VisionSpec, pictures: decode.Pictures) -> Iterator[Pixels]:
     """The planned pictures of the medium at `path`, as `compiled` gives them, decoded whatever is kept.
 
     Raises:
-        BadMedium: it is damaged, or asks for too much.
+        MediumError: it is damaged, or asks for too much.
 
     """
     sizes, resample = _sizes(medium), vision.resample
@@ -64,11 +64,11 @@ def decoded(path: Path, medium: PlannedMedium, vision: Vision, pictures: decode.
         yield pictures.picture(path, size, page=page, resample=resample, scaling=medium.scaling)
 
 
-def _numbers(medium: PlannedMedium) -> list[int]:
+def _numbers(medium: MediumPlan) -> list[int]:
     """Which pictures of the medium are looked at."""
     return list(range(medium.view.num_pictures) if medium.frames is None else medium.frames.pts)
 
 
-def _sizes(medium: PlannedMedium) -> list[tuple[int, int]]:
+def _sizes(medium: MediumPlan) -> list[tuple[int, int]]:
     """Width and height of each."""
     return [(grid.width, grid.height) for grid in medium.view.grids]

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from kastor.domain.media import Resample
+from kastor.domain.media import Resampling
 from kastor.domain.vision import Grid
 
 Pixels = NDArray[np.uint8]
@@ -26,20 +26,20 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class Recipe:
     """How a family's pictures are scaled and normalised; red, green, blue."""
 
-    resample: Resample
+    resample: Resampling
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "gemma3": Recipe(Resample.BILINEAR, HALF, HALF),
-        "gemma4": Recipe(Resample.BICUBIC, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # its tower does the rest
-        "idefics3": Recipe(Resample.LANCZOS, HALF, HALF),
-        "llava": Recipe(Resample.BICUBIC, CLIP_MEAN, CLIP_STD),
-        "qwen2.5-vl": Recipe(Resample.BICUBIC, CLIP_MEAN, CLIP_STD),
-        "qwen3-vl": Recipe(Resample.BICUBIC, HALF, HALF),
-        "smolvlm": Recipe(Resample.LANCZOS, HALF, HALF),
+        "gemma3": Recipe(Resampling.BILINEAR, HALF, HALF),
+        "gemma4": Recipe(Resampling.BICUBIC, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # its tower does the rest
+        "idefics3": Recipe(Resampling.LANCZOS, HALF, HALF),
+        "llava": Recipe(Resampling.BICUBIC, CLIP_MEAN, CLIP_STD),
+        "qwen2.5-vl": Recipe(Resampling.BICUBIC, CLIP_MEAN, CLIP_STD),
+        "qwen3-vl": Recipe(Resampling.BICUBIC, HALF, HALF),
+        "smolvlm": Recipe(Resampling.LANCZOS, HALF, HALF),
     }
 )
 """By the family's name; the numbers of the published preprocessor_config.json."""

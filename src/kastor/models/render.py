@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from kastor.domain.content import Example, Media, Prompt, Supervise
+from kastor.domain.content import Example, Media, Prompt, SupervisedTurns
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.domain.job import Rendering
-from kastor.domain.vision import NO_VIEWS, Grid, TokenCount, Views, Vision
+from kastor.domain.vision import NO_LAYOUTS, Grid, MediaLayouts, TokenCount, VisionSpec
 from kastor.models.families import Family, rendered_as
 from kastor.models.tokenizer_files import tokenizer_file
 from kastor.models.tokens import tokenizers_of
@@ -88,7 +88,7 @@ class Renderer:
     """Writes turns as one family's models expect them."""
 
     def __init__(
-        self, tokenizer: Tokenizer, plain: Tokenizer, family: Family, supervise: Supervise = Supervise.ALL
+        self, tokenizer: Tokenizer, plain: Tokenizer, family: Family, supervise: SupervisedTurns = SupervisedTurns.ALL
     ) -> None:
         self.tokenizer = tokenizer  # recognises control tokens
         self._plain = plain  # takes control tokens for ordinary text
@@ -107,7 +107,7 @@ class Renderer:
         cls,
         folder: Path,
         family: Family,
-        supervise: Supervise = Supervise.ALL,
+        supervise: SupervisedTurns = SupervisedTurns.ALL,
         rendering: Rendering = Rendering.PUBLISHED,
     ) -> "Renderer":
         """The renderer for the base model in `folder`, by this rendering.
@@ -126,11 +126,11 @@ class Renderer:
         return cls(recognising, plain, rendered_as(family, rendering), supervise)
 
     @property
-    def vision(self) -> Vision | None:
+    def vision(self) -> VisionSpec | None:
         """How the family sees, if it does."""
         return self._family.vision
 
-    def prompt(self, prompt: Prompt, views: Views = NO_VIEWS) -> list[int]:
+    def prompt(self, prompt: Prompt, views: MediaLayouts = NO_LAYOUTS) -> list[int]:
         """Token ids that end with the opening of the model's turn. `views` has each of its media.
 
         Raises:
@@ -139,7 +139,7 @@ class Renderer:
         """
         return self._ids(self._expanded(self._turns.prompt(prompt), views))[0]
 
-    def prompt_with_pictures(self, prompt: Prompt, views: Views) -> Rendered:
+    def prompt_with_pictures(self, prompt: Prompt, views: MediaLayouts) -> Rendered:
         """The same with the places of its pictures; nothing is supervised.
 
         Raises:
@@ -149,7 +149,7 @@ class Renderer:
         ids, pictures = self._ids(self._expanded(self._turns.prompt(prompt), views))
         return Rendered(ids, [False] * len(ids), pictures, self._on_a_grid)
 
-    def example(self, example: Example, views: Views = NO_VIEWS) -> Rendered:
+    def example(self, example: Example, views: MediaLayouts = NO_LAYOUTS) -> Rendered:
         """Each answer after what is served for it, with the token that ends it; answers alone are supervised.
 
         Raises:
@@ -166,7 +166,7 @@ class Renderer:
             supervised += [learnt] * len(ids)
         return Rendered(token_ids, supervised, pictures, self._on_a_grid)
 
-    def counts(self, examples: Sequence[Example], views: Sequence[Views] = ()) -> list[TokenCount]:
+    def counts(self, examples: Sequence[Example], views: Sequence[MediaLayouts] = ()) -> list[TokenCount]:
         """What `example` would give for each, all their texts counted in one go; `views` is empty or one for each.
 
         Raises:
@@ -177,7 +177,7 @@ class Renderer:
         for index, example in enumerate(examples):
             both: tuple[list[_Piece], list[_Piece]] = ([], [])
             for learnt, pieces in self._turns.example(example, self._supervise):
-                both[learnt].extend(self._expanded(pieces, views[index] if views else NO_VIEWS))
+                both[learnt].extend(self._expanded(pieces, views[index] if views else NO_LAYOUTS))
             held.append(both)
         texts = [piece for both in held for pieces in both for piece in pieces if isinstance(piece, str)]
         counted = iter(self._word_counts.counts(texts))
@@ -214,7 +214,7 @@ class Renderer:
         longest = max(map(len, self._plain.get_vocab()), default=1)
         return longest if self._plain.normalizer is None else MAX_COMPOSED_CHARS * longest
 
-    def _expanded(self, pieces: Iterable[Piece], views: Views) -> Iterator[_Piece]:
+    def _expanded(self, pieces: Iterable[Piece], views: MediaLayouts) -> Iterator[_Piece]:
         """The pieces with those of their media."""
         for piece in pieces:
             if isinstance(piece, Media):
@@ -222,7 +222,7 @@ class Renderer:
             else:
                 yield piece
 
-    def _media_pieces(self, media: Media, views: Views) -> Iterator[_Piece]:
+    def _media_pieces(self, media: Media, views: MediaLayouts) -> Iterator[_Piece]:
         vision, view = self._family.vision, views.get(media)
         if vision is None:
             raise InvalidArgument(f"This base model reads text only, not {media.name}.")
@@ -234,7 +234,7 @@ class Renderer:
             yield from self._picture_pieces(media, index, grid, vision)
             yield self._after
 
-    def _picture_pieces(self, media: Media, index: int, grid: Grid, vision: Vision) -> Iterator[_Piece]:
+    def _picture_pieces(self, media: Media, index: int, grid: Grid, vision: VisionSpec) -> Iterator[_Piece]:
         if grid.tiles == (1, 1):
             yield self._before
             yield _Placeholders(media, index, grid.num_tokens, 0, grid.columns)
@@ -245,7 +245,7 @@ class Renderer:
             yield self._tile_mark(number // columns + 1, number % columns + 1, vision)
             yield _Placeholders(media, index, size, number * size, grid.columns // columns)
 
-    def _tile_mark(self, row: int, column: int, vision: Vision) -> list[int]:
+    def _tile_mark(self, row: int, column: int, vision: VisionSpec) -> list[int]:
         return self._control(vision.tile_mark(row, column))
 
     def _ids(self, pieces: Iterable[_Piece]) -> tuple[list[int], tuple[Picture, ...]]:

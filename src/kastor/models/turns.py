@@ -7,9 +7,19 @@ so what is served before any of the model's turns is a prefix of what is trained
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media, Part, Prompt, Role, Supervise, Text
+from kastor.domain.content import (
+    Example,
+    FunctionCall,
+    FunctionResponse,
+    Media,
+    Part,
+    Prompt,
+    Role,
+    SupervisedTurns,
+    Text,
+)
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.functions import declarations
+from kastor.domain.tools import parse_declarations
 from kastor.models.families import Family
 from kastor.models.functions import Control, FunctionStyle, Said
 
@@ -50,7 +60,7 @@ class Turns:
             pieces += self._joined(style.split(style.forced))
         return pieces
 
-    def example(self, example: Example, supervise: Supervise) -> list[Run]:
+    def example(self, example: Example, supervise: SupervisedTurns) -> list[Run]:
         """What is trained on: each of the model's turns, or the last, is learnt with the token that ends it.
 
         Raises:
@@ -59,7 +69,7 @@ class Turns:
         """
         given, head = self._start(example), self._head(example)
         runs: list[Run] = []
-        learnt = example.learnt(supervise)
+        learnt = example.supervised_turns(supervise)
         for index, content in enumerate(example.contents):
             if index not in learnt:
                 given += self._turn(content.role, content.parts, head)
@@ -85,7 +95,7 @@ class Turns:
         held += [self._family.preface, *self._parts(said or ())]
         if style is not None and style.in_system:
             held += ["\n\n"] if said else []
-            held += style.declared(declarations(prompt.tools))
+            held += style.declared(parse_declarations(prompt.tools))
         return [*pieces, self._opening["system"], *self._joined(held), self._asked]
 
     def _system(self, prompt: Prompt | Example) -> tuple[Part, ...] | None:
@@ -99,7 +109,7 @@ class Turns:
             head += [*self._parts(prompt.system), "\n\n"]
         style = self._style(prompt)
         if style is not None and not style.in_system:
-            head += style.declared(declarations(prompt.tools))
+            head += style.declared(parse_declarations(prompt.tools))
         return head
 
     def _style(self, prompt: Prompt | Example) -> FunctionStyle | None:
@@ -109,7 +119,7 @@ class Turns:
             InvalidArgument: there are tools, and this family's models know none.
 
         """
-        if not prompt.tools or not declarations(prompt.tools):
+        if not prompt.tools or not parse_declarations(prompt.tools):
             return None
         return self._known_style("leave tools out")
 

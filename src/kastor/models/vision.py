@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.domain.media import BadMedium
-from kastor.domain.vision import Grid, Vision
+from kastor.domain.media import MediumError
+from kastor.domain.vision import Grid, VisionSpec
 from kastor.media.cache import Lease, MediaCache
 from kastor.media.sample import SCALING
 from kastor.models.layouts import layout_of
@@ -51,7 +51,7 @@ class Encoder:
     hash: str
 
     @classmethod
-    def open(cls, folder: Path, vision: Vision, *, num_threads: int) -> "Encoder":
+    def open(cls, folder: Path, vision: VisionSpec, *, num_threads: int) -> "Encoder":
         """The encoder of the base model in `folder`, which sees by `vision`, on the GPU if there is one.
 
         Raises:
@@ -76,7 +76,7 @@ class Encoder:
                 found += [compact(one) for one in self.tower(np.stack(alike[at : at + at_once]), grid)]
         bad = next((index for index, one in enumerate(found) if not np.isfinite(one).all()), None)
         if bad is not None:
-            raise BadMedium.of(
+            raise MediumError.of(
                 "features_not_finite",
                 f"The vision tower makes no finite numbers of its picture {bad + 1}.",
                 "If it is so with every medium, the tower's weights are damaged: fetch the base model again.",
@@ -114,7 +114,7 @@ class _OnDevice:
         return found
 
 
-def _check_layout(folder: Path, vision: Vision) -> None:
+def _check_layout(folder: Path, vision: VisionSpec) -> None:
     """Nothing, if the model in `folder` lays pictures out as its catalog entry has it."""
     path = folder / "config.json"
     own = layout_of(json.loads(path.read_bytes()))
@@ -125,7 +125,7 @@ def _check_layout(folder: Path, vision: Vision) -> None:
         )
 
 
-def tower_hash(folder: Path, vision: Vision) -> str:
+def tower_hash(folder: Path, vision: VisionSpec) -> str:
     """The hash of what decides the features that the base model in `folder`, which sees by `vision`, makes.
 
     Raises:

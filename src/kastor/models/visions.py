@@ -5,8 +5,8 @@ so that it is computed once. Qwen-VL, which was trained on pairs of frames, sees
 """
 
 from kastor.domain.content import Resolution
-from kastor.domain.media import Resample
-from kastor.domain.vision import BothWays, Vision
+from kastor.domain.media import Resampling
+from kastor.domain.vision import BidirectionalAttention, VisionSpec
 from kastor.models.layouts import DynamicLayout, FittedLayout, PooledLayout, SquareLayout, TiledLayout
 
 SQUARE_SIDES = {Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}
@@ -51,7 +51,7 @@ def tile_mark(row: int, column: int) -> str:
     return f"{line}<fake_token_around_image><row_{row}_col_{column}>"
 
 
-NANO = Vision(
+NANO = VisionSpec(
     placeholder="<jupyter_output>",  # of SmolLM2's vocabulary; no text has it
     before="",
     after="\n",
@@ -59,18 +59,18 @@ NANO = Vision(
     default=Resolution.LOW,
 )
 
-GEMMA3 = Vision(
+GEMMA3 = VisionSpec(
     placeholder="<image_soft_token>",
     before="\n\n<start_of_image>",
     after="<end_of_image>\n\n",
     layout=PooledLayout(image_size=896, patch_size=14, pool=4),
     default=Resolution.MEDIUM,
-    resample=Resample.BILINEAR,
+    resample=Resampling.BILINEAR,
     pretrained="gemma3",
-    both_ways=BothWays.ALL_LAYERS,
+    both_ways=BidirectionalAttention.ALL_LAYERS,
 )
 
-GEMMA4 = Vision(
+GEMMA4 = VisionSpec(
     placeholder="<|image|>",
     before="<|image>",
     after="<image|>",
@@ -78,10 +78,10 @@ GEMMA4 = Vision(
     default=Resolution.MEDIUM,
     moment=minute_mark,
     pretrained="gemma4",
-    both_ways=BothWays.AS_CONFIGURED,
+    both_ways=BidirectionalAttention.AS_CONFIGURED,
 )
 
-QWEN3_VL = Vision(
+QWEN3_VL = VisionSpec(
     placeholder="<|image_pad|>",
     before="<|vision_start|>",
     after="<|vision_end|>",
@@ -92,7 +92,7 @@ QWEN3_VL = Vision(
     on_a_grid=True,
 )
 
-QWEN2_5_VL = Vision(
+QWEN2_5_VL = VisionSpec(
     placeholder="<|image_pad|>",
     before="<|vision_start|>",
     after="<|vision_end|>",
@@ -102,7 +102,7 @@ QWEN2_5_VL = Vision(
     on_a_grid=True,
 )
 
-SMOLVLM = Vision(
+SMOLVLM = VisionSpec(
     placeholder="<image>",
     before="<fake_token_around_image><global-img>",
     after="<fake_token_around_image>",
@@ -110,11 +110,11 @@ SMOLVLM = Vision(
     default=Resolution.LOW,
     moment=frame_mark,
     tile_mark=tile_mark,
-    resample=Resample.LANCZOS,
+    resample=Resampling.LANCZOS,
     pretrained="smolvlm",
 )
 
-LLAVA = Vision(
+LLAVA = VisionSpec(
     placeholder="<image>",
     before="",
     after="\n",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.permission import checked_email
+from kastor.domain.permission import validated_email
 
 PREFIX = "kastor_"
 KEY_PATTERN = re.compile(r"\bkastor_[a-z0-9]{10}_[A-Za-z0-9]{43}\b")
@@ -63,7 +63,7 @@ def new_key(
     name = _random(_ID_ALPHABET, 10)
     key = f"{PREFIX}{name}_{_random(_SECRET_ALPHABET, 43)}"
     expires_at = None if lifetime is None else at + lifetime
-    return key, ApiKey(name, digest(key), checked_email(email, "email"), label, operator, at, expires_at)
+    return key, ApiKey(name, digest(key), validated_email(email, "email"), label, operator, at, expires_at)
 
 
 def digest(key: str) -> str:

@@ -27,7 +27,7 @@ from jwt.exceptions import (
 )
 
 from kastor.domain.errors import InvalidArgument, Unavailable
-from kastor.domain.permission import Principal, checked_email
+from kastor.domain.permission import Principal, validated_email
 from kastor.security.auth import wrong_token
 from kastor.security.origin import secure
 
@@ -114,7 +114,7 @@ class ProviderTokens:
 
     def _caller(self, claims: Mapping[str, Any]) -> Principal:
         try:  # Principals are compared in lower case, so anything but an address might be somebody else's
-            email = checked_email(str(claims.get(self._email_claim, "")), self._email_claim)
+            email = validated_email(str(claims.get(self._email_claim, "")), self._email_claim)
         except InvalidArgument:
             raise wrong_token(f"The token's claim {self._email_claim!r} has to be an e-mail address.") from None
         if claims.get("email_verified", True) not in (True, "true"):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from kastor.domain.vision import BothWays, Vision
+from kastor.domain.vision import BidirectionalAttention, VisionSpec
 from kastor.models.attention import Span, block_numbers, sees
 from kastor.models.language import text_config
 from kastor.models.layers import Layers, Window
@@ -53,9 +53,9 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
         self.clear()
 
     @classmethod
-    def like(cls, model: Any, vision: Vision | None = None) -> "SlotCache":  # noqa: ANN401 - transformers is untyped
+    def like(cls, model: Any, vision: VisionSpec | None = None) -> "SlotCache":  # noqa: ANN401 - transformers is untyped
         """An empty cache that fits the model, which sees by `vision`."""
-        layers = Layers.of(text_config(model), BothWays.NEVER if vision is None else vision.both_ways)
+        layers = Layers.of(text_config(model), BidirectionalAttention.NEVER if vision is None else vision.both_ways)
         return cls(layers, dtype=model.dtype, device=model.device)
 
     @property

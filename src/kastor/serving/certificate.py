@@ -18,7 +18,7 @@ from safetensors import safe_open
 import kastor
 from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance
 from kastor.domain.errors import Internal, KastorError
-from kastor.domain.generation import Chunk, FinishReason, Sampling, Step
+from kastor.domain.generation import Chunk, FinishReason, Sampling, TokenStep
 from kastor.models.attention import whole_end
 from kastor.models.language import Places, logits, text_config
 from kastor.models.load import end_ids
@@ -187,7 +187,7 @@ class Served:
         return () if self.embed is None or not example.pictures else self.embed(example)
 
     @torch.inference_mode()
-    def answer(self, prompt: Rendered) -> tuple[FinishReason, list[Step]]:
+    def answer(self, prompt: Rendered) -> tuple[FinishReason, list[TokenStep]]:
         """A greedy answer to the prompt, by the batcher: how it ended, and its tokens.
 
         Raises:
@@ -207,7 +207,7 @@ class Served:
             pictures=self.pictures(prompt),
             positions=prompt.positions,
         )
-        steps: list[Step] = []
+        steps: list[TokenStep] = []
         for _ in range(len(ticket.prompt_ids) + MAX_GENERATED):
             batcher.step()
             for event in events:

@@ -17,7 +17,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.excerpt import shortened
-from kastor.domain.generation import Form
+from kastor.domain.generation import ResponseFormat
 
 WHITE_SPACE = r"\n?[ ]{0,16}"
 MAX_REASON_CHARS = 300
@@ -83,7 +83,7 @@ class Guides:
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
 
-    def guide(self, form: Form) -> Guide:
+    def guide(self, form: ResponseFormat) -> Guide:
         """The beginning of an answer of this form.
 
         Raises:
@@ -102,7 +102,7 @@ class Guides:
             return self._tokenizer
 
 
-def _grammar(form: Form) -> str:
+def _grammar(form: ResponseFormat) -> str:
     if form.choices:
         return LLMatcher.grammar_from_regex("|".join(map(re.escape, form.choices)))
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Unavailable
-from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LateEngine:
         """The answer as it is made."""
         yield from self._client().stream(request)
 
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: Shown, rendering: Rendering) -> int:
+    def count_tokens(self, base_model: str, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> int:
         """How many tokens the prompt is for this base, by this rendering."""
         return self._client().count_tokens(base_model, prompt, shown, rendering)
 

@@ -21,7 +21,7 @@ import structlog
 
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Unavailable
-from kastor.domain.generation import Chunk, GenerateRequest, Shown
+from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
 from kastor.lifeline import Lifeline
 from kastor.lines import byte_lines
@@ -37,7 +37,7 @@ POLL_S = 0.05
 STOP_GRACE_S = 5.0
 MAX_LOG_BYTES = 4 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
-NOTHING: Shown = MappingProxyType({})
+NOTHING: ResolvedMedia = MappingProxyType({})
 
 Command = Callable[[str, Path, int], list[str]]
 
@@ -127,7 +127,11 @@ class RemoteEngine:
         raise Unavailable(f"The generation process for models/{request.base_model} ended in mid-answer; try again.")
 
     def count_tokens(
-        self, base_model: str, prompt: Prompt, shown: Shown = NOTHING, rendering: Rendering = Rendering.PUBLISHED
+        self,
+        base_model: str,
+        prompt: Prompt,
+        shown: ResolvedMedia = NOTHING,
+        rendering: Rendering = Rendering.PUBLISHED,
     ) -> int:
         """The number of tokens the base sees of a prompt, its system instruction and control tokens included."""
         body = wire.encode_prompt(prompt, shown, rendering)

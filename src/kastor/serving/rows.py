@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from kastor.domain.errors import KastorError
-from kastor.domain.generation import Chunk, FinishReason, Sampling, Step, TokenLogprob
+from kastor.domain.generation import Chunk, FinishReason, Sampling, TokenLogprob, TokenStep
 from kastor.models.attention import Span
 from kastor.models.language import Model, Places
 from kastor.serving.adapters import Adapter
@@ -101,7 +101,7 @@ class Row:
     output_tokens: int = 0
     last_token: int = -1  # chosen, not yet in the cache
     counts: Counter[int] = field(default_factory=Counter)  # of the answer's tokens
-    steps: list[Step] = field(default_factory=list)  # not yet told
+    steps: list[TokenStep] = field(default_factory=list)  # not yet told
 
     @classmethod
     def begin(cls, ticket: Ticket, index: int, tokens: Tokens, adapter: Adapter | None) -> "Row":
@@ -161,7 +161,7 @@ class Row:
         num_top = self.ticket.sampling.top_logprobs
         if num_top is not None:
             own, top = logprobs(logits_V, token, num_top)
-            self.steps.append(Step(self._told(token, own), tuple(self._told(*one) for one in top)))
+            self.steps.append(TokenStep(self._told(token, own), tuple(self._told(*one) for one in top)))
         return self.guide is not None and self.guide.accept(token)
 
     def _told(self, token: int, logprob: float) -> TokenLogprob:

@@ -23,9 +23,9 @@ import structlog
 import torch
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
-from kastor.domain.generation import Shown, ShownMedium
-from kastor.domain.media import BadMedium
-from kastor.domain.vision import Vision
+from kastor.domain.generation import ResolvedMedia, ResolvedMedium
+from kastor.domain.media import MediumError
+from kastor.domain.vision import VisionSpec
 from kastor.media import decode
 from kastor.media.cache import MediaCache
 from kastor.media.compiled import FrameStore
@@ -52,7 +52,7 @@ class Seeing:
     def __init__(
         self,
         model: Any,  # noqa: ANN401  # transformers.PreTrainedModel, untyped
-        vision: Vision,
+        vision: VisionSpec,
         folder: Path,
         cache: MediaCache,
         frames: MediaCache,
@@ -74,7 +74,9 @@ class Seeing:
         self._projectors: OrderedDict[str | None, Projector] = OrderedDict()
         self._towers: OrderedDict[str | None, _TowerPlace] = OrderedDict()
 
-    def embedded(self, pictures: Sequence[Picture], shown: Shown, adapter_id: str | None) -> tuple[Embedded, ...]:
+    def embedded(
+        self, pictures: Sequence[Picture], shown: ResolvedMedia, adapter_id: str | None
+    ) -> tuple[Embedded, ...]:
         """The pictures of a prompt, as the adapter sees them, or the base if `None`. Blocks: media may be decoded.
 
         Raises:
@@ -97,7 +99,7 @@ class Seeing:
 
     # ---- features
 
-    def _features(self, shown: ShownMedium, tower: "_TowerPlace") -> list[Features]:
+    def _features(self, shown: ResolvedMedium, tower: "_TowerPlace") -> list[Features]:
         key = stored_under(shown.planned, tower.hash)
         with closing(self._cache.lease("engine")) as lease:
             store = FeatureStore(self._cache, lease)
@@ -107,7 +109,7 @@ class Seeing:
                         store.put(key, self._encoded(shown, tower))
             return [store.read(key, index) for index in range(shown.planned.view.num_pictures)]
 
-    def _encoded(self, shown: ShownMedium, tower: "_TowerPlace") -> list[Features]:
+    def _encoded(self, shown: ResolvedMedium, tower: "_TowerPlace") -> list[Features]:
         with closing(self._frames.lease("engine")) as lease:
             pixels = self._pixels(shown, FrameStore(self._frames, lease, _not_kept))
             with self._encoding:
@@ -119,7 +121,7 @@ class Seeing:
                 with _blamed_on(shown):
                     return encoder.encode(pixels, shown.planned.view.grids)
 
-    def _pixels(self, shown: ShownMedium, frames: FrameStore) -> Sequence[Pixels]:
+    def _pixels(self, shown: ResolvedMedium, frames: FrameStore) -> Sequence[Pixels]:
         kept = frames.hold(compiled_under(shown.planned, self._vision))
         if kept is not None:
             return kept
@@ -190,18 +192,18 @@ def _not_kept(why: str) -> None:
 
 
 @contextmanager
-def _blamed_on(shown: ShownMedium) -> Iterator[None]:
+def _blamed_on(shown: ResolvedMedium) -> Iterator[None]:
     """A medium's fault as the caller's, with the place of its part."""
     try:
         yield
-    except BadMedium as bad:
+    except MediumError as bad:
         said = f"{bad.fault.message} {bad.fault.hint}".strip()
         refused = InvalidArgument.of(shown.place, said)
         reason = bad.fault.rule.upper()
         raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
 
 
-def _check_content(shown: ShownMedium) -> None:
+def _check_content(shown: ResolvedMedium) -> None:
     """Nothing, if the file still is what was looked at; one named by its hash is never written to again."""
     try:
         with shown.path.open("rb") as file:

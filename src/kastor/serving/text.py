@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kastor.domain.stops import held_back, stop_at
+from kastor.domain.stop_sequences import find_stop, partial_stop_length
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_HELD_TOKENS = 4
@@ -57,10 +57,10 @@ class Writer:
 
     def _checked(self, text: str) -> str:
         text = self._pending + text
-        at = stop_at(text, self.stops)
+        at = find_stop(text, self.stops)
         if at is not None:
             self.stopped, self._pending = True, ""
             return text[:at]
-        cut = len(text) - held_back(text, self.stops)
+        cut = len(text) - partial_stop_length(text, self.stops)
         self._pending = text[cut:]
         return text[:cut]

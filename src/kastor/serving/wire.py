@@ -19,13 +19,13 @@ from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, Kast
 from kastor.domain.generation import (
     Chunk,
     FinishReason,
-    Form,
     GenerateRequest,
+    ResolvedMedia,
+    ResolvedMedium,
+    ResponseFormat,
     Sampling,
-    Shown,
-    ShownMedium,
-    Step,
     TokenLogprob,
+    TokenStep,
 )
 from kastor.domain.job import Rendering
 
@@ -52,12 +52,12 @@ ERRORS = {
 }
 
 
-def encode_prompt(prompt: Prompt, shown: Shown, rendering: Rendering) -> bytes:
+def encode_prompt(prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> bytes:
     """A prompt, its media and the rendering to count by, as JSON."""
     return orjson.dumps(_prompt_object(prompt, shown) | {"rendering": rendering})
 
 
-def decode_prompt(body: bytes) -> tuple[Prompt, Shown, Rendering]:
+def decode_prompt(body: bytes) -> tuple[Prompt, ResolvedMedia, Rendering]:
     """The prompt of a JSON body, its media, which are named by their place now, and the rendering."""
     fields = orjson.loads(body)
     return (*_prompt(fields), Rendering(fields["rendering"]))
@@ -87,7 +87,7 @@ def decode_request(body: bytes) -> GenerateRequest:
     said = fields["sampling"]
     form = said["form"]
     if form is not None:
-        form = Form(form["field"], form["schema"], tuple(form["choices"]))
+        form = ResponseFormat(form["field"], form["schema"], tuple(form["choices"]))
     sampling = Sampling(**said | {"stop_sequences": tuple(said["stop_sequences"]), "form": form})
     prompt, shown = _prompt(fields["prompt"])
     adapter, rendering = fields["adapter"], Rendering(fields["rendering"])
@@ -171,11 +171,11 @@ def _logprob_list(one: TokenLogprob) -> list[object]:
     return [one.text, one.token_id, one.logprob]
 
 
-def _step(chosen: list[Any], *top: list[Any]) -> Step:
-    return Step(TokenLogprob(*chosen), tuple(TokenLogprob(*one) for one in top))
+def _step(chosen: list[Any], *top: list[Any]) -> TokenStep:
+    return TokenStep(TokenLogprob(*chosen), tuple(TokenLogprob(*one) for one in top))
 
 
-def _prompt_object(prompt: Prompt, shown: Shown) -> dict[str, Any]:
+def _prompt_object(prompt: Prompt, shown: ResolvedMedia) -> dict[str, Any]:
     places = {media: place for place, media in enumerate(shown)}
     turns = [{"role": turn.role, "parts": _parts_list(turn.parts, places)} for turn in prompt.contents]
     system = None if prompt.system is None else _parts_list(prompt.system, places)
@@ -201,11 +201,11 @@ def _listed(part: Part, places: Mapping[Media, int]) -> Listed:
     return {"response": part.name, "json": part.response}
 
 
-def _medium(media: Media, shown: ShownMedium) -> dict[str, Any]:
+def _medium(media: Media, shown: ResolvedMedium) -> dict[str, Any]:
     return {"type": media.mime_type, "path": str(shown.path), "place": shown.place} | medium_object(shown.planned)
 
 
-def _prompt(fields: dict[str, Any]) -> tuple[Prompt, Shown]:
+def _prompt(fields: dict[str, Any]) -> tuple[Prompt, ResolvedMedia]:
     media = [_shown(place, held) for place, held in enumerate(fields.get("media", ()))]
     turns = tuple(Content(Role(turn["role"]), _parts(turn["parts"], media)) for turn in fields["turns"])
     system = fields["system"]
@@ -213,16 +213,16 @@ def _prompt(fields: dict[str, Any]) -> tuple[Prompt, Shown]:
     return Prompt(turns, said, fields.get("tools", ""), must_call=fields.get("call", False)), dict(media)
 
 
-def _shown(place: int, held: dict[str, Any]) -> tuple[Media, ShownMedium]:
+def _shown(place: int, held: dict[str, Any]) -> tuple[Media, ResolvedMedium]:
     """The medium named by its place, which tells apart what is shown of one file in two ways."""
-    return Media(held["type"], str(place)), ShownMedium(medium_of(held), Path(held["path"]), held["place"])
+    return Media(held["type"], str(place)), ResolvedMedium(medium_of(held), Path(held["path"]), held["place"])
 
 
-def _parts(listed: list[Listed], media: Sequence[tuple[Media, ShownMedium]]) -> tuple[Part, ...]:
+def _parts(listed: list[Listed], media: Sequence[tuple[Media, ResolvedMedium]]) -> tuple[Part, ...]:
     return tuple(_part(one, media) for one in listed)
 
 
-def _part(one: Listed, media: Sequence[tuple[Media, ShownMedium]]) -> Part:
+def _part(one: Listed, media: Sequence[tuple[Media, ResolvedMedium]]) -> Part:
     if isinstance(one, str):
         return Text(one)
     if isinstance(one, int):

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from kastor.domain.content import Supervise
+from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import Code
 from kastor.domain.job import (
     AdapterShape,
@@ -15,8 +15,8 @@ from kastor.domain.job import (
     JobError,
     Rendering,
     RequestedHyperparameters,
-    Snapshot,
     State,
+    StepMetrics,
     TuningJob,
     TuningSpec,
 )
@@ -34,7 +34,7 @@ def tuning_job(row: RowMapping) -> TuningJob:
             | {
                 "file": _dataset_file(spec.get("file")),
                 "rendering": Rendering(spec.get("rendering", Rendering.FIRST)),
-                "supervise": Supervise(spec.get("supervise", Supervise.LAST)),  # jobs of before the choice
+                "supervise": SupervisedTurns(spec.get("supervise", SupervisedTurns.LAST)),  # jobs of before the choice
                 "hyperparameters": Hyperparameters(**spec["hyperparameters"]),
                 "adapter": AdapterShape(**spec["adapter"] | {"targets": tuple(spec["adapter"]["targets"])}),
             }
@@ -70,7 +70,7 @@ def job_values(job: TuningJob) -> dict[str, Any]:
     }
 
 
-def snapshot(values: list[Any]) -> Snapshot:
+def snapshot(values: list[Any]) -> StepMetrics:
     """The snapshot with these fields. A list may hold a million of them, so they are not looked up by name."""
     step, epoch, mean_loss, *others = values
-    return Snapshot(step, epoch, math.nan if mean_loss is None else mean_loss, *others)
+    return StepMetrics(step, epoch, math.nan if mean_loss is None else mean_loss, *others)

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from kastor.domain.errors import AlreadyExists, NotFound, Superseded
-from kastor.domain.job import ACTIVE, TERMINAL, Event, JobError, Snapshot, State, TuningJob, TuningSpec
+from kastor.domain.job import ACTIVE, TERMINAL, JobError, JobEvent, State, StepMetrics, TuningJob, TuningSpec
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
 from kastor.store import tables
@@ -63,7 +63,7 @@ class JobStore:
             with self._database.write() as connection:
                 connection.execute(insert(jobs).values(job_values(job)))
                 connection.execute(insert(tables.tuned_models).values(asdict(model)))
-                _add_event(connection, job.id, Event(job.created_at, "info", str(job.state)))
+                _add_event(connection, job.id, JobEvent(job.created_at, "info", str(job.state)))
         except IntegrityError as error:
             raise AlreadyExists(
                 f"Tuned model {model.name} already exists. Choose another id, or delete it first."
@@ -88,8 +88,8 @@ class JobStore:
             connection.execute(update(jobs).where(earlier).values(resumed_as=job.id))
             connection.execute(insert(table).from_select([table.c.job_id, *columns], done))
             begun = f"{job.state}: goes on for job {failed.id} from the checkpoint of step {job.completed_steps}"
-            _add_event(connection, job.id, Event(job.created_at, "info", begun))
-            _add_event(connection, failed.id, Event(job.created_at, "info", f"resumed as job {job.id}"))
+            _add_event(connection, job.id, JobEvent(job.created_at, "info", begun))
+            _add_event(connection, failed.id, JobEvent(job.created_at, "info", f"resumed as job {job.id}"))
 
     def get(self, job_id: str) -> TuningJob:
         """The job.
@@ -128,7 +128,7 @@ class JobStore:
                 return None
             job = tuning_job(row)
             moved = f"{State.QUEUED} -> {State.PREPARING} (attempt {job.attempt})"
-            _add_event(connection, job.id, Event(at, "info", moved))
+            _add_event(connection, job.id, JobEvent(at, "info", moved))
             return job
 
     def move(
@@ -177,7 +177,7 @@ class JobStore:
         with self._database.write() as connection:
             return _owned(connection, job_id, attempt, heartbeat_at=at)
 
-    def record_step(self, job_id: str, attempt: int, snapshot: Snapshot) -> State:
+    def record_step(self, job_id: str, attempt: int, snapshot: StepMetrics) -> State:
         """The job's state, after keeping what a step did (in place of an earlier try of the same step).
 
         Raises:
@@ -290,33 +290,33 @@ class JobStore:
         with self._database.read() as connection:
             return int(connection.execute(select(func.coalesce(func.sum(jobs.c.completed_steps), 0))).scalar_one())
 
-    def snapshots(self, job_id: str) -> list[Snapshot]:
+    def snapshots(self, job_id: str) -> list[StepMetrics]:
         """What each completed step did, in order; empty for an unknown job."""
         return list(self.snapshots_of([job_id])[job_id])
 
-    def snapshots_of(self, job_ids: Sequence[str], *, latest: int | None = None) -> dict[str, tuple[Snapshot, ...]]:
+    def snapshots_of(self, job_ids: Sequence[str], *, latest: int | None = None) -> dict[str, tuple[StepMetrics, ...]]:
         """The same for several jobs, each of which is a key; of each only the `latest` ones, if given."""
         table = tables.snapshots
-        columns = (table.c[field.name] for field in fields(Snapshot))
+        columns = (table.c[field.name] for field in fields(StepMetrics))
         query = (
             select(table.c.job_id, *columns).where(table.c.job_id.in_(job_ids)).order_by(table.c.job_id, table.c.step)
         )
         if latest is not None:
             query = query.join(jobs).where(table.c.step > jobs.c.completed_steps - latest)
-        found: dict[str, list[Snapshot]] = {job_id: [] for job_id in job_ids}
+        found: dict[str, list[StepMetrics]] = {job_id: [] for job_id in job_ids}
         with self._database.read() as connection:
             for job_id, *values in connection.execute(query):
                 found[job_id].append(snapshot(values))
         return {job_id: tuple(steps) for job_id, steps in found.items()}
 
-    def events(self, job_id: str) -> list[Event]:
+    def events(self, job_id: str) -> list[JobEvent]:
         """The job's events in the order they were written; empty for an unknown job."""
         table = tables.events
         query = select(table.c.at, table.c.level, table.c.message).where(table.c.job_id == job_id).order_by(table.c.id)
         with self._database.read() as connection:
-            return [Event(row.at, row.level, row.message) for row in connection.execute(query)]
+            return [JobEvent(row.at, row.level, row.message) for row in connection.execute(query)]
 
-    def add_event(self, job_id: str, event: Event) -> None:
+    def add_event(self, job_id: str, event: JobEvent) -> None:
         """Add a line to the job's events.
 
         Raises:
@@ -364,7 +364,7 @@ def _move(
         )
     level = "error" if error is not None else "warning" if died else "info"
     why = "; ".join(part for part in (note, error.message if error else "") if part)
-    _add_event(connection, job.id, Event(at, level, f"{job.state} -> {to}" + (f": {why}" if why else "")))
+    _add_event(connection, job.id, JobEvent(at, level, f"{job.state} -> {to}" + (f": {why}" if why else "")))
     return tuning_job(row)
 
 
@@ -385,5 +385,5 @@ def _found(connection: Connection, job_id: str, *, lock: bool = False) -> Tuning
     return tuning_job(row)
 
 
-def _add_event(connection: Connection, job_id: str, event: Event) -> None:
+def _add_event(connection: Connection, job_id: str, event: JobEvent) -> None:
     connection.execute(insert(tables.events).values(asdict(event) | {"job_id": job_id}))

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, func, or_, select, update
 
 from kastor.domain.job import TuningJob
-from kastor.domain.listing import ModelFilter
+from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Principal, Role
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
-from kastor.domain.vision import BothWays
+from kastor.domain.vision import BidirectionalAttention
 from kastor.models.language import Model, Places
 from kastor.models.projector import Projector
 from kastor.models.render import Picture
@@ -41,7 +41,7 @@ class Sight:
 
     projector: Projector | None
     read: Read
-    both_ways: BothWays = BothWays.NEVER
+    both_ways: BidirectionalAttention = BidirectionalAttention.NEVER
     tower: Tower | None = None  # trained, too: what is read are pixels
     corrections: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """By key of a medium that the projector was aligned on: what is added, (W,), to the tokens of its pictures while

@@ -6,8 +6,8 @@ from contextlib import ExitStack, closing
 from kastor.domain.content import Media
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import TuningJob
-from kastor.domain.media import BadMedium
-from kastor.domain.vision import PlannedMedium, Vision
+from kastor.domain.media import MediumError
+from kastor.domain.vision import MediumPlan, VisionSpec
 from kastor.media import decode
 from kastor.media.compiled import Compiled, FrameStore
 from kastor.media.fetch import Fetcher
@@ -24,7 +24,7 @@ class Source:
         self,
         settings: Settings,
         job: TuningJob,
-        vision: Vision,
+        vision: VisionSpec,
         stack: ExitStack,
         refused: Callable[[str], None],
         on_damage: Callable[[str], None] = lambda _: None,
@@ -49,7 +49,7 @@ class Source:
         """Kept pictures, which stay; `None` if they are not here."""
         return self._frames.hold(key)
 
-    def let_go(self, planned: PlannedMedium) -> None:
+    def let_go(self, planned: MediumPlan) -> None:
         """Let the pictures of a medium be evicted, once for each time they were given out of the store."""
         self._frames.release(compiled_under(planned, self._vision))
 
@@ -61,7 +61,7 @@ class Compiling:
         self,
         settings: Settings,
         job: TuningJob,
-        vision: Vision,
+        vision: VisionSpec,
         frames: FrameStore,
         heed: Callable[[], None],
         on_damage: Callable[[str], None],
@@ -83,11 +83,11 @@ class Compiling:
         """End what decodes."""
         self._stack.close()
 
-    def pictures(self, media: Media, planned: PlannedMedium) -> Sequence[Pixels]:
+    def pictures(self, media: Media, planned: MediumPlan) -> Sequence[Pixels]:
         """The planned pictures, scaled for the tower; held in the store unless they are a list.
 
         Raises:
-            BadMedium: it cannot be had, or is damaged.
+            MediumError: it cannot be had, or is damaged.
             ResourceExhausted: there is no room to fetch it.
 
         """
@@ -97,7 +97,7 @@ class Compiling:
         fetched = self._fetcher.fetch_bytes(media.data) if media.data else self._fetcher.fetch(media.uri)
         try:
             if fetched.sha256 != planned.sha256:
-                raise BadMedium.of("media_changed", f"{media.name} is another file now than when it was checked.")
+                raise MediumError.of("media_changed", f"{media.name} is another file now than when it was checked.")
             return compiled(self._frames, fetched.path, planned, self._vision, self._pictures, self._heed)
         finally:
             self._fetcher.release(fetched)

@@ -12,7 +12,7 @@ from kastor.dataset.rules import token_faults
 from kastor.dataset.sampling import encode_sampling
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob, TuningSpec
-from kastor.domain.vision import TokenCount, Vision
+from kastor.domain.vision import TokenCount, VisionSpec
 from kastor.models.catalog import BaseModel
 from kastor.models.pictures import compiled_under
 from kastor.models.render import Rendered, Renderer
@@ -113,7 +113,7 @@ class Preparing:
         seeing.start()
         return Prepared(spec, Streamed(rows, seeing), rows.tokens, renderer, seeing)
 
-    def _reading(self, job: TuningJob, source: Source, base: tuple[Vision, Path], num_threads: int) -> Reader:
+    def _reading(self, job: TuningJob, source: Source, base: tuple[VisionSpec, Path], num_threads: int) -> Reader:
         vision, folder = base
         if job.spec.train_tower:
             return PixelReading(source, vision, tower_hash(folder, vision))

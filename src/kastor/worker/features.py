@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from kastor.domain.errors import FailedPrecondition, Internal
 from kastor.domain.job import TuningSpec
-from kastor.domain.media import BadMedium, MediaFault
-from kastor.domain.vision import Grid, PlannedMedium, Vision
+from kastor.domain.media import MediaFault, MediumError
+from kastor.domain.vision import Grid, MediumPlan, VisionSpec
 from kastor.models.vision import Pixels
 from kastor.training.packing import epoch_order, step_examples
 from kastor.worker.ahead import Ahead
@@ -34,7 +34,7 @@ TELL_EVERY_S = 15.0
 LOOK_EVERY_S = 0.2  # for a request to end, while waiting
 PATIENCE_S = 5.0  # with the thread when it is told to end
 
-_Made = tuple[str, PlannedMedium, Sequence[Pixels] | MediaFault | None]
+_Made = tuple[str, MediumPlan, Sequence[Pixels] | MediaFault | None]
 """A medium's key and plan; `None` where its features were stored already."""
 
 
@@ -83,9 +83,9 @@ class Reader(Protocol):
 
     made: str  # which of the two
     tower: str  # hash of the tower's weights
-    vision: Vision
+    vision: VisionSpec
 
-    def key_of(self, planned: PlannedMedium) -> str:
+    def key_of(self, planned: MediumPlan) -> str:
         """Under which name a medium's are kept."""
 
     def is_kept(self, key: str) -> bool:
@@ -161,7 +161,7 @@ class FeaturePass:
         return self._reading.tower
 
     @property
-    def vision(self) -> Vision:
+    def vision(self) -> VisionSpec:
         """How the job's family sees."""
         return self._reading.vision
 
@@ -200,7 +200,7 @@ class FeaturePass:
             return self._reading.read(key, index)
         try:
             return self._reading.of(key, lambda: self._pixels_again(key))[index]
-        except BadMedium as bad:
+        except MediumError as bad:
             media, planned = self._rows.medium(self._rows.media[key])
             raise FailedPrecondition(f"{media.name} (sha256 {planned.sha256}): {bad.message}") from bad
 
@@ -225,7 +225,7 @@ class FeaturePass:
         media, planned = self._rows.medium(self._rows.media[key])
         try:
             pixels = self._again.pictures(media, planned)
-        except BadMedium as bad:
+        except MediumError as bad:
             raise _gone(planned, bad.fault) from bad
         if not isinstance(pixels, list):
             self._source.let_go(planned)  # the pass holds it, too
@@ -265,21 +265,21 @@ class FeaturePass:
         tell.end()
 
     def _take(
-        self, key: str, planned: PlannedMedium, pixels: Sequence[Pixels] | MediaFault | None, num_missing: int
+        self, key: str, planned: MediumPlan, pixels: Sequence[Pixels] | MediaFault | None, num_missing: int
     ) -> None:
         if isinstance(pixels, MediaFault):
             self._leave(key, planned, pixels)
             return
         try:
             kept = pixels is None or self._reading.take(key, pixels, planned.view.grids, num_missing=num_missing)
-        except BadMedium as bad:
+        except MediumError as bad:
             self._leave(key, planned, bad.fault)
             return
         if kept and pixels is not None and not isinstance(pixels, list):
             self._source.let_go(planned)
         self._now(self._seen, key)
 
-    def _leave(self, key: str, planned: PlannedMedium, fault: MediaFault) -> None:
+    def _leave(self, key: str, planned: MediumPlan, fault: MediaFault) -> None:
         if not self._leaving.has(planned):
             if self._done and self._first_step(key) <= self._done:
                 raise _gone(planned, fault)
@@ -312,7 +312,7 @@ class FeaturePass:
                         done.add(key)
                         yield key, planned, self._pixels(compiling, key, planned)
 
-    def _pixels(self, compiling: Compiling, key: str, planned: PlannedMedium) -> Sequence[Pixels] | MediaFault | None:
+    def _pixels(self, compiling: Compiling, key: str, planned: MediumPlan) -> Sequence[Pixels] | MediaFault | None:
         if self._leaving.has(planned):
             return MediaFault("left_out", "It was left out before.")
         if self._reading.hold(key):
@@ -320,11 +320,11 @@ class FeaturePass:
         media, _ = self._rows.medium(self._rows.media[key])
         try:
             return compiling.pictures(media, planned)
-        except BadMedium as bad:
+        except MediumError as bad:
             return bad.fault
 
 
-def _gone(planned: PlannedMedium, fault: MediaFault) -> FailedPrecondition:
+def _gone(planned: MediumPlan, fault: MediaFault) -> FailedPrecondition:
     return FailedPrecondition(
         f"A medium that this job was begun with (sha256 {planned.sha256}) cannot be had any more: {fault.message} "
         "Put it back, or tune again without it."

@@ -18,8 +18,8 @@ from kastor.dataset.sampling import encode_sampling
 from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.job import DatasetFile, TuningJob, TuningSpec, resolve
-from kastor.domain.limits import PROFILES
+from kastor.domain.job import DatasetFile, TuningJob, TuningSpec, resolve_hyperparameters
+from kastor.domain.request_limits import PROFILES
 from kastor.models.catalog import BaseModel
 from kastor.models.render import Renderer
 from kastor.settings import Settings
@@ -61,7 +61,7 @@ class Judging:
         spec = replace(
             self._job.spec,
             num_examples=ledger.num_accepted,
-            hyperparameters=resolve(
+            hyperparameters=resolve_hyperparameters(
                 file.asked,
                 ledger.num_accepted,
                 PROFILES[self._settings.profile],

@@ -17,7 +17,7 @@ from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob
 from kastor.domain.media import MediaFault
-from kastor.domain.vision import PlannedMedium
+from kastor.domain.vision import MediumPlan
 from kastor.settings import Settings
 from kastor.store.blobs import Blobs
 from kastor.worker.ownership import Ownership
@@ -42,7 +42,7 @@ class Leaving:
         blobs: Blobs,
         ownership: Ownership,
         files: Files,
-        key_of: Callable[[PlannedMedium], str],
+        key_of: Callable[[MediumPlan], str],
     ) -> None:
         self._job = job
         self._blobs = blobs
@@ -57,11 +57,11 @@ class Leaving:
         if self._faults:  # it may have been killed between the two files
             self._report(self._lost()[0])
 
-    def has(self, planned: PlannedMedium) -> bool:
+    def has(self, planned: MediumPlan) -> bool:
         """Whether the medium is left out."""
         return bool(self._faults) and self._key_of(planned) in self._faults
 
-    def add(self, planned: PlannedMedium, fault: MediaFault) -> None:
+    def add(self, planned: MediumPlan, fault: MediaFault) -> None:
         """Leave the medium out from now on: written down when this returns.
 
         Raises:

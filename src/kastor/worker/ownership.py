@@ -13,7 +13,7 @@ from typing import TypeVar
 import structlog
 
 from kastor.domain.errors import ResourceExhausted, Superseded, Unavailable
-from kastor.domain.job import Event, JobError, Snapshot, State, TuningJob, TuningSpec
+from kastor.domain.job import JobError, JobEvent, State, StepMetrics, TuningJob, TuningSpec
 from kastor.logs import RepeatLimit
 from kastor.store.jobs import JobStore
 
@@ -79,14 +79,14 @@ class Ownership:
     def note(self, message: str) -> None:
         """Add a line to the job's events and its log."""
         self._log.info(message)
-        self._patiently(lambda: self._jobs.add_event(self._job.id, Event(now(), "info", message)))
+        self._patiently(lambda: self._jobs.add_event(self._job.id, JobEvent(now(), "info", message)))
 
     def warn(self, message: str) -> None:
         """Add a line of which those who follow the job are told."""
         self._log.warning(message)
-        self._patiently(lambda: self._jobs.add_event(self._job.id, Event(now(), "warning", message)))
+        self._patiently(lambda: self._jobs.add_event(self._job.id, JobEvent(now(), "warning", message)))
 
-    def record(self, snapshot: Snapshot) -> None:
+    def record(self, snapshot: StepMetrics) -> None:
         """Keep what a step did, and learn of a cancel."""
         self._see(self._patiently(lambda: self._jobs.record_step(self._job.id, self._job.attempt, snapshot)))
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from kastor.domain.vision import Grid, PlannedMedium, Vision
+from kastor.domain.vision import Grid, MediumPlan, VisionSpec
 from kastor.models.pictures import compiled_under
 from kastor.models.vision import Pixels
 from kastor.worker.compiling import Source
@@ -19,14 +19,14 @@ class PixelReading:
 
     made = "pictures"
 
-    def __init__(self, source: Source, vision: Vision, tower: str) -> None:
+    def __init__(self, source: Source, vision: VisionSpec, tower: str) -> None:
         self.vision = vision
         self.tower = tower
         self._source = source
         self._held: set[str] = set()
         self._open: OrderedDict[str, Sequence[Pixels]] = OrderedDict()  # the trainer's
 
-    def key_of(self, planned: PlannedMedium) -> str:
+    def key_of(self, planned: MediumPlan) -> str:
         """Under which name the pictures of a medium are kept."""
         return compiled_under(planned, self.vision)
 

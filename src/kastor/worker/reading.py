@@ -11,7 +11,7 @@ import orjson
 
 from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import TuningJob
-from kastor.domain.vision import Grid, PlannedMedium, Vision
+from kastor.domain.vision import Grid, MediumPlan, VisionSpec
 from kastor.models.pictures import stored_under
 from kastor.models.vision import Encoder, Features, FeatureStore, Pixels, tower_hash
 from kastor.settings import Settings
@@ -35,7 +35,7 @@ class Reading:
         blobs: Blobs,
         ownership: Ownership,
         stack: ExitStack,
-        base: tuple[Vision, Path],
+        base: tuple[VisionSpec, Path],
         *,
         num_threads: int,
     ) -> None:
@@ -58,7 +58,7 @@ class Reading:
         self._opening = threading.Lock()
         self._full = False
 
-    def key_of(self, planned: PlannedMedium) -> str:
+    def key_of(self, planned: MediumPlan) -> str:
         """Under which name the features of a medium are kept."""
         return stored_under(planned, self.tower)
 

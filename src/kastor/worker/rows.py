@@ -11,10 +11,10 @@ from kastor.dataset.manifest import PlannedRow, decode_row
 from kastor.dataset.parse import decode_example
 from kastor.domain.content import Example, Media
 from kastor.domain.errors import Internal
-from kastor.domain.vision import PlannedMedium, TokenCount
+from kastor.domain.vision import MediumPlan, TokenCount
 from kastor.models.render import Rendered, Renderer
 
-KeyOf = Callable[[PlannedMedium], str]
+KeyOf = Callable[[MediumPlan], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Files:
                 yield *at, decode_row(plan)
                 at = (at[0] + len(example), at[1] + len(plan))
 
-    def media(self) -> Iterator[tuple[Media, PlannedMedium]]:
+    def media(self) -> Iterator[tuple[Media, MediumPlan]]:
         """The media of all examples with their plans, as often as they occur."""
         for at, _, row in self.plans():
             if row.media:
@@ -104,7 +104,7 @@ class Rows(Sequence[Rendered]):
         """The plan of an example."""
         return self._files.row(int(self._places[index, 1]))
 
-    def medium(self, shown: Shown) -> tuple[Media, PlannedMedium]:
+    def medium(self, shown: Shown) -> tuple[Media, MediumPlan]:
         """A medium as its example names it, and its plan."""
         media = dict.fromkeys(self._files.example(int(self._places[shown.row, 0])).media)
         return list(media)[shown.place], self.planned(shown.row).media[shown.place]

@@ -12,7 +12,7 @@ import structlog
 import torch
 
 from kastor.domain.counts import counted
-from kastor.domain.job import Snapshot, TuningJob
+from kastor.domain.job import StepMetrics, TuningJob
 from kastor.models.catalog import load_catalog
 from kastor.models.load import compute_dtype, compute_threads, load_base
 from kastor.models.sources import TOWER_FILE, Progress, ensure_local
@@ -130,7 +130,7 @@ class Steps:
 
     def _on_step(self, report: StepReport) -> bool:
         self._ownership.record(
-            Snapshot(
+            StepMetrics(
                 step=report.step,
                 epoch=report.epoch,
                 mean_loss=report.mean_loss,

@@ -16,7 +16,7 @@ from kastor.cli.demos.clips import SHAPES, Clip
 from kastor.cli.demos.page import Metric, Said, Score, Table, decimal
 from kastor.cli.demos.tuning import Form, Row, local_file
 from kastor.cli.output import table
-from kastor.domain.vision import clock
+from kastor.domain.vision import clock_timestamp
 from kastor.evaluation.fields import field_f1, object_in
 from kastor.evaluation.intervals import Interval, best_constant, interval_of, temporal_iou
 from kastor.evaluation.labels import accuracy, commonest, exact_match
@@ -46,7 +46,7 @@ def answer(event: str, start_s: float, end_s: float) -> str:
     >>> answer("circle", 3, 6)
     '{"event": "circle", "start": "00:03", "end": "00:06"}'
     """
-    return f'{{"event": "{event}", "start": "{clock(start_s)}", "end": "{clock(end_s)}"}}'
+    return f'{{"event": "{event}", "start": "{clock_timestamp(start_s)}", "end": "{clock_timestamp(end_s)}"}}'
 
 
 def row(path: Path, clip: Clip) -> Row:
@@ -73,7 +73,7 @@ def windows(clip: Clip, length_s: int) -> list[tuple[int, int]]:
 
 def form(seconds: int) -> Form:
     """Answers that are let through: the untuned base, too, names an event and two moments of the clip."""
-    moments = {"type": "STRING", "enum": [clock(second) for second in range(seconds + 1)]}
+    moments = {"type": "STRING", "enum": [clock_timestamp(second) for second in range(seconds + 1)]}
     properties = {"event": {"type": "STRING", "enum": list(SHAPES)}, "start": moments, "end": moments}
     names = list(properties)
     schema = {"type": "OBJECT", "properties": properties, "required": names, "propertyOrdering": names}

@@ -13,8 +13,8 @@ from kastor.cli.demos.tuning import SEEING_BASE, Study
 from kastor.cli.output import Output, duration, program
 from kastor.cli.records import Job
 from kastor.domain.job import State
-from kastor.domain.media import Sampling
-from kastor.domain.vision import clock
+from kastor.domain.media import FrameSampling
+from kastor.domain.vision import clock_timestamp
 from kastor.media.decode import frames
 from kastor.media.probe import plan
 from kastor.settings import Settings, load_settings
@@ -56,13 +56,13 @@ def emptied(folder: Path) -> Path:
 
 def thumbs(
     path: Path,
-    sampling: Sampling,
+    sampling: FrameSampling,
     size: tuple[int, int],
     marked: Callable[[float], bool] = lambda moment_s: False,
 ) -> tuple[Thumb, ...]:
     """Small pictures of the frames that are looked at, each with its moment."""
     found = frames(path, plan(path, sampling).plan, size)
-    return tuple(Thumb(jpeg(frame.pixels), clock(frame.moment_s), marked(frame.moment_s)) for frame in found)
+    return tuple(Thumb(jpeg(frame.pixels), clock_timestamp(frame.moment_s), marked(frame.moment_s)) for frame in found)
 
 
 def facts(study: Study, job: Job) -> tuple[tuple[str, str], ...]:

@@ -15,7 +15,7 @@ from kastor.cli.demos.localised import Localised
 from kastor.cli.demos.page import Part, Shown
 from kastor.cli.demos.seeing import facts, thumbs
 from kastor.cli.demos.tuning import Outcome, Row, Study
-from kastor.domain.media import Sampling
+from kastor.domain.media import FrameSampling
 
 SECONDS = 6
 NUM_TRAINED, NUM_HELD_OUT = 120, 30
@@ -77,7 +77,7 @@ class Clips:
         """For the page."""
         found = self.judged(outcome)
         shown = [
-            Shown(path.name, thumbs(path, Sampling(), THUMB_SIZE, clip.shown_at), found.said(index))
+            Shown(path.name, thumbs(path, FrameSampling(), THUMB_SIZE, clip.shown_at), found.said(index))
             for index, (path, clip) in enumerate(
                 zip(self.paths[self.num_trained :][:MAX_SHOWN], self.made[self.num_trained :], strict=False)
             )

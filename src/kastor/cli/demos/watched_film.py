@@ -10,8 +10,8 @@ from kastor.cli.demos.film import Window
 from kastor.cli.demos.page import Part, Shown
 from kastor.cli.demos.seeing import facts, thinned, thumbs
 from kastor.cli.demos.tuning import Form, Outcome, Row, Study, local_file
-from kastor.domain.media import Sampling
-from kastor.domain.vision import clock
+from kastor.domain.media import FrameSampling
+from kastor.domain.vision import clock_timestamp
 
 FPS = 0.5  # two frames of a window
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 3, 4, 1e-3
@@ -88,9 +88,9 @@ def _row(path: Path, window: Window) -> Row:
     return Row(({**local_file(path, "video/mp4"), "videoMetadata": seen},), QUESTION, window.act)
 
 
-def _sampling(window: Window) -> Sampling:
-    return Sampling(FPS, window.start_s, window.end_s)
+def _sampling(window: Window) -> FrameSampling:
+    return FrameSampling(FPS, window.start_s, window.end_s)
 
 
 def _name(window: Window) -> str:
-    return f"{clock(window.start_s)} to {clock(window.end_s)}"
+    return f"{clock_timestamp(window.start_s)} to {clock_timestamp(window.end_s)}"

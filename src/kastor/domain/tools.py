@@ -46,7 +46,7 @@ Json = Any
 
 
 @dataclass(frozen=True, slots=True)
-class Declaration:
+class FunctionDeclaration:
     """A function as a model is told of it; the schemas are JSON Schema, and read only."""
 
     name: str
@@ -56,21 +56,21 @@ class Declaration:
 
 
 @dataclass(frozen=True, slots=True)
-class Calling:
+class ToolCallSupport:
     """What a base's way of writing function calls can hold."""
 
     text_beside_calls: bool  # whether a model's turn may hold text and calls
 
 
 @lru_cache(maxsize=256)
-def declarations(tools: str) -> tuple[Declaration, ...]:
+def parse_declarations(tools: str) -> tuple[FunctionDeclaration, ...]:
     """The functions that `tools`, a JSON list of the wire's Tool messages, declares; none of an empty text.
 
     Raises:
         InvalidArgument: it declares something else, or a declaration is wrong; names the field.
 
     """
-    found: list[Declaration] = []
+    found: list[FunctionDeclaration] = []
     for index, tool in enumerate(json.loads(tools) if tools else []):
         at = f"tools[{index}]"
         if not isinstance(tool, dict):
@@ -92,7 +92,7 @@ def declarations(tools: str) -> tuple[Declaration, ...]:
     return tuple(found)
 
 
-def _declaration(value: Json, at: str) -> Declaration:
+def _declaration(value: Json, at: str) -> FunctionDeclaration:
     if not isinstance(value, dict):
         raise InvalidArgument.of(at, "is not an object with a name")
     unknown = sorted(value.keys() - FIELDS.keys())
@@ -106,7 +106,7 @@ def _declaration(value: Json, at: str) -> Declaration:
     if not isinstance(description, str):
         raise InvalidArgument.of(f"{at}.description", "is not a text")
     parameters = _schema(fields, "parameters", at)
-    return Declaration(name, description, parameters or dict(NO_PARAMETERS), _schema(fields, "response", at))
+    return FunctionDeclaration(name, description, parameters or dict(NO_PARAMETERS), _schema(fields, "response", at))
 
 
 def _schema(fields: Mapping[str, Json], name: str, at: str) -> Mapping[str, Json] | None:
@@ -119,7 +119,7 @@ def _schema(fields: Mapping[str, Json], name: str, at: str) -> Mapping[str, Json
         return None
     if not isinstance(given, dict):
         raise InvalidArgument.of(at, "is not an object")
-    if too_deep(given):
+    if exceeds_max_depth(given):
         raise InvalidArgument.of(at, f"is nested more than {MAX_DEPTH} deep")
     return given if spelt in fields else json_schema(given)
 
@@ -150,7 +150,7 @@ def json_schema(schema: Mapping[str, Json]) -> dict[str, Json]:
     return fields
 
 
-def too_deep(value: Json) -> bool:
+def exceeds_max_depth(value: Json) -> bool:
     """Whether objects and lists are nested deeper than `MAX_DEPTH`: Python's own reader gives up at some depth."""
     level = [value]
     for _ in range(MAX_DEPTH):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def stop_at(text: str, stops: Sequence[str]) -> int | None:
+def find_stop(text: str, stops: Sequence[str]) -> int | None:
     """Where the first stop sequence begins.
 
     >>> stop_at("one, two", (" two", ",")), stop_at("one", (",",))
@@ -13,7 +13,7 @@ def stop_at(text: str, stops: Sequence[str]) -> int | None:
     return min(found) if found else None
 
 
-def held_back(text: str, stops: Sequence[str]) -> int:
+def partial_stop_length(text: str, stops: Sequence[str]) -> int:
     """How many characters at the end of `text` may be the beginning of a stop sequence.
 
     >>> held_back("the EN", ("END", "STOP")), held_back("the end", ("END",))
