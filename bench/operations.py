@@ -34,9 +34,9 @@ from urllib.parse import urlsplit
 import psutil
 from sqlalchemy import insert
 
-from kastor.announcement import running_server
 from kastor.domain.job import AdapterShape, Hyperparameters, State, StepMetrics, TuningJob, TuningSpec
 from kastor.domain.tuned_model import TunedModel
+from kastor.runtime.server_record import running_server
 from kastor.settings import load_settings
 from kastor.store import tables
 from kastor.store.database import migrate, open_database

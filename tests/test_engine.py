@@ -16,8 +16,8 @@ from kastor.domain.content import Content, FunctionCall, FunctionResponse, Promp
 from kastor.domain.errors import DataLoss, InvalidArgument, Unavailable
 from kastor.domain.generation import FinishReason, GenerateRequest, ResponseFormat, Sampling
 from kastor.domain.job import Rendering
-from kastor.lifeline import Lifeline
 from kastor.models.tokenizer_files import SMOLLM
+from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.serving.remote import RemoteEngine, engine_command
 from kastor.settings import Settings, environment
 from tiny import tiny_adapter, tiny_base
@@ -180,7 +180,7 @@ def test_a_base_that_is_not_there_is_one_clear_sentence(engine: RemoteEngine) ->
 
 @pytest.mark.usefixtures("without_fork_server")
 def test_an_orphaned_process_ends_and_removes_its_socket(settings: Settings, tmp_path: Path) -> None:
-    lifeline, socket = Lifeline(), tmp_path / "s"
+    lifeline, socket = ParentDeathPipe(), tmp_path / "s"
     command = engine_command("tiny", socket, lifeline.child_fd)
     with subprocess.Popen(
         command, env={**os.environ, **environment(settings)}, pass_fds=(lifeline.child_fd,), start_new_session=True

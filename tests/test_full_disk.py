@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kastor.announcement import announced
+from kastor.runtime.server_record import publish_server_record
 from kastor.store.reserve import NUM_BYTES, PLENTY, DiskReserve
 from small_disk import fill, needs_mount, small_disk
 from test_server import environment, serving
@@ -83,5 +83,5 @@ def test_a_server_that_cannot_announce_itself_for_want_of_room_serves_all_the_sa
     assert "serves" in done.stdout
     assert "--server http://127.0.0.1:1" in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
-    with announced(tmp_path, "http://127.0.0.1:2", "y"):
+    with publish_server_record(tmp_path, "http://127.0.0.1:2", "y"):
         assert json.loads((tmp_path / "server.json").read_bytes())["instance"] == "y"

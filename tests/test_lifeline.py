@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kastor.lifeline import Lifeline, watch_parent
+from kastor.runtime.parent_death import ParentDeathPipe, watch_parent
 
-CHILD = "import os, sys, time; from kastor.lifeline import watch_parent; \
+CHILD = "import os, sys, time; from kastor.runtime.parent_death import watch_parent; \
 watch_parent(int(sys.argv[1]), lambda: os._exit(3)); print('watching', flush=True); time.sleep(60)"
 PARENT = f"""
 import subprocess, sys, time
-from kastor.lifeline import Lifeline
+from kastor.runtime.parent_death import Lifeline
 lifeline = Lifeline()
 for _ in range(2):
     child = subprocess.Popen(
@@ -52,7 +52,7 @@ def test_children_end_with_a_killed_parent(number: signal.Signals) -> None:
 
 
 def test_closing_the_lifeline_ends_the_child() -> None:
-    lifeline = Lifeline()
+    lifeline = ParentDeathPipe()
     command = [sys.executable, "-c", CHILD, str(lifeline.child_fd)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=(lifeline.child_fd,)) as child:
         assert child.stdout is not None
@@ -63,7 +63,7 @@ def test_closing_the_lifeline_ends_the_child() -> None:
 
 
 def test_nothing_happens_while_the_parent_lives() -> None:
-    lifeline, is_gone = Lifeline(), threading.Event()
+    lifeline, is_gone = ParentDeathPipe(), threading.Event()
     watch_parent(os.dup(lifeline.child_fd), is_gone.set)
     assert not is_gone.wait(0.1)
     lifeline.close()

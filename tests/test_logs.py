@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from kastor.logs import RepeatLimit
+from kastor.runtime.logging import RepeatLimit
 
 KEY = f"kastor_{'a' * 10}_{'B' * 43}"
 PROGRAM = """
 import logging, sys
 import structlog
-from kastor.logs import configure_logs
+from kastor.runtime.logging import configure_logs
 
 configure_logs(sys.argv[1])
 secret, key = sys.argv[2:]
@@ -47,7 +47,7 @@ def test_no_key_is_logged_by_anybody(form: str) -> None:
 
 HOSTILE = """
 import structlog
-from kastor.logs import configure_logs
+from kastor.runtime.logging import configure_logs
 
 configure_logs("console")
 log = structlog.get_logger()

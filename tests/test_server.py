@@ -15,9 +15,9 @@ import pytest
 import uvicorn
 
 from kastor import server
-from kastor.announcement import running_server
 from kastor.api.http_server import EndSignals
 from kastor.domain.errors import FailedPrecondition
+from kastor.runtime.server_record import running_server
 from kastor.settings import Settings
 
 START_CPU_S = 2.0  # measured 0.8; a core shared with other tests counts slower

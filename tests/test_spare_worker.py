@@ -14,7 +14,7 @@ import torch
 from kastor.domain.job import State
 from kastor.executors import spare
 from kastor.executors.local import LocalExecutor, spare_command
-from kastor.lifeline import Lifeline
+from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.settings import environment
 from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
@@ -66,7 +66,7 @@ def test_a_spare_worker_does_what_a_fresh_one_does(place: Place, monkeypatch: py
 def test_a_spare_worker_ends_with_its_parent(inherited: signal.Handlers) -> None:
     pipe = subprocess.PIPE
     signal.signal(signal.SIGTERM, inherited)
-    lifeline = Lifeline()
+    lifeline = ParentDeathPipe()
     waiting = subprocess.Popen(
         spare_command(lifeline.child_fd), stdin=pipe, stdout=pipe, pass_fds=(lifeline.child_fd,), start_new_session=True
     )

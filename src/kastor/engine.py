@@ -32,15 +32,15 @@ from kastor.domain.content import Prompt
 from kastor.domain.errors import Internal, KastorError
 from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
-from kastor.domain.memory import ran_out
-from kastor.lifeline import watch_parent
-from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.language import text_config
 from kastor.models.load import compute_dtype, compute_threads, end_ids, free_bytes, load_base, served_as
 from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import Progress, ensure_local
+from kastor.runtime.logging import configure_logs
+from kastor.runtime.out_of_memory import is_out_of_memory
+from kastor.runtime.parent_death import watch_parent
 from kastor.security.file_modes import PRIVATE_UMASK
 from kastor.serving import wire
 from kastor.serving.adapters import AdapterBank
@@ -252,7 +252,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, KastorError) and not isinstance(error, Internal):
         return error.message
     structlog.get_logger().error("engine_failed", exc_info=error)
-    if ran_out(error):
+    if is_out_of_memory(error):
         return "The base model does not fit in memory: close other programs, or use a smaller base."
     first = (str(error).strip() or "no message").splitlines()[0]
     return f"The generation process failed with {type(error).__name__}: {first}"

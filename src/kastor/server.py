@@ -16,7 +16,6 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from kastor.announcement import announced, locked_folder, new_instance
 from kastor.api.app import Services, make_app
 from kastor.api.connections import ConnectionBounds, file_bounds
 from kastor.api.http_protocol import bounded_http
@@ -38,10 +37,11 @@ from kastor.jobs.service import TuningService
 from kastor.jobs.sharing import SharingService
 from kastor.jobs.shown import Sights
 from kastor.jobs.trained_prompts import TrainedPrompts
-from kastor.logs import configure_logs
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.models.sources import check_agreement
+from kastor.runtime.logging import configure_logs
+from kastor.runtime.server_record import locked_folder, new_instance, publish_server_record
 from kastor.security.auth import Authenticator
 from kastor.security.doors import Doors
 from kastor.security.file_modes import restrict_data
@@ -122,7 +122,7 @@ def serve(
         if run_scheduler:
             running.begin()
         if announce:
-            stack.enter_context(announced(settings.data_dir, url, instance))
+            stack.enter_context(publish_server_record(settings.data_dir, url, instance))
         with signals.serving(server):
             server.run(sockets=[listener])
 

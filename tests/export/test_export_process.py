@@ -9,7 +9,7 @@ import pytest
 
 PARENT = """
 import subprocess, sys, time
-from kastor.lifeline import Lifeline
+from kastor.runtime.parent_death import Lifeline
 lifeline = Lifeline()
 command = [sys.executable, "-m", "kastor.export", "--parent-fd", str(lifeline.child_fd)]
 child = subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=(lifeline.child_fd,))

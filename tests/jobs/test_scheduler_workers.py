@@ -26,7 +26,7 @@ WORKER = """
 import os, signal, sys, time
 from datetime import UTC, datetime
 from kastor.domain.job import State
-from kastor.lifeline import watch_parent
+from kastor.runtime.parent_death import watch_parent
 from kastor.store.database import open_database
 from kastor.store.jobs import JobStore
 

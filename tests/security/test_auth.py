@@ -6,7 +6,7 @@ import pytest
 
 from kastor.domain.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from kastor.domain.permission import Principal
-from kastor.logs import scrubbed
+from kastor.runtime.logging import redact_secrets
 from kastor.security.auth import LOCAL, Authenticator
 from kastor.security.keys import ApiKey, new_key
 
@@ -113,7 +113,7 @@ def test_a_refusal_is_whole_after_what_looks_like_a_credential_is_taken_out(key:
     expired, door = with_key(later=timedelta(seconds=60))
     with pytest.raises(Unauthenticated) as caught:
         door.principal(bearer=expired if key else "wrong")
-    assert scrubbed(caught.value.message) == caught.value.message
+    assert redact_secrets(caught.value.message) == caught.value.message
 
 
 def test_a_key_works_until_its_last_moment() -> None:

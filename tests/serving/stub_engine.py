@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.generation import Chunk, FinishReason
-from kastor.lifeline import watch_parent
+from kastor.runtime.parent_death import watch_parent
 from kastor.serving import wire
 
 

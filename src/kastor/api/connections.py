@@ -23,7 +23,7 @@ import structlog
 from kastor.api.errors import error_body
 from kastor.api.wire import dumped
 from kastor.domain.errors import Unavailable
-from kastor.logs import RepeatLimit
+from kastor.runtime.logging import RepeatLimit
 
 RESERVED_FILES = 512
 """Of the files that a process may open, those that are not for callers: engines, workers, the database, media."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kastor.announcement import running_server
 from kastor.domain.errors import FailedPrecondition
+from kastor.runtime.server_record import running_server
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where clients of this machine reach it
 

@@ -15,7 +15,7 @@ import httpx
 from kastor.cli.records import Answer, Job, NewTuning, SamplingOptions, TunedModelRecord
 from kastor.domain.errors import Code, Internal, InvalidArgument, KastorError, PermissionDenied, Unavailable
 from kastor.domain.excerpt import shortened
-from kastor.lines import byte_lines
+from kastor.runtime.ndjson import split_newlines
 from kastor.security.auth import INVALID_KEY, UNREGISTERED
 
 CONNECT_TIMEOUT_S = 5.0
@@ -160,7 +160,7 @@ class Client:
             if answer.is_error:
                 answer.read()
                 self._raise_for(answer)
-            for line in byte_lines(answer.iter_bytes()):
+            for line in split_newlines(answer.iter_bytes()):
                 if line.startswith(b"data:"):
                     event = self._decoded(line.removeprefix(b"data:").decode("utf-8", "replace"))
                     if "error" in event:

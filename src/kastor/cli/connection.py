@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kastor.announcement import announced_server
 from kastor.cli.client import Client
 from kastor.cli.output import Output, program
 from kastor.cli.private import PrivateServer, interrupts_held
 from kastor.domain.errors import FailedPrecondition, KastorError
+from kastor.runtime.server_record import read_server_record
 from kastor.settings import Settings, load_settings
 
 HEALTH_TIMEOUT_S = 2.0
@@ -85,7 +85,7 @@ def private_link(settings: Settings, out: Output, *, scheduler: bool) -> Iterato
 
 def running_server(settings: Settings) -> str | None:
     """The URL of the server that runs on this data folder, if it is really that one which answers there."""
-    announced = announced_server(settings.data_dir)
+    announced = read_server_record(settings.data_dir)
     if announced is None:
         return None
     try:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from kastor.dataset.compression import GZIP, is_zstd
 from kastor.dataset.file_type import HEAD_BYTES, check_text_file
 from kastor.domain.errors import InvalidArgument, ResourceExhausted
-from kastor.temporary_folder import TemporaryFolder
+from kastor.runtime.temporary_folder import TemporaryFolder
 
 STDIN = "-"
 CHUNK_BYTES = 1 << 20

@@ -18,9 +18,9 @@ from kastor.domain.counts import counted
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.job import State, TuningJob
 from kastor.export.order import Format, Order, Weights, check_target
-from kastor.lifeline import Lifeline
 from kastor.models.catalog import HubSource, entry, load_catalog
 from kastor.models.families import rendered_as
+from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.settings import Settings, environment, load_settings
 from kastor.store.blobs import Blobs
 from kastor.store.database import migrate, open_database
@@ -116,7 +116,7 @@ def _stores(settings: Settings) -> Iterator[tuple[JobStore, ModelStore]]:
 
 def _made(order: Order, settings: Settings, out: Output) -> dict[str, Any]:
     """The manifest of the export, made by a process that may load torch."""
-    lifeline = Lifeline()  # it ends with this command, also where that is killed
+    lifeline = ParentDeathPipe()  # it ends with this command, also where that is killed
     command = [sys.executable, "-m", "kastor.export", "--parent-fd", str(lifeline.child_fd)]
     surroundings = {**os.environ, **environment(settings)}
     with subprocess.Popen(  # noqa: S603

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import IO
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
-from kastor.lifeline import Lifeline
+from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.security.auth import LOCAL
 from kastor.security.file_modes import private_file, private_folder
 from kastor.settings import PREFIX, Settings, environment
@@ -38,7 +38,7 @@ class PrivateServer:
         self.key = secrets.token_urlsafe(32)
         self.log = settings.data_dir / "logs" / f"private-server-{os.getpid()}.log"
         self._failed = False
-        self._lifeline = Lifeline()
+        self._lifeline = ParentDeathPipe()
         try:
             self._process = self._spawned(settings, scheduler=scheduler)
         except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kastor import server
 from kastor.cli.output import Output
-from kastor.lifeline import watch_parent
+from kastor.runtime.parent_death import watch_parent
 from kastor.security.file_modes import private_umask
 from kastor.settings import load_settings
 

@@ -22,8 +22,8 @@ from kastor.domain.errors import InvalidArgument, KastorError, NotFound, Unavail
 from kastor.domain.job import State
 from kastor.domain.request_limits import GEMINI_API
 from kastor.models.catalog import load_catalog
+from kastor.runtime.temporary_folder import TemporaryFolder
 from kastor.settings import load_settings
-from kastor.temporary_folder import TemporaryFolder
 
 MAX_NOTES = 5
 BODY_TOO_LARGE = "Request payload size exceeds the limit"  # the wording of the wire

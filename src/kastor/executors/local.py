@@ -17,7 +17,7 @@ from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavaila
 from kastor.domain.job import TuningJob
 from kastor.executors.groups import Process, kill_group, wait_for
 from kastor.executors.spare import Spare
-from kastor.lifeline import Lifeline
+from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.store.blobs import NO_SPACE, Blobs
 
 LAST_WORDS = 5  # lines
@@ -72,7 +72,7 @@ class LocalExecutor:
         self._settings_environment = settings_environment
         self._blobs = blobs
         self._command = command
-        self._lifeline = Lifeline()
+        self._lifeline = ParentDeathPipe()
         self._workers: list[_Worker] = []
         self._spare = Spare(self._spawn_spare, idle_s=spare_idle_s)
 

@@ -13,8 +13,8 @@ import torch
 from kastor.domain.errors import Internal, KastorError
 from kastor.export.making import make
 from kastor.export.order import Order
-from kastor.lifeline import watch_parent
 from kastor.models.load import compute_threads
+from kastor.runtime.parent_death import watch_parent
 
 GRACE_S = 10.0
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from kastor.domain.errors import KastorError
-from kastor.logs import RepeatLimit
+from kastor.runtime.logging import RepeatLimit
 
 EVERY_S = 2.0  # how soon the files of a model deleted in mid-training go after its worker
 

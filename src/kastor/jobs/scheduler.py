@@ -16,7 +16,7 @@ import structlog
 
 from kastor.domain.errors import Code, KastorError, NotFound, Superseded
 from kastor.domain.job import JobError, State, TuningJob
-from kastor.logs import RepeatLimit
+from kastor.runtime.logging import RepeatLimit
 from kastor.store.jobs import JobStore
 
 POLL_S = 0.25  # how soon a worker's death is noticed

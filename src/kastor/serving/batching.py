@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.generation import Chunk, Sampling
-from kastor.domain.memory import ran_out
 from kastor.models.attention import whole_end
 from kastor.models.language import Places, logits
+from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.cache import Mask, Piece, SlotCache
 from kastor.serving.guides import Guide
@@ -383,7 +383,7 @@ def _reported(error: Exception) -> KastorError:
         return error
     structlog.get_logger().error("generation failed", exc_info=error)
     text = str(error)
-    if ran_out(error):
+    if is_out_of_memory(error):
         return ResourceExhausted(
             "The generation process is out of memory; send fewer or shorter requests, then try again."
         )

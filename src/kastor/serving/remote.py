@@ -23,8 +23,8 @@ from kastor.domain.content import Prompt
 from kastor.domain.errors import Unavailable
 from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
-from kastor.lifeline import Lifeline
-from kastor.lines import byte_lines
+from kastor.runtime.ndjson import split_newlines
+from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.serving import wire
 from kastor.serving.socket_folder import SocketFolder
 
@@ -101,7 +101,7 @@ class RemoteEngine:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._processes: dict[str, _Process] = {}
-        self._lifeline: Lifeline | None = None
+        self._lifeline: ParentDeathPipe | None = None
         self._sockets: SocketFolder | None = None
         self._num_started = 0
 
@@ -181,7 +181,7 @@ class RemoteEngine:
                 if response.status_code != httpx.codes.OK:
                     name = f"The generation process for models/{process.base_model}"
                     raise Unavailable(f"{name} failed; its log is {process.log}.")
-                yield from byte_lines(response.iter_bytes())
+                yield from split_newlines(response.iter_bytes())
         except httpx.HTTPError as error:
             raise self._gone(process, error, begun=begun) from error
         finally:
@@ -222,7 +222,7 @@ class RemoteEngine:
 
     def _started(self, base_model: str) -> _Process:
         if self._lifeline is None or self._sockets is None:
-            self._lifeline, self._sockets = Lifeline(), SocketFolder()
+            self._lifeline, self._sockets = ParentDeathPipe(), SocketFolder()
             threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
         self._num_started += 1
         socket = self._sockets.path / f"{self._num_started}.sock"

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from kastor.temporary_folder import TemporaryFolder
+from kastor.runtime.temporary_folder import TemporaryFolder
 
 PREFIX = "kastor-run-"
 SOCKET_PATH_BYTES = 100

@@ -16,8 +16,8 @@ import torch
 from kastor.domain.counts import counted
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.job import TuningSpec, epoch_of_step
-from kastor.domain.memory import ran_out
 from kastor.models.render import Rendered
+from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.training.fused import use_fused_layers
 from kastor.training.packed import sum_loss, use_packed_attention
 from kastor.training.packing import MAX_ROW_TOKENS, PackedRow, pack_step, step_examples
@@ -180,7 +180,7 @@ class Trainer:
                     losses.append(self._row_loss(row, num_supervised))
                 return sum(losses)
             except (MemoryError, RuntimeError) as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
             # only out here does nothing refer to what the pass had in memory any more
             self._optimizer.zero_grad(set_to_none=True)

@@ -17,8 +17,8 @@ import structlog
 
 from kastor.domain.job import TuningJob
 from kastor.executors.spare import READY
-from kastor.lifeline import watch_parent
-from kastor.logs import configure_logs
+from kastor.runtime.logging import configure_logs
+from kastor.runtime.parent_death import watch_parent
 from kastor.security.file_modes import PRIVATE_UMASK
 from kastor.settings import Settings, load_settings
 from kastor.store.blobs import Blobs

@@ -12,13 +12,13 @@ from peft.tuners.lora import Linear
 
 from kastor.domain.certificate import CERTIFICATE_FILE, Certificate, Tolerance, golden_rows
 from kastor.domain.job import AdapterShape
-from kastor.domain.memory import memory_for
 from kastor.domain.vision import Grid
 from kastor.models.load import fits_in_fp32, fp32_module_by_module, restore_dtypes, served_as, serving_dtype, to_fp32
 from kastor.models.projector import Projector
 from kastor.models.render import Rendered, Renderer
 from kastor.models.tower import STRIDE
 from kastor.models.vision import compact, square_tower
+from kastor.runtime.out_of_memory import out_of_memory_as
 from kastor.serving.adapters import Delta
 from kastor.serving.cache import SlotCache
 from kastor.serving.certificate import (
@@ -69,12 +69,12 @@ def certified(
     chosen = golden_examples(examples, seed)
     answers_in = serving_dtype(model, renderer.vision)
     exact = in_fp32(model)
-    with memory_for(_comparing(chosen.values())):
+    with out_of_memory_as(_comparing(chosen.values())):
         golden, tolerance, dtypes = _golden_rows(model, chosen, eyes, exact=exact)
     deltas = trained_deltas(model)
     heed()
     base = detach(model)
-    with memory_for(_comparing(chosen.values())):
+    with out_of_memory_as(_comparing(chosen.values())):
         served_base = base if exact else served_as(base, renderer.vision)
         served = Served.open(served_base, renderer, folder, _embed(eyes, folder, base.device))
         proof = certificate(served, golden, deltas, folder, base_model=base_model, tolerance=tolerance, heed=heed)

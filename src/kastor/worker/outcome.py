@@ -9,7 +9,7 @@ import structlog
 
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
-from kastor.domain.memory import ran_out
+from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.security.redaction import without_folder
 from kastor.store.blobs import disk_full
 from kastor.worker.ownership import SUPERSEDED, DatabaseGone, Interrupted, Ownership
@@ -84,7 +84,7 @@ def failure(error: Exception, *folders: Path) -> JobError:
         for folder in folders:  # the owner is told it, too
             message = without_folder(message, folder)
         return JobError(error.code, message)
-    if ran_out(error):
+    if is_out_of_memory(error):
         message = "Memory ran out: close other programs, use shorter examples or a smaller base model."
         return JobError(Code.RESOURCE_EXHAUSTED, message)
     first = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -14,7 +14,7 @@ import structlog
 
 from kastor.domain.errors import ResourceExhausted, Superseded, Unavailable
 from kastor.domain.job import JobError, JobEvent, State, StepMetrics, TuningJob, TuningSpec
-from kastor.logs import RepeatLimit
+from kastor.runtime.logging import RepeatLimit
 from kastor.store.jobs import JobStore
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ _SECRETS = re.compile(
 )
 
 
-def scrubbed(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """The text without the keys in it: those in a query, after the word Bearer, and Kastor's own wherever they stand.
 
     >>> scrubbed("GET /v1/models?key=AIza-1&alt=json"), scrubbed("Authorization: Bearer abc.def")
@@ -64,7 +64,7 @@ class _Forgiving:
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
-            return self._stream.write(scrubbed(text))
+            return self._stream.write(redact_secrets(text))
         return len(text)
 
     def flush(self) -> None:

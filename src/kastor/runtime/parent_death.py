@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 
-class Lifeline:
+class ParentDeathPipe:
     """The parent's side; one serves any number of children.
 
     Start a child with `pass_fds=(lifeline.child_fd,)` and tell it the number.

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 from kastor.domain.errors import ResourceExhausted
 
-SIGNS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "status_alloc_failed")
+OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "status_alloc_failed")
 """Of torch's allocators, the C library, C++ and CUDA's libraries; parts of messages, in lower case."""
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or beside it: torch says so by a RuntimeError.
 
     >>> ran_out(RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"))
@@ -20,11 +20,11 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     said = str(error).lower()
-    return isinstance(error, RuntimeError | OSError) and any(sign in said for sign in SIGNS)
+    return isinstance(error, RuntimeError | OSError) and any(sign in said for sign in OUT_OF_MEMORY_SIGNS)
 
 
 @contextmanager
-def memory_for(what: str) -> Iterator[None]:
+def out_of_memory_as(what: str) -> Iterator[None]:
     """A block that needs memory for `what`, a clause such as "comparing examples of up to 900 tokens".
 
     Raises:
@@ -34,7 +34,7 @@ def memory_for(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
         raise ResourceExhausted(
             f"Memory ran out while {what}: close other programs, use shorter examples or a smaller base model."

@@ -7,7 +7,7 @@ which JSON may hold as they are.
 from collections.abc import Iterable, Iterator
 
 
-def byte_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def split_newlines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     r"""The lines that `pieces` make together, without their ends; the last one may lack its newline.
 
     >>> list(byte_lines([b"a\n", b"b", "\u2028c\r\n\nd".encode()]))

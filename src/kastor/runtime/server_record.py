@@ -24,7 +24,7 @@ LOCK_FILE = "server.lock"
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class ServerRecord:
     """What the file says of a server."""
 
     url: str
@@ -38,18 +38,18 @@ def new_instance() -> str:
     return secrets.token_hex(8)
 
 
-def announced_server(data_dir: Path) -> Announcement | None:
+def read_server_record(data_dir: Path) -> ServerRecord | None:
     """The server that announced itself in this folder last and has not taken it back, if any."""
     try:
         found = json.loads((data_dir / SERVER_FILE).read_bytes())
-        return Announcement(str(found["url"]), int(found["pid"]), str(found["version"]), str(found["instance"]))
+        return ServerRecord(str(found["url"]), int(found["pid"]), str(found["version"]), str(found["instance"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def running_server(data_dir: Path) -> Announcement | None:
+def running_server(data_dir: Path) -> ServerRecord | None:
     """The announced server, if its process is still there."""
-    found = announced_server(data_dir)
+    found = read_server_record(data_dir)
     return found if found is not None and _alive(found.pid) else None
 
 
@@ -80,7 +80,7 @@ def locked_folder(data_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def announced(data_dir: Path, url: str, instance: str) -> Iterator[None]:
+def publish_server_record(data_dir: Path, url: str, instance: str) -> Iterator[None]:
     """The file of this process, written at once and removed at the end, if it is still its own.
 
     On a full disk the server goes without: commands find it by `--server`.
@@ -89,7 +89,7 @@ def announced(data_dir: Path, url: str, instance: str) -> Iterator[None]:
         FailedPrecondition: it cannot be written.
 
     """
-    mine = Announcement(url, os.getpid(), __version__, instance)
+    mine = ServerRecord(url, os.getpid(), __version__, instance)
     path = data_dir / SERVER_FILE
     temporary = data_dir / f".{SERVER_FILE}.{mine.pid}"
     try:
@@ -104,7 +104,7 @@ def announced(data_dir: Path, url: str, instance: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if announced_server(data_dir) == mine:
+        if read_server_record(data_dir) == mine:
             path.unlink(missing_ok=True)
 
 
