@@ -42,10 +42,10 @@ from kastor.models.catalog import load_catalog
 from kastor.models.sources import check_agreement
 from kastor.runtime.logging import configure_logs
 from kastor.runtime.server_record import locked_folder, new_instance, publish_server_record
+from kastor.security.access_settings import AccessSettings
 from kastor.security.auth import Authenticator
-from kastor.security.doors import Doors
 from kastor.security.file_modes import restrict_data
-from kastor.security.rpc_door import RpcDoor
+from kastor.security.grpc_settings import GrpcSettings
 from kastor.serving.late import LateEngine
 from kastor.settings import Settings, environment
 from kastor.store.blobs import Blobs
@@ -230,7 +230,7 @@ class _Running:
             timeout_graceful_shutdown=GRACE_S,
         )
 
-    def open_rpc(self, door: RpcDoor, folder: Path, url: str) -> None:
+    def open_rpc(self, door: GrpcSettings, folder: Path, url: str) -> None:
         """Take the port of gRPC, beside HTTP at `url`; only here is anything of it imported."""
         try:
             from kastor.api.rpc_server import open_rpc
@@ -298,9 +298,9 @@ def _eyes(settings: Settings) -> LocalEyes:
     return LocalEyes(cache, settings.media_folders, settings.media_buckets, settings.media_addresses)
 
 
-def doors_of(settings: Settings) -> Doors:
+def doors_of(settings: Settings) -> AccessSettings:
     """The ways in that the settings open."""
-    return Doors(
+    return AccessSettings(
         host=settings.host,
         no_auth=settings.no_auth,
         secrets=[secret.get_secret_value() for secret in settings.api_keys.values()],
@@ -310,8 +310,8 @@ def doors_of(settings: Settings) -> Doors:
     )
 
 
-def _rpc_door(settings: Settings) -> RpcDoor:
-    return RpcDoor(
+def _rpc_door(settings: Settings) -> GrpcSettings:
+    return GrpcSettings(
         host=settings.host,
         port=settings.grpc_port,
         certificate=settings.grpc_cert_file,
@@ -321,7 +321,7 @@ def _rpc_door(settings: Settings) -> RpcDoor:
     )
 
 
-def _check_entry(settings: Settings, doors: Doors, database: Database) -> None:
+def _check_entry(settings: Settings, doors: AccessSettings, database: Database) -> None:
     elsewhere = settings.data_dir != Settings.model_fields["data_dir"].get_default(call_default_factory=True)
     options = f" --data-dir {shlex.quote(str(settings.data_dir))}" if elsewhere else ""
     doors.check_entry(stored_key=KeyStore(database).any_usable(_now()), options=options)
@@ -332,9 +332,9 @@ def _check_entry(settings: Settings, doors: Doors, database: Database) -> None:
 def _authenticator(settings: Settings, database: Database) -> Authenticator:
     tokens = None
     if settings.oidc_issuer is not None and settings.oidc_audience is not None:
-        from kastor.security.oidc import ProviderTokens  # costs 0.1 s, which other servers save
+        from kastor.security.oidc import OidcVerifier  # costs 0.1 s, which other servers save
 
-        tokens = ProviderTokens(
+        tokens = OidcVerifier(
             settings.oidc_issuer,
             settings.oidc_audience,
             email_claim=settings.oidc_email_claim,

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from api_world import World
 from kastor.api.observe import Metrics
 from kastor.api.rpc_server import RpcServer
-from kastor.security.rpc_door import RpcDoor
+from kastor.security.grpc_settings import GrpcSettings
 
 HTTP_URL = "http://localhost:8080"
 
@@ -51,7 +51,7 @@ def _transport(client: Any, channel: grpc.Channel) -> Any:
 @contextmanager
 def speaking(world: World, registry: CollectorRegistry | None = None, *, max_generating: int = 8) -> Iterator[Callers]:
     """The world over gRPC, in plain text on this machine, until the block ends."""
-    door = RpcDoor("127.0.0.1", 0, insecure=True)
+    door = GrpcSettings("127.0.0.1", 0, insecure=True)
     metrics = Metrics(registry or CollectorRegistry())
     server = RpcServer(
         world.app.routes, world.app.endpoints, metrics, door, None, max_generating=max_generating, http_url=HTTP_URL

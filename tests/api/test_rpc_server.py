@@ -7,20 +7,20 @@ import pytest
 
 from kastor.api.rpc_server import LOOKED_AT_EACH_S, Identities
 from kastor.domain.errors import FailedPrecondition
-from kastor.security.certificate import Identity
+from kastor.security.tls import TlsIdentity
 
-OLD, NEW = Identity(b"old key", b"old chain"), Identity(b"new key", b"new chain")
+OLD, NEW = TlsIdentity(b"old key", b"old chain"), TlsIdentity(b"new key", b"new chain")
 
 
 class Place:
     """Where an identity is looked for, and what time it is there."""
 
     def __init__(self) -> None:
-        self.holds: Identity | FailedPrecondition = OLD
+        self.holds: TlsIdentity | FailedPrecondition = OLD
         self.looks = 0
         self.now = 0.0
 
-    def load(self) -> Identity:
+    def load(self) -> TlsIdentity:
         self.looks += 1
         if isinstance(self.holds, FailedPrecondition):
             raise self.holds

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kastor.security.keys import KEY_PATTERN
+from kastor.security.api_keys import KEY_PATTERN
 from kastor_process import Serve
 from ran_command import Kastor
 

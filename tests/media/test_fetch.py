@@ -13,7 +13,7 @@ from kastor.domain.errors import NotFound
 from kastor.domain.media import MediumError
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import Fetcher, FetchLimits, Places
-from kastor.security.urlguard import UrlGuard
+from kastor.security.url_guard import UrlGuard
 
 CONTENT = bytes(range(256)) * 20
 

@@ -7,8 +7,8 @@ import pytest
 from kastor.domain.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from kastor.domain.permission import Principal
 from kastor.runtime.logging import redact_secrets
+from kastor.security.api_keys import ApiKey, new_key
 from kastor.security.auth import LOCAL, Authenticator
-from kastor.security.keys import ApiKey, new_key
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 AUTHENTICATOR = Authenticator({"ada@example.org": "key-of-ada", "bo@example.org": "schlüssel"})

@@ -3,45 +3,48 @@
 import pytest
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.security.doors import Doors
+from kastor.security.access_settings import AccessSettings
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # said, or listened on for a moment
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_no_auth_is_for_this_machine(host: str) -> None:
-    Doors(host, no_auth=True).check()
+    AccessSettings(host, no_auth=True).check()
 
 
 @pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.168.1.4", "kastor.example", ""])
 def test_no_auth_is_refused_where_others_could_reach_it(host: str) -> None:
     with pytest.raises(InvalidArgument, match=r"works with --host 127\.0\.0\.1 only.*kastor keys create --email"):
-        Doors(host, no_auth=True).check()
+        AccessSettings(host, no_auth=True).check()
 
 
 @pytest.mark.parametrize(
     ("doors", "why"),
     [
-        (Doors("::1", no_auth=True, secrets=["s"]), "api_keys would have no effect"),
-        (Doors("::1", no_auth=True, issuer="https://a.example", audience="k"), "oidc_issuer would have no effect"),
-        (Doors("::1", no_auth=True, cors_origins=["*"]), "only where callers need keys"),
-        (Doors("::1", secrets=["s", ""]), "empty key"),
-        (Doors("::1", issuer="https://accounts.example"), "need one another"),
-        (Doors("::1", audience="kastor"), "need one another"),
-        (Doors("::1", issuer="http://accounts.example", audience="kastor"), "has to be an https address"),
-        (Doors("::1", issuer="accounts.example", audience="kastor"), "has to be an https address"),
-        (Doors("::1", cors_origins=["app.example"]), "an origin looks like"),
-        (Doors("::1", cors_origins=["https://app.example/"]), "an origin looks like"),
+        (AccessSettings("::1", no_auth=True, secrets=["s"]), "api_keys would have no effect"),
+        (
+            AccessSettings("::1", no_auth=True, issuer="https://a.example", audience="k"),
+            "oidc_issuer would have no effect",
+        ),
+        (AccessSettings("::1", no_auth=True, cors_origins=["*"]), "only where callers need keys"),
+        (AccessSettings("::1", secrets=["s", ""]), "empty key"),
+        (AccessSettings("::1", issuer="https://accounts.example"), "need one another"),
+        (AccessSettings("::1", audience="kastor"), "need one another"),
+        (AccessSettings("::1", issuer="http://accounts.example", audience="kastor"), "has to be an https address"),
+        (AccessSettings("::1", issuer="accounts.example", audience="kastor"), "has to be an https address"),
+        (AccessSettings("::1", cors_origins=["app.example"]), "an origin looks like"),
+        (AccessSettings("::1", cors_origins=["https://app.example/"]), "an origin looks like"),
     ],
 )
-def test_what_contradicts_itself_is_refused(doors: Doors, why: str) -> None:
+def test_what_contradicts_itself_is_refused(doors: AccessSettings, why: str) -> None:
     with pytest.raises(InvalidArgument, match=why):
         doors.check()
 
 
 def test_a_server_that_nobody_could_use_does_not_start_and_says_both_ways_out() -> None:
     with pytest.raises(FailedPrecondition) as caught:
-        Doors("127.0.0.1").check_entry(stored_key=False, options=" --data-dir here")
+        AccessSettings("127.0.0.1").check_entry(stored_key=False, options=" --data-dir here")
     assert "kastor keys create --data-dir here --email you@example.com" in caught.value.message
     assert "kastor serve --no-auth" in caught.value.message
 
@@ -49,20 +52,20 @@ def test_a_server_that_nobody_could_use_does_not_start_and_says_both_ways_out() 
 @pytest.mark.parametrize(
     ("doors", "stored_key"),
     [
-        (Doors("127.0.0.1"), True),
-        (Doors(EVERYWHERE, secrets=["s"], cors_origins=["*"]), False),
-        (Doors(EVERYWHERE, issuer="https://accounts.example", audience="kastor"), False),
-        (Doors("127.0.0.1", no_auth=True, cors_origins=["http://localhost:3000"]), False),
+        (AccessSettings("127.0.0.1"), True),
+        (AccessSettings(EVERYWHERE, secrets=["s"], cors_origins=["*"]), False),
+        (AccessSettings(EVERYWHERE, issuer="https://accounts.example", audience="kastor"), False),
+        (AccessSettings("127.0.0.1", no_auth=True, cors_origins=["http://localhost:3000"]), False),
     ],
 )
-def test_one_way_in_is_enough(doors: Doors, stored_key: bool) -> None:
+def test_one_way_in_is_enough(doors: AccessSettings, stored_key: bool) -> None:
     doors.check()
     doors.check_entry(stored_key=stored_key)
 
 
 def test_an_operator_is_warned_of_what_others_could_do() -> None:
-    assert Doors("127.0.0.1", secrets=["s"]).warnings() == []
-    (said,) = Doors("localhost", no_auth=True).warnings()
+    assert AccessSettings("127.0.0.1", secrets=["s"]).warnings() == []
+    (said,) = AccessSettings("localhost", no_auth=True).warnings()
     assert "every program on this machine may do everything" in said
-    (said,) = Doors(EVERYWHERE, secrets=["s"]).warnings()
+    (said,) = AccessSettings(EVERYWHERE, secrets=["s"]).warnings()
     assert "plain HTTP" in said

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kastor.domain.errors import InvalidArgument
-from kastor.security.keys import KEY_PATTERN, digest, lifetime_of, new_key
+from kastor.security.api_keys import KEY_PATTERN, digest, lifetime_of, new_key
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

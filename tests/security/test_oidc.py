@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from kastor.domain.errors import Unauthenticated, Unavailable
 from kastor.domain.permission import Principal
-from kastor.security.oidc import RETRY_S, ProviderTokens
+from kastor.security.oidc import RETRY_S, OidcVerifier
 from little_issuer import EC, ED, OTHER, RSA, Issuer, public_jwk, serving
 
 
@@ -29,11 +29,11 @@ def issuer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Issuer]:
 
 
 @pytest.fixture
-def tokens(issuer: Issuer) -> ProviderTokens:
-    return ProviderTokens(issuer.url, "kastor")
+def tokens(issuer: Issuer) -> OidcVerifier:
+    return OidcVerifier(issuer.url, "kastor")
 
 
-def refused(tokens: ProviderTokens, token: str, why: str) -> None:
+def refused(tokens: OidcVerifier, token: str, why: str) -> None:
     with pytest.raises(Unauthenticated, match=why) as caught:
         tokens.principal(token)
     assert token not in caught.value.message
@@ -41,19 +41,19 @@ def refused(tokens: ProviderTokens, token: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "algorithm", "kid"), [(RSA, "RS256", "one"), (EC, "ES256", "ec"), (ED, "EdDSA", "ed")])
-def test_a_good_token_is_its_holder(issuer: Issuer, tokens: ProviderTokens, key: Any, algorithm: str, kid: str) -> None:
+def test_a_good_token_is_its_holder(issuer: Issuer, tokens: OidcVerifier, key: Any, algorithm: str, kid: str) -> None:
     token = issuer.token(key, algorithm, kid, groups=["Staff@example.org", "admins@example.org"])
     groups = frozenset({"staff@example.org", "admins@example.org"})
     assert tokens.principal(token) == Principal("ada@example.org", groups)
 
 
 def test_claims_may_have_other_names(issuer: Issuer) -> None:
-    tokens = ProviderTokens(issuer.url, "kastor", email_claim="upn", groups_claim="roles")
+    tokens = OidcVerifier(issuer.url, "kastor", email_claim="upn", groups_claim="roles")
     token = issuer.token(email=None, upn="bo@example.org", roles="one@example.org")
     assert tokens.principal(token) == Principal("bo@example.org", frozenset({"one@example.org"}))
 
 
-def test_an_audience_among_several_and_no_word_on_verification_will_do(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_an_audience_among_several_and_no_word_on_verification_will_do(issuer: Issuer, tokens: OidcVerifier) -> None:
     token = issuer.token(aud=["other", "kastor"], email_verified=None, nbf=None, iat=None)
     assert tokens.principal(token).email == "ada@example.org"
 
@@ -77,12 +77,12 @@ def test_an_audience_among_several_and_no_word_on_verification_will_do(issuer: I
     ],
 )
 def test_a_token_that_says_the_wrong_thing_is_refused_with_the_reason(
-    issuer: Issuer, tokens: ProviderTokens, changes: dict[str, Any], why: str
+    issuer: Issuer, tokens: OidcVerifier, changes: dict[str, Any], why: str
 ) -> None:
     refused(tokens, issuer.token(**changes), why)
 
 
-def test_clocks_may_differ_by_half_a_minute(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_clocks_may_differ_by_half_a_minute(issuer: Issuer, tokens: OidcVerifier) -> None:
     now = time.time()
     assert tokens.principal(issuer.token(exp=now - 15)) and tokens.principal(issuer.token(nbf=now + 15))
     refused(tokens, issuer.token(exp=now - 45), "expired")
@@ -100,37 +100,35 @@ def by_hand(issuer: Issuer, header: dict[str, Any], secret: bytes | None) -> str
     return f"{signed}.{encoded(signature)}"
 
 
-def test_an_unsigned_token_is_refused(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_an_unsigned_token_is_refused(issuer: Issuer, tokens: OidcVerifier) -> None:
     for algorithm in ("none", "None", "NONE"):
         refused(tokens, by_hand(issuer, {"alg": algorithm, "kid": "one"}, None), "signature has to be one of RS256")
 
 
-def test_the_public_key_is_no_secret_to_sign_with(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_the_public_key_is_no_secret_to_sign_with(issuer: Issuer, tokens: OidcVerifier) -> None:
     public = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     for secret in (public, public.strip(), json.dumps(issuer.keys[0]).encode()):
         refused(tokens, by_hand(issuer, {"alg": "HS256", "kid": "one"}, secret), "signature has to be one of RS256")
     assert issuer.asked == 0
 
 
-def test_a_published_symmetric_key_is_of_no_use_either(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_a_published_symmetric_key_is_of_no_use_either(issuer: Issuer, tokens: OidcVerifier) -> None:
     issuer.keys.append({"kty": "oct", "k": encoded(b"x" * 32), "kid": "oct", "use": "sig"})
     refused(tokens, by_hand(issuer, {"alg": "RS256", "kid": "oct"}, b"x" * 32), "signature or form is wrong")
 
 
 @pytest.mark.parametrize("header", [{"alg": "ES256", "kid": "one"}, {"alg": "RS256", "kid": "ec"}])
-def test_a_key_is_used_for_its_own_algorithm_only(
-    issuer: Issuer, tokens: ProviderTokens, header: dict[str, str]
-) -> None:
+def test_a_key_is_used_for_its_own_algorithm_only(issuer: Issuer, tokens: OidcVerifier, header: dict[str, str]) -> None:
     refused(tokens, by_hand(issuer, header, b"x"), "signature or form is wrong")
 
 
-def test_another_ones_signature_is_refused(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_another_ones_signature_is_refused(issuer: Issuer, tokens: OidcVerifier) -> None:
     refused(tokens, issuer.token(OTHER), "signature or form is wrong")
     good = issuer.token()
     refused(tokens, good[:-8] + ("A" * 8), "signature or form is wrong")
 
 
-def test_a_key_that_the_token_brings_along_is_not_believed(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_a_key_that_the_token_brings_along_is_not_believed(issuer: Issuer, tokens: OidcVerifier) -> None:
     headers = {"kid": "one", "jwk": public_jwk(OTHER), "jku": "http://evil.example/keys"}
     token = jwt.encode(issuer.claims(), OTHER, algorithm="RS256", headers=headers)
     refused(tokens, token, "signature or form is wrong")
@@ -140,23 +138,23 @@ def test_a_key_that_the_token_brings_along_is_not_believed(issuer: Issuer, token
     "text",
     ["x", "a.b.c", "....", "\udcff", "é.é.é", "eyJhbGciOiJSUzI1NiJ9.e30.x" * 2000, encoded(b"[" * 30_000) + ".e30.x"],
 )
-def test_what_is_no_token_is_refused_without_asking_anybody(issuer: Issuer, tokens: ProviderTokens, text: str) -> None:
+def test_what_is_no_token_is_refused_without_asking_anybody(issuer: Issuer, tokens: OidcVerifier, text: str) -> None:
     with pytest.raises(Unauthenticated):
         tokens.principal(text)
     assert issuer.asked == 0
 
 
-def test_a_token_names_its_key(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_a_token_names_its_key(issuer: Issuer, tokens: OidcVerifier) -> None:
     refused(tokens, issuer.token(kid=None), "does not name the key")
 
 
-def test_keys_are_asked_for_once(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_keys_are_asked_for_once(issuer: Issuer, tokens: OidcVerifier) -> None:
     for _ in range(5):
         tokens.principal(issuer.token())
     assert issuer.asked == 1
 
 
-def test_a_crowd_makes_one_question(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_a_crowd_makes_one_question(issuer: Issuer, tokens: OidcVerifier) -> None:
     issuer.slow_s = 0.2
     token = issuer.token()
     with ThreadPoolExecutor(16) as pool:
@@ -165,7 +163,7 @@ def test_a_crowd_makes_one_question(issuer: Issuer, tokens: ProviderTokens) -> N
 
 
 def test_a_known_key_waits_for_nobody_who_asks_for_another(issuer: Issuer) -> None:
-    tokens = ProviderTokens(issuer.url, "kastor", refetch_s=0)
+    tokens = OidcVerifier(issuer.url, "kastor", refetch_s=0)
     good, unknown = issuer.token(), issuer.token(OTHER, kid="unknown")
     tokens.principal(good)
     issuer.slow_s = 1.0
@@ -178,7 +176,7 @@ def test_a_known_key_waits_for_nobody_who_asks_for_another(issuer: Issuer) -> No
         asking.result()
 
 
-def test_an_unknown_key_is_asked_for_but_not_again_and_again(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_an_unknown_key_is_asked_for_but_not_again_and_again(issuer: Issuer, tokens: OidcVerifier) -> None:
     tokens.principal(issuer.token())
     for number in range(5):
         refused(tokens, issuer.token(OTHER, kid=f"unknown{number}"), "does not publish")
@@ -187,7 +185,7 @@ def test_an_unknown_key_is_asked_for_but_not_again_and_again(issuer: Issuer, tok
 
 
 def test_a_rotated_key_is_found_and_the_old_one_forgotten(issuer: Issuer) -> None:
-    tokens = ProviderTokens(issuer.url, "kastor", refetch_s=0)
+    tokens = OidcVerifier(issuer.url, "kastor", refetch_s=0)
     tokens.principal(issuer.token())
     issuer.publish(("two", OTHER))
     assert tokens.principal(issuer.token(OTHER, kid="two")).email == "ada@example.org"
@@ -200,14 +198,14 @@ def test_a_provider_that_is_down_is_unavailable_and_asked_again_later() -> None:
     issuer = Issuer()
     with serving(issuer):
         pass
-    tokens = ProviderTokens(issuer.url, "kastor", clock=lambda: now)
+    tokens = OidcVerifier(issuer.url, "kastor", clock=lambda: now)
     for _ in range(3):
         with pytest.raises(Unavailable, match=f"OpenID provider {issuer.url} cannot be asked"):
             tokens.principal(issuer.token())
     issuer = Issuer()
     with serving(issuer):
         issuer.publish(("one", RSA))
-        tokens = ProviderTokens(issuer.url, "kastor", clock=lambda: now)
+        tokens = OidcVerifier(issuer.url, "kastor", clock=lambda: now)
         issuer.status = 500
         with pytest.raises(Unavailable):
             tokens.principal(issuer.token())
@@ -223,14 +221,14 @@ def test_a_provider_that_is_down_is_unavailable_and_asked_again_later() -> None:
     "discovery", [{"issuer": "https://other.example"}, {"jwks_uri": "http://evil.example/keys"}, {"jwks_uri": 5}]
 )
 def test_a_provider_that_speaks_for_another_is_not_believed(
-    issuer: Issuer, tokens: ProviderTokens, discovery: dict[str, Any]
+    issuer: Issuer, tokens: OidcVerifier, discovery: dict[str, Any]
 ) -> None:
     issuer.discovery = discovery
     with pytest.raises(Unavailable, match="cannot be asked"):
         tokens.principal(issuer.token())
 
 
-def test_keys_that_are_none_are_unavailable(issuer: Issuer, tokens: ProviderTokens) -> None:
+def test_keys_that_are_none_are_unavailable(issuer: Issuer, tokens: OidcVerifier) -> None:
     issuer.keys = []
     with pytest.raises(Unavailable):
         tokens.principal(issuer.token())

@@ -3,7 +3,7 @@ import ipaddress
 import pytest
 
 from kastor.domain.errors import InvalidArgument, KastorError, PermissionDenied, Unavailable
-from kastor.security.urlguard import UrlGuard, resolved
+from kastor.security.url_guard import UrlGuard, resolve_addresses
 
 NAMES = {
     "public.example": ["93.184.216.34", "2606:2800:220:1::1"],
@@ -194,6 +194,6 @@ def test_redirects_are_urls_to_be_judged_anew() -> None:
 
 
 def test_the_system_resolver_gives_each_address_once() -> None:
-    found = resolved("localhost", 80)
+    found = resolve_addresses("localhost", 80)
     assert len(found) == len(set(found))
     assert all(ipaddress.ip_address(address).is_loopback for address in found)

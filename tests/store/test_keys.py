@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from kastor.domain.errors import NotFound
-from kastor.security.keys import ApiKey, digest, new_key
+from kastor.security.api_keys import ApiKey, digest, new_key
 from kastor.store.database import Database
 from kastor.store.keys import KeyStore
 from making import START, after

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument, KastorError
 from kastor.runtime.logging import redact_secrets
-from kastor.security.redaction import without_paths
+from kastor.security.redaction import redact_paths
 
 HTTP_STATUS: Mapping[Code, int] = MappingProxyType(
     {
@@ -38,7 +38,7 @@ Json = dict[str, object]
 
 def public_message(code: Code, message: str) -> str:
     """The message of an error as callers get it: without keys, and without the server's folders."""
-    return redact_secrets(message if code in CALLERS_OWN else without_paths(message))
+    return redact_secrets(message if code in CALLERS_OWN else redact_paths(message))
 
 
 def error_body(error: KastorError) -> Json:

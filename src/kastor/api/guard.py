@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kastor.api.errors import HTTP_STATUS, error_body
 from kastor.api.http import json_response
 from kastor.domain.errors import KastorError, PermissionDenied
-from kastor.security.origin import names_loopback, trusted
+from kastor.security.origin import is_trusted_origin, names_loopback
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 EXPOSED = (
@@ -64,7 +64,7 @@ class LocalOnly:
                 f"This server has no keys and answers to 127.0.0.1 and localhost only, not to {host[:80]!r}. For other "
                 "names make keys: kastor keys create --email you@example.com"
             )
-        if origin is not None and origin not in self._origins and not trusted(origin, host):
+        if origin is not None and origin not in self._origins and not is_trusted_origin(origin, host):
             return PermissionDenied(
                 f"A page of {origin[:80]} may not use this server, which has no keys. Name it in cors_origins, or make "
                 "keys: kastor keys create --email you@example.com"

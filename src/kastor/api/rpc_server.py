@@ -16,8 +16,8 @@ from kastor.api.http import MAX_GENERATING_THREADS, Endpoints
 from kastor.api.observe import Metrics
 from kastor.api.rpc import RpcEdge
 from kastor.domain.errors import FailedPrecondition, KastorError
-from kastor.security.certificate import Identity, given_identity, own_identity
-from kastor.security.rpc_door import RpcDoor
+from kastor.security.grpc_settings import GrpcSettings
+from kastor.security.tls import TlsIdentity, ensure_own_identity, load_identity
 
 HANDSHAKE_TIMEOUT_MS = 10_000
 IDLE_TIMEOUT_MS = 300_000  # clients connect again by themselves
@@ -30,7 +30,7 @@ SAID_BYTES = 1024 * 1024
 class Identities:
     """Who the server is, looked at again from time to time: certificates are renewed under a running server."""
 
-    def __init__(self, load: Callable[[], Identity], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, load: Callable[[], TlsIdentity], *, clock: Callable[[], float] = time.monotonic) -> None:
         """`load` raises what `given_identity` does: here, but later the identity before stays in use."""
         self._load = load
         self._clock = clock
@@ -38,7 +38,7 @@ class Identities:
         self._due = clock() + LOOKED_AT_EACH_S
         self.current = load()
 
-    def renewed(self) -> Identity | None:
+    def renewed(self) -> TlsIdentity | None:
         """The identity that has taken the place of the one before; `None` while there is none."""
         with self._lock:
             if self._clock() < self._due:
@@ -63,7 +63,7 @@ class RpcServer:
         routes: Iterable[BaseRoute],
         endpoints: Endpoints,
         metrics: Metrics,
-        door: RpcDoor,
+        door: GrpcSettings,
         identities: Identities | None,
         *,
         max_generating: int = MAX_GENERATING_THREADS,
@@ -124,7 +124,7 @@ class RpcServer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _configuration(identity: Identity | None) -> grpc.ServerCertificateConfiguration | None:
+def _configuration(identity: TlsIdentity | None) -> grpc.ServerCertificateConfiguration | None:
     if identity is None:  # no change
         return None
     return grpc.ssl_server_certificate_configuration(((identity.key, identity.chain),))
@@ -133,7 +133,7 @@ def _configuration(identity: Identity | None) -> grpc.ServerCertificateConfigura
 def open_rpc(
     application: Application,
     metrics: Metrics,
-    door: RpcDoor,
+    door: GrpcSettings,
     folder: Path,
     *,
     http_url: str,
@@ -146,10 +146,10 @@ def open_rpc(
 
     """
 
-    def identity() -> Identity:
+    def identity() -> TlsIdentity:
         if door.certificate is not None and door.key is not None:
-            return given_identity(door.certificate, door.key)
-        return own_identity(folder, door.names, now=clock())
+            return load_identity(door.certificate, door.key)
+        return ensure_own_identity(folder, door.names, now=clock())
 
     identities = None if door.insecure else Identities(identity)
     return RpcServer(application.routes, application.endpoints, metrics, door, identities, http_url=http_url)

@@ -36,7 +36,7 @@ from kastor.media.fetch import Places
 from kastor.models import sources
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.render import Renderer
-from kastor.security.urlguard import UrlGuard
+from kastor.security.url_guard import UrlGuard
 from kastor.settings import Settings, load_settings
 
 LEARNT, GIVEN = "bold green", "dim"

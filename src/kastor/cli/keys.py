@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kastor.cli.output import Output, table
-from kastor.security.keys import ApiKey, lifetime_of, new_key
+from kastor.security.api_keys import ApiKey, lifetime_of, new_key
 from kastor.settings import load_settings
 from kastor.store.database import migrate, open_database
 from kastor.store.keys import KeyStore

@@ -18,7 +18,7 @@ from kastor.media.cache import Fetched, MediaCache
 from kastor.media.fetch import Fetcher, FetchLimits, Places
 from kastor.media.guards import Guards
 from kastor.media.probe import Inspector
-from kastor.security.urlguard import UrlGuard
+from kastor.security.url_guard import UrlGuard
 
 FETCH_THREADS = 8
 

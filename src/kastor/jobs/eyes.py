@@ -41,7 +41,7 @@ class LocalEyes:
         from kastor.dataset.look import looking
         from kastor.media.fetch import FetchLimits, Places
         from kastor.media.guards import Guards
-        from kastor.security.urlguard import UrlGuard
+        from kastor.security.url_guard import UrlGuard
 
         with (
             self._turns,

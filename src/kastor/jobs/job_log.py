@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from kastor.security.redaction import without_folder, without_paths
+from kastor.security.redaction import redact_paths, without_folder
 
 MAX_LOG_BYTES = 1024 * 1024  # of one answer; the caller goes on from the offset it got
 
@@ -29,4 +29,4 @@ def read_log(file: Path, offset: int, *, hidden: Path | None = None) -> tuple[by
         return found, offset + len(found)
     whole = found[: found.rfind(b"\n") + 1] or (found if len(found) == MAX_LOG_BYTES else b"")
     text = without_folder(whole.decode("utf-8", "replace"), hidden)
-    return without_paths(text).encode(), offset + len(whole)
+    return redact_paths(text).encode(), offset + len(whole)

@@ -23,7 +23,7 @@ from kastor.domain.excerpt import excerpt
 from kastor.domain.media import MediumError
 from kastor.media.cache import CHUNK_BYTES, Fetched, Lease, MediaCache
 from kastor.media.media_address import check_names_a_file
-from kastor.security.urlguard import MAX_REDIRECTS, Target, UrlGuard
+from kastor.security.url_guard import MAX_REDIRECTS, Target, UrlGuard
 
 BUCKET_SCHEMES = ("gs", "s3")
 FRESH_S = 1.0  # a file changed so lately may change again without its time changing

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from kastor.domain.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from kastor.domain.permission import Principal, normal_email
-from kastor.security.keys import KEY_PATTERN, ApiKey, digest
+from kastor.security.api_keys import KEY_PATTERN, ApiKey, digest
 
 LOCAL = Principal("local@kastor", operator=True)
 """Everybody, on a server with `no_auth`; and whoever uses a private server of the command line."""
@@ -22,7 +22,7 @@ INVALID_TOKEN = "ACCESS_TOKEN_INVALID"  # noqa: S105  # a word, no secret
 """Words that tell programs what was wrong with a credential."""
 
 
-class Keys(Protocol):
+class ApiKeyLookup(Protocol):
     """The keys of the database."""
 
     def find(self, digest: str) -> ApiKey | None:
@@ -30,7 +30,7 @@ class Keys(Protocol):
         ...
 
 
-class Tokens(Protocol):
+class TokenVerifier(Protocol):
     """The tokens of an OpenID provider."""
 
     def principal(self, token: str) -> Principal:
@@ -51,8 +51,8 @@ class Authenticator:
         self,
         secrets: Mapping[str, str] | None = None,
         *,
-        keys: Keys | None = None,
-        tokens: Tokens | None = None,
+        keys: ApiKeyLookup | None = None,
+        tokens: TokenVerifier | None = None,
         operators: Collection[str] = (),
         no_auth: bool = False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),

@@ -29,7 +29,7 @@ from jwt.exceptions import (
 from kastor.domain.errors import InvalidArgument, Unavailable
 from kastor.domain.permission import Principal, validated_email
 from kastor.security.auth import wrong_token
-from kastor.security.origin import secure
+from kastor.security.origin import is_secure_url
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures by a private key. Never HS…, where the public key would do as the secret, and never none."""
@@ -40,7 +40,7 @@ RETRY_S = 5.0  # after a failure, so that callers do not wait one after another 
 TIMEOUT_S = 5.0
 
 
-class ProviderTokens:
+class OidcVerifier:
     """The tokens that one provider, `issuer`, gives out for one `audience`. Safe to use from several threads."""
 
     def __init__(
@@ -158,7 +158,7 @@ class ProviderTokens:
         if not isinstance(document, dict) or document.get("issuer") != self._issuer:
             raise _Malformed(f"{url} does not speak for it")
         keys_url = document.get("jwks_uri")
-        if not isinstance(keys_url, str) or not secure(keys_url):
+        if not isinstance(keys_url, str) or not is_secure_url(keys_url):
             raise _Malformed(f"{url} names no https address of keys")
         return PyJWKClient(keys_url, lifespan=KEYS_FRESH_S, timeout=TIMEOUT_S, cooldown_duration=self._refetch_s)
 

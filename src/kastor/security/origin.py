@@ -39,7 +39,7 @@ def names_loopback(host: str) -> bool:
     return name is not None and parsed.netloc == host and "@" not in host and is_loopback(name)
 
 
-def secure(url: str) -> bool:
+def is_secure_url(url: str) -> bool:
     """Whether nobody on the way can change what is read there: https, or http of this machine.
 
     >>> secure("https://accounts.example"), secure("http://127.0.0.1:9000"), secure("http://accounts.example")
@@ -53,7 +53,7 @@ def secure(url: str) -> bool:
     return bool(name) and (parsed.scheme == "https" or (parsed.scheme == "http" and is_loopback(name)))
 
 
-def trusted(origin: str, host: str) -> bool:
+def is_trusted_origin(origin: str, host: str) -> bool:
     """Whether the page at `origin` (the header Origin) belongs to this server, reached as `host` (the header Host).
 
     Only addresses and localhost are trusted: a name may be anybody's that points it here (DNS rebinding).

@@ -12,7 +12,7 @@ ABSOLUTE = re.compile(
 HIDDEN = "…/"
 
 
-def without_paths(text: str) -> str:
+def redact_paths(text: str) -> str:
     """The text with each path of this machine cut down to its last part. A blank ends a path.
 
     A path is one of this machine if its first folder exists here, so the paths of the API stay as they are.

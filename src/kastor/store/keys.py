@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import RowMapping, insert, or_, select, update
 
 from kastor.domain.errors import NotFound
-from kastor.security.keys import ApiKey
+from kastor.security.api_keys import ApiKey
 from kastor.store.database import Database
 from kastor.store.tables import api_keys
 

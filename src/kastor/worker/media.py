@@ -10,7 +10,7 @@ from kastor.domain.job import DatasetFile, TuningJob
 from kastor.domain.permission import Principal
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import Places
-from kastor.security.urlguard import UrlGuard
+from kastor.security.url_guard import UrlGuard
 from kastor.settings import Settings
 from kastor.store.database import open_database
 from kastor.store.file_blobs import FileBlobs

@@ -12,7 +12,7 @@ ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # names of no certific
 
 
 @dataclass(frozen=True, slots=True)
-class RpcDoor:
+class GrpcSettings:
     """What the operator set."""
 
     host: str
@@ -54,7 +54,7 @@ class RpcDoor:
     def address(self) -> str:
         """Where to listen, as gRPC writes it.
 
-        >>> RpcDoor("::1", 50051).address, RpcDoor("localhost", 50051).address
+        >>> GrpcSettings("::1", 50051).address, GrpcSettings("localhost", 50051).address
         ('[::1]:50051', 'localhost:50051')
         """
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -68,7 +68,7 @@ class RpcDoor:
     def endpoint(self, port: int) -> str:
         """What callers of this machine write for the address, once it is known.
 
-        >>> RpcDoor("127.0.0.1", 0).endpoint(50051), RpcDoor("192.168.1.2", 0).endpoint(50051)
+        >>> GrpcSettings("127.0.0.1", 0).endpoint(50051), GrpcSettings("192.168.1.2", 0).endpoint(50051)
         ('localhost:50051', '192.168.1.2:50051')
         """
         if self.host in ANY_ADDRESS or is_loopback(self.host):

@@ -96,7 +96,7 @@ class UrlGuard:
         self._hosts: set[str] = set()
         for entry in allowed:
             self._allow(entry)
-        self._resolve = resolve or resolved
+        self._resolve = resolve or resolve_addresses
 
     def _allow(self, entry: str) -> None:
         try:
@@ -160,13 +160,13 @@ class UrlGuard:
     def _may(self, address: Address) -> bool:
         if any(address in network for network in self._networks if network.version == address.version):
             return True
-        inner = embedded(address)
+        inner = embedded_ipv4(address)
         if inner is not None:
             return self._may(inner)
         return is_public(address)
 
 
-def resolved(host: str, port: int) -> list[str]:
+def resolve_addresses(host: str, port: int) -> list[str]:
     """The addresses of a host by the system's resolver, each once, in its order.
 
     Raises:
@@ -188,7 +188,7 @@ def is_public(address: Address) -> bool:
     return not any(address in network for network in SPECIAL if network.version == address.version)
 
 
-def embedded(address: Address) -> ipaddress.IPv4Address | None:
+def embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 address stands for, where some network or host would translate it.
 
     6to4 and Teredo hold one, too; those networks are special as a whole.

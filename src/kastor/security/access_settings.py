@@ -4,13 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
-from kastor.security.origin import is_loopback, secure
+from kastor.security.origin import is_loopback, is_secure_url
 
 ANY = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class AccessSettings:
     """What the operator set."""
 
     host: str
@@ -33,7 +33,7 @@ class Doors:
             raise InvalidArgument("api_keys holds an empty key, which nobody could send; give it a long random one.")
         if (self.issuer is None) != (self.audience is None):
             raise InvalidArgument("oidc_issuer and oidc_audience need one another: set both, or neither.")
-        if self.issuer is not None and not secure(self.issuer):
+        if self.issuer is not None and not is_secure_url(self.issuer):
             raise InvalidArgument(f"oidc_issuer is {self.issuer!r}; it has to be an https address.")
         for origin in self.cors_origins:
             if origin != ANY and (not origin.startswith(("http://", "https://")) or origin.count("/") != 2):

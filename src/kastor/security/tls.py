@@ -31,7 +31,7 @@ LOCK_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class TlsIdentity:
     """A server's key and certificates, PEM."""
 
     key: bytes
@@ -39,7 +39,7 @@ class Identity:
     authority: Path | None = None  # the file that callers are to trust; None if theirs knows the issuer
 
 
-def given_identity(certificate: Path, key: Path) -> Identity:
+def load_identity(certificate: Path, key: Path) -> TlsIdentity:
     """The operator's own.
 
     Raises:
@@ -48,7 +48,7 @@ def given_identity(certificate: Path, key: Path) -> Identity:
     """
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
-        return Identity(key.read_bytes(), certificate.read_bytes())
+        return TlsIdentity(key.read_bytes(), certificate.read_bytes())
     except ssl.SSLError as error:
         raise FailedPrecondition(
             f"{certificate} and {key} are no certificate and its key, both PEM and without a password: "
@@ -58,7 +58,7 @@ def given_identity(certificate: Path, key: Path) -> Identity:
         raise FailedPrecondition(f"Cannot read {certificate} or {key}: {error.strerror}.") from error
 
 
-def own_identity(folder: Path, hosts: Iterable[str], *, now: datetime) -> Identity:
+def ensure_own_identity(folder: Path, hosts: Iterable[str], *, now: datetime) -> TlsIdentity:
     """The identity of this folder, for these names and addresses beside this machine's own; made or renewed if need be.
 
     Raises:
@@ -112,7 +112,7 @@ def _authority(folder: Path, now: datetime) -> _Pair:
     return _written(_Pair(certificate, key), folder / "ca.pem", folder / "ca-key.pem")
 
 
-def _server(folder: Path, authority: _Pair, names: Sequence[str], now: datetime) -> Identity:
+def _server(folder: Path, authority: _Pair, names: Sequence[str], now: datetime) -> TlsIdentity:
     files = folder / "server.pem", folder / "server-key.pem"
     alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
     found = _read(*files)
@@ -132,7 +132,7 @@ def _server(folder: Path, authority: _Pair, names: Sequence[str], now: datetime)
             .sign(authority.key, hashes.SHA256())
         )
         found = _written(_Pair(certificate, key), *files)
-    return Identity(found.key_pem, found.certificate_pem, folder / "ca.pem")
+    return TlsIdentity(found.key_pem, found.certificate_pem, folder / "ca.pem")
 
 
 def _fits(server: _Pair, authority: _Pair, alternatives: x509.SubjectAlternativeName) -> bool:
