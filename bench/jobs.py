@@ -21,7 +21,7 @@ from kastor.domain.job import (
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.scheduler import Scheduler
 from kastor.settings import COMPUTE_VARIABLES, Settings, environment
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
 
@@ -44,7 +44,7 @@ class Queue:
 
     def __init__(self, settings: Settings, jobs: JobStore) -> None:
         self._settings = settings
-        self._blobs = Blobs(settings.data_dir)
+        self._blobs = JobFiles(settings.data_dir)
         self.jobs = jobs
 
     @classmethod

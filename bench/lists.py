@@ -25,10 +25,10 @@ from kastor.domain.tuned_model import TunedModel
 from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
 from kastor.store import tables
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 
 NUM_MODELS = 10_000
 NUM_STEPS = 10  # snapshots of each model: Google's quick start makes 19
@@ -118,7 +118,7 @@ def run(url: str, folder: Path) -> None:
         service = TuningService(
             jobs=JobStore(database),
             models=ModelStore(database),
-            blobs=Blobs(folder),
+            blobs=JobFiles(folder),
             catalog=load_catalog(),
             limits=GEMINI_API,
             clock=lambda: datetime.now(UTC),

@@ -5,13 +5,13 @@ from typing import Any
 
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.job import Rendering
-from kastor.export.golden import JobFiles
+from kastor.export.golden import GoldenJobFiles
 from kastor.export.order import Format, Order, Weights
 
 
-def files_in(folder: Path) -> JobFiles:
+def files_in(folder: Path) -> GoldenJobFiles:
     """A job's files as `Blobs` names them, in one folder."""
-    return JobFiles(folder / "dataset.jsonl", folder / "plan.jsonl")
+    return GoldenJobFiles(folder / "dataset.jsonl", folder / "plan.jsonl")
 
 
 def make_order(given: Path, out: Path, **changes: Any) -> Order:

@@ -19,7 +19,7 @@ from kastor.models.families import LLAMA_LINEARS, SMOLLM2
 from kastor.models.load import fp32_module_by_module, load_base, to_fp32
 from kastor.models.render import Rendered, Renderer
 from kastor.serving.certificate import EXACT, Served, certificate, check_logprobs, rounded_tolerance
-from kastor.store.manifests import write_manifest
+from kastor.store.blobs.manifests import write_manifest
 from kastor.training.fused import use_stock_layers
 from kastor.training.loop import Trainer
 from kastor.training.lora import attach, detach

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from kastor.runtime.server_record import publish_server_record
-from kastor.store.reserve import NUM_BYTES, PLENTY, DiskReserve
+from kastor.store.blobs.disk_reserve import NUM_BYTES, PLENTY, DiskReserve
 from small_disk import fill, needs_mount, small_disk
 from test_server import environment, serving
 from waiting import wait_until

@@ -21,9 +21,9 @@ from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
 from kastor.models.sources import ensure_local
 from kastor.settings import environment
-from kastor.store.checkpoint_folder import CheckpointFolder
-from kastor.store.manifests import STATE_FILE
-from kastor.store.registry import ModelStore
+from kastor.store.blobs.checkpoint_folder import CheckpointFolder
+from kastor.store.blobs.manifests import STATE_FILE
+from kastor.store.models import ModelStore
 from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import steps
 from kastor.worker.outcome import work
@@ -106,7 +106,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_only_and_the_events_say_so(
     place.add("damaged", num_epochs=4)
     stop_after(place, "damaged", 7)
     checkpoints = CheckpointFolder(place.blobs.checkpoints("damaged")).all()
-    assert [c.step for c in checkpoints if c.resumable] == [6, 7]
+    assert [c.step for c in checkpoints if c.is_resumable] == [6, 7]
     file = checkpoints[-1].folder / STATE_FILE
     content = bytearray(file.read_bytes())
     content[-1] ^= 1

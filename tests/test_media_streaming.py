@@ -267,7 +267,7 @@ def test_killed_between_writing_down_what_is_left_out_and_counting_it_a_job_coun
     succeeded(place, "job1")
     place.add_file(rows, "job2", asked=TWICE)
     job = judged(place, "job2")
-    shutil.copy(place.blobs.left_out("job1"), place.blobs.left_out("job2"))
+    shutil.copy(place.blobs.unreadable_rows_file("job1"), place.blobs.unreadable_rows_file("job2"))
     make_film(
         place.media / "torn.mp4", Recipe(num_frames=2, rate=1)
     )  # what was left out stays so: training may have begun without it

@@ -15,7 +15,7 @@ from kastor.dataset.manifest import decode_row
 from kastor.dataset.parse import decode_example
 from kastor.domain.generation import ResolvedMedium
 from kastor.domain.job import RequestedHyperparameters, State, StepMetrics, TuningJob
-from kastor.export.golden import JobFiles
+from kastor.export.golden import GoldenJobFiles
 from kastor.export.making import make
 from kastor.export.order import Format
 from kastor.media.cache import MediaCache
@@ -105,8 +105,8 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Place) -> None:
         assert all(torch.equal(one[key], other[key]) for key in one), name
 
 
-def files(place: Place) -> JobFiles:
-    return JobFiles(place.blobs.dataset("job1"), place.blobs.plan("job1"))
+def files(place: Place) -> GoldenJobFiles:
+    return GoldenJobFiles(place.blobs.dataset("job1"), place.blobs.plan("job1"))
 
 
 def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kastor.models.families import LLAMA_LINEARS, NANO_VL
 from kastor.models.sources import TOWER_FILE
-from kastor.store.manifests import write_manifest
+from kastor.store.blobs.manifests import write_manifest
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CONTEXT_TOKENS = 512

@@ -24,7 +24,7 @@ from kastor.executors.local import LocalExecutor
 from kastor.jobs.scheduler import Scheduler
 from kastor.models.families import LLAMA_LINEARS
 from kastor.settings import Settings
-from kastor.store.blobs import DATASET, SOURCE, Blobs
+from kastor.store.blobs.job_files import DATASET, SOURCE, JobFiles
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
 from kastor.worker.outcome import work
@@ -62,7 +62,7 @@ class Place:
         )
         self.database = open_database(self.settings.resolved_database_url)
         migrate(self.database)
-        self.jobs, self.blobs = JobStore(self.database), Blobs(folder)
+        self.jobs, self.blobs = JobStore(self.database), JobFiles(folder)
 
     def add(
         self,

@@ -50,7 +50,7 @@ from kastor.serving.guides import Guides
 from kastor.serving.rows import Embedded
 from kastor.serving.seeing import Seeing
 from kastor.settings import Settings, load_settings
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 
 NDJSON = "application/x-ndjson"
 CACHE_SHARE = 0.25
@@ -176,7 +176,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
         context_tokens=text_config(model).max_position_embeddings,
         max_cache_tokens=int(free_bytes() * CACHE_SHARE) // cache.bytes_per_token,
     )
-    bank = AdapterBank(model, Blobs(settings.data_dir).verified_adapter, settings.max_resident_adapters)
+    bank = AdapterBank(model, JobFiles(settings.data_dir).verified_adapter, settings.max_resident_adapters)
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
     ends = end_ids(model, renderer.closing_id)
     guides = Guides(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
@@ -194,7 +194,7 @@ def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> Se
         folder,
         MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes),
         MediaCache(settings.cache_dir / "frames", max_bytes=settings.frame_cache_bytes),
-        Blobs(settings.data_dir).verified_adapter,
+        JobFiles(settings.data_dir).verified_adapter,
         num_threads=settings.num_threads or compute_threads(),
     )
 

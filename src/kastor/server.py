@@ -48,16 +48,16 @@ from kastor.security.file_modes import restrict_data
 from kastor.security.grpc_settings import GrpcSettings
 from kastor.serving.late import LateEngine
 from kastor.settings import Settings, environment
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.disk_reserve import DiskReserve
+from kastor.store.blobs.job_files import JobFiles
+from kastor.store.blobs.upload_blobs import UploadBlobs
 from kastor.store.database import Database, open_database
-from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.installation import prepare_installation
 from kastor.store.jobs import JobStore
 from kastor.store.keys import KeyStore
-from kastor.store.registry import ModelStore
-from kastor.store.reserve import DiskReserve
+from kastor.store.models import ModelStore
 
 if TYPE_CHECKING:
     from kastor.api.rpc_server import RpcServer
@@ -137,7 +137,7 @@ class _Running:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._database = database
-        jobs, blobs = JobStore(database), Blobs(settings.data_dir)
+        jobs, blobs = JobStore(database), JobFiles(settings.data_dir)
         self._engine = LateEngine(
             environment(settings),
             log_dir=settings.data_dir / "logs",
@@ -170,7 +170,7 @@ class _Running:
         sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
         self._files = FileService(
             files=FileStore(database),
-            blobs=FileBlobs(settings.data_dir),
+            blobs=UploadBlobs(settings.data_dir),
             clock=_now,
             max_file_bytes=settings.max_file_bytes,
             ttl=timedelta(hours=settings.file_ttl_hours),
@@ -211,7 +211,7 @@ class _Running:
 
     def _faults(self) -> list[str]:
         told = [f"The generation process for models/{base} does not answer." for base in self._engine.silent()]
-        return told + (["The database does not answer."] if self._database.overdue else [])
+        return told + (["The database does not answer."] if self._database.num_overdue_calls else [])
 
     def config(self) -> uvicorn.Config:
         """How HTTP is served."""

@@ -35,14 +35,14 @@ from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
+from kastor.store.blobs.manifests import STATE_FILE, write_manifest
+from kastor.store.blobs.upload_blobs import UploadBlobs
 from kastor.store.database import Database
-from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
-from kastor.store.manifests import STATE_FILE, write_manifest
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 
 ALIAS = "models/gemini-1.5-flash-001-tuning"
 BASE = "models/smollm2-135m-instruct"
@@ -130,7 +130,7 @@ class World:
     def __post_init__(self) -> None:
         self.jobs = JobStore(self.database)
         self.models = ModelStore(self.database)
-        self.blobs = Blobs(self.folder)
+        self.blobs = JobFiles(self.folder)
         self.closing = threading.Event()
         self.woken = threading.Event()
         self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -146,7 +146,7 @@ class World:
         self.sharing = SharingService(access=Access(self.models), grants=GrantStore(self.database), clock=self.clock)
         self.files = FileService(
             files=FileStore(self.database),
-            blobs=FileBlobs(self.folder),
+            blobs=UploadBlobs(self.folder),
             clock=self.clock,
             max_file_bytes=self.max_file_bytes,
             ttl=timedelta(hours=48),

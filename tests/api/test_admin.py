@@ -7,10 +7,10 @@ from kastor.api.paging import parts_of, place_token, token_of
 from kastor.domain.errors import Code
 from kastor.domain.job import JobError, State, TuningJob
 from kastor.security.auth import Authenticator
-from kastor.store.blobs import Blobs
-from kastor.store.checkpoint_folder import CheckpointFolder
+from kastor.store.blobs.checkpoint_folder import CheckpointFolder
+from kastor.store.blobs.job_files import JobFiles
+from kastor.store.blobs.manifests import STATE_FILE
 from kastor.store.database import Database
-from kastor.store.manifests import STATE_FILE
 
 
 def test_a_job_shows_what_it_does_and_how_far_it_is(world: World) -> None:
@@ -61,7 +61,7 @@ def test_a_full_view_adds_events_and_snapshots(world: World) -> None:
 def test_a_full_view_shows_the_certificate_of_a_success(world: World) -> None:
     job = world.active()
     assert "certificate" not in world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
-    file = Blobs(world.folder).certificate(job.id)
+    file = JobFiles(world.folder).certificate(job.id)
     file.parent.mkdir(parents=True)
     file.write_text('{"format": 1, "verdict": "passed", "effect": 1.5}')
     shown = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
@@ -72,7 +72,7 @@ def test_a_full_view_shows_the_certificate_of_a_success(world: World) -> None:
 def test_a_full_view_counts_the_rows_as_the_report_does(world: World) -> None:
     job = world.active()
     assert "rows" not in world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
-    file = Blobs(world.folder).report(job.id)
+    file = JobFiles(world.folder).report(job.id)
     file.write_text('{"rows": 12, "accepted": 9, "dropped": 3, "leftOut": [{"line": 4}]}')
     shown = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full").json()
     assert shown["rows"] == {"total": 12, "trainedOn": 9, "leftOut": 3}
@@ -83,7 +83,7 @@ def test_a_full_view_counts_the_rows_as_the_report_does(world: World) -> None:
 @pytest.mark.parametrize("text", [b'{"format": 1, "ver', b"", b"[1]", b"\xff", b"[" * 100_000])
 def test_a_damaged_certificate_is_shown_as_such(world: World, text: bytes) -> None:
     job = world.active()
-    file = Blobs(world.folder).certificate(job.id)
+    file = JobFiles(world.folder).certificate(job.id)
     file.parent.mkdir(parents=True)
     file.write_bytes(text)
     answer = world.call("GET", f"/kastor/v1/jobs/{job.id}?view=full")
@@ -187,7 +187,7 @@ def test_a_failed_job_with_checkpoints_is_resumed_as_a_new_one_that_makes_the_sa
     stored = world.jobs.get(new["id"])
     assert (stored.spec, stored.creator) == (job.spec, job.creator)
     assert world.blobs.dataset(new["id"]).read_bytes() == world.blobs.dataset(job.id).read_bytes()
-    found = CheckpointFolder(world.blobs.checkpoints(new["id"])).latest_sound(lambda _: None)
+    found = CheckpointFolder(world.blobs.checkpoints(new["id"])).latest_intact(lambda _: None)
     assert found is not None and found.step == 6
 
 

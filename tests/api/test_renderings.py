@@ -6,7 +6,7 @@ from sqlalchemy import select, update
 from api_world import BASE, World, tuning_body
 from kastor.domain.job import Rendering
 from kastor.store import tables
-from kastor.store.manifests import write_manifest
+from kastor.store.blobs.manifests import write_manifest
 
 NUMBERS = "tunedModels/numbers"
 

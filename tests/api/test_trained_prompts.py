@@ -12,7 +12,7 @@ from kastor.dataset.encode import encode_example
 from kastor.dataset.parse import decode_example
 from kastor.dataset.prompt_kinds import PromptKinds, prompt_kinds
 from kastor.domain.job import TuningJob
-from kastor.store.manifests import write_manifest
+from kastor.store.blobs.manifests import write_manifest
 
 TUNED = "tunedModels/numbers"
 SYSTEM = {"systemInstruction": {"parts": [{"text": "Answer in capitals."}]}}

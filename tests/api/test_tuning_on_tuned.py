@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from api_world import ALIAS, World, error_of, tuning_body
-from kastor.store.manifests import write_manifest
+from kastor.store.blobs.manifests import write_manifest
 
 SOURCE = {"tunedModel": "tunedModels/numbers", "baseModel": ALIAS}
 

@@ -14,7 +14,7 @@ import pytest
 from kastor.domain.errors import FailedPrecondition, Unavailable
 from kastor.domain.job import State, TuningJob
 from kastor.executors.local import Exit, LocalExecutor, last_words, worker_command
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from making import make_job
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
@@ -29,12 +29,12 @@ PARENTAL = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid,
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs(tmp_path)
+def blobs(tmp_path: Path) -> JobFiles:
+    return JobFiles(tmp_path)
 
 
 @pytest.fixture
-def executor_of(blobs: Blobs) -> Iterator[Callable[[str], LocalExecutor]]:
+def executor_of(blobs: JobFiles) -> Iterator[Callable[[str], LocalExecutor]]:
     """Makes executors whose workers run the given script; ends what is left of them."""
     executors = []
 
@@ -66,7 +66,7 @@ def wait_for(executor: LocalExecutor, number: int = 1) -> list[Exit]:
     return exits
 
 
-def wait_until_up(blobs: Blobs, job_id: str = "job1") -> str:
+def wait_until_up(blobs: JobFiles, job_id: str = "job1") -> str:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if blobs.log(job_id).exists() and (text := blobs.log(job_id).read_text()):
@@ -83,7 +83,7 @@ def test_a_worker_is_started_for_its_job_and_attempt_with_the_lifeline() -> None
 
 
 def test_a_worker_gets_the_settings_and_the_environment_and_writes_to_the_jobs_log(
-    executor_of: Callable[[str], LocalExecutor], blobs: Blobs
+    executor_of: Callable[[str], LocalExecutor], blobs: JobFiles
 ) -> None:
     script = "import os, sys; print(sys.argv[1:3], os.environ['KASTOR_PROFILE'], 'PATH' in os.environ); \
 print('to stderr', file=sys.stderr); print(os.getsid(0) == os.getpid(), sys.stdin.read())"
@@ -96,7 +96,7 @@ print('to stderr', file=sys.stderr); print(os.getsid(0) == os.getpid(), sys.stdi
 
 
 def test_the_last_words_are_this_attempts_lines_that_are_not_structured(
-    executor_of: Callable[[str], LocalExecutor], blobs: Blobs
+    executor_of: Callable[[str], LocalExecutor], blobs: JobFiles
 ) -> None:
     blobs.log("job1").parent.mkdir(parents=True)
     blobs.log("job1").write_text("words of an earlier attempt\n")
@@ -119,13 +119,15 @@ def test_last_words_are_few_and_short_however_much_was_said(tmp_path: Path) -> N
     assert last_words(tmp_path / "removed", start=0) == ()
 
 
-def test_a_killed_worker_is_told_of_with_its_signal(executor_of: Callable[[str], LocalExecutor], blobs: Blobs) -> None:
+def test_a_killed_worker_is_told_of_with_its_signal(
+    executor_of: Callable[[str], LocalExecutor], blobs: JobFiles
+) -> None:
     executor = executor_of("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     executor.start(claimed())
     assert wait_for(executor)[0].returncode == -signal.SIGKILL
 
 
-def test_killing_ends_only_that_jobs_worker(executor_of: Callable[[str], LocalExecutor], blobs: Blobs) -> None:
+def test_killing_ends_only_that_jobs_worker(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of(DEAF)
     for job_id in ("job1", "job2"):
         executor.start(claimed(job_id))
@@ -135,7 +137,7 @@ def test_killing_ends_only_that_jobs_worker(executor_of: Callable[[str], LocalEx
     assert [(ended.job_id, ended.returncode) for ended in executor.exited()] == [("job1", -signal.SIGKILL)]
 
 
-def test_a_stopped_process_can_be_killed(executor_of: Callable[[str], LocalExecutor], blobs: Blobs) -> None:
+def test_a_stopped_process_can_be_killed(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of("import os, signal; print('up', flush=True); os.kill(os.getpid(), signal.SIGSTOP)")
     executor.start(claimed())
     wait_until_up(blobs)
@@ -143,7 +145,7 @@ def test_a_stopped_process_can_be_killed(executor_of: Callable[[str], LocalExecu
     assert [ended.returncode for ended in executor.exited()] == [-signal.SIGKILL]
 
 
-def test_a_worker_that_ended_leaves_no_children(executor_of: Callable[[str], LocalExecutor], blobs: Blobs) -> None:
+def test_a_worker_that_ended_leaves_no_children(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of(PARENTAL)
     executor.start(claimed())
     wait_for(executor)
@@ -153,7 +155,7 @@ def test_a_worker_that_ended_leaves_no_children(executor_of: Callable[[str], Loc
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-def test_shutting_down_lets_workers_end_in_order(executor_of: Callable[[str], LocalExecutor], blobs: Blobs) -> None:
+def test_shutting_down_lets_workers_end_in_order(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of(ORDERLY)
     executor.start(claimed())
     wait_until_up(blobs)
@@ -161,7 +163,7 @@ def test_shutting_down_lets_workers_end_in_order(executor_of: Callable[[str], Lo
     assert [ended.returncode for ended in executor.exited()] == [75]
 
 
-def test_shutting_down_does_not_wait_for_the_deaf(executor_of: Callable[[str], LocalExecutor], blobs: Blobs) -> None:
+def test_shutting_down_does_not_wait_for_the_deaf(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of(DEAF)
     executor.start(claimed())
     wait_until_up(blobs)
@@ -171,14 +173,14 @@ def test_shutting_down_does_not_wait_for_the_deaf(executor_of: Callable[[str], L
     assert [ended.returncode for ended in executor.exited()] == [-signal.SIGKILL]
 
 
-def test_a_log_that_cannot_be_written_is_named(executor_of: Callable[[str], LocalExecutor], blobs: Blobs) -> None:
+def test_a_log_that_cannot_be_written_is_named(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     blobs.job_dir("job1").parent.mkdir(parents=True)
     blobs.job_dir("job1").touch()
     with pytest.raises(FailedPrecondition, match=r"Cannot write the log .*job1/log\.jsonl"):
         executor_of(SLEEP).start(claimed())
 
 
-def test_a_machine_that_cannot_start_a_process_is_unavailable(blobs: Blobs, tmp_path: Path) -> None:
+def test_a_machine_that_cannot_start_a_process_is_unavailable(blobs: JobFiles, tmp_path: Path) -> None:
     executor = LocalExecutor({}, blobs, command=lambda _job, _fd: [str(tmp_path / "missing")])
     with pytest.raises(Unavailable, match="cannot start a worker: No such file"):
         executor.start(claimed())
@@ -191,7 +193,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from kastor.executors.local import LocalExecutor
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import Blobs
 from making import make_job
 WORKER = "import os, sys, time; from kastor.runtime.parent_death import watch_parent; \
 watch_parent(int(sys.argv[1]), lambda: os._exit(1)); print(os.getpid(), flush=True); time.sleep(60)"
@@ -201,7 +203,7 @@ time.sleep(60)
 """
 
 
-def test_a_killed_server_leaves_no_worker(blobs: Blobs, tmp_path: Path) -> None:
+def test_a_killed_server_leaves_no_worker(blobs: JobFiles, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", SERVER, tmp_path, Path(__file__).parent.parent]) as server:
         try:
             worker = psutil.Process(int(wait_until_up(blobs)))

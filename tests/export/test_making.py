@@ -31,7 +31,7 @@ from kastor.models.load import load_base
 from kastor.models.render import Rendered, Renderer
 from kastor.models.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.serving.certificate import Served
-from kastor.store.manifests import write_manifest
+from kastor.store.blobs.manifests import write_manifest
 from tiny import tiny_adapter, tiny_base, tiny_gemma_base
 
 PAIRS = [("one", "two"), ("twelve", "thirteen"), ("a longer question", "and a longer answer")]

@@ -24,7 +24,7 @@ from guide_page import blocks
 from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
 from kastor.domain.generation import ResolvedMedium
 from kastor.domain.job import RequestedHyperparameters, State
-from kastor.export.golden import JobFiles
+from kastor.export.golden import GoldenJobFiles
 from kastor.export.making import make
 from kastor.export.order import Format, Order
 from kastor.media.cache import MediaCache
@@ -67,8 +67,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place.database.close()
 
 
-def files(place: Place) -> JobFiles:
-    return JobFiles(place.blobs.dataset("job1"), place.blobs.plan("job1"))
+def files(place: Place) -> GoldenJobFiles:
+    return GoldenJobFiles(place.blobs.dataset("job1"), place.blobs.plan("job1"))
 
 
 def order(place: Place, out: Path, **changes: Any) -> Order:
@@ -269,7 +269,7 @@ def test_a_model_tuned_on_text_alone_is_exported_without_a_projector(place: Plac
     for kind in (Format.PEFT, Format.MERGED):
         out = tmp_path / kind.value
         blobs = place.blobs
-        own = JobFiles(blobs.dataset("text"), blobs.plan("text"))
+        own = GoldenJobFiles(blobs.dataset("text"), blobs.plan("text"))
         manifest = make(order(place, out, format=kind, files=own, **told), lambda _: None)
         assert "vision" not in manifest and PROJECTOR_FILE not in manifest["files"]
     assert "It sees nothing yet" in (tmp_path / "merged" / "README.md").read_text()

@@ -24,7 +24,7 @@ from kastor.export.order import Format, Order
 from kastor.media.cache import MediaCache
 from kastor.models.pictures import stored_under
 from kastor.models.vision import FeatureStore, tower_hash
-from kastor.store.manifests import write_manifest
+from kastor.store.blobs.manifests import write_manifest
 from seers import STILL, Seer
 
 NAMES = ("gemma3", "gemma4-e", "gemma4-moe", "qwen3-vl", "smolvlm", "llava")

@@ -11,8 +11,8 @@ import pytest
 from kastor.domain.errors import AlreadyExists, NotFound, PermissionDenied, ResourceExhausted
 from kastor.domain.permission import Principal
 from kastor.jobs.files import MAX_UNFINISHED, FileService, NewFile
+from kastor.store.blobs.upload_blobs import UploadBlobs
 from kastor.store.database import Database
-from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 
 ADA, BOB = Principal("ada@example.org"), Principal("bob@example.org")
@@ -38,7 +38,7 @@ def service(tmp_path: Path, sqlite_database: Database, clock: Clock) -> FileServ
 
 def made(folder: Path, database: Database, clock: Clock) -> FileService:
     ttl = timedelta(hours=48)
-    return FileService(files=FileStore(database), blobs=FileBlobs(folder), clock=clock, max_file_bytes=10**6, ttl=ttl)
+    return FileService(files=FileStore(database), blobs=UploadBlobs(folder), clock=clock, max_file_bytes=10**6, ttl=ttl)
 
 
 def filled(service: FileService, content: bytes, caller: Principal = ADA, name: str = "") -> str:

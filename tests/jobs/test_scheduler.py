@@ -230,7 +230,7 @@ def test_a_silent_worker_is_killed_and_its_job_runs_again(
     add(jobs)
     scheduler.step()
     advance(scheduler, clock, 6)
-    jobs.beat("job1", 1, at=clock())
+    jobs.heartbeat("job1", 1, at=clock())
     advance(scheduler, clock, TIMEOUT_S)
     assert executor.killed == []
     advance(scheduler, clock, 1)
@@ -270,7 +270,7 @@ def test_workers_are_not_blamed_for_a_pause_of_the_scheduler_itself(
     clock.seconds += 3600  # the laptop slept
     scheduler.step()
     advance(scheduler, clock, TIMEOUT_S / 2)
-    jobs.beat("job1", 1, at=clock())
+    jobs.heartbeat("job1", 1, at=clock())
     advance(scheduler, clock, TIMEOUT_S)
     assert executor.killed == []
     advance(scheduler, clock, 1)
@@ -387,7 +387,7 @@ def test_a_database_that_takes_no_writes_is_not_blamed_on_the_worker(
     assert executor.killed == []
     jobs.locked = False
     advance(scheduler, clock, TIMEOUT_S / 4)
-    jobs.beat("job1", 1, at=clock())
+    jobs.heartbeat("job1", 1, at=clock())
     advance(scheduler, clock, TIMEOUT_S)
     assert executor.killed == []
     advance(scheduler, clock, 1)  # from now on it is the worker that is silent
@@ -403,7 +403,7 @@ def test_a_cancel_that_its_worker_does_not_heed_ends_the_worker_after_the_limit(
     jobs.request_cancel("job1", at=clock())
     for _ in range(int(CANCEL_TIMEOUT_S)):
         advance(scheduler, clock, 1)
-        assert jobs.beat("job1", 1, at=clock()) is State.CANCELLING  # it beats, and is stuck in a step
+        assert jobs.heartbeat("job1", 1, at=clock()) is State.CANCELLING  # it beats, and is stuck in a step
     assert executor.killed == []
     advance(scheduler, clock, 1)
     assert (state(jobs), executor.killed) == (State.CANCELLED, ["job1"])

@@ -16,7 +16,7 @@ import psutil
 from kastor.domain.job import State, TuningJob
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.scheduler import Scheduler
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from making import make_job, make_model
@@ -89,7 +89,7 @@ def real_service(
     url = sqlite_database.engine.url.render_as_string(hide_password=False)
     executor = LocalExecutor(
         {},
-        Blobs(tmp_path),
+        JobFiles(tmp_path),
         command=lambda job, fd: [sys.executable, "-c", WORKER, url, behaviour, job.id, str(job.attempt), str(fd)],
     )
     scheduler = Scheduler(

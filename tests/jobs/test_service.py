@@ -26,10 +26,10 @@ from kastor.jobs.service import TuningService
 from kastor.jobs.shown import Sights
 from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.models.catalog import Catalog, load_catalog
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 
 ADA = Principal("ada@example.org")
 NEW = NewTuning("smollm2-135m-instruct", (Example.pair("1", "2"),), tuned_model_id="numbers")
@@ -64,7 +64,7 @@ def make_service(store: Database, folder: Path, **parts: Any) -> TuningService:
     given: dict[str, Any] = {
         "jobs": JobStore(store),
         "models": ModelStore(store),
-        "blobs": Blobs(folder),
+        "blobs": JobFiles(folder),
         "catalog": load_catalog(),
         "limits": GEMINI_API,
         "clock": lambda: datetime.now(UTC),
@@ -140,7 +140,7 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
         limits=GEMINI_API,
         sights=Sights(NoEyes(), Path, GEMINI_API),
         trained=Replays(tmp_path.joinpath).of,
-        prompts=TrainedPrompts(ModelStore(store), Blobs(tmp_path).dataset),
+        prompts=TrainedPrompts(ModelStore(store), JobFiles(tmp_path).dataset),
     )
     assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]
     with pytest.raises(NotFound):
@@ -150,7 +150,7 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
 def test_an_interrupted_tidying_is_finished_by_the_next(
     service: TuningService, store: Database, tmp_path: Path
 ) -> None:
-    class StuckBlobs(Blobs):
+    class StuckBlobs(JobFiles):
         def remove_job(self, job_id: str) -> None:
             raise FailedPrecondition("Cannot write to it.")
 
@@ -169,7 +169,7 @@ def test_what_a_create_left_that_was_killed_before_its_row_goes_after_an_hour(st
     now = datetime.now(UTC)
     service = make_service(store, tmp_path, clock=lambda: now)
     kept = service.create(NEW, ADA).job.id
-    blobs = Blobs(tmp_path)
+    blobs = JobFiles(tmp_path)
     for job_id in ("killed", "begun"):
         blobs.write_dataset(job_id, [b"{}"])
     blobs.log("begun").touch()  # a job of another database that uses this folder
@@ -184,7 +184,7 @@ def test_what_a_resume_left_that_was_killed_before_its_row_goes_after_an_hour(st
     now = datetime.now(UTC)
     service = make_service(store, tmp_path, clock=lambda: now)
     failed = service.create(NEW, ADA).job.id
-    blobs = Blobs(tmp_path)
+    blobs = JobFiles(tmp_path)
     blobs.log(failed).touch()
     saved = blobs.checkpoints(failed) / "step-000004" / "adapter_model.safetensors"
     saved.parent.mkdir(parents=True)

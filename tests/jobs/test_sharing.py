@@ -17,7 +17,7 @@ from kastor.jobs.sharing import NewGrant, SharingService
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 from making import START, make_job, make_model
 
 TEAM = "team@example.org"

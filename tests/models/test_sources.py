@@ -20,7 +20,7 @@ from kastor.models.catalog import BaseModel, PartsSource, WheelSource, load_cata
 from kastor.models.load import load_base
 from kastor.models.render import Renderer
 from kastor.models.sources import Progress, check_agreement, ensure_local, is_local
-from kastor.store.blobs import disk_full
+from kastor.store.blobs.job_files import is_disk_full
 from tiny import tiny_adapter, tiny_base
 
 NUM_PARTS = 3
@@ -180,4 +180,4 @@ def test_too_little_room_for_a_base_is_a_full_disk(tmp_path: Path) -> None:
     huge = replace(load_catalog().base("smollm2-135m-instruct"), num_parameters=10**15)
     with pytest.raises(ResourceExhausted, match="needs 5000000000 MB") as refused:
         ensure_local(huge, tmp_path)
-    assert disk_full(refused.value)
+    assert is_disk_full(refused.value)

@@ -181,12 +181,12 @@ def test_a_frozen_postgresql_is_told_in_time_and_works_when_it_is_back(postgres:
                 with pytest.raises(Unavailable):
                     JobStore(database).page(limit=1)
                 assert time.monotonic() - began < 15
-                assert database.overdue
+                assert database.num_overdue_calls
         finally:
             for process in reversed(processes):
                 process.resume()
         assert JobStore(database).page(limit=1) == []
-        assert not database.overdue
+        assert not database.num_overdue_calls
         assert database.deadlines._due == {}
         database.close()
 

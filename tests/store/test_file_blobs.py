@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kastor.domain.errors import FailedPrecondition, NotFound, ResourceExhausted, Superseded
-from kastor.store.file_blobs import MAX_HASHES, FileBlobs
+from kastor.store.blobs.upload_blobs import MAX_HASHES, UploadBlobs
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 
@@ -21,24 +21,24 @@ ONE, TWO = "1" * 64, "2" * 64
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> FileBlobs:
-    return FileBlobs(tmp_path)
+def blobs(tmp_path: Path) -> UploadBlobs:
+    return UploadBlobs(tmp_path)
 
 
-def grown(blobs: FileBlobs, content: bytes, upload_id: str = ONE) -> None:
+def grown(blobs: UploadBlobs, content: bytes, upload_id: str = ONE) -> None:
     blobs.begin(upload_id)
     growing = blobs.grow(upload_id, 0)
     growing.write(content)
     growing.close()
 
 
-def kept(blobs: FileBlobs, upload_id: str = ONE) -> Path:
+def kept(blobs: UploadBlobs, upload_id: str = ONE) -> Path:
     with blobs.sealed(upload_id) as sealed, blobs.changing(), sealed.kept():
         pass
     return blobs.content(sealed.sha256)
 
 
-def test_what_is_kept_lies_under_its_hash_and_is_no_upload_any_more(blobs: FileBlobs) -> None:
+def test_what_is_kept_lies_under_its_hash_and_is_no_upload_any_more(blobs: UploadBlobs) -> None:
     grown(blobs, b"hello")
     path = kept(blobs)
     assert path.name == hashlib.sha256(b"hello").hexdigest()
@@ -47,25 +47,25 @@ def test_what_is_kept_lies_under_its_hash_and_is_no_upload_any_more(blobs: FileB
     assert list(blobs.contents(before=LATER)) == [path.name]
 
 
-def test_the_hash_is_the_same_whether_it_ran_along_or_not(blobs: FileBlobs, tmp_path: Path) -> None:
+def test_the_hash_is_the_same_whether_it_ran_along_or_not(blobs: UploadBlobs, tmp_path: Path) -> None:
     grown(blobs, b"hello")
     growing = blobs.grow(ONE, 5)
     growing.write(b" again")
     growing.close()
-    with FileBlobs(tmp_path).sealed(ONE) as of_another_process:
+    with UploadBlobs(tmp_path).sealed(ONE) as of_another_process:
         pass
     with blobs.sealed(ONE) as sealed:
         assert sealed.sha256 == of_another_process.sha256 == hashlib.sha256(b"hello again").hexdigest()
 
 
-def test_an_upload_that_was_never_begun_cannot_be_sealed(blobs: FileBlobs) -> None:
+def test_an_upload_that_was_never_begun_cannot_be_sealed(blobs: UploadBlobs) -> None:
     with pytest.raises(NotFound), blobs.sealed(TWO):
         pass
 
 
-def test_a_hash_that_missed_a_piece_is_not_used(blobs: FileBlobs, tmp_path: Path) -> None:
+def test_a_hash_that_missed_a_piece_is_not_used(blobs: UploadBlobs, tmp_path: Path) -> None:
     grown(blobs, b"one")
-    other = FileBlobs(tmp_path).grow(ONE, 3)
+    other = UploadBlobs(tmp_path).grow(ONE, 3)
     other.write(b"two")
     other.close()
     growing = blobs.grow(ONE, 6)
@@ -75,7 +75,7 @@ def test_a_hash_that_missed_a_piece_is_not_used(blobs: FileBlobs, tmp_path: Path
         assert sealed.sha256 == hashlib.sha256(b"onetwothree").hexdigest()
 
 
-def test_hashes_of_many_uploads_are_forgotten_and_found_again(blobs: FileBlobs) -> None:
+def test_hashes_of_many_uploads_are_forgotten_and_found_again(blobs: UploadBlobs) -> None:
     ids = [f"{i:064x}" for i in range(MAX_HASHES + 5)]
     for upload_id in ids:
         grown(blobs, upload_id.encode(), upload_id)
@@ -84,7 +84,7 @@ def test_hashes_of_many_uploads_are_forgotten_and_found_again(blobs: FileBlobs) 
             assert sealed.sha256 == hashlib.sha256(upload_id.encode()).hexdigest()
 
 
-def test_who_finds_more_than_they_left_has_lost(blobs: FileBlobs) -> None:
+def test_who_finds_more_than_they_left_has_lost(blobs: UploadBlobs) -> None:
     blobs.begin(ONE)
     first, second = blobs.grow(ONE, 0), blobs.grow(ONE, 0)
     first.write(b"first")
@@ -97,7 +97,7 @@ def test_who_finds_more_than_they_left_has_lost(blobs: FileBlobs) -> None:
         growing.close()
 
 
-def test_a_request_left_over_cannot_touch_what_has_become_content(blobs: FileBlobs) -> None:
+def test_a_request_left_over_cannot_touch_what_has_become_content(blobs: UploadBlobs) -> None:
     blobs.begin(ONE)
     late = blobs.grow(ONE, 0)
     late.write(b"hello")
@@ -108,7 +108,7 @@ def test_a_request_left_over_cannot_touch_what_has_become_content(blobs: FileBlo
     assert path.read_bytes() == b"hello"
 
 
-def test_a_request_left_over_cannot_revive_what_was_dropped(blobs: FileBlobs) -> None:
+def test_a_request_left_over_cannot_revive_what_was_dropped(blobs: UploadBlobs) -> None:
     blobs.begin(ONE)
     late = blobs.grow(ONE, 0)
     blobs.drop(ONE)
@@ -121,7 +121,7 @@ def test_a_request_left_over_cannot_revive_what_was_dropped(blobs: FileBlobs) ->
     assert list(blobs.partials(before=LATER)) == []
 
 
-def test_many_writers_at_one_upload_lose_no_byte(blobs: FileBlobs) -> None:
+def test_many_writers_at_one_upload_lose_no_byte(blobs: UploadBlobs) -> None:
     blobs.begin(ONE)
 
     def write(piece: bytes) -> None:
@@ -147,7 +147,7 @@ def test_many_writers_at_one_upload_lose_no_byte(blobs: FileBlobs) -> None:
     assert list(blobs.contents(before=LATER)) == [hashlib.sha256(content).hexdigest()]
 
 
-def test_the_same_content_is_there_once(blobs: FileBlobs) -> None:
+def test_the_same_content_is_there_once(blobs: UploadBlobs) -> None:
     grown(blobs, b"same", ONE)
     grown(blobs, b"same", TWO)
     assert kept(blobs, ONE) == kept(blobs, TWO)
@@ -157,7 +157,7 @@ def test_the_same_content_is_there_once(blobs: FileBlobs) -> None:
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_when_the_row_cannot_be_written_the_upload_is_there_as_before(blobs: FileBlobs, there: bool) -> None:
+def test_when_the_row_cannot_be_written_the_upload_is_there_as_before(blobs: UploadBlobs, there: bool) -> None:
     if there:
         grown(blobs, b"hello", TWO)
         kept(blobs, TWO)
@@ -170,7 +170,7 @@ def test_when_the_row_cannot_be_written_the_upload_is_there_as_before(blobs: Fil
 
 
 def test_a_full_disk_leaves_the_upload_as_it_was_before_the_request(
-    blobs: FileBlobs, monkeypatch: pytest.MonkeyPatch
+    blobs: UploadBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grown(blobs, b"before")
     growing = blobs.grow(ONE, 6)
@@ -193,20 +193,20 @@ def failing(number: int) -> Callable[..., int]:
 def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "files").write_text("in the way")
     with pytest.raises(FailedPrecondition, match="Cannot write to"):
-        FileBlobs(tmp_path).begin(ONE)
+        UploadBlobs(tmp_path).begin(ONE)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../" + ONE, ONE[:-1], ONE.replace("1", "A"), ONE + "\n"])
-def test_what_is_no_hash_leads_nowhere(blobs: FileBlobs, name: str) -> None:
+def test_what_is_no_hash_leads_nowhere(blobs: UploadBlobs, name: str) -> None:
     for call in (blobs.content, blobs.received, blobs.begin, blobs.drop):
         with pytest.raises(NotFound):
             call(name)
 
 
-def test_changing_excludes_other_processes(blobs: FileBlobs, tmp_path: Path) -> None:
+def test_changing_excludes_other_processes(blobs: UploadBlobs, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from kastor.store.file_blobs import FileBlobs\n"
-        "with FileBlobs(Path(sys.argv[1])).changing(): print('in', flush=True)"
+        "import sys; from pathlib import Path; from kastor.store.blobs.upload_blobs import UploadBlobs\n"
+        "with UploadBlobs(Path(sys.argv[1])).changing(): print('in', flush=True)"
     )
     with blobs.changing():
         other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)

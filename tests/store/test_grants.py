@@ -11,7 +11,7 @@ from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 from making import after, make_job, make_model
 
 ADA, BOB, CLEO = (Principal(f"{name}@example.org") for name in ("ada", "bob", "cleo"))

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import delete
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.installation import ID_FILE, check_installation
 from kastor.store.jobs import JobStore
@@ -31,7 +31,7 @@ def another_database(tmp_path: Path) -> Iterator[Database]:
 
 def add_job(database: Database, folder: Path, job_id: str = "job1") -> None:
     job = make_job(job_id)
-    Blobs(folder).write_dataset(job_id, [b"{}"])
+    JobFiles(folder).write_dataset(job_id, [b"{}"])
     JobStore(database).add(job, make_model(job))
 
 
@@ -69,7 +69,7 @@ def test_an_empty_database_beside_a_full_folder_is_refused_with_what_to_do(
             forget(database, folder)
         with pytest.raises(FailedPrecondition, match=r"knows none of them\. Start with the database .* from a backup"):
             check_installation(other, folder)
-    assert Blobs(folder).dataset("job1").exists()
+    assert JobFiles(folder).dataset("job1").exists()
     check_installation(database, folder)  # and the right one is still taken
 
 

@@ -219,10 +219,10 @@ def test_a_request_to_cancel_asks_whoever_has_the_job_and_can_be_repeated(jobs: 
 
 def test_a_heartbeat_tells_the_worker_of_a_cancel(jobs: JobStore) -> None:
     bring_to(jobs, State.RUNNING)
-    assert jobs.beat("job1", 1, at=after(4)) is State.RUNNING
+    assert jobs.heartbeat("job1", 1, at=after(4)) is State.RUNNING
     assert jobs.get("job1").heartbeat_at == after(4)
     jobs.request_cancel("job1", at=after(5))
-    assert jobs.beat("job1", 1, at=after(6)) is State.CANCELLING
+    assert jobs.heartbeat("job1", 1, at=after(6)) is State.CANCELLING
     assert jobs.record_step("job1", 1, make_snapshot()) is State.CANCELLING
 
 
@@ -231,7 +231,7 @@ def test_a_worker_whose_job_was_taken_away_may_not_write(jobs: JobStore, state: 
     bring_to(jobs, state)
     job = jobs.get("job1")
     for write in (
-        lambda: jobs.beat("job1", job.attempt, at=after(5)),
+        lambda: jobs.heartbeat("job1", job.attempt, at=after(5)),
         lambda: jobs.record_step("job1", job.attempt, make_snapshot()),
         lambda: jobs.rewind("job1", job.attempt, 0),
     ):
@@ -245,7 +245,7 @@ def test_a_worker_of_an_older_attempt_may_not_write(jobs: JobStore) -> None:
     jobs.move(claim(jobs), State.QUEUED, at=after(1), died=True)
     present = claim(jobs, at=after(2))
     for write in (
-        lambda: jobs.beat("job1", 1, at=after(5)),
+        lambda: jobs.heartbeat("job1", 1, at=after(5)),
         lambda: jobs.record_step("job1", 1, make_snapshot()),
         lambda: jobs.rewind("job1", 1, 0),
     ):
@@ -300,13 +300,13 @@ def test_silent_are_active_jobs_with_an_old_heartbeat(jobs: JobStore) -> None:
     for job_id in ("old", "older", "fresh", "stopping", "done"):
         add(jobs, job_id)
         claim(jobs)
-    jobs.beat("fresh", 1, at=after(8))
-    jobs.beat("old", 1, at=after(2))
+    jobs.heartbeat("fresh", 1, at=after(8))
+    jobs.heartbeat("old", 1, at=after(2))
     jobs.request_cancel("stopping", at=after(1))
     jobs.move(jobs.get("done"), State.FAILED, at=after(1), error=FAILURE)
-    assert {job.id for job in jobs.silent(before=after(5))} == {"old", "older", "stopping"}
-    assert {job.id for job in jobs.silent(before=after(2))} == {"older", "stopping"}
-    assert jobs.silent(before=START) == []
+    assert {job.id for job in jobs.stale(before=after(5))} == {"old", "older", "stopping"}
+    assert {job.id for job in jobs.stale(before=after(2))} == {"older", "stopping"}
+    assert jobs.stale(before=START) == []
 
 
 def test_many_threads_that_claim_never_share_a_job(jobs: JobStore) -> None:
@@ -347,7 +347,7 @@ def work_in_a_process(url: str, worker: int) -> list[str]:
     jobs = JobStore(database)
     done = []
     while (job := jobs.claim(at=START, max_active=1000)) is not None:
-        jobs.beat(job.id, job.attempt, at=START)
+        jobs.heartbeat(job.id, job.attempt, at=START)
         job = jobs.move(job, State.RUNNING, at=START)
         for step in (1, 2, 3):
             jobs.record_step(job.id, job.attempt, make_snapshot(step))

@@ -9,7 +9,7 @@ from kastor.domain.permission import Grant, GranteeType, Principal, Role
 from kastor.store.database import Database
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore, page_query
+from kastor.store.models import ModelStore, page_query
 from making import START, after, make_job, make_model, make_snapshot
 
 ADA, BOB, CLEO = (Principal(f"{name}@example.org") for name in ("ada", "bob", "cleo"))

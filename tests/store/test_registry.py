@@ -11,7 +11,7 @@ from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 from kastor.store.tables import metadata
 from making import START, after, make_job, make_model, make_snapshot
 
@@ -150,7 +150,7 @@ def test_a_job_is_abandoned_once_it_has_ended_and_its_model_was_released(jobs: J
         jobs.move(job, State.FAILED, at=after(10), error=JobError(Code.INTERNAL, "failed"))
     for job in (running, ended):
         models.release(models.get(job.tuned_model_id))
-    assert jobs.abandoned() == ["ended"]
+    assert jobs.orphaned() == ["ended"]
 
 
 def test_steps_are_counted_over_all_kept_jobs(jobs: JobStore) -> None:

@@ -12,8 +12,8 @@ from peft import PeftModel
 from kastor.domain.errors import DataLoss, FailedPrecondition
 from kastor.domain.job import AdapterShape
 from kastor.models.families import LLAMA_LINEARS
-from kastor.store import checkpoint_folder as folder_module
-from kastor.store.manifests import STATE_FILE
+from kastor.store.blobs import checkpoint_folder as folder_module
+from kastor.store.blobs.manifests import STATE_FILE
 from kastor.training import checkpoints as module
 from kastor.training.checkpoints import Checkpoint, Checkpoints, restore
 from kastor.training.lora import attach
@@ -59,7 +59,7 @@ def test_ends_of_epochs_are_kept_and_only_the_two_newest_can_be_resumed_from(tmp
     for step, ends in ((2, True), (3, False), (4, True), (5, False)):
         save(tmp_path, model, step, ends_epoch=ends)
     kept = Checkpoints(tmp_path).all()
-    assert [(c.step, c.resumable) for c in kept] == [(2, False), (4, True), (5, True)]
+    assert [(c.step, c.is_resumable) for c in kept] == [(2, False), (4, True), (5, True)]
     latest = Checkpoints(tmp_path).latest()
     assert latest is not None
     assert latest.step == 5
@@ -128,11 +128,11 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
         save(tmp_path, model, step, ends_epoch=False)
     harmed(tmp_path / "step-000003" / name, harm)
     damaged: list[int] = []
-    found = Checkpoints(tmp_path).latest_sound(lambda checkpoint: damaged.append(checkpoint.step))
+    found = Checkpoints(tmp_path).latest_intact(lambda checkpoint: damaged.append(checkpoint.step))
     assert found is not None and found.step == 2
     assert damaged == ([] if (name, harm) == ("manifest.json", "gone") else [3])
     again = save(tmp_path, model, 3)  # trained once more: what is damaged is replaced
-    assert again.sound
+    assert again.is_intact
 
 
 def harmed(file: Path, how: str) -> None:
@@ -151,7 +151,7 @@ def test_where_every_checkpoint_is_damaged_there_is_none_to_resume_from(tmp_path
     for step in (2, 3):
         harmed(save(tmp_path, model, step).folder / STATE_FILE, "flipped")
     damaged: list[int] = []
-    assert Checkpoints(tmp_path).latest_sound(lambda checkpoint: damaged.append(checkpoint.step)) is None
+    assert Checkpoints(tmp_path).latest_intact(lambda checkpoint: damaged.append(checkpoint.step)) is None
     assert damaged == [3, 2]
 
 

@@ -14,7 +14,7 @@ from kastor.domain.errors import Code
 from kastor.domain.job import JobError, State, TuningJob
 from kastor.domain.permission import GranteeType, Role
 from kastor.store import tables
-from kastor.store.manifests import write_manifest
+from kastor.store.blobs.manifests import write_manifest
 from making import after, make_job, make_model
 
 IN_PATH = re.compile(r"/tunedModels/(?P<model>[^/:?]+)(?:/operations/(?P<job>[a-z0-9]+))?")

@@ -12,12 +12,12 @@ from kastor.domain.job import TuningJob
 from kastor.domain.permission import Grant, GranteeType, Principal, Role
 from kastor.jobs.files import FileService, NewFile
 from kastor.settings import Settings
+from kastor.store.blobs.upload_blobs import UploadBlobs
 from kastor.store.database import MIGRATIONS, Database, migrate, open_database
-from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 from kastor.worker.media import uploads
 from making import SPEC, make_job, make_model
 
@@ -32,7 +32,7 @@ def settings(tmp_path: Path) -> Settings:
 def upload(settings: Settings, database: Database, owner: Principal, name: str) -> str:
     service = FileService(
         files=FileStore(database),
-        blobs=FileBlobs(settings.data_dir),
+        blobs=UploadBlobs(settings.data_dir),
         clock=lambda: datetime.now(UTC),
         max_file_bytes=10**6,
         ttl=timedelta(hours=1),

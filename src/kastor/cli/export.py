@@ -22,10 +22,10 @@ from kastor.models.catalog import HubSource, entry, load_catalog
 from kastor.models.families import rendered_as
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.settings import Settings, environment, load_settings
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 
 STOP_TIMEOUT_S = 10.0  # for the exporting process to remove what is half written
 
@@ -73,7 +73,7 @@ def _order(
         base_hub=hub.repo if hub else "",
         base_revision=hub.revision if hub else "",
         licence=base.licence,
-        adapter=Blobs(settings.data_dir).adapter(job.id),
+        adapter=JobFiles(settings.data_dir).adapter(job.id),
         files=job_files(settings, job),
         supervise=job.spec.supervise,
         rendering=job.spec.rendering,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from kastor.domain.errors import NotFound
 from kastor.domain.job import TuningJob
 from kastor.domain.media import MediumError
-from kastor.export.golden import JobFiles
+from kastor.export.golden import GoldenJobFiles
 from kastor.media.fetch import Fetcher
 from kastor.settings import Settings
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.worker.media import media_cache, places, uploads, url_guard
 
 
@@ -22,10 +22,10 @@ class Found:
     lost: dict[str, str] = field(default_factory=dict)
 
 
-def job_files(settings: Settings, job: TuningJob) -> JobFiles:
+def job_files(settings: Settings, job: TuningJob) -> GoldenJobFiles:
     """Where the job keeps its examples."""
-    blobs = Blobs(settings.data_dir)
-    return JobFiles(blobs.dataset(job.id), blobs.plan(job.id))
+    blobs = JobFiles(settings.data_dir)
+    return GoldenJobFiles(blobs.dataset(job.id), blobs.plan(job.id))
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def golden_media(settings: Settings, job: TuningJob) -> Iterator[Found]:
 
     """
     found = Found()
-    golden = job_files(settings, job).golden(Blobs(settings.data_dir).adapter(job.id))
+    golden = job_files(settings, job).golden(JobFiles(settings.data_dir).adapter(job.id))
     shown = [pair for one in golden if one.planned for pair in one.planned.by_media(one.example).items()]
     if job.spec.file is None or not shown:
         yield found

@@ -17,7 +17,7 @@ import typer
 from kastor.cli.dataset_input import STDIN
 from kastor.domain.errors import ResourceExhausted
 from kastor.settings import FILE_VARIABLE, Settings
-from kastor.store.blobs import NO_SPACE
+from kastor.store.blobs.job_files import NO_SPACE
 
 MAX_NAME_BYTES = 255
 PathsByOption = Mapping[str, Path | None]

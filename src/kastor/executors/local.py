@@ -18,7 +18,7 @@ from kastor.domain.job import TuningJob
 from kastor.executors.groups import Process, kill_group, wait_for
 from kastor.executors.spare import Spare
 from kastor.runtime.parent_death import ParentDeathPipe
-from kastor.store.blobs import NO_SPACE, Blobs
+from kastor.store.blobs.job_files import NO_SPACE, JobFiles
 
 LAST_WORDS = 5  # lines
 LINE_CHARS = 300
@@ -63,7 +63,7 @@ class LocalExecutor:
     def __init__(
         self,
         settings_environment: Mapping[str, str],
-        blobs: Blobs,
+        blobs: JobFiles,
         *,
         command: Callable[[TuningJob, int], list[str]] = worker_command,
         spare_idle_s: float = 0.0,

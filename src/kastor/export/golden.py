@@ -26,7 +26,7 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
-class JobFiles:
+class GoldenJobFiles:
     """Where a job keeps its examples; only `dataset` need exist."""
 
     dataset: Path

@@ -24,8 +24,8 @@ from kastor.models.families import FAMILIES
 from kastor.models.load import load_base
 from kastor.models.render import Renderer
 from kastor.serving.certificate import Served
-from kastor.store.blobs import storage_errors, sync_folder
-from kastor.store.manifests import verify
+from kastor.store.blobs.job_files import fsync_folder, translate_storage_errors
+from kastor.store.blobs.manifests import verify
 
 MANIFEST_FILE = "kastor-export.json"
 TOLERANCES: Mapping[torch.dtype | Weights, Tolerance] = {
@@ -87,7 +87,7 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
     base, embed = load_base(order.base_folder, dtype=torch.float32), seen.as_served(order)
     served = Served.open(base, renderer, order.adapter, embed).logprobs(examples)
     scratch = order.out.parent / f".{order.out.name}.partial"
-    with storage_errors(order.out.parent):
+    with translate_storage_errors(order.out.parent):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
@@ -148,6 +148,6 @@ def _move_into_place(scratch: Path, out: Path) -> None:
     for file in scratch.iterdir():
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-    sync_folder(scratch)
+    fsync_folder(scratch)
     scratch.rename(out)  # over an empty folder, too
-    sync_folder(out.parent)
+    fsync_folder(out.parent)

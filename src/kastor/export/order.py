@@ -10,7 +10,7 @@ from typing import Any
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import Rendering
-from kastor.export.golden import JobFiles
+from kastor.export.golden import GoldenJobFiles
 
 
 class Format(StrEnum):
@@ -56,7 +56,7 @@ class Order:
     base_revision: str
     licence: str
     adapter: Path
-    files: JobFiles
+    files: GoldenJobFiles
     supervise: SupervisedTurns
     rendering: Rendering  # that the model was tuned with
     catalog_entry: str  # by which the merged model is a base of Kastor's
@@ -75,6 +75,6 @@ class Order:
         """From JSON."""
         found: dict[str, Any] = json.loads(text)
         found |= {name: Path(found[name]) for name in ("out", "base_folder", "adapter", "feature_cache")}
-        found["files"] = JobFiles(**{name: Path(path) for name, path in found["files"].items()})
+        found["files"] = GoldenJobFiles(**{name: Path(path) for name, path in found["files"].items()})
         found |= {"supervise": SupervisedTurns(found["supervise"]), "rendering": Rendering(found["rendering"])}
         return cls(**found | {"format": Format(found["format"]), "weights": Weights(found["weights"])})

@@ -12,7 +12,7 @@ An operator may do everything. Lists hold what `store.grants.listed_for` says.
 from kastor.domain.errors import PermissionDenied
 from kastor.domain.permission import Principal, Role, effective_role
 from kastor.domain.tuned_model import TunedModel
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 
 
 class Access:

@@ -13,7 +13,7 @@ from kastor.jobs.files import FileService
 from kastor.jobs.requests import NewDataset, NewTuning
 from kastor.jobs.service import TuningService
 from kastor.jobs.views import Tuning
-from kastor.store.blobs import Blobs, reading_errors
+from kastor.store.blobs.job_files import JobFiles, reading_errors
 
 
 class DatasetService:
@@ -22,7 +22,7 @@ class DatasetService:
     `folders` are those of the server's disk whose files callers may name.
     """
 
-    def __init__(self, *, tuning: TuningService, files: FileService, blobs: Blobs, folders: Sequence[Path]) -> None:
+    def __init__(self, *, tuning: TuningService, files: FileService, blobs: JobFiles, folders: Sequence[Path]) -> None:
         self._tuning = tuning
         self._files = files
         self._blobs = blobs

@@ -24,8 +24,8 @@ from kastor.domain.file import (
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import random_model_id
 from kastor.jobs.views import Page
-from kastor.store.file_blobs import FileBlobs, Growing, Sealed
-from kastor.store.files import FileStore, taken
+from kastor.store.blobs.upload_blobs import CompletedUpload, PartialUpload, UploadBlobs
+from kastor.store.files import FileStore, id_is_taken
 
 SESSION_TTL = timedelta(days=1)
 FINISHED_TTL = timedelta(hours=1)  # so long it can be asked how an upload ended
@@ -54,7 +54,7 @@ class Progress:
 class Appending:
     """A request that adds to an upload: `write`, then `settle`, and `close` in any case."""
 
-    def __init__(self, growing: Growing, most: int, why: str, drop: Callable[[], None]) -> None:
+    def __init__(self, growing: PartialUpload, most: int, why: str, drop: Callable[[], None]) -> None:
         self._growing = growing
         self._most = most
         self._why = why
@@ -96,7 +96,7 @@ class FileService:
         self,
         *,
         files: FileStore,
-        blobs: FileBlobs,
+        blobs: UploadBlobs,
         clock: Callable[[], datetime],
         max_file_bytes: int,
         ttl: timedelta,
@@ -268,7 +268,7 @@ class FileService:
             raise NotFound("This upload is over, and its file is gone. Begin a new one.")
         return found
 
-    def _kept(self, upload: Upload, sealed: Sealed) -> StoredFile:
+    def _kept(self, upload: Upload, sealed: CompletedUpload) -> StoredFile:
         if upload.declared_bytes not in (None, sealed.size_bytes):
             raise InvalidArgument(
                 f"{upload.declared_bytes} bytes were announced, and {sealed.size_bytes} arrived; send the rest."
@@ -301,7 +301,7 @@ class FileService:
         if found is None:
             return
         if found.expires_at > self._clock():
-            raise taken(file_id)
+            raise id_is_taken(file_id)
         self._remove(found)
 
     def _remove(self, file: StoredFile) -> None:

@@ -2,7 +2,7 @@
 
 from kastor.domain.errors import NotFound
 from kastor.domain.tuned_model import generated_model_id, random_model_id
-from kastor.store.registry import ModelStore
+from kastor.store.models import ModelStore
 
 RANDOM_CHARS = 6  # beside the words of the display name
 

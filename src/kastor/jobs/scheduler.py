@@ -194,7 +194,7 @@ class Scheduler:
         that, too, cannot be written.
         """
         suspects: dict[_Suspect, datetime] = {}
-        for job in self._jobs.silent(before=now - self._timeout / 2):
+        for job in self._jobs.stale(before=now - self._timeout / 2):
             assert job.heartbeat_at is not None  # noqa: S101  # the query's condition
             is_silent = now - job.heartbeat_at > self._timeout
             if job.heartbeat_at < self._began_at:  # and not heard of since: it ended with an earlier server

@@ -29,10 +29,10 @@ from kastor.jobs.requests import (
 )
 from kastor.jobs.views import JobView, Page, RowCounts, Tuning, read_certificate
 from kastor.models.catalog import BaseModel, Catalog
-from kastor.store.blobs import DATASET, SOURCE, Blobs, reading_errors
-from kastor.store.checkpoint_folder import CheckpointFolder
+from kastor.store.blobs.checkpoint_folder import CheckpointFolder
+from kastor.store.blobs.job_files import DATASET, SOURCE, JobFiles, reading_errors
 from kastor.store.jobs import JobStore
-from kastor.store.registry import ALL, ModelStore
+from kastor.store.models import ALL, ModelStore
 
 LEFT_ALONE = timedelta(hours=1)  # a create that is under way takes seconds
 LATEST_STEPS = 10  # of a job in short: enough to tell its pace
@@ -46,7 +46,7 @@ class TuningService:
         *,
         jobs: JobStore,
         models: ModelStore,
-        blobs: Blobs,
+        blobs: JobFiles,
         catalog: Catalog,
         limits: Limits,
         clock: Callable[[], datetime],
@@ -168,7 +168,7 @@ class TuningService:
 
     def tidy(self) -> None:
         """Remove the rows and files of ended jobs whose model was deleted. To be called now and then."""
-        for job_id in self._jobs.abandoned():
+        for job_id in self._jobs.orphaned():
             self._blobs.remove_job(job_id)  # first: after an interruption the row says that there is more to do
             self._jobs.delete(job_id)
 
@@ -181,7 +181,7 @@ class TuningService:
         if self._swept_at is not None and now - self._swept_at < LEFT_ALONE:
             return
         self._swept_at = now
-        for job_id in self._blobs.unstarted(before=now - LEFT_ALONE):
+        for job_id in self._blobs.unstarted_job_ids(before=now - LEFT_ALONE):
             try:
                 self._jobs.get(job_id)
             except NotFound:
@@ -245,7 +245,7 @@ class TuningService:
         """
         failed = self.require(job_id, caller, Role.WRITER)
         job = failed.resumed(random_model_id(), step=0, at=self._clock())
-        checkpoint = CheckpointFolder(self._blobs.checkpoints(job_id)).latest_sound(lambda _: None)
+        checkpoint = CheckpointFolder(self._blobs.checkpoints(job_id)).latest_intact(lambda _: None)
         if checkpoint is None:
             raise FailedPrecondition(f"Job {job_id} kept no sound checkpoint to resume from; tune again.")
         job = replace(job, completed_steps=checkpoint.step)

@@ -8,8 +8,8 @@ from pathlib import Path
 from kastor.dataset.prompt_kinds import PromptKinds, prompt_kinds
 from kastor.domain.errors import InvalidArgument, NotFound
 from kastor.domain.tuned_model import TUNED, TunedModel
-from kastor.store.blobs import reading_errors, unreadable
-from kastor.store.registry import ModelStore
+from kastor.store.blobs.job_files import reading_errors, unreadable
+from kastor.store.models import ModelStore
 
 MAX_REMEMBERED = 10_000
 

@@ -9,7 +9,7 @@ from kastor.domain.job import ACTIVE, State
 from kastor.store.tables import jobs
 
 
-def claim_oldest(at: datetime, max_active: int) -> Any:  # noqa: ANN401  # SQLAlchemy's type of an UPDATE … RETURNING
+def claim_oldest_job(at: datetime, max_active: int) -> Any:  # noqa: ANN401  # SQLAlchemy's type of an UPDATE … RETURNING
     """The job, PREPARING under a new attempt, unless `max_active` are active already."""
     queued, active = jobs.alias("queued"), jobs.alias("active")
     oldest = (

@@ -27,7 +27,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, ResourceExhausted, Unavailable
 from kastor.security.file_modes import FILE_MODE, private_file, private_folder, restrict
-from kastor.store.deadlines import ConnectionDeadlines
+from kastor.store.connection_deadlines import ConnectionDeadlines
 
 BUSY_TIMEOUT_S = 30.0
 """A write waits this long for the writes of other processes (SQLite lets in one at a time)."""
@@ -57,7 +57,7 @@ class Database:
         return _shown(self.engine.url)
 
     @property
-    def overdue(self) -> bool:
+    def num_overdue_calls(self) -> bool:
         """Whether the latest transaction failed for want of an answer; tells at once."""
         return self._overdue
 
@@ -194,7 +194,7 @@ def _upgrade(database: Database) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
-    with database.deadlines.lifted():  # another process may be migrating, or have much to change
+    with database.deadlines.without_deadline():  # another process may be migrating, or have much to change
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with database.write() as connection:

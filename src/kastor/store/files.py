@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from kastor.domain.errors import AlreadyExists
 from kastor.domain.file import StoredFile, Upload
 from kastor.store.database import Database
-from kastor.store.tables import files, older, uploads
+from kastor.store.tables import files, older_than, uploads
 
 MAX_EXPIRED = 100  # of one answer; the next tidying goes on
 
@@ -36,7 +36,7 @@ class FileStore:
         if owner is not None:
             query = query.where(files.c.owner == owner)
         if before is not None:
-            query = query.where(older(files, *before))
+            query = query.where(older_than(files, *before))
         with self._database.read() as connection:
             return [_file(row) for row in connection.execute(query).mappings()]
 
@@ -62,7 +62,7 @@ class FileStore:
             with self._database.write() as connection:
                 connection.execute(insert(files).values(asdict(file)))
         except IntegrityError as error:
-            raise taken(file.id) from error
+            raise id_is_taken(file.id) from error
 
     def remove(self, file_id: str) -> bool:
         """Forget the file; whether it was there."""
@@ -98,7 +98,7 @@ class FileStore:
             return connection.scalars(select(uploads.c.id).where(old).limit(MAX_EXPIRED)).all()
 
 
-def taken(file_id: str) -> AlreadyExists:
+def id_is_taken(file_id: str) -> AlreadyExists:
     """What to say when a file's id is in use."""
     return AlreadyExists(f"File files/{file_id} already exists; choose another name, or delete it first.")
 

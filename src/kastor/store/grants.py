@@ -27,7 +27,7 @@ from kastor.domain.errors import AlreadyExists, NotFound, Superseded
 from kastor.domain.permission import Grant, GranteeType, Principal, Role
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
-from kastor.store.tables import grants, place, tuned_models
+from kastor.store.tables import grants, page_place, tuned_models
 
 
 class GrantStore:
@@ -73,7 +73,7 @@ class GrantStore:
         """Up to `limit` grants of the model, oldest first; those younger than (created_at, id), if given."""
         query = select(grants).where(grants.c.model_id == model_id).order_by(grants.c.created_at, grants.c.id)
         if after is not None:
-            query = query.where(tuple_(grants.c.created_at, grants.c.id) > place(*after))
+            query = query.where(tuple_(grants.c.created_at, grants.c.id) > page_place(*after))
         with self._database.read() as connection:
             return [_grant(row) for row in connection.execute(query.limit(limit)).mappings()]
 
@@ -120,7 +120,7 @@ class GrantStore:
             connection.execute(insert(grants).values(asdict(left)))
 
 
-def given_to(caller: Principal) -> ColumnElement[bool]:
+def grants_to(caller: Principal) -> ColumnElement[bool]:
     """Grants that name the caller, or a group of theirs."""
     user = and_(grants.c.grantee_type == GranteeType.USER, grants.c.email == caller.email)
     if not caller.groups:
@@ -128,22 +128,22 @@ def given_to(caller: Principal) -> ColumnElement[bool]:
     return or_(user, and_(grants.c.grantee_type == GranteeType.GROUP, grants.c.email.in_(sorted(caller.groups))))
 
 
-def given_to_all() -> ColumnElement[bool]:
+def grants_to_everyone() -> ColumnElement[bool]:
     """Grants to everybody."""
     return grants.c.grantee_type == GranteeType.EVERYONE
 
 
-def granted(to: ColumnElement[bool], role: Role | None = None) -> ColumnElement[bool]:
+def grant_condition(to: ColumnElement[bool], role: Role | None = None) -> ColumnElement[bool]:
     """Tuned models that have a grant `to` somebody (with just this role)."""
     found = exists().where(grants.c.model_id == tuned_models.c.id, to)
     return found if role is None else found.where(grants.c.role == role)
 
 
-def listed_for(caller: Principal) -> ColumnElement[bool]:
+def visible_to(caller: Principal) -> ColumnElement[bool]:
     """Tuned models that stand in the caller's lists: their own, and those shared with them by name or group."""
     if caller.operator:
         return true()
-    return or_(tuned_models.c.owner == caller.email, granted(given_to(caller)))
+    return or_(tuned_models.c.owner == caller.email, grant_condition(grants_to(caller)))
 
 
 def _locked_owner(connection: Connection, model: TunedModel) -> str:
@@ -151,7 +151,7 @@ def _locked_owner(connection: Connection, model: TunedModel) -> str:
     same = and_(tuned_models.c.id == model.id, tuned_models.c.job_id == model.job_id)
     owner = connection.execute(select(tuned_models.c.owner).where(same).with_for_update()).scalar_one_or_none()
     if owner is None:
-        raise no_model(model.id)
+        raise model_not_found(model.id)
     return str(owner)
 
 
@@ -166,7 +166,7 @@ def _is(model_id: str, grant_id: str) -> ColumnElement[bool]:
     return and_(grants.c.id == grant_id, grants.c.model_id == model_id)
 
 
-def no_model(model_id: str) -> NotFound:
+def model_not_found(model_id: str) -> NotFound:
     """There is no such tuned model."""
     return NotFound(f"Tuned model tunedModels/{model_id} does not exist.")
 

@@ -32,9 +32,9 @@ from kastor.domain.job import ACTIVE, TERMINAL, JobError, JobEvent, State, StepM
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
 from kastor.store import tables
-from kastor.store.claim import claim_oldest
+from kastor.store.claim import claim_oldest_job
 from kastor.store.database import Database
-from kastor.store.grants import listed_for
+from kastor.store.grants import visible_to
 from kastor.store.job_rows import job_values, snapshot, tuning_job
 from kastor.store.tables import jobs
 
@@ -107,10 +107,10 @@ class JobStore:
         """Up to `limit` jobs, newest first; those older than (created_at, id), those of the caller's list, if given."""
         query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
         if caller is not None:
-            theirs = exists().where(tables.tuned_models.c.job_id == _present_id(), listed_for(caller))
+            theirs = exists().where(tables.tuned_models.c.job_id == _present_id(), visible_to(caller))
             query = query.where(theirs)
         if before is not None:
-            query = query.where(tables.older(jobs, *before))
+            query = query.where(tables.older_than(jobs, *before))
         with self._database.read() as connection:
             return [tuning_job(row) for row in connection.execute(query).mappings()]
 
@@ -123,7 +123,7 @@ class JobStore:
         with self._database.write() as connection:
             if self._database.postgresql:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CLAIM_LOCK})
-            row = connection.execute(claim_oldest(at, max_active)).mappings().one_or_none()
+            row = connection.execute(claim_oldest_job(at, max_active)).mappings().one_or_none()
             if row is None:
                 return None
             job = tuning_job(row)
@@ -167,7 +167,7 @@ class JobStore:
             to = State.CANCELLED if job.state is State.QUEUED else State.CANCELLING
             return _move(connection, job, to, at=at, note="on request")
 
-    def beat(self, job_id: str, attempt: int, *, at: datetime) -> State:
+    def heartbeat(self, job_id: str, attempt: int, *, at: datetime) -> State:
         """The job's state, after noting that its worker lives.
 
         Raises:
@@ -196,7 +196,7 @@ class JobStore:
             connection.execute(insert(table).values(values))
             return state
 
-    def settle(self, job_id: str, attempt: int, spec: TuningSpec) -> None:
+    def store_spec(self, job_id: str, attempt: int, spec: TuningSpec) -> None:
         """Keep what the gate found out about the job's dataset file.
 
         Raises:
@@ -232,7 +232,7 @@ class JobStore:
             _owned(connection, job_id, attempt, completed_steps=step, resumed_step=step, deaths=deaths)
             connection.execute(delete(table).where(table.c.job_id == job_id, table.c.step > step))
 
-    def silent(self, *, before: datetime) -> list[TuningJob]:
+    def stale(self, *, before: datetime) -> list[TuningJob]:
         """Active jobs whose worker was last heard of before `before`, oldest first."""
         query = (
             select(jobs)
@@ -263,7 +263,7 @@ class JobStore:
         with self._database.write() as connection:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(attempt=jobs.c.attempt))
 
-    def abandoned(self) -> list[str]:
+    def orphaned(self) -> list[str]:
         """Ids of the jobs that have ended and whose model was released: nobody needs them any more."""
         owner = tables.tuned_models
         query = (

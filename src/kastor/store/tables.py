@@ -187,11 +187,11 @@ events = Table(
 )
 
 
-def older(table: Table, created_at: datetime, row_id: str) -> ColumnElement[bool]:
+def older_than(table: Table, created_at: datetime, row_id: str) -> ColumnElement[bool]:
     """The rows that come after the given one where the newest stand first."""
-    return tuple_(table.c.created_at, table.c.id) < place(created_at, row_id)
+    return tuple_(table.c.created_at, table.c.id) < page_place(created_at, row_id)
 
 
-def place(created_at: datetime, row_id: str) -> Tuple:
+def page_place(created_at: datetime, row_id: str) -> Tuple:
     """A place in a list ordered by (created_at, id). Compared as one value: so an index leads to it."""
     return tuple_(literal(created_at, UtcDateTime), literal(row_id, String))

@@ -26,8 +26,8 @@ from kastor.domain.errors import FailedPrecondition
 from kastor.models.projector import PROJECTOR_FILE, Projector
 from kastor.models.sources import TOWER_FILE
 from kastor.models.tower import Tower
-from kastor.store.checkpoint_folder import Checkpoint, CheckpointFolder, remove_folder
-from kastor.store.manifests import STATE_FILE, UNREAD, sha256_of, short_name, verify, write_manifest
+from kastor.store.blobs.checkpoint_folder import Checkpoint, CheckpointFolder, remove_folder
+from kastor.store.blobs.manifests import STATE_FILE, UNREAD, sha256_of, short_name, verify, write_manifest
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -57,7 +57,7 @@ class Checkpoints(CheckpointFolder):
         """
         there = self._at(step)
         target = there.folder
-        if there.sound and (there.manifest["endsEpoch"] or not ends_epoch):
+        if there.is_intact and (there.manifest["endsEpoch"] or not ends_epoch):
             return there
         with _scratch(self._root, target.name) as scratch:
             model.save_pretrained(scratch, safe_serialization=True, save_embedding_layers=False)

@@ -21,7 +21,7 @@ from kastor.runtime.logging import configure_logs
 from kastor.runtime.parent_death import watch_parent
 from kastor.security.file_modes import PRIVATE_UMASK
 from kastor.settings import Settings, load_settings
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import open_database
 from kastor.store.jobs import JobStore
 from kastor.worker.outcome import work
@@ -90,7 +90,7 @@ def _run(settings: Settings, job: TuningJob, ownership: Ownership) -> bool:
     _load()  # only now: it can take longer than a heartbeat may be late
     from kastor.worker.steps import Steps
 
-    return Steps(settings, job, Blobs(settings.data_dir), ownership).run()
+    return Steps(settings, job, JobFiles(settings.data_dir), ownership).run()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from kastor.serving.certificate import (
     rounding,
 )
 from kastor.serving.rows import Embedded
-from kastor.store.blobs import write_whole
+from kastor.store.blobs.job_files import write_whole
 from kastor.training.checkpoints import load_adapter
 from kastor.training.fused import use_fused_layers, use_stock_layers, uses_fused_layers
 from kastor.training.lora import attach, detach

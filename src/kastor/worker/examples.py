@@ -19,7 +19,7 @@ from kastor.models.render import Rendered, Renderer
 from kastor.models.sources import TOWER_FILE
 from kastor.models.vision import tower_hash
 from kastor.settings import Settings
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.worker.compiling import Source
 from kastor.worker.features import FeaturePass, Reader
 from kastor.worker.judging import Judging
@@ -71,7 +71,7 @@ class Preparing:
     """Prepares one job's examples. What it prepared stays on disk for as long as `stack` is open."""
 
     def __init__(
-        self, settings: Settings, job: TuningJob, blobs: Blobs, ownership: Ownership, stack: ExitStack
+        self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: Ownership, stack: ExitStack
     ) -> None:
         self._settings = settings
         self._job = job

@@ -23,8 +23,8 @@ from kastor.domain.request_limits import PROFILES
 from kastor.models.catalog import BaseModel
 from kastor.models.render import Renderer
 from kastor.settings import Settings
-from kastor.store.blobs import Blobs
-from kastor.store.manifests import sha256_of
+from kastor.store.blobs.job_files import JobFiles
+from kastor.store.blobs.manifests import sha256_of
 from kastor.worker.media import media_cache, places, uploads, url_guard
 from kastor.worker.ownership import Ownership
 from kastor.worker.rows import Files
@@ -33,7 +33,7 @@ from kastor.worker.rows import Files
 class Judging:
     """Judges one job's dataset file."""
 
-    def __init__(self, settings: Settings, job: TuningJob, blobs: Blobs, ownership: Ownership) -> None:
+    def __init__(self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: Ownership) -> None:
         self._settings = settings
         self._job = job
         self._blobs = blobs
@@ -115,7 +115,7 @@ class Judging:
 class _Accepted:
     """Accepted examples and their plans, written as they come; they get their names only when all are there."""
 
-    def __init__(self, blobs: Blobs, job_id: str) -> None:
+    def __init__(self, blobs: JobFiles, job_id: str) -> None:
         self._targets = (blobs.dataset(job_id), blobs.plan(job_id))
         self._files: tuple[BinaryIO, ...] = ()
 

@@ -19,7 +19,7 @@ from kastor.domain.job import TuningJob
 from kastor.domain.media import MediaFault
 from kastor.domain.vision import MediumPlan
 from kastor.settings import Settings
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.worker.ownership import Ownership
 from kastor.worker.rows import Files
 
@@ -39,7 +39,7 @@ class Leaving:
         self,
         settings: Settings,
         job: TuningJob,
-        blobs: Blobs,
+        blobs: JobFiles,
         ownership: Ownership,
         files: Files,
         key_of: Callable[[MediumPlan], str],
@@ -71,7 +71,7 @@ class Leaving:
         before = len(self._lost()[0]) if self._faults else 0
         self._faults[self._key_of(planned)] = (planned.sha256, fault)
         held = {key: {"sha256": sha256, **asdict(why)} for key, (sha256, why) in self._faults.items()}
-        self._blobs.write(self._blobs.left_out(self._job.id), [orjson.dumps(held)])
+        self._blobs.write(self._blobs.unreadable_rows_file(self._job.id), [orjson.dumps(held)])
         lost, num_left = self._lost()
         report = self._report(lost)
         self._refuse(report, lost, num_left)
@@ -86,7 +86,7 @@ class Leaving:
 
     def _known(self) -> dict[str, tuple[str, MediaFault]]:
         try:
-            held = orjson.loads(self._blobs.left_out(self._job.id).read_bytes())
+            held = orjson.loads(self._blobs.unreadable_rows_file(self._job.id).read_bytes())
         except FileNotFoundError:
             return {}
         return {key: (said.pop("sha256"), MediaFault(**said)) for key, said in held.items()}

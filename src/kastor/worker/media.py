@@ -12,8 +12,8 @@ from kastor.media.cache import MediaCache
 from kastor.media.fetch import Places
 from kastor.security.url_guard import UrlGuard
 from kastor.settings import Settings
+from kastor.store.blobs.upload_blobs import UploadBlobs
 from kastor.store.database import open_database
-from kastor.store.file_blobs import FileBlobs
 from kastor.store.files import FileStore
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def uploads(settings: Settings, job: TuningJob) -> Callable[[str], Path]:
         database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
         return FileService(
             files=FileStore(database),
-            blobs=FileBlobs(settings.data_dir),
+            blobs=UploadBlobs(settings.data_dir),
             clock=lambda: datetime.now(UTC),
             max_file_bytes=settings.max_file_bytes,
             ttl=timedelta(hours=settings.file_ttl_hours),

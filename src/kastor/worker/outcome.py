@@ -11,7 +11,7 @@ from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
 from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.security.redaction import without_folder
-from kastor.store.blobs import disk_full
+from kastor.store.blobs.job_files import is_disk_full
 from kastor.worker.ownership import SUPERSEDED, DatabaseGone, Interrupted, Ownership
 
 DATABASE_GONE = os.EX_UNAVAILABLE  # exit code
@@ -34,7 +34,7 @@ def work(run: Callable[[], bool], ownership: Ownership, *folders: Path) -> int:
         except Superseded:
             raise
         except Exception as error:  # the worker's loop: the job must end with a reason, whatever it was
-            if disk_full(error):
+            if is_disk_full(error):
                 log.exception("disk_full")
                 if isinstance(error, KastorError):  # it may say how much room is needed
                     ownership.warn(failure(error, *folders).message)

@@ -92,7 +92,7 @@ class Ownership:
 
     def settle(self, spec: TuningSpec) -> None:
         """Keep what the gate found out about the dataset file."""
-        self._patiently(lambda: self._jobs.settle(self._job.id, self._job.attempt, spec))
+        self._patiently(lambda: self._jobs.store_spec(self._job.id, self._job.attempt, spec))
 
     def progressed(self) -> None:
         """A checkpoint lies further than the one that this attempt began at: deaths before it count no more."""
@@ -111,7 +111,7 @@ class Ownership:
             Superseded: another attempt owns it, or it has ended.
 
         """
-        self._see(self._patiently(lambda: self._jobs.beat(self._job.id, self._job.attempt, at=now())))
+        self._see(self._patiently(lambda: self._jobs.heartbeat(self._job.id, self._job.attempt, at=now())))
 
     def heed(self) -> None:
         """Look for a request to end now; for work that has no steps.
@@ -198,7 +198,7 @@ class Ownership:
         while True:
             time.sleep(self._beat_every_s)
             try:
-                self._see(self._jobs.beat(self._job.id, self._job.attempt, at=now()))
+                self._see(self._jobs.heartbeat(self._job.id, self._job.attempt, at=now()))
             except Superseded:
                 self._log.warning("superseded")
                 os._exit(SUPERSEDED)

@@ -15,7 +15,7 @@ from kastor.domain.vision import Grid, MediumPlan, VisionSpec
 from kastor.models.pictures import stored_under
 from kastor.models.vision import Encoder, Features, FeatureStore, Pixels, tower_hash
 from kastor.settings import Settings
-from kastor.store.blobs import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from kastor.worker.keeping import Choice, Measured
 from kastor.worker.media import feature_cache
 from kastor.worker.ownership import Ownership
@@ -32,7 +32,7 @@ class Reading:
         self,
         settings: Settings,
         job: TuningJob,
-        blobs: Blobs,
+        blobs: JobFiles,
         ownership: Ownership,
         stack: ExitStack,
         base: tuple[VisionSpec, Path],

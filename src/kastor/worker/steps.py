@@ -18,9 +18,9 @@ from kastor.models.load import compute_dtype, compute_threads, load_base
 from kastor.models.sources import TOWER_FILE, Progress, ensure_local
 from kastor.models.vision import PREPROCESSING
 from kastor.settings import Settings
-from kastor.store.blobs import Blobs, disk_full
-from kastor.store.checkpoint_folder import Checkpoint
-from kastor.store.manifests import manifest
+from kastor.store.blobs.checkpoint_folder import Checkpoint
+from kastor.store.blobs.job_files import JobFiles, is_disk_full
+from kastor.store.blobs.manifests import manifest
 from kastor.training.checkpoints import Checkpoints, load_adapter, restore
 from kastor.training.loop import SAVE_EVERY_S, StepReport, Trainer, train
 from kastor.training.lora import attach
@@ -37,7 +37,7 @@ SAVE_EVERY_S_AFTER_DEATH = 20.0  # what interrupted it once may do so again: les
 class Steps:
     """The steps of one job."""
 
-    def __init__(self, settings: Settings, job: TuningJob, blobs: Blobs, ownership: Ownership) -> None:
+    def __init__(self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: Ownership) -> None:
         self._settings = settings
         self._job = job
         self._blobs = blobs
@@ -58,7 +58,7 @@ class Steps:
             base, self._settings.cache_dir, self._on_progress(), accepted=self._settings.accepted_licences
         )
         preparing = Preparing(self._settings, self._job, self._blobs, self._ownership, stack)
-        checkpoint = self._checkpoints.latest_sound(self._on_damage)
+        checkpoint = self._checkpoints.latest_intact(self._on_damage)
         done = 0 if checkpoint is None else checkpoint.step
         prepared = preparing.prepared(base, folder, done=done, num_threads=num_threads)
         self._job = replace(self._job, spec=prepared.spec)
@@ -256,7 +256,7 @@ class Steps:
             try:
                 write()
             except Exception as error:  # safetensors has a class of its own for it; others pass
-                if not disk_full(error):
+                if not is_disk_full(error):
                     raise
             else:
                 return

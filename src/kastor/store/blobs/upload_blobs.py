@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from kastor.domain.errors import FailedPrecondition, NotFound, Superseded
-from kastor.store.blobs import storage_errors, sync_folder
+from kastor.store.blobs.job_files import fsync_folder, translate_storage_errors
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 READ_BYTES = 1024 * 1024
@@ -26,12 +26,12 @@ MAX_HASHES = 256
 PRIVATE = 0o600
 
 
-class FileBlobs:
+class UploadBlobs:
     """The folder of uploaded files. Knows no rows; ids and hashes are hexadecimal SHA-256."""
 
     def __init__(self, root: Path) -> None:
         self._root = root / "files"
-        self._hashes = RunningHashes()
+        self._hashes = IncrementalHashes()
 
     def content(self, sha256: str) -> Path:
         """Where the content of this hash lies, if it is there."""
@@ -65,7 +65,7 @@ class FileBlobs:
         except FileNotFoundError:
             return None
 
-    def grow(self, upload_id: str, position: int) -> "Growing":
+    def grow(self, upload_id: str, position: int) -> "PartialUpload":
         """Opens an upload to add bytes from `position` on, which must be its end. To be closed.
 
         Raises:
@@ -81,10 +81,10 @@ class FileBlobs:
             if not path.exists():
                 raise _gone() from None
             raise
-        return Growing(descriptor, path, position, self._hashes)
+        return PartialUpload(descriptor, path, position, self._hashes)
 
     @contextmanager
-    def sealed(self, upload_id: str) -> Iterator["Sealed"]:
+    def sealed(self, upload_id: str) -> Iterator["CompletedUpload"]:
         """The upload with nobody able to add to it.
 
         Raises:
@@ -118,7 +118,7 @@ class FileBlobs:
             os.close(descriptor)
 
     @contextmanager
-    def _lease(self, upload_id: str) -> Iterator["Growing"]:
+    def _lease(self, upload_id: str) -> Iterator["PartialUpload"]:
         growing = self.grow(upload_id, 0)
         try:
             with growing.locked():
@@ -131,11 +131,11 @@ class FileBlobs:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with storage_errors(self._root):
+        with translate_storage_errors(self._root):
             yield
 
 
-class RunningHashes:
+class IncrementalHashes:
     """Hashes of uploads as far as they have come, so that most files need not be read again at their end."""
 
     def __init__(self) -> None:
@@ -168,10 +168,10 @@ class RunningHashes:
             self._known.pop(upload_id, None)
 
 
-class Growing:
+class PartialUpload:
     """One request's hold on an upload that it adds to."""
 
-    def __init__(self, descriptor: int, path: Path, position: int, hashes: RunningHashes) -> None:
+    def __init__(self, descriptor: int, path: Path, position: int, hashes: IncrementalHashes) -> None:
         self._descriptor = descriptor
         self._path = path
         self._hashes = hashes
@@ -190,7 +190,7 @@ class Growing:
         with self.locked():
             self._check_end()
             try:
-                with storage_errors(self._path.parent):
+                with translate_storage_errors(self._path.parent):
                     _write_all(self._descriptor, piece, self.position)
             except BaseException:
                 with suppress(OSError):
@@ -213,19 +213,19 @@ class Growing:
 
     def settle(self) -> None:
         """See to it that what was written survives a power cut."""
-        with storage_errors(self._path.parent):
+        with translate_storage_errors(self._path.parent):
             os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Let go; to be called once."""
         os.close(self._descriptor)
 
-    def sealed(self, blobs: FileBlobs) -> "Sealed":
+    def sealed(self, blobs: UploadBlobs) -> "CompletedUpload":
         """The upload as it is now, on disk and hashed; only while locked."""
         os.fsync(self._descriptor)
         size = os.fstat(self._descriptor).st_size
         sha256 = self._hashes.take(self._path.name, size) or _hash_of(self._descriptor)
-        return Sealed(self._path, blobs.content(sha256), sha256, size)
+        return CompletedUpload(self._path, blobs.content(sha256), sha256, size)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -259,7 +259,7 @@ class Growing:
             )
 
 
-class Sealed:
+class CompletedUpload:
     """An upload that is whole."""
 
     def __init__(self, path: Path, content: Path, sha256: str, size_bytes: int) -> None:
@@ -275,7 +275,7 @@ class Sealed:
         if moved:
             self._content.parent.mkdir(parents=True, exist_ok=True)
             self._path.rename(self._content)
-            sync_folder(self._content.parent)
+            fsync_folder(self._content.parent)
         try:
             yield
         except BaseException:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kastor.domain.errors import DataLoss
-from kastor.store.manifests import MANIFEST_FILE, STATE_FILE, manifest, verify
+from kastor.store.blobs.manifests import MANIFEST_FILE, STATE_FILE, manifest, verify
 
 NUM_RESUMABLE = 2
 _NAME = re.compile(r"step-(\d{6,})")
@@ -31,18 +31,18 @@ class Checkpoint:
         return manifest(self.folder)
 
     @property
-    def resumable(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether training can go on from it."""
         return (self.folder / STATE_FILE).is_file()
 
     @property
-    def sound(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether training can go on from it, and every file is as it was written."""
         try:
             verify(self.folder)
         except DataLoss:
             return False
-        return self.resumable
+        return self.is_resumable
 
 
 class CheckpointFolder:
@@ -61,17 +61,17 @@ class CheckpointFolder:
 
     def latest(self) -> Checkpoint | None:
         """The newest that can be resumed from if it is sound."""
-        return next((checkpoint for checkpoint in reversed(self.all()) if checkpoint.resumable), None)
+        return next((checkpoint for checkpoint in reversed(self.all()) if checkpoint.is_resumable), None)
 
-    def latest_sound(self, on_damage: Callable[[Checkpoint], None]) -> Checkpoint | None:
+    def latest_intact(self, on_damage: Callable[[Checkpoint], None]) -> Checkpoint | None:
         """The one to resume from: the newest whose files are all as they were written.
 
         `on_damage` is told of each newer one that is not so.
         """
         for age, checkpoint in enumerate(reversed(self.all())):
-            if checkpoint.sound:
+            if checkpoint.is_intact:
                 return checkpoint
-            if age == 0 or checkpoint.resumable:  # of the older ones most are only kept as adapters
+            if age == 0 or checkpoint.is_resumable:  # of the older ones most are only kept as adapters
                 on_damage(checkpoint)
         return None
 

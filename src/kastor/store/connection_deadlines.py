@@ -41,7 +41,7 @@ class ConnectionDeadlines:
         event.listen(engine, "invalidate", lambda connection, entry, error: self._back(connection, entry))
 
     @contextmanager
-    def lifted(self) -> Iterator[None]:
+    def without_deadline(self) -> Iterator[None]:
         """In this block connections that are taken are not watched: tables are changed, which takes what it takes."""
         self.enabled = False
         try:

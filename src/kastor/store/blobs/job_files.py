@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import DataLoss, FailedPrecondition, KastorError, NotFound, ResourceExhausted
-from kastor.store.manifests import UNREAD, sha256_of, verify
+from kastor.store.blobs.manifests import UNREAD, sha256_of, verify
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -25,7 +25,7 @@ DATASET, PLAN, SAMPLING, SOURCE = "dataset.jsonl", "plan.jsonl", "sampling.json"
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Whether a full disk is what is behind the error."""
     while error is not None:
         quotes_users = isinstance(error, KastorError) and not isinstance(error, ResourceExhausted)
@@ -37,7 +37,7 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
-class Blobs:
+class JobFiles:
     """The folder that holds `jobs/{job_id}/…`."""
 
     def __init__(self, root: Path) -> None:
@@ -84,7 +84,7 @@ class Blobs:
         """What the gate said of the dataset file."""
         return self.job_dir(job_id) / "report.json"
 
-    def left_out(self, job_id: str) -> Path:
+    def unreadable_rows_file(self, job_id: str) -> Path:
         """Media that turned out bad after the gate had accepted them; exists once there is one."""
         return self.job_dir(job_id) / "left_out.json"
 
@@ -132,7 +132,7 @@ class Blobs:
 
         """
         path = self.dataset(job_id)
-        with storage_errors(path.parent):
+        with translate_storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             return write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
 
@@ -146,7 +146,7 @@ class Blobs:
 
         """
         target = self.job_dir(job_id) / "source" / (UNSAFE.sub("_", Path(name).name) or "dataset.jsonl")
-        with storage_errors(target):
+        with translate_storage_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with path.open("rb") as file:
@@ -181,7 +181,7 @@ class Blobs:
             FailedPrecondition: the folder cannot be written to.
 
         """
-        with storage_errors(path.parent):
+        with translate_storage_errors(path.parent):
             write_whole(path, chunks)
 
     def copy_adapter(self, source_job_id: str, job_id: str) -> None:
@@ -196,7 +196,7 @@ class Blobs:
         source, target = self.adapter(source_job_id), self.initial_adapter(job_id)
         if source.is_dir():
             verify(source, unread=UNREAD)
-        with storage_errors(target):
+        with translate_storage_errors(target):
             target.mkdir(parents=True, exist_ok=True)
             try:
                 for file in source.iterdir():
@@ -214,7 +214,7 @@ class Blobs:
         """
         source, target = self.job_dir(source_job_id), self.job_dir(job_id)
         hidden = shutil.ignore_patterns(".*")
-        with storage_errors(target):
+        with translate_storage_errors(target):
             target.mkdir(parents=True)  # not a copy of the folder, whose age `unstarted` would go by
             try:
                 for path in source.iterdir():
@@ -226,9 +226,9 @@ class Blobs:
                         _link(str(path), str(target / path.name))
             except shutil.Error as error:  # of several files at once; of each (source, target, why), the last as text
                 why = OSError(error.args[0][0][2])
-                raise OSError(errno.ENOSPC if disk_full(why) else errno.EIO, str(why)) from error
+                raise OSError(errno.ENOSPC if is_disk_full(why) else errno.EIO, str(why)) from error
 
-    def unstarted(self, *, before: datetime) -> list[str]:
+    def unstarted_job_ids(self, *, before: datetime) -> list[str]:
         """Ids of the jobs that no worker has begun, and whose folder has had nothing added to it since `before`."""
         folders = self._jobs.iterdir() if self._jobs.is_dir() else ()
         return [folder.name for folder in folders if JOB_ID.fullmatch(folder.name) and self._left(folder, before)]
@@ -245,7 +245,7 @@ class Blobs:
     def remove_job(self, job_id: str) -> None:
         """Remove a job's files; nothing happens if there are none."""
         folder = self.job_dir(job_id)
-        with storage_errors(folder):
+        with translate_storage_errors(folder):
             with suppress(FileNotFoundError):
                 # by a rename first, so that nobody meets half a job; what an interrupted removal left goes as well
                 folder.rename(self._jobs / f"{REMOVED}{job_id}-{secrets.token_hex(4)}")
@@ -276,11 +276,11 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> str:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
     return digest.hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """See to it that the names in a folder, too, survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -311,7 +311,7 @@ def unreadable(name: str, job_id: str, why: str) -> DataLoss:
 
 
 @contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
+def translate_storage_errors(folder: Path) -> Iterator[None]:
     """Failures of the file system as ours.
 
     Raises:

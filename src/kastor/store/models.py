@@ -13,9 +13,9 @@ from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Principal, Role
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
-from kastor.store.grants import given_to, given_to_all, granted, listed_for, no_model
+from kastor.store.grants import grant_condition, grants_to, grants_to_everyone, model_not_found, visible_to
 from kastor.store.job_rows import tuning_job
-from kastor.store.tables import grants, jobs, older, tuned_models
+from kastor.store.tables import grants, jobs, older_than, tuned_models
 
 ALL = ModelFilter()
 NEWEST_FIRST = (tuned_models.c.created_at.desc(), tuned_models.c.id.desc())
@@ -37,7 +37,7 @@ class ModelStore:
         with self._database.read() as connection:
             row = connection.execute(select(tuned_models).where(tuned_models.c.id == model_id)).mappings().one_or_none()
         if row is None:
-            raise no_model(model_id)
+            raise model_not_found(model_id)
         return _tuned_model(row)
 
     def for_caller(self, model_id: str, caller: Principal) -> tuple[TunedModel, list[Role]]:
@@ -48,13 +48,13 @@ class ModelStore:
 
         """
         if "\0" in model_id:  # PostgreSQL takes none
-            raise no_model(model_id)
-        theirs = and_(grants.c.model_id == tuned_models.c.id, or_(given_to(caller), given_to_all()))
+            raise model_not_found(model_id)
+        theirs = and_(grants.c.model_id == tuned_models.c.id, or_(grants_to(caller), grants_to_everyone()))
         query = select(tuned_models, grants.c.role).join_from(tuned_models, grants, theirs, isouter=True)
         with self._database.read() as connection:
             rows = connection.execute(query.where(tuned_models.c.id == model_id)).mappings().all()
         if not rows:
-            raise no_model(model_id)
+            raise model_not_found(model_id)
         return _tuned_model(rows[0]), [Role(row[grants.c.role]) for row in rows if row[grants.c.role] is not None]
 
     def page(
@@ -79,7 +79,7 @@ class ModelStore:
         with self._database.write() as connection:
             row = connection.execute(changed).mappings().one_or_none()
         if row is None:
-            raise no_model(model.id)
+            raise model_not_found(model.id)
         return _tuned_model(row)
 
     def release(self, model: TunedModel) -> None:
@@ -91,7 +91,7 @@ class ModelStore:
         """
         with self._database.write() as connection:
             if connection.execute(delete(tuned_models).where(_same(model))).rowcount == 0:
-                raise no_model(model.id)
+                raise model_not_found(model.id)
 
 
 def page_query(
@@ -100,15 +100,15 @@ def page_query(
     """The query of `ModelStore.page`."""
     query = select(tuned_models, jobs).join_from(tuned_models, jobs).where(*_conditions(caller, where))
     if before is not None:
-        query = query.where(older(tuned_models, *before))
+        query = query.where(older_than(tuned_models, *before))
     return query.order_by(*NEWEST_FIRST).limit(limit)
 
 
 def _conditions(caller: Principal, where: ModelFilter) -> Iterator[ColumnElement[bool]]:
-    yield granted(given_to_all()) if where.everyone else listed_for(caller)
+    yield grant_condition(grants_to_everyone()) if where.everyone else visible_to(caller)
     for role in sorted(where.roles):
         owned = tuned_models.c.owner == caller.email
-        yield owned if role is Role.OWNER else granted(given_to(caller), role)
+        yield owned if role is Role.OWNER else grant_condition(grants_to(caller), role)
     for text in where.texts:
         yield or_(_holds(tuned_models.c.display_name, text), _holds(tuned_models.c.description, text))
     if where.done is not None:

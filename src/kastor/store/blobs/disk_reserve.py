@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from kastor.store.blobs import write_whole
+from kastor.store.blobs.job_files import write_whole
 
 RESERVE_FILE = ".reserve"
 NUM_BYTES = 4 * 1024**2

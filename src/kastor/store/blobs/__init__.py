@@ -1,0 +1,1 @@
+"""Files of jobs and of uploads, and the manifests that prove them."""
