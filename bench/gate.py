@@ -26,7 +26,7 @@ from kastor.dataset.gate import Base, Gate
 from kastor.dataset.report import judge
 from kastor.domain.dataset_limits import DATASET_PROFILES
 from kastor.domain.media import Probe
-from kastor.media.probe import Inspector
+from kastor.media.probe import MediaProber
 from kastor.models.families import SMOLLM2
 from kastor.models.render import Renderer
 
@@ -144,7 +144,7 @@ def videos(folder: Path) -> None:
         for path in paths:
             shutil.copyfile(first, path)
         before = _cpu_s()
-        with Inspector() as inspector:
+        with MediaProber() as inspector:
             found = list(inspector.probes(paths))
         elapsed_s = _cpu_s() - before
         assert all(isinstance(probe, Probe) for probe in found), found[0]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bench.bars import Bar, at_most, report
 from bench.films import Film, made
 from kastor.domain.media import FrameSampling
-from kastor.media.decode import frames
+from kastor.media.decode import request_frames
 from kastor.media.probe import plan
 from kastor.settings import load_settings
 
@@ -59,7 +59,7 @@ def ffmpeg_command() -> str:
 def by_kastor(film: Path) -> list[Pixels]:
     """The frames as the worker takes them."""
     planned = plan(film, FrameSampling(fps=1.0)).plan
-    return [frame.pixels for frame in frames(film, planned, (SIDE, SIDE))]
+    return [frame.pixels for frame in request_frames(film, planned, (SIDE, SIDE))]
 
 
 def by_ffmpeg(film: Path) -> list[Pixels]:

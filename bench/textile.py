@@ -64,7 +64,7 @@ class Judge:
 
     def __init__(self, settings: Settings, pictures: Sequence[Picture], resolution: str) -> None:
         from kastor.domain.content import Resolution
-        from kastor.media.decode import Pictures
+        from kastor.media.decode import PictureDecoder
         from kastor.models.catalog import load_catalog
         from kastor.models.load import compute_threads
         from kastor.models.render import Renderer
@@ -82,7 +82,7 @@ class Judge:
             self.folder, self.base.family.vision, num_threads=settings.num_threads or compute_threads()
         )
         self.pictures = pictures
-        with closing(Pictures()) as decoder:
+        with closing(PictureDecoder()) as decoder:
             self.features = {
                 str(picture.path): encoder.encode([decoder.picture(picture.path, (grid.width, grid.height))], [grid])
                 for picture in pictures

@@ -22,7 +22,7 @@ from bench.jobs import Queue, ran
 from kastor.settings import COMPUTE_VARIABLES, Settings, load_settings
 
 BASE = "kastor-nano-vl"
-DECODER = "kastor.media.child"
+DECODER = "kastor.media.decoder_process.main"
 WATCH_EVERY_S = 0.1
 
 Pixels = NDArray[np.uint8]
@@ -243,10 +243,10 @@ def _one_after_the_other(path: Path, fps: float, side: int) -> Iterator[Pixels]:
 def _as_kastor(path: Path, fps: float, side: int) -> Iterator[Pixels]:
     """By our own decoder."""
     from kastor.domain.media import FrameSampling
-    from kastor.media.decode import frames
+    from kastor.media.decode import request_frames
     from kastor.media.probe import plan
 
-    for frame in frames(path, plan(path, FrameSampling(fps=fps)).plan, (side, side)):
+    for frame in request_frames(path, plan(path, FrameSampling(fps=fps)).plan, (side, side)):
         yield frame.pixels
 
 

@@ -19,7 +19,7 @@ from kastor.domain.job import RequestedHyperparameters, State, TuningJob
 from kastor.domain.media import FrameSampling, Resampling
 from kastor.executors.local import LocalExecutor
 from kastor.media.cache import MediaCache
-from kastor.media.compiled import frames_key
+from kastor.media.frame_store import frames_key
 from kastor.media.probe import plan
 from kastor.models.catalog import load_catalog
 from kastor.models.projector import PROJECTOR_FILE

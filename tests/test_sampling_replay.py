@@ -22,7 +22,7 @@ from kastor.domain.request_limits import OPEN
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.replays import Replays
 from kastor.jobs.shown import Sights
-from kastor.media.cache import Fetched, MediaCache
+from kastor.media.cache import CachedFile, MediaCache
 from kastor.models.families import NANO_VL
 from kastor.models.pictures import compiled_under
 from seen_media import ADA, make_picture, make_video, no_uploads, prompt_of, shown_in
@@ -91,7 +91,7 @@ def test_a_model_of_the_first_rules_is_shown_what_it_was_tuned_on_and_new_media_
     assert medium_of(medium_object(shown.planned)).scaling == shown.planned.scaling == 1
     names = [compiled_under(replace(shown.planned, scaling=scaling), VISION) for scaling in (0, 1)]
     assert names[0] != names[1]
-    seen = Seen(Fetched(tmp_path / "x", "00", 1), Probe(MediaKind.VIDEO, "mp4", 1, width=96, height=48))
+    seen = Seen(CachedFile(tmp_path / "x", "00", 1), Probe(MediaKind.VIDEO, "mp4", 1, width=96, height=48))
     wide = replace(seen, probe=replace(seen.probe, stored_size=(64, 48)))
     assert trained.replayed(wide, film).probe.width == 64
     assert Trained().replayed(wide, film).probe.width == 96

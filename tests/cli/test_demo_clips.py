@@ -10,7 +10,7 @@ from kastor.cli.demos.clips import FRAMES_PER_S, SHAPES, Clip, drawn, pictures
 from kastor.domain.media import FrameSampling
 from kastor.domain.vision import clock_timestamp
 from kastor.evaluation.intervals import interval_of
-from kastor.media.decode import frames
+from kastor.media.decode import request_frames
 from kastor.media.probe import plan
 
 
@@ -19,7 +19,7 @@ def shown_in(path: Path, clip: Clip) -> list[bool]:
     hidden = list(pictures(Clip(clip.seed, clip.seconds, clip.shape, 0, 0)))
     present = list(pictures(Clip(clip.seed, clip.seconds, clip.shape, clip.start_s, clip.end_s)))
     found = []
-    decoded = frames(path, plan(path, FrameSampling(fps=FRAMES_PER_S)).plan)
+    decoded = request_frames(path, plan(path, FrameSampling(fps=FRAMES_PER_S)).plan)
     for frame, without, painted in zip(decoded, hidden, present, strict=True):
         differs = np.abs(painted.astype(int) - without).max(axis=2) > 20
         if not differs.any():

@@ -20,7 +20,7 @@ from kastor.domain.errors import InvalidArgument
 from kastor.domain.media import MediaFault, MediaKind, Probe, SamplingPlan
 from kastor.domain.request_limits import GEMINI_API, OPEN
 from kastor.domain.vision import MediaLayouts, TokenCount
-from kastor.media.cache import Fetched
+from kastor.media.cache import CachedFile
 from kastor.models.families import NANO_VL
 
 VERTEX = DATASET_PROFILES["vertex-gemini-2.5"]
@@ -48,7 +48,7 @@ def seen(kind: MediaKind, num_bytes: int = 1000, duration_s: float | None = None
     if duration_s is not None:
         moments = tuple(float(second) for second in range(int(duration_s)))
         plan = SamplingPlan(moments, tuple(map(int, moments)), Fraction(1), 0, duration_s)
-    return Seen(Fetched(Path("x"), "ab", num_bytes), probe, plan)
+    return Seen(CachedFile(Path("x"), "ab", num_bytes), probe, plan)
 
 
 def looking_at(**files: Looked) -> object:

@@ -9,14 +9,14 @@ from kastor.dataset.look import looking
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media
 from kastor.media.cache import MediaCache
-from kastor.media.fetch import Places
+from kastor.media.fetch import AllowedSources
 from seen_media import make_picture, make_video
 
 
 def looked(folder: Path, *media: Media) -> list[Looked]:
     """As a fresh process would look."""
     cache = MediaCache(folder / "cache")
-    with looking(cache, Places((folder,), ()), name="test") as looker:
+    with looking(cache, AllowedSources((folder,), ()), name="test") as looker:
         found = looker.look(media)
     return [found[one] for one in media]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kastor.dataset.document import document
 from kastor.dataset.gate import Base, Gate
-from kastor.dataset.page import Sample, Segment, bars, page
+from kastor.dataset.page import PreviewSegment, Sample, bars, page
 from kastor.dataset.report import judge
 from kastor.domain.dataset_limits import OPEN_DATASET
 
@@ -33,8 +33,10 @@ def hostile_page(folder: Path) -> Tags:
     rows = [{"text_input": HOSTILE, "output": HOSTILE}, {HOSTILE: 1}, {"contents": [{"role": HOSTILE, "parts": []}]}]
     data.write_text("\n".join(map(json.dumps, rows)))
     report = judge(Gate(OPEN_DATASET, Base(f"models/{HOSTILE}", 9, None, None), lambda media: {}), data)
-    shown = Sample(1, 3, (Segment("given", HOSTILE), Segment("learnt", HOSTILE), Segment("note", HOSTILE)))
-    pictured = Sample(2, None, (Segment("picture", HOSTILE, b"\xff\xd8", HOSTILE),))
+    shown = Sample(
+        1, 3, (PreviewSegment("given", HOSTILE), PreviewSegment("learnt", HOSTILE), PreviewSegment("note", HOSTILE))
+    )
+    pictured = Sample(2, None, (PreviewSegment("picture", HOSTILE, b"\xff\xd8", HOSTILE),))
     tags = Tags()
     tags.feed(page(document(report), [HOSTILE], [shown, pictured]))
     return tags
@@ -57,8 +59,18 @@ def test_the_page_asks_for_nothing_else(tmp_path: Path) -> None:
 
 
 def test_pictures_with_only_blanks_between_them_are_one_grid() -> None:
-    picture = Segment("picture", "a", b"\xff\xd8", name="a.png")
-    shown = Sample(1, 3, (Segment("given", "See "), picture, Segment("given", "\n"), picture, Segment("learnt", "two")))
+    picture = PreviewSegment("picture", "a", b"\xff\xd8", name="a.png")
+    shown = Sample(
+        1,
+        3,
+        (
+            PreviewSegment("given", "See "),
+            picture,
+            PreviewSegment("given", "\n"),
+            picture,
+            PreviewSegment("learnt", "two"),
+        ),
+    )
     assert [(kind, len(some)) for kind, some in shown.groups] == [("given", 1), ("picture", 2), ("learnt", 1)]
 
 

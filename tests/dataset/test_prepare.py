@@ -25,10 +25,10 @@ from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import FrameSampling
 from kastor.media.cache import MediaCache
-from kastor.media.decode import frames
-from kastor.media.fetch import Fetcher, Places
-from kastor.media.guards import Guards
-from kastor.media.probe import Inspector, plan, probe
+from kastor.media.decode import request_frames
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.fetch import AllowedSources, Fetcher
+from kastor.media.probe import MediaProber, plan, probe
 from kastor.models.families import NANO_VL
 
 SHARED = Path(__file__).parents[3] / "shared" / "media" / "videos"
@@ -59,8 +59,8 @@ class World:
     def media(self, base: Path) -> Iterator[tuple[Looker, Fetcher]]:
         cache = MediaCache(self.folder / "cache")
         lease = cache.lease("test")
-        fetcher = Fetcher(cache, lease, Places(folders=(self.folder, SHARED), base=base))
-        with Looker(fetcher, Inspector()) as looker:
+        fetcher = Fetcher(cache, lease, AllowedSources(folders=(self.folder, SHARED), base=base))
+        with Looker(fetcher, MediaProber()) as looker:
             yield looker, fetcher
         lease.close()
 
@@ -84,7 +84,7 @@ class World:
             looker.look,
             path_of,
             self.options,
-            Guards(),
+            DecodeLimits(),
         )
 
     def verdicts(self) -> list[Verdict]:
@@ -107,7 +107,7 @@ def world(tmp_path: Path) -> World:
 def shown_at(path: Path, moments_s: Sequence[float]) -> list[int]:
     """The numbers painted on the frames at these moments."""
     planned = [plan(path, FrameSampling(start_s=moment, end_s=moment + 0.01)).plan for moment in moments_s]
-    return [number_in(next(frames(path, one)).pixels) for one in planned]
+    return [number_in(next(request_frames(path, one)).pixels) for one in planned]
 
 
 def test_annotated_moments_still_show_the_frames_they_showed(world: World) -> None:

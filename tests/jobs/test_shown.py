@@ -16,7 +16,7 @@ from kastor.domain.request_limits import GEMINI_API, OPEN, Limits
 from kastor.jobs.asks import Ask, PromptSupport, check_tuned, check_tuned_prompt
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.shown import Sights, media_tokens
-from kastor.media.cache import Fetched, MediaCache
+from kastor.media.cache import CachedFile, MediaCache
 from kastor.models.families import NANO_VL
 from seen_media import ADA, make_picture, make_video, prompt_of, shown_in
 
@@ -45,7 +45,7 @@ class Told:
         size = self.sizes[name]
         kind = MediaKind.VIDEO if name.endswith("mp4") else MediaKind.IMAGE
         duration = 8.0 if kind is MediaKind.VIDEO else None
-        return Seen(Fetched(Path("/m") / name, "ab" * 32, size), Probe(kind, "x", size, duration_s=duration))
+        return Seen(CachedFile(Path("/m") / name, "ab" * 32, size), Probe(kind, "x", size, duration_s=duration))
 
 
 def nobodys(name: str, caller: Principal) -> Path:

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from films import Recipe, make_film, number_in
 from kastor.domain.media import FrameSampling, MediumError
-from kastor.media.decode import frames
-from kastor.media.guards import Guards
-from kastor.media.pieces import Limits, piece_fields, piece_of, pieces
+from kastor.media.decode import request_frames
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.frame_sampling import Packet, PacketTable
 from kastor.media.probe import plan, probe
-from kastor.media.rewrite import copy_piece, encode_piece, pieces_of
-from kastor.media.sample import Packet, PacketTable
+from kastor.media.segment_plan import SegmentLimits, decode_segment_plan, encode_segment_plan, split_into_segments
+from kastor.media.transcode import copy_segment, request_segment, request_segments
 
-GUARDS = Guards()
-LIMITS = Limits(None, Fraction(33, 10))
+GUARDS = DecodeLimits()
+LIMITS = SegmentLimits(None, Fraction(33, 10))
 OPEN_GOP = {"x265-params": "open-gop=1:keyint=10:bframes=3:log-level=none"}
 FILMS = {
     "a.mp4": (Recipe(num_frames=60), True),
@@ -50,7 +50,7 @@ SEGMENTED = {name: recipe for name, (recipe, _) in FILMS.items()} | {
 def numbers(path: Path, lasts_s: float) -> list[int]:
     planned = plan(path, FrameSampling(fps=10))
     assert planned.probe.duration_s == pytest.approx(lasts_s, abs=0.01)
-    return [number_in(frame.pixels) for frame in frames(path, planned.plan)]
+    return [number_in(frame.pixels) for frame in request_frames(path, planned.plan)]
 
 
 @pytest.mark.parametrize("name", FILMS)
@@ -58,14 +58,16 @@ def test_the_pieces_of_a_film_are_the_film(name: str, tmp_path: Path) -> None:
     recipe, copies = FILMS[name]
     film = make_film(tmp_path / name, recipe)
     before, known = film.read_bytes(), probe(film)
-    found = pieces_of(film, LIMITS, GUARDS)
+    found = request_segments(film, LIMITS, GUARDS)
     assert len(found) == 2
     assert {piece.copied for piece in found} == {copies}
     shown: list[int] = []
     for number, piece in enumerate(found):
         to = tmp_path / f"piece-{number}.mp4"
         made = (
-            copy_piece(film, piece, to, GUARDS) if copies else encode_piece(film, piece, to, known, None, None, GUARDS)
+            copy_segment(film, piece, to, GUARDS)
+            if copies
+            else request_segment(film, piece, to, known, None, None, GUARDS)
         )
         assert made.num_bytes == to.stat().st_size
         got = numbers(to, float(piece.end_s - piece.start_s))
@@ -77,7 +79,7 @@ def test_the_pieces_of_a_film_are_the_film(name: str, tmp_path: Path) -> None:
 
 def sampled(path: Path, sampling: FrameSampling) -> list[tuple[int, int, int]]:
     """Number, height and width of each frame."""
-    found = frames(path, plan(path, sampling).plan)
+    found = request_frames(path, plan(path, sampling).plan)
     return [(number_in(frame.pixels), *frame.pixels.shape[:2]) for frame in found]
 
 
@@ -86,7 +88,7 @@ def test_a_piece_sampled_is_the_film_sampled_in_that_segment(name: str, tmp_path
     film = make_film(tmp_path / name, SEGMENTED[name])
     known = probe(film)
     longest = Fraction(known.duration_s or 0) * Fraction(5, 12)
-    found = pieces_of(film, Limits(None, longest), GUARDS)
+    found = request_segments(film, SegmentLimits(None, longest), GUARDS)
     assert len(found) > 1
     assert (found[0].start_s, float(found[-1].end_s)) == (0, pytest.approx(plan(film, FrameSampling()).plan.duration_s))
     for number, piece in enumerate(found):
@@ -94,9 +96,9 @@ def test_a_piece_sampled_is_the_film_sampled_in_that_segment(name: str, tmp_path
         for copies in {piece.copied, False}:
             to = tmp_path / f"{number}-{copies}.mp4"
             if copies:
-                copy_piece(film, piece, to, GUARDS)
+                copy_segment(film, piece, to, GUARDS)
             else:
-                encode_piece(film, piece, to, known, None, None, GUARDS)
+                request_segment(film, piece, to, known, None, None, GUARDS)
             own = plan(to, FrameSampling()).plan
             assert own.duration_s == pytest.approx(float(piece.end_s - piece.start_s), abs=1e-3)
             segment = FrameSampling(3.7, float(piece.start_s), float(piece.end_s))
@@ -106,8 +108,8 @@ def test_a_piece_sampled_is_the_film_sampled_in_that_segment(name: str, tmp_path
 def test_a_copied_piece_keeps_to_its_bytes(tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.mp4", Recipe(num_frames=40, size=(128, 96), noise=True))
     most = film.stat().st_size // 2
-    found = pieces_of(film, Limits(most, None), GUARDS)
-    made = [copy_piece(film, piece, tmp_path / f"{i}.mp4", GUARDS) for i, piece in enumerate(found)]
+    found = request_segments(film, SegmentLimits(most, None), GUARDS)
+    made = [copy_segment(film, piece, tmp_path / f"{i}.mp4", GUARDS) for i, piece in enumerate(found)]
     assert len(made) > 1
     assert all(one.num_bytes <= most for one in made)
 
@@ -115,7 +117,7 @@ def test_a_copied_piece_keeps_to_its_bytes(tmp_path: Path) -> None:
 def test_what_stays_too_large_is_said_so_and_nothing_is_left(tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.mp4", Recipe(num_frames=20, noise=True))
     with pytest.raises(MediumError) as caught:
-        encode_piece(film, None, tmp_path / "b.mp4", probe(film), None, 5_000, GUARDS)
+        request_segment(film, None, tmp_path / "b.mp4", probe(film), None, 5_000, GUARDS)
     assert caught.value.fault.rule == "piece_too_large"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]
 
@@ -127,9 +129,9 @@ def test_a_damaged_film_is_a_named_fault(tmp_path: Path) -> None:
     content[middle : middle + 4000] = np.random.default_rng(1).bytes(4000)
     film.write_bytes(bytes(content))
     with pytest.raises(MediumError):
-        encode_piece(film, None, tmp_path / "b.mp4", probe(film), None, None, GUARDS)
+        request_segment(film, None, tmp_path / "b.mp4", probe(film), None, None, GUARDS)
     with pytest.raises(MediumError):
-        pieces_of(tmp_path / "absent.mp4", LIMITS, GUARDS)
+        request_segments(tmp_path / "absent.mp4", LIMITS, GUARDS)
 
 
 @st.composite
@@ -147,12 +149,12 @@ def footage(draw: st.DrawFn) -> PacketTable:
 
 @given(footage(), st.integers(15_000, 40_000), st.fractions(Fraction(1, 2), 5, max_denominator=10))
 def test_pieces_follow_on_each_other_and_keep_the_limits(film: PacketTable, max_bytes: int, max_s: Fraction) -> None:
-    found = pieces(film, Limits(max_bytes, max_s), may_copy=True)
+    found = split_into_segments(film, SegmentLimits(max_bytes, max_s), may_copy=True)
     assert found[0].start_s == 0
     assert all(one.end_s == other.start_s for one, other in pairwise(found))
-    assert found[-1].end_s >= film.moment_s(film.shown[-1])
+    assert found[-1].end_s >= film.moment_s(film.frame_times[-1])
     for piece in found:
-        assert piece_of(piece_fields(piece)) == piece
+        assert decode_segment_plan(encode_segment_plan(piece)) == piece
         if piece.copied:
             held = film.packets[piece.first : piece.stop]
             assert sum(packet.num_bytes for packet in held) < max_bytes

@@ -10,7 +10,7 @@ import pytest
 
 from kastor.domain.media import MediumError, Resampling
 from kastor.media.cache import MediaCache
-from kastor.media.compiled import Compiled, FrameStore, Pixels, frames_key
+from kastor.media.frame_store import FrameStore, Pixels, StoredFrames, frames_key
 
 BICUBIC = Resampling.BICUBIC
 SIZES = [(8, 6)] * 3
@@ -53,8 +53,8 @@ def a_cache(tmp_path: Path) -> MediaCache:
 def test_a_second_user_decodes_nothing_and_has_the_same_pixels(cache: MediaCache) -> None:
     decoder = Decoder()
     for name in ("one", "two"):
-        found = store_on(cache, name).kept(KEY, SIZES, decoder)
-        assert isinstance(found, Compiled)
+        found = store_on(cache, name).get(KEY, SIZES, decoder)
+        assert isinstance(found, StoredFrames)
         assert len(found) == 3
         np.testing.assert_array_equal(np.stack(found), np.stack(decoder.made))
         np.testing.assert_array_equal(np.stack(found[1:]), np.stack(decoder.made[1:]))
@@ -70,15 +70,15 @@ def test_pictures_reach_the_disk_as_they_come(cache: MediaCache, tmp_path: Path)
             yield np.full((256, 256, 3), number, np.uint8)
             sizes.append(sum(path.stat().st_size for path in (tmp_path / "frames" / "incoming").iterdir()))
 
-    store_on(cache).kept(KEY, [(256, 256)] * 8, large)
+    store_on(cache).get(KEY, [(256, 256)] * 8, large)
     assert sizes[3] > 3 * 256 * 256 * 3
     assert sizes == sorted(sizes)
 
 
 def test_pictures_of_different_sizes_are_kept_side_by_side(cache: MediaCache) -> None:
     made = [np.full((height, width, 3), width, np.uint8) for width, height in ((2, 3), (5, 1), (4, 4))]
-    found = store_on(cache).kept(KEY, [(2, 3), (5, 1), (4, 4)], lambda: iter(made))
-    assert isinstance(found, Compiled)
+    found = store_on(cache).get(KEY, [(2, 3), (5, 1), (4, 4)], lambda: iter(made))
+    assert isinstance(found, StoredFrames)
     for one, other in zip(found, made, strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(IndexError):
@@ -101,9 +101,9 @@ def test_what_no_job_uses_is_evicted_and_what_one_uses_stays(tmp_path: Path) -> 
     store = store_on(cache)
     names = [frames_key(letter * 64, (0,), [(8, 6)], BICUBIC) for letter in "abc"]
     for name in names[:2]:
-        store.kept(name, SIZES, Decoder())
+        store.get(name, SIZES, Decoder())
     store.release(names[0])
-    store.kept(names[2], SIZES, Decoder())
+    store.get(names[2], SIZES, Decoder())
     looker = store_on(cache, "looker")
     assert [looker.hold(name) is not None for name in names] == [False, True, True]
 
@@ -113,7 +113,7 @@ def test_a_cache_too_small_hands_the_pictures_on_and_says_so_once(tmp_path: Path
     told: list[str] = []
     store, decoder = store_on(cache, told=told), Decoder()
     for _ in range(2):
-        found = store.kept(KEY, SIZES, decoder)
+        found = store.get(KEY, SIZES, decoder)
         assert isinstance(found, list)
         np.testing.assert_array_equal(np.stack(found), np.stack(decoder.made))
     assert decoder.num_asked == 2
@@ -132,7 +132,7 @@ def test_a_full_disk_hands_the_pictures_on_and_is_not_tried_again(tmp_path: Path
     told: list[str] = []
     store, decoder = store_on(FullDisk(tmp_path / "frames"), told=told), Decoder()
     for _ in range(2):
-        np.testing.assert_array_equal(np.stack(store.kept(KEY, SIZES, decoder)), np.stack(decoder.made))
+        np.testing.assert_array_equal(np.stack(store.get(KEY, SIZES, decoder)), np.stack(decoder.made))
     assert len(told) == 1 and "No space left" in told[0]
 
 
@@ -143,7 +143,7 @@ def test_a_medium_that_breaks_off_leaves_nothing(cache: MediaCache, tmp_path: Pa
 
     store = store_on(cache)
     with pytest.raises(MediumError):
-        store.kept(KEY, SIZES, broken)
+        store.get(KEY, SIZES, broken)
     assert store.hold(KEY) is None
     assert not list((tmp_path / "frames" / "incoming").iterdir())
 
@@ -151,14 +151,14 @@ def test_a_medium_that_breaks_off_leaves_nothing(cache: MediaCache, tmp_path: Pa
 def test_pictures_whose_bytes_changed_on_the_disk_are_made_again_and_that_is_said(
     cache: MediaCache, tmp_path: Path
 ) -> None:
-    store_on(cache).kept(KEY, SIZES, Decoder())
+    store_on(cache).get(KEY, SIZES, Decoder())
     (path,) = (tmp_path / "frames" / "objects").rglob(KEY)
     flip_a_bit(path)
     told: list[str] = []
     later = store_on(MediaCache(tmp_path / "frames", on_damage=told.append))
     assert later.hold(KEY) is None
     decoder = Decoder()
-    np.testing.assert_array_equal(np.stack(later.kept(KEY, SIZES, decoder)), np.stack(decoder.made))
+    np.testing.assert_array_equal(np.stack(later.get(KEY, SIZES, decoder)), np.stack(decoder.made))
     assert decoder.num_asked == 1
     (said,) = told
     assert "cache of frames was damaged" in said and KEY[:16] in said and "made or fetched again" in said
@@ -173,7 +173,7 @@ def compile_in(root: Path, log: Path) -> None:
             file.write("decoded\n")
         yield from pictures()
 
-    found = store_on(MediaCache(root)).kept(KEY, SIZES, decoded)
+    found = store_on(MediaCache(root)).get(KEY, SIZES, decoded)
     assert len(found) == 3
 
 

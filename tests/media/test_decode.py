@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from films import Recipe, make_film, number_in, numbers_on_screen, painted
 from kastor.domain.media import FrameSampling, MediaFault, MediumError, Resampling
-from kastor.media.decode import Pictures, frames, picture
-from kastor.media.guards import Guards
-from kastor.media.probe import Inspector, plan, probe
+from kastor.media.decode import PictureDecoder, request_frames, request_picture
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.probe import MediaProber, plan, probe
 from leftovers import child_processes, open_files
 
 QUIET = {"x265-params": "log-level=none"}
@@ -53,18 +53,18 @@ FILMS = {
 
 
 @pytest.fixture(scope="module")
-def inspector() -> Iterator[Inspector]:
-    with Inspector() as inspector:
+def inspector() -> Iterator[MediaProber]:
+    with MediaProber() as inspector:
         yield inspector
 
 
 @pytest.mark.parametrize("name", FILMS)
-def test_each_sampled_frame_is_the_one_on_the_screen(name: str, tmp_path: Path, inspector: Inspector) -> None:
+def test_each_sampled_frame_is_the_one_on_the_screen(name: str, tmp_path: Path, inspector: MediaProber) -> None:
     recipe = FILMS[name]
     path = make_film(tmp_path / name, recipe)
     (planned,) = inspector.plans([(path, FrameSampling(fps=3))])
     assert not isinstance(planned, MediaFault), planned
-    sampled = list(frames(path, planned.plan))
+    sampled = list(request_frames(path, planned.plan))
     assert [frame.moment_s for frame in sampled] == list(planned.plan.moments_s)
     assert [number_in(frame.pixels) for frame in sampled] == numbers_on_screen(recipe, planned.plan.moments_s)
     assert {frame.pixels.shape for frame in sampled} == {(recipe.size[1], recipe.size[0], 3)}
@@ -79,7 +79,7 @@ def test_in_a_transport_stream_too_zero_is_where_the_sound_begins_and_not_a_late
     assert 3 <= late_s < 3.1  # AAC begins with a packet of silence, which stands at zero where nothing hides it
     planned = plan(path, FrameSampling(fps=3))
     shown = replace(recipe, begins_ms=round(1000 * late_s))
-    numbers = [number_in(frame.pixels) for frame in frames(path, planned.plan)]
+    numbers = [number_in(frame.pixels) for frame in request_frames(path, planned.plan)]
     assert numbers == numbers_on_screen(shown, planned.plan.moments_s)
     assert numbers[:10] == [0] * 10 and numbers[-1] > 20
 
@@ -87,19 +87,19 @@ def test_in_a_transport_stream_too_zero_is_where_the_sound_begins_and_not_a_late
 def test_every_frame_of_a_film_can_be_had_and_in_order(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", replace(FILMS["h264-open-gop.mp4"], num_frames=70))
     planned = plan(path, FrameSampling(fps=10))
-    assert [number_in(frame.pixels) for frame in frames(path, planned.plan)] == list(range(70))
+    assert [number_in(frame.pixels) for frame in request_frames(path, planned.plan)] == list(range(70))
 
 
 def test_a_segment_starts_and_ends_where_it_says(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.webm", replace(FILMS["vp9.webm"], num_frames=40))
     planned = plan(path, FrameSampling(fps=5, start_s=1.5, end_s=2.5))
-    assert [number_in(frame.pixels) for frame in frames(path, planned.plan)] == [15, 17, 19, 21, 23]
+    assert [number_in(frame.pixels) for frame in request_frames(path, planned.plan)] == [15, 17, 19, 21, 23]
 
 
 def test_more_moments_than_frames_repeat_frames(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(num_frames=3))
     planned = plan(path, FrameSampling(fps=23))
-    numbers = [number_in(frame.pixels) for frame in frames(path, planned.plan)]
+    numbers = [number_in(frame.pixels) for frame in request_frames(path, planned.plan)]
     assert numbers == numbers_on_screen(Recipe(num_frames=3), planned.plan.moments_s)
     assert len(numbers) == 7
 
@@ -110,7 +110,7 @@ def test_a_turned_video_comes_upright(rotation: int, tmp_path: Path) -> None:
     planned = plan(path, FrameSampling(fps=10))
     assert (planned.probe.width, planned.probe.height) == ((64, 48) if rotation == 180 else (48, 64))
     assert planned.probe.rotation == rotation % 360
-    stored = [np.rot90(frame.pixels, -rotation // 90) for frame in frames(path, planned.plan)]
+    stored = [np.rot90(frame.pixels, -rotation // 90) for frame in request_frames(path, planned.plan)]
     assert [number_in(picture) for picture in stored] == list(range(6))
 
 
@@ -119,7 +119,7 @@ def test_pixels_that_are_not_square_are_shown_as_wide_as_they_are(name: str, tmp
     path = make_film(tmp_path / name, Recipe(aspect=Fraction(3, 2), num_frames=4))
     planned = plan(path, FrameSampling())
     assert (planned.probe.width, planned.probe.height, planned.probe.stored_size) == (96, 48, (64, 48))
-    (frame,) = frames(path, planned.plan)
+    (frame,) = request_frames(path, planned.plan)
     assert (frame.pixels.shape, number_in(frame.pixels)) == ((48, 96, 3), 0)
 
 
@@ -127,7 +127,7 @@ def test_of_a_turned_video_with_wide_pixels_the_height_grows(tmp_path: Path) -> 
     path = make_film(tmp_path / "x.mp4", Recipe(aspect=Fraction(3, 2), num_frames=4, rotation=90))
     known = probe(path)
     assert (known.width, known.height, known.stored_size) == (48, 96, (48, 64))
-    assert next(frames(path, plan(path, FrameSampling()).plan)).pixels.shape == (96, 48, 3)
+    assert next(request_frames(path, plan(path, FrameSampling()).plan)).pixels.shape == (96, 48, 3)
 
 
 @pytest.mark.parametrize(("transfer", "name"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG"), ("bt709", "")])
@@ -142,20 +142,20 @@ def test_a_clock_that_starts_anew_is_one_clock(tmp_path: Path) -> None:
     near_the_end = (2**33 - 90_000) // 90  # the clock of a transport stream has 33 bits
     path = make_film(tmp_path / "x.ts", Recipe(times_ms=tuple(near_the_end + 100 * k for k in range(40))))
     found = plan(path, FrameSampling())
-    assert [number_in(frame.pixels) for frame in frames(path, found.plan)] == [0, 10, 20, 30]
+    assert [number_in(frame.pixels) for frame in request_frames(path, found.plan)] == [0, 10, 20, 30]
 
 
 def test_frames_come_in_the_size_asked_for_also_when_turned(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(rotation=90, num_frames=3))
     planned = plan(path, FrameSampling())
-    assert {frame.pixels.shape for frame in frames(path, planned.plan, (30, 40))} == {(40, 30, 3)}
+    assert {frame.pixels.shape for frame in request_frames(path, planned.plan, (30, 40))} == {(40, 30, 3)}
 
 
 def test_a_file_that_changed_after_planning_is_refused(tmp_path: Path) -> None:
     planned = plan(make_film(tmp_path / "x.mp4", Recipe(num_frames=30)), FrameSampling())
     other = make_film(tmp_path / "y.mp4", Recipe(num_frames=12))
     with pytest.raises(MediumError) as caught:
-        list(frames(other, planned.plan))
+        list(request_frames(other, planned.plan))
     assert caught.value.fault.rule == "media_changed"
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_frame_is_named_and_not_replaced(tmp_path: Path) -> None:
     path.write_bytes(content)
     seen = []
     with pytest.raises(MediumError) as caught:
-        seen.extend(number_in(frame.pixels) for frame in frames(path, planned.plan))
+        seen.extend(number_in(frame.pixels) for frame in request_frames(path, planned.plan))
     assert caught.value.fault.rule == "frame_corrupt"
     assert seen == list(range(len(seen)))
 
@@ -177,7 +177,7 @@ def test_leaving_early_ends_the_child(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4", Recipe(num_frames=30))
     planned = plan(path, FrameSampling(fps=10))
     files, others = open_files(), child_processes()
-    sampled = frames(path, planned.plan)
+    sampled = request_frames(path, planned.plan)
     next(sampled)
     assert len(child_processes() - others) == 1
     sampled.close()  # type: ignore[attr-defined]  # a generator
@@ -189,7 +189,7 @@ def test_a_decoder_that_keeps_us_waiting_is_a_timeout(tmp_path: Path) -> None:
     path = make_film(tmp_path / "x.mp4")
     planned = plan(path, FrameSampling(fps=10))
     with pytest.raises(MediumError) as caught:
-        list(frames(path, planned.plan, guards=Guards(decode_stall_s=-1000)))
+        list(request_frames(path, planned.plan, guards=DecodeLimits(decode_stall_s=-1000)))
     assert caught.value.fault.rule == "decoder_timeout"
 
 
@@ -198,20 +198,20 @@ def test_pictures_are_upright_on_white_and_scaled(tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it a quarter clockwise
     upright.rotate(90, expand=True).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    assert number_in(picture(tmp_path / "a.jpg")) == 1234
-    assert picture(tmp_path / "a.jpg", (32, 32)).shape == (32, 32, 3)
+    assert number_in(request_picture(tmp_path / "a.jpg")) == 1234
+    assert request_picture(tmp_path / "a.jpg", (32, 32)).shape == (32, 32, 3)
     PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "b.png")
-    assert picture(tmp_path / "b.png").min() == 255
+    assert request_picture(tmp_path / "b.png").min() == 255
     PIL.Image.fromarray(np.full((4, 4), 0x8000, np.uint16)).save(tmp_path / "c.png")
-    assert picture(tmp_path / "c.png").tolist() == [[[128] * 3] * 4] * 4
+    assert request_picture(tmp_path / "c.png").tolist() == [[[128] * 3] * 4] * 4
 
 
 @pytest.mark.parametrize(("most", "shown"), [(0x0FFF, 0x0FFF >> 4), (0x03FF, 0x03FF >> 2), (0xFFFF, 0xFF)])
 def test_a_deep_grey_picture_is_as_bright_as_the_bits_that_it_uses(most: int, shown: int, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     PIL.Image.fromarray(np.array([[0, most // 2], [most // 2, most]], np.uint16)).save(path)
-    assert picture(path)[:, :, 0].tolist() == [[0, shown // 2], [shown // 2, shown]]
-    with closing(Pictures()) as pictures:
+    assert request_picture(path)[:, :, 0].tolist() == [[0, shown // 2], [shown // 2, shown]]
+    with closing(PictureDecoder()) as pictures:
         old = pictures.picture(path, scaling=1)  # as models were tuned that saw twelve bits nearly black
     assert old[1, 1, 0] == most >> 8
     assert probe(path).grey_bits == most.bit_length()
@@ -225,11 +225,11 @@ def test_a_jpeg_without_its_end_marker_is_whole_and_one_cut_in_the_middle_is_not
     image.save(tmp_path / "whole.jpg", progressive=progressive)
     content = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "no-end.jpg").write_bytes(content[:-2])
-    assert (probe(tmp_path / "no-end.jpg").width, number_in(picture(tmp_path / "no-end.jpg"))) == (320, 777)
-    assert np.array_equal(picture(tmp_path / "no-end.jpg"), picture(tmp_path / "whole.jpg"))
+    assert (probe(tmp_path / "no-end.jpg").width, number_in(request_picture(tmp_path / "no-end.jpg"))) == (320, 777)
+    assert np.array_equal(request_picture(tmp_path / "no-end.jpg"), request_picture(tmp_path / "whole.jpg"))
     for share in (5, 7, 9):
         (tmp_path / "cut.jpg").write_bytes(content[: len(content) * share // 10])
-        for read in (probe, picture):
+        for read in (probe, request_picture):
             with pytest.raises(MediumError) as caught:
                 read(tmp_path / "cut.jpg")
             assert caught.value.fault.rule == "image_corrupt"
@@ -243,9 +243,9 @@ def test_each_kind_of_picture_is_read_and_cut_off_ones_are_refused(name: str, tm
     register_heif_opener()
     path = tmp_path / name
     PIL.Image.fromarray(painted(777, (64, 48), noise=True)).save(path)
-    assert number_in(picture(path)) == 777
+    assert number_in(request_picture(path)) == 777
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    for read in (picture, probe):
+    for read in (request_picture, probe):
         with pytest.raises(MediumError) as caught:
             read(path)
         assert caught.value.fault.rule in ("image_corrupt", "media_unreadable")
@@ -254,9 +254,9 @@ def test_each_kind_of_picture_is_read_and_cut_off_ones_are_refused(name: str, tm
 def test_pages_of_a_pdf_are_pictures(tmp_path: Path) -> None:
     pages = [PIL.Image.fromarray(painted(number, (128, 96))) for number in (5, 6)]
     pages[0].save(tmp_path / "a.pdf", save_all=True, append_images=pages[1:])
-    assert number_in(picture(tmp_path / "a.pdf", (64, 48), page=1)) == 6
+    assert number_in(request_picture(tmp_path / "a.pdf", (64, 48), page=1)) == 6
     with pytest.raises(MediumError, match="no page 3"):
-        picture(tmp_path / "a.pdf", page=2)
+        request_picture(tmp_path / "a.pdf", page=2)
 
 
 def test_many_pictures_come_from_one_child_and_a_bad_one_disturbs_no_other(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_many_pictures_come_from_one_child_and_a_bad_one_disturbs_no_other(tmp_p
         PIL.Image.fromarray(painted(number, (64, 48))).save(tmp_path / f"{number}.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     others = child_processes()
-    pictures = Pictures()
+    pictures = PictureDecoder()
     assert number_in(pictures.picture(tmp_path / "0.png")) == 0
     (child,) = child_processes() - others
     with pytest.raises(MediumError):
@@ -281,19 +281,19 @@ def test_many_pictures_come_from_one_child_and_a_bad_one_disturbs_no_other(tmp_p
 def test_pictures_pages_and_frames_are_scaled_with_the_filter_asked_for(resample: Resampling, tmp_path: Path) -> None:
     noise = PIL.Image.fromarray(painted(1234, (64, 48), noise=True))
     noise.save(tmp_path / "a.png")
-    found = picture(tmp_path / "a.png", (24, 32), resample=resample)
+    found = request_picture(tmp_path / "a.png", (24, 32), resample=resample)
     np.testing.assert_array_equal(found, _scaled(np.asarray(noise), (24, 32), resample))
 
     page = PIL.Image.fromarray(painted(1234, (128, 96), noise=True))
     page.save(tmp_path / "a.pdf", resolution=72)
-    own = picture(tmp_path / "a.pdf")  # at the scale that (256, 64) is rendered at, too
+    own = request_picture(tmp_path / "a.pdf")  # at the scale that (256, 64) is rendered at, too
     assert own.shape == (192, 256, 3)
-    found = picture(tmp_path / "a.pdf", (256, 64), resample=resample)
+    found = request_picture(tmp_path / "a.pdf", (256, 64), resample=resample)
     np.testing.assert_array_equal(found, _scaled(own, (256, 64), resample))
 
     film = make_film(tmp_path / "a.mkv", Recipe(pix_fmt="yuv444p", noise=True, num_frames=1))
     planned = plan(film, FrameSampling(fps=1)).plan
-    (whole,), (scaled,) = frames(film, planned), frames(film, planned, (24, 32), resample=resample)
+    (whole,), (scaled,) = request_frames(film, planned), request_frames(film, planned, (24, 32), resample=resample)
     differences = {
         other: np.abs(_scaled(whole.pixels, (24, 32), other).astype(int) - scaled.pixels).mean() for other in Resampling
     }

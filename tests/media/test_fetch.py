@@ -12,7 +12,7 @@ import pytest
 from kastor.domain.errors import NotFound
 from kastor.domain.media import MediumError
 from kastor.media.cache import MediaCache
-from kastor.media.fetch import Fetcher, FetchLimits, Places
+from kastor.media.fetch import AllowedSources, Fetcher, FetchLimits
 from kastor.security.url_guard import UrlGuard
 
 CONTENT = bytes(range(256)) * 20
@@ -77,7 +77,7 @@ class World:
             "uploads": self._upload,
             "sleep": self.slept.append,
         } | changes
-        places = given.pop("places", Places((self.media,), ("gs://bucket/data",), self.media))
+        places = given.pop("places", AllowedSources((self.media,), ("gs://bucket/data",), self.media))
         return Fetcher(self.cache, self.lease, places, **given)
 
     def _resolve(self, host: str, port: int) -> list[str]:
@@ -152,7 +152,7 @@ def test_what_is_no_file_is_a_named_fault(world: World) -> None:
     assert refused(fetcher, "a\0b") == "media_uri_invalid"
     assert refused(fetcher, "file://elsewhere/a") == "media_uri_invalid"
     assert refused(fetcher, "ftp://media.example/a") == "media_uri_unsupported"
-    assert refused(world.fetcher(places=Places((world.media,))), "a.mp4") == "media_uri_relative"
+    assert refused(world.fetcher(places=AllowedSources((world.media,))), "a.mp4") == "media_uri_relative"
     old(world.media / "large", CONTENT)
     assert refused(world.fetcher(limits=FetchLimits(max_bytes=100)), "large") == "media_too_many_bytes"
 

@@ -19,19 +19,19 @@ import pytest
 from films import make_film
 from kastor.domain.errors import FailedPrecondition, Unavailable
 from kastor.domain.media import FrameSampling, MediumError, SamplingPlan
-from kastor.media.decode import frames, picture
-from kastor.media.guards import Guards
+from kastor.media.decode import request_frames, request_picture
+from kastor.media.decode_limits import DecodeLimits
 from kastor.media.memory_budget import decoder_slot
 from kastor.media.probe import plan, probe
 
 
 @pytest.fixture(name="guards")
-def some_guards(tmp_path: Path) -> Guards:
+def some_guards(tmp_path: Path) -> DecodeLimits:
     (tmp_path / "slots").mkdir()
-    return Guards(max_decoders=2, slots_folder=str(tmp_path / "slots"))
+    return DecodeLimits(max_decoders=2, slots_folder=str(tmp_path / "slots"))
 
 
-def test_never_more_are_at_work_than_there_is_memory_for(guards: Guards) -> None:
+def test_never_more_are_at_work_than_there_is_memory_for(guards: DecodeLimits) -> None:
     at_work, most, lock = 0, 0, threading.Lock()
 
     def work(_: int) -> None:
@@ -50,16 +50,16 @@ def test_never_more_are_at_work_than_there_is_memory_for(guards: Guards) -> None
 
 
 FILM_PLAN = SamplingPlan((0.0, 1.0), (0, 10240), Fraction(1, 10240), 0, 2.5)
-LOOKS: dict[str, Callable[[Path, Guards], object]] = {
+LOOKS: dict[str, Callable[[Path, DecodeLimits], object]] = {
     "probe": lambda folder, guards: probe(folder / "a.png", guards),
-    "picture": lambda folder, guards: len(picture(folder / "a.png", guards=guards)),
+    "picture": lambda folder, guards: len(request_picture(folder / "a.png", guards=guards)),
     "plan": lambda folder, guards: plan(folder / "a.mp4", FrameSampling(), guards),
-    "frames": lambda folder, guards: len(list(frames(folder / "a.mp4", FILM_PLAN, None, guards))),
+    "frames": lambda folder, guards: len(list(request_frames(folder / "a.mp4", FILM_PLAN, None, guards))),
 }
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_whatever_opens_a_medium_waits_for_its_share(look: str, guards: Guards, tmp_path: Path) -> None:
+def test_whatever_opens_a_medium_waits_for_its_share(look: str, guards: DecodeLimits, tmp_path: Path) -> None:
     PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     make_film(tmp_path / "a.mp4")
     with ExitStack() as others, ThreadPoolExecutor(1) as thread:
@@ -74,7 +74,7 @@ def test_whatever_opens_a_medium_waits_for_its_share(look: str, guards: Guards, 
 
 
 BOMB_SIDE = 14_000
-TIGHT = Guards(address_space_bytes=400 << 20)
+TIGHT = DecodeLimits(address_space_bytes=400 << 20)
 
 
 def _packed(row: bytes, num_rows: int) -> bytes:
@@ -108,16 +108,16 @@ def _png() -> bytes:
 
 def test_a_picture_within_a_page_is_never_whole_in_memory(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(_red_pdf())
-    pixels = picture(tmp_path / "a.pdf", (32, 32), guards=TIGHT)
+    pixels = request_picture(tmp_path / "a.pdf", (32, 32), guards=TIGHT)
     assert np.asarray(pixels).reshape(-1, 3).mean(axis=0).tolist() == [255, 0, 0]
 
 
 def test_a_picture_that_takes_more_than_its_share_is_named_and_one_within_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(_png())
     with pytest.raises(MediumError) as caught:
-        picture(tmp_path / "a.png", guards=TIGHT)
+        request_picture(tmp_path / "a.png", guards=TIGHT)
     assert caught.value.fault.rule == "media_too_much_memory"
-    assert picture(tmp_path / "a.png", (32, 32)).shape == (32, 32, 3)
+    assert request_picture(tmp_path / "a.png", (32, 32)).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("taken", ["by others' mode", "by a link", "by a file"])
@@ -136,7 +136,7 @@ def test_where_the_folder_of_slots_is_taken_another_is_used(
     else:
         folder.mkdir()
         folder.chmod(0o777)
-    with decoder_slot(Guards(max_decoders=2)):
+    with decoder_slot(DecodeLimits(max_decoders=2)):
         assert [path.name for path in (tmp_path / "run" / "kastor-decoders").iterdir()] == ["0.lock"]
     assert not folder.is_dir() or not list(folder.iterdir())
 
@@ -147,5 +147,5 @@ def test_where_every_place_is_taken_the_message_names_them(tmp_path: Path, monke
     (tmp_path / "home").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / f".kastor-decoders-{os.geteuid()}").touch()
-    with pytest.raises(FailedPrecondition, match="only this user can open"), decoder_slot(Guards(max_decoders=2)):
+    with pytest.raises(FailedPrecondition, match="only this user can open"), decoder_slot(DecodeLimits(max_decoders=2)):
         pass

@@ -14,10 +14,10 @@ import pytest
 
 from films import Recipe, make_film, make_sound, number_in, painted
 from kastor.domain.media import FrameSampling, MediaFault, MediaKind, MediumError, Probe
-from kastor.media.decode import frames
-from kastor.media.guards import Guards
-from kastor.media.probe import Inspector, Planned, plan, probe
-from kastor.media.sandbox import ChildDied
+from kastor.media.decode import request_frames
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.probe import MediaProber, ProbedVideo, plan, probe
+from kastor.media.sandbox import SandboxCrashed
 from leftovers import child_processes, open_files
 
 SHARED = Path(__file__).parents[3] / "shared" / "media"
@@ -41,13 +41,13 @@ PROBED = {
 
 
 @pytest.fixture(scope="module")
-def inspector() -> Iterator[Inspector]:
-    with Inspector() as inspector:
+def inspector() -> Iterator[MediaProber]:
+    with MediaProber() as inspector:
         yield inspector
 
 
 @pytest.mark.parametrize("name", PROBED)
-def test_a_video_is_known_by_its_content(name: str, tmp_path: Path, inspector: Inspector) -> None:
+def test_a_video_is_known_by_its_content(name: str, tmp_path: Path, inspector: MediaProber) -> None:
     recipe, codec, duration_s = PROBED[name]
     path = make_film(tmp_path / name, recipe)
     (found,) = inspector.probes([path])
@@ -174,7 +174,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_a_named_fault(name: str, tmp_path: Path, inspector: Inspector) -> None:
+def test_a_hostile_file_is_a_named_fault(name: str, tmp_path: Path, inspector: MediaProber) -> None:
     make, rule = HOSTILE[name]
     make(tmp_path / name)
     for found in (
@@ -188,7 +188,7 @@ def test_a_hostile_file_is_a_named_fault(name: str, tmp_path: Path, inspector: I
 
 @pytest.mark.parametrize(("width", "height"), [(30_000, 30_000), (9_000, 9_000), (100_000, 100), (1, 65_000)])
 def test_a_picture_that_is_too_large_is_told_which_bounds_there_are(
-    width: int, height: int, tmp_path: Path, inspector: Inspector
+    width: int, height: int, tmp_path: Path, inspector: MediaProber
 ) -> None:
     (tmp_path / "large.png").write_bytes(_png(width, height))
     (found,) = inspector.probes([tmp_path / "large.png"])
@@ -224,7 +224,7 @@ def _cuts(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
-def test_a_file_cut_off_at_any_tenth_is_refused(name: str, tmp_path: Path, inspector: Inspector) -> None:
+def test_a_file_cut_off_at_any_tenth_is_refused(name: str, tmp_path: Path, inspector: MediaProber) -> None:
     cuts = _cuts(make_film(tmp_path / name, TRUNCATED[name]))
     found = [*inspector.probes(cuts), *inspector.plans((cut, FrameSampling()) for cut in cuts)]
     assert {fault.rule for fault in found if isinstance(fault, MediaFault)} <= {"media_truncated", "media_unreadable"}
@@ -233,13 +233,13 @@ def test_a_file_cut_off_at_any_tenth_is_refused(name: str, tmp_path: Path, inspe
 
 @pytest.mark.parametrize("name", NO_PROMISES)
 def test_of_a_stream_without_promised_length_only_right_frames_are_taken(
-    name: str, tmp_path: Path, inspector: Inspector
+    name: str, tmp_path: Path, inspector: MediaProber
 ) -> None:
     cuts = _cuts(make_film(tmp_path / name, NO_PROMISES[name]))
     for cut, planned in zip(cuts, inspector.plans((cut, FrameSampling(fps=4)) for cut in cuts), strict=True):
-        if isinstance(planned, Planned):
+        if isinstance(planned, ProbedVideo):
             try:
-                numbers = [number_in(frame.pixels) for frame in frames(cut, planned.plan)]
+                numbers = [number_in(frame.pixels) for frame in request_frames(cut, planned.plan)]
             except MediumError as bad:
                 assert bad.fault.rule == "frame_corrupt"
             else:
@@ -258,7 +258,7 @@ def test_a_recording_that_begins_within_a_group_starts_at_its_first_keyframe(tmp
             target.mux(packet)
     planned = plan(tmp_path / "b.ts", FrameSampling(fps=10))
     assert planned.plan.time_base == Fraction(1, 90_000)
-    assert [number_in(frame.pixels) for frame in frames(tmp_path / "b.ts", planned.plan)] == list(range(10, 30))
+    assert [number_in(frame.pixels) for frame in request_frames(tmp_path / "b.ts", planned.plan)] == list(range(10, 30))
 
 
 def test_a_name_that_looks_like_a_protocol_is_only_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,17 +272,17 @@ def test_a_name_that_looks_like_a_protocol_is_only_a_name(tmp_path: Path, monkey
 
 def test_a_medium_that_asks_for_too_much_memory_is_named(tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.mp4", Recipe(codec="mpeg4", num_frames=2, size=(4096, 2304)))
-    tight = Guards(address_space_bytes=300 << 20)
+    tight = DecodeLimits(address_space_bytes=300 << 20)
     planned = plan(film, FrameSampling())
     with pytest.raises(MediumError) as caught:
-        list(frames(film, planned.plan, guards=tight))
+        list(request_frames(film, planned.plan, guards=tight))
     assert caught.value.fault.rule in ("media_too_much_memory", "frame_corrupt", "decoder_crashed")
 
 
 def test_a_killed_child_is_replaced_and_no_file_is_lost(tmp_path: Path) -> None:
     paths = [make_film(tmp_path / f"{i}.mp4", Recipe(num_frames=i + 1)) for i in range(8)]
     others = child_processes()
-    with Inspector() as inspector:
+    with MediaProber() as inspector:
         found = []
         for answer in inspector.probes(paths):
             found.append(answer)
@@ -298,7 +298,7 @@ class _FragileChild:
 
     started = 0
 
-    def __init__(self, guards: Guards) -> None:
+    def __init__(self, guards: DecodeLimits) -> None:
         type(self).started += 1
         self.num_answers = 0
         self._asked: list[str] = []
@@ -309,7 +309,7 @@ class _FragileChild:
     def receive(self, patience: object) -> tuple[dict[str, Any], bytearray]:
         name = self._asked.pop(0)
         if name.startswith(("killer", "sleeper")):
-            raise ChildDied(MediaFault("died", name), timed_out=name.startswith("sleeper"))
+            raise SandboxCrashed(MediaFault("died", name), timed_out=name.startswith("sleeper"))
         self.num_answers += 1
         probed = Probe(MediaKind.IMAGE, name, 1)
         return {
@@ -322,7 +322,7 @@ class _FragileChild:
 
 def test_the_file_that_kills_its_child_is_named_and_the_others_are_tried_again() -> None:
     names = ["a", "b", "killer1", "c", "sleeper", "killer2", "killer3", "d", *"efghijkl"]
-    with Inspector(start=_FragileChild, files_per_child=5) as inspector:  # type: ignore[arg-type]
+    with MediaProber(start=_FragileChild, files_per_child=5) as inspector:  # type: ignore[arg-type]
         found = list(inspector.probes(map(Path, names)))
     said = [answer.message if isinstance(answer, MediaFault) else answer.container for answer in found]
     assert said == names
@@ -334,7 +334,7 @@ def test_children_hold_few_files_and_do_not_grow_old(tmp_path: Path) -> None:
         PIL.Image.new("L", (8, 8)).save(path)
     files, others = open_files(), child_processes()
     seen = set()
-    with Inspector(files_per_child=3) as inspector:
+    with MediaProber(files_per_child=3) as inspector:
         for _ in inspector.probes(paths):
             seen |= child_processes() - others
         assert len(child_processes() - others) == 1
@@ -347,11 +347,11 @@ def test_children_hold_few_files_and_do_not_grow_old(tmp_path: Path) -> None:
 def test_real_clips_and_photos_probe_and_decode() -> None:
     clips = sorted(path for path in (SHARED / "videos").iterdir() if path.suffix in (".mp4", ".mov", ".avi", ".webm"))
     photos = sorted((SHARED / "images").glob("*.jpg"))
-    with Inspector() as inspector:
+    with MediaProber() as inspector:
         assert all(isinstance(found, Probe) and found.width for found in inspector.probes([*clips, *photos]))
         (refused,) = inspector.probes([SHARED / "videos" / "car_race_1906.ogv"])
         assert isinstance(refused, MediaFault)
         planned = list(inspector.plans((clip, FrameSampling(end_s=3)) for clip in clips))
     for clip, found in zip(clips, planned, strict=True):
-        assert isinstance(found, Planned)
-        assert sum(1 for _ in frames(clip, found.plan, (64, 64))) == found.plan.num_frames
+        assert isinstance(found, ProbedVideo)
+        assert sum(1 for _ in request_frames(clip, found.plan, (64, 64))) == found.plan.num_frames

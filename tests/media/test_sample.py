@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kastor.domain.media import FrameSampling, MediumError
-from kastor.media.sample import Packet, PacketTable, sampling_plan, send_plan
+from kastor.media.frame_sampling import Packet, PacketTable, decode_groups, sampling_plan
 
 TABLES = st.lists(
     st.tuples(st.integers(0, 3000), st.booleans()), min_size=1, max_size=40, unique_by=lambda p: p[0]
@@ -29,11 +29,11 @@ def _steady(count: int, fps: int = 10) -> PacketTable:
 def test_a_moment_shows_the_last_picture_that_has_begun_and_the_first_before_any_has(
     table: PacketTable, fps: float, earlier: int
 ) -> None:
-    table = replace(table, start_pts=table.shown[0] - earlier)
+    table = replace(table, start_pts=table.frame_times[0] - earlier)
     plan = sampling_plan(table, FrameSampling(fps), max_moments=100_000)
     for moment, pts in zip(plan.moments_s, plan.pts, strict=True):
-        begun = [other for other in table.shown if other <= table.zero + 90 * (moment + 1e-6)]
-        assert pts == (begun[-1] if begun else table.shown[0])
+        begun = [other for other in table.frame_times if other <= table.zero + 90 * (moment + 1e-6)]
+        assert pts == (begun[-1] if begun else table.frame_times[0])
     assert list(plan.pts) == sorted(plan.pts)
 
 
@@ -55,7 +55,7 @@ def test_a_video_lasts_until_its_last_picture_goes_whatever_the_steps_before(
 def test_what_is_sent_holds_each_wanted_frame_once_and_starts_at_keyframes(table: PacketTable, picks: set[int]) -> None:
     packets = table.packets
     wanted = {packets[i].pts for i in picks if i < len(packets)}
-    units = send_plan(packets, [pts for pts in wanted if pts is not None])
+    units = decode_groups(packets, [pts for pts in wanted if pts is not None])
     assert [pts for unit in units for pts in unit.pts].__len__() == len(wanted)
     assert set().union(*(unit.pts for unit in units)) == wanted
     for before, after in zip(units, units[1:], strict=False):
@@ -86,7 +86,7 @@ def test_frames_before_the_first_keyframe_do_not_count() -> None:
         tuple(Packet(pts, key, False) for pts, key in [(0, False), (1, False), (5, True), (3, False), (6, False)]),
         Fraction(1, 10),
     )
-    assert table.shown == [5, 6]
+    assert table.frame_times == [5, 6]
 
 
 @pytest.mark.parametrize(

@@ -7,30 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from kastor.media.guards import Guards
-from kastor.media.sandbox import Child, ChildDied, Patience
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.sandbox import SandboxCrashed, SandboxProcess, TimeBudget
 from waiting import wait_until
 
 REQUEST = {"do": "probe", "path": "/absent", "cpu_s": 10}
 
 
 @pytest.fixture
-def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
+def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxProcess]:
     monkeypatch.setenv("KASTOR_API_KEYS", "a-secret")
-    child = Child(Guards())
+    child = SandboxProcess(DecodeLimits())
     child.send(REQUEST)
-    child.receive(Patience(30))
+    child.receive(TimeBudget(30))
     yield child
     child.close()
 
 
-def _about(child: Child, name: str) -> str:
+def _about(child: SandboxProcess, name: str) -> str:
     return Path(f"/proc/{child.pid}/{name}").read_text()
 
 
-def test_the_child_has_bounds_and_can_gain_no_privileges(child: Child) -> None:
+def test_the_child_has_bounds_and_can_gain_no_privileges(child: SandboxProcess) -> None:
     bounds = {line[:25].strip(): line[26:46].strip() for line in _about(child, "limits").splitlines()}
-    assert bounds["Max address space"] == str(Guards().address_space_bytes)
+    assert bounds["Max address space"] == str(DecodeLimits().address_space_bytes)
     assert bounds["Max open files"] == "64"
     assert bounds["Max file size"] == str(1 << 20)
     assert bounds["Max core file size"] == "0"
@@ -39,16 +39,16 @@ def test_the_child_has_bounds_and_can_gain_no_privileges(child: Child) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into a process that hides itself")
-def test_the_child_inherits_no_secret_no_socket_and_no_other_file(child: Child) -> None:
+def test_the_child_inherits_no_secret_no_socket_and_no_other_file(child: SandboxProcess) -> None:
     assert "a-secret" not in _about(child, "environ")
     assert "a-secret" in os.environ["KASTOR_API_KEYS"]
     targets = [str(entry.readlink()) for entry in Path(f"/proc/{child.pid}/fd").iterdir()]
     assert all(target.startswith(("pipe:", "/tmp/", "/dev/null")) for target in targets), targets  # noqa: S108
 
 
-def test_the_child_ends_when_its_input_does(child: Child) -> None:
+def test_the_child_ends_when_its_input_does(child: SandboxProcess) -> None:
     script = (
-        "import os, sys; from kastor.media.guards import Guards; from kastor.media.sandbox import Child\n"
+        "import os, sys; from kastor.media.decode_limits import Guards; from kastor.media.sandbox import Child\n"
         "child = Child(Guards()); print(child.pid, flush=True); os._exit(0)"
     )
     orphan = int(subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, text=True).stdout)
@@ -56,31 +56,31 @@ def test_the_child_ends_when_its_input_does(child: Child) -> None:
     assert _alive(child.pid)
 
 
-def test_a_dead_child_says_how_it_died(child: Child) -> None:
+def test_a_dead_child_says_how_it_died(child: SandboxProcess) -> None:
     os.kill(child.pid, signal.SIGSEGV)
-    with pytest.raises(ChildDied) as caught:
-        child.receive(Patience(30))
+    with pytest.raises(SandboxCrashed) as caught:
+        child.receive(TimeBudget(30))
     assert "SIGSEGV" in caught.value.fault.message
     assert not caught.value.timed_out
-    with pytest.raises(ChildDied):
+    with pytest.raises(SandboxCrashed):
         child.send(REQUEST)
 
 
-def test_a_bug_in_the_child_is_told_in_its_last_words(child: Child) -> None:
+def test_a_bug_in_the_child_is_told_in_its_last_words(child: SandboxProcess) -> None:
     child.send({"do": "probe", "cpu_s": 10})
-    with pytest.raises(ChildDied, match="KeyError: 'path'"):
-        child.receive(Patience(30))
+    with pytest.raises(SandboxCrashed, match="KeyError: 'path'"):
+        child.receive(TimeBudget(30))
 
 
-def test_a_silent_child_is_not_waited_for_longer_than_allowed(child: Child) -> None:
-    with pytest.raises(ChildDied) as caught:
-        child.receive(Patience(0.05))
+def test_a_silent_child_is_not_waited_for_longer_than_allowed(child: SandboxProcess) -> None:
+    with pytest.raises(SandboxCrashed) as caught:
+        child.receive(TimeBudget(0.05))
     assert caught.value.timed_out
     assert caught.value.fault.rule == "decoder_timeout"
 
 
 def test_processor_time_beyond_the_allowance_ends_the_process() -> None:
-    script = "from kastor.media.confine import allow_cpu; allow_cpu(0)\nwhile True: pass"
+    script = "from kastor.media.decoder_process.process_limits import allow_cpu; allow_cpu(0)\nwhile True: pass"
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == -signal.SIGXCPU
 
 

@@ -32,7 +32,7 @@ from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Hyperparameters, Rendering, RequestedHyperparameters, resolve_hyperparameters
 from kastor.domain.request_limits import PROFILES
 from kastor.media.cache import MediaCache
-from kastor.media.fetch import Places
+from kastor.media.fetch import AllowedSources
 from kastor.models import sources
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.render import Renderer
@@ -157,7 +157,7 @@ def _looker(wanted: Wanted, settings: Settings) -> Iterator[Looker]:
     """Media are looked for beside the dataset, and wherever its owner may read unless folders are named."""
     cache = MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
     folders = wanted.media_roots or (Path("/"),)
-    places = Places(folders=folders, buckets=("gs://", "s3://"), base=wanted.folder)
+    places = AllowedSources(folders=folders, buckets=("gs://", "s3://"), base=wanted.folder)
     with looking(cache, places, name="check", guard=UrlGuard(allowed=tuple(settings.media_addresses))) as looker:
         yield looker
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from kastor.dataset.gate import Outcome, Verdict
-from kastor.dataset.page import Sample, Segment
+from kastor.dataset.page import PreviewSegment, Sample
 from kastor.dataset.seen import Seen
 from kastor.domain.content import Example, FunctionCall, Media, Part, SupervisedTurns, Text
 from kastor.domain.media import MediumError, Resampling
 from kastor.domain.vision import NO_LAYOUTS, Grid, MediaLayouts, VisionSpec, clock_timestamp
-from kastor.media.decode import Pixels, frames, picture
+from kastor.media.decode import Pixels, request_frames, request_picture
 from kastor.models.render import Picture, Rendered, Renderer
 
 HALF_CHARACTER = "\ufffd"
@@ -85,13 +85,13 @@ def _decoded(renderer: Renderer, ids: Sequence[int], supervised: Sequence[bool])
             pending = []
 
 
-Thumbnails = Mapping[int, Segment] | Segment
+Thumbnails = Mapping[int, PreviewSegment] | PreviewSegment
 """Of a medium's pictures some, by their number; or why there are none."""
 
 
 def _segments(
     renderer: Renderer, rendered: Rendered, thumbs: Mapping[Media, Thumbnails], views: MediaLayouts
-) -> Iterator[Segment]:
+) -> Iterator[PreviewSegment]:
     at = 0
     for media, group in groupby(rendered.pictures, key=lambda one: one.media):
         held = list(group)
@@ -102,12 +102,12 @@ def _segments(
             renderer, rendered, at, held[0].start, without=vision.moment(moments_s[0]) if moments_s else ""
         )
         found = thumbs.get(media, {})
-        yield from (found,) if isinstance(found, Segment) else _pictured(held, found)
+        yield from (found,) if isinstance(found, PreviewSegment) else _pictured(held, found)
         at = held[-1].start + held[-1].num_tokens
     yield from _texts(renderer, rendered, at, len(rendered.token_ids))
 
 
-def _pictured(held: Sequence[Picture], found: Mapping[int, Segment]) -> Iterator[Segment]:
+def _pictured(held: Sequence[Picture], found: Mapping[int, PreviewSegment]) -> Iterator[PreviewSegment]:
     """A medium's pictures; of those that are not shown only how many there are."""
     left_out = 0
     for one in held:
@@ -116,14 +116,14 @@ def _pictured(held: Sequence[Picture], found: Mapping[int, Segment]) -> Iterator
             left_out += 1
             continue
         if left_out:
-            yield Segment("note", f" … {left_out:,} more … ")
+            yield PreviewSegment("note", f" … {left_out:,} more … ")
         yield thumb
         left_out = 0
     if left_out:
-        yield Segment("note", f" … {left_out:,} more … ")
+        yield PreviewSegment("note", f" … {left_out:,} more … ")
 
 
-def _texts(renderer: Renderer, rendered: Rendered, begin: int, end: int, without: str = "") -> Iterator[Segment]:
+def _texts(renderer: Renderer, rendered: Rendered, begin: int, end: int, without: str = "") -> Iterator[PreviewSegment]:
     """Tokens [begin, end) as stretches of what is given and what is learnt; `without` this at the end."""
     for learnt, group in groupby(range(begin, end), key=lambda index: rendered.supervised[index]):
         ids = [rendered.token_ids[index] for index in group]
@@ -131,29 +131,31 @@ def _texts(renderer: Renderer, rendered: Rendered, begin: int, end: int, without
         yield from _cut(text, "learnt" if learnt else "given")
 
 
-def _cut(text: str, kind: str) -> Iterator[Segment]:
-    yield Segment(kind, text[:MAX_SHOWN_CHARS])
+def _cut(text: str, kind: str) -> Iterator[PreviewSegment]:
+    yield PreviewSegment(kind, text[:MAX_SHOWN_CHARS])
     if len(text) > MAX_SHOWN_CHARS:
-        yield Segment("note", f" … {len(text) - MAX_SHOWN_CHARS:,} more characters … ")
+        yield PreviewSegment("note", f" … {len(text) - MAX_SHOWN_CHARS:,} more characters … ")
 
 
-def _written(example: Example, thumbs: Mapping[Media, Thumbnails], supervise: SupervisedTurns) -> Iterator[Segment]:
+def _written(
+    example: Example, thumbs: Mapping[Media, Thumbnails], supervise: SupervisedTurns
+) -> Iterator[PreviewSegment]:
     learnt = example.supervised_turns(supervise)
     for part in example.system or ():
         yield from _part(part, thumbs, "given")
     for index, content in enumerate(example.contents):
-        yield Segment("note", f"{content.role.value}: ")
+        yield PreviewSegment("note", f"{content.role.value}: ")
         for part in content.parts:
             yield from _part(part, thumbs, "learnt" if index in learnt else "given")
-        yield Segment("given", "\n")
+        yield PreviewSegment("given", "\n")
 
 
-def _part(part: Part, thumbs: Mapping[Media, Thumbnails], kind: str) -> Iterator[Segment]:
+def _part(part: Part, thumbs: Mapping[Media, Thumbnails], kind: str) -> Iterator[PreviewSegment]:
     if isinstance(part, Text):
         yield from _cut(part.text, kind)
     elif isinstance(part, Media):
         found = thumbs.get(part, {})
-        yield from (found,) if isinstance(found, Segment) else found.values()
+        yield from (found,) if isinstance(found, PreviewSegment) else found.values()
     else:
         yield from _cut(f"{part.name} {part.arguments if isinstance(part, FunctionCall) else part.response}", kind)
 
@@ -163,10 +165,12 @@ def _thumbnails(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resam
     try:
         return dict((_moving if seen.plan is not None else _still)(media, seen, grids, resample))
     except (MediumError, OSError) as error:
-        return Segment("note", f" [{media.name} cannot be shown: {error}] ")
+        return PreviewSegment("note", f" [{media.name} cannot be shown: {error}] ")
 
 
-def _moving(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling) -> Iterator[tuple[int, Segment]]:
+def _moving(
+    media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling
+) -> Iterator[tuple[int, PreviewSegment]]:
     plan = seen.plan
     assert plan is not None  # noqa: S101  # asked for by the caller
     chosen = _spread(plan.num_frames)
@@ -176,21 +180,26 @@ def _moving(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resamplin
         pts=tuple(plan.pts[index] for index in chosen),
     )
     size = _size(grids, 0, seen.probe.width, seen.probe.height)
-    shown = frames(seen.file.path, some, size, resample=resample)
+    shown = request_frames(seen.file.path, some, size, resample=resample)
     for index, frame in zip(chosen, shown, strict=True):
         moment = clock_timestamp(frame.moment_s)
-        yield index, Segment("picture", f"{media.name} at {moment}", jpeg(frame.pixels), moment, _file_name(media))
+        yield (
+            index,
+            PreviewSegment("picture", f"{media.name} at {moment}", jpeg(frame.pixels), moment, _file_name(media)),
+        )
 
 
-def _still(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling) -> Iterator[tuple[int, Segment]]:
+def _still(
+    media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling
+) -> Iterator[tuple[int, PreviewSegment]]:
     pages = seen.probe.num_pages or 1
     for index in _spread(pages):
         width, height = (seen.probe.width, seen.probe.height)
         if seen.probe.page_sizes:
             width, height = (round(side) for side in seen.probe.page_sizes[min(index, len(seen.probe.page_sizes) - 1)])
-        pixels = picture(seen.file.path, _size(grids, index, width, height), page=index, resample=resample)
+        pixels = request_picture(seen.file.path, _size(grids, index, width, height), page=index, resample=resample)
         caption = f"page {index + 1}" if pages > 1 else ""
-        yield index, Segment("picture", media.name, jpeg(pixels), caption, _file_name(media))
+        yield index, PreviewSegment("picture", media.name, jpeg(pixels), caption, _file_name(media))
 
 
 def _size(grids: Sequence[Grid], index: int, width: int | None, height: int | None) -> tuple[int, int]:

@@ -31,9 +31,9 @@ from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import Rendering
 from kastor.domain.media import MediaFault
 from kastor.media.cache import MediaCache
-from kastor.media.fetch import Fetcher, Places
-from kastor.media.guards import Guards
-from kastor.media.probe import Inspector
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.fetch import AllowedSources, Fetcher
+from kastor.media.probe import MediaProber
 from kastor.models import sources
 from kastor.models.catalog import load_catalog
 from kastor.models.families import NANO_VL
@@ -115,7 +115,7 @@ def _run(
             looker.look,
             path_of,
             options,
-            Guards(),
+            DecodeLimits(),
         )
         plan = _planned(preparation, out)
         if facts.sentence:
@@ -169,8 +169,8 @@ def _media(settings: Settings, folder: Path) -> Iterator[tuple[Looker, Fetcher]]
     cache = MediaCache(settings.cache_dir / "media")
     lease = cache.lease("prepare")
     try:
-        fetcher = Fetcher(cache, lease, Places(folders=(Path("/"),), buckets=("gs://", "s3://"), base=folder))
-        with Looker(fetcher, Inspector()) as looker:
+        fetcher = Fetcher(cache, lease, AllowedSources(folders=(Path("/"),), buckets=("gs://", "s3://"), base=folder))
+        with Looker(fetcher, MediaProber()) as looker:
             yield looker, fetcher
     finally:
         lease.close()

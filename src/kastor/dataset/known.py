@@ -16,8 +16,8 @@ from kastor.dataset.sampling import sampling_of
 from kastor.dataset.seen import Seen
 from kastor.domain.content import Media
 from kastor.domain.media import FrameSampling, MediaKind, Probe, SamplingPlan
-from kastor.media.cache import Fetched, MediaCache
-from kastor.media.sample import SAMPLING
+from kastor.media.cache import CachedFile, MediaCache
+from kastor.media.frame_sampling import SAMPLING
 
 MAX_REMEMBERED = 2048  # media looked at lately; the frames of a long video are some ten thousand numbers
 PROBING = 2  # counts changes to what a look finds; a part of the names
@@ -31,7 +31,7 @@ class Known:
         self._lock = threading.Lock()
         self._lately: OrderedDict[tuple[str, FrameSampling], Seen] = OrderedDict()
 
-    def get(self, file: Fetched, media: Media) -> Seen | None:
+    def get(self, file: CachedFile, media: Media) -> Seen | None:
         """What was found in this content, asked about as now."""
         key = (file.sha256, sampling_of(media))
         with self._lock:
@@ -58,7 +58,7 @@ class Known:
             while len(self._lately) > MAX_REMEMBERED:
                 self._lately.popitem(last=False)
 
-    def _read(self, file: Fetched, sampling: FrameSampling) -> Seen | None:
+    def _read(self, file: CachedFile, sampling: FrameSampling) -> Seen | None:
         noted = None if self._cache is None else self._cache.known(_name(file.sha256, sampling))
         if noted is None:
             return None

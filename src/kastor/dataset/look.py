@@ -14,10 +14,10 @@ from kastor.dataset.sampling import sampling_of
 from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media
 from kastor.domain.media import MediaFault, MediaKind, MediumError, Probe
-from kastor.media.cache import Fetched, MediaCache
-from kastor.media.fetch import Fetcher, FetchLimits, Places
-from kastor.media.guards import Guards
-from kastor.media.probe import Inspector
+from kastor.media.cache import CachedFile, MediaCache
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.fetch import AllowedSources, Fetcher, FetchLimits
+from kastor.media.probe import MediaProber
 from kastor.security.url_guard import UrlGuard
 
 FETCH_THREADS = 8
@@ -26,14 +26,14 @@ FETCH_THREADS = 8
 @contextmanager
 def looking(
     cache: MediaCache,
-    places: Places,
+    places: AllowedSources,
     *,
     name: str,
     guard: UrlGuard | None = None,
     uploads: Callable[[str], Path] | None = None,
     limits: FetchLimits | None = None,
     known: Known | None = None,
-    guards: Guards | None = None,
+    guards: DecodeLimits | None = None,
 ) -> Iterator["Looker"]:
     """A looker over the cache for as long as the block lasts; `name` is whose it is, for people who look there.
 
@@ -43,7 +43,7 @@ def looking(
     lease = cache.lease(name)
     try:
         fetcher = Fetcher(cache, lease, places, guard=guard, uploads=uploads, limits=limits)
-        with Looker(fetcher, Inspector(guards), known or Known(cache)) as looker:
+        with Looker(fetcher, MediaProber(guards), known or Known(cache)) as looker:
             yield looker
     finally:
         lease.close()
@@ -55,7 +55,7 @@ class Looker:
     What it fetched may be evicted from the cache once it was looked at.
     """
 
-    def __init__(self, fetcher: Fetcher, inspector: Inspector, known: Known | None = None) -> None:
+    def __init__(self, fetcher: Fetcher, inspector: MediaProber, known: Known | None = None) -> None:
         self._fetcher = fetcher
         self._inspector = inspector
         self._known = known or Known()
@@ -94,15 +94,15 @@ class Looker:
             return self._inspected(media, files)
         finally:
             for file in files:
-                if isinstance(file, Fetched):
+                if isinstance(file, CachedFile):
                     self._fetcher.release(file)
 
-    def _inspected(self, media: Sequence[Media], files: Sequence[Fetched | MediaFault]) -> list[Looked]:
+    def _inspected(self, media: Sequence[Media], files: Sequence[CachedFile | MediaFault]) -> list[Looked]:
         looked: list[Looked] = [
             file if isinstance(file, MediaFault) else self._known.get(file, one) or _UNREAD
             for one, file in zip(media, files, strict=True)
         ]
-        held = [(at, file) for at, file in enumerate(files) if isinstance(file, Fetched) and looked[at] is _UNREAD]
+        held = [(at, file) for at, file in enumerate(files) if isinstance(file, CachedFile) and looked[at] is _UNREAD]
         if not held:
             return looked
         probes = zip(held, self._inspector.probes(file.path for _, file in held), strict=True)
@@ -120,7 +120,7 @@ class Looker:
                 self._known.put(found, media[place])
         return looked
 
-    def _fetched(self, media: Media) -> Fetched | MediaFault:
+    def _fetched(self, media: Media) -> CachedFile | MediaFault:
         try:
             return self._fetcher.fetch_bytes(media.data) if media.data else self._fetcher.fetch(media.uri)
         except MediumError as error:

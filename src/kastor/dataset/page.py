@@ -20,7 +20,7 @@ DISTRIBUTIONS = {"inputTokens": "Input tokens", "outputTokens": "Output tokens",
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class PreviewSegment:
     """A stretch of an example as the model sees it; `kind` is given, learnt, picture or note."""
 
     kind: str
@@ -41,12 +41,12 @@ class Sample:
 
     line: int
     num_tokens: int | None
-    segments: tuple[Segment, ...]
+    segments: tuple[PreviewSegment, ...]
 
     @property
-    def groups(self) -> list[tuple[str, list[Segment]]]:
+    def groups(self) -> list[tuple[str, list[PreviewSegment]]]:
         """Neighbours of one kind together: pictures with nothing but blanks between them make one grid."""
-        found: list[tuple[str, list[Segment]]] = []
+        found: list[tuple[str, list[PreviewSegment]]] = []
         for place, segment in enumerate(self.segments):
             after = self.segments[place + 1].kind if place + 1 < len(self.segments) else ""
             ahead = found[-1][0] if found else ""

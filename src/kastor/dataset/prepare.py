@@ -45,7 +45,7 @@ from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import MediaKind
 from kastor.domain.vision import VisionSpec
-from kastor.media.guards import Guards
+from kastor.media.decode_limits import DecodeLimits
 
 LOCK = ".lock"
 
@@ -61,7 +61,7 @@ class Preparation:
         look: Look,
         fetch: Fetch,
         options: Options,
-        guards: Guards,
+        guards: DecodeLimits,
     ) -> None:
         self._read = read
         self._limits = limits

@@ -19,9 +19,9 @@ from kastor.domain.content import Media
 from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import MediaFault, MediaKind, MediumError
-from kastor.media.guards import Guards
-from kastor.media.pieces import Limits, Piece
-from kastor.media.rewrite import PART, copy_piece, encode_piece, exact, pieces_of, shrink_picture
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.segment_plan import Segment, SegmentLimits
+from kastor.media.transcode import PART, copy_segment, exact_seconds, request_segment, request_segments, shrink_picture
 
 MEDIA, STATE = "media", "state.jsonl"
 MAX_HALVINGS = 6
@@ -36,7 +36,7 @@ OnDone = Callable[[Step, Made], None]
 class Workshop:
     """Makes media in one output folder. Originals are only read."""
 
-    def __init__(self, folder: Path, limits: DatasetLimits, fetch: Fetch, guards: Guards) -> None:
+    def __init__(self, folder: Path, limits: DatasetLimits, fetch: Fetch, guards: DecodeLimits) -> None:
         self._folder = folder
         self._fetch = fetch
         self._limits = limits
@@ -96,31 +96,33 @@ class Workshop:
         source, to = step.need.source, self._path(step, "small", ".mp4")
         most = self._limits.max_video_bytes
         try:
-            encode_piece(self._original(step), None, to, source.probe, step.need.lines, most, self._guards)
+            request_segment(self._original(step), None, to, source.probe, step.need.lines, most, self._guards)
         except MediumError as bad:
             if bad.fault.rule != "piece_too_large":
                 raise
             return self._cut(step)
-        return (Part(to.name, "video/mp4", Fraction(0), exact(source.probe.duration_s or 0)),)
+        return (Part(to.name, "video/mp4", Fraction(0), exact_seconds(source.probe.duration_s or 0)),)
 
     def _cut(self, step: Step) -> Made:
-        longest = None if step.need.max_s is None else exact(step.need.max_s)
-        pieces = pieces_of(self._original(step), Limits(self._limits.max_video_bytes, longest), self._guards)
+        longest = None if step.need.max_s is None else exact_seconds(step.need.max_s)
+        pieces = request_segments(
+            self._original(step), SegmentLimits(self._limits.max_video_bytes, longest), self._guards
+        )
         parts: list[Part] = []
         for piece in pieces:
             parts += self._piece(step, piece, len(parts), halvings=0)
         return tuple(parts)
 
-    def _piece(self, step: Step, piece: Piece, number: int, *, halvings: int) -> list[Part]:
+    def _piece(self, step: Step, piece: Segment, number: int, *, halvings: int) -> list[Part]:
         source, most = step.need.source, self._limits.max_video_bytes
         to = self._path(step, f"{number + 1:03d}", ".mp4")
         if piece.copied:
-            made = copy_piece(self._original(step), piece, to, self._guards)
+            made = copy_segment(self._original(step), piece, to, self._guards)
             if most is None or made.num_bytes <= most:
                 return [Part(to.name, made.mime_type, piece.start_s, piece.end_s)]
             to.unlink()
         try:
-            encode_piece(self._original(step), piece, to, source.probe, step.need.lines, most, self._guards)
+            request_segment(self._original(step), piece, to, source.probe, step.need.lines, most, self._guards)
         except MediumError as bad:
             if bad.fault.rule != "piece_too_large" or halvings == MAX_HALVINGS:
                 raise

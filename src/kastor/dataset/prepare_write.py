@@ -19,7 +19,7 @@ from kastor.dataset.segment_moments import moments_outside
 from kastor.domain.content import Example, Media
 from kastor.domain.content import Part as TurnPart
 from kastor.domain.media import MediaFault, MediaKind
-from kastor.media.rewrite import exact
+from kastor.media.transcode import exact_seconds
 
 DATASET, CHANGES, LEDGER = "dataset.jsonl", "changes.html", "prepare.json"
 TIGHT_S = Fraction(1, 1000)
@@ -123,9 +123,9 @@ class Writer:
     def _cut(self, example: Example, video: Media) -> Mended:
         """Raises `CannotCut`."""
         need = self._plan.steps[key_of(video)].need
-        duration = exact(need.source.probe.duration_s or 0)
-        start = exact(video.start_s or 0)
-        end = duration if video.end_s is None else min(duration, exact(video.end_s))
+        duration = exact_seconds(need.source.probe.duration_s or 0)
+        start = exact_seconds(video.start_s or 0)
+        end = duration if video.end_s is None else min(duration, exact_seconds(video.end_s))
         origin = start if self._options.times_from is TimesFrom.SEGMENT else Fraction(0)
         counted = (end - start) if origin else duration
         pieces = self._pieces(example, video, need, (start, end), origin, counted)
@@ -168,7 +168,11 @@ class Writer:
         made = self._made.get(need.source.key)
         parts: tuple[Part, ...] = made if isinstance(made, tuple) else ()
         if not parts:
-            parts = (Part("", video.mime_type, Fraction(0), max(segment[1], exact(need.source.probe.duration_s or 0))),)
+            parts = (
+                Part(
+                    "", video.mime_type, Fraction(0), max(segment[1], exact_seconds(need.source.probe.duration_s or 0))
+                ),
+            )
         longest = self._longest(video)
         found = []
         for part, low, high in parts_met(parts, *segment):
@@ -184,14 +188,14 @@ class Writer:
 
     def _longest(self, video: Media) -> Fraction | None:
         need = self._plan.steps[key_of(video)].need
-        return None if need.max_s is None else exact(need.max_s)
+        return None if need.max_s is None else exact_seconds(need.max_s)
 
     def _notes(self, example: Example) -> tuple[str, ...]:
         video = next((medium for medium in example.media if self._step_of_video(medium)), None)
         if video is None:
             return ()
         duration = self._plan.steps[key_of(video)].need.source.probe.duration_s or 0
-        return left_alone(example, exact(duration), self._options.forms, self._plan.survey.prompts.are_shared)
+        return left_alone(example, exact_seconds(duration), self._options.forms, self._plan.survey.prompts.are_shared)
 
     def _relocated(self, example: Example) -> Example:
         """The example with its media where they are now."""

@@ -20,7 +20,7 @@ from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import FrameSampling, MediaKind, SamplingPlan
 from kastor.domain.vision import MediumPlan
-from kastor.media.sample import SAMPLING, SCALING
+from kastor.media.frame_sampling import SAMPLING, SCALING
 
 SAMPLING_FILE = "sampling.json"
 FORMAT = 1

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from kastor.domain.media import MediaFault, Probe, SamplingPlan
-from kastor.media.cache import Fetched
+from kastor.media.cache import CachedFile
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A medium that can be used: where it lies, what it is and, of a video, which frames are taken."""
 
-    file: Fetched
+    file: CachedFile
     probe: Probe
     plan: SamplingPlan | None = None
 

@@ -20,7 +20,7 @@ import numpy as np
 from kastor.domain.content import Resolution
 from kastor.evaluation.linear_probe import Numbers, pooled, probed
 from kastor.media.cache import MediaCache
-from kastor.media.decode import Pictures
+from kastor.media.decode import PictureDecoder
 from kastor.models.families import FAMILIES
 from kastor.models.vision import Encoder, FeatureStore, feature_key
 
@@ -43,7 +43,7 @@ def _rows(request: dict[str, Any], paths: Sequence[Path]) -> Numbers:
     grid = vision.layout(Resolution(request["resolution"]), (1, 1))  # every picture has the same
     cache = MediaCache(Path(request["cache"]))
     rows = []
-    with closing(cache.lease("probe")) as lease, closing(Pictures()) as decoder:
+    with closing(cache.lease("probe")) as lease, closing(PictureDecoder()) as decoder:
         store = FeatureStore(cache, lease)
         for path in paths:
             key = feature_key(hashlib.sha256(path.read_bytes()).hexdigest(), (0,), [grid], encoder.hash)

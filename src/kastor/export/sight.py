@@ -164,7 +164,7 @@ def _made(planned: MediumPlan, order: Order, vision: VisionSpec) -> list[Feature
             f"(sha256 {planned.sha256}) cannot be had any more: {why} Put it back, and export again."
         )
     try:
-        with closing(decode.Pictures()) as pictures:
+        with closing(decode.PictureDecoder()) as pictures:
             pixels = list(decoded(Path(path), planned, vision, pictures))
     except MediumError as bad:
         raise FailedPrecondition(f"{path} cannot be decoded any more: {bad.fault.message}") from bad

@@ -39,21 +39,21 @@ class LocalEyes:
     ) -> Mapping[Media, Looked]:
         """As `kastor.jobs.shown.Eyes` has it."""
         from kastor.dataset.look import looking
-        from kastor.media.fetch import FetchLimits, Places
-        from kastor.media.guards import Guards
+        from kastor.media.decode_limits import DecodeLimits
+        from kastor.media.fetch import AllowedSources, FetchLimits
         from kastor.security.url_guard import UrlGuard
 
         with (
             self._turns,
             looking(
                 self.cache,
-                Places(tuple(self.folders), tuple(self.buckets)),
+                AllowedSources(tuple(self.folders), tuple(self.buckets)),
                 name="generation",
                 guard=UrlGuard(allowed=tuple(self.addresses)),
                 uploads=uploads,
                 limits=FetchLimits(max_bytes=max_bytes, total_s=max_s),
                 known=self._known,
-                guards=Guards(slot_wait_s=MAX_WAIT_S),
+                guards=DecodeLimits(slot_wait_s=MAX_WAIT_S),
             ) as looker,
         ):
             return looker.look(media)

@@ -40,7 +40,7 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class CachedFile:
     """One medium on this machine's disk."""
 
     path: Path
@@ -103,7 +103,7 @@ class MediaCache:
         with self._storage():
             return Lease(self._root / "leases", "".join(c if c.isalnum() else "-" for c in name))
 
-    def get(self, sha256: str, lease: Lease) -> Fetched | None:
+    def get(self, sha256: str, lease: Lease) -> CachedFile | None:
         """The medium, pinned by `lease`; `None` if it is not here, or was damaged and has been removed."""
         path = self._object(sha256)
         with self._storage(), ExitStack() as stack:
@@ -122,7 +122,7 @@ class MediaCache:
                     self._remove_damaged(sha256, status)
                     return None
                 self._verified.add((sha256, status.st_ino))
-        return Fetched(path, sha256, status.st_size)
+        return CachedFile(path, sha256, status.st_size)
 
     def _sum(self, name: str) -> str:
         """The hash that the object's content should have; that of a medium is its name."""
@@ -167,7 +167,7 @@ class MediaCache:
             held = sum(status.st_size for path, status in _files(self._root / "objects") if path.name in pinned)
         return max(0, self._max_bytes - held)
 
-    def put(self, chunks: Iterable[bytes], lease: Lease, *, name: str | None = None) -> Fetched:
+    def put(self, chunks: Iterable[bytes], lease: Lease, *, name: str | None = None) -> CachedFile:
         """Store a medium and pin it by `lease`; the same content is stored once.
 
         `name` takes the place of its hash where the content is made from something else, and that decides what it is.
@@ -196,7 +196,7 @@ class MediaCache:
                     self._write_whole(self._sum_file(name), digest.hexdigest().encode())
                 temporary.replace(path)
                 lease.pin(sha256)
-        return Fetched(path, sha256, num_bytes)
+        return CachedFile(path, sha256, num_bytes)
 
     def known(self, source: str) -> dict[str, Any] | None:
         """What was noted of a source, with its `sha256`."""

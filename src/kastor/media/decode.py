@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kastor.domain.media import MediaFault, MediumError, Resampling, SamplingPlan
-from kastor.media.guards import Guards
+from kastor.media.decode_limits import DecodeLimits
 from kastor.media.memory_budget import decoder_slot
-from kastor.media.sandbox import Child, ChildDied, Patience
+from kastor.media.sandbox import SandboxCrashed, SandboxProcess, TimeBudget
 
 PICTURES_PER_CHILD = 256
 
@@ -33,11 +33,11 @@ class Frame:
     pixels: Pixels  # (height, width, 3), RGB, upright
 
 
-def frames(
+def request_frames(
     path: Path,
     plan: SamplingPlan,
     size: tuple[int, int] | None = None,
-    guards: Guards | None = None,
+    guards: DecodeLimits | None = None,
     *,
     resample: Resampling = Resampling.BICUBIC,
 ) -> Iterator[Frame]:
@@ -51,7 +51,7 @@ def frames(
         MediumError: a planned frame is missing or damaged, or decoding asks for too much.
 
     """
-    guards = guards or Guards()
+    guards = guards or DecodeLimits()
     times = Counter(plan.pts)
     moments = iter(plan.moments_s)
     cpu_s = guards.decode_cpu(plan.duration_s, guards.max_video_pixels)
@@ -63,8 +63,8 @@ def frames(
         "resample": resample,
         "cpu_s": cpu_s,
     }
-    patience = Patience(cpu_s + guards.decode_stall_s)
-    with decoder_slot(guards), closing(Child(guards)) as child:
+    patience = TimeBudget(cpu_s + guards.decode_stall_s)
+    with decoder_slot(guards), closing(SandboxProcess(guards)) as child:
         for pts in sorted(times):
             header, raw = _answer(child, request if pts == plan.pts[0] else None, patience)
             if header.get("pts") != pts:
@@ -74,13 +74,13 @@ def frames(
                 yield Frame(next(moments), pts, pixels)
 
 
-def picture(
+def request_picture(
     path: Path,
     size: tuple[int, int] | None = None,
     *,
     page: int = 0,
     resample: Resampling = Resampling.BICUBIC,
-    guards: Guards | None = None,
+    guards: DecodeLimits | None = None,
 ) -> Pixels:
     """A picture, or page `page` (from 0) of a PDF: (height, width, 3), upright, on white; scaled to `size` if given.
 
@@ -88,20 +88,20 @@ def picture(
         MediumError: it is damaged, or unpacking asks for too much.
 
     """
-    with closing(Pictures(guards)) as pictures:
+    with closing(PictureDecoder(guards)) as pictures:
         return pictures.picture(path, size, page=page, resample=resample)
 
 
-class Pictures:
+class PictureDecoder:
     """Decodes many pictures in one child process, as starting one costs more than most pictures.
 
     For one thread at a time, but any thread may `close` it, which ends what it is doing. A child that died with a file
     is replaced; a file is blamed only if it was the first that its child was given.
     """
 
-    def __init__(self, guards: Guards | None = None) -> None:
-        self._guards = guards or Guards()
-        self._child: Child | None = None
+    def __init__(self, guards: DecodeLimits | None = None) -> None:
+        self._guards = guards or DecodeLimits()
+        self._child: SandboxProcess | None = None
 
     def close(self) -> None:
         """End the child process."""
@@ -137,13 +137,13 @@ class Pictures:
             self.close()
         while True:
             first = self._child is None
-            child = self._child = self._child or Child(self._guards)
-            patience = Patience(self._guards.decode_cpu_s + self._guards.decode_stall_s)
+            child = self._child = self._child or SandboxProcess(self._guards)
+            patience = TimeBudget(self._guards.decode_cpu_s + self._guards.decode_stall_s)
             try:
                 with decoder_slot(self._guards):
                     child.send(request)
                     header, raw = child.receive(patience)
-            except ChildDied as died:
+            except SandboxCrashed as died:
                 self.close()
                 if first or died.timed_out:
                     raise MediumError.because(died.fault) from died
@@ -151,12 +151,14 @@ class Pictures:
             return _pixels(*_checked(header, raw))
 
 
-def _answer(child: Child, request: dict[str, Any] | None, patience: Patience) -> tuple[dict[str, Any], bytearray]:
+def _answer(
+    child: SandboxProcess, request: dict[str, Any] | None, patience: TimeBudget
+) -> tuple[dict[str, Any], bytearray]:
     try:
         if request is not None:
             child.send(request)
         header, raw = child.receive(patience)
-    except ChildDied as died:
+    except SandboxCrashed as died:
         raise MediumError.because(died.fault) from died
     return _checked(header, raw)
 

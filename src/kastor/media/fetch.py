@@ -21,7 +21,7 @@ import httpx
 from kastor.domain.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from kastor.domain.excerpt import excerpt
 from kastor.domain.media import MediumError
-from kastor.media.cache import CHUNK_BYTES, Fetched, Lease, MediaCache
+from kastor.media.cache import CHUNK_BYTES, CachedFile, Lease, MediaCache
 from kastor.media.media_address import check_names_a_file
 from kastor.security.url_guard import MAX_REDIRECTS, Target, UrlGuard
 
@@ -43,7 +43,7 @@ class FetchLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class AllowedSources:
     """Where media may come from: folders, and prefixes of buckets such as `gs://bucket/folder` or `gs://` for all.
 
     `base` is where relative paths start, usually the dataset's folder; without it they are refused.
@@ -64,7 +64,7 @@ class Fetcher:
         self,
         cache: MediaCache,
         lease: Lease,
-        places: Places,
+        places: AllowedSources,
         *,
         guard: UrlGuard | None = None,
         uploads: Callable[[str], Path] | None = None,
@@ -82,7 +82,7 @@ class Fetcher:
         self._sleep = sleep
         self._roots = tuple(Path(os.path.realpath(folder)) for folder in places.folders)
 
-    def fetch(self, uri: str) -> Fetched:
+    def fetch(self, uri: str) -> CachedFile:
         """The medium that `uri` names: a path, `file://`, `gs://`, `s3://`, `http(s)://` or `files/…`.
 
         Raises:
@@ -110,7 +110,7 @@ class Fetcher:
             return self._upload(uri)
         return self._local(Path(uri), uri)
 
-    def fetch_bytes(self, content: bytes) -> Fetched:
+    def fetch_bytes(self, content: bytes) -> CachedFile:
         """The medium whose bytes stood in the example itself.
 
         Raises:
@@ -123,11 +123,11 @@ class Fetcher:
         sha256 = hashlib.sha256(content).hexdigest()
         return self._cache.get(sha256, self._lease) or self._cache.put([content], self._lease)
 
-    def release(self, fetched: Fetched) -> None:
+    def release(self, fetched: CachedFile) -> None:
         """Let the medium be evicted, once for each time it was fetched."""
         self._lease.release(fetched.sha256)
 
-    def _local(self, path: Path, uri: str) -> Fetched:
+    def _local(self, path: Path, uri: str) -> CachedFile:
         if not path.is_absolute():
             if self._places.base is None:
                 raise MediumError.of(
@@ -154,14 +154,14 @@ class Fetcher:
                 "Upload it, or let the operator add its folder to media_folders.",
             )
 
-    def _upload(self, name: str) -> Fetched:
+    def _upload(self, name: str) -> CachedFile:
         try:
             path = self._uploads(name) if self._uploads is not None else Path()
         except (NotFound, PermissionDenied, InvalidArgument) as error:
             raise MediumError.of("media_not_found", f"{name}: {error.message}", "Upload it again.") from error
         return self._in_place(path, name)
 
-    def _in_place(self, path: Path, uri: str) -> Fetched:
+    def _in_place(self, path: Path, uri: str) -> CachedFile:
         """The file where it lies; its hash is remembered for as long as its size and time stay the same."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -184,11 +184,11 @@ class Fetcher:
             self._cache.note(source, sha256, version=version)
         return self._pinned(path, sha256, status.st_size)
 
-    def _pinned(self, path: Path, sha256: str, num_bytes: int) -> Fetched:
+    def _pinned(self, path: Path, sha256: str, num_bytes: int) -> CachedFile:
         self._lease.pin(sha256)  # so that release() may be called for whatever was fetched
-        return Fetched(path, sha256, num_bytes)
+        return CachedFile(path, sha256, num_bytes)
 
-    def _bucket(self, scheme: str, uri: str) -> Fetched:
+    def _bucket(self, scheme: str, uri: str) -> CachedFile:
         bucket, _, key = uri.partition("://")[2].partition("/")
         if not bucket or not key or "::" in uri or any(part in (".", "..", "") for part in key.split("/")):
             raise MediumError.of("media_uri_invalid", f"{excerpt(uri)} is not {scheme}://BUCKET/OBJECT.")
@@ -209,7 +209,7 @@ class Fetcher:
         with self._cache.fetching(uri), _bucket_faults(uri):
             return self._object(filesystem, uri, f"{bucket}/{key}")
 
-    def _object(self, filesystem: Any, uri: str, key: str) -> Fetched:  # noqa: ANN401  # fsspec has no types
+    def _object(self, filesystem: Any, uri: str, key: str) -> CachedFile:  # noqa: ANN401  # fsspec has no types
         about = filesystem.info(key)
         if about.get("size") is not None and int(about["size"]) > self._limits.max_bytes:
             raise _too_big(self._limits.max_bytes)
@@ -230,7 +230,7 @@ class Fetcher:
         self._cache.note(uri, fetched.sha256, version=version)
         return fetched
 
-    def _web(self, url: str) -> Fetched:
+    def _web(self, url: str) -> CachedFile:
         with self._cache.fetching(url):
             for pause_s in (*RETRY_AFTER_S, None):
                 try:
@@ -243,7 +243,7 @@ class Fetcher:
                     self._sleep(pause_s)
         raise AssertionError("unreachable")
 
-    def _download(self, url: str) -> Fetched:
+    def _download(self, url: str) -> CachedFile:
         """One attempt, redirects followed, each judged.
 
         Raises:
@@ -262,7 +262,7 @@ class Fetcher:
             self.release(kept)
         return fetched
 
-    def _asked(self, url: str, kept: Fetched | None, headers: dict[str, str]) -> Fetched:
+    def _asked(self, url: str, kept: CachedFile | None, headers: dict[str, str]) -> CachedFile:
         at = url
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -308,7 +308,7 @@ class Fetcher:
             finally:
                 answer.close()
 
-    def _body(self, url: str, answer: httpx.Response) -> Fetched:
+    def _body(self, url: str, answer: httpx.Response) -> CachedFile:
         status = answer.status_code
         if status in (408, 425, 429) or status >= 500:
             raise Unavailable(f"the server answered {status}.")

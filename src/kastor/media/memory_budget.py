@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from kastor.domain.errors import FailedPrecondition, Unavailable
-from kastor.media.guards import Guards
+from kastor.media.decode_limits import DecodeLimits
 
 SHARE = 0.5  # of the machine's memory, or of what its control group may take
 MIN_DECODERS = 2  # as one film is decoded while another is planned
@@ -26,7 +26,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @contextmanager
-def decoder_slot(guards: Guards) -> Iterator[None]:
+def decoder_slot(guards: DecodeLimits) -> Iterator[None]:
     """A block in which one more child process decodes; waits while as many are at work as there is memory for.
 
     Raises:

@@ -12,36 +12,36 @@ from pathlib import Path
 from typing import Any, Self
 
 from kastor.domain.media import FrameSampling, MediaFault, MediaKind, MediumError, Probe, SamplingPlan
-from kastor.media.guards import Guards
+from kastor.media.decode_limits import DecodeLimits
 from kastor.media.memory_budget import decoder_slot
-from kastor.media.sandbox import Child, ChildDied, Patience
+from kastor.media.sandbox import SandboxCrashed, SandboxProcess, TimeBudget
 
 FILES_PER_CHILD = 256
 AHEAD = 4  # requests sent before the first is answered; as much as surely fits a pipe
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class ProbedVideo:
     """A video, as its frames (not only its header) tell, and the frames to take."""
 
     probe: Probe
     plan: SamplingPlan
 
 
-class Inspector:
+class MediaProber:
     """Probes and plans, one child process at a time; for one thread at a time. Close it, or use it as a context."""
 
     def __init__(
         self,
-        guards: Guards | None = None,
+        guards: DecodeLimits | None = None,
         *,
         files_per_child: int = FILES_PER_CHILD,
-        start: Callable[[Guards], Child] = Child,
+        start: Callable[[DecodeLimits], SandboxProcess] = SandboxProcess,
     ) -> None:
-        self._guards = guards or Guards()
+        self._guards = guards or DecodeLimits()
         self._start = start
         self._files_per_child = files_per_child
-        self._child: Child | None = None
+        self._child: SandboxProcess | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +60,7 @@ class Inspector:
         requests = ({"do": "probe", "path": _absolute(path)} for path in paths)
         yield from (_probe(answer) if isinstance(answer, dict) else answer for answer in self._answers(requests))
 
-    def plans(self, wanted: Iterable[tuple[Path, FrameSampling]]) -> Iterator[Planned | MediaFault]:
+    def plans(self, wanted: Iterable[tuple[Path, FrameSampling]]) -> Iterator[ProbedVideo | MediaFault]:
         """For each video the frames that `Sampling` asks for, in order; reads each file once in whole."""
         requests = (
             {
@@ -86,8 +86,8 @@ class Inspector:
                 self._send_ahead(child, unsent, waiting, requests)
                 if not waiting:
                     return
-                answer, _ = child.receive(Patience(self._guards.probe_wall_s))
-            except ChildDied as died:
+                answer, _ = child.receive(TimeBudget(self._guards.probe_wall_s))
+            except SandboxCrashed as died:
                 first = self._child is None or self._child.num_answers == 0
                 self.close()
                 if waiting and (first or died.timed_out):
@@ -100,7 +100,7 @@ class Inspector:
             waiting.popleft()
             yield _fault(answer) or answer
 
-    def _ready_child(self, *, idle: bool) -> Child:
+    def _ready_child(self, *, idle: bool) -> SandboxProcess:
         if self._child is not None and idle and self._child.num_answers >= self._files_per_child:
             self.close()
         if self._child is None:
@@ -109,7 +109,7 @@ class Inspector:
 
     def _send_ahead(
         self,
-        child: Child,
+        child: SandboxProcess,
         unsent: deque[dict[str, Any]],
         waiting: deque[dict[str, Any]],
         requests: Iterator[dict[str, Any]],
@@ -122,28 +122,28 @@ class Inspector:
             child.send(request | {"cpu_s": self._guards.probe_cpu_s})
 
 
-def probe(path: Path, guards: Guards | None = None) -> Probe:
+def probe(path: Path, guards: DecodeLimits | None = None) -> Probe:
     """What one file is; for many, an `Inspector` is faster.
 
     Raises:
         MediumError: it cannot be used.
 
     """
-    with Inspector(guards) as inspector:
+    with MediaProber(guards) as inspector:
         (answer,) = inspector.probes([path])
     if isinstance(answer, MediaFault):
         raise MediumError.because(answer)
     return answer
 
 
-def plan(path: Path, sampling: FrameSampling, guards: Guards | None = None) -> Planned:
+def plan(path: Path, sampling: FrameSampling, guards: DecodeLimits | None = None) -> ProbedVideo:
     """The frames to take from one video; for many, an `Inspector` is faster.
 
     Raises:
         MediumError: it cannot be used, or the sampling asks for what it has not.
 
     """
-    with Inspector(guards) as inspector:
+    with MediaProber(guards) as inspector:
         (answer,) = inspector.plans([(path, sampling)])
     if isinstance(answer, MediaFault):
         raise MediumError.because(answer)
@@ -168,9 +168,9 @@ def _probe(answer: dict[str, Any]) -> Probe:
     return Probe(**fields)
 
 
-def _planned(answer: dict[str, Any]) -> Planned:
+def _planned(answer: dict[str, Any]) -> ProbedVideo:
     plan = answer["plan"]
-    return Planned(
+    return ProbedVideo(
         _probe(answer),
         SamplingPlan(
             tuple(map(float, plan["moments_s"])),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kastor.domain.media import MediaFault
-from kastor.media.guards import Guards
+from kastor.media.decode_limits import DecodeLimits
 
 LENGTH = struct.Struct(">I")
 MAX_HEADER_BYTES = 64 << 20  # a plan of 50,000 moments has 2 MB
@@ -30,7 +30,7 @@ DYING_S = 0.5
 LAST_WORDS_BYTES = 300
 
 
-class ChildDied(Exception):
+class SandboxCrashed(Exception):
     """The child ended, fell silent or talked nonsense; `fault` is what to say of the file it was at."""
 
     def __init__(self, fault: MediaFault, *, timed_out: bool) -> None:
@@ -39,20 +39,27 @@ class ChildDied(Exception):
         self.timed_out = timed_out
 
 
-class Patience:
+class TimeBudget:
     """Seconds of waiting that are left."""
 
     def __init__(self, seconds: float) -> None:
         self.left_s = seconds
 
 
-class Child:
+class SandboxProcess:
     """One child process; ended by `close`, or when this object's process ends."""
 
-    def __init__(self, guards: Guards) -> None:
+    def __init__(self, guards: DecodeLimits) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
         self._process = subprocess.Popen(  # noqa: S603  # our own module and values
-            [sys.executable, "-P", "-s", "-m", "kastor.media.child", json.dumps(dataclasses.asdict(guards))],
+            [
+                sys.executable,
+                "-P",
+                "-s",
+                "-m",
+                "kastor.media.decoder_process.main",
+                json.dumps(dataclasses.asdict(guards)),
+            ],
             env=_environment(),
             cwd="/",
             stdin=subprocess.PIPE,
@@ -72,7 +79,7 @@ class Child:
         """Ask; at most a few requests may be unanswered, as more than the pipe holds would block.
 
         Raises:
-            ChildDied: it is gone.
+            SandboxCrashed: it is gone.
 
         """
         try:
@@ -80,11 +87,11 @@ class Child:
         except OSError as error:
             raise self._died() from error
 
-    def receive(self, patience: Patience) -> tuple[dict[str, Any], bytearray]:
+    def receive(self, patience: TimeBudget) -> tuple[dict[str, Any], bytearray]:
         """The next answer: its header and its raw bytes, if any.
 
         Raises:
-            ChildDied: it is gone, or `patience` is at an end.
+            SandboxCrashed: it is gone, or `patience` is at an end.
 
         """
         (length,) = LENGTH.unpack(self._read(LENGTH.size, patience))
@@ -111,7 +118,7 @@ class Child:
         _output(self._process).close()
         self._errors.close()
 
-    def _read(self, count: int, patience: Patience) -> bytearray:
+    def _read(self, count: int, patience: TimeBudget) -> bytearray:
         data = bytearray(count)
         view = memoryview(data)
         descriptor = _output(self._process).fileno()
@@ -124,24 +131,24 @@ class Child:
             patience.left_s -= time.monotonic() - began
             if not ready:
                 self._process.kill()
-                raise ChildDied(_timed_out(), timed_out=True)
+                raise SandboxCrashed(_timed_out(), timed_out=True)
             got = os.readv(descriptor, [view[done:]])
             if not got:
                 raise self._died()
             done += got
         return data
 
-    def _died(self) -> ChildDied:
+    def _died(self) -> SandboxCrashed:
         try:
             code = self._process.wait(DYING_S)
         except subprocess.TimeoutExpired:
             self._process.kill()  # it is not dead but talks nonsense
             code = self._process.wait()
         if code == -signal.SIGXCPU:
-            return ChildDied(_timed_out(), timed_out=True)
+            return SandboxCrashed(_timed_out(), timed_out=True)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         words = self._last_words()
-        return ChildDied(
+        return SandboxCrashed(
             MediaFault(
                 "decoder_crashed",
                 f"The decoder did not survive this file ({how}{': ' + words if words else ''}).",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kastor.domain.vision import MediumPlan, VisionSpec
 from kastor.media import decode
-from kastor.media.compiled import FrameStore, frames_key
+from kastor.media.frame_store import FrameStore, frames_key
 from kastor.models.vision import Pixels, feature_key
 
 
@@ -25,7 +25,7 @@ def compiled(
     path: Path,
     medium: MediumPlan,
     vision: VisionSpec,
-    pictures: decode.Pictures,
+    pictures: decode.PictureDecoder,
     heed: Callable[[], None] = lambda: None,
 ) -> Sequence[Pixels]:
     """The planned pictures of the medium at `path`, scaled as they are laid out; decoded if they are not kept.
@@ -38,7 +38,7 @@ def compiled(
 
     """
     made = partial(decoded, path, medium, vision, pictures)
-    return frames.kept(compiled_under(medium, vision), _sizes(medium), lambda: _heeding(heed, made()))
+    return frames.get(compiled_under(medium, vision), _sizes(medium), lambda: _heeding(heed, made()))
 
 
 def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[Pixels]:
@@ -48,7 +48,7 @@ def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[P
         heed()
 
 
-def decoded(path: Path, medium: MediumPlan, vision: VisionSpec, pictures: decode.Pictures) -> Iterator[Pixels]:
+def decoded(path: Path, medium: MediumPlan, vision: VisionSpec, pictures: decode.PictureDecoder) -> Iterator[Pixels]:
     """The planned pictures of the medium at `path`, as `compiled` gives them, decoded whatever is kept.
 
     Raises:
@@ -57,7 +57,7 @@ def decoded(path: Path, medium: MediumPlan, vision: VisionSpec, pictures: decode
     """
     sizes, resample = _sizes(medium), vision.resample
     if medium.frames is not None:
-        for frame in decode.frames(path, medium.frames, sizes[0], resample=resample):
+        for frame in decode.request_frames(path, medium.frames, sizes[0], resample=resample):
             yield frame.pixels
         return
     for page, size in enumerate(sizes):

@@ -23,7 +23,7 @@ from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import MediumError
 from kastor.domain.vision import Grid, VisionSpec
 from kastor.media.cache import Lease, MediaCache
-from kastor.media.sample import SCALING
+from kastor.media.frame_sampling import SCALING
 from kastor.models.layouts import layout_of
 from kastor.models.load import best_device
 from kastor.models.sources import TOWER_FILE

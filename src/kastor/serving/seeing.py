@@ -28,7 +28,7 @@ from kastor.domain.media import MediumError
 from kastor.domain.vision import VisionSpec
 from kastor.media import decode
 from kastor.media.cache import MediaCache
-from kastor.media.compiled import FrameStore
+from kastor.media.frame_store import FrameStore
 from kastor.models.pictures import compiled, compiled_under, stored_under
 from kastor.models.projector import PROJECTOR_FILE, Projector, Spread
 from kastor.models.render import Picture
@@ -126,7 +126,7 @@ class Seeing:
         if kept is not None:
             return kept
         _check_content(shown)
-        with _blamed_on(shown), closing(decode.Pictures()) as pictures:
+        with _blamed_on(shown), closing(decode.PictureDecoder()) as pictures:
             return compiled(frames, shown.path, shown.planned, self._vision, pictures)
 
     def _tower(self, adapter_id: str | None) -> "_TowerPlace":

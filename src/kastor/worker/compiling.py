@@ -9,8 +9,8 @@ from kastor.domain.job import TuningJob
 from kastor.domain.media import MediumError
 from kastor.domain.vision import MediumPlan, VisionSpec
 from kastor.media import decode
-from kastor.media.compiled import Compiled, FrameStore
 from kastor.media.fetch import Fetcher
+from kastor.media.frame_store import FrameStore, StoredFrames
 from kastor.models.pictures import compiled, compiled_under
 from kastor.models.vision import Pixels
 from kastor.settings import Settings
@@ -45,7 +45,7 @@ class Source:
         """Whether pictures are kept now; they may go."""
         return self._frames.has(key)
 
-    def hold(self, key: str) -> Compiled | None:
+    def hold(self, key: str) -> StoredFrames | None:
         """Kept pictures, which stay; `None` if they are not here."""
         return self._frames.hold(key)
 
@@ -75,7 +75,7 @@ class Compiling:
         self._stack = ExitStack()
         cache = media_cache(settings, on_damage)
         lease = self._stack.enter_context(closing(cache.lease(job.id)))
-        self._pictures = self._stack.enter_context(closing(decode.Pictures()))
+        self._pictures = self._stack.enter_context(closing(decode.PictureDecoder()))
         allowed, guard = places(settings, file), url_guard(settings)
         self._fetcher = Fetcher(cache, lease, allowed, guard=guard, uploads=uploads(settings, job))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kastor.domain.job import DatasetFile, TuningJob
 from kastor.domain.permission import Principal
 from kastor.media.cache import MediaCache
-from kastor.media.fetch import Places
+from kastor.media.fetch import AllowedSources
 from kastor.security.url_guard import UrlGuard
 from kastor.settings import Settings
 from kastor.store.blobs.upload_blobs import UploadBlobs
@@ -35,10 +35,10 @@ def feature_cache(settings: Settings, on_damage: Callable[[str], None] = lambda 
     return MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes, on_damage=on_damage)
 
 
-def places(settings: Settings, file: DatasetFile) -> Places:
+def places(settings: Settings, file: DatasetFile) -> AllowedSources:
     """The folders and buckets that the dataset may name."""
     base = Path(file.media_base) if file.media_base else None
-    return Places(tuple(settings.media_folders), tuple(settings.media_buckets), base)
+    return AllowedSources(tuple(settings.media_folders), tuple(settings.media_buckets), base)
 
 
 def url_guard(settings: Settings) -> UrlGuard:

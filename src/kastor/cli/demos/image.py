@@ -36,7 +36,7 @@ from kastor.cli.output_files import check_output_files
 from kastor.domain.content import Resolution
 from kastor.domain.errors import InvalidArgument
 from kastor.evaluation.probing import probe
-from kastor.media.decode import Pictures
+from kastor.media.decode import PictureDecoder
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.sources import local_folder
 from kastor.settings import Settings
@@ -147,7 +147,7 @@ def _probed(
 
 def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequence[Picture]) -> Report:
     notes = {GUESS: "whichever it is", PROBE: "a linear classifier on the same features", BASE: "untuned: it guesses"}
-    with closing(Pictures()) as decoder:
+    with closing(PictureDecoder()) as decoder:
         shown = tuple(
             Shown(f"{picture.label}/{picture.path.name}", (_thumb(decoder, picture.path),), found.said(index))
             for index, picture in thinned(list(enumerate(held_out)), MAX_SHOWN)
@@ -166,5 +166,5 @@ def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequenc
     return Report("Cloth, before and after", "kastor demo image", (part,), CLOSING)
 
 
-def _thumb(decoder: Pictures, path: Path) -> Thumb:
+def _thumb(decoder: PictureDecoder, path: Path) -> Thumb:
     return Thumb(jpeg(decoder.picture(path, (THUMB_SIDE, THUMB_SIDE))))

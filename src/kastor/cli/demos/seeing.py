@@ -15,7 +15,7 @@ from kastor.cli.records import Job
 from kastor.domain.job import State
 from kastor.domain.media import FrameSampling
 from kastor.domain.vision import clock_timestamp
-from kastor.media.decode import frames
+from kastor.media.decode import request_frames
 from kastor.media.probe import plan
 from kastor.settings import Settings, load_settings
 
@@ -61,7 +61,7 @@ def thumbs(
     marked: Callable[[float], bool] = lambda moment_s: False,
 ) -> tuple[Thumb, ...]:
     """Small pictures of the frames that are looked at, each with its moment."""
-    found = frames(path, plan(path, sampling).plan, size)
+    found = request_frames(path, plan(path, sampling).plan, size)
     return tuple(Thumb(jpeg(frame.pixels), clock_timestamp(frame.moment_s), marked(frame.moment_s)) for frame in found)
 
 

@@ -20,11 +20,17 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from kastor.domain.media import MediumError, Resampling
-from kastor.media.confine import allow_cpu
-from kastor.media.containers import opened, pixel_aspect, quarter_turns, square_size, video_stream
-from kastor.media.guards import MIB, Guards
-from kastor.media.packet_table import VideoPacket, read_table
-from kastor.media.sample import Unit, send_plan
+from kastor.media.decode_limits import MIB, DecodeLimits
+from kastor.media.decoder_process.containers import (
+    open_container,
+    pixel_aspect,
+    quarter_turns,
+    square_size,
+    video_stream,
+)
+from kastor.media.decoder_process.packet_table import VideoPacket, read_packet_table
+from kastor.media.decoder_process.process_limits import set_cpu_limit
+from kastor.media.frame_sampling import DecodeGroup, decode_groups
 
 # decoders that may skip a frame nobody refers to packet by packet; libdav1d reads the setting only when opened
 SKIPPERS = frozenset(
@@ -36,11 +42,11 @@ PENDING_BYTES = 64 * MIB  # of frames decoded ahead of their turn
 Pixels = NDArray[np.uint8]
 
 
-def decode(
+def decode_frames(
     path: Path,
     wanted: Sequence[int],
     size: tuple[int, int] | None,
-    guards: Guards,
+    guards: DecodeLimits,
     send: Callable[[int, Pixels], None],
     resample: Resampling = Resampling.BICUBIC,
 ) -> None:
@@ -50,12 +56,12 @@ def decode(
         MediumError: a frame is missing or damaged.
 
     """
-    with opened(path, guards) as container:
+    with open_container(path, guards) as container:
         stream = _stream(container, guards)
-        table = read_table(container, stream, guards, with_sound=False)
+        table = read_packet_table(container, stream, guards, with_sound=False)
         context, aspect = stream.codec_context, pixel_aspect(stream)
-        allow_cpu(guards.decode_cpu(table.duration_s, context.width * context.height))
-    units = send_plan(table.packets, wanted)
+        set_cpu_limit(guards.decode_cpu(table.duration_s, context.width * context.height))
+    units = decode_groups(table.packets, wanted)
     if set().union(*(unit.pts for unit in units)) != set(wanted):
         raise MediumError.of(
             "media_changed", "The video no longer has the frames that were planned.", "Check the dataset again."
@@ -77,7 +83,7 @@ class _NotEnterable(Exception):
 
 
 def _from_the_start(
-    path: Path, wanted: Sequence[int], scaler: "_Scaler", guards: Guards, send: Callable[[int, Pixels], None]
+    path: Path, wanted: Sequence[int], scaler: "_Scaler", guards: DecodeLimits, send: Callable[[int, Pixels], None]
 ) -> None:
     """Decode everything once: what a keyframe that is none, or damage, leaves to do. Costs one whole decode at most."""
     expected = iter(wanted)
@@ -87,7 +93,7 @@ def _from_the_start(
             raise _missing()  # an earlier one did not come
         send(pts, pixels)
 
-    with opened(path, guards) as container:
+    with open_container(path, guards) as container:
         stream = _stream(container, guards)
         decoder = _Decoder(stream.codec_context, scaler)
         packets = (packet for packet in container.demux(stream) if packet.size)
@@ -102,7 +108,7 @@ def _from_the_start(
 class _Relay:
     """Hands out units in the order of the file and gives the frames back in the order of time."""
 
-    def __init__(self, wanted: Sequence[int], units: Sequence[Unit]) -> None:
+    def __init__(self, wanted: Sequence[int], units: Sequence[DecodeGroup]) -> None:
         self._wanted = wanted
         self._units = units
         self._unit_of = {pts: i for i, unit in enumerate(units) for pts in unit.pts}
@@ -113,7 +119,7 @@ class _Relay:
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def take(self) -> tuple[int, Unit] | None:
+    def take(self) -> tuple[int, DecodeGroup] | None:
         """The next unit and its number; `None` when there is no more to do."""
         with self._changed:
             if self._error is not None or self._taken == len(self._units):
@@ -156,9 +162,9 @@ class _Relay:
             yield pts, pixels
 
 
-def _work(path: Path, scaler: "_Scaler", guards: Guards, relay: _Relay) -> None:
+def _work(path: Path, scaler: "_Scaler", guards: DecodeLimits, relay: _Relay) -> None:
     try:
-        with opened(path, guards) as container:
+        with open_container(path, guards) as container:
             stream = _stream(container, guards)
             decoder = _Decoder(stream.codec_context, scaler)
             packets = enumerate(packet for packet in container.demux(stream) if packet.size)
@@ -176,7 +182,7 @@ def _work(path: Path, scaler: "_Scaler", guards: Guards, relay: _Relay) -> None:
         relay.fail(error)
 
 
-def _slice(packets: Iterator[tuple[int, VideoPacket]], unit: Unit) -> list[VideoPacket]:
+def _slice(packets: Iterator[tuple[int, VideoPacket]], unit: DecodeGroup) -> list[VideoPacket]:
     sent = []
     for index, packet in packets:
         if index >= unit.first:
@@ -202,7 +208,7 @@ def _damaged(error: Exception) -> MediumError:
     )
 
 
-def _stream(container: av.container.InputContainer, guards: Guards) -> av.video.stream.VideoStream:
+def _stream(container: av.container.InputContainer, guards: DecodeLimits) -> av.video.stream.VideoStream:
     stream = video_stream(container, guards)
     if stream is None:
         raise MediumError.of("video_without_frames", "The file has no video track.")

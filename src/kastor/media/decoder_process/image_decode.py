@@ -20,7 +20,7 @@ import pypdfium2  # type: ignore[import-untyped]  # no stubs; stays in this modu
 from numpy.typing import NDArray
 
 from kastor.domain.media import MediaKind, MediumError, Probe, Resampling
-from kastor.media.guards import Guards
+from kastor.media.decode_limits import DecodeLimits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "HEIF")  # a JPEG of several pictures (MPO) gives its first
 ORIENTATION_TAG = 0x0112
@@ -31,14 +31,14 @@ PDF_POINTS_PER_INCH = 72
 PDF_DPI = 144  # of a page whose size nobody asked for
 
 
-def set_up(guards: Guards) -> None:
+def register_decoders(guards: DecodeLimits) -> None:
     """Make Pillow refuse what is too large, and know HEIC."""
     PIL.Image.MAX_IMAGE_PIXELS = guards.max_image_pixels
     warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
     pillow_heif.register_heif_opener()
 
 
-def probe_picture(path: Path, guards: Guards) -> Probe:
+def probe_picture(path: Path, guards: DecodeLimits) -> Probe:
     """What the picture is; it is read to its end, as a file that was cut off has its header all the same.
 
     Raises:
@@ -62,10 +62,10 @@ def probe_picture(path: Path, guards: Guards) -> Probe:
         )
 
 
-def picture(
+def decode_picture(
     path: Path,
     size: tuple[int, int] | None,
-    guards: Guards,
+    guards: DecodeLimits,
     resample: Resampling = Resampling.BICUBIC,
     scaling: int = 0,
 ) -> NDArray[np.uint8]:
@@ -108,7 +108,7 @@ def _read_whole(image: PIL.Image.Image, path: Path) -> int | None:
     with _damage_named(image):
         image.draft("RGB", (image.width // 8, image.height // 8))  # other formats know no such thing
         whole = _loaded(image, path)
-        return used_bits(np.asarray(whole, dtype=np.uint32)) if is_deep(whole) else None
+        return used_bits(np.asarray(whole, dtype=np.uint32)) if is_16_bit(whole) else None
 
 
 def _loaded(image: PIL.Image.Image, path: Path) -> PIL.Image.Image:
@@ -144,7 +144,7 @@ def lacks_only_its_end(content: bytes) -> bool:
         return False
 
 
-def probe_pdf(path: Path, guards: Guards) -> Probe:
+def probe_pdf(path: Path, guards: DecodeLimits) -> Probe:
     """The number of pages and their sizes.
 
     Raises:
@@ -171,7 +171,7 @@ def pdf_page(
     path: Path,
     number: int,
     size: tuple[int, int] | None,
-    guards: Guards,
+    guards: DecodeLimits,
     resample: Resampling = Resampling.BICUBIC,
 ) -> NDArray[np.uint8]:
     """Page `number`, counted from 0, as a picture; at 144 dots an inch if no size is asked for.
@@ -197,7 +197,7 @@ def pdf_page(
         document.close()
 
 
-def _opened(path: Path, guards: Guards) -> PIL.Image.Image:
+def _opened(path: Path, guards: DecodeLimits) -> PIL.Image.Image:
     try:
         image = PIL.Image.open(path, formats=FORMATS)
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
@@ -216,7 +216,7 @@ def _opened(path: Path, guards: Guards) -> PIL.Image.Image:
     return image
 
 
-def _too_large(guards: Guards, what: str = "") -> MediumError:
+def _too_large(guards: DecodeLimits, what: str = "") -> MediumError:
     return MediumError.of(
         "image_too_many_pixels",
         f"The picture is too large{what}; at most {guards.max_image_pixels} pixels, and {guards.max_side} on a side, "
@@ -246,13 +246,13 @@ def used_bits(values: NDArray[np.uint32]) -> int:
     return next((bits for bits in DEPTHS if most < 1 << bits), DEPTHS[-1])
 
 
-def is_deep(image: PIL.Image.Image) -> bool:
+def is_16_bit(image: PIL.Image.Image) -> bool:
     """Whether it is greyscale of up to 16 bits."""
     return image.mode.startswith("I;16") or image.mode == "I"
 
 
 def _rgb(image: PIL.Image.Image, scaling: int = 0) -> PIL.Image.Image:
-    if is_deep(image):
+    if is_16_bit(image):
         values = np.asarray(image, dtype=np.uint32)
         bits = 16 if scaling == 1 else used_bits(values)
         return PIL.Image.fromarray((values >> (bits - 8)).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -269,7 +269,7 @@ def _pixels(image: PIL.Image.Image, size: tuple[int, int] | None, resample: Resa
     return np.asarray(image, dtype=np.uint8)
 
 
-def _pdf(path: Path, guards: Guards) -> pypdfium2.PdfDocument:
+def _pdf(path: Path, guards: DecodeLimits) -> pypdfium2.PdfDocument:
     try:
         document = pypdfium2.PdfDocument(path)
     except pypdfium2.PdfiumError as error:

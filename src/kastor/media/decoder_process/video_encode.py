@@ -20,12 +20,12 @@ from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from kastor.domain.media import MediumError
-from kastor.media.confine import allow_cpu
-from kastor.media.containers import opened, pixel_aspect, video_stream
-from kastor.media.guards import Guards
-from kastor.media.packet_table import VideoPacket, read_table
-from kastor.media.pieces import INDEX_BYTES, Limits, Piece, copied_times, pieces
-from kastor.media.sample import PacketTable
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.decoder_process.containers import open_container, pixel_aspect, video_stream
+from kastor.media.decoder_process.packet_table import VideoPacket, read_packet_table
+from kastor.media.decoder_process.process_limits import set_cpu_limit
+from kastor.media.frame_sampling import PacketTable
+from kastor.media.segment_plan import INDEX_BYTES, Segment, SegmentLimits, copied_times, split_into_segments
 
 COPIED_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})  # which MP4 takes and players know
 INDEX_SPARE_BYTES = 8192
@@ -35,21 +35,21 @@ MAX_ASPECT_TERM = 65_535  # as H.264 writes it
 GROUP_S = 4  # a keyframe at least as often: one frame a second is what is mostly taken
 
 
-def planned(path: Path, limits: Limits, guards: Guards) -> tuple[Piece, ...]:
+def plan_segments(path: Path, limits: SegmentLimits, guards: DecodeLimits) -> tuple[Segment, ...]:
     """Where to cut.
 
     Raises:
         MediumError: the file is damaged or no video.
 
     """
-    with opened(path, guards) as container:
+    with open_container(path, guards) as container:
         stream = _stream(container, guards)
-        table = read_table(container, stream, guards)
+        table = read_packet_table(container, stream, guards)
         may_copy = stream.codec_context.codec.canonical_name in COPIED_CODECS
-    return pieces(table, limits, may_copy=may_copy)
+    return split_into_segments(table, limits, may_copy=may_copy)
 
 
-def copied(path: Path, piece: Piece, guards: Guards) -> bytes:
+def remux_segment(path: Path, piece: Segment, guards: DecodeLimits) -> bytes:
     """An MP4 of the piece's packets as they are, which starts at time 0.
 
     Raises:
@@ -57,11 +57,11 @@ def copied(path: Path, piece: Piece, guards: Guards) -> bytes:
 
     """
     memory = io.BytesIO()
-    with opened(path, guards) as source:
-        table = read_table(source, _stream(source, guards), guards)
+    with open_container(path, guards) as source:
+        table = read_packet_table(source, _stream(source, guards), guards)
     times = copied_times(table, piece)
     try:
-        with opened(path, guards) as source, _mp4(memory, table.time_base, piece.stop - piece.first) as target:
+        with open_container(path, guards) as source, _mp4(memory, table.time_base, piece.stop - piece.first) as target:
             stream = _stream(source, guards)
             copy = target.add_stream_from_template(stream, opaque=True)
             copy.time_base = table.time_base
@@ -77,28 +77,30 @@ def copied(path: Path, piece: Piece, guards: Guards) -> bytes:
     return memory.getvalue()
 
 
-def encoded(path: Path, piece: Piece | None, lines: int | None, max_bytes: int | None, guards: Guards) -> bytes:
+def encode_segment(
+    path: Path, piece: Segment | None, lines: int | None, max_bytes: int | None, guards: DecodeLimits
+) -> bytes:
     """An MP4 (H.264) of the piece, or of the whole video, with `lines` pixels on its shorter side if it has more.
 
     Raises:
         MediumError: a frame is damaged, or the outcome has more than `max_bytes` ("piece_too_large").
 
     """
-    with opened(path, guards) as container:
+    with open_container(path, guards) as container:
         stream = _stream(container, guards)
-        table = read_table(container, stream, guards)
+        table = read_packet_table(container, stream, guards)
         width, height = stream.codec_context.width, stream.codec_context.height
-    part = piece or Piece(table.begin, len(table.packets), Fraction(0), table.duration, False)
-    allow_cpu(encoding_cpu_s(float(part.end_s - part.start_s), width * height, guards))
-    return _Encoder(path, table, part, guards).run(smaller(width, height, lines), max_bytes)
+    part = piece or Segment(table.begin, len(table.packets), Fraction(0), table.duration, False)
+    set_cpu_limit(encoding_cpu_s(float(part.end_s - part.start_s), width * height, guards))
+    return _Encoder(path, table, part, guards).run(downscaled_size(width, height, lines), max_bytes)
 
 
-def encoding_cpu_s(span_s: float, num_pixels: int, guards: Guards) -> int:
+def encoding_cpu_s(span_s: float, num_pixels: int, guards: DecodeLimits) -> int:
     """Processor seconds that encoding may take: what decoding may, and as much again for small pictures."""
     return 2 * guards.decode_cpu(span_s + 30, num_pixels)
 
 
-def smaller(width: int, height: int, lines: int | None) -> tuple[int, int]:
+def downscaled_size(width: int, height: int, lines: int | None) -> tuple[int, int]:
     """The size with `lines` pixels on the shorter side, never more than there are, in even numbers.
 
     >>> smaller(1920, 1080, 512), smaller(1080, 1920, 256), smaller(320, 180, 256), smaller(321, 181, None)
@@ -115,18 +117,21 @@ def _even(side: float) -> int:
 class _Encoder:
     """Encodes one part of one video: what is on the screen when it begins, and what is shown before it ends."""
 
-    def __init__(self, path: Path, table: PacketTable, part: Piece, guards: Guards) -> None:
+    def __init__(self, path: Path, table: PacketTable, part: Segment, guards: DecodeLimits) -> None:
         self._path, self._table, self._part, self._guards = path, table, part, guards
         self._start, self._end = (table.zero + math.ceil(at / table.time_base) for at in (part.start_s, part.end_s))
-        self._low = table.on_screen(part.start_s)
+        self._low = table.frame_at(part.start_s)
         self._scaler = VideoReformatter()
 
     def run(self, size: tuple[int, int], max_bytes: int | None) -> bytes:
         memory = io.BytesIO()
-        expected = sum(self._is_seen(pts) for pts in self._table.shown)
+        expected = sum(self._is_seen(pts) for pts in self._table.frame_times)
         num_frames = 0
         waiting: list[VideoPacket] = []
-        with opened(self._path, self._guards) as source, _mp4(memory, self._table.time_base, expected) as target:
+        with (
+            open_container(self._path, self._guards) as source,
+            _mp4(memory, self._table.time_base, expected) as target,
+        ):
             stream = _stream(source, self._guards)
             out = self._out(target, stream, size)
             for frame in self._frames(source, stream):
@@ -238,7 +243,7 @@ def _decoded(stream: av.video.stream.VideoStream, packet: Any) -> list[av.VideoF
         return []  # what is lost by it is counted
 
 
-def _stream(container: av.container.InputContainer, guards: Guards) -> av.video.stream.VideoStream:
+def _stream(container: av.container.InputContainer, guards: DecodeLimits) -> av.video.stream.VideoStream:
     stream = video_stream(container, guards)
     if stream is None:
         raise MediumError.of("video_without_frames", "The file has no video track.")

@@ -19,11 +19,11 @@ import av.video.stream
 from av.stream import Discard
 
 from kastor.domain.media import MediaKind, MediumError, Probe
-from kastor.media.guards import Guards
-from kastor.media.packet_table import VideoPacket, check_duration, read_packets, truncated
-from kastor.media.sample import PacketTable
-from kastor.media.sniff import NUM_BYTES, promised_bytes
-from kastor.media.tracks import STILLS, codec_name, film_track, header_duration_s
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.decoder_process.packet_table import VideoPacket, check_duration, read_packets, truncated_fault
+from kastor.media.decoder_process.tracks import STILLS, codec_name, film_track, header_duration_s
+from kastor.media.file_type import NUM_BYTES, declared_num_bytes
+from kastor.media.frame_sampling import PacketTable
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,asf"
 DECODERS = "h264,hevc,vp8,vp9,libvpx,libvpx-vp9,libdav1d,libaom-av1,av1,mpeg1video,mpeg2video,mpegvideo,mpeg4"
@@ -40,7 +40,7 @@ HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 
 
 @contextmanager
-def opened(path: Path, guards: Guards) -> Iterator[av.container.InputContainer]:
+def open_container(path: Path, guards: DecodeLimits) -> Iterator[av.container.InputContainer]:
     """The container, opened by an absolute name that FFmpeg cannot take for a protocol.
 
     Raises:
@@ -57,7 +57,7 @@ def opened(path: Path, guards: Guards) -> Iterator[av.container.InputContainer]:
     try:
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, UnicodeDecodeError) as error:
-        raise unreadable(error) from error
+        raise unsupported_fault(error) from error
     with container:
         _check_whole(path)
         yield container
@@ -65,13 +65,13 @@ def opened(path: Path, guards: Guards) -> Iterator[av.container.InputContainer]:
 
 def _check_whole(path: Path) -> None:
     with path.open("rb") as file:
-        promised = promised_bytes(file.read(NUM_BYTES))
+        promised = declared_num_bytes(file.read(NUM_BYTES))
     num_bytes = path.stat().st_size
     if promised is not None and promised > num_bytes:
-        raise truncated(f"it promises {promised} bytes and has {num_bytes}")
+        raise truncated_fault(f"it promises {promised} bytes and has {num_bytes}")
 
 
-def unreadable(error: Exception) -> MediumError:
+def unsupported_fault(error: Exception) -> MediumError:
     """The fault of a file that no demuxer takes."""
     if isinstance(error, MemoryError):
         return MediumError.of("media_too_much_memory", "The file asks for more memory than a medium may have.")
@@ -83,7 +83,7 @@ def unreadable(error: Exception) -> MediumError:
     )
 
 
-def video_stream(container: av.container.InputContainer, guards: Guards) -> av.video.stream.VideoStream | None:
+def video_stream(container: av.container.InputContainer, guards: DecodeLimits) -> av.video.stream.VideoStream | None:
     """The one video stream to use, all others discarded; `None` if there is no moving picture.
 
     Raises:
@@ -110,7 +110,7 @@ def video_stream(container: av.container.InputContainer, guards: Guards) -> av.v
     return stream
 
 
-def _check_size(width: int, height: int, guards: Guards) -> None:
+def _check_size(width: int, height: int, guards: DecodeLimits) -> None:
     if width <= 0 or height <= 0:
         raise MediumError.of(
             "video_size_unknown",
@@ -125,14 +125,14 @@ def _check_size(width: int, height: int, guards: Guards) -> None:
         )
 
 
-def probe_container(path: Path, guards: Guards) -> Probe:
+def probe_container(path: Path, guards: DecodeLimits) -> Probe:
     """What a video or sound file says of itself; of its packets, too, where the header cannot be trusted.
 
     Raises:
         MediumError: nothing can be taken from it.
 
     """
-    with opened(path, guards) as container:
+    with open_container(path, guards) as container:
         stream = video_stream(container, guards)
         if stream is None:
             return _sound(path, container)
@@ -144,14 +144,14 @@ def probe_container(path: Path, guards: Guards) -> Probe:
         return _video(path, container, stream, duration_s, stream.frames, shape)
 
 
-def probe_planned(path: Path, guards: Guards) -> tuple[Probe, PacketTable]:
+def probe_planned(path: Path, guards: DecodeLimits) -> tuple[Probe, PacketTable]:
     """What a video is by its packets, all of which are read, and the packets.
 
     Raises:
         MediumError: as `probe_container`, or there is no video in the file.
 
     """
-    with opened(path, guards) as container:
+    with open_container(path, guards) as container:
         stream = video_stream(container, guards)
         if stream is None:
             raise MediumError.of("video_without_frames", "The file has no video track.")
@@ -159,11 +159,11 @@ def probe_planned(path: Path, guards: Guards) -> tuple[Probe, PacketTable]:
 
 
 def _probed(
-    path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream, guards: Guards
+    path: Path, container: av.container.InputContainer, stream: av.video.stream.VideoStream, guards: DecodeLimits
 ) -> tuple[Probe, PacketTable]:
     table, first = read_packets(container, stream, guards)
     shape = _shape(first, path, stream, guards)
-    return _video(path, container, stream, table.duration_s, len(table.shown), shape), table
+    return _video(path, container, stream, table.duration_s, len(table.frame_times), shape), table
 
 
 def _video(
@@ -210,11 +210,11 @@ def _trusted(container: av.container.InputContainer, stream: av.video.stream.Vid
         times.append(entry.timestamp)
         end = max(end, entry.pos + entry.size)
     if end > num_bytes:
-        raise truncated(f"its index names {end} bytes and it has {num_bytes}")
-    return len(times) == stream.frames and is_steady(times)
+        raise truncated_fault(f"its index names {end} bytes and it has {num_bytes}")
+    return len(times) == stream.frames and has_regular_timestamps(times)
 
 
-def is_steady(times: Sequence[int]) -> bool:
+def has_regular_timestamps(times: Sequence[int]) -> bool:
     """Whether no step between (ascending) times is more than twice the mean: decoding times then tell the duration.
 
     >>> is_steady([0, 10, 21, 30]), is_steady([0, 10, 20, 120])
@@ -234,7 +234,9 @@ class _Shape(NamedTuple):
     transfer: int  # from light to values
 
 
-def _shape(packets: "Iterable[VideoPacket]", path: Path, stream: av.video.stream.VideoStream, guards: Guards) -> _Shape:
+def _shape(
+    packets: "Iterable[VideoPacket]", path: Path, stream: av.video.stream.VideoStream, guards: DecodeLimits
+) -> _Shape:
     """As the first frame has it.
 
     Raises:
@@ -260,8 +262,8 @@ def _turned(size: tuple[int, int], turns: int) -> tuple[int, int]:
     return (size[1], size[0]) if turns % 2 else size
 
 
-def _first_frames(path: Path, guards: Guards) -> Iterator[av.VideoFrame]:
-    with opened(path, guards) as container:
+def _first_frames(path: Path, guards: DecodeLimits) -> Iterator[av.VideoFrame]:
+    with open_container(path, guards) as container:
         stream = video_stream(container, guards)
         if stream is not None:
             for packet in islice(container.demux(stream), FIRST_PACKETS):

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from kastor.domain.media import MediaFault, MediumError, Probe
-from kastor.media.guards import Guards
-from kastor.media.pieces import Limits, Piece, piece_fields, piece_of
-from kastor.media.sandbox import Child, ChildDied, Patience
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.sandbox import SandboxCrashed, SandboxProcess, TimeBudget
+from kastor.media.segment_plan import Segment, SegmentLimits, decode_segment_plan, encode_segment_plan
 
 MAX_PIECE_BYTES = 400_000_000  # a piece is made in memory
 PART = ".part"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class EncodedFile:
     """A file that was written: its size and type."""
 
     path: Path
@@ -28,7 +28,7 @@ class Made:
     mime_type: str
 
 
-def pieces_of(path: Path, limits: Limits, guards: Guards) -> tuple[Piece, ...]:
+def request_segments(path: Path, limits: SegmentLimits, guards: DecodeLimits) -> tuple[Segment, ...]:
     """Where to cut the video so that each piece keeps the limits.
 
     Raises:
@@ -41,25 +41,31 @@ def pieces_of(path: Path, limits: Limits, guards: Guards) -> tuple[Piece, ...]:
         {"do": "pieces", "path": str(path), "max_bytes": most, "max_s": span}, guards.probe_cpu_s, guards
     )
     try:
-        return tuple(piece_of(fields) for fields in header["pieces"])
+        return tuple(decode_segment_plan(fields) for fields in header["pieces"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise MediumError.of("decoder_crashed", "The decoder's answer makes no sense.") from error
 
 
-def copy_piece(path: Path, piece: Piece, to: Path, guards: Guards) -> Made:
+def copy_segment(path: Path, piece: Segment, to: Path, guards: DecodeLimits) -> EncodedFile:
     """Write the piece's packets as they are; `to` is an MP4.
 
     Raises:
         MediumError: they cannot be read.
 
     """
-    request = {"do": "copy", "path": str(path), "piece": piece_fields(piece)}
+    request = {"do": "copy", "path": str(path), "piece": encode_segment_plan(piece)}
     return _written(to, *_asked(request, 4 * guards.probe_cpu_s, guards))
 
 
-def encode_piece(
-    path: Path, piece: Piece | None, to: Path, known: Probe, lines: int | None, max_bytes: int | None, guards: Guards
-) -> Made:
+def request_segment(
+    path: Path,
+    piece: Segment | None,
+    to: Path,
+    known: Probe,
+    lines: int | None,
+    max_bytes: int | None,
+    guards: DecodeLimits,
+) -> EncodedFile:
     """Write the piece, or the whole video, encoded anew with at most `lines` pixels on its shorter side, as an MP4.
 
     Raises:
@@ -71,14 +77,14 @@ def encode_piece(
     request = {
         "do": "encode",
         "path": str(path),
-        "piece": None if piece is None else piece_fields(piece),
+        "piece": None if piece is None else encode_segment_plan(piece),
         "lines": lines,
         "max_bytes": min(max_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES),
     }
     return _written(to, *_asked(request, 2 * guards.decode_cpu(span_s + 60, num_pixels), guards))
 
 
-def shrink_picture(path: Path, to: Path, lines: int, max_bytes: int | None, guards: Guards) -> Made:
+def shrink_picture(path: Path, to: Path, lines: int, max_bytes: int | None, guards: DecodeLimits) -> EncodedFile:
     """Write the picture upright with at most `lines` pixels on its shorter side; `to` gets the suffix of its type.
 
     Raises:
@@ -91,12 +97,12 @@ def shrink_picture(path: Path, to: Path, lines: int, max_bytes: int | None, guar
     return _written(to.with_suffix(suffix), header, content)
 
 
-def _asked(request: dict[str, Any], cpu_s: float, guards: Guards) -> tuple[dict[str, Any], bytearray]:
+def _asked(request: dict[str, Any], cpu_s: float, guards: DecodeLimits) -> tuple[dict[str, Any], bytearray]:
     try:
-        with closing(Child(guards)) as child:
+        with closing(SandboxProcess(guards)) as child:
             child.send(request | {"cpu_s": cpu_s})
-            header, content = child.receive(Patience(cpu_s + guards.decode_stall_s))
-    except ChildDied as died:
+            header, content = child.receive(TimeBudget(cpu_s + guards.decode_stall_s))
+    except SandboxCrashed as died:
         raise MediumError.because(died.fault) from died
     fault = header.get("fault")
     if isinstance(fault, list) and len(fault) == 3:
@@ -104,9 +110,9 @@ def _asked(request: dict[str, Any], cpu_s: float, guards: Guards) -> tuple[dict[
     return header, content
 
 
-def _written(to: Path, header: dict[str, Any], content: bytearray) -> Made:
+def _written(to: Path, header: dict[str, Any], content: bytearray) -> EncodedFile:
     write_whole(to, content)
-    return Made(to, len(content), str(header.get("mime_type")))
+    return EncodedFile(to, len(content), str(header.get("mime_type")))
 
 
 def write_whole(to: Path, content: bytes | bytearray) -> None:
@@ -119,6 +125,6 @@ def write_whole(to: Path, content: bytes | bytearray) -> None:
     part.replace(to)
 
 
-def exact(seconds: float) -> Fraction:
+def exact_seconds(seconds: float) -> Fraction:
     """Seconds as a fraction that says the same."""
     return Fraction(seconds).limit_denominator(1_000_000)

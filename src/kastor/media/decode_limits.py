@@ -6,7 +6,7 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Guards:
+class DecodeLimits:
     """Bounds that no honest file meets. Sizes in pixels, processor and wall time in seconds."""
 
     max_video_pixels: int = 4096 * 2304

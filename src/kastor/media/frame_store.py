@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.media import Resampling
 from kastor.media.cache import Lease, MediaCache
-from kastor.media.sample import SCALING
+from kastor.media.frame_sampling import SCALING
 
 TENSOR = "pictures"  # one after the other
 SIZES = "sizes"
@@ -52,7 +52,7 @@ def frames_key(
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-class Compiled(Sequence[Pixels]):
+class StoredFrames(Sequence[Pixels]):
     """Kept pictures, each (H, W, 3), read from the mapped file as they are asked for."""
 
     def __init__(self, path: Path) -> None:
@@ -107,16 +107,18 @@ class FrameStore:
         """Whether the pictures are here now; they may go."""
         return self._cache.has(key)
 
-    def hold(self, key: str) -> Compiled | None:
+    def hold(self, key: str) -> StoredFrames | None:
         """The pictures, which stay until `release`; `None` if they are not here."""
         found = self._cache.get(key, self._lease)
-        return None if found is None else Compiled(found.path)
+        return None if found is None else StoredFrames(found.path)
 
     def release(self, key: str) -> None:
         """Let go of one `hold` or `kept`."""
         self._lease.release(key)
 
-    def kept(self, key: str, sizes: Sequence[Size], decoded: Callable[[], Iterable[Pixels]]) -> Compiled | list[Pixels]:
+    def get(
+        self, key: str, sizes: Sequence[Size], decoded: Callable[[], Iterable[Pixels]]
+    ) -> StoredFrames | list[Pixels]:
         """The pictures, held; decoded if they are not here, and written as they come, each of its size.
 
         A list, in memory alone, where there is no room to keep them. Who asks for the same meanwhile waits for this.
@@ -137,7 +139,7 @@ class FrameStore:
                     self._tell(error)
                     return list(decoded())
                 try:
-                    return Compiled(self._cache.put(_file(sizes, decoded()), self._lease, name=key).path)
+                    return StoredFrames(self._cache.put(_file(sizes, decoded()), self._lease, name=key).path)
                 except ResourceExhausted as error:
                     self._full = True
                     self._tell(error)

@@ -44,7 +44,7 @@ class PacketTable:
     end_pts: int | None = None
 
     @cached_property
-    def shown(self) -> list[int]:
+    def frame_times(self) -> list[int]:
         """Presentation times of the frames that are shown, ascending.
 
         What comes before the first keyframe cannot be decoded: a recording that begins in the midst of a group.
@@ -65,12 +65,12 @@ class PacketTable:
     @property
     def zero(self) -> int:
         """The presentation time from which seconds are counted: the container's start."""
-        return self.shown[0] if self.start_pts is None else self.start_pts
+        return self.frame_times[0] if self.start_pts is None else self.start_pts
 
     @cached_property
     def end(self) -> int:
         """The presentation time at which the container ends."""
-        last = self.shown[-1]
+        last = self.frame_times[-1]
         lasts = max((packet.duration for packet in self.packets if packet.pts == last), default=0)
         return max(last + lasts, last if self.end_pts is None else self.end_pts)
 
@@ -81,7 +81,7 @@ class PacketTable:
         >>> PacketTable(tuple(Packet(10 * i, i == 0, False, duration=10) for i in range(5)), Fraction(1, 100)).duration
         Fraction(1, 2)
         """
-        return max(Fraction(0), (self.end - self.zero) * self.time_base) if self.shown else Fraction(0)
+        return max(Fraction(0), (self.end - self.zero) * self.time_base) if self.frame_times else Fraction(0)
 
     @property
     def duration_s(self) -> float:
@@ -92,14 +92,14 @@ class PacketTable:
         """Seconds since the container's start."""
         return (pts - self.zero) * self.time_base
 
-    def on_screen(self, moment: Fraction) -> int:
+    def frame_at(self, moment: Fraction) -> int:
         """Which picture is seen so many seconds after the start: the last that has begun; the first before any has."""
         latest = self.zero + math.floor((moment + MOMENT_SLACK_S) / self.time_base)
-        return self.shown[max(0, bisect_right(self.shown, latest) - 1)]
+        return self.frame_times[max(0, bisect_right(self.frame_times, latest) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class DecodeGroup:
     """Packets [first, stop) of the table, sent to a flushed decoder in one go, give the frames `pts`."""
 
     first: int
@@ -107,7 +107,7 @@ class Unit:
     pts: frozenset[int]
 
 
-def num_moments(span: Fraction, fps: Fraction) -> int:
+def num_sampled_frames(span: Fraction, fps: Fraction) -> int:
     """How many moments lie in `span` seconds; the first is always one.
 
     >>> [num_moments(Fraction(span), Fraction(1)) for span in ("10", "10.001", "10.5", "15.0167", "0")]
@@ -123,10 +123,10 @@ def sampling_plan(table: PacketTable, sampling: FrameSampling, *, max_moments: i
         MediumError: no frames, a segment outside the video, or more than `max_moments`.
 
     """
-    if not table.shown:
+    if not table.frame_times:
         raise MediumError.of("video_without_frames", "The video has no frames.")
     span, start, fps = _span(sampling, table.duration), decimal(sampling.start_s), decimal(sampling.fps)
-    count = num_moments(span, fps)
+    count = num_sampled_frames(span, fps)
     if count > max_moments:
         raise MediumError.of(
             "video_too_many_frames",
@@ -134,7 +134,7 @@ def sampling_plan(table: PacketTable, sampling: FrameSampling, *, max_moments: i
             "Lower fps, or name a segment with startOffset and endOffset.",
         )
     moments = [start + k / fps for k in range(count)]
-    pts = tuple(map(table.on_screen, moments))
+    pts = tuple(map(table.frame_at, moments))
     return SamplingPlan(tuple(map(float, moments)), pts, table.time_base, table.zero, table.duration_s)
 
 
@@ -164,7 +164,7 @@ def _span(sampling: FrameSampling, duration: Fraction) -> Fraction:
     return (duration if sampling.end_s is None else min(decimal(sampling.end_s), duration)) - start
 
 
-def send_plan(packets: Sequence[Packet], wanted: Iterable[int]) -> tuple[Unit, ...]:
+def decode_groups(packets: Sequence[Packet], wanted: Iterable[int]) -> tuple[DecodeGroup, ...]:
     """What to send for the frames `wanted`: from a keyframe to the last one needed, in the order of the file.
 
     A frame shown before its group's keyframe (open group of pictures) needs the whole group before it, too.
@@ -176,7 +176,7 @@ def send_plan(packets: Sequence[Packet], wanted: Iterable[int]) -> tuple[Unit, .
     [(0, 4)]
     """
     chosen = set(wanted)
-    units: list[Unit] = []
+    units: list[DecodeGroup] = []
     previous_first = 0
     for first, stop in _groups(packets):
         hits = [i for i in range(first, stop) if packets[i].pts in chosen and not packets[i].discard]
@@ -186,7 +186,7 @@ def send_plan(packets: Sequence[Packet], wanted: Iterable[int]) -> tuple[Unit, .
             if begin < first and units and units[-1].stop > begin:
                 before = units.pop()
                 begin, pts = before.first, pts | before.pts
-            units.append(Unit(begin, hits[-1] + 1, pts))
+            units.append(DecodeGroup(begin, hits[-1] + 1, pts))
         previous_first = first
     return tuple(units)
 

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 
-from kastor.media.guards import MIB, Guards
+from kastor.media.decode_limits import MIB, DecodeLimits
 
 STDERR_BYTES = 1 * MIB
 OPEN_FILES = 64
@@ -21,7 +21,7 @@ CLONE_NEWNET = 0x40000000
 HARD_CPU_S = 24 * 3600
 
 
-def confine(guards: Guards) -> None:
+def apply_process_limits(guards: DecodeLimits) -> None:
     """Bound memory, written files and open files; give up new privileges and, where the kernel lets us, the network."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, STDERR_BYTES)
@@ -36,7 +36,7 @@ def confine(guards: Guards) -> None:
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def allow_cpu(seconds: float) -> None:
+def set_cpu_limit(seconds: float) -> None:
     """The process ends once it has used this much more processor time (SIGXCPU)."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(usage.ru_utime + usage.ru_stime + seconds)

@@ -13,7 +13,7 @@ EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<smil", b"[playlist]", b"file '", b"v=0")
 
 
-class Opener(Enum):
+class DecoderLibrary(Enum):
     """Which library opens it."""
 
     PICTURE = "picture"
@@ -22,7 +22,7 @@ class Opener(Enum):
     SOUND = "sound"
 
 
-def opener(head: bytes) -> tuple[Opener, str]:
+def detect_library(head: bytes) -> tuple[DecoderLibrary, str]:
     r"""Who opens a file that begins with `head`, and the format's name where the bytes alone tell it.
 
     >>> opener(b"\x89PNG\r\n\x1a\n...")[0], opener(b"%PDF-1.7")[0], opener(b"OggS\0")
@@ -35,13 +35,13 @@ def opener(head: bytes) -> tuple[Opener, str]:
     if not head.strip(b"\0"):
         raise MediumError.of("media_empty", "The file is empty." if not head else "The file holds only zeros.")
     if _is_picture(head):
-        return Opener.PICTURE, ""
+        return DecoderLibrary.PICTURE, ""
     if b"%PDF-" in head[:1024]:
-        return Opener.PDF, "pdf"
+        return DecoderLibrary.PDF, "pdf"
     if (sound := _sound(head)) is not None:
-        return Opener.SOUND, sound
+        return DecoderLibrary.SOUND, sound
     _refuse(head)
-    return Opener.CONTAINER, ""
+    return DecoderLibrary.CONTAINER, ""
 
 
 def _is_picture(head: bytes) -> bool:
@@ -90,7 +90,7 @@ def _is_text(head: bytes) -> bool:
     return not any(byte < 9 or 13 < byte < 32 for byte in head)
 
 
-def promised_bytes(head: bytes) -> int | None:
+def declared_num_bytes(head: bytes) -> int | None:
     r"""How long a Matroska or WebM file says it is; `None` if it is another kind, or was recorded without knowing.
 
     >>> promised_bytes(b"\x1a\x45\xdf\xa3\x81\0" + b"\x18\x53\x80\x67\x41\x00")

@@ -13,18 +13,18 @@ import av.packet
 import av.video.stream
 
 from kastor.domain.media import MediumError
-from kastor.media.guards import Guards
-from kastor.media.sample import Packet, PacketTable
-from kastor.media.tracks import SoundSpan, container_span
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.decoder_process.tracks import SoundSpan, container_span
+from kastor.media.frame_sampling import Packet, PacketTable
 
 VideoPacket: TypeAlias = "av.packet.Packet[av.video.stream.VideoStream]"
 TRUNCATED_S = 1.0  # a container that promises this much more than it holds was cut off
 
 
-def read_table(
+def read_packet_table(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
-    guards: Guards,
+    guards: DecodeLimits,
     *,
     with_sound: bool = True,
 ) -> PacketTable:
@@ -42,7 +42,7 @@ def read_table(
 def read_packets(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
-    guards: Guards,
+    guards: DecodeLimits,
     *,
     with_sound: bool = True,
 ) -> tuple[PacketTable, "list[VideoPacket]"]:
@@ -60,7 +60,7 @@ def read_packets(
                     sound.add(packet.stream_index, pts, packet.duration or 0)
                 continue
             if packet.is_corrupt:
-                raise truncated(f"packet {len(packets)} is not whole")
+                raise truncated_fault(f"packet {len(packets)} is not whole")
             key = packet.is_keyframe
             packets.append(Packet(pts, key, packet.is_discard, size, packet.duration or 0, packet.dts))
             if key and not first:
@@ -70,9 +70,9 @@ def read_packets(
                     "video_too_many_packets", f"The video has more than {guards.max_packets} packets.", "Cut it."
                 )
     except (av.error.FFmpegError, OSError) as error:
-        raise truncated(str(getattr(error, "strerror", None) or error)) from error
+        raise truncated_fault(str(getattr(error, "strerror", None) or error)) from error
     table = PacketTable(tuple(packets), stream.time_base or _no_clock())
-    if table.shown and sound:
+    if table.frame_times and sound:
         table = container_span(table, container, stream, sound)
     _check_table(table, container, stream, guards)
     return table, first
@@ -86,20 +86,20 @@ def _check_table(
     table: PacketTable,
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
-    guards: Guards,
+    guards: DecodeLimits,
 ) -> None:
-    if not table.shown:
+    if not table.frame_times:
         raise MediumError.of("video_without_frames", "The video has no frames that are shown at a known time.")
     check_duration(table.duration_s, guards)
     name = container.format.name
     if "mov" in name or "flv" in name:
         promised_s = _promised_s(container, stream)
         ends = max((packet.pts or 0) + packet.duration for packet in table.packets)
-        held_s = float((ends - table.shown[0]) * table.time_base)
+        held_s = float((ends - table.frame_times[0]) * table.time_base)
         if promised_s is not None and held_s < promised_s - max(TRUNCATED_S, 0.02 * promised_s):
-            raise truncated(f"it promises {promised_s:.1f} s and holds {held_s:.1f} s")
+            raise truncated_fault(f"it promises {promised_s:.1f} s and holds {held_s:.1f} s")
     if "avi" in name and len(table.packets) < 0.98 * stream.frames - 1:
-        raise truncated(f"it promises {stream.frames} frames and holds {len(table.packets)}")
+        raise truncated_fault(f"it promises {stream.frames} frames and holds {len(table.packets)}")
 
 
 def _promised_s(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
@@ -110,7 +110,7 @@ def _promised_s(container: av.container.InputContainer, stream: av.video.stream.
     return (container.duration or 0) / av.time_base if alone else None
 
 
-def check_duration(duration_s: float, guards: Guards) -> None:
+def check_duration(duration_s: float, guards: DecodeLimits) -> None:
     """Refuse what lasts longer than anything honest.
 
     Raises:
@@ -125,7 +125,7 @@ def check_duration(duration_s: float, guards: Guards) -> None:
         )
 
 
-def truncated(what: str) -> MediumError:
+def truncated_fault(what: str) -> MediumError:
     """The fault of a file that ends too early."""
     return MediumError.of(
         "media_truncated", f"The file was cut off or is damaged: {what}.", "Copy or export it again from the original."

@@ -1,4 +1,4 @@
-"""The child process that opens untrusted media: `python -m kastor.media.child GUARDS`.
+"""The child process that opens untrusted media: `python -m kastor.media.decoder_process.main GUARDS`.
 
 Requests come in as JSON lines on standard input; each answer goes out as a length, a JSON header and, for pixels, their
 raw bytes. The process ends when its input does, so it never outlives its parent.
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kastor.domain.media import FrameSampling, MediumError, Probe, Resampling, SamplingPlan
-from kastor.media import rewriting
-from kastor.media.confine import allow_cpu, confine
-from kastor.media.guards import Guards
-from kastor.media.sniff import NUM_BYTES, Opener, opener
+from kastor.media.decode_limits import DecodeLimits
+from kastor.media.decoder_process import transcode_requests
+from kastor.media.decoder_process.process_limits import apply_process_limits, set_cpu_limit
+from kastor.media.file_type import NUM_BYTES, DecoderLibrary, detect_library
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +32,12 @@ IDLE_CPU_S = 30  # for the imports
 
 def main() -> None:
     """Confine this process, then serve requests until the input ends."""
-    guards = Guards(**json.loads(sys.argv[1]))
-    allow_cpu(IDLE_CPU_S)
-    confine(guards)
+    guards = DecodeLimits(**json.loads(sys.argv[1]))
+    set_cpu_limit(IDLE_CPU_S)
+    apply_process_limits(guards)
     output = _claim_output()
     for request in _requests():
-        allow_cpu(float(request["cpu_s"]))
+        set_cpu_limit(float(request["cpu_s"]))
         _serve(request, guards, output)
         output.flush()
 
@@ -63,7 +63,7 @@ def _requests() -> Iterator[dict[str, Any]]:
         yield json.loads(lines.get())
 
 
-def _serve(request: dict[str, Any], guards: Guards, output: BinaryIO) -> None:
+def _serve(request: dict[str, Any], guards: DecodeLimits, output: BinaryIO) -> None:
     try:
         path = Path(request["path"])
         head = _head(path)
@@ -73,8 +73,8 @@ def _serve(request: dict[str, Any], guards: Guards, output: BinaryIO) -> None:
             _write(output, _planned(path, head, FrameSampling(**request["sampling"]), guards))
         elif request["do"] == "frames":
             _frames(path, head, request, guards, output)
-        elif request["do"] in rewriting.REQUESTS:
-            header, content = rewriting.answer(path, request, guards)
+        elif request["do"] in transcode_requests.REQUESTS:
+            header, content = transcode_requests.answer(path, request, guards)
             _write(output, header | {"raw": len(content)}, content)
         else:
             pixels = _picture(path, head, request, guards)
@@ -97,7 +97,7 @@ def _head(path: Path) -> bytes:
         raise MediumError.of("media_not_readable", f"The file cannot be read: {error.strerror}.") from error
 
 
-def probe(path: Path, head: bytes, guards: Guards) -> Probe:
+def probe(path: Path, head: bytes, guards: DecodeLimits) -> Probe:
     """What the file is.
 
     Raises:
@@ -105,24 +105,28 @@ def probe(path: Path, head: bytes, guards: Guards) -> Probe:
 
     """
     # each library is loaded for the first file that needs it
-    which, name = opener(head)
-    if which is Opener.CONTAINER:
-        from kastor.media import containers
+    which, name = detect_library(head)
+    if which is DecoderLibrary.CONTAINER:
+        from kastor.media.decoder_process import containers
 
         return containers.probe_container(path, guards)
-    if which is Opener.SOUND:
+    if which is DecoderLibrary.SOUND:
         from kastor.domain.media import MediaKind
 
         return Probe(MediaKind.AUDIO, name, path.stat().st_size)
-    from kastor.media import pictures
+    from kastor.media.decoder_process import image_decode
 
-    pictures.set_up(guards)
-    return pictures.probe_pdf(path, guards) if which is Opener.PDF else pictures.probe_picture(path, guards)
+    image_decode.register_decoders(guards)
+    return (
+        image_decode.probe_pdf(path, guards)
+        if which is DecoderLibrary.PDF
+        else image_decode.probe_picture(path, guards)
+    )
 
 
-def _planned(path: Path, head: bytes, sampling: FrameSampling, guards: Guards) -> dict[str, Any]:
-    from kastor.media import containers
-    from kastor.media.sample import sampling_plan
+def _planned(path: Path, head: bytes, sampling: FrameSampling, guards: DecodeLimits) -> dict[str, Any]:
+    from kastor.media.decoder_process import containers
+    from kastor.media.frame_sampling import sampling_plan
 
     _must_move(head)
     known, table = containers.probe_planned(path, guards)
@@ -133,15 +137,15 @@ def _planned(path: Path, head: bytes, sampling: FrameSampling, guards: Guards) -
 
 
 def _must_move(head: bytes) -> None:
-    which, _ = opener(head)
-    if which is not Opener.CONTAINER:
+    which, _ = detect_library(head)
+    if which is not DecoderLibrary.CONTAINER:
         raise MediumError.of(
             "media_not_a_video", "The file is no video, so no frames can be sampled.", "Give its true mimeType."
         )
 
 
-def _frames(path: Path, head: bytes, request: dict[str, Any], guards: Guards, output: BinaryIO) -> None:
-    from kastor.media import moving
+def _frames(path: Path, head: bytes, request: dict[str, Any], guards: DecodeLimits, output: BinaryIO) -> None:
+    from kastor.media.decoder_process import video_decode
 
     _must_move(head)
 
@@ -150,24 +154,24 @@ def _frames(path: Path, head: bytes, request: dict[str, Any], guards: Guards, ou
         output.flush()
 
     size = tuple(request["size"]) if request["size"] else None
-    moving.decode(path, request["pts"], size, guards, send, Resampling(request["resample"]))
+    video_decode.decode_frames(path, request["pts"], size, guards, send, Resampling(request["resample"]))
     _write(output, {"end": True})
 
 
-def _picture(path: Path, head: bytes, request: dict[str, Any], guards: Guards) -> "NDArray[np.uint8]":
-    from kastor.media import pictures
+def _picture(path: Path, head: bytes, request: dict[str, Any], guards: DecodeLimits) -> "NDArray[np.uint8]":
+    from kastor.media.decoder_process import image_decode
 
-    which, _ = opener(head)
-    if which not in (Opener.PICTURE, Opener.PDF):
+    which, _ = detect_library(head)
+    if which not in (DecoderLibrary.PICTURE, DecoderLibrary.PDF):
         raise MediumError.of(
             "media_not_a_picture", "The file is neither a picture nor a PDF.", "Give its true mimeType."
         )
-    pictures.set_up(guards)
+    image_decode.register_decoders(guards)
     size = tuple(request["size"]) if request["size"] else None
     resample = Resampling(request["resample"])
-    if which is Opener.PDF:
-        return pictures.pdf_page(path, request["page"], size, guards, resample)
-    return pictures.picture(path, size, guards, resample, request["scaling"])
+    if which is DecoderLibrary.PDF:
+        return image_decode.pdf_page(path, request["page"], size, guards, resample)
+    return image_decode.decode_picture(path, size, guards, resample, request["scaling"])
 
 
 def _shape(pixels: "NDArray[np.uint8]") -> dict[str, Any]:

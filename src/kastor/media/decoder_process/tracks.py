@@ -15,7 +15,7 @@ import av.packet
 import av.video.stream
 from av.stream import Discard, Disposition
 
-from kastor.media.sample import PacketTable
+from kastor.media.frame_sampling import PacketTable
 
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 PICTURE_CODECS = frozenset(["mjpeg", "png", "bmp", "gif", "webp"])  # of thumbnails, where there is another track
@@ -87,7 +87,7 @@ def container_span(
     sound: SoundSpan,
 ) -> PacketTable:
     """The table with the container's start and end on its clock."""
-    begins = table.shown[0] * table.time_base
+    begins = table.frame_times[0] * table.time_base
     sound_begins, sound_ends = sound.span()
     start = begins if sound_begins is None else min(begins, sound_begins)
     if start < 0 and container.format.name.startswith(FROM_ZERO):
@@ -103,8 +103,8 @@ def _pictures_end(
     start: Fraction,
 ) -> Fraction:
     """When the last picture goes: by its packet's length, else by what the header says."""
-    last = table.shown[-1] * table.time_base
-    if table.end > table.shown[-1]:
+    last = table.frame_times[-1] * table.time_base
+    if table.end > table.frame_times[-1]:
         return table.end * table.time_base
     if container.duration is not None and start + Fraction(container.duration, av.time_base) > last:
         return start + Fraction(container.duration, av.time_base)

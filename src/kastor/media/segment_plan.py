@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from kastor.domain.media import MediumError
-from kastor.media.sample import Packet, PacketTable
+from kastor.media.frame_sampling import Packet, PacketTable
 
 OVERHEAD_SHARE = Fraction(1, 100)  # of a container, over its packets' bytes
 SPARE_BYTES = 10_000  # kept in front for the index, beside INDEX_BYTES a packet
@@ -20,7 +20,7 @@ INDEX_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SegmentLimits:
     """What a piece may have at most; `None` for no bound. Bytes of the file and seconds shown."""
 
     max_bytes: int | None
@@ -28,7 +28,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     """The part of a video shown in [start_s, end_s), exact seconds since its container's start.
 
     It is in packets [first, stop), with the picture that is on the screen when it begins. If not `copied`, it has to be
@@ -41,12 +41,12 @@ class Piece:
     end_s: Fraction
     copied: bool
 
-    def halves(self) -> tuple["Piece", "Piece"]:
+    def halves(self) -> tuple["Segment", "Segment"]:
         """Two pieces to encode in its place."""
         middle = (self.start_s + self.end_s) / 2
         return (
-            Piece(self.first, self.stop, self.start_s, middle, False),
-            Piece(self.first, self.stop, middle, self.end_s, False),
+            Segment(self.first, self.stop, self.start_s, middle, False),
+            Segment(self.first, self.stop, middle, self.end_s, False),
         )
 
 
@@ -67,17 +67,17 @@ def clean_cuts(table: PacketTable) -> list[int]:
     ]
 
 
-def pieces(table: PacketTable, limits: Limits, *, may_copy: bool) -> tuple[Piece, ...]:
+def split_into_segments(table: PacketTable, limits: SegmentLimits, *, may_copy: bool) -> tuple[Segment, ...]:
     """The whole video as pieces within the limits, in order and without gaps.
 
     Raises:
         MediumError: no frames are shown.
 
     """
-    if not table.shown:
+    if not table.frame_times:
         raise MediumError.of("video_without_frames", "The video has no frames.")
     starts = [table.begin, *(clean_cuts(table) if may_copy else [])]
-    found: list[Piece] = []
+    found: list[Segment] = []
     place = 0
     while place < len(starts):
         stop = _last_that_fits(table, limits, starts, place) if may_copy else None
@@ -90,7 +90,7 @@ def pieces(table: PacketTable, limits: Limits, *, may_copy: bool) -> tuple[Piece
     return tuple(found)
 
 
-def piece_fields(piece: Piece) -> list[Any]:
+def encode_segment_plan(piece: Segment) -> list[Any]:
     """A piece as JSON has it."""
     start, end = piece.start_s, piece.end_s
     return [
@@ -104,10 +104,10 @@ def piece_fields(piece: Piece) -> list[Any]:
     ]
 
 
-def piece_of(fields: list[Any]) -> Piece:
+def decode_segment_plan(fields: list[Any]) -> Segment:
     """The piece that `piece_fields` wrote."""
     first, stop, start, start_of, end, end_of, copied = fields
-    return Piece(int(first), int(stop), Fraction(start, start_of), Fraction(end, end_of), bool(copied))
+    return Segment(int(first), int(stop), Fraction(start, start_of), Fraction(end, end_of), bool(copied))
 
 
 def _or(pts: int | None, otherwise: float) -> float:
@@ -121,13 +121,13 @@ def _bounds(table: PacketTable, starts: Sequence[int], place: int, stop: int) ->
     return begins, table.end if ends is None else ends
 
 
-def _piece(table: PacketTable, starts: Sequence[int], place: int, stop: int, *, copied: bool) -> Piece:
+def _piece(table: PacketTable, starts: Sequence[int], place: int, stop: int, *, copied: bool) -> Segment:
     begins, ends = _bounds(table, starts, place, stop)
     after = starts[stop] if stop < len(starts) else len(table.packets)
-    return Piece(starts[place], after, table.moment_s(begins), table.moment_s(ends), copied)
+    return Segment(starts[place], after, table.moment_s(begins), table.moment_s(ends), copied)
 
 
-def _last_that_fits(table: PacketTable, limits: Limits, starts: Sequence[int], place: int) -> int | None:
+def _last_that_fits(table: PacketTable, limits: SegmentLimits, starts: Sequence[int], place: int) -> int | None:
     """The farthest of the starts after `place` up to which a copy keeps the limits."""
     best = None
     num_bytes: Fraction | int = SPARE_BYTES
@@ -146,7 +146,7 @@ def _copied_bytes(packets: Sequence[Packet]) -> Fraction:
     return sum(packet.num_bytes for packet in packets) * (1 + OVERHEAD_SHARE) + INDEX_BYTES * len(packets)
 
 
-def _encoded(table: PacketTable, limits: Limits, starts: Sequence[int], place: int) -> list[Piece]:
+def _encoded(table: PacketTable, limits: SegmentLimits, starts: Sequence[int], place: int) -> list[Segment]:
     """The stretch up to the next start in equal pieces, cut at ticks of the video's clock."""
     stretch = _piece(table, starts, place, place + 1, copied=False)
     span_s = stretch.end_s - stretch.start_s
@@ -156,7 +156,7 @@ def _encoded(table: PacketTable, limits: Limits, starts: Sequence[int], place: i
     by_bytes = 1 if limits.max_bytes is None else math.ceil(num_bytes / limits.max_bytes)
     wanted = min(max(1, by_time, by_bytes), max(1, ticks))
     borders = [stretch.start_s + ticks * k // wanted * table.time_base for k in range(wanted + 1)]
-    return [Piece(stretch.first, stretch.stop, low, high, False) for low, high in pairwise(borders)]
+    return [Segment(stretch.first, stretch.stop, low, high, False) for low, high in pairwise(borders)]
 
 
 class CopiedTimes(NamedTuple):
@@ -167,7 +167,7 @@ class CopiedTimes(NamedTuple):
     last_duration: int
 
 
-def copied_times(table: PacketTable, piece: Piece) -> CopiedTimes:
+def copied_times(table: PacketTable, piece: Segment) -> CopiedTimes:
     """The times by which a copy shows at each moment what the video shows there, and lasts as long as the piece.
 
     The first picture of a video is seen from its start on, also where the file has it begin later. An MP4 says of a
