@@ -18,9 +18,9 @@ from kastor.domain.certificate import Certificate
 from kastor.domain.content import Example
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.catalog import BaseModel, load_catalog
+from kastor.models.chat.render import Renderer
+from kastor.models.download import ensure_local
 from kastor.models.load import compute_threads, load_base
-from kastor.models.render import Renderer
-from kastor.models.sources import ensure_local
 from kastor.settings import load_settings
 from kastor.training.loop import Trainer
 from kastor.training.lora import attach

@@ -27,8 +27,8 @@ from kastor.dataset.report import judge
 from kastor.domain.dataset_limits import DATASET_PROFILES
 from kastor.domain.media import Probe
 from kastor.media.probe import MediaProber
-from kastor.models.families import SMOLLM2
-from kastor.models.render import Renderer
+from kastor.models.chat.families import SMOLLM2
+from kastor.models.chat.render import Renderer
 
 SIZES = (300, 1_000, 4_000, 16_000)
 NUM_BYTES = 30_000_000

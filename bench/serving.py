@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from kastor.domain.generation import Sampling
 from kastor.models.catalog import load_catalog
+from kastor.models.chat.render import Renderer
+from kastor.models.download import ensure_local
 from kastor.models.load import compute_threads, load_base
-from kastor.models.render import Renderer
-from kastor.models.sources import ensure_local
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.batching import Batcher, Bounds
 from kastor.serving.cache import SlotCache

@@ -24,8 +24,8 @@ from typing import Any
 from kastor.domain.content import Example
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.catalog import BaseModel, load_catalog
-from kastor.models.render import Rendered, Renderer
-from kastor.models.sources import ensure_local
+from kastor.models.chat.render import RenderedExample, Renderer
+from kastor.models.download import ensure_local
 from kastor.settings import COMPUTE_VARIABLES, load_settings
 
 PROMPT_TOKENS_MEDIAN, PROMPT_TOKENS_SIGMA, PROMPT_TOKENS_MOST = 180, 0.7, 1024
@@ -71,7 +71,7 @@ class Outcome:
         return self.num_tokens / self.cpu_s
 
 
-def draw_examples(renderer: Renderer, num_rows: int, seed: int) -> list[Rendered]:
+def draw_examples(renderer: Renderer, num_rows: int, seed: int) -> list[RenderedExample]:
     """Prompts whose number of tokens is log-normal, answers of 1 to 12 tokens."""
     source = random.Random(seed)  # noqa: S311  # a benchmark's data
     overhead = len(renderer.example(Example.pair("", "")).token_ids)
@@ -85,7 +85,7 @@ def draw_examples(renderer: Renderer, num_rows: int, seed: int) -> list[Rendered
     return rows
 
 
-def run_kastor(base: BaseModel, folder: Path, rows: list[Rendered]) -> Outcome:
+def run_kastor(base: BaseModel, folder: Path, rows: list[RenderedExample]) -> Outcome:
     """Kastor's loop as the worker runs it."""
     from kastor.models.load import load_base
     from kastor.training.loop import Trainer
@@ -101,7 +101,7 @@ def run_kastor(base: BaseModel, folder: Path, rows: list[Rendered]) -> Outcome:
     return _outcome("kastor", tokens, ends, [report.mean_loss for report in reports])
 
 
-def run_trl(contender: str, base: BaseModel, folder: Path, rows: list[Rendered]) -> Outcome:
+def run_trl(contender: str, base: BaseModel, folder: Path, rows: list[RenderedExample]) -> Outcome:
     """SFTTrainer on the same tokens, in the order given."""
     import torch
     from datasets import Dataset

@@ -66,10 +66,10 @@ class Judge:
         from kastor.domain.content import Resolution
         from kastor.media.decode import PictureDecoder
         from kastor.models.catalog import load_catalog
+        from kastor.models.chat.render import Renderer
+        from kastor.models.download import ensure_local
         from kastor.models.load import compute_threads
-        from kastor.models.render import Renderer
-        from kastor.models.sources import ensure_local
-        from kastor.models.vision import Encoder
+        from kastor.models.vision.encoder import VisionEncoder
 
         self.base = load_catalog().base(BASE)
         assert self.base.family.vision is not None
@@ -78,7 +78,7 @@ class Judge:
         self.resolution = Resolution(resolution)
         grid = self.base.family.vision.layout(self.resolution, (1, 1))
         self.grid = grid
-        encoder = Encoder.open(
+        encoder = VisionEncoder.open(
             self.folder, self.base.family.vision, num_threads=settings.num_threads or compute_threads()
         )
         self.pictures = pictures
@@ -93,7 +93,7 @@ class Judge:
         import torch
 
         from kastor.models.load import load_base
-        from kastor.models.projector import Projector, Spread
+        from kastor.models.vision.projector import ChannelStats, Projector
         from kastor.training.checkpoints import load_adapter
         from kastor.training.fused import use_fused_layers
         from kastor.training.lora import attach
@@ -106,7 +106,7 @@ class Judge:
         if adapter is not None:
             load_adapter(adapter, model)
         if projector is None:
-            spread = Spread.of([features[0] for features in self.features.values()])
+            spread = ChannelStats.of([features[0] for features in self.features.values()])
             projector = Projector.fresh(spread, table.shape[1], scale=float(table.float().std()), seed=0)
         use_packed_attention(model)
         use_fused_layers(model)

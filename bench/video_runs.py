@@ -54,15 +54,15 @@ class Watch:
 
     def start(self) -> None:
         """Watch until the process ends."""
-        from kastor.models.vision import Encoder
+        from kastor.models.vision.encoder import VisionEncoder
 
-        encode = Encoder.encode
+        encode = VisionEncoder.encode
 
-        def counted(encoder: Encoder, pictures: Sequence[Pixels], *grids: Any) -> Any:  # noqa: ANN401  # features
+        def counted(encoder: VisionEncoder, pictures: Sequence[Pixels], *grids: Any) -> Any:  # noqa: ANN401  # features
             self.encoded.append((time.time(), len(pictures)))
             return encode(encoder, pictures, *grids)
 
-        Encoder.encode = counted  # type: ignore[method-assign]
+        VisionEncoder.encode = counted  # type: ignore[method-assign]
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
@@ -151,9 +151,9 @@ def loop(order: Order) -> dict[str, Any]:
     from kastor.domain.job import RequestedHyperparameters, TuningSpec, resolve_hyperparameters
     from kastor.domain.request_limits import PROFILES
     from kastor.models.catalog import load_catalog
+    from kastor.models.download import ensure_local
     from kastor.models.load import compute_threads, load_base
-    from kastor.models.projector import Projector, Spread
-    from kastor.models.sources import ensure_local
+    from kastor.models.vision.projector import ChannelStats, Projector
     from kastor.training.loop import Trainer
     from kastor.training.lora import attach
     from kastor.training.sight import Sight
@@ -169,7 +169,7 @@ def loop(order: Order) -> dict[str, Any]:
     table = model.get_input_embeddings().weight
     looked[0]
     projector = Projector.fresh(
-        Spread.of(looked.features["0"]), table.shape[1], scale=float(table.float().std()), seed=0
+        ChannelStats.of(looked.features["0"]), table.shape[1], scale=float(table.float().std()), seed=0
     )
     sight = Sight(projector, lambda key, index: looked.features[key][index])
     trainer = Trainer(model, looked, TuningSpec(BASE, settled, base.adapter, len(looked)), sight)
@@ -185,14 +185,14 @@ class LookedAt(Sequence[Any]):
     """The rows as examples; each one's video is decoded and encoded whenever it is asked for."""
 
     def __init__(self, rows: Path, base: Any, folder: Path, reader: str) -> None:  # noqa: ANN401  # catalog.BaseModel
+        from kastor.models.chat.render import Renderer
         from kastor.models.load import compute_threads
-        from kastor.models.render import Renderer
-        from kastor.models.vision import Encoder
+        from kastor.models.vision.encoder import VisionEncoder
 
         self._rows = [json.loads(line) for line in rows.read_text().splitlines()]
         self._vision = base.family.vision
         self._renderer = Renderer.open(folder, base.family)
-        self._encoder = Encoder.open(folder, self._vision, num_threads=compute_threads())
+        self._encoder = VisionEncoder.open(folder, self._vision, num_threads=compute_threads())
         self._read = READERS[reader]
         self.features: dict[str, list[NDArray[np.float16]]] = {}
         self.decode_s = self.encode_s = 0.0

@@ -5,9 +5,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from kastor.models.families import GEMMA3, LLAMA3, QWEN3, QWEN3_INSTRUCT, SMOLLM2, Family
-from kastor.models.render import Renderer
-from kastor.models.tokens import tokenizers_of
+from kastor.models.chat.families import GEMMA3, LLAMA3, QWEN3, QWEN3_INSTRUCT, SMOLLM2, Family
+from kastor.models.chat.render import Renderer
+from kastor.models.chat.tokenizer import load_tokenizers
 from tiny import MERGES, SPECIAL_TOKENS
 
 QWEN_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
@@ -44,7 +44,7 @@ def family_tokenizer(family: Family) -> Any:
 
 def family_renderer(family: Family) -> Renderer:
     """Its renderer."""
-    return Renderer(*tokenizers_of(family_tokenizer(family).to_str(), family), family)
+    return Renderer(*load_tokenizers(family_tokenizer(family).to_str(), family), family)
 
 
 def family_config(family: Family) -> Any:

@@ -15,7 +15,7 @@ from kastor.domain.request_limits import OPEN
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.shown import Sights
 from kastor.media.cache import MediaCache
-from kastor.models.families import LLAMA_LINEARS, Family
+from kastor.models.chat.families import LLAMA_LINEARS, Family
 from tiny import TOWER_CHANNELS
 
 ADA = Principal("ada@example.org")
@@ -56,7 +56,7 @@ def tuned_on_pictures(base: Any, folder: Path, *, tower: str, preprocessing: int
     import torch
 
     from kastor.domain.job import AdapterShape
-    from kastor.models.projector import Projector, Spread
+    from kastor.models.vision.projector import ChannelStats, Projector
     from kastor.training.checkpoints import Checkpoints
     from kastor.training.lora import attach
 
@@ -65,7 +65,7 @@ def tuned_on_pictures(base: Any, folder: Path, *, tower: str, preprocessing: int
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
-    spread = Spread(np.full(TOWER_CHANNELS, 0.1), np.full(TOWER_CHANNELS, 2.0))
+    spread = ChannelStats(np.full(TOWER_CHANNELS, 0.1), np.full(TOWER_CHANNELS, 2.0))
     scale = float(model.get_input_embeddings().weight.float().std())
     projector = Projector.fresh(spread, model.get_input_embeddings().weight.shape[1], scale=scale, seed=seed)
     about = {"vision": {"tower": tower, "preprocessing": preprocessing}}
@@ -82,7 +82,7 @@ def trained_logprobs(model: Any, projector: Any, prompt: Any, answer: Sequence[i
     """
     import torch
 
-    from kastor.models.render import Rendered
+    from kastor.models.chat.render import RenderedExample
     from kastor.training.packed import sum_loss, use_packed_attention
     from kastor.training.packing import pack
     from kastor.training.sight import Sight
@@ -90,7 +90,7 @@ def trained_logprobs(model: Any, projector: Any, prompt: Any, answer: Sequence[i
     use_packed_attention(model)
     ids, found = prompt.token_ids + list(answer), []
     for place in range(len(prompt.token_ids), len(ids)):
-        row = pack([Rendered(ids, [at == place for at in range(len(ids))], prompt.pictures)])
+        row = pack([RenderedExample(ids, [at == place for at in range(len(ids))], prompt.pictures)])
         with torch.no_grad():
             found.append(-float(sum_loss(model, row, Sight(projector, read))))
     return found

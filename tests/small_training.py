@@ -6,21 +6,23 @@ import numpy as np
 import torch
 
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
-from kastor.models.families import LLAMA_LINEARS
-from kastor.models.render import Rendered
+from kastor.models.chat.families import LLAMA_LINEARS
+from kastor.models.chat.render import RenderedExample
 from kastor.training.lora import attach
 from tiny import tiny_config, tiny_model
 
 SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
 
 
-def examples(lengths: tuple[int, ...] = (7, 12, 3, 20, 5), seed: int = 0) -> list[Rendered]:
+def examples(lengths: tuple[int, ...] = (7, 12, 3, 20, 5), seed: int = 0) -> list[RenderedExample]:
     """Random tokens, of which the last third of each example is supervised."""
     random = np.random.default_rng(seed)
     made = []
     for length in lengths:
         learnt = max(1, length // 3)
-        made.append(Rendered(random.integers(3, 250, length).tolist(), [False] * (length - learnt) + [True] * learnt))
+        made.append(
+            RenderedExample(random.integers(3, 250, length).tolist(), [False] * (length - learnt) + [True] * learnt)
+        )
     return made
 
 

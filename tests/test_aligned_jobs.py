@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from films import Recipe, make_film
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.executors.local import LocalExecutor
-from kastor.models.projector import PROJECTOR_FILE
-from kastor.models.render import Rendered
+from kastor.models.chat.render import RenderedExample
+from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
 from kastor.training.alignment import MIN_OBSERVATIONS, observed
 from kastor.worker import sight
@@ -93,7 +93,7 @@ def test_of_many_rows_about_few_pictures_only_some_are_read_for_it(
     monkeypatch.setattr(sight, "LOOKED_AT", 50)
     asked_of: list[int] = []
 
-    def watched(examples: Sequence[Rendered], *rest: Any) -> Any:
+    def watched(examples: Sequence[RenderedExample], *rest: Any) -> Any:
         asked_of.append(len(examples))
         return observed(examples, *rest)
 

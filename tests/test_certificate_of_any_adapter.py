@@ -15,9 +15,9 @@ from kastor.domain.certificate import Certificate
 from kastor.domain.content import Example
 from kastor.domain.errors import DataLoss, Internal
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
-from kastor.models.families import LLAMA_LINEARS, SMOLLM2
+from kastor.models.chat.families import LLAMA_LINEARS, SMOLLM2
+from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import fp32_module_by_module, load_base, to_fp32
-from kastor.models.render import Rendered, Renderer
 from kastor.serving.certificate import EXACT, Served, certificate, check_logprobs, rounded_tolerance
 from kastor.store.blobs.manifests import write_manifest
 from kastor.training.fused import use_stock_layers
@@ -60,7 +60,7 @@ class Tuned:
     """A model after its last step, and its adapter's folder."""
 
     model: Any
-    examples: list[Rendered]
+    examples: list[RenderedExample]
     renderer: Renderer
     folder: Path
 

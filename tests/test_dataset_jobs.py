@@ -10,7 +10,7 @@ import pytest
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.job import State
 from kastor.models.catalog import load_catalog
-from kastor.models.render import Renderer
+from kastor.models.chat.render import Renderer
 from kastor.worker.judging import Judging
 from kastor.worker.ownership import Ownership
 from worker_place import Place

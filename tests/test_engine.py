@@ -16,7 +16,7 @@ from kastor.domain.content import Content, FunctionCall, FunctionResponse, Promp
 from kastor.domain.errors import DataLoss, InvalidArgument, Unavailable
 from kastor.domain.generation import FinishReason, GenerateRequest, ResponseFormat, Sampling
 from kastor.domain.job import Rendering
-from kastor.models.tokenizer_files import SMOLLM
+from kastor.models.chat.tokenizer_files import SMOLLM
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.serving.remote import RemoteEngine, engine_command
 from kastor.settings import Settings, environment

@@ -19,7 +19,7 @@ from kastor.domain.request_limits import OPEN
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
-from kastor.models.sources import ensure_local
+from kastor.models.download import ensure_local
 from kastor.settings import environment
 from kastor.store.blobs.checkpoint_folder import CheckpointFolder
 from kastor.store.blobs.manifests import STATE_FILE

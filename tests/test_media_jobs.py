@@ -16,8 +16,8 @@ from films import Recipe, make_film, make_torn_film, painted
 from kastor.domain.job import RequestedHyperparameters, State, TuningJob
 from kastor.executors.local import LocalExecutor
 from kastor.models.catalog import load_catalog
-from kastor.models.projector import PROJECTOR_FILE
-from kastor.models.render import Renderer
+from kastor.models.chat.render import Renderer
+from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
 from kastor.worker.judging import Judging
 from kastor.worker.ownership import Ownership

@@ -22,8 +22,8 @@ from kastor.media.cache import MediaCache
 from kastor.media.frame_store import frames_key
 from kastor.media.probe import plan
 from kastor.models.catalog import load_catalog
-from kastor.models.projector import PROJECTOR_FILE
-from kastor.models.render import Renderer
+from kastor.models.chat.render import Renderer
+from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
 from kastor.training.packing import epoch_order
 from kastor.worker.judging import Judging

@@ -23,8 +23,8 @@ from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.replays import Replays
 from kastor.jobs.shown import Sights
 from kastor.media.cache import CachedFile, MediaCache
-from kastor.models.families import NANO_VL
-from kastor.models.pictures import compiled_under
+from kastor.models.chat.families import NANO_VL
+from kastor.models.vision.media_frames import medium_frames_key
 from seen_media import ADA, make_picture, make_video, no_uploads, prompt_of, shown_in
 from worker_place import Place
 
@@ -89,7 +89,7 @@ def test_a_model_of_the_first_rules_is_shown_what_it_was_tuned_on_and_new_media_
     assert shown.planned.frames is not None
     assert list(shown.planned.frames.pts) == held["media"][0]["video"]["pts"]
     assert medium_of(medium_object(shown.planned)).scaling == shown.planned.scaling == 1
-    names = [compiled_under(replace(shown.planned, scaling=scaling), VISION) for scaling in (0, 1)]
+    names = [medium_frames_key(replace(shown.planned, scaling=scaling), VISION) for scaling in (0, 1)]
     assert names[0] != names[1]
     seen = Seen(CachedFile(tmp_path / "x", "00", 1), Probe(MediaKind.VIDEO, "mp4", 1, width=96, height=48))
     wide = replace(seen, probe=replace(seen.probe, stored_size=(64, 48)))

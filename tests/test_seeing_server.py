@@ -14,7 +14,7 @@ from google.genai import errors, types
 
 from kastor.domain.generation import GenerateRequest, Sampling
 from kastor.media.cache import MediaCache
-from kastor.models.families import NANO_VL
+from kastor.models.chat.families import NANO_VL
 from kastor.serving.remote import RemoteEngine
 from kastor.settings import Settings, environment
 from seen_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
@@ -130,10 +130,10 @@ def test_media_that_cannot_be_used_are_refused_by_part_and_rule(client: genai.Cl
 
 
 def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> None:
+    from kastor.models.chat.render import Renderer
     from kastor.models.load import load_base
-    from kastor.models.pictures import stored_under
-    from kastor.models.render import Renderer
-    from kastor.models.vision import PREPROCESSING, FeatureStore, tower_hash
+    from kastor.models.vision.encoder import PREPROCESSING, FeatureStore, tower_hash
+    from kastor.models.vision.media_frames import medium_feature_key
 
     base, vision = root / "base", NANO_VL.vision
     assert vision is not None
@@ -151,7 +151,7 @@ def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> 
             assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", prompt, shown)
             steps = [step.chosen for chunk in chunks for step in chunk.steps]
             views = {media: one.planned.view for media, one in shown.items()}
-            keys = {media: stored_under(one.planned, tower) for media, one in shown.items()}
+            keys = {media: medium_feature_key(one.planned, tower) for media, one in shown.items()}
             rendered = Renderer.open(base, NANO_VL).prompt_with_pictures(prompt, views).keyed(keys)
             cache = MediaCache(settings.cache_dir / "features")
             lease = cache.lease("test")

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from family_bases import TEXT_FAMILIES, family_base
 from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Role, Text
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
-from kastor.models.families import Family
-from kastor.models.load import end_ids, load_base
-from kastor.models.render import Rendered, Renderer
+from kastor.models.chat.families import Family
+from kastor.models.chat.render import RenderedExample, Renderer
+from kastor.models.load import load_base, stop_token_ids
 from kastor.serving.certificate import EXACT, Served, certificate
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import attach, detach
@@ -55,7 +55,7 @@ def folder(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(family: Family, folder: Path) -> list[Rendered]:
+def rows(family: Family, folder: Path) -> list[RenderedExample]:
     renderer = Renderer.open(folder, family)
     return [renderer.example(example) for example in EXAMPLES]
 
@@ -73,7 +73,7 @@ def attached(folder: Path, family: Family) -> Any:
     return model
 
 
-def padded_sum_loss(model: Any, rows: list[Rendered]) -> torch.Tensor:
+def padded_sum_loss(model: Any, rows: list[RenderedExample]) -> torch.Tensor:
     """The textbook way, by the stock forward: rows padded to the longest, labels of -100 where nothing is learnt."""
     longest = max(len(row.token_ids) for row in rows)
     ids, mask, labels = (torch.full((len(rows), longest), fill) for fill in (0, 0, -100))
@@ -87,7 +87,7 @@ def padded_sum_loss(model: Any, rows: list[Rendered]) -> torch.Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
 
 
-def test_packed_gradients_equal_the_padded_ones(family: Family, folder: Path, rows: list[Rendered]) -> None:
+def test_packed_gradients_equal_the_padded_ones(family: Family, folder: Path, rows: list[RenderedExample]) -> None:
     model = attached(folder, family)
     padded = padded_sum_loss(model, rows)
     padded.backward()
@@ -105,7 +105,7 @@ def test_packed_gradients_equal_the_padded_ones(family: Family, folder: Path, ro
 
 
 def test_it_overfits_in_twenty_steps_and_is_served_as_it_was_trained(
-    family: Family, folder: Path, rows: list[Rendered], tmp_path: Path
+    family: Family, folder: Path, rows: list[RenderedExample], tmp_path: Path
 ) -> None:
     model, renderer = (
         attach(load_base(folder, dtype=torch.float32), shape(family), seed=1),
@@ -125,4 +125,4 @@ def test_it_overfits_in_twenty_steps_and_is_served_as_it_was_trained(
     assert proof.tolerance == EXACT
     assert proof.num_tokens == sum(row.num_supervised for row in rows)
     assert proof.effect > 0.1
-    assert renderer.closing_id in end_ids(served.model, renderer.closing_id)
+    assert renderer.closing_id in stop_token_ids(served.model, renderer.closing_id)

@@ -19,11 +19,11 @@ from kastor.export.golden import GoldenJobFiles
 from kastor.export.making import make
 from kastor.export.order import Format
 from kastor.media.cache import MediaCache
-from kastor.models.families import NANO_VL
+from kastor.models.chat.families import NANO_VL
+from kastor.models.chat.render import Renderer
+from kastor.models.download import TOWER_FILE
 from kastor.models.load import load_base
-from kastor.models.projector import PROJECTOR_FILE
-from kastor.models.render import Renderer
-from kastor.models.sources import TOWER_FILE
+from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.seeing import Seeing
 from kastor.worker.outcome import work
 from kastor.worker.ownership import Ownership

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import State, TuningJob
-from kastor.models.families import SMOLLM2
-from kastor.models.render import Renderer
+from kastor.models.chat.families import SMOLLM2
+from kastor.models.chat.render import Renderer
 from kastor.training.packed import use_packed_attention
 from kastor.worker.certify import certified
 from kastor.worker.outcome import work

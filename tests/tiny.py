@@ -6,8 +6,8 @@ Importing this module is cheap; torch and transformers load when a builder is ca
 from pathlib import Path
 from typing import Any
 
-from kastor.models.families import LLAMA_LINEARS, NANO_VL
-from kastor.models.sources import TOWER_FILE
+from kastor.models.chat.families import LLAMA_LINEARS, NANO_VL
+from kastor.models.download import TOWER_FILE
 from kastor.store.blobs.manifests import write_manifest
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

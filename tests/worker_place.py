@@ -22,7 +22,7 @@ from kastor.domain.job import (
 )
 from kastor.executors.local import LocalExecutor
 from kastor.jobs.scheduler import Scheduler
-from kastor.models.families import LLAMA_LINEARS
+from kastor.models.chat.families import LLAMA_LINEARS
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import DATASET, SOURCE, JobFiles
 from kastor.store.database import migrate, open_database

@@ -34,10 +34,10 @@ from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import BaseModel, load_catalog
-from kastor.models.language import text_config
-from kastor.models.load import compute_dtype, compute_threads, end_ids, free_bytes, load_base, served_as
-from kastor.models.render import Rendered, Renderer
-from kastor.models.sources import Progress, ensure_local
+from kastor.models.chat.render import RenderedExample, Renderer
+from kastor.models.decoder.inputs import text_config
+from kastor.models.download import Progress, ensure_local
+from kastor.models.load import cast_for_serving, compute_dtype, compute_threads, free_bytes, load_base, stop_token_ids
 from kastor.runtime.logging import configure_logs
 from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.runtime.parent_death import watch_parent
@@ -98,7 +98,7 @@ class Service:
             return Response(wire.encode_error(error), media_type=NDJSON)
         return Response(wire.encode_count(len(rendered.token_ids)), media_type=NDJSON)
 
-    def _rendered(self, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> Rendered:
+    def _rendered(self, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> RenderedExample:
         views = {media: one.planned.view for media, one in shown.items()}
         renderer = self.renderers(rendering)
         renderer.check_length(prompt, self.batcher.bounds.max_prompt_tokens)
@@ -140,7 +140,7 @@ class Service:
             if ticket is not None:
                 ticket.cancel()
 
-    async def _seen(self, prompt: Rendered, asked: GenerateRequest) -> tuple[Embedded, ...]:
+    async def _seen(self, prompt: RenderedExample, asked: GenerateRequest) -> tuple[Embedded, ...]:
         """The prompt's pictures, if it is no longer than it may be; text is answered meanwhile."""
         self.batcher.room_for_answer(len(prompt.token_ids), asked.sampling)
         assert self.seeing is not None  # noqa: S101  # the renderer refused
@@ -167,7 +167,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
     began = time.monotonic()
     renderers = lru_cache(lambda rendering: Renderer.open(folder, base.family, rendering=rendering))
     renderer = renderers(Rendering.PUBLISHED)
-    model = served_as(load_base(folder, dtype=compute_dtype(settings.base_dtype)), base.family.vision)
+    model = cast_for_serving(load_base(folder, dtype=compute_dtype(settings.base_dtype)), base.family.vision)
     cache = SlotCache.like(model, base.family.vision)
     bounds = Bounds(
         max_rows=settings.max_batch_rows,
@@ -178,7 +178,7 @@ def service(settings: Settings, base: BaseModel) -> Service:
     )
     bank = AdapterBank(model, JobFiles(settings.data_dir).verified_adapter, settings.max_resident_adapters)
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
-    ends = end_ids(model, renderer.closing_id)
+    ends = stop_token_ids(model, renderer.closing_id)
     guides = Guides(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
     batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache)
     stall_timeout_s = settings.engine_stall_timeout_s

@@ -39,7 +39,7 @@ from kastor.jobs.shown import Sights
 from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
-from kastor.models.sources import check_agreement
+from kastor.models.download import check_agreement
 from kastor.runtime.logging import configure_logs
 from kastor.runtime.server_record import locked_folder, new_instance, publish_server_record
 from kastor.security.access_settings import AccessSettings

@@ -13,7 +13,7 @@ from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import InvalidArgument
 from kastor.jobs.requests import check_tower
 from kastor.models.catalog import load_catalog
-from kastor.models.families import FAMILIES
+from kastor.models.chat.families import FAMILIES
 
 LINE = json.dumps({"contents": [{"role": r, "parts": [{"text": r}]} for r in ("user", "model", "user", "model")]})
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from kastor.cli.app import app
 from kastor.domain.content import Resolution
 from kastor.domain.job import State, default_hyperparameters
-from kastor.models.families import NANO_VL
+from kastor.models.chat.families import NANO_VL
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
 from making import after, make_job, make_model, make_snapshot

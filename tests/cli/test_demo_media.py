@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kastor.cli.demos import cloth
-from kastor.models.families import NANO_VL
+from kastor.models.chat.families import NANO_VL
 from ran_command import Kastor
 from tiny import tiny_seeing_base
 from tiny_catalog import tiny_catalog

@@ -22,7 +22,7 @@ from kastor.domain.content import Text as Words
 from kastor.domain.dataset_limits import OPEN_DATASET
 from kastor.domain.tools import ToolCallSupport
 from kastor.domain.vision import VisionSpec
-from kastor.models.families import LLAMA3, NANO_VL, SMOLLM2
+from kastor.models.chat.families import LLAMA3, NANO_VL, SMOLLM2
 
 TOOLS = '[{"functionDeclarations":[{"name":"f"},{"name":"g"}]}]'
 CALL, GIVEN = FunctionCall("f", "{}"), FunctionResponse("f", '{"a":1}')

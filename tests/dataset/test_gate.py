@@ -21,7 +21,7 @@ from kastor.domain.media import MediaFault, MediaKind, Probe, SamplingPlan
 from kastor.domain.request_limits import GEMINI_API, OPEN
 from kastor.domain.vision import MediaLayouts, TokenCount
 from kastor.media.cache import CachedFile
-from kastor.models.families import NANO_VL
+from kastor.models.chat.families import NANO_VL
 
 VERTEX = DATASET_PROFILES["vertex-gemini-2.5"]
 STRICT = DATASET_PROFILES["gemini-api"]

@@ -29,7 +29,7 @@ from kastor.media.decode import request_frames
 from kastor.media.decode_limits import DecodeLimits
 from kastor.media.fetch import AllowedSources, Fetcher
 from kastor.media.probe import MediaProber, plan, probe
-from kastor.models.families import NANO_VL
+from kastor.models.chat.families import NANO_VL
 
 SHARED = Path(__file__).parents[3] / "shared" / "media" / "videos"
 LIMITS = dataset_limits("vertex-gemini-2.5")

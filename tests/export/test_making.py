@@ -25,11 +25,11 @@ from kastor.export.making import MANIFEST_FILE, make
 from kastor.export.order import Format, Order, Weights
 from kastor.export.proof import plain_logprobs
 from kastor.export.sight import Seen
-from kastor.models.chat_templates import CHAT_TEMPLATES
-from kastor.models.families import FAMILIES, SMOLLM2
+from kastor.models.chat.families import FAMILIES, SMOLLM2
+from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
+from kastor.models.chat.render import RenderedExample, Renderer
+from kastor.models.chat.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.models.load import load_base
-from kastor.models.render import Rendered, Renderer
-from kastor.models.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.serving.certificate import Served
 from kastor.store.blobs.manifests import write_manifest
 from tiny import tiny_adapter, tiny_base, tiny_gemma_base
@@ -53,12 +53,12 @@ def order(given: Path, tmp_path: Path) -> Order:
 
 
 @pytest.fixture(scope="module")
-def examples(given: Path) -> list[Rendered]:
+def examples(given: Path) -> list[RenderedExample]:
     return Seen(None).rendered(files_in(given).golden(given / "adapter"), Renderer.open(given / "base", SMOLLM2))
 
 
 @pytest.fixture(scope="module")
-def served(given: Path, examples: list[Rendered]) -> list[torch.Tensor]:
+def served(given: Path, examples: list[RenderedExample]) -> list[torch.Tensor]:
     """Log-probabilities in fp32, by the serving engine."""
     base = load_base(given / "base", dtype=torch.float32)
     return Served.open(base, Renderer.open(given / "base", SMOLLM2), given / "adapter").logprobs(examples)
@@ -79,7 +79,7 @@ def by_transformers(folder: Path, **options: Any) -> Any:
 
 
 def test_the_adapter_is_loaded_by_stock_peft_and_names_its_base(
-    order: Order, examples: list[Rendered], served: list[torch.Tensor]
+    order: Order, examples: list[RenderedExample], served: list[torch.Tensor]
 ) -> None:
     make(order, lambda _: None)
     config = json.loads((order.out / "adapter_config.json").read_text())
@@ -140,7 +140,7 @@ def test_an_adapter_on_a_base_of_the_hub_names_it_there(order: Order) -> None:
 
 
 def test_the_merged_model_is_loaded_by_transformers_alone(
-    order: Order, examples: list[Rendered], served: list[torch.Tensor]
+    order: Order, examples: list[RenderedExample], served: list[torch.Tensor]
 ) -> None:
     make(replace(order, format=Format.MERGED), lambda _: None)
     assert farthest(served, plain_logprobs(by_transformers(order.out), examples)) < 1e-3
@@ -195,7 +195,7 @@ def test_an_export_has_the_tokenizer_that_the_model_was_tuned_with(
 
 @pytest.mark.parametrize(("weights", "near"), [(Weights.F16, 0.02), (Weights.BF16, 0.1), (Weights.Q8_0, 0.2)])
 def test_a_gguf_file_is_loaded_by_transformers_with_its_tokens(
-    order: Order, examples: list[Rendered], served: list[torch.Tensor], weights: Weights, near: float
+    order: Order, examples: list[RenderedExample], served: list[torch.Tensor], weights: Weights, near: float
 ) -> None:
     manifest = make(replace(order, format=Format.GGUF, weights=weights), lambda _: None)
     assert manifest["weights"] == weights.value

@@ -29,13 +29,13 @@ from kastor.export.making import make
 from kastor.export.order import Format, Order
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import entry, load_catalog
-from kastor.models.families import NANO_VL
+from kastor.models.chat.families import NANO_VL
+from kastor.models.chat.render import PictureSpan, RenderedExample, Renderer
+from kastor.models.download import TOWER_FILE
 from kastor.models.load import load_base
-from kastor.models.pictures import stored_under
-from kastor.models.projector import PROJECTOR_FILE
-from kastor.models.render import Picture, Rendered, Renderer
-from kastor.models.sources import TOWER_FILE
-from kastor.models.vision import PREPROCESSING, FeatureStore, tower_hash
+from kastor.models.vision.encoder import PREPROCESSING, FeatureStore, tower_hash
+from kastor.models.vision.media_frames import medium_feature_key
+from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.seeing import Seeing
 from worker_place import Place, adapter
 
@@ -85,12 +85,14 @@ def order(place: Place, out: Path, **changes: Any) -> Order:
 
 
 @pytest.fixture(scope="module")
-def golden(place: Place) -> list[Rendered]:
+def golden(place: Place) -> list[RenderedExample]:
     """The certified rows as they were trained on."""
     renderer, tower, found = Renderer.open(place.settings.data_dir / "base", NANO_VL), base_tower(place), []
     for one in files(place).golden(place.blobs.adapter("job1")):
         assert one.planned is not None
-        keys = {media: stored_under(planned, tower) for media, planned in one.planned.by_media(one.example).items()}
+        keys = {
+            media: medium_feature_key(planned, tower) for media, planned in one.planned.by_media(one.example).items()
+        }
         found.append(renderer.example(one.example, one.planned.views(one.example)).keyed(keys))
     return found
 
@@ -106,7 +108,7 @@ def certified(place: Place) -> list[float]:
     return [row["served"] for row in sorted(proof["rows"], key=lambda row: row["example"])]
 
 
-def mean_logprobs(model: Any, rendered: Rendered, see: Callable[[Picture], torch.Tensor]) -> float:
+def mean_logprobs(model: Any, rendered: RenderedExample, see: Callable[[PictureSpan], torch.Tensor]) -> float:
     """Of the supervised tokens, with nothing but the library's own forward."""
     ids = torch.tensor(rendered.token_ids)
     with torch.no_grad():
@@ -118,7 +120,7 @@ def mean_logprobs(model: Any, rendered: Rendered, see: Callable[[Picture], torch
     return sum(found) / len(found)
 
 
-def features(place: Place, picture: Picture) -> torch.Tensor:
+def features(place: Place, picture: PictureSpan) -> torch.Tensor:
     cache = MediaCache(place.settings.cache_dir / "features")
     lease = cache.lease("test")
     store = FeatureStore(cache, lease)
@@ -135,12 +137,12 @@ def by_formula(weights: dict[str, torch.Tensor], features_NC: torch.Tensor) -> t
     return (hidden @ weights["outer.weight"].T + weights["outer.bias"]) * weights["scale"]
 
 
-def test_a_row_that_was_left_out_is_counted_and_never_golden(golden: list[Rendered]) -> None:
+def test_a_row_that_was_left_out_is_counted_and_never_golden(golden: list[RenderedExample]) -> None:
     assert [len(one.pictures) for one in golden] == [1, 2, 3, 0]
 
 
 def test_a_peft_export_sees_by_its_projector_and_names_the_tower_it_needs(
-    place: Place, tmp_path: Path, golden: list[Rendered]
+    place: Place, tmp_path: Path, golden: list[RenderedExample]
 ) -> None:
     manifest = make(order(place, tmp_path / "out"), lambda _: None)
     placeholder = "<jupyter_output>"
@@ -190,7 +192,7 @@ def test_the_programs_of_the_card_run(merged: Path, tmp_path: Path) -> None:
 
 
 def test_a_merged_export_is_a_base_that_sees_as_the_tuned_model_did(
-    place: Place, merged: Path, golden: list[Rendered], tmp_path: Path
+    place: Place, merged: Path, golden: list[RenderedExample], tmp_path: Path
 ) -> None:
     (tmp_path / "catalog.toml").write_text(
         next(block.code for block in blocks((merged / "README.md").read_text()) if block.language == "toml")

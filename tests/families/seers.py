@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from kastor.domain.content import Content, Example, Media, Part, Resolution, Role, Text
 from kastor.domain.job import AdapterShape
 from kastor.domain.vision import Grid, MediumLayout
-from kastor.models.families import FAMILIES, Family
-from kastor.models.layouts import layout_of
+from kastor.models.chat.families import FAMILIES, Family
+from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base
-from kastor.models.preprocess import RECIPES, normalised, patches, plain_patches, tiles
-from kastor.models.render import Rendered, Renderer
-from kastor.models.vision import Encoder, Features, compact
+from kastor.models.vision.encoder import Features, VisionEncoder, to_half_precision
+from kastor.models.vision.grids import layout_of
+from kastor.models.vision.preprocess import PREPROCESS_CONFIGS, normalise_pixels, patches, plain_patches, split_tiles
 from kastor.training.lora import attach
 from kastor.training.sight import Sight
 from tiny_vl import TINY_VL, tiny_gemma4_e, tiny_gemma4_moe
@@ -83,13 +83,13 @@ class Seer:
     @cached_property
     def features(self) -> Mapping[str, list[Features]]:
         """What its tower makes of them, as it is stored."""
-        return {uri: [compact(np.asarray(one)) for one in made] for uri, made in self._encoded.items()}
+        return {uri: [to_half_precision(np.asarray(one)) for one in made] for uri, made in self._encoded.items()}
 
     @cached_property
     def _encoded(self) -> Mapping[str, list[NDArray[np.float32]]]:
         vision = self.family.vision
         assert vision is not None
-        tower = Encoder.open(self.folder, vision, num_threads=1).tower
+        tower = VisionEncoder.open(self.folder, vision, num_threads=1).tower
         return {uri: [tower(p[None], g)[0] for p, g in held] for uri, held in self.pictures.items()}
 
     def sight(self, *, exact: bool = False) -> Sight:
@@ -98,13 +98,13 @@ class Seer:
         assert vision is not None
         return Sight(None, lambda key, index: held[key][index], both_ways=vision.both_ways)
 
-    def example(self, *parts: Part, answer: str = "yes") -> Rendered:
+    def example(self, *parts: Part, answer: str = "yes") -> RenderedExample:
         """An example of these parts, rendered, with the keys of its pictures."""
         turns = (Content(Role.USER, parts), Content(Role.MODEL, (Text(answer),)))
         return self.renderer.example(Example(turns), self.views).keyed({STILL: STILL.uri, FILM: FILM.uri})
 
     @cached_property
-    def examples(self) -> list[Rendered]:
+    def examples(self) -> list[RenderedExample]:
         """Four."""
         return [
             self.example(Text("what is it? "), STILL, answer="a thing"),
@@ -123,7 +123,7 @@ class Seer:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
         return model
 
-    def whole_inputs(self, example: Rendered) -> dict[str, Any]:
+    def whole_inputs(self, example: RenderedExample) -> dict[str, Any]:
         """An example's pictures as transformers' whole model takes them, beside the token ids."""
         ids = torch.tensor(example.token_ids)[None]
         vision = self.family.vision
@@ -134,18 +134,18 @@ class Seer:
         if not shown:
             return given
         held = [self.pictures[key][index] for key, index in shown]
-        recipe = RECIPES[vision.pretrained]
+        recipe = PREPROCESS_CONFIGS[vision.pretrained]
         kinds = (ids == placeholder).int()
         if self.name.startswith("qwen"):
             size = 14 if self.name == "qwen2.5-vl" else 16
-            made = [patches(normalised(p[None], recipe), patch_size=size, merge=2, num_frames=2) for p, _ in held]
+            made = [patches(normalise_pixels(p[None], recipe), patch_size=size, merge=2, num_frames=2) for p, _ in held]
             grids = torch.tensor([[1, 2 * grid.rows, 2 * grid.columns] for _, grid in held])
             pixels = torch.from_numpy(np.concatenate(made))
             return given | {"pixel_values": pixels, "image_grid_thw": grids, "mm_token_type_ids": kinds}
         if self.name.startswith("gemma4"):
             return given | _padded([p for p, _ in held]) | {"mm_token_type_ids": kinds}
-        cut = [tiles(p[None], grid) if grid.tiles != (1, 1) else p[None] for p, grid in held]
-        pixels = torch.from_numpy(np.concatenate([normalised(one, recipe) for one in cut]))
+        cut = [split_tiles(p[None], grid) if grid.tiles != (1, 1) else p[None] for p, grid in held]
+        pixels = torch.from_numpy(np.concatenate([normalise_pixels(one, recipe) for one in cut]))
         if self.name in ("smolvlm", "idefics3"):
             return given | {"pixel_values": pixels[None]}
         return given | {"pixel_values": pixels} | ({"token_type_ids": kinds} if self.name == "gemma3" else {})
@@ -153,7 +153,7 @@ class Seer:
 
 def _padded(pictures: list[Pixels]) -> dict[str, torch.Tensor]:
     """Pictures of several sizes as Gemma 4's own processor gives them: patches and their places, -1 where none is."""
-    each = [plain_patches(normalised(one[None], RECIPES["gemma4"]), 16)[0] for one in pictures]
+    each = [plain_patches(normalise_pixels(one[None], PREPROCESS_CONFIGS["gemma4"]), 16)[0] for one in pictures]
     most = max(len(one) for one in each)
     pixels = np.stack([np.pad(one, ((0, most - len(one)), (0, 0))) for one in each])
     places = np.full((len(each), most, 2), -1)

@@ -22,8 +22,8 @@ from kastor.domain.vision import MediumPlan
 from kastor.export.making import make
 from kastor.export.order import Format, Order
 from kastor.media.cache import MediaCache
-from kastor.models.pictures import stored_under
-from kastor.models.vision import FeatureStore, tower_hash
+from kastor.models.vision.encoder import FeatureStore, tower_hash
+from kastor.models.vision.media_frames import medium_feature_key
 from kastor.store.blobs.manifests import write_manifest
 from seers import STILL, Seer
 
@@ -46,7 +46,7 @@ def ordered(seer: Seer, folder: Path) -> Order:
     files.plan.write_bytes(b"".join(orjson.dumps(plan) + b"\n" for plan in plans))
     cache = MediaCache(folder / "features")
     with closing(cache.lease("test")) as lease:
-        key = stored_under(planned, tower_hash(seer.folder, vision))
+        key = medium_feature_key(planned, tower_hash(seer.folder, vision))
         FeatureStore(cache, lease).put(key, seer.features[STILL.uri])
     seer.tuned().save_pretrained(folder / "adapter")
     write_manifest(folder / "adapter", {})

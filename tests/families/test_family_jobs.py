@@ -16,10 +16,10 @@ from kastor.domain.job import RequestedHyperparameters, State
 from kastor.domain.vision import VisionSpec
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
+from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
-from kastor.models.projector import PROJECTOR_FILE
-from kastor.models.render import Renderer
-from kastor.models.vision import Encoder
+from kastor.models.vision.encoder import VisionEncoder
+from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.seeing import Seeing
 from seen_media import shown_in
 from seers import BUILDERS, FAMILY_OF
@@ -84,13 +84,13 @@ def test_a_pretrained_tower_is_opened_before_another_thread_makes_the_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Opening one switches off how modules are initialised, in the whole process."""
-    opened, opening = [], Encoder.open
+    opened, opening = [], VisionEncoder.open
 
-    def watched(folder: Path, vision: VisionSpec, *, num_threads: int) -> Encoder:
+    def watched(folder: Path, vision: VisionSpec, *, num_threads: int) -> VisionEncoder:
         opened.append(threading.current_thread() is threading.main_thread())
         return opening(folder, vision, num_threads=num_threads)
 
-    monkeypatch.setattr(Encoder, "open", watched)
+    monkeypatch.setattr(VisionEncoder, "open", watched)
     place = Place(tmp_path, base=(FAMILY_OF.get("gemma3", "gemma3"), BUILDERS["gemma3"]))
     PIL.Image.fromarray(painted(1, (64, 48), noise=True)).save(place.media / "1.png")
     place.add_file([row("a", "1.png")], asked=RequestedHyperparameters(1, 1, 0.01))

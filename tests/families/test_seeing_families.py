@@ -9,10 +9,10 @@ import torch
 from kastor.domain.content import Resolution, Text
 from kastor.domain.job import Hyperparameters, TuningSpec
 from kastor.export.folders import on_base
-from kastor.models.families import FAMILIES
-from kastor.models.layouts import BUDGET
+from kastor.models.chat.families import FAMILIES
+from kastor.models.chat.render import RenderedExample
 from kastor.models.load import load_base
-from kastor.models.render import Rendered
+from kastor.models.vision.grids import BUDGET
 from kastor.serving.certificate import Served
 from kastor.serving.rows import Embedded
 from kastor.training.checkpoints import Checkpoints
@@ -52,7 +52,7 @@ def test_what_a_picture_shows_matters(seer: Seer) -> None:
     assert one.pictures[0].num_tokens > 8
     row = pack([one])
     seen = target_logprobs(model, row, seer.sight())
-    blind = target_logprobs(model, pack([Rendered(one.token_ids, one.supervised)]))
+    blind = target_logprobs(model, pack([RenderedExample(one.token_ids, one.supervised)]))
     assert (seen - blind).abs().max() > 1e-3
     assert len(other.pictures) >= 2
 
@@ -61,7 +61,7 @@ def test_packed_gradients_are_those_of_each_example_alone(seer: Seer) -> None:
     model = seer.tuned()
     use_packed_attention(model)
 
-    def gradients(rows: list[list[Rendered]]) -> dict[str, torch.Tensor]:
+    def gradients(rows: list[list[RenderedExample]]) -> dict[str, torch.Tensor]:
         model.zero_grad()
         for row in rows:
             sum_loss(model, pack(row), seer.sight()).backward()
@@ -96,7 +96,7 @@ def test_served_logprobs_are_the_trained_ones(seer: Seer, tmp_path: Path) -> Non
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     saved = checkpoints.save(model, {}, step=1, ends_epoch=True, about={})
 
-    def embedded(example: Rendered) -> tuple[Embedded, ...]:
+    def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
         parts = sight.made(example.pictures, torch.device("cpu")).split([p.num_tokens for p in example.pictures])
         return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
@@ -105,14 +105,14 @@ def test_served_logprobs_are_the_trained_ones(seer: Seer, tmp_path: Path) -> Non
         torch.testing.assert_close(found, expected, atol=5e-4, rtol=1e-3)
     for example in seer.examples:  # and the answer, token by token, is what the same tokens are when taken in at once
         prompt_ids = example.token_ids[: example.supervised.index(True)]
-        prompt = Rendered(prompt_ids, [False] * len(prompt_ids), example.pictures, example.on_a_grid)
+        prompt = RenderedExample(prompt_ids, [False] * len(prompt_ids), example.pictures, example.on_a_grid)
         _, steps = served.answer(prompt)
         ids = [step.chosen.token_id for step in steps]
         assert ids or not steps
         if not ids:
             continue
         learnt = [False] * len(prompt_ids) + [True] * len(ids)
-        (at_once,) = served.logprobs([Rendered(prompt_ids + ids, learnt, example.pictures, example.on_a_grid)])
+        (at_once,) = served.logprobs([RenderedExample(prompt_ids + ids, learnt, example.pictures, example.on_a_grid)])
         one_by_one = torch.tensor([step.chosen.logprob for step in steps])
         torch.testing.assert_close(at_once, one_by_one, atol=5e-4, rtol=1e-3)
 

@@ -17,7 +17,7 @@ from kastor.jobs.asks import Ask, PromptSupport, check_tuned, check_tuned_prompt
 from kastor.jobs.eyes import LocalEyes
 from kastor.jobs.shown import Sights, media_tokens
 from kastor.media.cache import CachedFile, MediaCache
-from kastor.models.families import NANO_VL
+from kastor.models.chat.families import NANO_VL
 from seen_media import ADA, make_picture, make_video, prompt_of, shown_in
 
 VISION = NANO_VL.vision

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from kastor.domain.content import FunctionCall, Text
 from kastor.domain.generation import Chunk, FinishReason, TokenLogprob, TokenStep
-from kastor.models.calls import with_calls
-from kastor.models.functions import GEMMA_JSON, HERMES, LLAMA_JSON, Control, FunctionStyle
+from kastor.models.chat.tool_format import GEMMA_JSON, HERMES, LLAMA_JSON, ControlText, ToolFormat
+from kastor.models.chat.tool_parser import parse_tool_calls
 
 NAMES = ("f", "weather")
 
@@ -22,10 +22,10 @@ def chunks(pieces: Sequence[str], finish: FinishReason = FinishReason.STOP) -> G
         yield Chunk(piece, 5, place + 1, finish if last else None, steps=steps)
 
 
-def heard(style: FunctionStyle, pieces: Sequence[str], *, must_call: bool = False) -> list[str | FunctionCall]:
+def heard(style: ToolFormat, pieces: Sequence[str], *, must_call: bool = False) -> list[str | FunctionCall]:
     """What is told, neighbouring texts joined."""
     found: list[str | FunctionCall] = []
-    for chunk in with_calls(chunks(pieces), style, NAMES, must_call=must_call):
+    for chunk in parse_tool_calls(chunks(pieces), style, NAMES, must_call=must_call):
         if chunk.call is not None:
             found.append(chunk.call)
         elif found and isinstance(found[-1], str):
@@ -35,14 +35,14 @@ def heard(style: FunctionStyle, pieces: Sequence[str], *, must_call: bool = Fals
     return found
 
 
-def said(style: FunctionStyle, parts: Sequence[Text | FunctionCall]) -> str:
+def said(style: ToolFormat, parts: Sequence[Text | FunctionCall]) -> str:
     """An answer of these parts, as it is written for training."""
     written = ""
     for place, part in enumerate(parts):
         beside = place and (isinstance(part, FunctionCall) or isinstance(parts[place - 1], FunctionCall))
         written += style.between if beside else ""
         if isinstance(part, FunctionCall):
-            written += "".join(one.text if isinstance(one, Control) else one for one in style.called(part))
+            written += "".join(one.text if isinstance(one, ControlText) else one for one in style.format_call(part))
         else:
             written += part.text
     return written
@@ -82,7 +82,7 @@ def test_what_is_written_with_tags_is_read_back_however_it_is_cut(
 @settings(deadline=None)
 @given(parts=st.lists(calls, min_size=1, max_size=3), places=st.lists(st.integers(0, 200), max_size=8))
 def test_calls_without_tags_are_read_back_however_they_are_cut(
-    style: FunctionStyle, parts: list[FunctionCall], places: list[int]
+    style: ToolFormat, parts: list[FunctionCall], places: list[int]
 ) -> None:
     assert heard(style, cut(said(style, parts), places)) == parts
 
@@ -145,7 +145,7 @@ def test_text_is_told_at_once_and_a_call_in_one_piece() -> None:
         '"arguments": {"a": 1}}\n</tool_',
         "call>",
     ]
-    told = list(with_calls(chunks(pieces), HERMES, NAMES))
+    told = list(parse_tool_calls(chunks(pieces), HERMES, NAMES))
     assert [(chunk.text, chunk.call) for chunk in told] == [
         ("Let me ", None),
         ("see.", None),
@@ -169,7 +169,7 @@ def test_candidates_are_heard_apart() -> None:
             for index, text in enumerate(pair):
                 yield Chunk(text, 1, 1, reason, index)
 
-    told = list(with_calls(both(), HERMES, NAMES))
+    told = list(parse_tool_calls(both(), HERMES, NAMES))
     assert [chunk.call for chunk in told if chunk.index == 0] == [FunctionCall("f", "{}")]
     assert "".join(chunk.text for chunk in told if chunk.index == 1) == "x" * len(call)
 
@@ -184,7 +184,7 @@ def test_closing_what_is_heard_closes_what_is_said() -> None:
         finally:
             closed.append(True)
 
-    told = with_calls(source(), HERMES, NAMES)
+    told = parse_tool_calls(source(), HERMES, NAMES)
     next(told)
     told.close()
     assert closed

@@ -8,9 +8,9 @@ from jinja2 import Environment
 from family_bases import family_renderer
 from kastor.domain.content import Content, Prompt, Role, Text
 from kastor.domain.job import Rendering
-from kastor.models.chat_templates import CHAT_TEMPLATES
-from kastor.models.families import FAMILIES, SMOLLM2, rendered_as
-from kastor.models.render import Renderer
+from kastor.models.chat.families import FAMILIES, SMOLLM2, rendering_of
+from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
+from kastor.models.chat.render import Renderer
 from tiny import tiny_tokenizer
 
 TALKS = [["Hi"], ["Hi", "Hello", "Bye"]]
@@ -45,5 +45,5 @@ def test_what_is_tuned_on_smollm2_is_written_no_instruction_that_nobody_gave(tmp
 
 def test_other_families_are_talked_to_alike_in_every_rendering() -> None:
     for family in FAMILIES.values():
-        assert rendered_as(family, Rendering.PUBLISHED) is family
-        assert rendered_as(family, Rendering.TUNED) is family or family.name == "smollm2"
+        assert rendering_of(family, Rendering.PUBLISHED) is family
+        assert rendering_of(family, Rendering.TUNED) is family or family.name == "smollm2"

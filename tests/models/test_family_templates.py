@@ -16,8 +16,8 @@ from kastor.domain.content import (
     SupervisedTurns,
     Text,
 )
-from kastor.models.families import GEMMA3, LLAMA3, QWEN3, QWEN3_INSTRUCT, SMOLLM2, Family
-from kastor.models.render import Renderer
+from kastor.models.chat.families import GEMMA3, LLAMA3, QWEN3, QWEN3_INSTRUCT, SMOLLM2, Family
+from kastor.models.chat.render import Renderer
 
 RENDERERS = {family.name: family_renderer(family) for family in TEXT_FAMILIES}
 USER, MODEL = Role.USER, Role.MODEL
@@ -226,11 +226,11 @@ def test_tags_that_the_tokenizer_marks_as_special_stay_in_the_text_of_an_answer(
     from tokenizers import AddedToken
 
     from family_bases import family_tokenizer
-    from kastor.models.tokens import tokenizers_of
+    from kastor.models.chat.tokenizer import load_tokenizers
 
     made = family_tokenizer(SMOLLM2)
     made.add_special_tokens([AddedToken("<tool_call>", special=True, normalized=False)])
-    recognising, plain = tokenizers_of(made.to_str(), SMOLLM2)
+    recognising, plain = load_tokenizers(made.to_str(), SMOLLM2)
     ids = recognising.encode("<tool_call>a<|im_end|>").ids
     assert recognising.decode(ids) == "<tool_call>a"
     assert len(plain.encode("<tool_call>").ids) > 1

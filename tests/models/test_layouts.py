@@ -9,7 +9,7 @@ import pytest
 from kastor.domain.content import Resolution
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.vision import Grid
-from kastor.models.layouts import BUDGET, LAYOUTS, DynamicLayout, FittedLayout, Layout, PooledLayout, layout_of
+from kastor.models.vision.grids import BUDGET, LAYOUTS, DynamicLayout, FittedLayout, Layout, PooledLayout, layout_of
 
 # the numbers of the published config.json
 PUBLISHED: Mapping[str, dict[str, Any]] = {

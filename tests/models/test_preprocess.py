@@ -9,8 +9,15 @@ from numpy.typing import NDArray
 
 from kastor.domain.content import Resolution
 from kastor.domain.vision import Grid
-from kastor.models.layouts import BUDGET, DynamicLayout, FittedLayout, PooledLayout, TiledLayout
-from kastor.models.preprocess import RECIPES, Pixels, normalised, patches, plain_patches, tiles
+from kastor.models.vision.grids import BUDGET, DynamicLayout, FittedLayout, PooledLayout, TiledLayout
+from kastor.models.vision.preprocess import (
+    PREPROCESS_CONFIGS,
+    Pixels,
+    normalise_pixels,
+    patches,
+    plain_patches,
+    split_tiles,
+)
 
 SIZES = [(640, 480), (333, 500), (64, 64), (1000, 900), (1200, 90), (40, 700)]
 
@@ -26,7 +33,7 @@ def photo(size: tuple[int, int]) -> PIL.Image.Image:
 
 def scaled(picture: PIL.Image.Image, grid: Grid, family: str) -> Pixels:
     """As the decoders scale it, (1, H, W, 3)."""
-    resample = PIL.Image.Resampling[RECIPES[family].resample.name]
+    resample = PIL.Image.Resampling[PREPROCESS_CONFIGS[family].resample.name]
     return np.asarray(picture.resize((grid.width, grid.height), resample))[None]
 
 
@@ -43,9 +50,9 @@ def test_qwens_patches_are_its_processors(
 ) -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    recipe, picture = RECIPES[family], photo(size)
+    recipe, picture = PREPROCESS_CONFIGS[family], photo(size)
     grid = DynamicLayout(patch_size, min_tokens=min_tokens)(resolution, size)
-    pixels = normalised(scaled(picture, grid, family), recipe)
+    pixels = normalise_pixels(scaled(picture, grid, family), recipe)
     found = patches(pixels, patch_size=patch_size, merge=2, num_frames=2)
     numbers = {"patch_size": patch_size, "image_mean": recipe.mean, "image_std": recipe.std}
     token = (2 * patch_size) ** 2
@@ -65,7 +72,7 @@ def test_gemma3s_pixels_are_its_processors(size: tuple[int, int]) -> None:
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
     grid = PooledLayout(896, 14, 4)(Resolution.MEDIUM, size)
-    found = normalised(scaled(photo(size), grid, "gemma3"), RECIPES["gemma3"])
+    found = normalise_pixels(scaled(photo(size), grid, "gemma3"), PREPROCESS_CONFIGS["gemma3"])
     processor = Gemma3ImageProcessorPil(size={"height": 896, "width": 896})
     np.testing.assert_array_equal(found, processed(processor, photo(size)))
 
@@ -76,7 +83,7 @@ def test_gemma4s_patches_are_its_processors(size: tuple[int, int]) -> None:
 
     grid = FittedLayout(16, 3)(Resolution.MEDIUM, size)
     whole = PIL.Image.fromarray(scaled(photo(size), grid, "gemma4")[0])  # 256 is no number it may be asked for
-    found = plain_patches(normalised(scaled(photo(size), grid, "gemma4"), RECIPES["gemma4"]), 16)
+    found = plain_patches(normalise_pixels(scaled(photo(size), grid, "gemma4"), PREPROCESS_CONFIGS["gemma4"]), 16)
     expected = processed(Gemma4ImageProcessorPil(max_soft_tokens=280), whole, do_resize=False)
     np.testing.assert_array_equal(found, expected[:, : 9 * grid.num_tokens])
     assert not expected[:, 9 * grid.num_tokens :].any()
@@ -87,7 +94,7 @@ def test_gemma4s_patches_are_its_processors(size: tuple[int, int]) -> None:
 def test_smolvlms_square_is_its_processors_without_splitting(family: str, size: tuple[int, int]) -> None:
     """Its processor may scale a picture twice; asked to do so once, it gives the same bits."""
     grid = TiledLayout(512, 16, 4)(Resolution.LOW, size)
-    found = normalised(scaled(photo(size), grid, family), RECIPES[family])
+    found = normalise_pixels(scaled(photo(size), grid, family), PREPROCESS_CONFIGS[family])
     processor = _tiling(family)(max_image_size={"longest_edge": 512}, do_resize=False, do_image_splitting=False)
     np.testing.assert_array_equal(found, processed(processor, photo(size))[0])
 
@@ -96,7 +103,7 @@ def test_smolvlms_square_is_its_processors_without_splitting(family: str, size: 
 def test_smolvlms_tiles_are_its_processors_where_it_cuts_two_by_two(family: str) -> None:
     picture = photo((1000, 900))
     grid = TiledLayout(512, 16, 4)(Resolution.MEDIUM, picture.size)
-    found = normalised(tiles(scaled(picture, grid, family), grid), RECIPES[family])
+    found = normalise_pixels(split_tiles(scaled(picture, grid, family), grid), PREPROCESS_CONFIGS[family])
     processor = _tiling(family)(max_image_size={"longest_edge": 512}, do_resize=False)
     expected = processed(processor, picture)[0]
     assert len(expected) == 5  # the last one is the whole
@@ -117,7 +124,7 @@ def test_llavas_pixels_are_its_processors_for_square_pictures(side: int) -> None
 
     picture = photo((side, side))
     grid = PooledLayout(336, 14)(Resolution.HIGH, picture.size)
-    found = normalised(scaled(picture, grid, "llava"), RECIPES["llava"])
+    found = normalise_pixels(scaled(picture, grid, "llava"), PREPROCESS_CONFIGS["llava"])
     for kind in (CLIPImageProcessorPil, LlavaImageProcessorPil):
         processor = kind(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
         np.testing.assert_array_equal(found, processed(processor, picture))
@@ -135,7 +142,7 @@ def test_a_picture_that_is_not_square_is_squashed_for_llava_so_that_its_ends_are
 
 def test_tiles_are_cut_row_by_row() -> None:
     pixels = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
-    found = tiles(pixels, Grid(6, 4, 4, 6, (2, 2)))
+    found = split_tiles(pixels, Grid(6, 4, 4, 6, (2, 2)))
     assert found.shape == (8, 2, 3, 3)
     np.testing.assert_array_equal(found[1], pixels[0, :2, 3:])
     np.testing.assert_array_equal(found[2], pixels[0, 2:, :3])

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.models.projector import PROJECTOR_FILE, Projector, Spread
+from kastor.models.vision.projector import PROJECTOR_FILE, ChannelStats, Projector
 
 RANDOM = np.random.default_rng(0)
 FEATURES = [(RANDOM.standard_normal((64, 12)) * np.arange(1, 13) + 5).astype(np.float16) for _ in range(4)]
 
 
 def fresh(seed: int = 1) -> Projector:
-    return Projector.fresh(Spread.of(FEATURES), 64, scale=0.1, seed=seed)
+    return Projector.fresh(ChannelStats.of(FEATURES), 64, scale=0.1, seed=seed)
 
 
 def aligned() -> Projector:
@@ -26,13 +26,13 @@ def aligned() -> Projector:
 
 
 def test_the_spread_is_that_of_all_features_together() -> None:
-    spread, whole = Spread.of(FEATURES), np.concatenate(FEATURES).astype(np.float64)
+    spread, whole = ChannelStats.of(FEATURES), np.concatenate(FEATURES).astype(np.float64)
     np.testing.assert_allclose(spread.mean_C, whole.mean(axis=0))
     np.testing.assert_allclose(spread.deviation_C, whole.std(axis=0))
 
 
 def test_a_fresh_one_gives_numbers_of_the_embeddings_size_whatever_the_channels_are_like() -> None:
-    projector = Projector.fresh(Spread.of(FEATURES), 512, scale=0.1, seed=1)
+    projector = Projector.fresh(ChannelStats.of(FEATURES), 512, scale=0.1, seed=1)
     out = projector(torch.from_numpy(np.concatenate(FEATURES)), [64] * 4)
     assert out.shape == (256, 512)
     assert out.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_a_fresh_one_gives_numbers_of_the_embeddings_size_whatever_the_channels_
 
 def test_a_channel_that_never_changes_does_no_harm() -> None:
     flat = [np.ones((64, 12), np.float16)]
-    projector = Projector.fresh(Spread.of(flat), 64, scale=0.1, seed=1)
+    projector = Projector.fresh(ChannelStats.of(flat), 64, scale=0.1, seed=1)
     assert projector(torch.ones(3, 12) + 1e-3, [3]).abs().max() < 5
 
 

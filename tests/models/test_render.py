@@ -25,9 +25,9 @@ from kastor.domain.content import (
 )
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.domain.vision import Grid, MediumLayout, VisionSpec
-from kastor.models.families import FAMILIES, SMOLLM2
-from kastor.models.layouts import SquareLayout
-from kastor.models.render import LONG_TEXT_CHARS, Renderer
+from kastor.models.chat.families import FAMILIES, SMOLLM2
+from kastor.models.chat.render import LONG_TEXT_CHARS, Renderer
+from kastor.models.vision.grids import SquareLayout
 from tiny import tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer(), tiny_tokenizer(), SMOLLM2)

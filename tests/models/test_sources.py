@@ -15,11 +15,11 @@ from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavaila
 from kastor.export.gguf_file import FILE
 from kastor.export.making import make
 from kastor.export.order import Format, Weights
-from kastor.models import sources
+from kastor.models import download
 from kastor.models.catalog import BaseModel, PartsSource, WheelSource, load_catalog
+from kastor.models.chat.render import Renderer
+from kastor.models.download import Progress, check_agreement, ensure_local, is_local
 from kastor.models.load import load_base
-from kastor.models.render import Renderer
-from kastor.models.sources import Progress, check_agreement, ensure_local, is_local
 from kastor.store.blobs.job_files import is_disk_full
 from tiny import tiny_adapter, tiny_base
 
@@ -89,7 +89,7 @@ def test_a_file_in_parts_is_joined_checked_and_converted_with_its_terms_beside_i
     assert base.terms is not None and base.terms.notice in (folder / "NOTICE").read_text()
     assert [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] == [base.id]
     counted = [progress for progress in told if progress.total]
-    assert {progress.total for progress in counted} == {sum(one.num_bytes for one in sources._wheels(base))}
+    assert {progress.total for progress in counted} == {sum(one.num_bytes for one in download._wheels(base))}
     assert [progress.done for progress in counted] == sorted(progress.done for progress in counted)
 
 

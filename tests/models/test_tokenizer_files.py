@@ -10,10 +10,10 @@ from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import Rendering
 from kastor.export.gguf_file import pre_tokenizer
 from kastor.models.catalog import load_catalog
-from kastor.models.families import SMOLLM2
-from kastor.models.render import Renderer
-from kastor.models.sources import ensure_local
-from kastor.models.tokenizer_files import is_repaired, repair_tokenizer, tokenizer_file
+from kastor.models.chat.families import SMOLLM2
+from kastor.models.chat.render import Renderer
+from kastor.models.chat.tokenizer_files import is_repaired, repair_tokenizer, tokenizer_file
+from kastor.models.download import ensure_local
 from tiny import tiny_tokenizer
 
 

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.vision import Grid
-from kastor.models import visions
 from kastor.models.convert import convert_tower
-from kastor.models.sources import TOWER_FILE
-from kastor.models.tower import BN_EPSILON, STRIDES, Tower, folded
-from kastor.models.tower_onnx import OnnxTower
-from kastor.models.vision import Encoder
+from kastor.models.download import TOWER_FILE
+from kastor.models.vision import specs
+from kastor.models.vision.efficientnet import BN_EPSILON, STRIDES, EfficientNetLite, fold_batch_norm
+from kastor.models.vision.efficientnet_onnx import OnnxEfficientNetLite
+from kastor.models.vision.encoder import VisionEncoder
 from tiny import TOWER_CHANNELS, tiny_tower
 
 
@@ -32,8 +32,8 @@ def a_folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("size", "tokens"), [(256, 64), (512, 256), (96, 9)])
 def test_onnxruntime_gives_what_torch_gives(folder: Path, size: int, tokens: int) -> None:
     given = pictures(2, size)
-    expected = Tower.open(folder / TOWER_FILE)(torch.from_numpy(given))
-    found = OnnxTower.open(folder / TOWER_FILE, num_threads=1)(given)
+    expected = EfficientNetLite.open(folder / TOWER_FILE)(torch.from_numpy(given))
+    found = OnnxEfficientNetLite.open(folder / TOWER_FILE, num_threads=1)(given)
     assert found.shape == expected.shape == (2, tokens, TOWER_CHANNELS)
     assert expected.std() > 0.05  # the tiny tower tells something
     assert expected[0].sub(expected[1]).abs().max() > 0.05
@@ -45,8 +45,8 @@ def test_onnxruntime_gives_what_torch_gives(folder: Path, size: int, tokens: int
 def test_features_depend_neither_on_neighbours_nor_on_threads(folder: Path) -> None:
     given = list(pictures(11, 256))
     grid = Grid(256, 256, 8, 8)
-    whole = Encoder.open(folder, visions.NANO, num_threads=2).encode(given, [grid] * len(given))
-    single = Encoder.open(folder, visions.NANO, num_threads=1)
+    whole = VisionEncoder.open(folder, specs.NANO, num_threads=2).encode(given, [grid] * len(given))
+    single = VisionEncoder.open(folder, specs.NANO, num_threads=1)
     assert whole[0].dtype == np.float16
     for picture, found in zip(given, whole, strict=True):
         np.testing.assert_array_equal(found, single.encode([picture], [grid])[0])
@@ -72,9 +72,11 @@ def test_a_published_checkpoint_is_folded_to_a_tower_that_computes_the_same(tmp_
     torch.save(state, tmp_path / "net.pth")
     convert_tower(tmp_path / "net.pth", tmp_path / TOWER_FILE)
     given = torch.from_numpy(pictures(1, 256))
-    torch.testing.assert_close(Tower.open(tmp_path / TOWER_FILE)(given), Tower(layers)(given), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        EfficientNetLite.open(tmp_path / TOWER_FILE)(given), EfficientNetLite(layers)(given), atol=2e-3, rtol=1e-3
+    )
     with pytest.raises(FailedPrecondition, match="not the weights of an EfficientNet-lite0: '_bn0.weight'"):
-        folded({})
+        fold_batch_norm({})
 
 
 @pytest.mark.parametrize("content", [None, b"no weights"])
@@ -82,4 +84,4 @@ def test_a_missing_or_broken_tower_is_named(tmp_path: Path, content: bytes | Non
     if content is not None:
         (tmp_path / TOWER_FILE).write_bytes(content)
     with pytest.raises(FailedPrecondition, match=r"tower\.safetensors"):
-        Encoder.open(tmp_path, visions.NANO, num_threads=1)
+        VisionEncoder.open(tmp_path, specs.NANO, num_threads=1)

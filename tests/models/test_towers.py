@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from kastor.domain.content import Resolution
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.vision import Grid
-from kastor.models.layouts import LAYOUTS, layout_of
-from kastor.models.preprocess import RECIPES, normalised, tiles
-from kastor.models.tower_families import PARTS
-from kastor.models.towers import PretrainedTower, tower_hash
-from kastor.models.vision import compact
+from kastor.models.vision.encoder import to_half_precision
+from kastor.models.vision.grids import LAYOUTS, layout_of
+from kastor.models.vision.preprocess import PREPROCESS_CONFIGS, normalise_pixels, split_tiles
+from kastor.models.vision.pretrained import PretrainedTower, tower_hash
+from kastor.models.vision.pretrained_modules import PARTS
 from tiny_vl import TINY_VL, WIDTH
 
 SIZE = (300, 200)  # width and height of the pictures
@@ -59,7 +59,7 @@ def whole_model(folder: Path, **changes: Any) -> Any:
 
 
 def pixels_of(family: str, picture: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(normalised(picture[None], RECIPES[family]))
+    return torch.from_numpy(normalise_pixels(picture[None], PREPROCESS_CONFIGS[family]))
 
 
 @torch.inference_mode()
@@ -68,7 +68,7 @@ def test_qwen_gives_what_the_whole_model_gives_deepstack_beside_it(opened: Opene
 
     for family in ("qwen3-vl", "qwen2.5-vl"):
         folder, tower = opened(family)
-        model, recipe = whole_model(folder), RECIPES[family]
+        model, recipe = whole_model(folder), PREPROCESS_CONFIGS[family]
         processor = Qwen2VLImageProcessorPil(
             patch_size=model.config.vision_config.patch_size, image_mean=recipe.mean, image_std=recipe.std
         )
@@ -125,7 +125,7 @@ def test_smolvlm_and_idefics3_give_what_the_whole_model_gives_for_each_tile(
     model = whole_model(folder)
     expected = []
     for picture in given:
-        cut = normalised(tiles(picture[None], grid), RECIPES[family])
+        cut = normalise_pixels(split_tiles(picture[None], grid), PREPROCESS_CONFIGS[family])
         expected.append(torch.cat(model.get_image_features(torch.from_numpy(cut)[None]).pooler_output))
     assert grid.num_tokens == (64 if resolution is Resolution.LOW else 256)
     assert grid.width == grid.tiles[1] * (128 if family == "smolvlm" else 64)  # Idefics3's own square has 100 tokens
@@ -233,13 +233,13 @@ def test_pictures_that_were_not_scaled_to_their_grid_are_refused(opened: Opened)
 
 def test_features_are_kept_in_half_precision_unless_one_would_not_fit() -> None:
     fitting = np.array([[0.5, -65504.0]], np.float32)
-    assert compact(fitting).dtype == np.float16
+    assert to_half_precision(fitting).dtype == np.float16
     for value in (65520.0, -7e4, np.inf, np.nan):
         large = np.array([[0.5, value]], np.float32)
-        assert compact(large).dtype == np.float32
-        np.testing.assert_array_equal(compact(large), large)
+        assert to_half_precision(large).dtype == np.float32
+        np.testing.assert_array_equal(to_half_precision(large), large)
 
 
 def test_every_family_has_a_recipe_a_layout_and_a_part() -> None:
-    assert set(RECIPES) == set(PARTS) == set(TINY_VL)
+    assert set(PREPROCESS_CONFIGS) == set(PARTS) == set(TINY_VL)
     assert set(LAYOUTS) == {kind for kind, _ in PARTS.values()}

@@ -10,7 +10,7 @@ import pytest
 from kastor.domain.media import MediumError
 from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
-from kastor.models.vision import Encoder, FeatureStore, feature_key
+from kastor.models.vision.encoder import FeatureStore, VisionEncoder, feature_key
 
 LARGE = Grid(512, 512, 16, 16)
 SMALL = [Grid(256, 256, 8, 8)] * 2
@@ -103,7 +103,7 @@ def test_a_tower_that_makes_no_numbers_of_a_picture_is_named_with_the_picture() 
         return np.where(pictures[:, :1, :1, 0] > 7, np.nan, np.ones((len(pictures), 1, 1), np.float32))
 
     still = np.zeros((256, 256, 3), np.uint8)
-    assert len(Encoder(tower, "hash").encode([still, still], SMALL)) == 2
+    assert len(VisionEncoder(tower, "hash").encode([still, still], SMALL)) == 2
     with pytest.raises(MediumError, match="no finite numbers of its picture 2") as caught:
-        Encoder(tower, "hash").encode([still, still + 8], SMALL)
+        VisionEncoder(tower, "hash").encode([still, still + 8], SMALL)
     assert caught.value.fault.rule == "features_not_finite"

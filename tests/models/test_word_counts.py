@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from kastor.models.word_counts import WordCounts, cuts_at_spaces
+from kastor.models.chat.token_count import CachedTokenCounter, splits_at_spaces
 from tiny import tiny_tokenizer
 
 
@@ -24,7 +24,7 @@ def with_digits() -> Tokenizer:
 
 
 TOKENIZERS = (plain_tokenizer(), with_digits())
-COUNTED = tuple(WordCounts(tokenizer) for tokenizer in TOKENIZERS)  # remember words from one text to the next
+COUNTED = tuple(CachedTokenCounter(tokenizer) for tokenizer in TOKENIZERS)  # remember words from one text to the next
 pieces = st.sampled_from(
     [
         "the",
@@ -58,14 +58,14 @@ def test_words_have_as_many_tokens_as_their_text(held: list[str], which: int) ->
 
 
 def test_a_zero_character_is_no_place_to_cut() -> None:
-    counted, tokenizer = WordCounts(plain_tokenizer()), plain_tokenizer()
+    counted, tokenizer = CachedTokenCounter(plain_tokenizer()), plain_tokenizer()
     for text in ("the", "'s", "the\0's", "the\0's"):
         assert counted.counts([text]) == [len(tokenizer.encode(text, add_special_tokens=False))]
 
 
 def test_long_blanks_take_no_longer_than_other_texts() -> None:
     text = "a" + " " * 300_000 + "b"
-    assert WordCounts(plain_tokenizer()).counts([text]) == [len(plain_tokenizer().encode(text))]
+    assert CachedTokenCounter(plain_tokenizer()).counts([text]) == [len(plain_tokenizer().encode(text))]
 
 
 @pytest.mark.parametrize("which", ["normalised", "prefixed", "no cutting", "an added word"])
@@ -79,10 +79,10 @@ def test_a_tokenizer_of_another_kind_is_asked_itself(which: str) -> None:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     else:
         tokenizer.add_tokens([AddedToken("the cat")])
-    assert not cuts_at_spaces(tokenizer)
+    assert not splits_at_spaces(tokenizer)
     text = "see the cat here"
-    assert WordCounts(tokenizer).counts([text]) == [len(tokenizer.encode(text, add_special_tokens=False))]
+    assert CachedTokenCounter(tokenizer).counts([text]) == [len(tokenizer.encode(text, add_special_tokens=False))]
 
 
 def test_a_model_that_is_no_byte_level_bpe_is_asked_itself() -> None:
-    assert not cuts_at_spaces(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    assert not splits_at_spaces(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kastor.models.families import SMOLLM2
+from kastor.models.chat.families import SMOLLM2
+from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
-from kastor.models.render import Renderer
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.batching import Batcher, Bounds
 from kastor.serving.cache import SlotCache

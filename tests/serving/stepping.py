@@ -6,7 +6,7 @@ import torch
 
 from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling
-from kastor.models.render import Renderer
+from kastor.models.chat.render import Renderer
 from kastor.serving.batching import Batcher
 from kastor.serving.guides import Guides
 from kastor.serving.rows import Ticket

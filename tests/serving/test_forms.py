@@ -11,8 +11,8 @@ import torch
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.generation import FinishReason, ResponseFormat
 from kastor.jobs.asks import call_form
-from kastor.models.calls import with_calls
-from kastor.models.functions import HERMES
+from kastor.models.chat.tool_format import HERMES
+from kastor.models.chat.tool_parser import parse_tool_calls
 from kastor.serving.guides import Guides
 from stepping import Heard, Stepper
 
@@ -194,7 +194,7 @@ def test_an_answer_that_must_be_a_call_is_one_of_an_allowed_function(stepper: Ma
     names = set()
     for _, told in asked:
         ended = (chunk for chunk in told.chunks)
-        calls = [chunk.call for chunk in with_calls(ended, HERMES, schemas, must_call=True) if chunk.call]
+        calls = [chunk.call for chunk in parse_tool_calls(ended, HERMES, schemas, must_call=True) if chunk.call]
         if told.finish is FinishReason.STOP:
             (call,) = calls
             names.add(call.name)

@@ -16,11 +16,11 @@ from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from kastor.domain.generation import ResolvedMedia, Sampling
 from kastor.media.cache import MediaCache
-from kastor.models.families import FAMILIES, Family
+from kastor.models.chat.families import FAMILIES, Family
+from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base
-from kastor.models.pictures import stored_under
-from kastor.models.render import Rendered, Renderer
-from kastor.models.vision import PREPROCESSING, FeatureStore, tower_hash
+from kastor.models.vision.encoder import PREPROCESSING, FeatureStore, tower_hash
+from kastor.models.vision.media_frames import medium_feature_key
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.batching import Batcher, Bounds
 from kastor.serving.cache import SlotCache
@@ -66,8 +66,8 @@ class World:
     def shown(self, prompt: Prompt) -> ResolvedMedia:
         return shown_in(self.folder, prompt, self.family)
 
-    def rendered(self, prompt: Prompt, shown: ResolvedMedia) -> Rendered:
-        keys = {media: stored_under(one.planned, self.tower) for media, one in shown.items()}
+    def rendered(self, prompt: Prompt, shown: ResolvedMedia) -> RenderedExample:
+        keys = {media: medium_feature_key(one.planned, self.tower) for media, one in shown.items()}
         views = {media: one.planned.view for media, one in shown.items()}
         return self.renderer.prompt_with_pictures(prompt, views).keyed(keys)
 

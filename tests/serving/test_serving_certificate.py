@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from kastor.domain.certificate import Certificate, Tolerance, golden_rows
 from kastor.domain.content import Example
 from kastor.domain.errors import Internal, KastorError
-from kastor.models.families import SMOLLM2
+from kastor.models.chat.families import SMOLLM2
+from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base
-from kastor.models.render import Rendered, Renderer
 from kastor.serving.adapters import Delta, load_adapter
 from kastor.serving.batching import PIECE_TOKENS
 from kastor.serving.certificate import Golden, Served, certificate
@@ -31,11 +31,11 @@ def renderer(base_folder: Path) -> Renderer:
 
 
 @pytest.fixture(scope="module")
-def examples(renderer: Renderer) -> list[Rendered]:
+def examples(renderer: Renderer) -> list[RenderedExample]:
     return [renderer.example(Example.pair(*pair)) for pair in TEXTS]
 
 
-def by_peft(base_folder: Path, adapter: Path, example: Rendered) -> torch.Tensor:
+def by_peft(base_folder: Path, adapter: Path, example: RenderedExample) -> torch.Tensor:
     """Log-probabilities of the supervised tokens by stock peft."""
     with warnings.catch_warnings():  # peft 0.21 reads an attribute that transformers 5.23 deprecates
         warnings.simplefilter("ignore", FutureWarning)
@@ -48,7 +48,7 @@ def by_peft(base_folder: Path, adapter: Path, example: Rendered) -> torch.Tensor
 
 
 @pytest.fixture(scope="module")
-def golden(base_folder: Path, adapters_root: Path, examples: list[Rendered]) -> list[Golden]:
+def golden(base_folder: Path, adapters_root: Path, examples: list[RenderedExample]) -> list[Golden]:
     """Scored by stock peft, which stands in for the trainer."""
     return [Golden(i, e, by_peft(base_folder, adapters_root / "a", e)) for i, e in enumerate(examples)]
 

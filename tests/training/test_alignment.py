@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kastor.domain.content import Media
-from kastor.models.render import Picture, Rendered
+from kastor.models.chat.render import PictureSpan, RenderedExample
 from kastor.training.alignment import (
     GAIN,
     MIN_OBSERVATIONS,
@@ -115,21 +115,26 @@ def test_channels_that_never_change_do_no_harm() -> None:
     assert np.isfinite(found.matrix_CW).all() and np.abs(found.matrix_CW[:5]).max() < 1e-9
 
 
-def example(answers: list[int], keys: list[str]) -> Rendered:
+def example(answers: list[int], keys: list[str]) -> RenderedExample:
     """Pictures of two tokens each, a question, and an answer with the token that ends it."""
-    pictures = tuple(Picture(Media("image/png", key), 0, 2 * at, 2, key=key) for at, key in enumerate(keys))
+    pictures = tuple(PictureSpan(Media("image/png", key), 0, 2 * at, 2, key=key) for at, key in enumerate(keys))
     before = [0] * (2 * len(keys)) + [8]
-    return Rendered([*before, *answers, 9], [False] * len(before) + [True] * (len(answers) + 1), pictures)
+    return RenderedExample([*before, *answers, 9], [False] * len(before) + [True] * (len(answers) + 1), pictures)
 
 
 def test_a_medium_is_one_observation_however_many_pictures_and_rows_it_has() -> None:
     features = {(key, index): np.full((2, 3), 10.0 * at + index) for at, key in enumerate("ab") for index in range(3)}
-    examples = [example([1], ["a"]), example([3, 5], ["a", "b"]), example([7], ["c"]), Rendered([4, 9], [True, True])]
+    examples = [
+        example([1], ["a"]),
+        example([3, 5], ["a", "b"]),
+        example([7], ["c"]),
+        RenderedExample([4, 9], [True, True]),
+    ]
     found = observed(examples, features, lambda ids: np.array([[float(i)] for i in ids]))
     assert {key: picture.tolist() for key, (picture, _) in found.items()} == {"a": [1.0] * 3, "b": [11.0] * 3}
     assert {key: answer.tolist() for key, (_, answer) in found.items()} == {"a": [2.5], "b": [4.0]}
 
 
 def test_the_answer_to_a_picture_is_the_next_one_after_it() -> None:
-    turns = Rendered([1, 2, 3, 9, 4, 5, 9], [False, False, True, True, False, True, True])
+    turns = RenderedExample([1, 2, 3, 9, 4, 5, 9], [False, False, True, True, False, True, True])
     assert [answer_after(turns, start) for start in (0, 4, 6)] == [[3], [5], []]

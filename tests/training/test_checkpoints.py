@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from kastor.domain.errors import DataLoss, FailedPrecondition
 from kastor.domain.job import AdapterShape
-from kastor.models.families import LLAMA_LINEARS
+from kastor.models.chat.families import LLAMA_LINEARS
 from kastor.store.blobs import checkpoint_folder as folder_module
 from kastor.store.blobs.manifests import STATE_FILE
 from kastor.training import checkpoints as module

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from kastor.domain.job import AdapterShape
-from kastor.models.families import LLAMA_LINEARS
-from kastor.models.render import Rendered
+from kastor.models.chat.families import LLAMA_LINEARS
+from kastor.models.chat.render import RenderedExample
 from kastor.training.fused import QUERY_BLOCK, FusedLayer, Projection, use_fused_layers
 from kastor.training.lora import attach
 from kastor.training.packed import sum_loss, use_packed_attention
@@ -25,7 +25,7 @@ def row(*lengths: int) -> PackedRow:
     for length in lengths:
         learnt = max(1, length // 3)
         ids = random.integers(3, 250, length).tolist()
-        examples.append(Rendered(ids, [False] * (length - learnt) + [True] * learnt))
+        examples.append(RenderedExample(ids, [False] * (length - learnt) + [True] * learnt))
     return pack(examples)
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import Hyperparameters
-from kastor.models.families import LLAMA_LINEARS
-from kastor.models.render import Rendered
+from kastor.models.chat.families import LLAMA_LINEARS
+from kastor.models.chat.render import RenderedExample
 from kastor.training import packed
 from kastor.training.checkpoints import Checkpoints, restore
 from kastor.training.loop import StepReport, Trainer, train
@@ -27,7 +27,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def padded_sum_loss(model: Any, chosen: list[Rendered]) -> torch.Tensor:
+def padded_sum_loss(model: Any, chosen: list[RenderedExample]) -> torch.Tensor:
     """The textbook way: rows padded to the longest, a mask, logits everywhere, labels of -100."""
     longest = max(len(example.token_ids) for example in chosen)
     ids, mask, labels = (torch.full((len(chosen), longest), fill) for fill in (0, 0, -100))
@@ -190,7 +190,7 @@ def test_a_step_is_made_of_the_examples_that_are_left_and_counts_even_without_an
     given, order = spec(4, num_epochs=1), [int(index) for index in epoch_order(3, 0, 4)]
     kept = chosen[order[0]]
     model, other = tuned_model(), tuned_model()
-    gone = Rendered([], [])
+    gone = RenderedExample([], [])
     left = [kept if index == order[0] else gone for index in range(4)]
     trainer = Trainer(model, left, given)
     first = trainer.run_step()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kastor.domain.job import total_steps
-from kastor.models.render import Rendered
+from kastor.models.chat.render import RenderedExample
 from kastor.training.packing import MAX_ROW_TOKENS, pack, pack_step, rows_within, step_examples
 from kastor.training.schedule import learning_rate
 
@@ -48,7 +48,7 @@ def test_rows_hold_each_example_once_and_stay_within_the_budget(lengths: list[in
     )
 )
 def test_a_row_predicts_exactly_the_supervised_tokens(examples: list[list[tuple[int, bool]]]) -> None:
-    rendered = [Rendered([t for t, _ in example], [s for _, s in example]) for example in examples]
+    rendered = [RenderedExample([t for t, _ in example], [s for _, s in example]) for example in examples]
     row = pack(rendered)
     assert sum(row.lengths) == len(row.token_ids_T) == len(row.positions_T)
     expected = [token for example in examples for place, (token, learnt) in enumerate(example) if learnt and place]
@@ -58,8 +58,8 @@ def test_a_row_predicts_exactly_the_supervised_tokens(examples: list[list[tuple[
 
 
 def test_an_example_longer_than_the_budget_has_a_row_of_its_own() -> None:
-    long = Rendered([1] * (MAX_ROW_TOKENS + 1), [False, *[True] * MAX_ROW_TOKENS])
-    short = Rendered([1, 2, 3], [False, True, True])
+    long = RenderedExample([1] * (MAX_ROW_TOKENS + 1), [False, *[True] * MAX_ROW_TOKENS])
+    short = RenderedExample([1, 2, 3], [False, True, True])
     assert sorted(row.lengths for row in pack_step([short, long, short])) == [(3, 3), (MAX_ROW_TOKENS + 1,)]
 
 

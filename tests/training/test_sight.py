@@ -16,12 +16,12 @@ from kastor.domain.errors import Internal
 from kastor.domain.job import Hyperparameters, TuningSpec
 from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
-from kastor.models import visions
-from kastor.models.families import LLAMA_LINEARS
-from kastor.models.projector import Projector, Spread
-from kastor.models.render import Picture, Rendered
-from kastor.models.sources import TOWER_FILE
-from kastor.models.vision import Encoder, FeatureStore
+from kastor.models.chat.families import LLAMA_LINEARS
+from kastor.models.chat.render import PictureSpan, RenderedExample
+from kastor.models.download import TOWER_FILE
+from kastor.models.vision import specs
+from kastor.models.vision.encoder import FeatureStore, VisionEncoder
+from kastor.models.vision.projector import ChannelStats, Projector
 from kastor.training.checkpoints import Checkpoints, load_projector, restore
 from kastor.training.loop import Trainer
 from kastor.training.lora import attach
@@ -42,16 +42,16 @@ def read(key: str, index: int) -> np.typing.NDArray[np.float16]:
     return found
 
 
-def example(pictures: list[tuple[str, int]], num_text: int, seed: int) -> Rendered:
+def example(pictures: list[tuple[str, int]], num_text: int, seed: int) -> RenderedExample:
     """Text, pictures with text after each, and an answer of three tokens."""
     random = np.random.default_rng(seed)
     ids: list[int] = random.integers(3, 250, num_text).tolist()
     placed = []
     for key, index in pictures:
         num_tokens = len(FEATURES[key][index])
-        placed.append(Picture(MEDIA, index, len(ids), num_tokens, key))
+        placed.append(PictureSpan(MEDIA, index, len(ids), num_tokens, key))
         ids += [PLACEHOLDER] * num_tokens + random.integers(3, 250, 2).tolist()
-    return Rendered(ids + [7, 8, 9], [False] * len(ids) + [True] * 3, tuple(placed))
+    return RenderedExample(ids + [7, 8, 9], [False] * len(ids) + [True] * 3, tuple(placed))
 
 
 EXAMPLES = [
@@ -63,7 +63,7 @@ EXAMPLES = [
 
 
 def projector(seed: int = 1) -> Projector:
-    return Projector.fresh(Spread.of([FEATURES["a"][0], FEATURES["a"][1]]), 64, scale=0.1, seed=seed)
+    return Projector.fresh(ChannelStats.of([FEATURES["a"][0], FEATURES["a"][1]]), 64, scale=0.1, seed=seed)
 
 
 def gradients(model: Any, sight: Sight) -> dict[str, torch.Tensor]:
@@ -71,7 +71,7 @@ def gradients(model: Any, sight: Sight) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
 
 
-def textbook_loss(model: Any, sight: Sight, chosen: Rendered) -> torch.Tensor:
+def textbook_loss(model: Any, sight: Sight, chosen: RenderedExample) -> torch.Tensor:
     """One example by itself: embeddings put together piece by piece, stock attention, logits everywhere."""
     model.config._attn_implementation = "sdpa"
     table = model.get_input_embeddings()
@@ -111,7 +111,7 @@ def test_packed_loss_and_gradients_equal_those_of_one_example_after_the_other(fu
 
 def test_the_loss_from_stored_features_is_that_of_the_whole_way_from_the_pictures(tmp_path: Path) -> None:
     save_file(tiny_tower(), tmp_path / TOWER_FILE)
-    encoder = Encoder.open(tmp_path, visions.NANO, num_threads=1)
+    encoder = VisionEncoder.open(tmp_path, specs.NANO, num_threads=1)
     pictures = [RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(2)]
     cache = MediaCache(tmp_path / "features")
     lease = cache.lease("test")
@@ -120,10 +120,10 @@ def test_the_loss_from_stored_features_is_that_of_the_whole_way_from_the_picture
     store.put("c" * 64, encoder.encode(pictures, grids))
     model = tuned_model()
     use_packed_attention(model)
-    chosen = Rendered(
+    chosen = RenderedExample(
         [5, *[PLACEHOLDER] * 4, 6, *[PLACEHOLDER] * 4, 7, 8],
         [False] * 11 + [True],
-        (Picture(MEDIA, 0, 1, 4, "c" * 64), Picture(MEDIA, 1, 6, 4, "c" * 64)),
+        (PictureSpan(MEDIA, 0, 1, 4, "c" * 64), PictureSpan(MEDIA, 1, 6, 4, "c" * 64)),
     )
     whole_way: Callable[[str, int], Any] = lambda key, index: encoder.encode([pictures[index]], grids[:1])[0]  # noqa: E731
     stored = sum_loss(model, pack([chosen]), Sight(projector(), store.read))

@@ -10,11 +10,11 @@ import torch
 from kastor.domain.content import Media
 from kastor.domain.job import Hyperparameters, TuningSpec
 from kastor.domain.vision import Grid
-from kastor.models.projector import Projector, Spread
-from kastor.models.render import Picture, Rendered
-from kastor.models.sources import TOWER_FILE
-from kastor.models.tower import Tower
-from kastor.models.vision import square_tower
+from kastor.models.chat.render import PictureSpan, RenderedExample
+from kastor.models.download import TOWER_FILE
+from kastor.models.vision.efficientnet import EfficientNetLite
+from kastor.models.vision.encoder import load_efficientnet
+from kastor.models.vision.projector import ChannelStats, Projector
 from kastor.training.checkpoints import Checkpoints, load_projector, restore
 from kastor.training.loop import Trainer
 from kastor.training.lora import attach
@@ -34,27 +34,27 @@ def read(key: str, index: int) -> Any:
     return PIXELS[key][index]
 
 
-def example(key: str, index: int, answer: int) -> Rendered:
+def example(key: str, index: int, answer: int) -> RenderedExample:
     """One picture, one word of question, one of answer."""
-    picture = Picture(Media("image/png", key), index, 1, TOKENS, key)
+    picture = PictureSpan(Media("image/png", key), index, 1, TOKENS, key)
     ids = [5, *[0] * TOKENS, 7, answer, 2]
-    return Rendered(ids, [False] * (TOKENS + 2) + [True, True], (picture,))
+    return RenderedExample(ids, [False] * (TOKENS + 2) + [True, True], (picture,))
 
 
 EXAMPLES = [example("a", 0, 11), example("a", 1, 12), example("b", 0, 13), example("b", 1, 14)]
 
 
-def tower() -> Tower:
-    return Tower(tiny_tower()).requires_grad_(True)
+def tower() -> EfficientNetLite:
+    return EfficientNetLite(tiny_tower()).requires_grad_(True)
 
 
 def projector() -> Projector:
     with torch.no_grad():
         seen = [looked_at(tower(), PIXELS[key][0], CPU).half().numpy() for key in PIXELS]
-    return Projector.fresh(Spread.of(seen), 64, scale=0.1, seed=1)
+    return Projector.fresh(ChannelStats.of(seen), 64, scale=0.1, seed=1)
 
 
-def sight(held: Tower | None = None, with_projector: Projector | None = None) -> Sight:
+def sight(held: EfficientNetLite | None = None, with_projector: Projector | None = None) -> Sight:
     return Sight(with_projector or projector(), read, tower=held or tower())
 
 
@@ -114,7 +114,7 @@ def test_what_training_makes_of_a_picture_is_what_the_stored_tower_makes_of_it(t
         for parameter in held.parameters():
             parameter.mul_(1.01)
     held.save(tmp_path)
-    stored = square_tower(tmp_path, num_threads=1)
+    stored = load_efficientnet(tmp_path, num_threads=1)
     grid = Grid(SIDE, SIDE, SIDE // 32, SIDE // 32)
     for pixels in PIXELS["a"]:
         trained = looked_at(held, pixels, CPU).detach().numpy()
@@ -131,7 +131,7 @@ def test_stopped_and_resumed_the_tower_ends_with_the_same_bits(tmp_path: Path, s
         if latest is None:
             seen = sight()
         else:
-            held = Tower.open(latest.folder / TOWER_FILE).requires_grad_(True)
+            held = EfficientNetLite.open(latest.folder / TOWER_FILE).requires_grad_(True)
             seen = sight(held, load_projector(latest.folder))
         trainer = Trainer(model, EXAMPLES, spec(3), seen)
         if latest is not None:

@@ -33,9 +33,9 @@ from kastor.domain.job import Hyperparameters, Rendering, RequestedHyperparamete
 from kastor.domain.request_limits import PROFILES
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import AllowedSources
-from kastor.models import sources
+from kastor.models import download
 from kastor.models.catalog import BaseModel, load_catalog
-from kastor.models.render import Renderer
+from kastor.models.chat.render import Renderer
 from kastor.security.url_guard import UrlGuard
 from kastor.settings import Settings, load_settings
 
@@ -186,7 +186,7 @@ class _ProtectiveGate(Gate):
 
 
 def _renderer(base: BaseModel, wanted: Wanted, settings: Settings, out: Output) -> Renderer | None:
-    if not wanted.show_tokens and not sources.is_local(base, settings.cache_dir):
+    if not wanted.show_tokens and not download.is_local(base, settings.cache_dir):
         out.say(f"Tokens are not counted: {base.name} is not fetched. Fetch it: {program()} models pull {base.id}")
         return None
     return Renderer.open(fetched(base, settings, out), base.family, wanted.supervise, Rendering.TUNED)

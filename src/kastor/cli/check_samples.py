@@ -12,7 +12,7 @@ from kastor.domain.content import Example, FunctionCall, Media, Part, Supervised
 from kastor.domain.media import MediumError, Resampling
 from kastor.domain.vision import NO_LAYOUTS, Grid, MediaLayouts, VisionSpec, clock_timestamp
 from kastor.media.decode import Pixels, request_frames, request_picture
-from kastor.models.render import Picture, Rendered, Renderer
+from kastor.models.chat.render import PictureSpan, RenderedExample, Renderer
 
 HALF_CHARACTER = "\ufffd"
 MAX_SHOWN_CHARS = 4000  # of one stretch of text
@@ -67,7 +67,7 @@ def sample(
     return Sample(kept.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, views)))
 
 
-def _rendered(renderer: Renderer, kept: Kept) -> Rendered:
+def _rendered(renderer: Renderer, kept: Kept) -> RenderedExample:
     return renderer.example(kept.example, _views(kept))
 
 
@@ -90,7 +90,7 @@ Thumbnails = Mapping[int, PreviewSegment] | PreviewSegment
 
 
 def _segments(
-    renderer: Renderer, rendered: Rendered, thumbs: Mapping[Media, Thumbnails], views: MediaLayouts
+    renderer: Renderer, rendered: RenderedExample, thumbs: Mapping[Media, Thumbnails], views: MediaLayouts
 ) -> Iterator[PreviewSegment]:
     at = 0
     for media, group in groupby(rendered.pictures, key=lambda one: one.media):
@@ -107,7 +107,7 @@ def _segments(
     yield from _texts(renderer, rendered, at, len(rendered.token_ids))
 
 
-def _pictured(held: Sequence[Picture], found: Mapping[int, PreviewSegment]) -> Iterator[PreviewSegment]:
+def _pictured(held: Sequence[PictureSpan], found: Mapping[int, PreviewSegment]) -> Iterator[PreviewSegment]:
     """A medium's pictures; of those that are not shown only how many there are."""
     left_out = 0
     for one in held:
@@ -123,7 +123,9 @@ def _pictured(held: Sequence[Picture], found: Mapping[int, PreviewSegment]) -> I
         yield PreviewSegment("note", f" … {left_out:,} more … ")
 
 
-def _texts(renderer: Renderer, rendered: Rendered, begin: int, end: int, without: str = "") -> Iterator[PreviewSegment]:
+def _texts(
+    renderer: Renderer, rendered: RenderedExample, begin: int, end: int, without: str = ""
+) -> Iterator[PreviewSegment]:
     """Tokens [begin, end) as stretches of what is given and what is learnt; `without` this at the end."""
     for learnt, group in groupby(range(begin, end), key=lambda index: rendered.supervised[index]):
         ids = [rendered.token_ids[index] for index in group]

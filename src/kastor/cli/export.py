@@ -19,7 +19,7 @@ from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.job import State, TuningJob
 from kastor.export.order import Format, Order, Weights, check_target
 from kastor.models.catalog import HubSource, entry, load_catalog
-from kastor.models.families import rendered_as
+from kastor.models.chat.families import rendering_of
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.settings import Settings, environment, load_settings
 from kastor.store.blobs.job_files import JobFiles
@@ -59,7 +59,7 @@ def _order(
 ) -> Order:
     base = load_catalog(settings.catalog_file).base(job.spec.base_model)
     hub = base.source if isinstance(base.source, HubSource) else None
-    as_tuned = replace(base, family=rendered_as(base.family, job.spec.rendering))
+    as_tuned = replace(base, family=rendering_of(base.family, job.spec.rendering))
     said = f"{base.display_name}, tuned: the model {job.tuned_model_id} of job {job.id}."
     return Order(
         format=kind,

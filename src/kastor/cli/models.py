@@ -15,7 +15,7 @@ from kastor.cli.connection import Access, connect
 from kastor.cli.output import Column, Output, fields, list_table, megabytes, program, state_text
 from kastor.cli.records import TunedModelRecord
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
-from kastor.models import sources
+from kastor.models import download
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.settings import Settings, load_settings
 
@@ -68,7 +68,7 @@ def _local_bases() -> list[dict[str, Any]]:
             "parameters": f"{base.num_parameters / 1e6:.0f} M",
             "licence": base.licence,
             "aliases": [f"models/{alias}" for alias, target in catalog.aliases.items() if target == base.id],
-            "local": sources.is_local(base, settings.cache_dir),
+            "local": download.is_local(base, settings.cache_dir),
         }
         for base in catalog.bases.values()
     ]
@@ -109,12 +109,12 @@ def fetched(base: BaseModel, settings: Settings, out: Output, *, accept_licence:
         FailedPrecondition: the licence was not agreed to.
 
     """
-    if sources.is_local(base, settings.cache_dir):
-        return sources.ensure_local(base, settings.cache_dir)
+    if download.is_local(base, settings.cache_dir):
+        return download.ensure_local(base, settings.cache_dir)
     accepted = _accepted(base, settings, out, accept_licence=accept_licence)
     out.say(f"Fetching {base.name} ({base.licence}) into {settings.cache_dir}")
     with progress_of(out) as on_progress:
-        return sources.ensure_local(base, settings.cache_dir, on_progress, accepted=accepted)
+        return download.ensure_local(base, settings.cache_dir, on_progress, accepted=accepted)
 
 
 def _accepted(base: BaseModel, settings: Settings, out: Output, *, accept_licence: bool) -> Sequence[str]:
@@ -125,14 +125,14 @@ def _accepted(base: BaseModel, settings: Settings, out: Output, *, accept_licenc
     out.say_prose(f"{base.display_name} comes under the {base.licence}: {terms.url}\n{terms.asks}\n{terms.notice}.")
     if not accept_licence:
         if not (sys.stdin.isatty() and out.err.is_terminal):
-            sources.check_agreement(base, settings.cache_dir, accepted)
+            download.check_agreement(base, settings.cache_dir, accepted)
         if not typer.confirm("Do you agree to these terms?", err=True):
             raise FailedPrecondition(f"{base.name} was not fetched: its terms were not agreed to.")
     return [*accepted, terms.id]
 
 
 @contextmanager
-def progress_of(out: Output) -> Iterator[sources.OnProgress]:
+def progress_of(out: Output) -> Iterator[download.OnProgress]:
     """What shows, on stderr, how far a fetch is."""
     columns = (
         SpinnerColumn("line", style="cyan", finished_text=" "),
@@ -143,7 +143,7 @@ def progress_of(out: Output) -> Iterator[sources.OnProgress]:
     with Progress(*columns, console=out.err, transient=True, disable=not out.err.is_terminal) as progress:
         told: dict[str, Any] = {}
 
-        def on_progress(at: sources.Progress) -> None:
+        def on_progress(at: download.Progress) -> None:
             label = STAGES.get(at.stage, at.stage)
             if at.stage not in told:
                 for task in told.values():

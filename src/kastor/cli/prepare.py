@@ -34,10 +34,10 @@ from kastor.media.cache import MediaCache
 from kastor.media.decode_limits import DecodeLimits
 from kastor.media.fetch import AllowedSources, Fetcher
 from kastor.media.probe import MediaProber
-from kastor.models import sources
+from kastor.models import download
 from kastor.models.catalog import load_catalog
-from kastor.models.families import NANO_VL
-from kastor.models.render import Renderer
+from kastor.models.chat.families import NANO_VL
+from kastor.models.chat.render import Renderer
 from kastor.settings import Settings, load_settings
 
 MAX_SHOWN = 20
@@ -157,8 +157,10 @@ def _base(name: str | None, settings: Settings) -> Base:
         return Base("the base model", ANY_TOKENS, NANO_VL.vision, calling=NANO_VL.calling)
     base = load_catalog(settings.catalog_file).base(name)
     renderer = None
-    if sources.is_local(base, settings.cache_dir):
-        renderer = Renderer.open(sources.ensure_local(base, settings.cache_dir), base.family, rendering=Rendering.TUNED)
+    if download.is_local(base, settings.cache_dir):
+        renderer = Renderer.open(
+            download.ensure_local(base, settings.cache_dir), base.family, rendering=Rendering.TUNED
+        )
     most = base.input_token_limit + base.output_token_limit
     return Base(base.name, most, base.family.vision, renderer, base.family.calling)
 

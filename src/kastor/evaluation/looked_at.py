@@ -21,8 +21,8 @@ from kastor.domain.content import Resolution
 from kastor.evaluation.linear_probe import Numbers, pooled, probed
 from kastor.media.cache import MediaCache
 from kastor.media.decode import PictureDecoder
-from kastor.models.families import FAMILIES
-from kastor.models.vision import Encoder, FeatureStore, feature_key
+from kastor.models.chat.families import FAMILIES
+from kastor.models.vision.encoder import FeatureStore, VisionEncoder, feature_key
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def _rows(request: dict[str, Any], paths: Sequence[Path]) -> Numbers:
     """Each picture's features, pooled, (E, D)."""
     vision = FAMILIES[request["family"]].vision
     assert vision is not None  # noqa: S101  # it sees
-    encoder = Encoder.open(Path(request["base"]), vision, num_threads=int(request["threads"]))
+    encoder = VisionEncoder.open(Path(request["base"]), vision, num_threads=int(request["threads"]))
     grid = vision.layout(Resolution(request["resolution"]), (1, 1))  # every picture has the same
     cache = MediaCache(Path(request["cache"]))
     rows = []

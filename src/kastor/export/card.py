@@ -56,10 +56,10 @@ from transformers import AutoModelForCausalLM
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.vision import View
 from kastor.media.decode import picture
-from kastor.models.families import FAMILIES
-from kastor.models.projector import Projector
-from kastor.models.render import Renderer
-from kastor.models.vision import Encoder
+from kastor.models.chat.families import FAMILIES
+from kastor.models.vision.projector import Projector
+from kastor.models.chat.render import Renderer
+from kastor.models.vision.encoder import Encoder
 
 folder, family = Path({folder}), FAMILIES["{family}"]
 model, projector = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), Projector.load(folder)

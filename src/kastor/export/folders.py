@@ -14,13 +14,13 @@ from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.export.card import card
 from kastor.export.order import Order
 from kastor.export.sight import family_of, origin, projector_folder, tower_folder
-from kastor.models.chat_templates import CHAT_TEMPLATES
-from kastor.models.families import FAMILIES, rendered_as
+from kastor.models.chat.families import FAMILIES, rendering_of
+from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
+from kastor.models.chat.tokenizer_files import TOKENIZER_FILE, tokenizer_file
+from kastor.models.download import NOTICE_FILE, TERMS_FILE, TOWER_FILE
 from kastor.models.load import load_base
-from kastor.models.projector import PROJECTOR_FILE
-from kastor.models.sources import NOTICE_FILE, TERMS_FILE, TOWER_FILE
-from kastor.models.tokenizer_files import TOKENIZER_FILE, tokenizer_file
-from kastor.models.vision import tower_hash
+from kastor.models.vision.encoder import tower_hash
+from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.seeing import MANIFEST_FILE
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -103,7 +103,7 @@ def write_tokenizer(order: Order, folder: Path) -> None:
 
 def chat_template(order: Order) -> str | None:
     """The template that writes turns as the model was tuned with them, if there is one."""
-    family = rendered_as(FAMILIES[order.family], order.rendering)
+    family = rendering_of(FAMILIES[order.family], order.rendering)
     if family.name != order.family:
         return CHAT_TEMPLATES[family.name]
     file = order.base_folder / CHAT_TEMPLATE_FILE

@@ -28,8 +28,8 @@ from kastor.domain.errors import Unimplemented
 from kastor.export.folders import chat_template, merged
 from kastor.export.gguf_tokenizer import INSTEAD, add_tokenizer
 from kastor.export.order import Order, Weights
+from kastor.models.chat.tokenizer_files import tokenizer_file
 from kastor.models.load import best_device
-from kastor.models.tokenizer_files import tokenizer_file
 
 FILE = "model.gguf"
 BLOCK = 32  # numbers that share a scale in Q8_0

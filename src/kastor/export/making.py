@@ -20,9 +20,9 @@ from kastor.export.gguf_file import check_form, read_gguf, write_gguf
 from kastor.export.order import Format, Order, Weights, check_target
 from kastor.export.proof import Comparison, compared, plain_logprobs
 from kastor.export.sight import family_of, origin, seen_in
-from kastor.models.families import FAMILIES
+from kastor.models.chat.families import FAMILIES
+from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
-from kastor.models.render import Renderer
 from kastor.serving.certificate import Served
 from kastor.store.blobs.job_files import fsync_folder, translate_storage_errors
 from kastor.store.blobs.manifests import verify

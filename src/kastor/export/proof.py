@@ -11,7 +11,7 @@ import torch
 
 from kastor.domain.certificate import Tolerance
 from kastor.domain.errors import Internal
-from kastor.models.render import Rendered
+from kastor.models.chat.render import RenderedExample
 from kastor.training.packed import target_logprobs, use_packed_attention, use_stock_attention
 from kastor.training.packing import pack
 from kastor.training.sight import Sight
@@ -41,7 +41,7 @@ class Comparison:
 @torch.inference_mode()
 def plain_logprobs(
     model: Any,  # noqa: ANN401  # transformers, peft
-    examples: Sequence[Rendered],
+    examples: Sequence[RenderedExample],
     sight: Sight | None = None,
 ) -> list[torch.Tensor]:
     """Log-probabilities (S,) of each one's supervised tokens, by the model's own forward and nothing of ours.
@@ -57,7 +57,7 @@ def plain_logprobs(
     ]
 
 
-def _plain(model: Any, example: Rendered, sight: Sight | None) -> torch.Tensor:  # noqa: ANN401
+def _plain(model: Any, example: RenderedExample, sight: Sight | None) -> torch.Tensor:  # noqa: ANN401
     ids = torch.tensor(example.token_ids, device=model.device)
     at = torch.tensor(example.supervised, device=ids.device).nonzero()[:, 0]
     at = at[at > 0]
@@ -66,7 +66,7 @@ def _plain(model: Any, example: Rendered, sight: Sight | None) -> torch.Tensor: 
     return logprobs_S
 
 
-def _input(model: Any, example: Rendered, ids_T: torch.Tensor, sight: Sight | None) -> dict[str, torch.Tensor]:  # noqa: ANN401
+def _input(model: Any, example: RenderedExample, ids_T: torch.Tensor, sight: Sight | None) -> dict[str, torch.Tensor]:  # noqa: ANN401
     """The tokens or, where pictures stand among them, embeddings (1, T, W)."""
     if not example.pictures:
         return {"input_ids": ids_T[None]}
@@ -78,7 +78,7 @@ def _input(model: Any, example: Rendered, ids_T: torch.Tensor, sight: Sight | No
     return {"inputs_embeds": embeddings_TW[None]}
 
 
-def _trained_way(model: Any, example: Rendered, sight: Sight) -> torch.Tensor:  # noqa: ANN401
+def _trained_way(model: Any, example: RenderedExample, sight: Sight) -> torch.Tensor:  # noqa: ANN401
     use_packed_attention(model)
     try:
         return target_logprobs(model, pack([example]), sight).cpu()

@@ -20,14 +20,14 @@ from kastor.export.golden import Golden
 from kastor.export.order import Order
 from kastor.media import decode
 from kastor.media.cache import MediaCache
-from kastor.models.families import FAMILIES, Family
-from kastor.models.layouts import layout_of
-from kastor.models.load import best_device, compute_threads, sees
-from kastor.models.pictures import decoded, stored_under
-from kastor.models.projector import PROJECTOR_FILE, Projector
-from kastor.models.render import Rendered, Renderer
-from kastor.models.sources import TOWER_FILE
-from kastor.models.vision import Encoder, Features, FeatureStore, tower_hash
+from kastor.models.chat.families import FAMILIES, Family
+from kastor.models.chat.render import RenderedExample, Renderer
+from kastor.models.download import TOWER_FILE
+from kastor.models.load import best_device, compute_threads, has_vision_tower
+from kastor.models.vision.encoder import Features, FeatureStore, VisionEncoder, tower_hash
+from kastor.models.vision.grids import layout_of
+from kastor.models.vision.media_frames import decode_frames, medium_feature_key
+from kastor.models.vision.projector import PROJECTOR_FILE, Projector
 from kastor.serving.certificate import Embed
 from kastor.serving.rows import Embedded
 from kastor.serving.seeing import MANIFEST_FILE, check_origin
@@ -80,16 +80,16 @@ class Seen:
     tower: str = ""  # hash of its weights
     features: Mapping[str, Sequence[Features]] | None = None
 
-    def rendered(self, golden: Sequence[Golden], renderer: Renderer) -> list[Rendered]:
+    def rendered(self, golden: Sequence[Golden], renderer: Renderer) -> list[RenderedExample]:
         """The examples as tokens, at each picture the key of its features."""
         return [self._rendered(one, renderer) for one in golden]
 
-    def _rendered(self, one: Golden, renderer: Renderer) -> Rendered:
+    def _rendered(self, one: Golden, renderer: Renderer) -> RenderedExample:
         if one.planned is None:
             return renderer.example(one.example)
         made = renderer.example(one.example, one.planned.views(one.example))
         planned = one.planned.by_media(one.example)
-        return made.keyed({media: stored_under(its, self.tower) for media, its in planned.items()})
+        return made.keyed({media: medium_feature_key(its, self.tower) for media, its in planned.items()})
 
     def as_served(self, order: Order) -> Embed | None:
         """How the engine makes embeddings of the tuned model's pictures."""
@@ -98,7 +98,7 @@ class Seen:
             return None
 
         @torch.no_grad()
-        def embedded(example: Rendered) -> tuple[Embedded, ...]:
+        def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
             made = sight.made(example.pictures, best_device())
             parts = made.split([picture.num_tokens for picture in example.pictures])
             return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
@@ -117,7 +117,7 @@ class Seen:
             return None
         if not vision.pretrained and not (export / PROJECTOR_FILE).is_file():
             raise Internal(f"The export holds no {PROJECTOR_FILE}, and its model is to see.")
-        has_tower = (export / TOWER_FILE).is_file() or sees(export)
+        has_tower = (export / TOWER_FILE).is_file() or has_vision_tower(export)
         if has_tower and tower_hash(export, vision) != self.tower:
             raise Internal("The vision tower of the export is not the one that the model was tuned with.")
         return self._sight(export)
@@ -148,7 +148,7 @@ def seen_in(golden: Sequence[Golden], order: Order) -> Seen:
     with closing(cache.lease("export")) as lease:
         store = FeatureStore(cache, lease)
         for planned in shown:
-            key = stored_under(planned, tower)
+            key = medium_feature_key(planned, tower)
             if not store.hold(key):
                 store.put(key, _made(planned, order, vision))
             found[key] = [store.read(key, index) for index in range(planned.view.num_pictures)]
@@ -165,8 +165,8 @@ def _made(planned: MediumPlan, order: Order, vision: VisionSpec) -> list[Feature
         )
     try:
         with closing(decode.PictureDecoder()) as pictures:
-            pixels = list(decoded(Path(path), planned, vision, pictures))
+            pixels = list(decode_frames(Path(path), planned, vision, pictures))
     except MediumError as bad:
         raise FailedPrecondition(f"{path} cannot be decoded any more: {bad.fault.message}") from bad
-    encoder = Encoder.open(tower_folder(order), vision, num_threads=order.num_threads or compute_threads())
+    encoder = VisionEncoder.open(tower_folder(order), vision, num_threads=order.num_threads or compute_threads())
     return encoder.encode(pixels, planned.view.grids)

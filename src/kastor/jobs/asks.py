@@ -16,7 +16,7 @@ from kastor.domain.generation import ResponseFormat, Sampling
 from kastor.domain.request_limits import Limits
 from kastor.domain.tools import Json
 from kastor.domain.tuned_model import TunedModel
-from kastor.models.functions import FunctionStyle
+from kastor.models.chat.tool_format import ToolFormat
 
 AT = "generationConfig."
 CALLING = "toolConfig.functionCallingConfig"
@@ -103,7 +103,7 @@ def check_tuned_prompt(prompt: Prompt, support: PromptSupport, limits: Limits) -
     raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in calls))
 
 
-def check_functions(prompt: Prompt, style: FunctionStyle | None, base: str) -> None:
+def check_functions(prompt: Prompt, style: ToolFormat | None, base: str) -> None:
     """Nothing, if a base that writes functions in this style can be given the prompt's.
 
     Raises:
@@ -121,7 +121,7 @@ def check_functions(prompt: Prompt, style: FunctionStyle | None, base: str) -> N
         raise InvalidArgument.of_all(tuple(wrong))
 
 
-def call_form(must_call: Mapping[str, Json], style: FunctionStyle) -> ResponseFormat | None:
+def call_form(must_call: Mapping[str, Json], style: ToolFormat) -> ResponseFormat | None:
     """The form of an answer that must be a call of one of these functions; `None` where there are none.
 
     Raises:

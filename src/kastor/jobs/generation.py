@@ -29,8 +29,8 @@ from kastor.jobs.asks import (
 )
 from kastor.jobs.shown import Sights, media_tokens
 from kastor.jobs.trained_prompts import TrainedPrompts
-from kastor.models.calls import with_calls
 from kastor.models.catalog import BaseModel, Catalog
+from kastor.models.chat.tool_parser import parse_tool_calls
 from kastor.store.jobs import JobStore
 
 
@@ -135,7 +135,7 @@ class GenerationService:
         chunks = _chunks_of(name, self._generator.stream(request))
         if style is not None and ask.prompt.tools:
             names = {one.name for one in parse_declarations(ask.prompt.tools)}
-            chunks = with_calls(chunks, style, names, must_call=ask.prompt.must_call)
+            chunks = parse_tool_calls(chunks, style, names, must_call=ask.prompt.must_call)
         return Answer(base, chunks, media_tokens(ask.prompt, shown))
 
     def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> Counted:

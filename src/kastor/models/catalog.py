@@ -13,8 +13,8 @@ from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.excerpt import shortened
 from kastor.domain.generation import Sampling
 from kastor.domain.job import AdapterShape
-from kastor.models.families import FAMILIES, Family
-from kastor.models.layouts import layout_of
+from kastor.models.chat.families import FAMILIES, Family
+from kastor.models.vision.grids import layout_of
 
 MAX_SHOWN_CHARS = 80  # of a name that nothing has
 SAMPLING = ("temperature", "top_p", "top_k")

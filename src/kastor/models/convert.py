@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from kastor.models.chat_templates import CHAT_TEMPLATES
-from kastor.models.tokenizer_files import repair_tokenizer
+from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
+from kastor.models.chat.tokenizer_files import repair_tokenizer
 
 
 def convert(gguf: Path, folder: Path, family: str = "") -> None:
@@ -46,10 +46,10 @@ def convert_tower(checkpoint: Path, result: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from kastor.models.tower import folded
+    from kastor.models.vision.efficientnet import fold_batch_norm
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    save_file({name: tensor.contiguous() for name, tensor in folded(state).items()}, result)
+    save_file({name: tensor.contiguous() for name, tensor in fold_batch_norm(state).items()}, result)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.vision import VisionSpec
-from kastor.models.language import text_config
+from kastor.models.decoder.inputs import text_config
 
 CausalModel = Any  # transformers.PreTrainedModel; its types are not checked (pyproject: follow_imports = skip)
 
@@ -58,7 +58,7 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def end_ids(model: CausalModel, closing_id: int) -> frozenset[int]:
+def stop_token_ids(model: CausalModel, closing_id: int) -> frozenset[int]:
     """The tokens that end an answer: the family's closing token, and what the base itself was taught to end with."""
     found = {closing_id}
     for config in (model.config, text_config(model), model.generation_config):
@@ -80,7 +80,7 @@ def load_base(folder: Path, *, dtype: torch.dtype | None = None, whole: bool = F
     wanted = dtype or best_dtype()
     _check_memory(folder, wanted)
     try:
-        kind = AutoModelForImageTextToText if sees(folder) else AutoModelForCausalLM
+        kind = AutoModelForImageTextToText if has_vision_tower(folder) else AutoModelForCausalLM
         model = kind.from_pretrained(str(folder), dtype=wanted, local_files_only=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FailedPrecondition(
@@ -92,7 +92,7 @@ def load_base(folder: Path, *, dtype: torch.dtype | None = None, whole: bool = F
     return model.requires_grad_(False).eval().to(best_device())
 
 
-def sees(folder: Path) -> bool:
+def has_vision_tower(folder: Path) -> bool:
     """Whether the model in the folder has a vision tower of its own."""
     try:
         return "vision_config" in json.loads((folder / "config.json").read_bytes())
@@ -129,7 +129,7 @@ def _first_line(error: Exception) -> str:
     return text[0].rstrip(".") + "." if text else f"{type(error).__name__}."
 
 
-def served_as(base: Any, vision: VisionSpec | None) -> Any:  # noqa: ANN401  # a transformers model
+def cast_for_serving(base: Any, vision: VisionSpec | None) -> Any:  # noqa: ANN401  # a transformers model
     """The loaded base as it is served: one that sees computes in fp32, on the weights that were trained on.
 
     Among a picture's tokens bf16 rounds served log-probabilities .6 nats away on average, while training, whose sums

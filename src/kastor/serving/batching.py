@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.generation import Chunk, Sampling
-from kastor.models.attention import whole_end
-from kastor.models.language import Places, logits
+from kastor.models.decoder.inputs import DecoderInputs, logits
+from kastor.models.decoder.masks import uncut_chunk_end
 from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.serving.adapters import AdapterBank
 from kastor.serving.cache import Mask, Piece, SlotCache
@@ -243,7 +243,7 @@ class Batcher:
         pieces = []
         for slot, row in enumerate(rows, start=len(self._rows)):
             start, ticket = row.cached_tokens, row.ticket
-            end = whole_end(start, min(len(ticket.prompt_ids), start + PIECE_TOKENS), ticket.spans)
+            end = uncut_chunk_end(start, min(len(ticket.prompt_ids), start + PIECE_TOKENS), ticket.spans)
             pieces.append(Piece(slot, start, end - start, ticket.spans))
         num_slots = len(self._rows) + sum(row.ticket.num_candidates for row in rows)
         self.cache.reserve(num_slots, max(piece.end for piece in pieces))
@@ -271,7 +271,7 @@ class Batcher:
         """The pieces' tokens as embeddings, with the pictures among them in their places."""
         parts = torch.tensor(ids, device=self.model.device).split([piece.num_tokens for piece in pieces])
         trios = zip(parts, pieces, rows, strict=True)
-        return Places.joined(
+        return DecoderInputs.joined(
             [placed(self.model, part, piece.start, row.ticket.pictures) for part, piece, row in trios]
         ).inputs
 

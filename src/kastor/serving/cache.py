@@ -14,9 +14,9 @@ import torch
 from transformers import Cache
 
 from kastor.domain.vision import BidirectionalAttention, VisionSpec
-from kastor.models.attention import Span, block_numbers, sees
-from kastor.models.language import text_config
-from kastor.models.layers import Layers, Window
+from kastor.models.decoder.inputs import text_config
+from kastor.models.decoder.layer_config import LayerConfig, Window
+from kastor.models.decoder.masks import Span, attention_mask, span_ids
 
 GROWTH = 1.5
 GRAIN_TOKENS = 64
@@ -45,7 +45,7 @@ Mask = torch.Tensor | dict[str, torch.Tensor]
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
     """The cache a model writes to. Say what the next forward pass is (`decode` or `prefill`), then run it."""
 
-    def __init__(self, layers: Layers, *, dtype: torch.dtype, device: Any) -> None:  # noqa: ANN401  # torch.device or its name
+    def __init__(self, layers: LayerConfig, *, dtype: torch.dtype, device: Any) -> None:  # noqa: ANN401  # torch.device or its name
         super().__init__(layers=[])
         self._of = layers
         self._dtype, self._device = dtype, torch.device(device)
@@ -55,7 +55,9 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
     @classmethod
     def like(cls, model: Any, vision: VisionSpec | None = None) -> "SlotCache":  # noqa: ANN401 - transformers is untyped
         """An empty cache that fits the model, which sees by `vision`."""
-        layers = Layers.of(text_config(model), BidirectionalAttention.NEVER if vision is None else vision.both_ways)
+        layers = LayerConfig.of(
+            text_config(model), BidirectionalAttention.NEVER if vision is None else vision.both_ways
+        )
         return cls(layers, dtype=model.dtype, device=model.device)
 
     @property
@@ -110,7 +112,9 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
         longest = max(lengths) + 1
         self._pass = _Decode(torch.arange(len(lengths), device=device), positions_N1.squeeze(1), longest)
         keys_L = torch.arange(longest, device=device)
-        mask = self._by_type(lambda window: sees(positions_N1.squeeze(1), keys_L, window=window)[:, None, None, :])
+        mask = self._by_type(
+            lambda window: attention_mask(positions_N1.squeeze(1), keys_L, window=window)[:, None, None, :]
+        )
         return mask, positions_N1
 
     def prefill(self, pieces: Sequence[Piece]) -> tuple[Mask, torch.Tensor]:
@@ -134,9 +138,9 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
         keys_L = torch.arange(piece.end, device=self._device)
         blocks = None
         if piece.spans and window in self._of.both_ways:
-            numbers_L = block_numbers(piece.spans, piece.end).to(self._device)
+            numbers_L = span_ids(piece.spans, piece.end).to(self._device)
             blocks = (numbers_L[piece.start :], numbers_L)
-        return sees(keys_L[piece.start :], keys_L, blocks, window)
+        return attention_mask(keys_L[piece.start :], keys_L, blocks, window)
 
     def _by_type(self, mask: Callable[[Window], torch.Tensor]) -> Mask:
         window = self._of.window

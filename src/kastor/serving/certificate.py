@@ -19,10 +19,10 @@ import kastor
 from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance
 from kastor.domain.errors import Internal, KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, TokenStep
-from kastor.models.attention import whole_end
-from kastor.models.language import Places, logits, text_config
-from kastor.models.load import end_ids
-from kastor.models.render import Rendered, Renderer
+from kastor.models.chat.render import RenderedExample, Renderer
+from kastor.models.decoder.inputs import DecoderInputs, logits, text_config
+from kastor.models.decoder.masks import uncut_chunk_end
+from kastor.models.load import stop_token_ids
 from kastor.serving.adapters import AdaptedLinear, Adapter, AdapterBank, Delta
 from kastor.serving.batching import PIECE_TOKENS, Batcher, Bounds, positions
 from kastor.serving.cache import Piece, SlotCache
@@ -60,7 +60,7 @@ def rows_of(lengths: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-Embed = Callable[[Rendered], tuple[Embedded, ...]]
+Embed = Callable[[RenderedExample], tuple[Embedded, ...]]
 """The pictures of an example, as its tuned model sees them."""
 
 
@@ -69,13 +69,13 @@ class Golden:
     """An example with the log-probabilities that the trainer gives its supervised tokens."""
 
     example: int  # its index in the dataset
-    rendered: Rendered
+    rendered: RenderedExample
     trained_S: torch.Tensor  # by the trainer's own code, in the dtype that both sides are compared in
     stock_S: torch.Tensor | None = None  # by transformers and peft in the base's own dtype, unless that is fp32
     num_prompt: int | None = None  # tokens before the first answer, where those are scored, too
 
     @property
-    def prompt(self) -> Rendered:
+    def prompt(self) -> RenderedExample:
         """What its first answer was given to."""
         end = self.rendered.supervised.index(True) if self.num_prompt is None else self.num_prompt
         pictures = tuple(one for one in self.rendered.pictures if one.start < end)
@@ -112,7 +112,7 @@ class Served:
         return cls(model, renderer, bank, SlotCache.like(model, renderer.vision), bank.acquire(folder.name), embed)
 
     @torch.inference_mode()
-    def logprobs(self, examples: Sequence[Rendered], *, adapted: bool = True) -> list[torch.Tensor]:
+    def logprobs(self, examples: Sequence[RenderedExample], *, adapted: bool = True) -> list[torch.Tensor]:
         """Log-probabilities (S,) of each one's supervised tokens, taken in as prompts are: short ones side by side."""
         found: list[list[torch.Tensor]] = [[] for _ in examples]
         adapter = self.adapter if adapted else None
@@ -129,15 +129,15 @@ class Served:
         self.cache.clear()
         return [torch.cat(parts) for parts in found]
 
-    def _cut(self, slot: int, start: int, example: Rendered, pictures: Sequence[Embedded]) -> Piece:
+    def _cut(self, slot: int, start: int, example: RenderedExample, pictures: Sequence[Embedded]) -> Piece:
         """The example's tokens from `start`, as many as one pass takes."""
         spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
-        end = whole_end(start, min(len(example.token_ids), start + PIECE_TOKENS), spans)
+        end = uncut_chunk_end(start, min(len(example.token_ids), start + PIECE_TOKENS), spans)
         return Piece(slot, start, end - start, spans)
 
     def _piece(
         self,
-        examples: Sequence[Rendered],
+        examples: Sequence[RenderedExample],
         seen: Sequence[tuple[Embedded, ...]],
         pieces: Sequence[Piece],
         adapter: Adapter | None,
@@ -178,16 +178,16 @@ class Served:
         if not any(seen):
             return {"input_ids": torch.cat(parts)[None]}
         trios = zip(parts, pieces, seen, strict=True)
-        return Places.joined(
+        return DecoderInputs.joined(
             [placed(self.model, part, piece.start, pictures) for part, piece, pictures in trios]
         ).inputs
 
-    def pictures(self, example: Rendered) -> tuple[Embedded, ...]:
+    def pictures(self, example: RenderedExample) -> tuple[Embedded, ...]:
         """The example's pictures as the batcher takes them."""
         return () if self.embed is None or not example.pictures else self.embed(example)
 
     @torch.inference_mode()
-    def answer(self, prompt: Rendered) -> tuple[FinishReason, list[TokenStep]]:
+    def answer(self, prompt: RenderedExample) -> tuple[FinishReason, list[TokenStep]]:
         """A greedy answer to the prompt, by the batcher: how it ended, and its tokens.
 
         Raises:
@@ -196,7 +196,7 @@ class Served:
         """
         context, events = text_config(self.model).max_position_embeddings, list[Chunk | KastorError]()
         bounds = Bounds(1, context, MAX_GENERATED, context, max_cache_tokens=context)
-        tokens, ends = self.renderer.tokenizer, end_ids(self.model, self.renderer.closing_id)
+        tokens, ends = self.renderer.tokenizer, stop_token_ids(self.model, self.renderer.closing_id)
         batcher = Batcher(self.model, self.bank, tokens, ends, bounds, self.cache)
         greedy = Sampling(temperature=0, top_logprobs=0)
         ticket: Ticket = batcher.submit(
@@ -341,7 +341,7 @@ def _nan_last(value: torch.Tensor) -> float:
     return float(value.nan_to_num(nan=torch.inf))
 
 
-def _check_answer(served: Served, prompt: Rendered, tolerance: Tolerance) -> tuple[str, int, float]:
+def _check_answer(served: Served, prompt: RenderedExample, tolerance: Tolerance) -> tuple[str, int, float]:
     """How an answer to the prompt ended, its tokens, and how far they differ when taken in at once."""
     prompt_ids = prompt.token_ids
     if len(prompt_ids) >= text_config(served.model).max_position_embeddings:

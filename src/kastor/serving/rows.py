@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, TokenLogprob, TokenStep
-from kastor.models.attention import Span
-from kastor.models.language import Model, Places
+from kastor.models.decoder.inputs import DecoderInputs, Model
+from kastor.models.decoder.masks import Span
 from kastor.serving.adapters import Adapter
 from kastor.serving.guides import Guide
 from kastor.serving.sampling import candidate_seed, drawn, greedy, logprobs, penalised
@@ -46,7 +46,7 @@ class Embedded:
         return self.start + len(self.made_NC)
 
 
-def placed(model: Model, token_ids_T: torch.Tensor, start: int, pictures: Sequence[Embedded]) -> Places:
+def placed(model: Model, token_ids_T: torch.Tensor, start: int, pictures: Sequence[Embedded]) -> DecoderInputs:
     """These tokens of a prompt, from `start` on, with its pictures in their places."""
     places, made = [torch.arange(0)], list[torch.Tensor]()
     end = start + len(token_ids_T)
@@ -56,7 +56,7 @@ def placed(model: Model, token_ids_T: torch.Tensor, start: int, pictures: Sequen
         places.append(torch.arange(first - start, last - start))
         made.append(picture.made_NC[first - picture.start : last - picture.start])
     made_VC = torch.cat(made) if made else None
-    return Places.of(model, token_ids_T, torch.cat(places).to(token_ids_T.device), made_VC)
+    return DecoderInputs.of(model, token_ids_T, torch.cat(places).to(token_ids_T.device), made_VC)
 
 
 @dataclass(slots=True, eq=False)

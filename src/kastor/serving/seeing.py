@@ -29,11 +29,11 @@ from kastor.domain.vision import VisionSpec
 from kastor.media import decode
 from kastor.media.cache import MediaCache
 from kastor.media.frame_store import FrameStore
-from kastor.models.pictures import compiled, compiled_under, stored_under
-from kastor.models.projector import PROJECTOR_FILE, Projector, Spread
-from kastor.models.render import Picture
-from kastor.models.sources import TOWER_FILE
-from kastor.models.vision import PREPROCESSING, Encoder, Features, FeatureStore, Pixels, tower_hash
+from kastor.models.chat.render import PictureSpan
+from kastor.models.download import TOWER_FILE
+from kastor.models.vision.encoder import PREPROCESSING, Features, FeatureStore, Pixels, VisionEncoder, tower_hash
+from kastor.models.vision.media_frames import load_frames, medium_feature_key, medium_frames_key
+from kastor.models.vision.projector import PROJECTOR_FILE, ChannelStats, Projector
 from kastor.serving.rows import Embedded
 
 MANIFEST_FILE = "manifest.json"  # beside a projector; says what that was trained on
@@ -69,13 +69,13 @@ class Seeing:
         self._adapter_folder = adapter_folder
         self._num_threads = num_threads
         self._encoding = threading.Lock()  # one medium goes through the tower at a time
-        self._encoders: OrderedDict[str, Encoder] = OrderedDict()
+        self._encoders: OrderedDict[str, VisionEncoder] = OrderedDict()
         self._loading = threading.Lock()
         self._projectors: OrderedDict[str | None, Projector] = OrderedDict()
         self._towers: OrderedDict[str | None, _TowerPlace] = OrderedDict()
 
     def embedded(
-        self, pictures: Sequence[Picture], shown: ResolvedMedia, adapter_id: str | None
+        self, pictures: Sequence[PictureSpan], shown: ResolvedMedia, adapter_id: str | None
     ) -> tuple[Embedded, ...]:
         """The pictures of a prompt, as the adapter sees them, or the base if `None`. Blocks: media may be decoded.
 
@@ -100,7 +100,7 @@ class Seeing:
     # ---- features
 
     def _features(self, shown: ResolvedMedium, tower: "_TowerPlace") -> list[Features]:
-        key = stored_under(shown.planned, tower.hash)
+        key = medium_feature_key(shown.planned, tower.hash)
         with closing(self._cache.lease("engine")) as lease:
             store = FeatureStore(self._cache, lease)
             if not store.hold(key):
@@ -115,19 +115,19 @@ class Seeing:
             with self._encoding:
                 encoder = self._encoders.get(tower.hash)
                 if encoder is None:
-                    encoder = Encoder.open(tower.folder, self._vision, num_threads=self._num_threads)
+                    encoder = VisionEncoder.open(tower.folder, self._vision, num_threads=self._num_threads)
                     self._encoders[tower.hash] = encoder
                 _bounded(self._encoders, tower.hash, MAX_ENCODERS)
                 with _blamed_on(shown):
                     return encoder.encode(pixels, shown.planned.view.grids)
 
     def _pixels(self, shown: ResolvedMedium, frames: FrameStore) -> Sequence[Pixels]:
-        kept = frames.hold(compiled_under(shown.planned, self._vision))
+        kept = frames.hold(medium_frames_key(shown.planned, self._vision))
         if kept is not None:
             return kept
         _check_content(shown)
         with _blamed_on(shown), closing(decode.PictureDecoder()) as pictures:
-            return compiled(frames, shown.path, shown.planned, self._vision, pictures)
+            return load_frames(frames, shown.path, shown.planned, self._vision, pictures)
 
     def _tower(self, adapter_id: str | None) -> "_TowerPlace":
         """The tower that an adapter sees with: its own, where it was trained along, else the base's."""
@@ -158,7 +158,7 @@ class Seeing:
         folder = self._holding(PROJECTOR_FILE, adapter_id)
         own = None if folder is None else Projector.load(folder)
         if own is None or folder is None:
-            plain = Spread(np.zeros(num_channels), np.ones(num_channels))
+            plain = ChannelStats(np.zeros(num_channels), np.ones(num_channels))
             scale = float(self._table.float().std())
             own = Projector.fresh(plain, self._table.shape[1], scale=scale, seed=SEED)
         else:

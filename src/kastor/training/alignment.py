@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kastor.models.render import Rendered
+from kastor.models.chat.render import RenderedExample
 
 MIN_OBSERVATIONS = 32
 """Of fewer the leave-one-out error itself says little."""
@@ -53,7 +53,7 @@ GAIN = 4.0
 
 
 def observed(
-    examples: Iterable[Rendered],
+    examples: Iterable[RenderedExample],
     features: Mapping[tuple[str, int], NDArray[Any]],
     embedded: Callable[[Sequence[int]], NDArray[Any]],
 ) -> dict[str, tuple[Floats, Floats]]:
@@ -75,7 +75,7 @@ def observed(
     return {key: (np.mean(seen[key], axis=0), np.mean(answers, axis=0)) for key, answers in told.items()}
 
 
-def answer_after(example: Rendered, start: int) -> list[int]:
+def answer_after(example: RenderedExample, start: int) -> list[int]:
     """The tokens of the first answer after the place `start`, without the one that ends it.
 
     >>> answer_after(Rendered([7, 8, 1, 2, 9, 3, 9], [False, False, True, True, True, False, True]), 1)

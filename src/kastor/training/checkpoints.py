@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import FailedPrecondition
-from kastor.models.projector import PROJECTOR_FILE, Projector
-from kastor.models.sources import TOWER_FILE
-from kastor.models.tower import Tower
+from kastor.models.download import TOWER_FILE
+from kastor.models.vision.efficientnet import EfficientNetLite
+from kastor.models.vision.projector import PROJECTOR_FILE, Projector
 from kastor.store.blobs.checkpoint_folder import Checkpoint, CheckpointFolder, remove_folder
 from kastor.store.blobs.manifests import STATE_FILE, UNREAD, sha256_of, short_name, verify, write_manifest
 
@@ -44,7 +44,7 @@ class Checkpoints(CheckpointFolder):
         ends_epoch: bool,
         about: Mapping[str, object],
         projector: Projector | None = None,
-        tower: Tower | None = None,
+        tower: EfficientNetLite | None = None,
     ) -> Checkpoint:
         """Write the checkpoint of `step`; `about` goes into its manifest, with the hash of the tower.
 

@@ -16,7 +16,7 @@ import torch
 from kastor.domain.counts import counted
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.job import TuningSpec, epoch_of_step
-from kastor.models.render import Rendered
+from kastor.models.chat.render import RenderedExample
 from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.training.fused import use_fused_layers
 from kastor.training.packed import sum_loss, use_packed_attention
@@ -57,7 +57,7 @@ class Trainer:
     def __init__(
         self,
         model: Any,  # noqa: ANN401  # peft model
-        examples: Sequence[Rendered],
+        examples: Sequence[RenderedExample],
         spec: TuningSpec,
         sight: Sight | None = None,
         *,
@@ -171,7 +171,7 @@ class Trainer:
             batch_size=asked.batch_size,
         )
 
-    def _gradients(self, chosen: Sequence[Rendered], num_supervised: int) -> float:
+    def _gradients(self, chosen: Sequence[RenderedExample], num_supervised: int) -> float:
         """The step's mean loss, its gradients left in the parameters, in rows that memory holds."""
         while True:
             rows, losses = pack_step(chosen, self.row_tokens), list[float]()

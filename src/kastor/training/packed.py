@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from kastor.domain.errors import Internal
-from kastor.models.attention import block_numbers, sees
-from kastor.models.language import head, text_config
-from kastor.models.layers import Window, both_ways_windows
+from kastor.models.decoder.inputs import lm_head, text_config
+from kastor.models.decoder.layer_config import Window, bidirectional_windows
+from kastor.models.decoder.masks import attention_mask, span_ids
 from kastor.training.packing import PackedRow
 from kastor.training.sight import Sight
 
@@ -64,7 +64,7 @@ class Visible:
         self._device = device
         self._both_ways = both_ways
         spans = [(p.start, p.start + p.num_tokens) for p in row.pictures]
-        self._blocks = block_numbers(spans, sum(row.lengths)).to(device).split(row.lengths)
+        self._blocks = span_ids(spans, sum(row.lengths)).to(device).split(row.lengths)
         self._masks: dict[tuple[int, Window], torch.Tensor | None] = {}
 
     def mask(self, example: int, window: Window) -> torch.Tensor | None:
@@ -79,7 +79,7 @@ class Visible:
         if (window is None or length <= window) and not two_way:
             return None
         places = torch.arange(length, device=self._device)
-        return sees(places, places, (blocks, blocks) if two_way else None, window)
+        return attention_mask(places, places, (blocks, blocks) if two_way else None, window)
 
 
 def use_packed_attention(model: Any) -> None:  # noqa: ANN401  # a transformers model; see models.load.CausalModel
@@ -100,7 +100,7 @@ def sum_loss(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Te
     `sight` gives the embeddings of the row's pictures; it may be absent where there are none.
     """
     hidden_SC, targets_S = _predicting(model, row, sight)
-    to_logits = head(model)
+    to_logits = lm_head(model)
     if len(targets_S) <= HEAD_CHUNK:
         return _head_loss(to_logits, hidden_SC, targets_S)
     chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
@@ -111,7 +111,7 @@ def sum_loss(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Te
 def target_logprobs(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
     """Log-probabilities in nats of the row's targets, (S,) in fp32, by the pass that `sum_loss` makes."""
     hidden_SC, targets_S = _predicting(model, row, sight)
-    to_logits = head(model)
+    to_logits = lm_head(model)
     chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
     found = [F.cross_entropy(to_logits(hidden).float(), targets, reduction="none") for hidden, targets in chunks]
     return -torch.cat(found)
@@ -120,7 +120,7 @@ def target_logprobs(model: Any, row: PackedRow, sight: Sight | None = None) -> t
 def _predicting(model: Any, row: PackedRow, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
     """What the decoder gives where a target is predicted, (S, C), and the targets (S,)."""
     device = model.get_input_embeddings().weight.device
-    both_ways = frozenset() if sight is None else both_ways_windows(text_config(model), sight.both_ways)
+    both_ways = frozenset() if sight is None else bidirectional_windows(text_config(model), sight.both_ways)
     hidden_1TC = model.get_decoder()(
         **_input(model, row, sight),
         position_ids=torch.from_numpy(row.positions_T).to(device).unsqueeze(-2),  # (1, T) or (3, 1, T)

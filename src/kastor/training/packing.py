@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from kastor.models.render import Picture, Rendered
+from kastor.models.chat.render import PictureSpan, RenderedExample
 
 MAX_ROW_TOKENS = 4096
 """Token budget of a row; a longer example has a row of its own. Bounds the memory of a forward pass."""
@@ -65,10 +65,10 @@ class PackedRow:
     lengths: tuple[int, ...]  # of the examples, in order; they sum to T
     predicting_S: npt.NDArray[np.int64]  # indices into T whose next token is supervised
     targets_S: npt.NDArray[np.int64]  # those next tokens
-    pictures: tuple[Picture, ...] = ()  # of all examples in order; they start in T
+    pictures: tuple[PictureSpan, ...] = ()  # of all examples in order; they start in T
 
 
-def pack(examples: Sequence[Rendered]) -> PackedRow:
+def pack(examples: Sequence[RenderedExample]) -> PackedRow:
     """One row of `examples`. The first token of an example is never a target: nothing precedes it."""
     lengths = tuple(len(example.token_ids) for example in examples)
     token_ids = np.concatenate([np.asarray(example.token_ids, np.int64) for example in examples])
@@ -88,7 +88,7 @@ def pack(examples: Sequence[Rendered]) -> PackedRow:
     )
 
 
-def _positions(examples: Sequence[Rendered]) -> npt.NDArray[np.int64]:
+def _positions(examples: Sequence[RenderedExample]) -> npt.NDArray[np.int64]:
     own = [example.positions for example in examples]
     plain = [np.arange(len(example.token_ids), dtype=np.int64) for example in examples]
     if all(one is None for one in own):
@@ -97,7 +97,7 @@ def _positions(examples: Sequence[Rendered]) -> npt.NDArray[np.int64]:
     return np.concatenate([np.tile(p, (3, 1)) if one is None else one for one, p in pairs], axis=1)
 
 
-def pack_step(examples: Sequence[Rendered], budget: int = MAX_ROW_TOKENS) -> list[PackedRow]:
+def pack_step(examples: Sequence[RenderedExample], budget: int = MAX_ROW_TOKENS) -> list[PackedRow]:
     """The rows of one step; every example is in exactly one."""
     rows = rows_within([len(example.token_ids) for example in examples], budget)
     return [pack([examples[index] for index in row]) for row in rows]

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
 from kastor.domain.vision import BidirectionalAttention
-from kastor.models.language import Model, Places
-from kastor.models.projector import Projector
-from kastor.models.render import Picture
-from kastor.models.tower import Tower
+from kastor.models.chat.render import PictureSpan
+from kastor.models.decoder.inputs import DecoderInputs, Model
+from kastor.models.vision.efficientnet import EfficientNetLite
+from kastor.models.vision.projector import Projector
 
 RATE_FACTOR = 2.0
 """The projector's learning rate as a multiple of the adapter's: it starts from nothing, the adapter from a model."""
@@ -42,7 +42,7 @@ class Sight:
     projector: Projector | None
     read: Read
     both_ways: BidirectionalAttention = BidirectionalAttention.NEVER
-    tower: Tower | None = None  # trained, too: what is read are pixels
+    tower: EfficientNetLite | None = None  # trained, too: what is read are pixels
     corrections: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """By key of a medium that the projector was aligned on: what is added, (W,), to the tokens of its pictures while
     training, so that they tell what the alignment without it would (`alignment`)."""
@@ -62,7 +62,7 @@ class Sight:
             if part is not None
         ]
 
-    def made(self, pictures: Sequence[Picture], device: torch.device) -> torch.Tensor:
+    def made(self, pictures: Sequence[PictureSpan], device: torch.device) -> torch.Tensor:
         """What the language model is given in the pictures' places, one after the other: (V, W), or more a token."""
         if self.tower is None:
             features_VC = np.concatenate([self._features(picture) for picture in pictures])
@@ -74,26 +74,26 @@ class Sight:
         made: torch.Tensor = self.projector(given, [picture.num_tokens for picture in pictures])
         return made + self._corrections(pictures, made) if self.corrections else made
 
-    def places(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[Picture]) -> Places:
+    def places(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[PictureSpan]) -> DecoderInputs:
         """A row's tokens with what is made of its pictures in their places, through which gradients flow."""
         places = np.concatenate([np.arange(p.start, p.start + p.num_tokens) for p in pictures])
         device = token_ids_T.device
-        return Places.of(model, token_ids_T, torch.from_numpy(places).to(device), self.made(pictures, device))
+        return DecoderInputs.of(model, token_ids_T, torch.from_numpy(places).to(device), self.made(pictures, device))
 
     def as_served(self) -> "Sight":
         """What whoever serves the adapter sees."""
         return replace(self, corrections={})
 
-    def _corrections(self, pictures: Sequence[Picture], like_VW: torch.Tensor) -> torch.Tensor:
+    def _corrections(self, pictures: Sequence[PictureSpan], like_VW: torch.Tensor) -> torch.Tensor:
         none_W = like_VW.new_zeros(like_VW.shape[1])
         added = [self.corrections.get(p.key, none_W).to(like_VW).expand(p.num_tokens, -1) for p in pictures]
         return torch.cat(added)
 
-    def _features(self, picture: Picture) -> NDArray[Any]:
+    def _features(self, picture: PictureSpan) -> NDArray[Any]:
         return self.read(picture.key, picture.index)[picture.offset : picture.offset + picture.num_tokens]
 
 
-def looked_at(tower: Tower, pixels_HWC: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+def looked_at(tower: EfficientNetLite, pixels_HWC: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """What the tower makes of one picture, (N, C) in fp32, through which gradients flow.
 
     Rounded to half precision, as whoever serves the tuned tower keeps it; the gradient knows nothing of that. Nothing

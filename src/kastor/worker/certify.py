@@ -13,11 +13,18 @@ from peft.tuners.lora import Linear
 from kastor.domain.certificate import CERTIFICATE_FILE, Certificate, Tolerance, golden_rows
 from kastor.domain.job import AdapterShape
 from kastor.domain.vision import Grid
-from kastor.models.load import fits_in_fp32, fp32_module_by_module, restore_dtypes, served_as, serving_dtype, to_fp32
-from kastor.models.projector import Projector
-from kastor.models.render import Rendered, Renderer
-from kastor.models.tower import STRIDE
-from kastor.models.vision import compact, square_tower
+from kastor.models.chat.render import RenderedExample, Renderer
+from kastor.models.load import (
+    cast_for_serving,
+    fits_in_fp32,
+    fp32_module_by_module,
+    restore_dtypes,
+    serving_dtype,
+    to_fp32,
+)
+from kastor.models.vision.efficientnet import STRIDE
+from kastor.models.vision.encoder import load_efficientnet, to_half_precision
+from kastor.models.vision.projector import Projector
 from kastor.runtime.out_of_memory import out_of_memory_as
 from kastor.serving.adapters import Delta
 from kastor.serving.cache import SlotCache
@@ -43,7 +50,7 @@ from kastor.training.sight import Read, Sight
 
 def certified(
     model: Any,  # noqa: ANN401  # peft model
-    examples: Sequence[Rendered],
+    examples: Sequence[RenderedExample],
     eyes: Sight | None,
     renderer: Renderer,
     folder: Path,
@@ -75,7 +82,7 @@ def certified(
     heed()
     base = detach(model)
     with out_of_memory_as(_comparing(chosen.values())):
-        served_base = base if exact else served_as(base, renderer.vision)
+        served_base = base if exact else cast_for_serving(base, renderer.vision)
         served = Served.open(served_base, renderer, folder, _embed(eyes, folder, base.device))
         proof = certificate(served, golden, deltas, folder, base_model=base_model, tolerance=tolerance, heed=heed)
         if exact and answers_in is not torch.float32:
@@ -90,7 +97,7 @@ def certified(
 
 def _golden_rows(
     model: Any,  # noqa: ANN401  # as above
-    chosen: Mapping[int, Rendered],
+    chosen: Mapping[int, RenderedExample],
     eyes: Sight | None,
     *,
     exact: bool,
@@ -106,7 +113,7 @@ def certify_checkpoint(
     base: Any,  # noqa: ANN401  # transformers model, as `load_base` gives it
     shape: AdapterShape,
     checkpoint: Path,
-    examples: Sequence[Rendered],
+    examples: Sequence[RenderedExample],
     eyes: Sight | None,
     renderer: Renderer,
     *,
@@ -132,7 +139,7 @@ def certify_checkpoint(
     return proof
 
 
-def golden_examples(examples: Sequence[Rendered], seed: int) -> dict[int, Rendered]:
+def golden_examples(examples: Sequence[RenderedExample], seed: int) -> dict[int, RenderedExample]:
     """The golden ones, by their index; examples without tokens have been left out."""
     lengths = {index: len(example.token_ids) for index, example in enumerate(examples) if example.token_ids}
     chosen = [list(lengths)[place] for place in golden_rows(list(lengths.values()), seed)]
@@ -142,7 +149,7 @@ def golden_examples(examples: Sequence[Rendered], seed: int) -> dict[int, Render
 @torch.no_grad()
 def golden_rows_in_fp32(
     model: Any,  # noqa: ANN401  # as above
-    chosen: Mapping[int, Rendered],
+    chosen: Mapping[int, RenderedExample],
     eyes: Sight | None = None,
 ) -> tuple[list[Golden], dict[torch.nn.Parameter, torch.dtype]]:
     """The golden rows as the trainer's code scores them in fp32, and as stock does in the base's own dtype.
@@ -168,7 +175,7 @@ def golden_rows_in_fp32(
 @torch.no_grad()
 def golden_rows_module_by_module(
     model: Any,  # noqa: ANN401  # as above
-    chosen: Mapping[int, Rendered],
+    chosen: Mapping[int, RenderedExample],
     eyes: Sight | None = None,
 ) -> tuple[list[Golden], Tolerance]:
     """The golden rows in fp32, module by module, and how far from them rounding takes the base in its own dtype.
@@ -193,17 +200,17 @@ def golden_rows_module_by_module(
     return golden, tolerance
 
 
-def _all_text(example: Rendered) -> Rendered:
+def _all_text(example: RenderedExample) -> RenderedExample:
     """The example with each token supervised that is not a picture's."""
     seen = {place for p in example.pictures for place in range(p.start, p.start + p.num_tokens)}
     return replace(example, supervised=[place not in seen for place in range(len(example.token_ids))])
 
 
-def _by_example(logprobs_S: torch.Tensor, chosen: Mapping[int, Rendered]) -> list[torch.Tensor]:
+def _by_example(logprobs_S: torch.Tensor, chosen: Mapping[int, RenderedExample]) -> list[torch.Tensor]:
     return list(logprobs_S.cpu().split([sum(example.supervised[1:]) for example in chosen.values()]))
 
 
-def _comparing(rendered: Iterable[Rendered]) -> str:
+def _comparing(rendered: Iterable[RenderedExample]) -> str:
     longest = max(len(example.token_ids) for example in rendered)
     return f"comparing what is served with what was trained, on examples of up to {longest:,} tokens"
 
@@ -218,7 +225,7 @@ def _embed(eyes: Sight | None, folder: Path, device: torch.device) -> Embed | No
         stored = replace(stored, tower=None, read=_by_stored_tower(folder, eyes.read))
 
     @torch.no_grad()
-    def embedded(example: Rendered) -> tuple[Embedded, ...]:
+    def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
         parts = stored.made(example.pictures, device).split([picture.num_tokens for picture in example.pictures])
         return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
@@ -227,12 +234,12 @@ def _embed(eyes: Sight | None, folder: Path, device: torch.device) -> Embed | No
 
 def _by_stored_tower(folder: Path, pixels: Read) -> Read:
     """Features of pictures by the tower in `folder`, as the engine makes them."""
-    tower = square_tower(folder, num_threads=torch.get_num_threads())
+    tower = load_efficientnet(folder, num_threads=torch.get_num_threads())
 
     def read(key: str, index: int) -> NDArray[Any]:
         picture = np.array(pixels(key, index))
         height, width, _ = picture.shape
-        return compact(tower(picture[None], Grid(width, height, height // STRIDE, width // STRIDE))[0])
+        return to_half_precision(tower(picture[None], Grid(width, height, height // STRIDE, width // STRIDE))[0])
 
     return read
 

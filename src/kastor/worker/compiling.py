@@ -11,8 +11,8 @@ from kastor.domain.vision import MediumPlan, VisionSpec
 from kastor.media import decode
 from kastor.media.fetch import Fetcher
 from kastor.media.frame_store import FrameStore, StoredFrames
-from kastor.models.pictures import compiled, compiled_under
-from kastor.models.vision import Pixels
+from kastor.models.vision.encoder import Pixels
+from kastor.models.vision.media_frames import load_frames, medium_frames_key
 from kastor.settings import Settings
 from kastor.worker.media import frame_cache, media_cache, places, uploads, url_guard
 
@@ -51,7 +51,7 @@ class Source:
 
     def let_go(self, planned: MediumPlan) -> None:
         """Let the pictures of a medium be evicted, once for each time they were given out of the store."""
-        self._frames.release(compiled_under(planned, self._vision))
+        self._frames.release(medium_frames_key(planned, self._vision))
 
 
 class Compiling:
@@ -91,13 +91,13 @@ class Compiling:
             ResourceExhausted: there is no room to fetch it.
 
         """
-        kept = self._frames.hold(compiled_under(planned, self._vision))
+        kept = self._frames.hold(medium_frames_key(planned, self._vision))
         if kept is not None:
             return kept
         fetched = self._fetcher.fetch_bytes(media.data) if media.data else self._fetcher.fetch(media.uri)
         try:
             if fetched.sha256 != planned.sha256:
                 raise MediumError.of("media_changed", f"{media.name} is another file now than when it was checked.")
-            return compiled(self._frames, fetched.path, planned, self._vision, self._pictures, self._heed)
+            return load_frames(self._frames, fetched.path, planned, self._vision, self._pictures, self._heed)
         finally:
             self._fetcher.release(fetched)

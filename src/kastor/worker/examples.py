@@ -14,10 +14,10 @@ from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob, TuningSpec
 from kastor.domain.vision import TokenCount, VisionSpec
 from kastor.models.catalog import BaseModel
-from kastor.models.pictures import compiled_under
-from kastor.models.render import Rendered, Renderer
-from kastor.models.sources import TOWER_FILE
-from kastor.models.vision import tower_hash
+from kastor.models.chat.render import RenderedExample, Renderer
+from kastor.models.download import TOWER_FILE
+from kastor.models.vision.encoder import tower_hash
+from kastor.models.vision.media_frames import medium_frames_key
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
 from kastor.worker.compiling import Source
@@ -29,10 +29,10 @@ from kastor.worker.pixels import PixelReading
 from kastor.worker.reading import Reading
 from kastor.worker.rows import Files, Rows
 
-LEFT_OUT = Rendered([], [])
+LEFT_OUT = RenderedExample([], [])
 
 
-class Streamed(Sequence[Rendered]):
+class Streamed(Sequence[RenderedExample]):
     """The rows as training can have them: each waits for its media, and is without tokens where one of them is bad."""
 
     def __init__(self, rows: Rows, seeing: FeaturePass) -> None:
@@ -43,12 +43,12 @@ class Streamed(Sequence[Rendered]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, index: int) -> Rendered: ...
+    def __getitem__(self, index: int) -> RenderedExample: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Rendered]: ...
+    def __getitem__(self, index: slice) -> list[RenderedExample]: ...
 
-    def __getitem__(self, index: int | slice) -> Rendered | list[Rendered]:
+    def __getitem__(self, index: int | slice) -> RenderedExample | list[RenderedExample]:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
@@ -61,7 +61,7 @@ class Prepared:
     """The examples, the spec as it holds now that they are known, and what they show, if they show anything."""
 
     spec: TuningSpec
-    examples: Sequence[Rendered]
+    examples: Sequence[RenderedExample]
     tokens: TokenCount  # of all
     renderer: Renderer  # that rendered them
     seeing: FeaturePass | None = None
@@ -108,7 +108,7 @@ class Preparing:
         source = Source(self._settings, job, vision, self._stack, self._not_kept, own.note)
         reading = self._reading(job, source, (vision, self._tower_folder(folder)), num_threads)
         rows = Rows(files, renderer, reading.key_of)
-        leaving = Leaving(self._settings, job, self._blobs, own, files, partial(compiled_under, vision=vision))
+        leaving = Leaving(self._settings, job, self._blobs, own, files, partial(medium_frames_key, vision=vision))
         seeing = self._stack.enter_context(closing(FeaturePass(rows, spec, done, reading, leaving, source, own)))
         seeing.start()
         return Prepared(spec, Streamed(rows, seeing), rows.tokens, renderer, seeing)
@@ -128,7 +128,7 @@ class Preparing:
     def _not_kept(self, why: str) -> None:
         self._ownership.note(f"decoded pictures are not kept, but decoded again wherever they are needed again: {why}")
 
-    def _given(self, base: BaseModel, renderer: Renderer) -> list[Rendered]:
+    def _given(self, base: BaseModel, renderer: Renderer) -> list[RenderedExample]:
         """The examples that came with the request."""
         with self._blobs.dataset(self._job.id).open("rb") as file:
             examples = [renderer.example(decode_example(line)) for line in file]

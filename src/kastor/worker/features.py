@@ -21,7 +21,7 @@ from kastor.domain.errors import FailedPrecondition, Internal
 from kastor.domain.job import TuningSpec
 from kastor.domain.media import MediaFault, MediumError
 from kastor.domain.vision import Grid, MediumPlan, VisionSpec
-from kastor.models.vision import Pixels
+from kastor.models.vision.encoder import Pixels
 from kastor.training.packing import epoch_order, step_examples
 from kastor.worker.ahead import Ahead
 from kastor.worker.compiling import Compiling, Source

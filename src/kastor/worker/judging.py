@@ -21,7 +21,7 @@ from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import DatasetFile, TuningJob, TuningSpec, resolve_hyperparameters
 from kastor.domain.request_limits import PROFILES
 from kastor.models.catalog import BaseModel
-from kastor.models.render import Renderer
+from kastor.models.chat.render import Renderer
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.blobs.manifests import sha256_of

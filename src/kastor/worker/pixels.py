@@ -4,8 +4,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from kastor.domain.vision import Grid, MediumPlan, VisionSpec
-from kastor.models.pictures import compiled_under
-from kastor.models.vision import Pixels
+from kastor.models.vision.encoder import Pixels
+from kastor.models.vision.media_frames import medium_frames_key
 from kastor.worker.compiling import Source
 
 MAX_OPEN = 16  # media whose pictures are mapped, or in memory where there was no room to keep them
@@ -28,7 +28,7 @@ class PixelReading:
 
     def key_of(self, planned: MediumPlan) -> str:
         """Under which name the pictures of a medium are kept."""
-        return compiled_under(planned, self.vision)
+        return medium_frames_key(planned, self.vision)
 
     def is_kept(self, key: str) -> bool:
         """Whether the pictures are here now; they may go."""

@@ -12,8 +12,8 @@ import orjson
 from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import TuningJob
 from kastor.domain.vision import Grid, MediumPlan, VisionSpec
-from kastor.models.pictures import stored_under
-from kastor.models.vision import Encoder, Features, FeatureStore, Pixels, tower_hash
+from kastor.models.vision.encoder import Features, FeatureStore, Pixels, VisionEncoder, tower_hash
+from kastor.models.vision.media_frames import medium_feature_key
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
 from kastor.worker.keeping import Choice, Measured
@@ -46,11 +46,11 @@ class Reading:
         self.vision, self._folder = base
         self._num_threads = num_threads
         self.tower = tower_hash(self._folder, self.vision)
-        self._encoder: Encoder | None = None
+        self._encoder: VisionEncoder | None = None
         if self.vision.pretrained:
             # now, before any other thread runs: building it switches off how modules are initialised, for the whole
             # process, and an adapter that another thread made meanwhile would hold whatever lay in memory
-            self._encoder = Encoder.open(self._folder, self.vision, num_threads=num_threads)
+            self._encoder = VisionEncoder.open(self._folder, self.vision, num_threads=num_threads)
         self._cache = feature_cache(settings, ownership.note)
         self._store = FeatureStore(self._cache, stack.enter_context(closing(self._cache.lease(job.id))))
         self._choice = _stored(blobs.features(job.id))
@@ -60,7 +60,7 @@ class Reading:
 
     def key_of(self, planned: MediumPlan) -> str:
         """Under which name the features of a medium are kept."""
-        return stored_under(planned, self.tower)
+        return medium_feature_key(planned, self.tower)
 
     def is_kept(self, key: str) -> bool:
         """Whether the features are here now; they may go."""
@@ -99,7 +99,7 @@ class Reading:
     def _encode(self, pixels: Sequence[Pixels], grids: Sequence[Grid]) -> list[Features]:
         with self._opening:
             if self._encoder is None:
-                self._encoder = Encoder.open(self._folder, self.vision, num_threads=self._num_threads)
+                self._encoder = VisionEncoder.open(self._folder, self.vision, num_threads=self._num_threads)
         return self._encoder.encode(pixels, grids)
 
     def _put(self, key: str, features: Sequence[Features]) -> bool:

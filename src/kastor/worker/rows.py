@@ -12,7 +12,7 @@ from kastor.dataset.parse import decode_example
 from kastor.domain.content import Example, Media
 from kastor.domain.errors import Internal
 from kastor.domain.vision import MediumPlan, TokenCount
-from kastor.models.render import Rendered, Renderer
+from kastor.models.chat.render import RenderedExample, Renderer
 
 KeyOf = Callable[[MediumPlan], str]
 
@@ -55,7 +55,7 @@ class Shown(NamedTuple):
     num_pictures: int
 
 
-class Rows(Sequence[Rendered]):
+class Rows(Sequence[RenderedExample]):
     """The examples.
 
     `key_of` gives the keys of their pictures' features, and may be absent where there are none.
@@ -89,12 +89,12 @@ class Rows(Sequence[Rendered]):
         return len(self._places)
 
     @overload
-    def __getitem__(self, index: int) -> Rendered: ...
+    def __getitem__(self, index: int) -> RenderedExample: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Rendered]: ...
+    def __getitem__(self, index: slice) -> list[RenderedExample]: ...
 
-    def __getitem__(self, index: int | slice) -> Rendered | list[Rendered]:
+    def __getitem__(self, index: int | slice) -> RenderedExample | list[RenderedExample]:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         at, plan_at = self._places[index].tolist()
@@ -109,7 +109,7 @@ class Rows(Sequence[Rendered]):
         media = dict.fromkeys(self._files.example(int(self._places[shown.row, 0])).media)
         return list(media)[shown.place], self.planned(shown.row).media[shown.place]
 
-    def _rendered(self, example: Example, planned: PlannedRow) -> Rendered:
+    def _rendered(self, example: Example, planned: PlannedRow) -> RenderedExample:
         by_media = planned.by_media(example)
         rendered = self._renderer.example(example, planned.views(example))
         if TokenCount(len(rendered.token_ids), rendered.num_supervised) != planned.tokens:

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from kastor.domain.errors import FailedPrecondition, Internal
-from kastor.models.projector import Projector, Spread
-from kastor.models.render import Rendered
-from kastor.models.sources import TOWER_FILE
-from kastor.models.tower import Tower
-from kastor.models.vision import compact
+from kastor.models.chat.render import RenderedExample
+from kastor.models.download import TOWER_FILE
+from kastor.models.vision.efficientnet import EfficientNetLite
+from kastor.models.vision.encoder import to_half_precision
+from kastor.models.vision.projector import ChannelStats, Projector
 from kastor.training.alignment import alignment, observed
 from kastor.training.checkpoints import load_projector
 from kastor.training.sight import Sight, looked_at
@@ -34,7 +34,7 @@ which of them an answer points at; that is left to them, at full size (docs/log.
 
 def sight(
     model: Any,  # noqa: ANN401  # peft model
-    examples: Sequence[Rendered],
+    examples: Sequence[RenderedExample],
     seeing: FeaturePass | None,
     held: Path | None,
     base: Path,
@@ -85,10 +85,10 @@ def _check(projector: Projector, num_channels: int, width: int, folder: Path) ->
 
 
 def _fresh(
-    sampled: Sampled, examples: Sequence[Rendered], table: torch.Tensor, seed: int, tell: Callable[[str], None]
+    sampled: Sampled, examples: Sequence[RenderedExample], table: torch.Tensor, seed: int, tell: Callable[[str], None]
 ) -> tuple[Projector, dict[str, torch.Tensor]]:
     """A projector that is aligned with the answers, if pictures tell of them, and what training needs of that."""
-    spread, scale = Spread.of(sampled.features.values()), float(table.float().std())
+    spread, scale = ChannelStats.of(sampled.features.values()), float(table.float().std())
 
     def embedded(token_ids: Sequence[int]) -> NDArray[Any]:
         found: NDArray[Any] = table[list(token_ids)].float().cpu().numpy()
@@ -109,15 +109,15 @@ def _fresh(
     return projector, {key: torch.from_numpy(beyond_W).float() for key, beyond_W in found.corrections.items()}
 
 
-def _tower(folders: Sequence[Path | None], device: torch.device) -> Tower:
+def _tower(folders: Sequence[Path | None], device: torch.device) -> EfficientNetLite:
     folder = next(folder for folder in folders if folder is not None and (folder / TOWER_FILE).is_file())
-    return Tower.open(folder / TOWER_FILE).to(device).requires_grad_(True)
+    return EfficientNetLite.open(folder / TOWER_FILE).to(device).requires_grad_(True)
 
 
 @torch.no_grad()
-def _features(tower: Tower, pixels: NDArray[Any], device: torch.device) -> NDArray[Any]:
+def _features(tower: EfficientNetLite, pixels: NDArray[Any], device: torch.device) -> NDArray[Any]:
     found: NDArray[Any] = looked_at(tower, pixels, device).cpu().numpy()
-    return compact(found)
+    return to_half_precision(found)
 
 
 def _nothing(key: str, index: int) -> Any:  # noqa: ANN401  # never returns

@@ -14,9 +14,9 @@ import torch
 from kastor.domain.counts import counted
 from kastor.domain.job import StepMetrics, TuningJob
 from kastor.models.catalog import load_catalog
+from kastor.models.download import TOWER_FILE, Progress, ensure_local
 from kastor.models.load import compute_dtype, compute_threads, load_base
-from kastor.models.sources import TOWER_FILE, Progress, ensure_local
-from kastor.models.vision import PREPROCESSING
+from kastor.models.vision.encoder import PREPROCESSING
 from kastor.settings import Settings
 from kastor.store.blobs.checkpoint_folder import Checkpoint
 from kastor.store.blobs.job_files import JobFiles, is_disk_full

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from kastor.models.catalog import WheelSource
-from kastor.models.sources import OnProgress, fetched_wheel
+from kastor.models.download import OnProgress, download_wheel
 
 SOURCE = WheelSource(
     package="conformal-clip-data",
@@ -45,7 +45,7 @@ def fetched(cache: Path, told: OnProgress) -> Path:
     with FileLock(kept.with_suffix(".lock")):
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-                fetched_wheel(SOURCE, Path(scratch), told).rename(kept)
+                download_wheel(SOURCE, Path(scratch), told).rename(kept)
     return kept
 
 

@@ -38,7 +38,7 @@ from kastor.domain.errors import InvalidArgument
 from kastor.evaluation.probing import probe
 from kastor.media.decode import PictureDecoder
 from kastor.models.catalog import BaseModel, load_catalog
-from kastor.models.sources import local_folder
+from kastor.models.download import local_folder
 from kastor.settings import Settings
 
 QUESTION = "Which kind of cloth is this: nominal, local or global?"

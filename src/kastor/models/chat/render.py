@@ -18,11 +18,11 @@ from kastor.domain.content import Example, Media, Prompt, SupervisedTurns
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.domain.job import Rendering
 from kastor.domain.vision import NO_LAYOUTS, Grid, MediaLayouts, TokenCount, VisionSpec
-from kastor.models.families import Family, rendered_as
-from kastor.models.tokenizer_files import tokenizer_file
-from kastor.models.tokens import tokenizers_of
-from kastor.models.turns import Piece, Turns
-from kastor.models.word_counts import WordCounts
+from kastor.models.chat.families import Family, rendering_of
+from kastor.models.chat.template import ChatTemplate, Piece
+from kastor.models.chat.token_count import CachedTokenCounter
+from kastor.models.chat.tokenizer import load_tokenizers
+from kastor.models.chat.tokenizer_files import tokenizer_file
 
 LONG_TEXT_CHARS = 4096
 """Longer texts are tokenised with the interpreter's lock released: a million characters take three seconds, in which no
@@ -32,7 +32,7 @@ MAX_COMPOSED_CHARS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PictureSpan:
     """Where in the token ids a picture's own embeddings go."""
 
     media: Media
@@ -45,12 +45,12 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedExample:
     """An example as tokens; both lists have the same length."""
 
     token_ids: list[int]
     supervised: list[bool]  # True where the token is learnt: answers and the tokens that end them
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[PictureSpan, ...] = ()
     on_a_grid: bool = False  # the tokens of pictures have places of their own (`positions`)
 
     @property
@@ -63,7 +63,7 @@ class Rendered:
         """Tokens that carry a loss."""
         return sum(self.supervised)
 
-    def keyed(self, keys: Mapping[Media, str]) -> "Rendered":
+    def keyed(self, keys: Mapping[Media, str]) -> "RenderedExample":
         """The same with the key of its features at each picture."""
         pictures = tuple(replace(picture, key=keys[picture.media]) for picture in self.pictures)
         return replace(self, pictures=pictures) if pictures else self
@@ -95,7 +95,7 @@ class Renderer:
         self._family = family
         self._supervise = supervise
         self.closing_id = self._single(family.closing)
-        self._turns = Turns(family, lru_cache(self._control))
+        self._turns = ChatTemplate(family, lru_cache(self._control))
         vision = family.vision
         self._before = self._control(vision.before) if vision else []
         self._after = self._control(vision.after) if vision else []
@@ -120,10 +120,10 @@ class Renderer:
         """
         file = tokenizer_file(folder, rendering)
         try:
-            recognising, plain = tokenizers_of(file.read_text("utf-8"), family)
+            recognising, plain = load_tokenizers(file.read_text("utf-8"), family)
         except Exception as error:  # tokenizers raises bare Exception; this is its home module
             raise FailedPrecondition(f"Cannot read the tokenizer {file}: {error}") from error
-        return cls(recognising, plain, rendered_as(family, rendering), supervise)
+        return cls(recognising, plain, rendering_of(family, rendering), supervise)
 
     @property
     def vision(self) -> VisionSpec | None:
@@ -139,7 +139,7 @@ class Renderer:
         """
         return self._ids(self._expanded(self._turns.prompt(prompt), views))[0]
 
-    def prompt_with_pictures(self, prompt: Prompt, views: MediaLayouts) -> Rendered:
+    def prompt_with_pictures(self, prompt: Prompt, views: MediaLayouts) -> RenderedExample:
         """The same with the places of its pictures; nothing is supervised.
 
         Raises:
@@ -147,9 +147,9 @@ class Renderer:
 
         """
         ids, pictures = self._ids(self._expanded(self._turns.prompt(prompt), views))
-        return Rendered(ids, [False] * len(ids), pictures, self._on_a_grid)
+        return RenderedExample(ids, [False] * len(ids), pictures, self._on_a_grid)
 
-    def example(self, example: Example, views: MediaLayouts = NO_LAYOUTS) -> Rendered:
+    def example(self, example: Example, views: MediaLayouts = NO_LAYOUTS) -> RenderedExample:
         """Each answer after what is served for it, with the token that ends it; answers alone are supervised.
 
         Raises:
@@ -158,13 +158,13 @@ class Renderer:
         """
         token_ids: list[int] = []
         supervised: list[bool] = []
-        pictures: tuple[Picture, ...] = ()
+        pictures: tuple[PictureSpan, ...] = ()
         for learnt, pieces in self._turns.example(example, self._supervise):
             ids, seen = self._ids(self._expanded(pieces, views))
             pictures += tuple(replace(picture, start=picture.start + len(token_ids)) for picture in seen)
             token_ids += ids
             supervised += [learnt] * len(ids)
-        return Rendered(token_ids, supervised, pictures, self._on_a_grid)
+        return RenderedExample(token_ids, supervised, pictures, self._on_a_grid)
 
     def counts(self, examples: Sequence[Example], views: Sequence[MediaLayouts] = ()) -> list[TokenCount]:
         """What `example` would give for each, all their texts counted in one go; `views` is empty or one for each.
@@ -185,8 +185,8 @@ class Renderer:
         return [TokenCount(given + learnt, learnt) for given, learnt in zip(sizes[::2], sizes[1::2], strict=True)]
 
     @cached_property
-    def _word_counts(self) -> WordCounts:
-        return WordCounts(self._plain)
+    def _word_counts(self) -> CachedTokenCounter:
+        return CachedTokenCounter(self._plain)
 
     def text(self, text: str) -> list[int]:
         """Tokens of a caller's text; control tokens in it are plain text."""
@@ -248,14 +248,14 @@ class Renderer:
     def _tile_mark(self, row: int, column: int, vision: VisionSpec) -> list[int]:
         return self._control(vision.tile_mark(row, column))
 
-    def _ids(self, pieces: Iterable[_Piece]) -> tuple[list[int], tuple[Picture, ...]]:
+    def _ids(self, pieces: Iterable[_Piece]) -> tuple[list[int], tuple[PictureSpan, ...]]:
         ids: list[int] = []
         pictures = []
         for piece in pieces:
             if isinstance(piece, str):
                 ids += self.text(piece)
             elif isinstance(piece, _Placeholders):
-                place = Picture(piece.media, piece.index, len(ids), piece.num_tokens)
+                place = PictureSpan(piece.media, piece.index, len(ids), piece.num_tokens)
                 pictures.append(replace(place, offset=piece.offset, columns=piece.columns))
                 ids += [self._placeholder_id] * piece.num_tokens
             else:
@@ -275,7 +275,7 @@ class Renderer:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def grid_positions(num_tokens: int, pictures: Sequence[Picture]) -> NDArray[np.int64]:
+def grid_positions(num_tokens: int, pictures: Sequence[PictureSpan]) -> NDArray[np.int64]:
     """Temporal, vertical and horizontal positions (3, T) of M-RoPE (Qwen2-VL, arXiv:2409.12191).
 
     Text counts up in all three. The tokens of a picture share the temporal one, and have their row and column in the

@@ -14,7 +14,7 @@ Window = int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
+class LayerConfig:
     """The layers of one decoder."""
 
     heads: tuple[tuple[int, int], ...]  # of each layer that keeps keys and values: how many heads, how wide
@@ -22,14 +22,14 @@ class Layers:
     both_ways: frozenset[Window] = frozenset()  # windows of the layers where pictures' tokens see one another both ways
 
     @classmethod
-    def of(cls, config: Any, both_ways: BidirectionalAttention = BidirectionalAttention.NEVER) -> "Layers":  # noqa: ANN401  # PreTrainedConfig
+    def of(cls, config: Any, both_ways: BidirectionalAttention = BidirectionalAttention.NEVER) -> "LayerConfig":  # noqa: ANN401  # PreTrainedConfig
         """Those of a language model's configuration."""
         modes = getattr(config, "kv_sharing_modes", None) or [None] * config.num_hidden_layers
         keeping = [layer for layer, mode in zip(config.per_layer_config, modes, strict=True) if mode != "reuse"]
-        return cls(tuple(_heads(layer) for layer in keeping), _window(config), both_ways_windows(config, both_ways))
+        return cls(tuple(_heads(layer) for layer in keeping), _window(config), bidirectional_windows(config, both_ways))
 
 
-def both_ways_windows(config: Any, both_ways: BidirectionalAttention) -> frozenset[Window]:  # noqa: ANN401  # as above
+def bidirectional_windows(config: Any, both_ways: BidirectionalAttention) -> frozenset[Window]:  # noqa: ANN401  # as above
     """The windows of the layers in which a picture's tokens see those after them in it, too."""
     window = _window(config)
     if both_ways is BidirectionalAttention.ALL_LAYERS:

@@ -23,7 +23,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PreprocessConfig:
     """How a family's pictures are scaled and normalised; red, green, blue."""
 
     resample: Resampling
@@ -31,21 +31,21 @@ class Recipe:
     std: tuple[float, float, float]
 
 
-RECIPES: Mapping[str, Recipe] = MappingProxyType(
+PREPROCESS_CONFIGS: Mapping[str, PreprocessConfig] = MappingProxyType(
     {
-        "gemma3": Recipe(Resampling.BILINEAR, HALF, HALF),
-        "gemma4": Recipe(Resampling.BICUBIC, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # its tower does the rest
-        "idefics3": Recipe(Resampling.LANCZOS, HALF, HALF),
-        "llava": Recipe(Resampling.BICUBIC, CLIP_MEAN, CLIP_STD),
-        "qwen2.5-vl": Recipe(Resampling.BICUBIC, CLIP_MEAN, CLIP_STD),
-        "qwen3-vl": Recipe(Resampling.BICUBIC, HALF, HALF),
-        "smolvlm": Recipe(Resampling.LANCZOS, HALF, HALF),
+        "gemma3": PreprocessConfig(Resampling.BILINEAR, HALF, HALF),
+        "gemma4": PreprocessConfig(Resampling.BICUBIC, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # its tower does the rest
+        "idefics3": PreprocessConfig(Resampling.LANCZOS, HALF, HALF),
+        "llava": PreprocessConfig(Resampling.BICUBIC, CLIP_MEAN, CLIP_STD),
+        "qwen2.5-vl": PreprocessConfig(Resampling.BICUBIC, CLIP_MEAN, CLIP_STD),
+        "qwen3-vl": PreprocessConfig(Resampling.BICUBIC, HALF, HALF),
+        "smolvlm": PreprocessConfig(Resampling.LANCZOS, HALF, HALF),
     }
 )
 """By the family's name; the numbers of the published preprocessor_config.json."""
 
 
-def normalised(pictures_BHWC: Pixels, recipe: Recipe) -> Floats:
+def normalise_pixels(pictures_BHWC: Pixels, recipe: PreprocessConfig) -> Floats:
     """Pictures (B, H, W, 3) as the floats (B, 3, H, W) that the family was trained on.
 
     Looked up, as a channel has but 256 values: the same bits as the processors', which compute each pixel's.
@@ -56,7 +56,7 @@ def normalised(pictures_BHWC: Pixels, recipe: Recipe) -> Floats:
     return np.stack([table[:, channel][pictures_BHWC[..., channel]] for channel in range(3)], axis=1)
 
 
-def tiles(pictures_BHWC: Pixels, grid: Grid) -> Pixels:
+def split_tiles(pictures_BHWC: Pixels, grid: Grid) -> Pixels:
     """Pictures (B, H, W, 3) cut into their tiles, row by row: (B * T, H / rows, W / columns, 3)."""
     rows, columns = grid.tiles
     number, height, width, channels = pictures_BHWC.shape

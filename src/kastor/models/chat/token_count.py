@@ -16,14 +16,14 @@ MAX_WORDS = 300_000  # remembered; about 40 MB
 MAX_WORD_CHARS = 48  # a longer one is hardly met again
 
 
-class WordCounts:
+class CachedTokenCounter:
     """Counts tokens of texts with one tokenizer, in which no control token is recognised."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._words: dict[str, int] = {}  # tokens of each with a space before it; no blank at either end
         self._firsts = {"": 0}  # of the words that texts begin with: no blank at the end
-        self._cuts_at_spaces = cuts_at_spaces(tokenizer)
+        self._cuts_at_spaces = splits_at_spaces(tokenizer)
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text."""
@@ -51,7 +51,7 @@ class WordCounts:
         pieces = [first, *[" " + word for word in words]] if first else [" " + word for word in words]
         known = self._words
         sure = all(_bare(word) for word in words if word not in known) and (not first or not first[-1].isspace())
-        return pieces if sure else stretches(pieces)
+        return pieces if sure else cacheable_spans(pieces)
 
     def _numbers(self, pieces: set[str]) -> dict[str, int]:
         """Of each piece its tokens, and what is worth it remembered."""
@@ -73,7 +73,7 @@ class WordCounts:
         return [len(one) for one in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def stretches(pieces: Sequence[str]) -> list[str]:
+def cacheable_spans(pieces: Sequence[str]) -> list[str]:
     r"""The pieces, each but the first with a space before it, joined where a cut between them would change the tokens.
 
     That is at blanks that are not a single space.
@@ -95,7 +95,7 @@ def _bare(word: str) -> bool:
     return bool(word) and not word[0].isspace() and not word[-1].isspace() and " " not in word
 
 
-def cuts_at_spaces(tokenizer: Tokenizer) -> bool:
+def splits_at_spaces(tokenizer: Tokenizer) -> bool:
     """Whether it is a byte-level BPE that cuts as GPT-2 does, perhaps with every digit by itself, and nothing else."""
     if tokenizer.normalizer is not None or tokenizer.pre_tokenizer is None or not isinstance(tokenizer.model, BPE):
         return False

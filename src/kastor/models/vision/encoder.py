@@ -24,10 +24,10 @@ from kastor.domain.media import MediumError
 from kastor.domain.vision import Grid, VisionSpec
 from kastor.media.cache import Lease, MediaCache
 from kastor.media.frame_sampling import SCALING
-from kastor.models.layouts import layout_of
+from kastor.models.download import TOWER_FILE
 from kastor.models.load import best_device
-from kastor.models.sources import TOWER_FILE
-from kastor.models.tower import Tower
+from kastor.models.vision.efficientnet import EfficientNetLite
+from kastor.models.vision.grids import layout_of
 
 PREPROCESSING = 2  # counts changes to how pictures are scaled; part of every key
 BATCH_PIXELS = 8 * 256 * 256  # go through the tower at once
@@ -44,14 +44,14 @@ Run = Callable[[Pixels, Grid], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
+class VisionEncoder:
     """A frozen tower that makes features of pictures; `hash` is that of its weights."""
 
     tower: Run
     hash: str
 
     @classmethod
-    def open(cls, folder: Path, vision: VisionSpec, *, num_threads: int) -> "Encoder":
+    def open(cls, folder: Path, vision: VisionSpec, *, num_threads: int) -> "VisionEncoder":
         """The encoder of the base model in `folder`, which sees by `vision`, on the GPU if there is one.
 
         Raises:
@@ -59,12 +59,14 @@ class Encoder:
 
         """
         if vision.pretrained:
-            from kastor.models.towers import PretrainedTower  # costs a second, of transformers' models that see
+            from kastor.models.vision.pretrained import (
+                PretrainedTower,  # costs a second, of transformers' models that see
+            )
 
             _check_layout(folder, vision)
             tower = PretrainedTower.open(folder, vision.pretrained)
             return cls(tower, tower.hash)
-        return cls(square_tower(folder, num_threads=num_threads), tower_hash(folder, vision))
+        return cls(load_efficientnet(folder, num_threads=num_threads), tower_hash(folder, vision))
 
     def encode(self, pictures: Sequence[Pixels], grids: Sequence[Grid]) -> list[Features]:
         """Features (N, C) of each picture, which is as its grid says. Batches change no bit of them."""
@@ -73,7 +75,7 @@ class Encoder:
             alike = [picture for _, picture in group]
             at_once = max(1, BATCH_PIXELS // (grid.width * grid.height))
             for at in range(0, len(alike), at_once):
-                found += [compact(one) for one in self.tower(np.stack(alike[at : at + at_once]), grid)]
+                found += [to_half_precision(one) for one in self.tower(np.stack(alike[at : at + at_once]), grid)]
         bad = next((index for index, one in enumerate(found) if not np.isfinite(one).all()), None)
         if bad is not None:
             raise MediumError.of(
@@ -84,7 +86,7 @@ class Encoder:
         return found
 
 
-def square_tower(folder: Path, *, num_threads: int) -> Run:
+def load_efficientnet(folder: Path, *, num_threads: int) -> Run:
     """The tower that lies in `folder` apart from any language model, frozen, on the GPU if there is one.
 
     Raises:
@@ -94,18 +96,18 @@ def square_tower(folder: Path, *, num_threads: int) -> Run:
     file = folder / TOWER_FILE
     if best_device().type == "cpu":
         # not at the top: half a second that a job whose features are stored needs not
-        from kastor.models.tower_onnx import OnnxTower
+        from kastor.models.vision.efficientnet_onnx import OnnxEfficientNetLite
 
-        onnx = OnnxTower.open(file, num_threads=num_threads)
+        onnx = OnnxEfficientNetLite.open(file, num_threads=num_threads)
         return lambda pictures, _: onnx(pictures)
-    return _OnDevice(Tower.open(file).to(best_device()))
+    return _OnDevice(EfficientNetLite.open(file).to(best_device()))
 
 
 @dataclass(frozen=True, slots=True)
 class _OnDevice:
     """The tower in torch, with arrays outside."""
 
-    tower: Tower
+    tower: EfficientNetLite
 
     def __call__(self, pictures_BHWC: Pixels, _: Grid) -> NDArray[np.float32]:
         device = next(self.tower.parameters()).device
@@ -133,7 +135,7 @@ def tower_hash(folder: Path, vision: VisionSpec) -> str:
 
     """
     if vision.pretrained:
-        from kastor.models.towers import tower_hash as pretrained_hash  # as above
+        from kastor.models.vision.pretrained import tower_hash as pretrained_hash  # as above
 
         return pretrained_hash(folder, vision.pretrained)
     try:
@@ -162,7 +164,7 @@ def feature_key(sha256: str, pictures: Sequence[int], grids: Sequence[Grid], tow
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def compact(features: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np.float32]:
+def to_half_precision(features: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np.float32]:
     """Features as they are kept: fp16, or fp32 where one is too large for it.
 
     fp16 rounds by 5e-4, a model's own bf16 by 4e-3; but it ends at 65504, which what no norm bounds may exceed.

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from kastor.domain.job import Rendering
 from kastor.domain.tools import ToolCallSupport
 from kastor.domain.vision import VisionSpec
-from kastor.models import visions
-from kastor.models.functions import GEMMA_JSON, HERMES, LLAMA_JSON, FunctionStyle
+from kastor.models.chat.tool_format import GEMMA_JSON, HERMES, LLAMA_JSON, ToolFormat
+from kastor.models.vision import specs
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -30,7 +30,7 @@ class Family:
     default_system: str | None  # written when the caller gives no system instruction
     lora_targets: tuple[str, ...]
     vision: VisionSpec | None = None  # a family without reads text only
-    functions: FunctionStyle | None = None  # a family without cannot call any
+    functions: ToolFormat | None = None  # a family without cannot call any
     beginning: str = ""  # control token before all turns
     preface: str = ""  # text at the head of the system turn
     user_closing: str | None = None  # what ends a turn that is not the model's, where that is not `closing`
@@ -46,11 +46,11 @@ class Family:
         """All strings in which control tokens are recognised."""
         style, vision = self.functions, self.vision
         found = [*self.opening.values(), self.closing, self.separator, self.beginning, *self.guarded]
-        found += [vision.placeholder, vision.before, vision.after, *tile_marks(vision)] if vision else []
+        found += [vision.placeholder, vision.before, vision.after, *tile_markers(vision)] if vision else []
         return (*found, *style.tags, style.response_opening) if style else tuple(found)
 
 
-def tile_marks(vision: VisionSpec) -> list[str]:
+def tile_markers(vision: VisionSpec) -> list[str]:
     """What stands before the tiles of its pictures, of which there are 4 x 4 at most."""
     return [vision.tile_mark(row, column) for row in range(1, 5) for column in range(1, 5)]
 
@@ -127,10 +127,10 @@ GEMMA3 = Family(
 NANO_VL = replace(
     SMOLLM2,
     name="kastor-nano-vl",
-    vision=visions.NANO,
+    vision=specs.NANO,
 )
 
-GEMMA3_VL = replace(GEMMA3, name="gemma3-vl", vision=visions.GEMMA3)  # 4b and larger; the smaller ones read only
+GEMMA3_VL = replace(GEMMA3, name="gemma3-vl", vision=specs.GEMMA3)  # 4b and larger; the smaller ones read only
 GEMMA4 = Family(
     name="gemma4",  # the large ones
     opening=MappingProxyType(
@@ -145,7 +145,7 @@ GEMMA4 = Family(
     separator="\n",
     default_system=None,
     lora_targets=LLAMA_LINEARS,
-    vision=visions.GEMMA4,
+    vision=specs.GEMMA4,
     beginning="<bos>",
     guarded=("<|think|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", '<|"|>'),
 )
@@ -155,9 +155,9 @@ GEMMA4_E = replace(
     opening=MappingProxyType({**GEMMA4.opening, "model": "<|turn>model\n"}),
 )
 
-QWEN3_VL = replace(QWEN3_INSTRUCT, name="qwen3-vl", vision=visions.QWEN3_VL)
+QWEN3_VL = replace(QWEN3_INSTRUCT, name="qwen3-vl", vision=specs.QWEN3_VL)
 QWEN2_5_VL = replace(
-    QWEN3_INSTRUCT, name="qwen2.5-vl", default_system="You are a helpful assistant.", vision=visions.QWEN2_5_VL
+    QWEN3_INSTRUCT, name="qwen2.5-vl", default_system="You are a helpful assistant.", vision=specs.QWEN2_5_VL
 )
 
 SMOLVLM = Family(
@@ -167,10 +167,10 @@ SMOLVLM = Family(
     separator="\n",
     default_system=None,
     lora_targets=LLAMA_LINEARS,
-    vision=visions.SMOLVLM,
+    vision=specs.SMOLVLM,
     beginning="<|im_start|>",
 )
-IDEFICS3 = replace(SMOLVLM, name="idefics3", vision=replace(visions.SMOLVLM, pretrained="idefics3"))
+IDEFICS3 = replace(SMOLVLM, name="idefics3", vision=replace(specs.SMOLVLM, pretrained="idefics3"))
 
 LLAVA = Family(
     name="llava",  # 1.5, on Vicuna
@@ -179,7 +179,7 @@ LLAVA = Family(
     separator="",
     default_system=None,
     lora_targets=LLAMA_LINEARS,
-    vision=visions.LLAVA,
+    vision=specs.LLAVA,
     beginning="<s>",
     user_closing=" ",
 )
@@ -196,7 +196,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 """By name, as the catalog has it: those that read text, then those that see."""
 
 
-def rendered_as(family: Family, rendering: Rendering) -> Family:
+def rendering_of(family: Family, rendering: Rendering) -> Family:
     """The family as which a model is talked to that was tuned with this rendering.
 
     Without SmolLM2's own system instruction its tuned models learn more from few rows (docs/log.md).

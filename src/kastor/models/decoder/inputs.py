@@ -17,7 +17,7 @@ Model = Any  # transformers.PreTrainedModel, or peft's around it; their types ar
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class DecoderInputs:
     """What the decoder is given for a row: embeddings, and what further layers are given or add."""
 
     embeddings_TW: torch.Tensor
@@ -28,7 +28,7 @@ class Places:
     @classmethod
     def of(
         cls, model: Model, token_ids_T: torch.Tensor, pictures_V: torch.Tensor, made_VC: torch.Tensor | None
-    ) -> "Places":
+    ) -> "DecoderInputs":
         """The tokens with what was made of pictures, if there are any, in their places; gradients flow through both."""
         embeddings_TW = model.get_input_embeddings()(token_ids_T)
         per_layer_TLP = _per_layer(model, token_ids_T, pictures_V)
@@ -38,7 +38,7 @@ class Places:
         return cls(embeddings_TW.index_copy(0, pictures_V, first_VW), pictures_V, tuple(deep), per_layer_TLP)
 
     @classmethod
-    def joined(cls, parts: Sequence["Places"]) -> "Places":
+    def joined(cls, parts: Sequence["DecoderInputs"]) -> "DecoderInputs":
         """Rows end to end."""
         begin, places = 0, []
         for part in parts:
@@ -81,7 +81,7 @@ def text_config(model: Model) -> Any:  # noqa: ANN401  # transformers.PreTrained
     return model.config.get_text_config(decoder=True)
 
 
-def head(model: Model) -> Callable[[torch.Tensor], torch.Tensor]:
+def lm_head(model: Model) -> Callable[[torch.Tensor], torch.Tensor]:
     """From the decoder's output to logits."""
     layer: Callable[[torch.Tensor], torch.Tensor] = model.get_output_embeddings()
     cap = getattr(text_config(model), "final_logit_softcapping", None)
@@ -93,4 +93,4 @@ def head(model: Model) -> Callable[[torch.Tensor], torch.Tensor]:
 def logits(model: Model, *, keep: torch.Tensor | None, **inputs: Any) -> torch.Tensor:  # noqa: ANN401  # the decoder's
     """Logits (N, K, vocabulary) of the row's tokens `keep`, (K,), or of each row's last where it is `None`."""
     hidden = model.get_decoder()(**inputs).last_hidden_state
-    return head(model)(hidden[:, -1:] if keep is None else hidden[:, keep])
+    return lm_head(model)(hidden[:, -1:] if keep is None else hidden[:, keep])

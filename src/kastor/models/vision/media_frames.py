@@ -7,20 +7,20 @@ from pathlib import Path
 from kastor.domain.vision import MediumPlan, VisionSpec
 from kastor.media import decode
 from kastor.media.frame_store import FrameStore, frames_key
-from kastor.models.vision import Pixels, feature_key
+from kastor.models.vision.encoder import Pixels, feature_key
 
 
-def stored_under(medium: MediumPlan, tower: str) -> str:
+def medium_feature_key(medium: MediumPlan, tower: str) -> str:
     """The key of the features; `tower` is the hash of its weights."""
     return feature_key(medium.sha256, _numbers(medium), medium.view.grids, tower, medium.scaling)
 
 
-def compiled_under(medium: MediumPlan, vision: VisionSpec) -> str:
+def medium_frames_key(medium: MediumPlan, vision: VisionSpec) -> str:
     """The key of the pictures, whatever tower looks at them."""
     return frames_key(medium.sha256, _numbers(medium), _sizes(medium), vision.resample, medium.scaling)
 
 
-def compiled(
+def load_frames(
     frames: FrameStore,
     path: Path,
     medium: MediumPlan,
@@ -37,8 +37,8 @@ def compiled(
         FailedPrecondition: what is kept of it is damaged.
 
     """
-    made = partial(decoded, path, medium, vision, pictures)
-    return frames.get(compiled_under(medium, vision), _sizes(medium), lambda: _heeding(heed, made()))
+    made = partial(decode_frames, path, medium, vision, pictures)
+    return frames.get(medium_frames_key(medium, vision), _sizes(medium), lambda: _heeding(heed, made()))
 
 
 def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[Pixels]:
@@ -48,7 +48,9 @@ def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[P
         heed()
 
 
-def decoded(path: Path, medium: MediumPlan, vision: VisionSpec, pictures: decode.PictureDecoder) -> Iterator[Pixels]:
+def decode_frames(
+    path: Path, medium: MediumPlan, vision: VisionSpec, pictures: decode.PictureDecoder
+) -> Iterator[Pixels]:
     """The planned pictures of the medium at `path`, as `compiled` gives them, decoded whatever is kept.
 
     Raises:

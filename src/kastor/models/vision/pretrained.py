@@ -23,8 +23,8 @@ from transformers.initialization import no_init_weights
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.vision import Grid
 from kastor.models.load import best_device
-from kastor.models.preprocess import RECIPES, Pixels, Recipe
-from kastor.models.tower_families import PARTS, VisionPart
+from kastor.models.vision.preprocess import PREPROCESS_CONFIGS, Pixels, PreprocessConfig
+from kastor.models.vision.pretrained_modules import PARTS, VisionPart
 
 VISION_ROOTS = ("connector", "embed_vision", "multi_modal_projector", "vision_model", "vision_tower", "visual")
 DECISIVE = (
@@ -49,7 +49,7 @@ class PretrainedTower:
     hash: str  # of the weights and the configuration that decide the features
     num_channels: int  # C of what comes out: W, or W * (1 + D) with D levels of deepstack side by side
     part: VisionPart
-    recipe: Recipe
+    recipe: PreprocessConfig
 
     @classmethod
     def open(cls, folder: Path, family: str) -> "PretrainedTower":
@@ -70,7 +70,7 @@ class PretrainedTower:
                 f"What lies in {folder} is not the vision part of a {family}: {' '.join(str(error).split())[:500]}"
             ) from error
         part = part.requires_grad_(False).eval().to(best_device())
-        return cls(_hash(config, tensors), part.num_channels, part, RECIPES[family])
+        return cls(_hash(config, tensors), part.num_channels, part, PREPROCESS_CONFIGS[family])
 
     def __call__(self, pictures_BHWC: Pixels, grid: Grid) -> NDArray[np.float32]:
         """Features (B, N, C) of pictures already scaled to their grid (B, H, W, 3).
@@ -132,12 +132,12 @@ def _vision_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for stored in opened.keys():  # noqa: SIM118  # it is no mapping
-                name = own_name(stored)
+                name = checkpoint_name(stored)
                 if name is not None:
                     yield name, opened.get_tensor(stored)
 
 
-def own_name(stored: str) -> str | None:
+def checkpoint_name(stored: str) -> str | None:
     """The name in the vision part of a tensor of a checkpoint; `None` if it is not part of it.
 
     Checkpoints of different ages spell the same tensor differently.

@@ -4,10 +4,10 @@ import json
 
 from tokenizers import AddedToken, Tokenizer
 
-from kastor.models.families import Family
+from kastor.models.chat.families import Family
 
 
-def tokenizers_of(text: str, family: Family) -> tuple[Tokenizer, Tokenizer]:
+def load_tokenizers(text: str, family: Family) -> tuple[Tokenizer, Tokenizer]:
     """The recognising and the plain tokenizer that `text`, a tokenizer.json, describes.
 
     Some tokens of a family's own strings are not marked as special in some tokenizers (`<think>`, `<tool_call>` of

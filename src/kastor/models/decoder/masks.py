@@ -11,7 +11,7 @@ Span = tuple[int, int]
 """Tokens [first, last) of a picture whose tokens attend to one another both ways."""
 
 
-def sees(
+def attention_mask(
     queries_T: torch.Tensor,
     keys_L: torch.Tensor,
     blocks: tuple[torch.Tensor, torch.Tensor] | None = None,
@@ -38,7 +38,7 @@ def sees(
     return mask_TL
 
 
-def block_numbers(spans: Sequence[Span], num_tokens: int) -> torch.Tensor:
+def span_ids(spans: Sequence[Span], num_tokens: int) -> torch.Tensor:
     """Of each token the number of the span that it is in, -1 for none.
 
     >>> block_numbers([(1, 3), (4, 5)], 6).tolist()
@@ -50,7 +50,7 @@ def block_numbers(spans: Sequence[Span], num_tokens: int) -> torch.Tensor:
     return found
 
 
-def whole_end(start: int, end: int, spans: Sequence[Span]) -> int:
+def uncut_chunk_end(start: int, end: int, spans: Sequence[Span]) -> int:
     """Where a piece [start, end) must end so that no span is cut: before the one at its end, or after it.
 
     >>> whole_end(0, 8, [(2, 4), (6, 10)]), whole_end(6, 8, [(6, 10)]), whole_end(0, 8, [(2, 8)])

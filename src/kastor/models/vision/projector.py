@@ -32,14 +32,14 @@ ALIGNED, ALIGNED_OFFSET = "aligned_CW", "aligned_W"  # absent from files of the 
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class ChannelStats:
     """Mean and deviation of features in each channel, (C,) both."""
 
     mean_C: NDArray[np.float64]
     deviation_C: NDArray[np.float64]
 
     @classmethod
-    def of(cls, features: Iterable[NDArray[np.float16] | NDArray[np.float32]]) -> "Spread":
+    def of(cls, features: Iterable[NDArray[np.float16] | NDArray[np.float32]]) -> "ChannelStats":
         """The spread over arrays (N, C), of which there must be one at least."""
         count, total, squares = 0, np.zeros(1), np.zeros(1)
         for features_NC in features:
@@ -71,7 +71,7 @@ class Projector(nn.Module):
         self.register_buffer(ALIGNED_OFFSET, torch.zeros(width))
 
     @classmethod
-    def fresh(cls, spread: Spread, width: int, *, scale: float, seed: int) -> "Projector":
+    def fresh(cls, spread: ChannelStats, width: int, *, scale: float, seed: int) -> "Projector":
         """A random one from `seed`; `scale` is the deviation of the embedding table."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

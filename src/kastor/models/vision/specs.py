@@ -7,12 +7,12 @@ so that it is computed once. Qwen-VL, which was trained on pairs of frames, sees
 from kastor.domain.content import Resolution
 from kastor.domain.media import Resampling
 from kastor.domain.vision import BidirectionalAttention, VisionSpec
-from kastor.models.layouts import DynamicLayout, FittedLayout, PooledLayout, SquareLayout, TiledLayout
+from kastor.models.vision.grids import DynamicLayout, FittedLayout, PooledLayout, SquareLayout, TiledLayout
 
 SQUARE_SIDES = {Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}
 
 
-def seconds_mark(moment_s: float) -> str:
+def qwen_timestamp(moment_s: float) -> str:
     """A moment as Qwen3-VL's processor writes it.
 
     >>> seconds_mark(62.5)
@@ -21,7 +21,7 @@ def seconds_mark(moment_s: float) -> str:
     return f"<{moment_s:.1f} seconds>"
 
 
-def frame_mark(moment_s: float) -> str:
+def smolvlm_timestamp(moment_s: float) -> str:
     r"""A moment as SmolVLM's processor writes it, in whole seconds.
 
     >>> frame_mark(62.5)
@@ -31,7 +31,7 @@ def frame_mark(moment_s: float) -> str:
     return f"\nFrame from {minutes:02d}:{seconds:02d}:"
 
 
-def minute_mark(moment_s: float) -> str:
+def gemma4_timestamp(moment_s: float) -> str:
     """A moment as Gemma 4's processor writes it between two frames, in whole seconds.
 
     >>> minute_mark(62.5)
@@ -41,7 +41,7 @@ def minute_mark(moment_s: float) -> str:
     return f" {minutes:02d}:{seconds:02d} "
 
 
-def tile_mark(row: int, column: int) -> str:
+def idefics_tile_marker(row: int, column: int) -> str:
     r"""What Idefics3's processor writes before a tile; rows are lines.
 
     >>> tile_mark(1, 2), tile_mark(2, 1)
@@ -76,7 +76,7 @@ GEMMA4 = VisionSpec(
     after="<image|>",
     layout=FittedLayout(patch_size=16, pool=3),
     default=Resolution.MEDIUM,
-    moment=minute_mark,
+    moment=gemma4_timestamp,
     pretrained="gemma4",
     both_ways=BidirectionalAttention.AS_CONFIGURED,
 )
@@ -87,7 +87,7 @@ QWEN3_VL = VisionSpec(
     after="<|vision_end|>",
     layout=DynamicLayout(patch_size=16, min_tokens=64),
     default=Resolution.MEDIUM,
-    moment=seconds_mark,
+    moment=qwen_timestamp,
     pretrained="qwen3-vl",
     on_a_grid=True,
 )
@@ -108,8 +108,8 @@ SMOLVLM = VisionSpec(
     after="<fake_token_around_image>",
     layout=TiledLayout(image_size=512, patch_size=16, scale=4),
     default=Resolution.LOW,
-    moment=frame_mark,
-    tile_mark=tile_mark,
+    moment=smolvlm_timestamp,
+    tile_mark=idefics_tile_marker,
     resample=Resampling.LANCZOS,
     pretrained="smolvlm",
 )

@@ -21,7 +21,15 @@ from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.vision import Grid
-from kastor.models.preprocess import Floats, Pixels, Recipe, normalised, patches, plain_patches, tiles
+from kastor.models.vision.preprocess import (
+    Floats,
+    Pixels,
+    PreprocessConfig,
+    normalise_pixels,
+    patches,
+    plain_patches,
+    split_tiles,
+)
 
 Config = Any  # a configuration of transformers
 LLAVA_TOWERS = (("clip_vision_model", "default"), ("siglip_vision_model", "full"))
@@ -42,9 +50,9 @@ class Gemma3Part(VisionPart):
         self.multi_modal_projector = Gemma3MultiModalProjector(config)
         self.num_channels = int(config.text_config.hidden_size)
 
-    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: Recipe) -> torch.Tensor:
+    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: PreprocessConfig) -> torch.Tensor:
         """Features (N, W); other grids than the model's own are pooled to before its norm and projection."""
-        pixels = _on(self, normalised(picture_1HWC, recipe))
+        pixels = _on(self, normalise_pixels(picture_1HWC, recipe))
         pooled = _pooled(self.vision_tower(pixel_values=pixels).last_hidden_state, grid)
         normed = self.multi_modal_projector.mm_soft_emb_norm(pooled)
         return torch.matmul(normed, self.multi_modal_projector.mm_input_projection_weight)[0]
@@ -59,10 +67,10 @@ class Gemma4Part(VisionPart):
         self.embed_vision = Gemma4MultimodalEmbedder(config.vision_config, config.text_config)
         self.num_channels = int(config.text_config.hidden_size)
 
-    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: Recipe) -> torch.Tensor:
+    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: PreprocessConfig) -> torch.Tensor:
         """Features (N, W)."""
         patch_size = self.vision_tower.config.patch_size
-        pixels = _on(self, plain_patches(normalised(picture_1HWC, recipe), patch_size))
+        pixels = _on(self, plain_patches(normalise_pixels(picture_1HWC, recipe), patch_size))
         rows, columns = np.indices((grid.height // patch_size, grid.width // patch_size)).reshape(2, -1)
         positions = torch.from_numpy(np.stack([columns, rows], axis=-1)[None]).to(pixels.device)  # (1, P, 2): x, y
         seen = self.vision_tower(pixel_values=pixels, pixel_position_ids=positions).last_hidden_state
@@ -91,9 +99,9 @@ class LlavaPart(VisionPart):
         self._layer = layer
         self._drops_first = taken == "default"
 
-    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: Recipe) -> torch.Tensor:
+    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: PreprocessConfig) -> torch.Tensor:
         """Features (N, W)."""
-        pixels = _on(self, normalised(picture_1HWC, recipe))
+        pixels = _on(self, normalise_pixels(picture_1HWC, recipe))
         seen = self.vision_tower(pixels, output_hidden_states=True).hidden_states[self._layer]
         features = self.multi_modal_projector(seen[:, 1:] if self._drops_first else seen)
         return _pooled(features, grid)[0]
@@ -108,12 +116,12 @@ class QwenPart(VisionPart):
         levels = getattr(config.vision_config, "deepstack_visual_indexes", ())
         self.num_channels = int(config.vision_config.out_hidden_size) * (1 + len(levels))
 
-    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: Recipe) -> torch.Tensor:
+    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: PreprocessConfig) -> torch.Tensor:
         """Features (N, W * (1 + D)). A frame of a video is encoded as a still: for both frames that a patch spans."""
         of = self.visual.config
         merge = of.spatial_merge_size
         pixels = patches(
-            normalised(picture_1HWC, recipe),
+            normalise_pixels(picture_1HWC, recipe),
             patch_size=of.patch_size,
             merge=merge,
             num_frames=of.temporal_patch_size,
@@ -133,10 +141,10 @@ class TiledPart(VisionPart):
         self.connector = connector(config)
         self.num_channels = int(config.text_config.hidden_size)
 
-    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: Recipe) -> torch.Tensor:
+    def forward(self, picture_1HWC: Pixels, grid: Grid, recipe: PreprocessConfig) -> torch.Tensor:
         """Features (N, W), tile after tile."""
-        each = tiles(picture_1HWC, grid)  # (T, H, W, 3); one by one, as a single tile is encoded
-        seen = [self.vision_model(pixel_values=_on(self, normalised(tile[None], recipe))) for tile in each]
+        each = split_tiles(picture_1HWC, grid)  # (T, H, W, 3); one by one, as a single tile is encoded
+        seen = [self.vision_model(pixel_values=_on(self, normalise_pixels(tile[None], recipe))) for tile in each]
         return torch.cat([self.connector(one.last_hidden_state)[0] for one in seen])
 
 

@@ -15,19 +15,19 @@ from kastor.domain.content import FunctionCall
 from kastor.domain.generation import Chunk, TokenStep
 from kastor.domain.stop_sequences import partial_stop_length
 from kastor.domain.tools import exceeds_max_depth
-from kastor.models.functions import FunctionStyle
+from kastor.models.chat.tool_format import ToolFormat
 
-Heard = str | FunctionCall
+ParsedOutput = str | FunctionCall
 
 
-def with_calls(
-    chunks: Generator[Chunk, None, None], style: FunctionStyle, names: Collection[str], *, must_call: bool = False
+def parse_tool_calls(
+    chunks: Generator[Chunk, None, None], style: ToolFormat, names: Collection[str], *, must_call: bool = False
 ) -> Generator[Chunk, None, None]:
     """The chunks with the calls of these functions told as calls; `must_call`: each answer is a call's JSON alone.
 
     A call is told in one chunk, once it is complete.
     """
-    readers: dict[int, Reader] = {}
+    readers: dict[int, ToolCallParser] = {}
     with closing(chunks):
         for chunk in chunks:
             reader = readers.setdefault(chunk.index, _reader(style, names, must_call))
@@ -38,11 +38,11 @@ def with_calls(
             yield from _told(chunk, _merged(heard), reader)
 
 
-def _reader(style: FunctionStyle, names: Collection[str], must_call: bool) -> "Reader":
-    return TaggedReader(style, names) if style.call[0].strip() and not must_call else BareReader(style, names)
+def _reader(style: ToolFormat, names: Collection[str], must_call: bool) -> "ToolCallParser":
+    return TaggedCallParser(style, names) if style.call[0].strip() and not must_call else JsonCallParser(style, names)
 
 
-def _told(chunk: Chunk, heard: list[Heard], reader: "Reader") -> Generator[Chunk, None, None]:
+def _told(chunk: Chunk, heard: list[ParsedOutput], reader: "ToolCallParser") -> Generator[Chunk, None, None]:
     """A chunk for each thing heard; the last has the finish reason, the first the log-probabilities."""
     if not heard and chunk.finish_reason is None:
         return
@@ -58,8 +58,8 @@ def _told(chunk: Chunk, heard: list[Heard], reader: "Reader") -> Generator[Chunk
     reader.steps = []
 
 
-def _merged(heard: list[Heard]) -> list[Heard]:
-    merged: list[Heard] = []
+def _merged(heard: list[ParsedOutput]) -> list[ParsedOutput]:
+    merged: list[ParsedOutput] = []
     for one in heard:
         if isinstance(one, str) and merged and isinstance(merged[-1], str):
             merged[-1] += one
@@ -69,20 +69,20 @@ def _merged(heard: list[Heard]) -> list[Heard]:
 
 
 @dataclass(slots=True)
-class Reader(ABC):
+class ToolCallParser(ABC):
     """One answer as it comes: give it every piece, then the end."""
 
-    style: FunctionStyle
+    style: ToolFormat
     names: Collection[str]
     steps: list[TokenStep] = field(default_factory=list)  # not yet told
     _held: str = ""
 
     @abstractmethod
-    def push(self, text: str) -> list[Heard]:
+    def push(self, text: str) -> list[ParsedOutput]:
         """What is sure after this piece."""
 
     @abstractmethod
-    def end(self) -> list[Heard]:
+    def end(self) -> list[ParsedOutput]:
         """What was held back."""
 
     def _call(self, text: str) -> FunctionCall | None:
@@ -107,21 +107,21 @@ class Reader(ABC):
 
 
 @dataclass(slots=True)
-class TaggedReader(Reader):
+class TaggedCallParser(ToolCallParser):
     """Of a style with tags around each call; text may stand before, between and behind calls."""
 
     _lead: str = ""  # the line end before the tag, which belongs to the text if no call follows
     _inside: bool = False
     _after_call: bool = False
 
-    def push(self, text: str) -> list[Heard]:
+    def push(self, text: str) -> list[ParsedOutput]:
         """What is sure after this piece."""
         self._held += text
         return self._scan()
 
-    def end(self) -> list[Heard]:
+    def end(self) -> list[ParsedOutput]:
         """What was held back: a tag that no call follows is text, and what follows it may hold calls."""
-        heard: list[Heard] = []
+        heard: list[ParsedOutput] = []
         while self._inside:
             heard.append(self._lead + self._opening)
             self._inside = self._after_call = False
@@ -134,15 +134,15 @@ class TaggedReader(Reader):
     def _opening(self) -> str:
         return self.style.call[0].strip()
 
-    def _scan(self) -> list[Heard]:
-        heard: list[Heard] = []
+    def _scan(self) -> list[ParsedOutput]:
+        heard: list[ParsedOutput] = []
         while True:
             found = self._inner() if self._inside else self._outer()
             if found is None:
                 return heard
             heard.append(found)
 
-    def _outer(self) -> Heard | None:
+    def _outer(self) -> ParsedOutput | None:
         """The text up to the next tag, or all of it that is no beginning of one."""
         between = self.style.between
         if self._after_call and self._held:
@@ -159,7 +159,7 @@ class TaggedReader(Reader):
         self._inside = True
         return text
 
-    def _inner(self) -> Heard | None:
+    def _inner(self) -> ParsedOutput | None:
         """The call, once a closing tag makes it one."""
         tag = self.style.call[1].strip()
         at = self._held.find(tag)
@@ -173,12 +173,12 @@ class TaggedReader(Reader):
 
 
 @dataclass(slots=True)
-class BareReader(Reader):
+class JsonCallParser(ToolCallParser):
     """Of a style in which an answer is text or calls: it is held as long as it may be calls."""
 
     _text: bool = False
 
-    def push(self, text: str) -> list[Heard]:
+    def push(self, text: str) -> list[ParsedOutput]:
         """The text, once it is sure to be some."""
         if not self._text:
             self._held += text
@@ -188,7 +188,7 @@ class BareReader(Reader):
             self._text, text, self._held = True, self._held, ""
         return [text]
 
-    def end(self) -> list[Heard]:
+    def end(self) -> list[ParsedOutput]:
         """The calls, if the whole answer is some; else the text that was held."""
         held, self._held = self._held, ""
         return list(self._calls(held)) or [held]

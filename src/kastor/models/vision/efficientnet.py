@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import conv2d, pad, relu6
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.models.sources import TOWER_FILE
+from kastor.models.download import TOWER_FILE
 
 STRIDE = 32  # pixels to a cell of the grid
 BN_EPSILON = 1e-3
@@ -22,7 +22,7 @@ STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # of the 16 blocks' 
 MEAN, SCALE = 127.0, 128.0
 
 
-class Tower(nn.Module):
+class EfficientNetLite(nn.Module):
     """The tower: call it on pictures. It is frozen until `requires_grad_` says otherwise."""
 
     def __init__(self, layers: Mapping[str, torch.Tensor]) -> None:
@@ -33,7 +33,7 @@ class Tower(nn.Module):
             self.register_parameter(_attribute(name), nn.Parameter(weights, requires_grad=False))
 
     @classmethod
-    def open(cls, file: Path) -> "Tower":
+    def open(cls, file: Path) -> "EfficientNetLite":
         """The tower whose folded weights `folded` wrote into `file`.
 
         Raises:
@@ -79,7 +79,7 @@ class Tower(nn.Module):
         return conv2d(pad(grid, padding) if any(padding) else grid, weight, bias, stride, groups=groups)
 
 
-def folded(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def fold_batch_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights of the published checkpoint with its normalisations folded in, by Kastor's names.
 
     Raises:

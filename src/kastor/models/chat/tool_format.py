@@ -15,18 +15,18 @@ from kastor.domain.tools import FunctionDeclaration, ToolCallSupport
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class ControlText:
     """A string of the family's own, in which control tokens are recognised."""
 
     text: str
 
 
-Said = str | Control
+SystemText = str | ControlText
 Layout = Callable[[Sequence[Mapping[str, Any]]], str]
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionStyle:
+class ToolFormat:
     """One way of writing them.
 
     Declarations stand at the end of the system turn, or at the head of the first user turn. `call` and `response` are
@@ -52,27 +52,27 @@ class FunctionStyle:
         """What it can hold."""
         return ToolCallSupport(self.text_beside_calls)
 
-    def declared(self, functions: Sequence[FunctionDeclaration]) -> Iterator[Said]:
+    def format_declarations(self, functions: Sequence[FunctionDeclaration]) -> Iterator[SystemText]:
         """The text that tells of the functions."""
         yield from self.split(self.introduction)
         yield self.layout([_object(one) for one in functions])
         yield from self.split(self.conclusion)
 
-    def called(self, call: FunctionCall) -> Iterator[Said]:
+    def format_call(self, call: FunctionCall) -> Iterator[SystemText]:
         """A call."""
         before, after = self.call
         yield from self.split(before)
         yield f'{{"name": {_spaced(call.name)}, "{self.arguments}": {_spaced(json.loads(call.arguments))}}}'
         yield from self.split(after)
 
-    def answered(self, response: FunctionResponse) -> Iterator[Said]:
+    def format_response(self, response: FunctionResponse) -> Iterator[SystemText]:
         """What a function gave."""
         before, after = self.response
         yield from self.split(before)
         yield _spaced(json.loads(response.response))
         yield from self.split(after)
 
-    def split(self, text: str) -> Iterator[Said]:
+    def split(self, text: str) -> Iterator[SystemText]:
         r"""A text of the style's own, its tags apart.
 
         >>> list(HERMES.split("<tool_call>\n"))
@@ -83,7 +83,7 @@ class FunctionStyle:
             return
         for piece in re.split("(" + "|".join(map(re.escape, self.tags)) + ")", text):
             if piece:
-                yield Control(piece) if piece in self.tags else piece
+                yield ControlText(piece) if piece in self.tags else piece
 
 
 def _spaced(value: object) -> str:
@@ -112,7 +112,7 @@ def _list(functions: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(list(functions), indent=2, ensure_ascii=False)
 
 
-HERMES = FunctionStyle(
+HERMES = ToolFormat(
     introduction=(
         "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
         "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
@@ -134,7 +134,7 @@ HERMES = FunctionStyle(
 )
 """ChatML with tags, as Qwen 2.5 and 3 write it (their tokenizers have the tags as tokens), and Hermes before them."""
 
-LLAMA_JSON = FunctionStyle(
+LLAMA_JSON = ToolFormat(
     introduction=(
         "Given the following functions, please respond with a JSON for a function call with its proper arguments that "
         'best answers the given prompt.\n\nRespond in the format {"name": function name, "parameters": dictionary of '
@@ -153,7 +153,7 @@ LLAMA_JSON = FunctionStyle(
 )
 """Llama 3.1 to 3.3, with functions in the first user turn, as its template has them unless told otherwise."""
 
-GEMMA_JSON = FunctionStyle(
+GEMMA_JSON = ToolFormat(
     introduction=(
         "You have access to functions. If you decide to invoke any of the function(s),\nyou MUST put it in the format "
         'of\n{"name": function name, "parameters": dictionary of argument name and its value}\n\nYou SHOULD NOT '

@@ -20,8 +20,8 @@ from kastor.domain.content import (
 )
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.tools import parse_declarations
-from kastor.models.families import Family
-from kastor.models.functions import Control, FunctionStyle, Said
+from kastor.models.chat.families import Family
+from kastor.models.chat.tool_format import ControlText, SystemText, ToolFormat
 
 Piece = list[int] | str | Media
 """Control tokens, text in which there are none, or a medium."""
@@ -29,7 +29,7 @@ Run = tuple[bool, list[Piece]]
 """Successive pieces, and whether they are learnt."""
 
 
-class Turns:
+class ChatTemplate:
     """Writes turns for one family; `control` gives the tokens of a string of the family's own."""
 
     def __init__(self, family: Family, control: Callable[[str], list[int]]) -> None:
@@ -91,28 +91,28 @@ class Turns:
         style, said = self._style(prompt), self._system(prompt)
         if said is None and not (style and style.in_system):
             return pieces
-        held: list[Said | Media] = [style.system_preface] if style else []
+        held: list[SystemText | Media] = [style.system_preface] if style else []
         held += [self._family.preface, *self._parts(said or ())]
         if style is not None and style.in_system:
             held += ["\n\n"] if said else []
-            held += style.declared(parse_declarations(prompt.tools))
+            held += style.format_declarations(parse_declarations(prompt.tools))
         return [*pieces, self._opening["system"], *self._joined(held), self._asked]
 
     def _system(self, prompt: Prompt | Example) -> tuple[Part, ...] | None:
         default = self._family.default_system
         return prompt.system if prompt.system is not None or default is None else (Text(default),)
 
-    def _head(self, prompt: Prompt | Example) -> list[Said | Media]:
+    def _head(self, prompt: Prompt | Example) -> list[SystemText | Media]:
         """What stands at the head of the first user turn: a system instruction without a turn of its own, functions."""
-        head: list[Said | Media] = []
+        head: list[SystemText | Media] = []
         if "system" not in self._opening and prompt.system is not None:
             head += [*self._parts(prompt.system), "\n\n"]
         style = self._style(prompt)
         if style is not None and not style.in_system:
-            head += style.declared(parse_declarations(prompt.tools))
+            head += style.format_declarations(parse_declarations(prompt.tools))
         return head
 
-    def _style(self, prompt: Prompt | Example) -> FunctionStyle | None:
+    def _style(self, prompt: Prompt | Example) -> ToolFormat | None:
         """How functions are declared, if any are.
 
         Raises:
@@ -123,7 +123,7 @@ class Turns:
             return None
         return self._known_style("leave tools out")
 
-    def _known_style(self, hint: str) -> FunctionStyle:
+    def _known_style(self, hint: str) -> ToolFormat:
         style = self._family.functions
         if style is None:
             raise InvalidArgument(f"This base model cannot call functions; {hint}.")
@@ -131,7 +131,7 @@ class Turns:
 
     # ---- turns
 
-    def _turn(self, role: Role, parts: Sequence[Part], head: Sequence[Said | Media]) -> list[Piece]:
+    def _turn(self, role: Role, parts: Sequence[Part], head: Sequence[SystemText | Media]) -> list[Piece]:
         if len(parts) == 1 and not head and type(parts[0]) is Text:  # as most are
             ends = self._closed if role is Role.MODEL else self._asked
             return [self._opening[role.value], parts[0].text, ends]
@@ -142,7 +142,7 @@ class Turns:
             return [self._opening["user"], *self._joined([*head, *self._parts(parts)]), self._asked]
         return self._user_turns(style, parts, head)
 
-    def _user_turns(self, style: FunctionStyle, parts: Sequence[Part], head: Sequence[Said | Media]) -> list[Piece]:
+    def _user_turns(self, style: ToolFormat, parts: Sequence[Part], head: Sequence[SystemText | Media]) -> list[Piece]:
         """The user's turn of a family in which each response of a function has a turn of its own."""
         pieces: list[Piece] = []
         for responding, group in groupby(parts, key=lambda part: isinstance(part, FunctionResponse)):
@@ -162,27 +162,27 @@ class Turns:
                 raise InvalidArgument(f"{part.name} stands where this base model sees no media: in its own turn.")
         return self._joined(self._parts(parts))
 
-    def _parts(self, parts: Sequence[Part]) -> Iterator[Said | Media]:
+    def _parts(self, parts: Sequence[Part]) -> Iterator[SystemText | Media]:
         before: Part | None = None
         for part in parts:
             if isinstance(part, Text):
-                said: Iterable[Said | Media] = (part.text,)
+                said: Iterable[SystemText | Media] = (part.text,)
             elif isinstance(part, Media):
                 said = (part,)
             else:
                 style = self._known_style(f"it cannot read {part.name}")
-                said = style.called(part) if isinstance(part, FunctionCall) else style.answered(part)
+                said = style.format_call(part) if isinstance(part, FunctionCall) else style.format_response(part)
             style_or_none = self._family.functions
             if style_or_none and before and (_is_function(before) or _is_function(part)):
                 yield style_or_none.between
             yield from said
             before = part
 
-    def _joined(self, said: Iterable[Said | Media]) -> list[Piece]:
+    def _joined(self, said: Iterable[SystemText | Media]) -> list[Piece]:
         """The pieces; neighbouring texts are one, however they were cut into parts."""
         pieces: list[Piece] = []
         for one in said:
-            if isinstance(one, Control):
+            if isinstance(one, ControlText):
                 pieces.append(self._control(one.text))
             elif isinstance(one, str) and pieces and isinstance(pieces[-1], str):
                 pieces[-1] += one

@@ -1,0 +1,1 @@
+"""Conversations as tokens: templates, tools, tokenizers. One renderer serves training and generation."""

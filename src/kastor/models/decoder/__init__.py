@@ -1,0 +1,1 @@
+"""Inputs, masks and layers of the language model."""

@@ -1,0 +1,1 @@
+"""Vision encoders: preprocessing, token grids, features and projectors."""
