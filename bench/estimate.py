@@ -2,8 +2,8 @@
 
 One job of text, one of images and one of video, each from the command line in a data folder of its own, so that no
 earlier job helps; then the estimate once more, now from what the job left. Some three minutes each on two quiet cores.
-The figures below each job are those of `kastor.dataset.estimate`: seconds a step and a token, what the first sight of
-a picture's token costs beside, and what a job takes beside its steps.
+The figures below each job are those of `kastor.dataset.validation.cost_estimate`: seconds per step and per token, what
+encoding a picture's tokens costs besides, and what a job takes besides its steps.
 """
 
 import argparse

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import orjson
 
-from kastor.dataset.gate import Base, Gate
-from kastor.dataset.report import judge
+from kastor.dataset.validation.report import validate_dataset
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator
 from kastor.domain.dataset_limits import DATASET_PROFILES
 from kastor.domain.media import Probe
 from kastor.media.probe import MediaProber
@@ -66,10 +66,12 @@ def lines(size: int, num_bytes: int) -> Iterator[bytes]:
         yield line
 
 
-def gate(tokenizer: Path | None) -> Gate:
+def gate(tokenizer: Path | None) -> DatasetValidator:
     """A gate that nothing is looked at for."""
     renderer = None if tokenizer is None else Renderer.open(tokenizer, SMOLLM2)
-    return Gate(DATASET_PROFILES["vertex-gemini-2.5"], Base("models/x", MAX_TOKENS, None, renderer), lambda media: {})
+    return DatasetValidator(
+        DATASET_PROFILES["vertex-gemini-2.5"], BaseModelLimits("models/x", MAX_TOKENS, None, renderer), lambda media: {}
+    )
 
 
 def judged_s(path: Path, tokenizer: Path | None, num_runs: int) -> float:
@@ -77,10 +79,10 @@ def judged_s(path: Path, tokenizer: Path | None, num_runs: int) -> float:
     return min(_judged_s(path, gate(tokenizer)) for _ in range(num_runs))
 
 
-def _judged_s(path: Path, judging: Gate) -> float:
+def _judged_s(path: Path, judging: DatasetValidator) -> float:
     gc.collect()
     began = time.process_time()
-    report = judge(judging, path)
+    report = validate_dataset(judging, path)
     elapsed_s = time.process_time() - began
     assert not report.refusals, report.refusals
     return elapsed_s

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from films import Recipe, make_film
-from kastor.dataset.manifest import medium_object, medium_of
-from kastor.dataset.sampling import SAMPLING_FILE, Trained, encode_sampling, versions
-from kastor.dataset.seen import Seen
+from kastor.dataset.media.inspection_result import InspectedMedium
+from kastor.dataset.media.sampling_record import SAMPLING_FILE, SamplingRecord, encode_sampling, versions
+from kastor.dataset.validation.example_plan import decode_medium, encode_medium
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.generation import ResolvedMedia
@@ -32,16 +32,16 @@ VISION = NANO_VL.vision
 assert VISION is not None
 
 
-def asked_of(folder: Path, prompt: Prompt, trained: Trained | None) -> ResolvedMedia:
+def asked_of(folder: Path, prompt: Prompt, trained: SamplingRecord | None) -> ResolvedMedia:
     """What a model that was so trained is shown of the prompt's media."""
     sights = Sights(LocalEyes(MediaCache(folder / "cache" / "media"), [folder]), no_uploads, OPEN)
     return sights.of(prompt, VISION, "models/tiny", ADA, lambda: trained)
 
 
-def written(folder: Path, *prompts: Prompt) -> Trained:
+def written(folder: Path, *prompts: Prompt) -> SamplingRecord:
     """The file of a model that was trained on the media of these prompts, read back."""
     media = [(one, shown.planned) for prompt in prompts for one, shown in shown_in(folder, prompt, NANO_VL).items()]
-    return Trained.decoded(b"".join(encode_sampling(media)), SAMPLING_FILE)
+    return SamplingRecord.decoded(b"".join(encode_sampling(media)), SAMPLING_FILE)
 
 
 def test_what_a_request_leaves_open_is_as_it_was_in_training_and_what_it_names_is_not(tmp_path: Path) -> None:
@@ -84,17 +84,17 @@ def test_a_model_of_the_first_rules_is_shown_what_it_was_tuned_on_and_new_media_
     held = json.loads(b"".join(encode_sampling([(one, shown.planned) for one, shown in media.items()])))
     held["versions"] |= {"sampling": "1", "scaling": "1"}
     held["media"][0]["video"]["pts"][1] += 2  # the nearest frame, say, and not the one on the screen
-    trained = Trained.decoded(json.dumps(held).encode(), SAMPLING_FILE)
+    trained = SamplingRecord.decoded(json.dumps(held).encode(), SAMPLING_FILE)
     (shown,) = asked_of(tmp_path, prompt_of(film), trained).values()
     assert shown.planned.frames is not None
     assert list(shown.planned.frames.pts) == held["media"][0]["video"]["pts"]
-    assert medium_of(medium_object(shown.planned)).scaling == shown.planned.scaling == 1
+    assert decode_medium(encode_medium(shown.planned)).scaling == shown.planned.scaling == 1
     names = [medium_frames_key(replace(shown.planned, scaling=scaling), VISION) for scaling in (0, 1)]
     assert names[0] != names[1]
-    seen = Seen(CachedFile(tmp_path / "x", "00", 1), Probe(MediaKind.VIDEO, "mp4", 1, width=96, height=48))
+    seen = InspectedMedium(CachedFile(tmp_path / "x", "00", 1), Probe(MediaKind.VIDEO, "mp4", 1, width=96, height=48))
     wide = replace(seen, probe=replace(seen.probe, stored_size=(64, 48)))
     assert trained.replayed(wide, film).probe.width == 64
-    assert Trained().replayed(wide, film).probe.width == 96
+    assert SamplingRecord().replayed(wide, film).probe.width == 96
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 
 from exporting import make_order
 from films import Recipe, make_film, painted
-from kastor.dataset.manifest import decode_row
-from kastor.dataset.parse import decode_example
+from kastor.dataset.formats.parse import decode_example
+from kastor.dataset.validation.example_plan import decode_row
 from kastor.domain.generation import ResolvedMedium
 from kastor.domain.job import RequestedHyperparameters, State, StepMetrics, TuningJob
 from kastor.export.golden import GoldenJobFiles

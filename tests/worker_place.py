@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from kastor.dataset.encode import encode_example
+from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example, SupervisedTurns
 from kastor.domain.job import (
     AdapterShape,

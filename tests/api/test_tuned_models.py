@@ -10,7 +10,7 @@ from api_world import ALIAS, BASE, World, error_of, fields_of, pairs, tuning_bod
 from kastor.api.gemini import VERSIONS
 from kastor.api.tuned_models import TuningExamplesIn
 from kastor.api.wire import PART
-from kastor.dataset.parse import decode_example
+from kastor.dataset.formats.parse import decode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import State

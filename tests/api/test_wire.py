@@ -14,7 +14,7 @@ from kastor.api.errors import HTTP_STATUS, error_body
 from kastor.api.generate_messages import CountIn, GenerateIn
 from kastor.api.tuned_models import TunedModelIn
 from kastor.api.wire import Wire, clean_float, dumped, message
-from kastor.dataset.tolerant_json import read_json
+from kastor.dataset.formats.tolerant_json import parse_json
 from kastor.domain.errors import Code, InvalidArgument, KastorError, MalformedJson
 
 JSON = st.recursive(
@@ -31,7 +31,7 @@ NEARLY = st.text(alphabet="{}[]\",:.-+eE0123456789 \n\t\\/*u'NaInfityrulse\ud800
 
 def read_or_refused(data: bytes) -> object:
     try:
-        return read_json(data)
+        return parse_json(data)
     except KastorError:
         return None
 
@@ -51,7 +51,7 @@ def test_nearly_json_is_a_value_or_a_refusal_and_never_not_a_number(text: str) -
 def test_what_the_standard_writes_is_read_the_same(value: Any) -> None:
     text = json.dumps(value)
     if "NaN" not in text and "Infinity" not in text and "\\ud" not in text:
-        read = read_json(text.encode())
+        read = parse_json(text.encode())
         assert read == value or "e" in text or any(c.isdigit() for c in text)  # huge integers become floats
 
 

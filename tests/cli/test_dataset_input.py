@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kastor.cli.dataset_input import dataset_file
-from kastor.dataset.read import read_examples
+from kastor.dataset.formats.read import read_examples
 from kastor.domain.content import Example
 from kastor.domain.errors import InvalidArgument
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporting import make_order
 from guide_page import GUIDE, blocks
-from kastor.dataset.encode import encode_example
+from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example
 from kastor.export.making import make
 from kastor.export.order import Format

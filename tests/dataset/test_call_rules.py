@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from kastor.dataset.calls import call_faults, turn_faults
-from kastor.dataset.gate import Base, Gate, Look, Outcome
-from kastor.dataset.issues import Row
+from kastor.dataset.formats.issues import ParsedRow
+from kastor.dataset.validation.function_rules import tool_order_violations, tool_violations
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator, InspectMedia, RowOutcome
 from kastor.domain.content import (
     Content,
     Example,
@@ -41,7 +41,7 @@ WHOLE = turns(Words("q"), CALL, GIVEN, (Words("a"), CALL), tools=TOOLS)
 
 
 def broken(example: Example, calling: ToolCallSupport | None = MIXED) -> list[tuple[str, str]]:
-    return [(fault.path, fault.rule) for fault in call_faults(example, calling, "models/b")]
+    return [(fault.path, fault.rule) for fault in tool_violations(example, calling, "models/b")]
 
 
 def test_a_row_with_calls_and_their_responses_is_learnt_from() -> None:
@@ -86,10 +86,10 @@ def test_a_base_that_knows_no_functions_is_named() -> None:
 
 
 def test_a_prompt_may_end_with_a_response() -> None:
-    assert list(turn_faults(Prompt(WHOLE.contents[:3]))) == []
+    assert list(tool_order_violations(Prompt(WHOLE.contents[:3]))) == []
 
 
-def looked_at_nothing() -> Look:
+def looked_at_nothing() -> InspectMedia:
     def look(media: object) -> dict[Media, object]:
         raise AssertionError("nobody has to look at text")
 
@@ -99,9 +99,11 @@ def looked_at_nothing() -> Look:
 def verdicts(
     example: Example, vision: VisionSpec | None = None, supervise: SupervisedTurns = SupervisedTurns.ALL
 ) -> tuple[str, ...]:
-    gate = Gate(OPEN_DATASET, Base("models/b", 99, vision, None, MIXED, supervise), looked_at_nothing())
-    (verdict,) = gate.verdicts([Row(1, example)])
-    if verdict.outcome is Outcome.ACCEPTED:
+    gate = DatasetValidator(
+        OPEN_DATASET, BaseModelLimits("models/b", 99, vision, None, MIXED, supervise), looked_at_nothing()
+    )
+    (verdict,) = gate.verdicts([ParsedRow(1, example)])
+    if verdict.outcome is RowOutcome.ACCEPTED:
         return ()
     return tuple(issue.rule for issue in verdict.issues)
 

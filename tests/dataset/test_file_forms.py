@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import zstandard
 
-from kastor.dataset import read
-from kastor.dataset.compression import CorruptStream, decompressed
-from kastor.dataset.issues import FileFacts, Issue, Row
-from kastor.dataset.read import read_examples, read_rows
+from kastor.dataset.formats import read
+from kastor.dataset.formats.compression import CorruptStream, open_decompressed
+from kastor.dataset.formats.issues import FileFacts, Issue, ParsedRow
+from kastor.dataset.formats.read import read_examples, read_rows
 from kastor.domain.content import Example
 from kastor.domain.errors import InvalidArgument
 
@@ -72,7 +72,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_an_error(tmp_path: Path, pac
     file = tmp_path / "a.jsonl"
     file.write_bytes(pack(ROW * 3))
     rows = read_rows(file)
-    assert isinstance(next(rows), Row)
+    assert isinstance(next(rows), ParsedRow)
     with file.open("ab") as other:
         other.write(pack(ROW))
     with pytest.raises(InvalidArgument, match=r"a\.jsonl was changed while it was read"):
@@ -86,7 +86,7 @@ def test_a_zstandard_file_of_some_bytes_does_not_unpack_to_gigabytes(num_mib: in
     packed = b"".join(packer.compress(b"\n" * 1024**2) for _ in range(num_mib)) + packer.flush()
 
     def unpacked() -> int:
-        with decompressed(io.BytesIO(packed), packed[:4]) as file:
+        with open_decompressed(io.BytesIO(packed), packed[:4]) as file:
             return sum(map(len, iter(lambda: file.read(1 << 20), b"")))
 
     if refused:
@@ -118,7 +118,7 @@ def test_a_stream_that_is_damaged_or_goes_on_is_an_error(tmp_path: Path, data: b
 
 def test_a_stream_that_unpacks_to_a_thousandfold_takes_little_at_once() -> None:
     bomb = zstd(bytes(100_000_000))
-    with decompressed(io.BytesIO(bomb), bomb[:4]) as file:  # type: ignore[arg-type]
+    with open_decompressed(io.BytesIO(bomb), bomb[:4]) as file:  # type: ignore[arg-type]
         assert sum(iter(lambda: len(file.read(1 << 20)), 0)) == 100_000_000
 
 
@@ -129,7 +129,7 @@ def test_an_empty_stream_holds_no_examples(tmp_path: Path, data: bytes) -> None:
 
 
 def test_what_is_no_stream_is_no_error_of_a_stream() -> None:
-    with pytest.raises(CorruptStream), decompressed(io.BytesIO(zstd(ROW)[:9]), zstd(ROW)[:4]) as file:
+    with pytest.raises(CorruptStream), open_decompressed(io.BytesIO(zstd(ROW)[:9]), zstd(ROW)[:4]) as file:
         file.read()
 
 
@@ -231,7 +231,7 @@ def test_a_json_document_is_read_whatever_its_rows_are_wrapped_in(tmp_path: Path
 def test_objects_that_follow_each_other_over_many_lines_are_rows_with_the_line_they_begin_on(tmp_path: Path) -> None:
     pretty = '{\n  "text_input": "1",\n  "output": "2"\n}\n'
     rows = list(read_rows(put(tmp_path, "d.json", pretty + "\n" + pretty + '{\n "text_input": 1,\n "output": "2" }')))
-    assert [(row.line, isinstance(row, Row)) for row in rows] == [(1, True), (6, True), (10, False)]
+    assert [(row.line, isinstance(row, ParsedRow)) for row in rows] == [(1, True), (6, True), (10, False)]
 
 
 def test_elements_of_a_list_are_counted_as_elements_and_a_faulty_one_leaves_the_others(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_elements_of_a_list_are_counted_as_elements_and_a_faulty_one_leaves_the_
     facts = FileFacts()
     rows = list(read_rows(put(tmp_path, "d.json", text), facts=facts))
     assert facts.unit == "element"
-    assert [isinstance(row, Row) for row in rows] == [True, False, True, False]
+    assert [isinstance(row, ParsedRow) for row in rows] == [True, False, True, False]
     assert str(rows[1]).startswith("element 2: ")
     assert "line 4" in str(rows[1])
     assert str(rows[3]).startswith("element 4: a number, not an object")
@@ -271,7 +271,7 @@ def test_requests_of_batch_predictions_are_named(tmp_path: Path, num_rows: int) 
 def test_a_first_line_that_is_cut_spoils_no_other(tmp_path: Path, line: bytes) -> None:
     first, *others = read_rows(put(tmp_path, "d.jsonl", line + b"\n" + ROW * 3))
     assert isinstance(first, Issue)
-    assert [isinstance(row, Row) for row in others] == [True] * 3
+    assert [isinstance(row, ParsedRow) for row in others] == [True] * 3
 
 
 def test_a_fault_on_a_line_names_the_columns_of_that_line_alone(tmp_path: Path) -> None:
@@ -303,15 +303,15 @@ def test_the_separator_and_the_columns_are_found(tmp_path: Path, text: str, cont
         assert "needed are one of text_input" in refusal(file)
         return
     (row,) = read_rows(file, facts=facts)
-    assert isinstance(row, Row)
+    assert isinstance(row, ParsedRow)
     assert (row.example, facts.container) == (PAIR, container)
 
 
 def test_a_column_that_plays_no_part_is_noted(tmp_path: Path) -> None:
     noted, plain = read_rows(put(tmp_path, "d.csv", "id,text_input,output\n7,1,2\n,1,2\n"))
-    assert isinstance(noted, Row)
+    assert isinstance(noted, ParsedRow)
     assert [note.message for note in noted.notes] == ["id: plays no part in tuning"]
-    assert isinstance(plain, Row)
+    assert isinstance(plain, ParsedRow)
     assert plain.notes == ()
 
 

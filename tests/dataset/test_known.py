@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from kastor.dataset.known import Known
-from kastor.dataset.look import looking
-from kastor.dataset.seen import Looked, Seen
+from kastor.dataset.media.inspect import open_inspector
+from kastor.dataset.media.inspection_cache import InspectionCache
+from kastor.dataset.media.inspection_result import InspectedMedium, InspectionResult
 from kastor.domain.content import Media
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import AllowedSources
 from seen_media import make_picture, make_video
 
 
-def looked(folder: Path, *media: Media) -> list[Looked]:
+def looked(folder: Path, *media: Media) -> list[InspectionResult]:
     """As a fresh process would look."""
     cache = MediaCache(folder / "cache")
-    with looking(cache, AllowedSources((folder,), ()), name="test") as looker:
+    with open_inspector(cache, AllowedSources((folder,), ()), name="test") as looker:
         found = looker.look(media)
     return [found[one] for one in media]
 
@@ -32,15 +32,15 @@ def test_a_second_process_finds_the_same_without_opening_the_files(
     first = looked(tmp_path, *media)
     monkeypatch.setattr("sys.executable", "/nowhere")  # no child process can start any more
     assert looked(tmp_path, *media) == first
-    assert all(isinstance(one, Seen) for one in first)
+    assert all(isinstance(one, InspectedMedium) for one in first)
 
 
 def test_another_content_or_another_question_is_looked_at_anew(tmp_path: Path) -> None:
     cache = MediaCache(tmp_path / "cache")
     film = make_video(tmp_path / "1.mp4")
     (seen,) = looked(tmp_path, film)
-    assert isinstance(seen, Seen)
+    assert isinstance(seen, InspectedMedium)
     file = seen.file
-    assert Known(cache).get(file, film) == seen
-    assert Known(cache).get(file, Media("video/mp4", film.uri, fps=2.0)) is None
-    assert Known(cache).get(type(file)(file.path, "cd" * 32, file.num_bytes), film) is None
+    assert InspectionCache(cache).get(file, film) == seen
+    assert InspectionCache(cache).get(file, Media("video/mp4", film.uri, fps=2.0)) is None
+    assert InspectionCache(cache).get(type(file)(file.path, "cd" * 32, file.num_bytes), film) is None

@@ -4,10 +4,10 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-from kastor.dataset.document import document
-from kastor.dataset.gate import Base, Gate
-from kastor.dataset.page import PreviewSegment, Sample, bars, page
-from kastor.dataset.report import judge
+from kastor.dataset.validation.report import validate_dataset
+from kastor.dataset.validation.report_html import PreviewSample, PreviewSegment, bars, report_page
+from kastor.dataset.validation.report_json import report_document
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator
 from kastor.domain.dataset_limits import OPEN_DATASET
 
 HOSTILE = "</mark></title><script>alert(1)</script><img src=x onerror=alert(1)>\" onmouseover='x' {{ 7 * 7 }}"
@@ -32,13 +32,15 @@ def hostile_page(folder: Path) -> Tags:
     data = folder / "a<script>b.jsonl"
     rows = [{"text_input": HOSTILE, "output": HOSTILE}, {HOSTILE: 1}, {"contents": [{"role": HOSTILE, "parts": []}]}]
     data.write_text("\n".join(map(json.dumps, rows)))
-    report = judge(Gate(OPEN_DATASET, Base(f"models/{HOSTILE}", 9, None, None), lambda media: {}), data)
-    shown = Sample(
+    report = validate_dataset(
+        DatasetValidator(OPEN_DATASET, BaseModelLimits(f"models/{HOSTILE}", 9, None, None), lambda media: {}), data
+    )
+    shown = PreviewSample(
         1, 3, (PreviewSegment("given", HOSTILE), PreviewSegment("learnt", HOSTILE), PreviewSegment("note", HOSTILE))
     )
-    pictured = Sample(2, None, (PreviewSegment("picture", HOSTILE, b"\xff\xd8", HOSTILE),))
+    pictured = PreviewSample(2, None, (PreviewSegment("picture", HOSTILE, b"\xff\xd8", HOSTILE),))
     tags = Tags()
-    tags.feed(page(document(report), [HOSTILE], [shown, pictured]))
+    tags.feed(report_page(report_document(report), [HOSTILE], [shown, pictured]))
     return tags
 
 
@@ -60,7 +62,7 @@ def test_the_page_asks_for_nothing_else(tmp_path: Path) -> None:
 
 def test_pictures_with_only_blanks_between_them_are_one_grid() -> None:
     picture = PreviewSegment("picture", "a", b"\xff\xd8", name="a.png")
-    shown = Sample(
+    shown = PreviewSample(
         1,
         3,
         (

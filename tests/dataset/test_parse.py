@@ -10,11 +10,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.dataset.encode import encode_example
-from kastor.dataset.issues import Issue, Row
-from kastor.dataset.parse import decode_example
-from kastor.dataset.read import read_examples, read_rows
-from kastor.dataset.row_formats import row_of
+from kastor.dataset.formats.encode import encode_example
+from kastor.dataset.formats.issues import Issue, ParsedRow
+from kastor.dataset.formats.parse import decode_example
+from kastor.dataset.formats.read import read_examples, read_rows
+from kastor.dataset.formats.row_formats import parse_formatted_row
 from kastor.domain.content import (
     Content,
     Example,
@@ -284,7 +284,7 @@ def test_a_packed_file_cut_short_is_named(tmp_path: Path, cut: int) -> None:
 def test_an_endless_line_is_one_issue_and_the_next_lines_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kastor.dataset.read.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("kastor.dataset.formats.read.MAX_LINE_BYTES", 100)
     good = '{"text_input": "1", "output": "2"}\n'
     found = list(read_rows(written(tmp_path, "d.jsonl", good + "x" * 1000 + "\n" + good)))
     assert [(item.line, isinstance(item, Issue)) for item in found] == [(1, False), (2, True), (3, False)]
@@ -380,22 +380,22 @@ def film_row(part: dict[str, object], **others: object) -> object:
     ],
 )
 def test_a_field_that_plays_no_part_is_said_wherever_it_stands(row: object, path: str, said: str) -> None:
-    found = row_of(1, row)  # type: ignore[arg-type]
-    assert isinstance(found, Row)
+    found = parse_formatted_row(1, row)  # type: ignore[arg-type]
+    assert isinstance(found, ParsedRow)
     (note,) = found.notes
     assert note.path == path and said in str(note)
 
 
 def test_a_number_of_frames_in_quotes_is_one_as_in_googles_json_and_a_word_is_none() -> None:
-    found = row_of(1, film_row({**FILM, "videoMetadata": {"fps": "2"}}))  # type: ignore[arg-type]
-    assert isinstance(found, Row) and found.example.media[0].fps == 2.0 and not found.notes
+    found = parse_formatted_row(1, film_row({**FILM, "videoMetadata": {"fps": "2"}}))  # type: ignore[arg-type]
+    assert isinstance(found, ParsedRow) and found.example.media[0].fps == 2.0 and not found.notes
     for fps, said in (
         ("two", "is no number"),
         ("25", "is out of range"),
         (True, "is no number"),
         ("nan", "is no number"),
     ):
-        refused = row_of(1, film_row({**FILM, "videoMetadata": {"fps": fps}}))  # type: ignore[arg-type]
+        refused = parse_formatted_row(1, film_row({**FILM, "videoMetadata": {"fps": fps}}))  # type: ignore[arg-type]
         assert isinstance(refused, Issue) and said in refused.message
 
 
@@ -411,6 +411,6 @@ def test_a_megabyte_is_not_printed() -> None:
         {"contents": [{"role": long, "parts": [{"text": "a"}]}]},
     ]
     for row in rows:
-        found = row_of(1, row)  # type: ignore[arg-type]
+        found = parse_formatted_row(1, row)  # type: ignore[arg-type]
         for issue in [found] if isinstance(found, Issue) else found.notes:
             assert len(str(issue)) < 400

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.dataset.preamble import SAMPLE, Preambles, Shared, most_shared
+from kastor.dataset.validation.shared_text import SAMPLE, SharedText, SharedTextDetector, longest_shared_prefix
 from kastor.domain.content import Example, Text
 
 
-def found(*prompts: str, system: str | None = None) -> list[Shared]:
-    watching = Preambles()
+def found(*prompts: str, system: str | None = None) -> list[SharedText]:
+    watching = SharedTextDetector()
     for prompt in prompts:
         pair = Example.pair(prompt, "x")
         watching.add(pair if system is None else Example(pair.contents, (Text(system),)))
@@ -41,11 +41,11 @@ def test_a_system_instruction_is_noticed_with_the_way_to_give_it() -> None:
 
 
 def test_a_system_instruction_is_noticed() -> None:
-    assert found("a", "b", "c", "d", "e", system="Be kind.") == [Shared("system", "Be kind.", 1.0)]
+    assert found("a", "b", "c", "d", "e", system="Be kind.") == [SharedText("system", "Be kind.", 1.0)]
 
 
 def test_one_prompt_for_all_is_said_once() -> None:
-    assert found(*["What is in the picture?"] * 7) == [Shared("prompt", "What is in the picture?", 1.0)]
+    assert found(*["What is in the picture?"] * 7) == [SharedText("prompt", "What is in the picture?", 1.0)]
 
 
 @pytest.mark.parametrize("prompts", [["Question: 1"] * 4, ["a1", "a2", "a3", "a4", "a5"], []])
@@ -61,7 +61,7 @@ def test_a_preamble_is_found_among_many_more_prompts_than_are_kept() -> None:
 
 @given(st.lists(st.text("ab", max_size=6), min_size=1, max_size=20), st.sampled_from([0.5, 0.9, 1.0]))
 def test_the_longest_shared_beginning_is_what_trying_all_finds(texts: list[str], share: float) -> None:
-    text, portion = most_shared(texts, share)
+    text, portion = longest_shared_prefix(texts, share)
     wanted = share * len(texts)
     candidates = {one[:length] for one in texts for length in range(len(one) + 1)}
     enough = [one for one in candidates if sum(other.startswith(one) for other in texts) >= wanted]

@@ -13,13 +13,13 @@ import pytest
 from filelock import FileLock
 
 from films import Recipe, make_film, number_in
-from kastor.dataset.gate import Base, Gate, Outcome, Verdict
-from kastor.dataset.look import Looker
-from kastor.dataset.prepare import Preparation
-from kastor.dataset.prepare_media import Made
-from kastor.dataset.prepare_plan import Act, Options, Plan, Step, Strategy, TimesFrom
-from kastor.dataset.prepare_write import CHANGES, DATASET, LEDGER, Ledger, document
-from kastor.dataset.read import read_rows
+from kastor.dataset.formats.read import read_rows
+from kastor.dataset.media.inspect import DatasetMediaInspector
+from kastor.dataset.prepare.media import Made
+from kastor.dataset.prepare.plan import MediaAction, MediaStep, Options, PreparePlan, Strategy, TimestampOrigin
+from kastor.dataset.prepare.run import DatasetPreparation
+from kastor.dataset.prepare.write import CHANGES, DATASET, LEDGER, PrepareLedger, document
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator, RowOutcome, RowVerdict
 from kastor.domain.content import Media, Resolution
 from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
 from kastor.domain.errors import FailedPrecondition
@@ -33,7 +33,7 @@ from kastor.models.chat.families import NANO_VL
 
 SHARED = Path(__file__).parents[3] / "shared" / "media" / "videos"
 LIMITS = dataset_limits("vertex-gemini-2.5")
-BASE = Base("models/b", 1 << 30, NANO_VL.vision)
+BASE = BaseModelLimits("models/b", 1 << 30, NANO_VL.vision)
 FILM = Recipe(num_frames=100, gop=10, codec_options={"sc_threshold": "0"})  # 10 s
 SHORT = replace(LIMITS, max_video_s=dict.fromkeys(Resolution, 4.0))
 
@@ -56,28 +56,28 @@ class World:
         (self.folder / "data.jsonl").write_text("\n".join(lines) + "\n")
 
     @contextmanager
-    def media(self, base: Path) -> Iterator[tuple[Looker, Fetcher]]:
+    def media(self, base: Path) -> Iterator[tuple[DatasetMediaInspector, Fetcher]]:
         cache = MediaCache(self.folder / "cache")
         lease = cache.lease("test")
         fetcher = Fetcher(cache, lease, AllowedSources(folders=(self.folder, SHARED), base=base))
-        with Looker(fetcher, MediaProber()) as looker:
+        with DatasetMediaInspector(fetcher, MediaProber()) as looker:
             yield looker, fetcher
         lease.close()
 
-    def planned(self) -> Plan:
+    def planned(self) -> PreparePlan:
         with self.media(self.folder) as (looker, fetcher):
             return self._preparation(looker, fetcher).plan()
 
-    def prepared(self, on_done: Callable[[Step, Made], None] = lambda step, made: None) -> Ledger:
+    def prepared(self, on_done: Callable[[MediaStep, Made], None] = lambda step, made: None) -> PrepareLedger:
         with self.media(self.folder) as (looker, fetcher):
             preparation = self._preparation(looker, fetcher)
             return preparation.run(preparation.plan(), self.out, on_done)
 
-    def _preparation(self, looker: Looker, fetcher: Fetcher) -> Preparation:
+    def _preparation(self, looker: DatasetMediaInspector, fetcher: Fetcher) -> DatasetPreparation:
         def path_of(medium: Media) -> Path:
             return (fetcher.fetch_bytes(medium.data) if medium.data else fetcher.fetch(medium.uri)).path
 
-        return Preparation(
+        return DatasetPreparation(
             lambda: read_rows(self.folder / "data.jsonl"),
             self.limits,
             BASE,
@@ -87,10 +87,10 @@ class World:
             DecodeLimits(),
         )
 
-    def verdicts(self) -> list[Verdict]:
+    def verdicts(self) -> list[RowVerdict]:
         """What the gate says of the outcome."""
         with self.media(self.out) as (looker, _):
-            return list(Gate(self.limits, BASE, looker.look).verdicts(read_rows(self.out / DATASET)))
+            return list(DatasetValidator(self.limits, BASE, looker.look).verdicts(read_rows(self.out / DATASET)))
 
     def rows(self) -> list[tuple[dict[str, Any], str, str]]:
         """(medium, prompt, answer) of each row of the outcome."""
@@ -133,7 +133,7 @@ def test_annotated_moments_still_show_the_frames_they_showed(world: World) -> No
         told += [number for _, number in found]
     wanted = [event["frame"] for event in events]
     assert sorted(told) == sorted([*wanted, *wanted, 54])
-    assert [verdict.outcome for verdict in world.verdicts()] == [Outcome.ACCEPTED] * ledger.num_rows_out
+    assert [verdict.outcome for verdict in world.verdicts()] == [RowOutcome.ACCEPTED] * ledger.num_rows_out
     assert film.read_bytes() == before
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_is_only_too_long_is_not_cut_but_looked_at_in_windows(world:
 
 def test_moments_may_count_from_the_segment(world: World) -> None:
     make_film(world.folder / "film.mp4", FILM)
-    world.options = Options(times_from=TimesFrom.SEGMENT)
+    world.options = Options(times_from=TimestampOrigin.SEGMENT)
     world.write(row("List.", "[0:01] a\n[0:05] b", startOffset="2s", endOffset="10s"))
     world.prepared()
     assert [(m["videoMetadata"], answer) for m, _, answer in world.rows()] == [
@@ -169,7 +169,7 @@ def test_moments_may_count_from_the_segment(world: World) -> None:
 def test_moments_that_count_from_a_segment_count_from_the_film_and_no_other_clock_changes(world: World) -> None:
     make_film(world.folder / "film.mp4", FILM)
     world.limits = LIMITS
-    world.options = Options(times_from=TimesFrom.SEGMENT, strategy=Strategy.DROP)
+    world.options = Options(times_from=TimestampOrigin.SEGMENT, strategy=Strategy.DROP)
     shared = "Use timestamps like 1:05."
     world.write(
         row(shared, "[0:01] a", startOffset="2s", endOffset="9s"),
@@ -264,9 +264,9 @@ def test_few_large_files_are_left_out_many_are_scaled_down(world: World) -> None
     still = row("What?", "Noise.", "a.png", kind="image/png")
     pairs = [{"text_input": "1", "output": "2"}] * 10
     world.write(row("What?", "Frames."), still, *pairs)
-    assert world.planned().counts() == {Act.SHRINK: 2}
+    assert world.planned().counts() == {MediaAction.SHRINK: 2}
     world.options = Options(drop_share=0.2)
-    assert world.planned().counts() == {Act.DROP: 2}
+    assert world.planned().counts() == {MediaAction.DROP: 2}
     assert world.prepared().left_out == {"oversized_left_out": 2}
     world.options = Options(drop_share=0, num_jobs=1)
     ledger = world.prepared()
@@ -295,7 +295,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(world: World) -> None:
     class Stopped(Exception):
         pass
 
-    def stop(step: Step, made: Made) -> None:
+    def stop(step: MediaStep, made: Made) -> None:
         raise Stopped
 
     with pytest.raises(Stopped):

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from kastor.dataset.gate import Base, Gate
-from kastor.dataset.rejects import Rejects
-from kastor.dataset.report import Judging
+from kastor.dataset.validation.rejected_rows import RejectedRowsFile
+from kastor.dataset.validation.report import DatasetValidation
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator
 from kastor.domain.dataset_limits import OPEN_DATASET
 
 GOOD = b'{"text_input": "1", "output": "2"}'
@@ -22,9 +22,9 @@ BAD_JSON, BAD_TEXT = b"{bad \xff bytes", '{"text_input": "日本",  "output": ""
 
 def rejected(tmp_path: Path, data: Path, validation: Path | None = None) -> list[dict[str, Any]]:
     target = tmp_path / "rejects.jsonl"
-    gate = Gate(OPEN_DATASET, Base("models/b", 100, None, None), lambda media: {})
+    gate = DatasetValidator(OPEN_DATASET, BaseModelLimits("models/b", 100, None, None), lambda media: {})
     with target.open("w", encoding="utf-8") as file:
-        Judging(gate, data, validation).run(on_verdict=Rejects(file).add)
+        DatasetValidation(gate, data, validation).run(on_verdict=RejectedRowsFile(file).add)
     return [json.loads(line) for line in target.read_text("utf-8").splitlines()]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from kastor.dataset.document import data_stats, document
-from kastor.dataset.estimate import Shape, estimated
-from kastor.dataset.gate import Base, Gate, Verdict
-from kastor.dataset.report import Judging, judge
+from kastor.dataset.validation.cost_estimate import ModelSize, estimate_cost
+from kastor.dataset.validation.report import DatasetValidation, validate_dataset
+from kastor.dataset.validation.report_json import data_stats, report_document
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator, RowVerdict
 from kastor.domain.content import Example
 from kastor.domain.dataset_limits import DATASET_PROFILES, OPEN_DATASET
 from kastor.domain.job import Hyperparameters
@@ -29,8 +29,10 @@ class CountsWords:
         ]
 
 
-def gate(max_tokens: int = 200, counter: CountsWords | None = None) -> Gate:
-    return Gate(OPEN_DATASET, Base("models/b", max_tokens, None, counter or CountsWords()), lambda media: {})
+def gate(max_tokens: int = 200, counter: CountsWords | None = None) -> DatasetValidator:
+    return DatasetValidator(
+        OPEN_DATASET, BaseModelLimits("models/b", max_tokens, None, counter or CountsWords()), lambda media: {}
+    )
 
 
 def written(path: Path, *rows: object) -> Path:
@@ -49,7 +51,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_the_totals_sum_and_the_document_is_plain_json(data: Path) -> None:
-    found = document(judge(gate(), data))
+    found = report_document(validate_dataset(gate(), data))
     assert orjson.loads(orjson.dumps(found)) == found
     assert (found["rows"], found["accepted"], found["dropped"], found["rejected"]) == (6, 3, 2, 1)
     assert (found["droppedByRule"], found["rejectedByRule"]) == ({"too_many_tokens": 2}, {"not_json": 1})
@@ -59,19 +61,19 @@ def test_the_totals_sum_and_the_document_is_plain_json(data: Path) -> None:
 
 
 def test_vertex_statistics_have_the_names_and_types_of_the_service(data: Path) -> None:
-    report = judge(gate(), data)
+    report = validate_dataset(gate(), data)
     ledger, counted = report.training.ledger, report.training.statistics
     asked = Hyperparameters(2, 2, 0.1)
-    estimate = estimated(
+    estimate = estimate_cost(
         asked,
-        Shape(1000, 4),
+        ModelSize(1000, 4),
         num_examples=ledger.num_accepted,
         num_tokens=counted.num_tokens,
         longest=4,
         num_bytes=1,
         pace=None,
     )
-    assert document(report, estimate)["supervisedTuningDataStats"] == {
+    assert report_document(report, estimate)["supervisedTuningDataStats"] == {
         "tuningDatasetExampleCount": "6",
         "totalTuningCharacterCount": "16",
         "totalBillableCharacterCount": "16",
@@ -130,8 +132,8 @@ def test_vertex_statistics_have_the_names_and_types_of_the_service(data: Path) -
 
 
 def test_what_is_not_known_is_left_out(data: Path) -> None:
-    uncounted = Gate(OPEN_DATASET, Base("models/b", 200, None, None), lambda media: {})
-    found = data_stats(judge(uncounted, data).training)
+    uncounted = DatasetValidator(OPEN_DATASET, BaseModelLimits("models/b", 200, None, None), lambda media: {})
+    found = data_stats(validate_dataset(uncounted, data).training)
     missing = {
         "totalBillableTokenCount",
         "tuningStepCount",
@@ -144,7 +146,7 @@ def test_what_is_not_known_is_left_out(data: Path) -> None:
 
 def test_validation_is_judged_and_leaks_are_named(data: Path, tmp_path: Path) -> None:
     held_out = written(tmp_path / "held-out.jsonl", pair("new", "n"), pair("e", "f g"))
-    found = document(judge(gate(), data, held_out))
+    found = report_document(validate_dataset(gate(), data, held_out))
     assert found["validation"]["rows"] == 2
     assert found["leaked"] == {"number": 1, "lines": [{"line": 2, "first": 3}]}
 
@@ -155,21 +157,21 @@ class Stop(BaseException):
 
 def test_an_interrupted_report_is_on_what_was_judged_by_then(tmp_path: Path) -> None:
     path = written(tmp_path / "many.jsonl", *[pair(str(number), "x") for number in range(1000)])
-    judging = Judging(gate(), path)
+    judging = DatasetValidation(gate(), path)
 
-    def stop_at(file: Path, verdict: Verdict) -> None:
+    def stop_at(file: Path, verdict: RowVerdict) -> None:
         if verdict.line == 300:
             raise Stop
 
     with pytest.raises(Stop):
         judging.run(on_verdict=stop_at)
-    found = document(judging.report())
+    found = report_document(judging.report())
     assert (found["partial"], found["rows"], found["accepted"]) == (True, 300, 300)
 
 
 def test_progress_ends_with_the_size_of_the_file(data: Path) -> None:
     told: list[int] = []
-    Judging(gate(), data).run(on_bytes=lambda path, num_bytes: told.append(num_bytes))
+    DatasetValidation(gate(), data).run(on_bytes=lambda path, num_bytes: told.append(num_bytes))
     assert told == sorted(told)
     assert told[-1] == data.stat().st_size
 
@@ -184,12 +186,14 @@ def test_rows_with_large_lines_are_judged_in_small_chunks(tmp_path: Path) -> Non
 
     path = tmp_path / "large.jsonl"
     path.write_text("".join(json.dumps(pair("x" * 3_000_000, "y")) + "\n" for _ in range(7)))
-    judge(gate(counter=Counts()), path)
+    validate_dataset(gate(counter=Counts()), path)
     assert sizes == [3, 3, 1]
 
 
 def test_a_profile_that_refuses_dropped_rows_says_so(data: Path) -> None:
-    strict = Gate(DATASET_PROFILES["vertex-gemini-2.5"], Base("models/b", 200, None, CountsWords()), lambda media: {})
-    refusals: Iterator[str] = iter(document(judge(strict, data))["refusals"])
+    strict = DatasetValidator(
+        DATASET_PROFILES["vertex-gemini-2.5"], BaseModelLimits("models/b", 200, None, CountsWords()), lambda media: {}
+    )
+    refusals: Iterator[str] = iter(report_document(validate_dataset(strict, data))["refusals"])
     assert next(refusals) == "1 of 6 rows is faulty: 1 not_json."
     assert next(refusals).startswith("2 of 6 examples (33.3%) would be dropped, more than 10%")

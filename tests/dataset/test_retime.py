@@ -10,9 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kastor.dataset.retime import CannotCut, Window, borders, cut_example, left_alone
-from kastor.dataset.retime_forms import Forms, read_forms
-from kastor.dataset.retime_text import Timed
+from kastor.dataset.prepare.split_example import (
+    CannotSplit,
+    Window,
+    part_boundaries,
+    split_example,
+    unconverted_timestamps,
+)
+from kastor.dataset.timestamps.config import TimestampConfig, load_timestamp_config
+from kastor.dataset.timestamps.rewrite import TimestampedText
 from kastor.domain.content import Content, Example, Media, Role, Text
 from kastor.domain.errors import InvalidArgument
 
@@ -26,8 +32,8 @@ def windows(cuts: tuple[Any, ...] = CUT, *, moved: bool = True) -> list[Window]:
     return [Window(low, high, low if moved else Fraction(0), i == 0, i == last) for i, (low, high) in enumerate(parts)]
 
 
-def shares(text: str, cuts: tuple[Any, ...] = CUT, forms: Forms = Forms()) -> list[str | None]:  # noqa: B008
-    timed = Timed(text, Fraction(cuts[-1]), forms)
+def shares(text: str, cuts: tuple[Any, ...] = CUT, forms: TimestampConfig = TimestampConfig()) -> list[str | None]:  # noqa: B008
+    timed = TimestampedText(text, Fraction(cuts[-1]), forms)
     found = [timed.share(window) for window in windows(cuts)]
     return [None if share is None else share.text for share in found]
 
@@ -37,12 +43,12 @@ def example(prompt: str, answer: str) -> Example:
 
 
 def cut(prompt: str, answer: str, *, copy_untimed: bool = False) -> list[tuple[int, str, str]]:
-    rows = cut_example(
+    rows = split_example(
         example(prompt, answer),
         windows(),
         lambda place, medium: Media(medium.mime_type, f"{place}.mp4"),
         Fraction(600),
-        Forms(),
+        TimestampConfig(),
         copy_untimed=copy_untimed,
     )
     return [(row.part, row.example.contents[0].text, row.example.contents[1].text) for row in rows]
@@ -50,7 +56,7 @@ def cut(prompt: str, answer: str, *, copy_untimed: bool = False) -> list[tuple[i
 
 @pytest.mark.parametrize("answer", ["330", "330.", "[330] car", "A list:\n330.5 - a car", "(330)"])
 def test_a_bare_number_that_may_be_a_moment_answers_no_timed_prompt_without_a_word(answer: str) -> None:
-    with pytest.raises(CannotCut, match="330.*may be a moment, as the prompt has moments, but has no unit"):
+    with pytest.raises(CannotSplit, match="330.*may be a moment, as the prompt has moments, but has no unit"):
         cut("When does the car that is seen at 05:25 stop?", answer)
 
 
@@ -110,11 +116,12 @@ ALIKE = {
 
 @pytest.mark.parametrize("text", ALIKE)
 def test_what_only_looks_like_a_moment_is_left_alone_and_said_so(text: str) -> None:
-    timed = Timed(text, Fraction(600), Forms())
+    timed = TimestampedText(text, Fraction(600), TimestampConfig())
     assert not timed.marks
     assert [left.why for left in timed.left] == ALIKE[text]
     assert all(
-        f"“{left.text}”" in " ".join(left_alone(example(text, "x"), Fraction(600), Forms())) for left in timed.left
+        f"“{left.text}”" in " ".join(unconverted_timestamps(example(text, "x"), Fraction(600), TimestampConfig()))
+        for left in timed.left
     )
 
 
@@ -124,7 +131,11 @@ def test_lines_go_to_the_part_they_fall_in_and_one_over_the_cut_goes_to_both() -
         "What happens:\n0:05-0:20 dog\n  barks\n4:50-5:00 cat",
         "What happens:\n0:00-0:10 cat\n4:00-4:30 bird",
     ]
-    notes = [share.notes for window in windows() if (share := Timed(text, Fraction(600), Forms()).share(window))]
+    notes = [
+        share.notes
+        for window in windows()
+        if (share := TimestampedText(text, Fraction(600), TimestampConfig()).share(window))
+    ]
     assert notes[0] == ("clipped at the cut: 4:50-5:10 is 4:50 to 5:00 here",)
 
 
@@ -154,22 +165,22 @@ CANNOT = {
 
 @pytest.mark.parametrize("text", CANNOT)
 def test_what_cannot_be_told_for_sure_is_not_guessed(text: str) -> None:
-    with pytest.raises(CannotCut) as caught:
-        Timed(text, Fraction(600), Forms())
+    with pytest.raises(CannotSplit) as caught:
+        TimestampedText(text, Fraction(600), TimestampConfig())
     assert CANNOT[text] in caught.value.why
 
 
 def test_prose_goes_whole_where_all_its_moments_fall() -> None:
     assert cut("When?", "At 05:10, and from 05:20 to 06:00.") == [(1, "When?", "At 00:10, and from 00:20 to 01:00.")]
-    with pytest.raises(CannotCut, match="several parts"):
+    with pytest.raises(CannotSplit, match="several parts"):
         cut("When?", "At 00:10 and at 05:20.")
-    with pytest.raises(CannotCut, match="several parts"):
+    with pytest.raises(CannotSplit, match="several parts"):
         cut("When?", "From 04:50 to 05:20.")
 
 
 def test_an_answer_without_moments_follows_the_prompt() -> None:
     assert cut("What is at 07:00?", "A bird.") == [(1, "What is at 02:00?", "A bird.")]
-    with pytest.raises(CannotCut, match="neither the prompt nor the answer"):
+    with pytest.raises(CannotSplit, match="neither the prompt nor the answer"):
         cut("What is it about?", "A bird.")
     assert [row[0] for row in cut("What is it about?", "A bird.", copy_untimed=True)] == [0, 1]
 
@@ -179,12 +190,12 @@ def test_a_range_in_the_prompt_is_clipped_with_the_list_that_answers_it() -> Non
         (0, "From 00:00 to 05:00?", "[1:00] a"),
         (1, "From 00:00 to 05:00?", "[1:00] b"),
     ]
-    with pytest.raises(CannotCut, match="different parts"):
+    with pytest.raises(CannotSplit, match="different parts"):
         cut("What is after 00:10?", "[1:00] a\n[6:00] b")
 
 
 def test_windows_of_the_same_file_keep_their_moments() -> None:
-    timed = Timed("[1:00] a\n[6:00] b", Fraction(600), Forms())
+    timed = TimestampedText("[1:00] a\n[6:00] b", Fraction(600), TimestampConfig())
     said = [timed.share(window) for window in windows(moved=False)]
     assert [share.text for share in said if share] == ["[1:00] a", "[6:00] b"]
 
@@ -196,7 +207,7 @@ def test_ones_own_patterns_and_keys_come_first(tmp_path: Path) -> None:
         "[[pattern]]\nname = 'score'\nregex = 'score [0-9:]+'\nignore = true\n"
         "[[key]]\nname = 'cue'\nmeans = 'point'\nunit = 'ms'\n"
     )
-    forms = read_forms(file)
+    forms = load_timestamp_config(file)
     assert shares("T<310.0/320.5> score 5:10", forms=forms) == [None, "T<10.0/20.5> score 5:10"]
     assert shares('{"cue": 310000}', forms=forms) == [None, '{"cue": 10000}']
     for wrong in (
@@ -207,12 +218,12 @@ def test_ones_own_patterns_and_keys_come_first(tmp_path: Path) -> None:
     ):
         file.write_text(wrong)
         with pytest.raises(InvalidArgument):
-            read_forms(file)
+            load_timestamp_config(file)
 
 
 def test_windows_end_between_ranges_where_they_can() -> None:
     spans = [(Fraction(low), Fraction(low + 40)) for low in range(0, 600, 40)]
-    found = borders(Fraction(0), Fraction(600), Fraction(100), spans)
+    found = part_boundaries(Fraction(0), Fraction(600), Fraction(100), spans)
     assert all(after - before <= 100 for before, after in pairwise(found))
     assert not [at for at in found for low, high in spans if low < at < high]
 
@@ -236,9 +247,11 @@ def test_moving_a_text_and_moving_it_back_is_the_identity(
     late = [(whole + 3001, part) for whole, part in sorted(moments)]
     said = [written(form, moment) for moment in late]
     text = json.dumps([{"at": one, "n": 1} for one in said]) if as_json else ", then at ".join(["", *said, "the end"])
-    there = Timed(text, Fraction(10_000), Forms()).share(Window(Fraction(0), Fraction(10_000), zero))
+    there = TimestampedText(text, Fraction(10_000), TimestampConfig()).share(
+        Window(Fraction(0), Fraction(10_000), zero)
+    )
     assert there is not None
-    back = Timed(there.text, Fraction(10_000), Forms()).share(
+    back = TimestampedText(there.text, Fraction(10_000), TimestampConfig()).share(
         Window(Fraction(0), Fraction(10_000), -zero), ties_up=False
     )
     assert back is not None

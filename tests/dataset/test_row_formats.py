@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kastor.dataset.encode import encode_example
-from kastor.dataset.issues import FileFacts, Issue, Row
-from kastor.dataset.parse import decode_example
-from kastor.dataset.read import read_examples, read_rows
-from kastor.dataset.row_formats import Keys, row_of
-from kastor.dataset.rule_table import RULES
+from kastor.dataset.formats.encode import encode_example
+from kastor.dataset.formats.issues import FileFacts, Issue, ParsedRow
+from kastor.dataset.formats.parse import decode_example
+from kastor.dataset.formats.read import read_examples, read_rows
+from kastor.dataset.formats.row_formats import Keys, parse_formatted_row
+from kastor.dataset.validation.rule_table import RULES
 from kastor.domain.content import Content, Example, FunctionCall, FunctionResponse, Media, Role, SupervisedTurns, Text
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.tools import parse_declarations
@@ -36,11 +36,11 @@ def jsonl(folder: Path, *values: Any) -> Path:  # any JSON value
     return file
 
 
-def read(folder: Path, value: Any) -> tuple[Row, str]:  # any JSON value
+def read(folder: Path, value: Any) -> tuple[ParsedRow, str]:  # any JSON value
     """The one row, and how the file was read."""
     facts = FileFacts()
     (row,) = read_rows(jsonl(folder, value), facts=facts)
-    assert isinstance(row, Row), row
+    assert isinstance(row, ParsedRow), row
     assert decode_example(encode_example(row.example)) == row.example
     return row, facts.sentence
 
@@ -51,7 +51,7 @@ def refused(folder: Path, value: Any) -> Issue:  # any JSON value
     return issue
 
 
-def notes(row: Row) -> list[str]:
+def notes(row: ParsedRow) -> list[str]:
     return [f"{note.rule}: {note.message}" for note in row.notes]
 
 
@@ -516,7 +516,7 @@ def test_a_file_of_rows_that_cannot_be_tuned_on_is_refused_in_one_sentence(
 def test_keys_name_the_fields_that_are_meant(tmp_path: Path) -> None:
     file = jsonl(tmp_path, {"q": "a", "Long Answer": "b", "answer": "c", "instruction": "d"})
     (row,) = read_rows(file, input_key="q", output_key="long_answer")
-    assert isinstance(row, Row)
+    assert isinstance(row, ParsedRow)
     assert row.example == Example.pair("a", "b")
     assert notes(row) == ["unknown_field: answer, instruction: play no part in tuning"]
     (issue,) = read_rows(file, input_key="question", output_key="answer")
@@ -563,8 +563,8 @@ messages = st.lists(
     st.sampled_from([(None, None), ("prompt", None), ("from", "value")]),
 )
 def test_any_object_is_a_row_that_jobs_keep_as_it_is_or_an_issue(value: Any, keys: Keys) -> None:
-    found = row_of(1, value, keys)
-    if isinstance(found, Row):
+    found = parse_formatted_row(1, value, keys)
+    if isinstance(found, ParsedRow):
         assert decode_example(encode_example(found.example)) == found.example
     else:
         assert found.rule in RULES

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import kastor
-from kastor.dataset.rule_table import RULES
+from kastor.dataset.validation.rule_table import RULES
 from kastor.domain.dataset_limits import DatasetLimits
 from rule_names import named_rules
 

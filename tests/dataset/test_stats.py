@@ -5,7 +5,7 @@ import statistics as by_hand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.dataset.stats import Bucket, Distribution, Statistics, bins
+from kastor.dataset.validation.stats import Bucket, DatasetStatistics, Distribution, bins
 from kastor.domain.content import Content, Example, Media, Role, Text
 from kastor.domain.vision import TokenCount
 
@@ -56,8 +56,8 @@ def test_no_values_have_no_distribution() -> None:
     assert Distribution.of([]) is None
 
 
-def gathered(*examples: Example, tokens: TokenCount | None = None) -> Statistics:
-    found = Statistics()
+def gathered(*examples: Example, tokens: TokenCount | None = None) -> DatasetStatistics:
+    found = DatasetStatistics()
     for line, example in enumerate(examples, start=1):
         found.add(line, example, tokens)
     return found
@@ -110,7 +110,7 @@ def test_examples_that_differ_in_their_turns_are_no_duplicates() -> None:
 
 
 def test_the_longest_rows_come_first_with_their_lines() -> None:
-    found = Statistics()
+    found = DatasetStatistics()
     for line, total in ((3, 10), (5, 30), (9, 20)):
         found.add(line, Example.pair("a", "b"), TokenCount(total, 4))
     assert found.longest(2) == [(5, 30), (9, 20)]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kastor.dataset.retime import CannotCut, Window, cut_example
-from kastor.dataset.retime_forms import Forms
-from kastor.dataset.retime_text import Timed
+from kastor.dataset.prepare.split_example import CannotSplit, Window, split_example
+from kastor.dataset.timestamps.config import TimestampConfig
+from kastor.dataset.timestamps.rewrite import TimestampedText
 from kastor.domain.content import Content, Example, Media, Role, Text
 
 CASES = json.loads(Path(__file__).with_name("timestamps.json").read_text())
@@ -26,12 +26,12 @@ def cut(
     """Prompt and answer of each part of a film of 25 minutes that was cut at 1127 s."""
     turns = (Content(Role.USER, (Media("video/mp4", "a.mp4"), Text(prompt))), Content(Role.MODEL, (Text(answer),)))
     windows = [Window(Fraction(0), zero, last=False), Window(zero, FILM_S, zero, first=False)]
-    rows = cut_example(
+    rows = split_example(
         Example(turns),
         windows,
         lambda _, medium: medium,
         FILM_S,
-        Forms(),
+        TimestampConfig(),
         is_shared=lambda text: shared and text == prompt,
     )
     return {row.part + 1: (row.example.contents[0].text, row.example.contents[1].text) for row in rows}
@@ -43,7 +43,7 @@ def test_an_answer_is_right_on_the_new_timeline_or_left_out_with_its_text(name: 
     right = case["right"] if isinstance(case["right"], dict) else {"part 2": case["right"]}
     try:
         found = {f"part {part}": answer for part, (_, answer) in cut(case["answer"]).items()}
-    except CannotCut as cannot:
+    except CannotSplit as cannot:
         assert "or" in case, cannot.why
         assert "“" in cannot.why
     else:
@@ -216,7 +216,7 @@ DOUBTFUL = [
 @pytest.mark.parametrize("answer", DOUBTFUL)
 def test_what_may_be_a_moment_or_not_leaves_the_row_out_even_if_the_prompt_says_its_part(answer: str) -> None:
     for prompt in ("List what happens.", "What happens at 21:50?"):
-        with pytest.raises(CannotCut, match="“"):
+        with pytest.raises(CannotSplit, match="“"):
             cut(answer, prompt)
 
 
@@ -250,7 +250,7 @@ def test_a_form_a_length_or_a_beginning_in_a_prompt_is_no_moment(prompt: str) ->
 def test_a_moment_in_a_prompt_of_its_own_moves_and_in_a_shared_one_stays() -> None:
     assert cut("[21:50] car", "What comes at 21:50?") == {2: ("What comes at 03:03?", "[03:03] car")}
     assert cut("[21:50] car", "What comes after 00:10?", shared=True) == {2: ("What comes after 00:10?", "[03:03] car")}
-    with pytest.raises(CannotCut, match="neither the prompt nor the answer"):
+    with pytest.raises(CannotSplit, match="neither the prompt nor the answer"):
         cut("A car.", "What comes at 21:50?", shared=True)
 
 
@@ -294,7 +294,9 @@ def test_every_form_moved_and_moved_back_is_what_it_was_and_nothing_else_of_it_c
 ) -> None:
     zero = Fraction(shift_ms, 1000) if form in FRACTIONS else Fraction(shift_ms // 1000)
     text = _text(form, sorted(moments))
-    there = Timed(text, Fraction(10_000), Forms()).share(Window(Fraction(0), Fraction(10_000), zero))
+    there = TimestampedText(text, Fraction(10_000), TimestampConfig()).share(
+        Window(Fraction(0), Fraction(10_000), zero)
+    )
     assert there is not None
     earlier = [
         (ms // 1000, ms % 1000, word)
@@ -303,7 +305,9 @@ def test_every_form_moved_and_moved_back_is_what_it_was_and_nothing_else_of_it_c
     ]
     if form != "numbers":  # whose score and n stay as they were
         assert there.text == _text(form, earlier)
-    back = Timed(there.text, Fraction(10_000), Forms()).share(Window(Fraction(0), Fraction(10_000), -zero))
+    back = TimestampedText(there.text, Fraction(10_000), TimestampConfig()).share(
+        Window(Fraction(0), Fraction(10_000), -zero)
+    )
     assert back is not None
     assert back.text == text
 
@@ -313,6 +317,6 @@ def test_every_form_moved_and_moved_back_is_what_it_was_and_nothing_else_of_it_c
 )
 def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
     started = time.process_time()
-    with contextlib.suppress(CannotCut):
-        Timed(text, FILM_S, Forms(), is_prompt=True)
+    with contextlib.suppress(CannotSplit):
+        TimestampedText(text, FILM_S, TimestampConfig(), is_prompt=True)
     assert time.process_time() - started < 20

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from exporting import files_in, make_order
-from kastor.dataset.encode import encode_example
+from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import DataLoss, FailedPrecondition, Internal, Unimplemented
 from kastor.domain.job import Rendering

@@ -13,8 +13,8 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from exporting import files_in, make_order
-from kastor.dataset.encode import encode_example
-from kastor.dataset.manifest import medium_object
+from kastor.dataset.formats.encode import encode_example
+from kastor.dataset.validation.example_plan import encode_medium
 from kastor.domain.content import Content, Example, Role, Text
 from kastor.domain.errors import Unimplemented
 from kastor.domain.media import MediaKind
@@ -39,7 +39,7 @@ def ordered(seer: Seer, folder: Path) -> Order:
         Example((Content(Role.USER, (STILL, Text("what?"))), Content(Role.MODEL, (Text("a thing"),)))),
         Example((Content(Role.USER, (Text("only text"),)), Content(Role.MODEL, (Text("yes"),)))),
     ]
-    media = ([medium_object(planned)], [])
+    media = ([encode_medium(planned)], [])
     plans = [{"line": n + 1, "tokens": 0, "supervised": 0, "media": shown} for n, shown in enumerate(media)]
     files = files_in(folder)
     files.dataset.write_bytes(b"".join(encode_example(example) + b"\n" for example in examples))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kastor.dataset.prompt_kinds import PromptKinds
-from kastor.dataset.seen import Looked, Seen
+from kastor.dataset.media.inspection_result import InspectedMedium, InspectionResult
+from kastor.dataset.validation.prompt_kinds import PromptKinds
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.errors import InvalidArgument, PermissionDenied
 from kastor.domain.media import MediaFault, MediaKind, Probe
@@ -34,18 +34,20 @@ class Told:
 
     def look(
         self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
-    ) -> Mapping[Media, Looked]:
+    ) -> Mapping[Media, InspectionResult]:
         self.asked += media
         return {one: self._seen(one) for one in media}
 
-    def _seen(self, media: Media) -> Looked:
+    def _seen(self, media: Media) -> InspectionResult:
         name = media.uri.rpartition("/")[2].replace(".", "_")
         if name not in self.sizes:
             return MediaFault("media_not_found", f"{media.uri} does not exist.", "See whether it is right.")
         size = self.sizes[name]
         kind = MediaKind.VIDEO if name.endswith("mp4") else MediaKind.IMAGE
         duration = 8.0 if kind is MediaKind.VIDEO else None
-        return Seen(CachedFile(Path("/m") / name, "ab" * 32, size), Probe(kind, "x", size, duration_s=duration))
+        return InspectedMedium(
+            CachedFile(Path("/m") / name, "ab" * 32, size), Probe(kind, "x", size, duration_s=duration)
+        )
 
 
 def nobodys(name: str, caller: Principal) -> Path:
@@ -145,7 +147,7 @@ def test_a_content_that_was_looked_at_is_not_inspected_again_whatever_it_is_call
     (seen,) = eyes.look((first,), Path, **given).values()
     monkeypatch.setattr("sys.executable", "/nowhere")  # no further child process can start
     (again,) = eyes.look((replace(first, uri=str(other)),), Path, **given).values()
-    assert isinstance(seen, Seen) and isinstance(again, Seen)
+    assert isinstance(seen, InspectedMedium) and isinstance(again, InspectedMedium)
     assert (again.file.path, again.probe) == (other, seen.probe)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from exporting import make_order
-from kastor.dataset.encode import encode_example
+from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.export.gguf_file import FILE

@@ -12,9 +12,9 @@ from kastor.api.generate_calls import ANY, calling_violations, dumped_fields, mo
 from kastor.api.generate_messages import ContentIn, GenerateIn, GenerationConfigIn, PartIn, Unoffered
 from kastor.api.schema import choices, from_google, from_json_schema
 from kastor.api.wire import Wire
-from kastor.dataset.issues import Faulty
-from kastor.dataset.parse import function_part, media_part, named_resolution
-from kastor.dataset.tolerant_json import JsonValue
+from kastor.dataset.formats.issues import RowError
+from kastor.dataset.formats.parse import named_resolution, parse_function_part, parse_media_part
+from kastor.dataset.formats.tolerant_json import JsonValue
 from kastor.domain.content import Content, Part, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.generation import ResponseFormat
@@ -176,7 +176,7 @@ def _part(part: PartIn, at: str) -> Part:
     if not held:
         raise InvalidArgument.of(f"{at}.data", "required oneof field 'data' is not set; set text, or a medium")
     if held[0] in ("inline_data", "file_data"):
-        return _read(media_part, part, at)
+        return _read(parse_media_part, part, at)
     beside = _given(part, f"{at}.", ("video_metadata", "media_resolution"))
     if beside:
         raise InvalidArgument.of(beside[0].field, "stands beside media only")
@@ -184,14 +184,14 @@ def _part(part: PartIn, at: str) -> Part:
         unoffered = _given(part.function_response, f"{at}.functionResponse.", ("parts", "will_continue", "scheduling"))
         if unoffered:
             raise InvalidArgument.of_all(tuple(unoffered))
-    return Text(part.text) if part.text is not None else _read(function_part, part, at)
+    return Text(part.text) if part.text is not None else _read(parse_function_part, part, at)
 
 
 def _read(read: Callable[[Mapping[str, JsonValue], str], Part], part: PartIn, at: str) -> Part:
     """The part as rows of datasets are read."""
     try:
         return read(dumped_fields(part), at)
-    except Faulty as fault:
+    except RowError as fault:
         said = fault.message + (f" ({fault.hint})" if fault.hint else "")
         raise InvalidArgument.of(fault.path, said) from fault
 

@@ -11,7 +11,7 @@ import orjson
 from kastor.api.generate_messages import FunctionDeclarationIn, GenerateIn, ToolConfigIn, Unoffered
 from kastor.api.schema import from_google, from_json_schema
 from kastor.api.wire import Wire
-from kastor.dataset.tolerant_json import JsonValue
+from kastor.dataset.formats.tolerant_json import JsonValue
 from kastor.domain.errors import FieldViolation
 from kastor.domain.tools import parse_declarations
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel, to_snake
 
-from kastor.dataset.tolerant_json import MAX_DEPTH
+from kastor.dataset.formats.tolerant_json import MAX_DEPTH
 from kastor.domain.errors import InvalidArgument
 
 MAX_UNKNOWN = 100  # names that are told of

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic.alias_generators import to_camel, to_snake
 
 from kastor.api.wire import number_in
-from kastor.dataset.tolerant_json import JsonValue
+from kastor.dataset.formats.tolerant_json import JsonValue
 from kastor.domain.errors import InvalidArgument
 
 MAX_DEPTH = 32

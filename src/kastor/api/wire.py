@@ -27,7 +27,7 @@ from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from kastor.api.json_bounds import JsonBounds, bounded_names, is_large, is_too_deep
-from kastor.dataset.tolerant_json import MAX_DEPTH, JsonValue, read_json
+from kastor.dataset.formats.tolerant_json import MAX_DEPTH, JsonValue, parse_json
 from kastor.domain.errors import FieldViolation, InvalidArgument, MalformedJson
 from kastor.domain.excerpt import shortened
 
@@ -218,7 +218,7 @@ def message(kind: type[Message], body: bytes, *, root: str = "", may_be_empty: b
         raise MalformedJson(BAD_JSON + "The body is empty; a JSON object was expected.")
     kind.bounds.check(body)
     try:
-        value = read_json(body.removeprefix(b"\xef\xbb\xbf"))
+        value = parse_json(body.removeprefix(b"\xef\xbb\xbf"))
     except MalformedJson as error:
         raise MalformedJson(BAD_JSON + error.message) from error
     if not isinstance(value, dict):

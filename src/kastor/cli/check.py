@@ -17,15 +17,15 @@ from kastor.cli.limits import raised_limits
 from kastor.cli.models import fetched
 from kastor.cli.output import Output, program
 from kastor.cli.output_files import check_output_files, is_same_file, replaced_file
-from kastor.dataset.document import document
-from kastor.dataset.estimate import Estimate, Pace, Shape, estimated
-from kastor.dataset.gate import Base, Gate, Look, Verdict
-from kastor.dataset.issues import Issue, Row
-from kastor.dataset.look import Looker, looking
-from kastor.dataset.page import Sample, page
-from kastor.dataset.read import Columns
-from kastor.dataset.rejects import Rejects
-from kastor.dataset.report import Judging, Report
+from kastor.dataset.formats.issues import Issue, ParsedRow
+from kastor.dataset.formats.read import Columns
+from kastor.dataset.media.inspect import DatasetMediaInspector, open_inspector
+from kastor.dataset.validation.cost_estimate import Estimate, MeasuredPace, ModelSize, estimate_cost
+from kastor.dataset.validation.rejected_rows import RejectedRowsFile
+from kastor.dataset.validation.report import DatasetReport, DatasetValidation
+from kastor.dataset.validation.report_html import PreviewSample, report_page
+from kastor.dataset.validation.report_json import report_document
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator, InspectMedia, RowVerdict
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.dataset_limits import DEFAULT_PROFILE, DatasetLimits
 from kastor.domain.errors import InvalidArgument
@@ -90,13 +90,13 @@ def _run(wanted: Wanted, settings: Settings, out: Output) -> None:
     _hyperparameters(wanted, settings, 1)
     renderer = _renderer(base, wanted, settings, out)
     most = base.input_token_limit + base.output_token_limit
-    known = Base(base.name, most, base.family.vision, renderer, base.family.calling, wanted.supervise)
+    known = BaseModelLimits(base.name, most, base.family.vision, renderer, base.family.calling, wanted.supervise)
     samples = Samples(NUM_SAMPLES if wanted.html else wanted.show_tokens)
     files = [file for file in (wanted.data, wanted.validation) if file is not None]
     with _looker(wanted, settings) as looker:
         watch = Watch(out, files)
         gate = _ProtectiveGate(limits, known, watch.looking(looker.look), wanted)
-        judging = Judging(gate, wanted.data, wanted.validation)
+        judging = DatasetValidation(gate, wanted.data, wanted.validation)
         try:
             _judge(judging, wanted, watch, samples)
         except KeyboardInterrupt:
@@ -119,12 +119,12 @@ def _run(wanted: Wanted, settings: Settings, out: Output) -> None:
         raise typer.Exit(1)
 
 
-def _judge(judging: Judging, wanted: Wanted, watch: Watch, samples: Samples) -> None:
+def _judge(judging: DatasetValidation, wanted: Wanted, watch: Watch, samples: Samples) -> None:
     with ExitStack() as stack:
         stack.enter_context(watch)
-        rejects = Rejects(stack.enter_context(replaced_file(wanted.rejects))) if wanted.rejects else None
+        rejects = RejectedRowsFile(stack.enter_context(replaced_file(wanted.rejects))) if wanted.rejects else None
 
-        def judged(path: Path, verdict: Verdict) -> None:
+        def judged(path: Path, verdict: RowVerdict) -> None:
             watch.on_verdict(path, verdict)
             samples.add(verdict)
             if rejects is not None:
@@ -153,28 +153,28 @@ def _hyperparameters(
 
 
 @contextmanager
-def _looker(wanted: Wanted, settings: Settings) -> Iterator[Looker]:
+def _looker(wanted: Wanted, settings: Settings) -> Iterator[DatasetMediaInspector]:
     """Media are looked for beside the dataset, and wherever its owner may read unless folders are named."""
     cache = MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
     folders = wanted.media_roots or (Path("/"),)
     places = AllowedSources(folders=folders, buckets=("gs://", "s3://"), base=wanted.folder)
-    with looking(cache, places, name="check", guard=UrlGuard(allowed=tuple(settings.media_addresses))) as looker:
+    with open_inspector(cache, places, name="check", guard=UrlGuard(allowed=tuple(settings.media_addresses))) as looker:
         yield looker
 
 
-class _ProtectiveGate(Gate):
+class _ProtectiveGate(DatasetValidator):
     """A gate that ends the check at a row which shows a file that would be overwritten."""
 
-    def __init__(self, limits: DatasetLimits, base: Base, look: Look, wanted: Wanted) -> None:
+    def __init__(self, limits: DatasetLimits, base: BaseModelLimits, look: InspectMedia, wanted: Wanted) -> None:
         super().__init__(limits, base, look)
         self._folder = wanted.folder
         self._outputs = {option: path for option, path in wanted.outputs.items() if path is not None and path.exists()}
 
-    def verdicts(self, rows: Iterable[Row | Issue]) -> Iterator[Verdict]:
+    def verdicts(self, rows: Iterable[ParsedRow | Issue]) -> Iterator[RowVerdict]:
         """A verdict for each row, in order."""
         return super().verdicts(map(self._checked, rows) if self._outputs else rows)
 
-    def _checked(self, row: Row | Issue) -> Row | Issue:
+    def _checked(self, row: ParsedRow | Issue) -> ParsedRow | Issue:
         local = [] if isinstance(row, Issue) else [medium for medium in row.example.media if medium.uri]
         for medium in local:
             shown = self._folder / medium.uri.removeprefix("file://")
@@ -192,18 +192,18 @@ def _renderer(base: BaseModel, wanted: Wanted, settings: Settings, out: Output) 
     return Renderer.open(fetched(base, settings, out), base.family, wanted.supervise, Rendering.TUNED)
 
 
-def _pace(base: BaseModel, shape: Shape, settings: Settings) -> Pace:
+def _pace(base: BaseModel, shape: ModelSize, settings: Settings) -> MeasuredPace:
     sees = base.family.vision is not None
     return measured_pace(base.id, settings, sees=sees) or shape.calibrated(this_machine(settings))
 
 
-def _estimate(report: Report, wanted: Wanted, base: BaseModel, settings: Settings) -> Estimate | None:
+def _estimate(report: DatasetReport, wanted: Wanted, base: BaseModel, settings: Settings) -> Estimate | None:
     number = report.training.ledger.num_accepted
     if not number:
         return None
-    statistics, shape = report.training.statistics, Shape(base.num_parameters, base.adapter.rank)
+    statistics, shape = report.training.statistics, ModelSize(base.num_parameters, base.adapter.rank)
     longest = statistics.longest(1)
-    return estimated(
+    return estimate_cost(
         _hyperparameters(wanted, settings, number, has_media=report.training.has_media),
         shape,
         num_examples=number,
@@ -215,19 +215,19 @@ def _estimate(report: Report, wanted: Wanted, base: BaseModel, settings: Setting
     )
 
 
-def _tell(report: Report, estimate: Estimate | None, shown: list[Pieces], out: Output) -> None:
+def _tell(report: DatasetReport, estimate: Estimate | None, shown: list[Pieces], out: Output) -> None:
     """The report on stdout; why nothing can be trained on stderr, too, where stdout is for a program."""
     if not out.as_json:
         out.result(None, *check_view.shown(report, estimate), *_legend(shown), *map(_coloured, shown))
         return
     views = [[{"text": text, "supervised": learnt} for text, learnt in view] for view in shown]
-    out.result(document(report, estimate) | {"views": views})
+    out.result(report_document(report, estimate) | {"views": views})
     for sentence in report.refusals:
         out.say(sentence, style="bold red")
 
 
-def _write_page(target: Path, report: Report, estimate: Estimate | None, looks: list[Sample]) -> None:
-    text = page(document(report, estimate), check_view.notices(report), looks)
+def _write_page(target: Path, report: DatasetReport, estimate: Estimate | None, looks: list[PreviewSample]) -> None:
+    text = report_page(report_document(report, estimate), check_view.notices(report), looks)
     with replaced_file(target) as file:
         file.write(text)
 

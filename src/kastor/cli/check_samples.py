@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from kastor.dataset.gate import Outcome, Verdict
-from kastor.dataset.page import PreviewSegment, Sample
-from kastor.dataset.seen import Seen
+from kastor.dataset.media.inspection_result import InspectedMedium
+from kastor.dataset.validation.report_html import PreviewSample, PreviewSegment
+from kastor.dataset.validation.validator import RowOutcome, RowVerdict
 from kastor.domain.content import Example, FunctionCall, Media, Part, SupervisedTurns, Text
 from kastor.domain.media import MediumError, Resampling
 from kastor.domain.vision import NO_LAYOUTS, Grid, MediaLayouts, VisionSpec, clock_timestamp
@@ -29,7 +29,7 @@ class Kept:
     """An accepted row, kept to be shown."""
 
     line: int
-    verdict: Verdict
+    verdict: RowVerdict
     example: Example
 
 
@@ -40,9 +40,9 @@ class Samples:
         self._number = number
         self.rows: list[Kept] = []
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: RowVerdict) -> None:
         """Keep the row, if it is one of the first."""
-        if len(self.rows) < self._number and verdict.outcome is Outcome.ACCEPTED and verdict.example is not None:
+        if len(self.rows) < self._number and verdict.outcome is RowOutcome.ACCEPTED and verdict.example is not None:
             self.rows.append(Kept(verdict.line, verdict, verdict.example))
 
 
@@ -54,7 +54,7 @@ def pieces(renderer: Renderer, kept: Kept) -> Pieces:
 
 def sample(
     kept: Kept, renderer: Renderer | None, supervise: SupervisedTurns, vision: VisionSpec | None = None
-) -> Sample:
+) -> PreviewSample:
     """The row as segments; without the base's tokenizer as it was written. Pictures are laid out as `vision` does."""
     views, filtered = _views(kept), Resampling.BICUBIC if vision is None else vision.resample
     thumbs = {
@@ -62,9 +62,9 @@ def sample(
         for media, seen in (kept.verdict.seen or {}).items()
     }
     if renderer is None:
-        return Sample(kept.line, None, tuple(_written(kept.example, thumbs, supervise)))
+        return PreviewSample(kept.line, None, tuple(_written(kept.example, thumbs, supervise)))
     rendered = _rendered(renderer, kept)
-    return Sample(kept.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, views)))
+    return PreviewSample(kept.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, views)))
 
 
 def _rendered(renderer: Renderer, kept: Kept) -> RenderedExample:
@@ -162,7 +162,7 @@ def _part(part: Part, thumbs: Mapping[Media, Thumbnails], kind: str) -> Iterator
         yield from _cut(f"{part.name} {part.arguments if isinstance(part, FunctionCall) else part.response}", kind)
 
 
-def _thumbnails(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling) -> Thumbnails:
+def _thumbnails(media: Media, seen: InspectedMedium, grids: Sequence[Grid], resample: Resampling) -> Thumbnails:
     """Its pictures, scaled to the shape in which the model sees them; grids are one a picture."""
     try:
         return dict((_moving if seen.plan is not None else _still)(media, seen, grids, resample))
@@ -171,7 +171,7 @@ def _thumbnails(media: Media, seen: Seen, grids: Sequence[Grid], resample: Resam
 
 
 def _moving(
-    media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling
+    media: Media, seen: InspectedMedium, grids: Sequence[Grid], resample: Resampling
 ) -> Iterator[tuple[int, PreviewSegment]]:
     plan = seen.plan
     assert plan is not None  # noqa: S101  # asked for by the caller
@@ -192,7 +192,7 @@ def _moving(
 
 
 def _still(
-    media: Media, seen: Seen, grids: Sequence[Grid], resample: Resampling
+    media: Media, seen: InspectedMedium, grids: Sequence[Grid], resample: Resampling
 ) -> Iterator[tuple[int, PreviewSegment]]:
     pages = seen.probe.num_pages or 1
     for index in _spread(pages):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from kastor.dataset.estimate import Machine, Pace
+from kastor.dataset.validation.cost_estimate import MachineSpeed, MeasuredPace
 from kastor.domain.errors import KastorError
 from kastor.domain.job import State, StepMetrics, TuningJob
 from kastor.settings import Settings
@@ -23,7 +23,7 @@ MOST_JOB_S = 600.0  # beside its steps; more is waiting, not work
 START_S = 8.0  # of a job before its first step, for its process and the base; more of it goes to looking at media
 
 
-def measured_pace(base_id: str, settings: Settings, *, sees: bool = False) -> Pace | None:
+def measured_pace(base_id: str, settings: Settings, *, sees: bool = False) -> MeasuredPace | None:
     """The pace of the latest jobs on the base; `None` if there were none, or the database cannot be read."""
     if settings.database_url is None and not (Path(settings.data_dir) / "kastor.db").is_file():
         return None
@@ -37,7 +37,7 @@ def measured_pace(base_id: str, settings: Settings, *, sees: bool = False) -> Pa
         return None  # an estimate is no reason to fail
 
 
-def this_machine(settings: Settings) -> Machine:
+def this_machine(settings: Settings) -> MachineSpeed:
     """How fast numpy multiplies on the cores of a job just now, in less than half a second.
 
     One thread is measured and taken for as many as there are cores: several would measure how they wait for each other
@@ -54,7 +54,7 @@ def this_machine(settings: Settings) -> Machine:
     gflops = 2 * PROBE_SIZE**4 * number / elapsed_s / 1e9
     cores = os.cpu_count() or 1
     has_tiles = settings.base_dtype != "float32" and _has_tiles()
-    return Machine(gflops * min(cores, settings.num_threads or cores), has_tiles)
+    return MachineSpeed(gflops * min(cores, settings.num_threads or cores), has_tiles)
 
 
 def _has_tiles() -> bool:
@@ -64,7 +64,7 @@ def _has_tiles() -> bool:
         return False
 
 
-def _pace(jobs: JobStore, base_id: str, *, sees: bool) -> Pace | None:
+def _pace(jobs: JobStore, base_id: str, *, sees: bool) -> MeasuredPace | None:
     trained = [job for job in jobs.page(limit=NUM_SEARCHED) if job.spec.base_model == base_id and job.completed_steps]
     latest = trained[:NUM_JOBS]
     held = jobs.snapshots_of([job.id for job in latest], latest=NUM_STEPS)
@@ -97,7 +97,7 @@ def _overhead(job: TuningJob, steps: Sequence[StepMetrics], *, sees: bool) -> Ov
     return Overhead(media_s, min(MOST_JOB_S, max(0.0, whole_s - media_s)), num_tokens)
 
 
-def pace_of(steps: Sequence[StepMetrics], overheads: Sequence[Overhead], source: str) -> Pace:
+def pace_of(steps: Sequence[StepMetrics], overheads: Sequence[Overhead], source: str) -> MeasuredPace:
     """The pace that explains these steps best: steps and tokens by the later epochs, media by the first and before."""
     later = [step for step in steps if step.epoch > 1] or list(steps)
     step_s, token_s = _line([step.num_tokens for step in later], [step.elapsed_s for step in later])
@@ -106,7 +106,7 @@ def pace_of(steps: Sequence[StepMetrics], overheads: Sequence[Overhead], source:
     media_token_s = max(0.0, beyond_s) / max(1, sum(step.num_tokens for step in first))
     media_token_s += sum(one.media_s for one in overheads) / max(1, sum(one.num_tokens for one in overheads))
     job_s = sorted(one.job_s for one in overheads)[len(overheads) // 2] if overheads else 0.0
-    return Pace(step_s, token_s, media_token_s, job_s, source)
+    return MeasuredPace(step_s, token_s, media_token_s, job_s, source)
 
 
 def _line(tokens: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:

@@ -7,10 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kastor.cli.output import duration, fields, megabytes, table
-from kastor.dataset.estimate import Estimate
-from kastor.dataset.ledger import Ledger
-from kastor.dataset.report import Judged, Report
-from kastor.dataset.stats import WITH_SYSTEM, Distribution, Duplicates, Statistics, bins
+from kastor.dataset.validation.cost_estimate import Estimate
+from kastor.dataset.validation.ledger import Ledger
+from kastor.dataset.validation.report import DatasetReport, ValidatedFile
+from kastor.dataset.validation.stats import WITH_SYSTEM, DatasetStatistics, Distribution, Duplicates, bins
 from kastor.domain.counts import counted
 
 BAR_WIDTH = 32
@@ -19,7 +19,7 @@ NUM_PAIRS = 5
 HEADING = "bold"
 
 
-def shown(report: Report, estimate: Estimate | None) -> Iterator[RenderableType]:
+def shown(report: DatasetReport, estimate: Estimate | None) -> Iterator[RenderableType]:
     """The whole report, part after part."""
     yield from _judged(report.training, report)
     if report.validation is not None:
@@ -35,12 +35,12 @@ def shown(report: Report, estimate: Estimate | None) -> Iterator[RenderableType]
     yield from _verdict(report)
 
 
-def notices(report: Report) -> list[str]:
+def notices(report: DatasetReport) -> list[str]:
     """Sentences on what stops nothing and should be known."""
     return [*_duplicated(report), *_preambles(report.training.statistics)]
 
 
-def _judged(judged: Judged, report: Report) -> Iterator[RenderableType]:
+def _judged(judged: ValidatedFile, report: DatasetReport) -> Iterator[RenderableType]:
     ledger, statistics = judged.ledger, judged.statistics
     yield Text.assemble((f"\n{judged.path.name}", HEADING), (f"  {judged.path.stat().st_size:,} bytes", "dim"))
     if judged.facts.sentence:
@@ -108,7 +108,7 @@ def _histogram(name: str, spread: Distribution) -> Iterator[Text]:
         yield Text.assemble(f"    {label:>{width}}  ", (f"{bar:<{BAR_WIDTH}}", "cyan"), f"  {number:,}")
 
 
-def _duplicated(report: Report) -> Iterator[str]:
+def _duplicated(report: DatasetReport) -> Iterator[str]:
     if report.duplicates.number:
         pairs = _pairs(report.duplicates, report.training)
         yield f"{_rows(report.duplicates.number)} earlier in the training file, too: {pairs}."
@@ -119,7 +119,7 @@ def _duplicated(report: Report) -> Iterator[str]:
         )
 
 
-def _preambles(statistics: Statistics) -> Iterator[str]:
+def _preambles(statistics: DatasetStatistics) -> Iterator[str]:
     """What a model must be asked with because it was tuned with it."""
     shared = statistics.preambles()
     yield from (one.notice for one in shared)
@@ -136,7 +136,7 @@ def _rows(number: int) -> str:
     return f"{counted(number, 'example')} {'stands' if number == 1 else 'stand'}"
 
 
-def _pairs(found: Duplicates, judged: Judged) -> str:
+def _pairs(found: Duplicates, judged: ValidatedFile) -> str:
     pairs = ", ".join(f"{judged.facts.unit} {line:,} as {first:,}" for line, first in found.lines[:NUM_PAIRS])
     return pairs + (", …" if found.number > NUM_PAIRS else "")
 
@@ -153,7 +153,7 @@ def _estimated(estimate: Estimate) -> Iterator[tuple[str, RenderableType]]:
     yield "  disk", f"about {megabytes(estimate.disk_bytes)} for checkpoints, the model and the dataset's copy"
 
 
-def _verdict(report: Report) -> Iterator[RenderableType]:
+def _verdict(report: DatasetReport) -> Iterator[RenderableType]:
     yield Text("")
     if report.partial:
         yield Text("Interrupted: this is what was read by then, not the whole file.", style="bold yellow")

@@ -9,8 +9,8 @@ from typing import Self
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from kastor.cli.output import Output
-from kastor.dataset.gate import Look, Outcome, Verdict
-from kastor.dataset.seen import Looked
+from kastor.dataset.media.inspection_result import InspectionResult
+from kastor.dataset.validation.validator import InspectMedia, RowOutcome, RowVerdict
 from kastor.domain.content import Media
 from kastor.domain.counts import counted
 
@@ -47,10 +47,10 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
-    def looking(self, look: Look) -> Look:
+    def looking(self, look: InspectMedia) -> InspectMedia:
         """The same look, counted."""
 
-        def counted(media: Iterable[Media]) -> dict[Media, Looked]:
+        def counted(media: Iterable[Media]) -> dict[Media, InspectionResult]:
             found = look(media)
             self._num_media += len(found)
             return found
@@ -62,21 +62,21 @@ class Watch:
         self._read[path] = num_bytes
         self._show()
 
-    def on_verdict(self, path: Path, verdict: Verdict) -> None:
+    def on_verdict(self, path: Path, verdict: RowVerdict) -> None:
         """A row was judged."""
         self._num_rows += 1
-        if verdict.outcome is not Outcome.ACCEPTED:
+        if verdict.outcome is not RowOutcome.ACCEPTED:
             self._tell(path, verdict)
         if not self._num_rows % 64:
             self._show()
 
-    def _tell(self, path: Path, verdict: Verdict) -> None:
+    def _tell(self, path: Path, verdict: RowVerdict) -> None:
         self._told += 1
         if self._told > MAX_TOLD:
             if self._told == MAX_TOLD + 1:
                 self._out.say("more faults are counted, not shown; the report has them")
             return
-        style = "yellow" if verdict.outcome is Outcome.DROPPED else "red"
+        style = "yellow" if verdict.outcome is RowOutcome.DROPPED else "red"
         where = f"{path.name}, " if len(self._sizes) > 1 else ""
         for issue in verdict.issues[:3]:
             self._out.say(f"{where}{issue}", style=style)

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from kastor.dataset.compression import GZIP, is_zstd
-from kastor.dataset.file_type import HEAD_BYTES, check_text_file
+from kastor.dataset.formats.compression import GZIP, is_zstd
+from kastor.dataset.formats.file_type import HEAD_BYTES, check_text_file
 from kastor.domain.errors import InvalidArgument, ResourceExhausted
 from kastor.runtime.temporary_folder import TemporaryFolder
 

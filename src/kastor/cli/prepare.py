@@ -15,15 +15,15 @@ from kastor.cli.dataset_input import dataset_file
 from kastor.cli.limits import raised_limits
 from kastor.cli.output import Output, fields, megabytes, table
 from kastor.cli.output_files import check_output_files, check_output_folder, is_same_file
-from kastor.dataset.gate import Base, Gate, Outcome
-from kastor.dataset.issues import FileFacts
-from kastor.dataset.look import Looker
-from kastor.dataset.prepare import LOCK, Preparation
-from kastor.dataset.prepare_media import MEDIA, STATE
-from kastor.dataset.prepare_plan import Options, Plan, Step, Strategy, TimesFrom
-from kastor.dataset.prepare_write import CHANGES, DATASET, LEDGER, Ledger, document
-from kastor.dataset.read import Columns, read_rows
-from kastor.dataset.retime_forms import Forms, read_forms
+from kastor.dataset.formats.issues import FileFacts
+from kastor.dataset.formats.read import Columns, read_rows
+from kastor.dataset.media.inspect import DatasetMediaInspector
+from kastor.dataset.prepare.media import MEDIA, STATE
+from kastor.dataset.prepare.plan import MediaStep, Options, PreparePlan, Strategy, TimestampOrigin
+from kastor.dataset.prepare.run import LOCK, DatasetPreparation
+from kastor.dataset.prepare.write import CHANGES, DATASET, LEDGER, PrepareLedger, document
+from kastor.dataset.timestamps.config import TimestampConfig, load_timestamp_config
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator, RowOutcome
 from kastor.domain.content import Media
 from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import DatasetLimits
@@ -73,7 +73,7 @@ def options_of(
         InvalidArgument: a word is not known, or the patterns are wrong.
 
     """
-    known = {"strategy": tuple(Strategy), "times_from": tuple(TimesFrom), "untimed": ("leave-out", "copy")}
+    known = {"strategy": tuple(Strategy), "times_from": tuple(TimestampOrigin), "untimed": ("leave-out", "copy")}
     for name, word in words.items():
         if word not in known[name]:
             option = f"--{name.replace('_', '-')}"
@@ -82,11 +82,11 @@ def options_of(
         strategy=Strategy(words["strategy"]),
         drop_share=drop_share,
         max_s=max_s,
-        times_from=TimesFrom(words["times_from"]),
+        times_from=TimestampOrigin(words["times_from"]),
         copy_untimed=words["untimed"] == "copy",
         leave_media=leave_media,
         num_jobs=num_jobs,
-        forms=Forms() if patterns is None else read_forms(patterns),
+        forms=TimestampConfig() if patterns is None else load_timestamp_config(patterns),
     )
 
 
@@ -108,7 +108,7 @@ def _run(
         def path_of(medium: Media) -> Path:
             return (fetcher.fetch_bytes(medium.data) if medium.data else fetcher.fetch(medium.uri)).path
 
-        preparation = Preparation(
+        preparation = DatasetPreparation(
             lambda: read_rows(data, input_key=columns[0], output_key=columns[1], facts=facts),
             limits,
             base,
@@ -152,9 +152,9 @@ def _check_folder(wanted: Wanted, data: Path, settings: Settings) -> None:
         check_output_files({"--out": folder / name}, {"DATA": data, "--patterns": wanted.patterns}, settings)
 
 
-def _base(name: str | None, settings: Settings) -> Base:
+def _base(name: str | None, settings: Settings) -> BaseModelLimits:
     if name is None:
-        return Base("the base model", ANY_TOKENS, NANO_VL.vision, calling=NANO_VL.calling)
+        return BaseModelLimits("the base model", ANY_TOKENS, NANO_VL.vision, calling=NANO_VL.calling)
     base = load_catalog(settings.catalog_file).base(name)
     renderer = None
     if download.is_local(base, settings.cache_dir):
@@ -162,17 +162,17 @@ def _base(name: str | None, settings: Settings) -> Base:
             download.ensure_local(base, settings.cache_dir), base.family, rendering=Rendering.TUNED
         )
     most = base.input_token_limit + base.output_token_limit
-    return Base(base.name, most, base.family.vision, renderer, base.family.calling)
+    return BaseModelLimits(base.name, most, base.family.vision, renderer, base.family.calling)
 
 
 @contextmanager
-def _media(settings: Settings, folder: Path) -> Iterator[tuple[Looker, Fetcher]]:
+def _media(settings: Settings, folder: Path) -> Iterator[tuple[DatasetMediaInspector, Fetcher]]:
     """Media are looked for beside the dataset, and wherever its owner may read."""
     cache = MediaCache(settings.cache_dir / "media")
     lease = cache.lease("prepare")
     try:
         fetcher = Fetcher(cache, lease, AllowedSources(folders=(Path("/"),), buckets=("gs://", "s3://"), base=folder))
-        with Looker(fetcher, MediaProber()) as looker:
+        with DatasetMediaInspector(fetcher, MediaProber()) as looker:
             yield looker, fetcher
     finally:
         lease.close()
@@ -186,17 +186,17 @@ def _bar(out: Output, what: str, total: int | None) -> Iterator[Any]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _planned(preparation: Preparation, out: Output) -> Plan:
+def _planned(preparation: DatasetPreparation, out: Output) -> PreparePlan:
     with _bar(out, "looking at the rows", None) as show:
         return preparation.plan(show)
 
 
-def _done(preparation: Preparation, plan: Plan, folder: Path, out: Output) -> Ledger:
+def _done(preparation: DatasetPreparation, plan: PreparePlan, folder: Path, out: Output) -> PrepareLedger:
     total = sum(step.makes_files for step in plan.steps.values())
     finished = 0
     with _bar(out, "making media", total) as show:
 
-        def on_done(step: Step, made: object) -> None:
+        def on_done(step: MediaStep, made: object) -> None:
             nonlocal finished
             finished += 1
             show(finished)
@@ -208,14 +208,14 @@ def _done(preparation: Preparation, plan: Plan, folder: Path, out: Output) -> Le
         return preparation.run(plan, folder, on_done)
 
 
-def _refused(folder: Path, limits: DatasetLimits, base: Base, settings: Settings) -> Counter[str]:
+def _refused(folder: Path, limits: DatasetLimits, base: BaseModelLimits, settings: Settings) -> Counter[str]:
     """What the gate says of the outcome, by rule: nothing, if all is well."""
     with _media(settings, folder) as (looker, _):
-        verdicts = Gate(limits, base, looker.look).verdicts(read_rows(folder / DATASET))
-        return Counter(v.issues[0].rule for v in verdicts if v.outcome is not Outcome.ACCEPTED)
+        verdicts = DatasetValidator(limits, base, looker.look).verdicts(read_rows(folder / DATASET))
+        return Counter(v.issues[0].rule for v in verdicts if v.outcome is not RowOutcome.ACCEPTED)
 
 
-def _tell_plan(plan: Plan, out: Output) -> None:
+def _tell_plan(plan: PreparePlan, out: Output) -> None:
     survey = plan.survey
     num_mended, num_unchanged = len(survey.to_mend), plan.num_unchanged
     out.say(
@@ -227,7 +227,7 @@ def _tell_plan(plan: Plan, out: Output) -> None:
         out.say("Sound is left out of files that are made: it is not trained on.")
 
 
-def _plan_lines(plan: Plan) -> list[Any]:
+def _plan_lines(plan: PreparePlan) -> list[Any]:
     shown = table("medium", "size", "rows", "what is done", right=("size", "rows"))
     for step in list(plan.steps.values())[:MAX_SHOWN]:
         need = step.need
@@ -244,7 +244,7 @@ def _plan_lines(plan: Plan) -> list[Any]:
     ]
 
 
-def _plan_document(plan: Plan) -> dict[str, Any]:
+def _plan_document(plan: PreparePlan) -> dict[str, Any]:
     return {
         "rows": plan.survey.num_rows,
         "unchanged": plan.num_unchanged,
@@ -258,7 +258,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _summary(ledger: Ledger) -> Any:  # noqa: ANN401  # a rich table
+def _summary(ledger: PrepareLedger) -> Any:  # noqa: ANN401  # a rich table
     rows: list[tuple[str, Any]] = [
         ("rows in", f"{ledger.num_rows:,}"),
         ("kept", f"{ledger.num_kept:,}"),

@@ -13,9 +13,9 @@ from kastor.cli.models import fetched
 from kastor.cli.output import Output, duration, program
 from kastor.cli.progress import display_on
 from kastor.cli.records import Job, NewTuning
-from kastor.dataset.encode import encode_example
-from kastor.dataset.issues import FileFacts
-from kastor.dataset.read import Columns, read_examples
+from kastor.dataset.formats.encode import encode_example
+from kastor.dataset.formats.issues import FileFacts
+from kastor.dataset.formats.read import Columns, read_examples
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.counts import counted
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound, Unavailable

@@ -6,7 +6,7 @@ Moments are seconds; an interval is [start, end).
 from collections.abc import Sequence
 from fractions import Fraction
 
-from kastor.dataset.timestamps import marks
+from kastor.dataset.timestamps.time_formats import find_time_spans
 
 Interval = tuple[Fraction, Fraction]
 
@@ -21,7 +21,7 @@ def interval_of(text: str) -> Interval | None:
     >>> interval_of("at 0:03"), interval_of("from 0:06 to 0:03")
     (None, None)
     """
-    found = marks(text, 0, len(text))
+    found = find_time_spans(text, 0, len(text))
     ranged = next((mark for mark in found if mark.end is not None), None)
     if ranged is not None:
         return ranged.interval if ranged.interval[0] <= ranged.interval[1] else None

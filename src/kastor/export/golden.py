@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
 
-from kastor.dataset.manifest import PlannedRow, decode_row
-from kastor.dataset.parse import decode_example
+from kastor.dataset.formats.parse import decode_example
+from kastor.dataset.validation.example_plan import PlannedRow, decode_row
 from kastor.domain.certificate import CERTIFICATE_FILE, MAX_GOLDEN_ROWS
 from kastor.domain.content import Example
 from kastor.domain.errors import DataLoss

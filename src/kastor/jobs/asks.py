@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from kastor.dataset.calls import turn_faults
-from kastor.dataset.prompt_kinds import PromptKinds
-from kastor.dataset.rules import placed_parts, too_long
+from kastor.dataset.validation.function_rules import tool_order_violations
+from kastor.dataset.validation.prompt_kinds import PromptKinds
+from kastor.dataset.validation.rules import parts_with_paths, too_long
 from kastor.domain.content import FunctionCall, FunctionResponse, Media, Prompt
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.generation import ResponseFormat, Sampling
@@ -88,11 +88,11 @@ def check_tuned_prompt(prompt: Prompt, support: PromptSupport, limits: Limits) -
         InvalidArgument: it holds some that the model was tuned without, and this profile takes none then; names each.
 
     """
-    media = [path for path, part in placed_parts(prompt) if isinstance(part, Media)]
+    media = [path for path, part in parts_with_paths(prompt) if isinstance(part, Media)]
     if media and not limits.media_on_tuned and not support.prompt_kinds().media:
         said = f"{support.model} was tuned on text alone, and reads no media in the profile {limits.name}; {OPEN}"
         raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in media))
-    calls = [path for path, part in placed_parts(prompt) if isinstance(part, FunctionCall | FunctionResponse)]
+    calls = [path for path, part in parts_with_paths(prompt) if isinstance(part, FunctionCall | FunctionResponse)]
     if not (prompt.tools or calls) or limits.functions_on_tuned or support.prompt_kinds().functions:
         return
     said = f"{support.model} was tuned without functions, and has none in the profile {limits.name}; {OPEN}"
@@ -112,10 +112,10 @@ def check_functions(prompt: Prompt, style: ToolFormat | None, base: str) -> None
     """
     if style is None:
         said = f"{base} cannot call functions; leave it out"
-        held = [path for path, part in placed_parts(prompt) if isinstance(part, FunctionCall | FunctionResponse)]
+        held = [path for path, part in parts_with_paths(prompt) if isinstance(part, FunctionCall | FunctionResponse)]
         wrong = [FieldViolation(path, said) for path in [*(["tools"] if prompt.tools else []), *held]]
     else:
-        faults = turn_faults(prompt)
+        faults = tool_order_violations(prompt)
         wrong = [FieldViolation(f.path, f.message + (f"; {f.hint}" if f.hint else "")) for f in faults]
     if wrong:
         raise InvalidArgument.of_all(tuple(wrong))

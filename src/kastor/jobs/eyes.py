@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kastor.dataset.seen import Looked
+from kastor.dataset.media.inspection_result import InspectionResult
 from kastor.domain.content import Media
 from kastor.media.cache import MediaCache
 
 if TYPE_CHECKING:
-    from kastor.dataset.known import Known
+    from kastor.dataset.media.inspection_cache import InspectionCache
 
 MAX_LOOKS = 8
 """Requests whose media are looked at side by side: each has threads that fetch, and a child process for what is new."""
@@ -36,16 +36,16 @@ class LocalEyes:
 
     def look(
         self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
-    ) -> Mapping[Media, Looked]:
+    ) -> Mapping[Media, InspectionResult]:
         """As `kastor.jobs.shown.Eyes` has it."""
-        from kastor.dataset.look import looking
+        from kastor.dataset.media.inspect import open_inspector
         from kastor.media.decode_limits import DecodeLimits
         from kastor.media.fetch import AllowedSources, FetchLimits
         from kastor.security.url_guard import UrlGuard
 
         with (
             self._turns,
-            looking(
+            open_inspector(
                 self.cache,
                 AllowedSources(tuple(self.folders), tuple(self.buckets)),
                 name="generation",
@@ -59,7 +59,7 @@ class LocalEyes:
             return looker.look(media)
 
     @cached_property
-    def _known(self) -> "Known":
-        from kastor.dataset.known import Known
+    def _known(self) -> "InspectionCache":
+        from kastor.dataset.media.inspection_cache import InspectionCache
 
-        return Known(self.cache)
+        return InspectionCache(self.cache)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from kastor.dataset.sampling import Trained
+from kastor.dataset.media.sampling_record import SamplingRecord
 from kastor.domain.content import Prompt
 from kastor.domain.counts import counted
 from kastor.domain.errors import DataLoss, FailedPrecondition
@@ -73,7 +73,7 @@ class GenerationService:
         generator: Generator,
         limits: Limits,
         sights: Sights,
-        trained: abc.Callable[[str], Trained | None],
+        trained: abc.Callable[[str], SamplingRecord | None],
         prompts: TrainedPrompts,
         check_base: abc.Callable[[BaseModel], None] = lambda base: None,
     ) -> None:
@@ -161,8 +161,8 @@ class GenerationService:
         total = self._generator.count_tokens(base.id, prompt, shown, rendering)
         return Counted(total, media_tokens(prompt, shown))
 
-    def _as_trained(self, adapter: str | None, name: str) -> abc.Callable[[], Trained | None]:
-        def trained() -> Trained | None:
+    def _as_trained(self, adapter: str | None, name: str) -> abc.Callable[[], SamplingRecord | None]:
+        def trained() -> SamplingRecord | None:
             if adapter is None:
                 return None
             with _model_named(name):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from kastor.dataset.sampling import SAMPLING_FILE, Trained, versions
+from kastor.dataset.media.sampling_record import SAMPLING_FILE, SamplingRecord, versions
 
 MAX_REMEMBERED = 8  # the plans of a thousand videos are some ten MB
 
@@ -18,9 +18,9 @@ class Replays:
     def __init__(self, adapter_folder: Callable[[str], Path]) -> None:
         self._folder = adapter_folder
         self._lock = threading.Lock()
-        self._lately: OrderedDict[str, Trained | None] = OrderedDict()
+        self._lately: OrderedDict[str, SamplingRecord | None] = OrderedDict()
 
-    def of(self, job_id: str) -> Trained | None:
+    def of(self, job_id: str) -> SamplingRecord | None:
         """How the model was shown media; `None` where it was tuned on text alone, or before this was written down.
 
         Raises:
@@ -36,13 +36,13 @@ class Replays:
             self._lately.move_to_end(job_id)
             return self._lately[job_id]
 
-    def _read(self, job_id: str) -> Trained | None:
+    def _read(self, job_id: str) -> SamplingRecord | None:
         file = self._folder(job_id) / SAMPLING_FILE
         try:
             text = file.read_bytes()
         except FileNotFoundError:
             return None
-        found = Trained.decoded(text, str(file))
+        found = SamplingRecord.decoded(text, str(file))
         if found.made_with.get("av") != versions()["av"]:  # its pixels may differ in the last bit
             structlog.get_logger().warning(
                 "decoder_changed", job_id=job_id, tuned_with=found.made_with.get("av"), now=versions()["av"]

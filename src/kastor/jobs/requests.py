@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypedDict
 
-from kastor.dataset.rules import text_faults, too_long
+from kastor.dataset.validation.rules import text_violations, too_long
 from kastor.domain.content import Example, SupervisedTurns
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import FieldViolation, InvalidArgument
@@ -100,7 +100,7 @@ def check_examples(examples: tuple[Example, ...], limits: Limits) -> None:
 
 def _example_violations(examples: Iterable[Example], limits: Limits) -> Iterator[FieldViolation]:
     for index, example in enumerate(examples):
-        for fault in text_faults(example, limits):
+        for fault in text_violations(example, limits):
             field = "textInput" if fault.path == "input" else "output"
             yield FieldViolation(f"{EXAMPLES}[{index}].{field}", fault.message)
 

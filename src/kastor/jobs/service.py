@@ -5,7 +5,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from kastor.dataset.encode import encode_example
+from kastor.dataset.formats.encode import encode_example
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
 from kastor.domain.generation import Sampling
 from kastor.domain.job import State, StepMetrics, TuningJob, TuningSpec, resolve_hyperparameters

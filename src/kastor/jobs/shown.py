@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from kastor.dataset.manifest import planned
-from kastor.dataset.rules import (
+from kastor.dataset.media.inspection_result import InspectedMedium, InspectionResult
+from kastor.dataset.media.sampling_record import SamplingRecord
+from kastor.dataset.validation.example_plan import plan_medium
+from kastor.dataset.validation.rules import (
     PDF,
     SEEING_BASE_HINT,
-    Fault,
+    RuleViolation,
     declared_kind,
-    media_faults,
-    placed_parts,
-    resolution_of,
-    used_s,
-    view_of,
+    media_resolution,
+    media_violations,
+    medium_layout,
+    parts_with_paths,
+    segment_duration_s,
 )
-from kastor.dataset.sampling import Trained
-from kastor.dataset.seen import Looked, Seen
 from kastor.domain.content import Media, Prompt
 from kastor.domain.dataset_limits import OPEN_DATASET
 from kastor.domain.errors import FieldViolation, InvalidArgument
@@ -43,7 +43,7 @@ class Eyes(Protocol):
 
     def look(
         self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
-    ) -> Mapping[Media, Looked]:
+    ) -> Mapping[Media, InspectionResult]:
         """What each medium is, or why it cannot be used; `max_bytes` and `max_s` are for fetching one of them.
 
         `uploads` gives the path of a name such as `files/abc`. Blocks.
@@ -68,7 +68,7 @@ class Sights:
         vision: VisionSpec | None,
         base: str,
         caller: Principal,
-        trained: Callable[[], Trained | None] = lambda: None,
+        trained: Callable[[], SamplingRecord | None] = lambda: None,
     ) -> ResolvedMedia:
         """What the base model called `base`, which sees by `vision`, is shown of the prompt's media.
 
@@ -89,7 +89,7 @@ class Sights:
             return {}
         _refuse(_declared_faults(prompt, vision, base, self.limits))
         assert vision is not None  # noqa: S101  # refused above
-        as_then = trained() or Trained()
+        as_then = trained() or SamplingRecord()
         prompt = as_then.completed(prompt)
         named = {one: as_then.sampled(_named(one)) for one in media}
         limits = self.limits
@@ -100,10 +100,14 @@ class Sights:
             max_s=limits.max_look_s,
         )
         looked = {one: found[named[one]] for one in media}
-        _refuse(media_faults(prompt, looked, OPEN_DATASET, vision))
-        seen = {one: as_then.replayed(about, named[one]) for one, about in looked.items() if isinstance(about, Seen)}
+        _refuse(media_violations(prompt, looked, OPEN_DATASET, vision))
+        seen = {
+            one: as_then.replayed(about, named[one])
+            for one, about in looked.items()
+            if isinstance(about, InspectedMedium)
+        }
         _refuse(_total_faults(prompt, seen, limits))
-        places = {part: path for path, part in reversed(list(placed_parts(prompt))) if isinstance(part, Media)}
+        places = {part: path for path, part in reversed(list(parts_with_paths(prompt))) if isinstance(part, Media)}
         return {one: _shown(prompt, one, about, vision, places[one], as_then.scaling) for one, about in seen.items()}
 
 
@@ -128,38 +132,40 @@ def _named(media: Media) -> Media:
     return media if own is None else replace(media, uri=own["name"])
 
 
-def _shown(prompt: Prompt, media: Media, seen: Seen, vision: VisionSpec, place: str, scaling: int) -> ResolvedMedium:
-    view = view_of(media, seen, resolution_of(media, prompt, vision), vision)
-    return ResolvedMedium(replace(planned(seen, view), scaling=scaling), seen.file.path.absolute(), place)
+def _shown(
+    prompt: Prompt, media: Media, seen: InspectedMedium, vision: VisionSpec, place: str, scaling: int
+) -> ResolvedMedium:
+    view = medium_layout(media, seen, media_resolution(media, prompt, vision), vision)
+    return ResolvedMedium(replace(plan_medium(seen, view), scaling=scaling), seen.file.path.absolute(), place)
 
 
-def _declared_faults(prompt: Prompt, vision: VisionSpec | None, base: str, limits: Limits) -> Iterator[Fault]:
+def _declared_faults(prompt: Prompt, vision: VisionSpec | None, base: str, limits: Limits) -> Iterator[RuleViolation]:
     """What can be said before anything is opened."""
-    held = [(path, part) for path, part in placed_parts(prompt) if isinstance(part, Media)]
+    held = [(path, part) for path, part in parts_with_paths(prompt) if isinstance(part, Media)]
     for path, part in held:
         if vision is None:
             field = "fileData" if part.uri else "inlineData"
-            yield Fault(f"{path}.{field}", "text_only_base", f"{base} reads text only", SEEING_BASE_HINT)
+            yield RuleViolation(f"{path}.{field}", "text_only_base", f"{base} reads text only", SEEING_BASE_HINT)
         elif declared_kind(part) not in (MediaKind.IMAGE, MediaKind.VIDEO, MediaKind.PDF):
             message = f"{part.mime_type} cannot be looked at"
-            yield Fault(path, "mime_type", message, f"use image/…, video/… or {PDF}")
+            yield RuleViolation(path, "mime_type", message, f"use image/…, video/… or {PDF}")
     if len(held) > limits.max_media:
-        yield Fault("contents", "too_many_media", f"{len(held)} media, at most {limits.max_media} are allowed")
+        yield RuleViolation("contents", "too_many_media", f"{len(held)} media, at most {limits.max_media} are allowed")
 
 
-def _total_faults(prompt: Prompt, seen: Mapping[Media, Seen], limits: Limits) -> Iterator[Fault]:
+def _total_faults(prompt: Prompt, seen: Mapping[Media, InspectedMedium], limits: Limits) -> Iterator[RuleViolation]:
     """What all media come to."""
     num_bytes = sum(one.file.num_bytes for one in seen.values())
     if num_bytes > limits.max_media_bytes:
         message = f"{num_bytes:,} bytes of media, at most {limits.max_media_bytes:,} are allowed"
-        yield Fault("contents", "media_too_large", message)
-    seconds = sum(used_s(media, one.probe.duration_s or 0.0) for media, one in seen.items())
+        yield RuleViolation("contents", "media_too_large", message)
+    seconds = sum(segment_duration_s(media, one.probe.duration_s or 0.0) for media, one in seen.items())
     if seconds > limits.max_video_s:
         message = f"{seconds:,.0f} s of video, at most {limits.max_video_s:,.0f} s are allowed"
-        yield Fault("contents", "video_too_long", message, "give a segment by videoMetadata")
+        yield RuleViolation("contents", "video_too_long", message, "give a segment by videoMetadata")
 
 
-def _refuse(faults: Iterator[Fault]) -> None:
+def _refuse(faults: Iterator[RuleViolation]) -> None:
     found = list(faults)
     if found:
         said = [FieldViolation(f.path, f.message + (f" ({f.hint})" if f.hint else "")) for f in found]

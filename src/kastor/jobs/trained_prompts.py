@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from kastor.dataset.prompt_kinds import PromptKinds, prompt_kinds
+from kastor.dataset.validation.prompt_kinds import PromptKinds, prompt_kinds
 from kastor.domain.errors import InvalidArgument, NotFound
 from kastor.domain.tuned_model import TUNED, TunedModel
 from kastor.store.blobs.job_files import reading_errors, unreadable

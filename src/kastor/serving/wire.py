@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from kastor.dataset.manifest import medium_object, medium_of
+from kastor.dataset.validation.example_plan import decode_medium, encode_medium
 from kastor.domain import errors
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Media, Part, Prompt, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
@@ -202,7 +202,7 @@ def _listed(part: Part, places: Mapping[Media, int]) -> Listed:
 
 
 def _medium(media: Media, shown: ResolvedMedium) -> dict[str, Any]:
-    return {"type": media.mime_type, "path": str(shown.path), "place": shown.place} | medium_object(shown.planned)
+    return {"type": media.mime_type, "path": str(shown.path), "place": shown.place} | encode_medium(shown.planned)
 
 
 def _prompt(fields: dict[str, Any]) -> tuple[Prompt, ResolvedMedia]:
@@ -215,7 +215,7 @@ def _prompt(fields: dict[str, Any]) -> tuple[Prompt, ResolvedMedia]:
 
 def _shown(place: int, held: dict[str, Any]) -> tuple[Media, ResolvedMedium]:
     """The medium named by its place, which tells apart what is shown of one file in two ways."""
-    return Media(held["type"], str(place)), ResolvedMedium(medium_of(held), Path(held["path"]), held["place"])
+    return Media(held["type"], str(place)), ResolvedMedium(decode_medium(held), Path(held["path"]), held["place"])
 
 
 def _parts(listed: list[Listed], media: Sequence[tuple[Media, ResolvedMedium]]) -> tuple[Part, ...]:

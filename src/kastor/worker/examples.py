@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
-from kastor.dataset.parse import decode_example
-from kastor.dataset.rules import token_faults
-from kastor.dataset.sampling import encode_sampling
+from kastor.dataset.formats.parse import decode_example
+from kastor.dataset.media.sampling_record import encode_sampling
+from kastor.dataset.validation.rules import token_violations
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import TuningJob, TuningSpec
 from kastor.domain.vision import TokenCount, VisionSpec
@@ -134,6 +134,6 @@ class Preparing:
             examples = [renderer.example(decode_example(line)) for line in file]
         longest = base.input_token_limit + base.output_token_limit
         for number, example in enumerate(examples):
-            for fault in token_faults(len(example.token_ids), longest, base.name):
+            for fault in token_violations(len(example.token_ids), longest, base.name):
                 raise InvalidArgument.of(f"examples[{number}]", f"{fault.message}; {fault.hint}")
         return examples

@@ -8,13 +8,13 @@ from typing import BinaryIO
 
 import orjson
 
-from kastor.dataset.document import document
-from kastor.dataset.encode import encode_example
-from kastor.dataset.gate import Base, Gate, Outcome, Verdict
-from kastor.dataset.look import looking
-from kastor.dataset.manifest import encode_row
-from kastor.dataset.report import Report, judge
-from kastor.dataset.sampling import encode_sampling
+from kastor.dataset.formats.encode import encode_example
+from kastor.dataset.media.inspect import open_inspector
+from kastor.dataset.media.sampling_record import encode_sampling
+from kastor.dataset.validation.example_plan import encode_row
+from kastor.dataset.validation.report import DatasetReport, validate_dataset
+from kastor.dataset.validation.report_json import report_document
+from kastor.dataset.validation.validator import BaseModelLimits, DatasetValidator, RowOutcome, RowVerdict
 from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
@@ -82,10 +82,10 @@ class Judging:
             paths.append(blobs.sampling(job_id))
         return {path.name: sha256_of(path) for path in paths}
 
-    def _judged(self, file: DatasetFile, base: BaseModel, renderer: Renderer) -> Report:
+    def _judged(self, file: DatasetFile, base: BaseModel, renderer: Renderer) -> DatasetReport:
         """The report, stored; what was accepted lies in the job's folder."""
         source = self._blobs.source(self._job.id)
-        known = Base(
+        known = BaseModelLimits(
             base.name,
             base.input_token_limit + base.output_token_limit,
             base.family.vision,
@@ -95,7 +95,7 @@ class Judging:
         )
         with ExitStack() as stack:
             looker = stack.enter_context(
-                looking(
+                open_inspector(
                     media_cache(self._settings, self._ownership.note),
                     places(self._settings, file),
                     name=self._job.id,
@@ -105,8 +105,8 @@ class Judging:
             )
             accepted = stack.enter_context(_Accepted(self._blobs, self._job.id))
             limits = dataset_limits(file.profile, self._settings.dataset_limits)
-            report = judge(Gate(limits, known, looker.look), source, on_verdict=accepted.add)
-            self._blobs.write(self._blobs.report(self._job.id), [orjson.dumps(document(report))])
+            report = validate_dataset(DatasetValidator(limits, known, looker.look), source, on_verdict=accepted.add)
+            self._blobs.write(self._blobs.report(self._job.id), [orjson.dumps(report_document(report))])
             if not report.refusals:
                 accepted.keep()
         return report
@@ -128,9 +128,9 @@ class _Accepted:
             file.close()
             _partial(target).unlink(missing_ok=True)
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: RowVerdict) -> None:
         """Write the row, if it was accepted."""
-        if verdict.outcome is not Outcome.ACCEPTED or verdict.example is None or verdict.plan is None:
+        if verdict.outcome is not RowOutcome.ACCEPTED or verdict.example is None or verdict.plan is None:
             return
         dataset, plans = self._files
         dataset.write(encode_example(verdict.example) + b"\n")

@@ -7,8 +7,8 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from kastor.dataset.manifest import PlannedRow, decode_row
-from kastor.dataset.parse import decode_example
+from kastor.dataset.formats.parse import decode_example
+from kastor.dataset.validation.example_plan import PlannedRow, decode_row
 from kastor.domain.content import Example, Media
 from kastor.domain.errors import Internal
 from kastor.domain.vision import MediumPlan, TokenCount

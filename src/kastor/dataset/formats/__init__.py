@@ -1,0 +1,1 @@
+"""Reading: files of many formats become typed examples, faults become issues."""

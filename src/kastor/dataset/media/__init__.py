@@ -1,0 +1,1 @@
+"""Inspection of the media that a dataset names, and how each was sampled."""

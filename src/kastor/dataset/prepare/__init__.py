@@ -1,0 +1,1 @@
+"""`kastor prepare`: media and rows changed so that they pass the gate."""

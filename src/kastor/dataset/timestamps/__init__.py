@@ -1,0 +1,1 @@
+"""Timestamps in texts: finding them, and rewriting them when a video is cut."""

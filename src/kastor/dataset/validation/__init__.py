@@ -1,0 +1,1 @@
+"""The dataset gate: every rule, the ledger of rows, statistics and reports."""
