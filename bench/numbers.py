@@ -25,7 +25,7 @@ from kastor.cli.demos.numbers import HELD_OUT_FILE, MAX_TOKENS, OTHERS_FILE, TRA
 from kastor.domain.content import Prompt
 from kastor.domain.generation import GenerateRequest, Sampling
 from kastor.domain.job import Rendering, RequestedHyperparameters
-from kastor.evaluation.labels import exact_match
+from kastor.metrics.labels import exact_match
 from kastor.models.catalog import entry, load_catalog
 from kastor.serving.remote import RemoteEngine
 from kastor.settings import Settings, environment, load_settings

@@ -9,9 +9,9 @@ from kastor.cli.demos import clips, film, localised
 from kastor.cli.demos.clips import FRAMES_PER_S, SHAPES, Clip, drawn, pictures
 from kastor.domain.media import FrameSampling
 from kastor.domain.vision import clock_timestamp
-from kastor.evaluation.intervals import interval_of
 from kastor.media.decode import request_frames
 from kastor.media.probe import plan
+from kastor.metrics.intervals import parse_interval
 
 
 def shown_in(path: Path, clip: Clip) -> list[bool]:
@@ -59,7 +59,7 @@ def test_shapes_come_in_equal_parts_and_intervals_vary() -> None:
 def test_an_answer_is_read_back_as_it_was_meant() -> None:
     clip = Clip(0, 6, "cross", 1, 4)
     said = localised.answer(clip.shape, clip.start_s, clip.end_s)
-    assert interval_of(said) == localised.span(clip)
+    assert parse_interval(said) == localised.span(clip)
     assert localised.Event.of(said).label == "cross"
     assert f'"{clock_timestamp(4)}"' in said
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.evaluation.fields import field_f1, object_in
-from kastor.evaluation.intervals import Interval, best_constant, interval_of, temporal_iou
-from kastor.evaluation.labels import accuracy, balanced_accuracy, commonest, recalls
+from kastor.metrics.intervals import Interval, best_constant, parse_interval, temporal_iou
+from kastor.metrics.json_fields import extract_json_object, field_f1
+from kastor.metrics.labels import accuracy, balanced_accuracy, majority_label, recalls
 
 moments = st.integers(0, 600).map(lambda number: Fraction(number, 4))
 intervals = st.tuples(moments, moments).map(lambda pair: (min(pair), max(pair) + 1))
@@ -53,13 +53,13 @@ def test_no_other_constant_answer_of_the_truths_own_beats_the_best(truths: list[
     ],
 )
 def test_an_interval_is_read_as_people_and_models_write_it(text: str, found: Interval | None) -> None:
-    assert interval_of(text) == found
+    assert parse_interval(text) == found
 
 
 @given(labels)
 def test_saying_the_truth_is_perfect_and_one_answer_is_one_over_the_classes(truths: list[str]) -> None:
     assert balanced_accuracy(truths, truths) == accuracy(truths, truths) == 1
-    always = [commonest(truths)] * len(truths)
+    always = [majority_label(truths)] * len(truths)
     assert balanced_accuracy(truths, always) == pytest.approx(1 / len(set(truths)))
     assert accuracy(truths, always) >= 1 / len(set(truths)) - 1e-9
     assert set(recalls(truths, always)) == set(truths)
@@ -71,12 +71,12 @@ def test_fields_count_by_path_and_value() -> None:
     assert field_f1([truth], [near]) == pytest.approx(2 * 3 / (5 + 4))
     assert field_f1([truth], [truth]) == 1
     assert field_f1([truth], ["no JSON"]) == 0
-    assert object_in("```json\n" + truth + "\n```") == json.loads(truth)
+    assert extract_json_object("```json\n" + truth + "\n```") == json.loads(truth)
 
 
 def test_metrics_load_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, kastor.evaluation.labels, kastor.evaluation.intervals, kastor.evaluation.fields;"
+        "import sys, kastor.metrics.labels, kastor.metrics.intervals, kastor.metrics.json_fields;"
         "sys.exit(bool({'torch', 'numpy'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -17,7 +17,7 @@ MIN_DEVIATION = 1e-6  # a number that never changes tells nothing, and is not bl
 Numbers = NDArray[np.float64]
 
 
-def pooled(features_NC: NDArray[np.float16] | NDArray[np.float32]) -> Numbers:
+def pool_features(features_NC: NDArray[np.float16] | NDArray[np.float32]) -> Numbers:
     """A picture's features in one row, wherever in it they are: mean and deviation of each channel, (2 C,).
 
     >>> pooled(np.array([[1.0, 2.0], [3.0, 2.0]], np.float16)).tolist()
@@ -27,7 +27,7 @@ def pooled(features_NC: NDArray[np.float16] | NDArray[np.float32]) -> Numbers:
     return np.concatenate([exact.mean(axis=0), exact.std(axis=0)])
 
 
-def probed(known_ED: Numbers, labels: Sequence[str], asked_ED: Numbers, *, seed: int = 0) -> list[str]:
+def fit_linear_probe(known_ED: Numbers, labels: Sequence[str], asked_ED: Numbers, *, seed: int = 0) -> list[str]:
     """A label for each row of `asked_ED`, learnt from the rows of `known_ED`, which must be two at least."""
     classes = sorted(set(labels))
     wanted_EK = np.array([[float(label == name) for name in classes] for label in labels])

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from kastor.cli.demos.page import Metric, Said, Score, Table, decimal
 from kastor.cli.output import table
-from kastor.evaluation.labels import balanced_accuracy, exact_match, recalls
+from kastor.metrics.labels import balanced_accuracy, exact_match, recalls
 
 BASE, TUNED, PROBE, GUESS = "base", "tuned", "probe", "one answer"
 

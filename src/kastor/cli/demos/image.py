@@ -35,7 +35,7 @@ from kastor.cli.output import Output
 from kastor.cli.output_files import check_output_files
 from kastor.domain.content import Resolution
 from kastor.domain.errors import InvalidArgument
-from kastor.evaluation.probing import probe
+from kastor.evaluation.linear_probe_client import run_linear_probe
 from kastor.media.decode import PictureDecoder
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.models.download import local_folder
@@ -134,7 +134,7 @@ def _row(picture: Picture, resolution: Resolution) -> Row:
 def _probed(
     settings: Settings, base: BaseModel, trained: Sequence[Picture], held_out: Sequence[Picture], wanted: Wanted
 ) -> list[str]:
-    return probe(
+    return run_linear_probe(
         local_folder(base, settings.cache_dir),
         settings.cache_dir / "features",
         base.family.name,

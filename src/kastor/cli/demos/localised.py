@@ -17,9 +17,9 @@ from kastor.cli.demos.page import Metric, Said, Score, Table, decimal
 from kastor.cli.demos.tuning import Form, Row, local_file
 from kastor.cli.output import table
 from kastor.domain.vision import clock_timestamp
-from kastor.evaluation.fields import field_f1, object_in
-from kastor.evaluation.intervals import Interval, best_constant, interval_of, temporal_iou
-from kastor.evaluation.labels import accuracy, commonest, exact_match
+from kastor.metrics.intervals import Interval, best_constant, parse_interval, temporal_iou
+from kastor.metrics.json_fields import extract_json_object, field_f1
+from kastor.metrics.labels import accuracy, exact_match, majority_label
 
 QUESTION = "What appears, and when?"
 GOOD_IOU = 0.5
@@ -37,7 +37,7 @@ class Event:
     @classmethod
     def of(cls, answer: str) -> "Event":
         """Read off an answer."""
-        return cls(str((object_in(answer) or {}).get("event", "")), interval_of(answer))
+        return cls(str((extract_json_object(answer) or {}).get("event", "")), parse_interval(answer))
 
 
 def answer(event: str, start_s: float, end_s: float) -> str:
@@ -93,7 +93,7 @@ class Localised:
     ) -> "Localised":
         """With the best that one answer, always the same, could say to the clips that were learnt from."""
         start, end = best_constant([span(clip) for clip in learnt])
-        always = answer(commonest([clip.shape for clip in learnt]), float(start), float(end))
+        always = answer(majority_label([clip.shape for clip in learnt]), float(start), float(end))
         return cls(clips, {CONSTANT: [always] * len(clips), BASE: base, TUNED: tuned})
 
     @cached_property

@@ -25,7 +25,7 @@ from kastor.cli.output import Output, duration, program, table
 from kastor.cli.records import Job, NewTuning, SamplingOptions
 from kastor.domain.content import Example
 from kastor.domain.excerpt import shortened
-from kastor.evaluation.labels import exact_match
+from kastor.metrics.labels import exact_match
 from kastor.models.catalog import BaseModel, load_catalog
 from kastor.settings import Settings, load_settings
 

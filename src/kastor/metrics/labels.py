@@ -43,7 +43,7 @@ def balanced_accuracy(truths: Sequence[str], answers: Sequence[str]) -> float:
     return sum(shares) / max(1, len(shares))
 
 
-def commonest(truths: Sequence[str]) -> str:
+def majority_label(truths: Sequence[str]) -> str:
     """The label to say always, if one must: the most frequent, of several the first in the alphabet.
 
     >>> commonest(["b", "a", "b", "a", "c"])

@@ -1,4 +1,4 @@
-"""A linear probe on pictures, in a process of its own: `python -m kastor.evaluation.looked_at`, asked by `probing`.
+"""A linear probe on pictures, in its own process: `python -m kastor.evaluation.linear_probe_main`, which its client runs.
 
 Features come from the store that jobs and answers share, and go there. JSON in and out:
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kastor.domain.content import Resolution
-from kastor.evaluation.linear_probe import Numbers, pooled, probed
+from kastor.evaluation.linear_probe import Numbers, fit_linear_probe, pool_features
 from kastor.media.cache import MediaCache
 from kastor.media.decode import PictureDecoder
 from kastor.models.chat.families import FAMILIES
@@ -31,7 +31,7 @@ def main() -> None:
     known = [(Path(path), str(label)) for path, label in request["known"]]
     asked = [Path(path) for path in request["asked"]]
     rows = _rows(request, [path for path, _ in known] + asked)
-    labels = probed(rows[: len(known)], [label for _, label in known], rows[len(known) :])
+    labels = fit_linear_probe(rows[: len(known)], [label for _, label in known], rows[len(known) :])
     sys.stdout.write(json.dumps({"labels": labels}) + "\n")
 
 
@@ -50,7 +50,7 @@ def _rows(request: dict[str, Any], paths: Sequence[Path]) -> Numbers:
             if not store.hold(key):
                 pixels = decoder.picture(path, (grid.width, grid.height), resample=vision.resample)
                 store.put(key, encoder.encode([pixels], [grid]))
-            rows.append(pooled(store.read(key, 0)))
+            rows.append(pool_features(store.read(key, 0)))
     return np.stack(rows)
 
 

@@ -10,7 +10,7 @@ from kastor.domain.content import Resolution
 from kastor.domain.errors import Internal
 
 
-def probe(
+def run_linear_probe(
     base: Path,
     cache: Path,
     family: str,
@@ -38,7 +38,7 @@ def probe(
     request: dict[str, object] = {"base": str(base), "cache": str(cache), "family": family, "resolution": resolution}
     request |= {"threads": threads}
     request |= {"known": [[str(path), label] for path, label in known], "asked": [str(path) for path in asked]}
-    command = [sys.executable, "-m", "kastor.evaluation.looked_at"]
+    command = [sys.executable, "-m", "kastor.evaluation.linear_probe_main"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)  # noqa: S603
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]

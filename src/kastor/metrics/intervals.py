@@ -11,7 +11,7 @@ from kastor.dataset.timestamps.time_formats import find_time_spans
 Interval = tuple[Fraction, Fraction]
 
 
-def interval_of(text: str) -> Interval | None:
+def parse_interval(text: str) -> Interval | None:
     """The interval that a text names: its first range, or from its first moment to its second; `None` without two.
 
     >>> interval_of("a dog, from 00:03 to 00:06")

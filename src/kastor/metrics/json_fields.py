@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 
-def object_in(text: str) -> Mapping[str, object] | None:
+def extract_json_object(text: str) -> Mapping[str, object] | None:
     r"""The JSON object that a text is, fenced or not; `None` if it is none.
 
     >>> object_in('```json\n{"a": 1}\n```'), object_in('[1]'), object_in('{"a": ')
@@ -18,16 +18,16 @@ def object_in(text: str) -> Mapping[str, object] | None:
     return found if isinstance(found, dict) else None
 
 
-def leaves(value: object, path: str = "") -> set[tuple[str, str]]:
+def leaf_values(value: object, path: str = "") -> set[tuple[str, str]]:
     """All values that are neither object nor list, each with its path.
 
     >>> sorted(leaves({"a": {"b": 1}, "c": ["x", "y"]}))
     [('.a.b', '1'), ('.c[0]', '"x"'), ('.c[1]', '"y"')]
     """
     if isinstance(value, Mapping):
-        return set().union(*[leaves(inner, f"{path}.{key}") for key, inner in value.items()])
+        return set().union(*[leaf_values(inner, f"{path}.{key}") for key, inner in value.items()])
     if isinstance(value, list):
-        return set().union(*[leaves(inner, f"{path}[{index}]") for index, inner in enumerate(value)])
+        return set().union(*[leaf_values(inner, f"{path}[{index}]") for index, inner in enumerate(value)])
     return {(path, json.dumps(value, ensure_ascii=False))}
 
 
@@ -43,6 +43,6 @@ def field_f1(truths: Sequence[str], answers: Sequence[str]) -> float:
     """
     wanted = given = right = 0
     for truth, answer in zip(truths, answers, strict=True):
-        true, said = leaves(object_in(truth) or {}), leaves(object_in(answer) or {})
+        true, said = leaf_values(extract_json_object(truth) or {}), leaf_values(extract_json_object(answer) or {})
         wanted, given, right = wanted + len(true), given + len(said), right + len(true & said)
     return 2 * right / (wanted + given) if wanted + given else 0.0

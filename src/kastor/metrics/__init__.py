@@ -1,0 +1,1 @@
+"""Pure arithmetic: what an answer is worth."""
