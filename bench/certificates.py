@@ -23,7 +23,7 @@ from kastor.models.download import ensure_local
 from kastor.models.load import compute_threads, load_base
 from kastor.settings import load_settings
 from kastor.training.loop import Trainer
-from kastor.training.lora import attach
+from kastor.training.lora import add_lora
 from kastor.worker.certify import certified
 
 BASE = "smollm2-135m-instruct"
@@ -41,7 +41,7 @@ def adapter(base: BaseModel, folder: Path, chance: random.Random) -> tuple[str, 
     renderer = Renderer.open(folder, base.family)
     examples = [renderer.example(Example.pair(*pair)) for pair in pairs]
     shape = AdapterShape(rank, 2.0 * rank, base.family.lora_targets)
-    model: Any = attach(load_base(folder), shape, seed=1)
+    model: Any = add_lora(load_base(folder), shape, seed=1)
     spec = TuningSpec(base.id, Hyperparameters(steps, len(examples), rate), shape, len(examples), seed=1)
     trainer = Trainer(model, examples, spec)
     while not trainer.done:

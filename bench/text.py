@@ -89,10 +89,10 @@ def run_kastor(base: BaseModel, folder: Path, rows: list[RenderedExample]) -> Ou
     """Kastor's loop as the worker runs it."""
     from kastor.models.load import load_base
     from kastor.training.loop import Trainer
-    from kastor.training.lora import attach
+    from kastor.training.lora import add_lora
 
     spec = TuningSpec(base.id, Hyperparameters(1, BATCH_SIZE, LEARNING_RATE), base.adapter, len(rows))
-    trainer = Trainer(attach(load_base(folder), base.adapter, seed=0), rows, spec)
+    trainer = Trainer(add_lora(load_base(folder), base.adapter, seed=0), rows, spec)
     ends, reports = [], []
     while not trainer.done:
         reports.append(trainer.run_step())

@@ -95,12 +95,12 @@ class Judge:
         from kastor.models.load import load_base
         from kastor.models.vision.projector import ChannelStats, Projector
         from kastor.training.checkpoints import load_adapter
-        from kastor.training.fused import use_fused_layers
-        from kastor.training.lora import attach
-        from kastor.training.packed import use_packed_attention
-        from kastor.training.sight import Sight
+        from kastor.training.fused_llama_cpu import use_fused_layers
+        from kastor.training.lora import add_lora
+        from kastor.training.loss import use_packed_attention
+        from kastor.training.vision_inputs import VisionInputs
 
-        model = attach(load_base(self.folder), self.base.adapter, seed=0)
+        model = add_lora(load_base(self.folder), self.base.adapter, seed=0)
         table = model.get_input_embeddings().weight
         projector = None if adapter is None else Projector.load(adapter)
         if adapter is not None:
@@ -110,7 +110,7 @@ class Judge:
             projector = Projector.fresh(spread, table.shape[1], scale=float(table.float().std()), seed=0)
         use_packed_attention(model)
         use_fused_layers(model)
-        sight = Sight(projector, lambda key, index: self.features[key][index])
+        sight = VisionInputs(projector, lambda key, index: self.features[key][index])
         right: dict[str, list[bool]] = {label: [] for label in LABELS}
         with torch.inference_mode():
             for picture in self.pictures:
@@ -122,7 +122,7 @@ class Judge:
         """The likeliest label."""
         from kastor.domain.content import Content, Example, Media, Role, Text
         from kastor.domain.vision import MediumLayout
-        from kastor.training.packed import sum_loss
+        from kastor.training.loss import sum_loss
         from kastor.training.packing import pack
 
         media = Media("image/jpeg", str(picture.path))

@@ -155,8 +155,8 @@ def loop(order: Order) -> dict[str, Any]:
     from kastor.models.load import compute_threads, load_base
     from kastor.models.vision.projector import ChannelStats, Projector
     from kastor.training.loop import Trainer
-    from kastor.training.lora import attach
-    from kastor.training.sight import Sight
+    from kastor.training.lora import add_lora
+    from kastor.training.vision_inputs import VisionInputs
 
     torch.set_num_threads(compute_threads())
     base = load_catalog().base(BASE)
@@ -165,13 +165,13 @@ def loop(order: Order) -> dict[str, Any]:
     settled = resolve_hyperparameters(
         RequestedHyperparameters(order.epochs, order.batch, None), len(looked), PROFILES["open"], has_media=True
     )
-    model = attach(load_base(folder), base.adapter, seed=0)
+    model = add_lora(load_base(folder), base.adapter, seed=0)
     table = model.get_input_embeddings().weight
     looked[0]
     projector = Projector.fresh(
         ChannelStats.of(looked.features["0"]), table.shape[1], scale=float(table.float().std()), seed=0
     )
-    sight = Sight(projector, lambda key, index: looked.features[key][index])
+    sight = VisionInputs(projector, lambda key, index: looked.features[key][index])
     trainer = Trainer(model, looked, TuningSpec(BASE, settled, base.adapter, len(looked)), sight)
     steps = []
     while not trainer.done and (not order.at_most or trainer.step * order.batch < order.at_most * len(looked)):

@@ -57,10 +57,10 @@ def tuned_on_pictures(base: Any, folder: Path, *, tower: str, preprocessing: int
 
     from kastor.domain.job import AdapterShape
     from kastor.models.vision.projector import ChannelStats, Projector
-    from kastor.training.checkpoints import Checkpoints
-    from kastor.training.lora import attach
+    from kastor.training.checkpoints import CheckpointWriter
+    from kastor.training.lora import add_lora
 
-    model = attach(base, AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS), seed=seed)
+    model = add_lora(base, AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -69,7 +69,7 @@ def tuned_on_pictures(base: Any, folder: Path, *, tower: str, preprocessing: int
     scale = float(model.get_input_embeddings().weight.float().std())
     projector = Projector.fresh(spread, model.get_input_embeddings().weight.shape[1], scale=scale, seed=seed)
     about = {"vision": {"tower": tower, "preprocessing": preprocessing}}
-    checkpoints = Checkpoints(folder.parent / f"checkpoints-of-{folder.name}")
+    checkpoints = CheckpointWriter(folder.parent / f"checkpoints-of-{folder.name}")
     checkpoint = checkpoints.save(model, {}, step=1, ends_epoch=True, about=about, projector=projector)
     checkpoints.publish(checkpoint, folder, lambda _: "{}")
     return model, projector
@@ -83,14 +83,14 @@ def trained_logprobs(model: Any, projector: Any, prompt: Any, answer: Sequence[i
     import torch
 
     from kastor.models.chat.render import RenderedExample
-    from kastor.training.packed import sum_loss, use_packed_attention
+    from kastor.training.loss import sum_loss, use_packed_attention
     from kastor.training.packing import pack
-    from kastor.training.sight import Sight
+    from kastor.training.vision_inputs import VisionInputs
 
     use_packed_attention(model)
     ids, found = prompt.token_ids + list(answer), []
     for place in range(len(prompt.token_ids), len(ids)):
         row = pack([RenderedExample(ids, [at == place for at in range(len(ids))], prompt.pictures)])
         with torch.no_grad():
-            found.append(-float(sum_loss(model, row, Sight(projector, read))))
+            found.append(-float(sum_loss(model, row, VisionInputs(projector, read))))
     return found

@@ -8,7 +8,7 @@ import torch
 from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.chat.families import LLAMA_LINEARS
 from kastor.models.chat.render import RenderedExample
-from kastor.training.lora import attach
+from kastor.training.lora import add_lora
 from tiny import tiny_config, tiny_model
 
 SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
@@ -32,7 +32,7 @@ def spec(num_examples: int, **changes: Any) -> TuningSpec:
 
 
 def tuned_model() -> Any:
-    model = attach(tiny_model(), SHAPE, seed=1)
+    model = add_lora(tiny_model(), SHAPE, seed=1)
     with torch.no_grad():  # B starts at zero, which would hide the gradient of A
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -48,4 +48,4 @@ def wide_model() -> Any:
     config.update({"hidden_size": 128, "intermediate_size": 1024, "num_hidden_layers": 4})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return attach(LlamaForCausalLM(config).eval(), SHAPE, seed=1)
+        return add_lora(LlamaForCausalLM(config).eval(), SHAPE, seed=1)

@@ -17,7 +17,7 @@ from kastor.executors.local import LocalExecutor
 from kastor.models.chat.render import RenderedExample
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
-from kastor.training.alignment import MIN_OBSERVATIONS, observed
+from kastor.training.projector_init import MIN_OBSERVATIONS, collect_observations
 from kastor.worker import sight
 from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
@@ -95,7 +95,7 @@ def test_of_many_rows_about_few_pictures_only_some_are_read_for_it(
 
     def watched(examples: Sequence[RenderedExample], *rest: Any) -> Any:
         asked_of.append(len(examples))
-        return observed(examples, *rest)
+        return collect_observations(examples, *rest)
 
     monkeypatch.setattr(sight, "observed", watched)
     text = {"contents": [{"role": r, "parts": [{"text": "?"}]} for r in ("user", "model")]}

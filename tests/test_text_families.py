@@ -15,8 +15,8 @@ from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base, stop_token_ids
 from kastor.serving.certificate import EXACT, Served, certificate
 from kastor.training.loop import StepReport, Trainer, train
-from kastor.training.lora import attach, detach
-from kastor.training.packed import sum_loss, use_packed_attention
+from kastor.training.lora import add_lora, remove_lora
+from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import pack
 from kastor.worker.certify import golden_examples, golden_rows_in_fp32, trained_deltas
 
@@ -65,7 +65,7 @@ def shape(family: Family) -> AdapterShape:
 
 
 def attached(folder: Path, family: Family) -> Any:
-    model = attach(load_base(folder, dtype=torch.float32), shape(family), seed=1)
+    model = add_lora(load_base(folder, dtype=torch.float32), shape(family), seed=1)
     with torch.no_grad():  # B starts at zero, which would hide the gradient of A
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -108,7 +108,7 @@ def test_it_overfits_in_twenty_steps_and_is_served_as_it_was_trained(
     family: Family, folder: Path, rows: list[RenderedExample], tmp_path: Path
 ) -> None:
     model, renderer = (
-        attach(load_base(folder, dtype=torch.float32), shape(family), seed=1),
+        add_lora(load_base(folder, dtype=torch.float32), shape(family), seed=1),
         Renderer.open(folder, family),
     )
     short = [renderer.example(example) for example in SHORT]
@@ -120,7 +120,7 @@ def test_it_overfits_in_twenty_steps_and_is_served_as_it_was_trained(
     model.save_pretrained(tmp_path / "adapter")
     golden, _ = golden_rows_in_fp32(model, golden_examples(rows, seed=0))
     deltas = trained_deltas(model)
-    served = Served.open(detach(model), renderer, tmp_path / "adapter")
+    served = Served.open(remove_lora(model), renderer, tmp_path / "adapter")
     proof = certificate(served, golden, deltas, tmp_path / "adapter", base_model="tiny")
     assert proof.tolerance == EXACT
     assert proof.num_tokens == sum(row.num_supervised for row in rows)

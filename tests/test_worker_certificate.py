@@ -14,7 +14,7 @@ from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import State, TuningJob
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import Renderer
-from kastor.training.packed import use_packed_attention
+from kastor.training.loss import use_packed_attention
 from kastor.worker.certify import certified
 from kastor.worker.outcome import work
 from kastor.worker.ownership import Ownership

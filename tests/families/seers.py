@@ -20,8 +20,8 @@ from kastor.models.load import load_base
 from kastor.models.vision.encoder import Features, VisionEncoder, to_half_precision
 from kastor.models.vision.grids import layout_of
 from kastor.models.vision.preprocess import PREPROCESS_CONFIGS, normalise_pixels, patches, plain_patches, split_tiles
-from kastor.training.lora import attach
-from kastor.training.sight import Sight
+from kastor.training.lora import add_lora
+from kastor.training.vision_inputs import VisionInputs
 from tiny_vl import TINY_VL, tiny_gemma4_e, tiny_gemma4_moe
 
 FAMILY_OF = {"gemma3": "gemma3-vl", "gemma4-moe": "gemma4"}  # by the name of the tower, where the family has another
@@ -92,11 +92,11 @@ class Seer:
         tower = VisionEncoder.open(self.folder, vision, num_threads=1).tower
         return {uri: [tower(p[None], g)[0] for p, g in held] for uri, held in self.pictures.items()}
 
-    def sight(self, *, exact: bool = False) -> Sight:
+    def sight(self, *, exact: bool = False) -> VisionInputs:
         """How training sees them; `exact` in fp32, as they come from the tower."""
         vision, held = self.family.vision, self._encoded if exact else self.features
         assert vision is not None
-        return Sight(None, lambda key, index: held[key][index], both_ways=vision.both_ways)
+        return VisionInputs(None, lambda key, index: held[key][index], both_ways=vision.both_ways)
 
     def example(self, *parts: Part, answer: str = "yes") -> RenderedExample:
         """An example of these parts, rendered, with the keys of its pictures."""
@@ -115,7 +115,7 @@ class Seer:
 
     def tuned(self, seed: int = 2) -> Any:
         """Its base with a random adapter that does something."""
-        model = attach(load_base(self.folder, dtype=torch.float32), SHAPE, seed=1)
+        model = add_lora(load_base(self.folder, dtype=torch.float32), SHAPE, seed=1)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

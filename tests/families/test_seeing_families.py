@@ -15,10 +15,10 @@ from kastor.models.load import load_base
 from kastor.models.vision.grids import BUDGET
 from kastor.serving.certificate import Served
 from kastor.serving.rows import Embedded
-from kastor.training.checkpoints import Checkpoints
+from kastor.training.checkpoints import CheckpointWriter
 from kastor.training.loop import Trainer
-from kastor.training.lora import attach
-from kastor.training.packed import sum_loss, target_logprobs, use_packed_attention
+from kastor.training.lora import add_lora
+from kastor.training.loss import sum_loss, target_logprobs, use_packed_attention
 from kastor.training.packing import pack
 from seers import FAMILY_OF, FILM, SEERS, SHAPE, STILL, Seer
 
@@ -93,11 +93,11 @@ def test_served_logprobs_are_the_trained_ones(seer: Seer, tmp_path: Path) -> Non
     sight = seer.sight()
     with torch.no_grad():
         trained = [target_logprobs(model, pack([example]), sight) for example in seer.examples]
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = CheckpointWriter(tmp_path / "checkpoints")
     saved = checkpoints.save(model, {}, step=1, ends_epoch=True, about={})
 
     def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
-        parts = sight.made(example.pictures, torch.device("cpu")).split([p.num_tokens for p in example.pictures])
+        parts = sight.embed(example.pictures, torch.device("cpu")).split([p.num_tokens for p in example.pictures])
         return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
     served = Served.open(load_base(seer.folder, dtype=torch.float32), seer.renderer, saved.folder, embedded)
@@ -120,7 +120,7 @@ def test_served_logprobs_are_the_trained_ones(seer: Seer, tmp_path: Path) -> Non
 def test_twenty_steps_overfit_what_only_pictures_tell(seer: Seer) -> None:
     shape = replace(SHAPE, rank=8, alpha=16.0)
     examples = [seer.example(STILL, Text("?"), answer="a"), seer.example(FILM, Text("?"), answer="b")]
-    model = attach(load_base(seer.folder, dtype=torch.float32), shape, seed=1)
+    model = add_lora(load_base(seer.folder, dtype=torch.float32), shape, seed=1)
     trainer = Trainer(model, examples, TuningSpec("tiny", Hyperparameters(20, 2, 0.02), shape, 2, seed=3), seer.sight())
     losses = [trainer.run_step().mean_loss for _ in range(20)]
     assert losses[-1] < 0.2 * losses[0], losses

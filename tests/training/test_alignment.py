@@ -5,15 +5,15 @@ import pytest
 
 from kastor.domain.content import Media
 from kastor.models.chat.render import PictureSpan, RenderedExample
-from kastor.training.alignment import (
+from kastor.training.projector_init import (
     GAIN,
     MIN_OBSERVATIONS,
     PENALTIES,
     Alignment,
     Floats,
-    alignment,
-    answer_after,
-    observed,
+    collect_observations,
+    fit_alignment,
+    next_answer,
 )
 
 CHANNELS, WIDTH = 24, 16
@@ -51,13 +51,13 @@ def right(found: Alignment, pairs: Pairs, labels: list[int]) -> float:
 
 
 def test_what_pictures_tell_holds_for_others() -> None:
-    found = alignment(cloths(128, seed=1)[0])
+    found = fit_alignment(cloths(128, seed=1)[0])
     assert found is not None
     assert right(found, *cloths(600, seed=2)) > 0.9
 
 
 def test_the_share_that_is_explained_is_that_of_pictures_it_was_not_fitted_on() -> None:
-    found = alignment(cloths(400, seed=1, signal=0.7)[0])
+    found = fit_alignment(cloths(400, seed=1, signal=0.7)[0])
     others, _ = cloths(4000, seed=2, signal=0.7)
     assert found is not None
     given = parts(others)[1] - parts(others)[1].mean(axis=0)
@@ -68,7 +68,7 @@ def test_the_share_that_is_explained_is_that_of_pictures_it_was_not_fitted_on() 
 
 def test_what_the_others_tell_of_a_picture_is_what_a_fit_without_it_tells() -> None:
     pairs, _ = cloths(40, seed=3)
-    found = alignment(pairs)
+    found = fit_alignment(pairs)
     assert found is not None
     x, y = parts(pairs)
     deviation = x.std(axis=0)
@@ -97,20 +97,23 @@ def test_where_pictures_tell_nothing_there_is_no_map(nothing: str) -> None:
         pairs = {key: (picture, LABELS[random.integers(0, 3)]) for key, (picture, _) in pairs.items()}
     elif nothing == "one picture":
         pairs = {key: (one, answer) for key, (_, answer) in pairs.items()}
-    assert alignment(pairs) is None
+    assert fit_alignment(pairs) is None
 
 
 def test_chance_is_not_taken_for_something_told_however_few_there_are() -> None:
     for seed in range(20):
         pairs, _ = cloths(MIN_OBSERVATIONS, seed=seed)
         random = np.random.default_rng([1, seed])
-        assert alignment({key: (picture, LABELS[random.integers(0, 3)]) for key, (picture, _) in pairs.items()}) is None
+        assert (
+            fit_alignment({key: (picture, LABELS[random.integers(0, 3)]) for key, (picture, _) in pairs.items()})
+            is None
+        )
 
 
 def test_channels_that_never_change_do_no_harm() -> None:
     pairs, _ = cloths(128, seed=1)
     dead = {key: (np.where(np.arange(CHANNELS) < 5, 3.0, picture), said) for key, (picture, said) in pairs.items()}
-    found = alignment(dead)
+    found = fit_alignment(dead)
     assert found is not None
     assert np.isfinite(found.matrix_CW).all() and np.abs(found.matrix_CW[:5]).max() < 1e-9
 
@@ -130,11 +133,11 @@ def test_a_medium_is_one_observation_however_many_pictures_and_rows_it_has() -> 
         example([7], ["c"]),
         RenderedExample([4, 9], [True, True]),
     ]
-    found = observed(examples, features, lambda ids: np.array([[float(i)] for i in ids]))
+    found = collect_observations(examples, features, lambda ids: np.array([[float(i)] for i in ids]))
     assert {key: picture.tolist() for key, (picture, _) in found.items()} == {"a": [1.0] * 3, "b": [11.0] * 3}
     assert {key: answer.tolist() for key, (_, answer) in found.items()} == {"a": [2.5], "b": [4.0]}
 
 
 def test_the_answer_to_a_picture_is_the_next_one_after_it() -> None:
     turns = RenderedExample([1, 2, 3, 9, 4, 5, 9], [False, False, True, True, False, True, True])
-    assert [answer_after(turns, start) for start in (0, 4, 6)] == [[3], [5], []]
+    assert [next_answer(turns, start) for start in (0, 4, 6)] == [[3], [5], []]

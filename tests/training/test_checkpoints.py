@@ -15,8 +15,8 @@ from kastor.models.chat.families import LLAMA_LINEARS
 from kastor.store.blobs import checkpoint_folder as folder_module
 from kastor.store.blobs.manifests import STATE_FILE
 from kastor.training import checkpoints as module
-from kastor.training.checkpoints import Checkpoint, Checkpoints, restore
-from kastor.training.lora import attach
+from kastor.training.checkpoints import Checkpoint, CheckpointWriter, restore
+from kastor.training.lora import add_lora
 from tiny import tiny_model
 
 SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
@@ -25,11 +25,11 @@ STATE = {"step": torch.tensor(3)}
 
 @pytest.fixture(name="model")
 def a_model() -> Any:
-    return attach(tiny_model(), SHAPE, seed=1)
+    return add_lora(tiny_model(), SHAPE, seed=1)
 
 
 def save(root: Path, model: Any, step: int, *, ends_epoch: bool = True) -> Checkpoint:
-    return Checkpoints(root).save(model, STATE, step=step, ends_epoch=ends_epoch, about={"job": "abc"})
+    return CheckpointWriter(root).save(model, STATE, step=step, ends_epoch=ends_epoch, about={"job": "abc"})
 
 
 def test_peft_opens_a_checkpoint_as_it_lies_there(tmp_path: Path, model: Any) -> None:
@@ -58,9 +58,9 @@ def test_the_manifest_names_every_file_and_no_path_of_this_machine(tmp_path: Pat
 def test_ends_of_epochs_are_kept_and_only_the_two_newest_can_be_resumed_from(tmp_path: Path, model: Any) -> None:
     for step, ends in ((2, True), (3, False), (4, True), (5, False)):
         save(tmp_path, model, step, ends_epoch=ends)
-    kept = Checkpoints(tmp_path).all()
+    kept = CheckpointWriter(tmp_path).all()
     assert [(c.step, c.is_resumable) for c in kept] == [(2, False), (4, True), (5, True)]
-    latest = Checkpoints(tmp_path).latest()
+    latest = CheckpointWriter(tmp_path).latest()
     assert latest is not None
     assert latest.step == 5
 
@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_and_nothing_half_written(
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, model, 3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-000002"]
-    latest = Checkpoints(tmp_path).latest()
+    latest = CheckpointWriter(tmp_path).latest()
     assert latest is not None
     assert latest.step == 2
 
@@ -86,7 +86,7 @@ def test_what_a_killed_writer_left_is_neither_seen_nor_in_the_way(tmp_path: Path
     left = tmp_path / ".step-000003.partial"
     left.mkdir(parents=True)
     (left / "adapter_model.safetensors").write_bytes(b"half")
-    assert Checkpoints(tmp_path).latest() is None
+    assert CheckpointWriter(tmp_path).latest() is None
     assert save(tmp_path, model, 4).manifest["step"] == 4
     assert not left.exists()
 
@@ -99,10 +99,10 @@ def test_a_removal_that_was_cut_short_is_neither_seen_nor_in_the_way_of_the_next
     for file in (tmp_path / "step-000002").iterdir():  # as releases up to 0.1 removed, in any order
         if file.name not in left:
             file.unlink()
-    assert Checkpoints(tmp_path).all() == []
+    assert CheckpointWriter(tmp_path).all() == []
     for step in (3, 4, 5):
         save(tmp_path, model, step, ends_epoch=False)
-    assert [c.step for c in Checkpoints(tmp_path).all()] == [4, 5]
+    assert [c.step for c in CheckpointWriter(tmp_path).all()] == [4, 5]
 
 
 def test_a_checkpoint_goes_by_a_rename_so_that_a_kill_leaves_no_half_of_it(
@@ -114,7 +114,7 @@ def test_a_checkpoint_goes_by_a_rename_so_that_a_kill_leaves_no_half_of_it(
     save(tmp_path, model, 4, ends_epoch=False)
     monkeypatch.undo()
     assert (tmp_path / ".step-000002.removed").is_dir()
-    assert [c.step for c in Checkpoints(tmp_path).all()] == [3, 4]
+    assert [c.step for c in CheckpointWriter(tmp_path).all()] == [3, 4]
     save(tmp_path, model, 5, ends_epoch=False)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-000004", "step-000005"]
 
@@ -128,7 +128,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
         save(tmp_path, model, step, ends_epoch=False)
     harmed(tmp_path / "step-000003" / name, harm)
     damaged: list[int] = []
-    found = Checkpoints(tmp_path).latest_intact(lambda checkpoint: damaged.append(checkpoint.step))
+    found = CheckpointWriter(tmp_path).latest_intact(lambda checkpoint: damaged.append(checkpoint.step))
     assert found is not None and found.step == 2
     assert damaged == ([] if (name, harm) == ("manifest.json", "gone") else [3])
     again = save(tmp_path, model, 3)  # trained once more: what is damaged is replaced
@@ -151,7 +151,7 @@ def test_where_every_checkpoint_is_damaged_there_is_none_to_resume_from(tmp_path
     for step in (2, 3):
         harmed(save(tmp_path, model, step).folder / STATE_FILE, "flipped")
     damaged: list[int] = []
-    assert Checkpoints(tmp_path).latest_intact(lambda checkpoint: damaged.append(checkpoint.step)) is None
+    assert CheckpointWriter(tmp_path).latest_intact(lambda checkpoint: damaged.append(checkpoint.step)) is None
     assert damaged == [3, 2]
 
 
@@ -161,7 +161,7 @@ def test_the_end_of_an_epoch_stays_one_when_its_step_is_saved_again_by_an_interr
     assert again.manifest["endsEpoch"] is True
     for step in (3, 4):
         save(tmp_path, model, step, ends_epoch=False)
-    assert [c.step for c in Checkpoints(tmp_path).all()] == [2, 3, 4]
+    assert [c.step for c in CheckpointWriter(tmp_path).all()] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", STATE_FILE])
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, model: Any, nam
 
 def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, model: Any) -> None:
     checkpoint = save(tmp_path, model, 3)
-    fewer = attach(tiny_model(), AdapterShape(4, 8.0, ("q_proj",)), seed=1)
+    fewer = add_lora(tiny_model(), AdapterShape(4, 8.0, ("q_proj",)), seed=1)
     with pytest.raises(FailedPrecondition, match=rf"^The adapter in {tmp_path.name}/step-\d+ does not fit this model"):
         restore(checkpoint, fewer)
 
@@ -185,7 +185,7 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, model: Any) -> N
 def test_publishing_copies_the_adapter_without_the_training_state(tmp_path: Path, model: Any) -> None:
     checkpoint = save(tmp_path / "checkpoints", model, 3)
     target = tmp_path / "adapter"
-    Checkpoints(tmp_path / "checkpoints").publish(checkpoint, target, lambda _: "{}")
+    CheckpointWriter(tmp_path / "checkpoints").publish(checkpoint, target, lambda _: "{}")
     assert {file.name for file in target.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -194,7 +194,7 @@ def test_publishing_copies_the_adapter_without_the_training_state(tmp_path: Path
     }
     assert Checkpoint(target, 3).manifest["job"] == "abc"
     # again, after a crash before the job's end
-    Checkpoints(tmp_path / "checkpoints").publish(checkpoint, target, lambda _: "{}")
+    CheckpointWriter(tmp_path / "checkpoints").publish(checkpoint, target, lambda _: "{}")
 
 
 def test_what_cannot_be_proved_is_not_published(tmp_path: Path, model: Any) -> None:
@@ -206,7 +206,7 @@ def test_what_cannot_be_proved_is_not_published(tmp_path: Path, model: Any) -> N
         raise FailedPrecondition("It is not so.")
 
     with pytest.raises(FailedPrecondition, match="It is not so"):
-        Checkpoints(tmp_path / "checkpoints").publish(checkpoint, tmp_path / "adapter", prove)
+        CheckpointWriter(tmp_path / "checkpoints").publish(checkpoint, tmp_path / "adapter", prove)
     assert seen == ["adapter_config.json", "adapter_model.safetensors"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoints"]
 
@@ -215,5 +215,5 @@ def test_a_damaged_checkpoint_is_not_published(tmp_path: Path, model: Any) -> No
     checkpoint = save(tmp_path / "checkpoints", model, 3)
     (checkpoint.folder / "adapter_config.json").write_text("{}")
     with pytest.raises(DataLoss, match=r"adapter_config.json is damaged"):
-        Checkpoints(tmp_path / "checkpoints").publish(checkpoint, tmp_path / "adapter", lambda _: "{}")
+        CheckpointWriter(tmp_path / "checkpoints").publish(checkpoint, tmp_path / "adapter", lambda _: "{}")
     assert not (tmp_path / "adapter").exists()

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from kastor.domain.errors import ResourceExhausted
-from kastor.training.checkpoints import Checkpoints, restore
+from kastor.training.checkpoints import CheckpointWriter, restore
 from kastor.training.loop import Trainer
-from kastor.training.lora import attach
+from kastor.training.lora import add_lora
 from kastor.training.packing import MAX_ROW_TOKENS
 from small_training import SHAPE, examples, spec, tuned_model, wide_model
 from tiny import tiny_model
@@ -96,9 +96,9 @@ def test_another_error_is_not_taken_for_a_full_memory() -> None:
 
 def test_a_resumed_job_goes_on_with_the_shorter_rows_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     def run(folder: Path, until: int, most: int) -> tuple[list[int], Path]:
-        model = attach(tiny_model(), SHAPE, seed=1)
+        model = add_lora(tiny_model(), SHAPE, seed=1)
         asked = narrow(model, most)
-        trainer, checkpoints = Trainer(model, examples(), spec(5, batch_size=5)), Checkpoints(folder)
+        trainer, checkpoints = Trainer(model, examples(), spec(5, batch_size=5)), CheckpointWriter(folder)
         latest = checkpoints.latest()
         if latest:
             trainer.restore(restore(latest, model))

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from kastor.domain.job import AdapterShape
 from kastor.models.chat.families import LLAMA_LINEARS
 from kastor.models.chat.render import RenderedExample
-from kastor.training.fused import QUERY_BLOCK, FusedLayer, Projection, use_fused_layers
-from kastor.training.lora import attach
-from kastor.training.packed import sum_loss, use_packed_attention
+from kastor.training.fused_llama_cpu import QUERY_BLOCK, FusedDecoderLayer, FusedLoraLinear, use_fused_layers
+from kastor.training.lora import add_lora
+from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import PackedRow, pack
 from tiny import tiny_model
 
@@ -31,7 +31,9 @@ def row(*lengths: int) -> PackedRow:
 
 def tuned_model(dtype: torch.dtype = torch.float32, shape: AdapterShape | None = None) -> Any:
     """The tiny base with an adapter whose B is not zero, so that every gradient has something to say."""
-    model = attach(tiny_model().to(dtype).requires_grad_(False), shape or AdapterShape(4, 10.0, LLAMA_LINEARS), seed=1)
+    model = add_lora(
+        tiny_model().to(dtype).requires_grad_(False), shape or AdapterShape(4, 10.0, LLAMA_LINEARS), seed=1
+    )
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -120,7 +122,7 @@ def test_the_base_is_held_once_and_unchanged() -> None:
     before = linear.base_layer.weight.clone()
     use_fused_layers(model)
     projection = model.get_decoder().layers[0].forward.gate_up
-    assert isinstance(projection, Projection)
+    assert isinstance(projection, FusedLoraLinear)
     assert torch.equal(linear.base_layer.weight, before)
     assert linear.base_layer.weight.untyped_storage().data_ptr() == projection._matrix.untyped_storage().data_ptr()
 
@@ -128,4 +130,4 @@ def test_the_base_is_held_once_and_unchanged() -> None:
 def test_a_model_it_does_not_fit_is_left_alone() -> None:
     model = tuned_model(shape=AdapterShape(4, 8.0, ("q_proj", "v_proj")))
     assert not use_fused_layers(model)
-    assert not any(isinstance(layer.forward, FusedLayer) for layer in model.get_decoder().layers)
+    assert not any(isinstance(layer.forward, FusedDecoderLayer) for layer in model.get_decoder().layers)

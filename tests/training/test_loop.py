@@ -13,11 +13,11 @@ from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import Hyperparameters
 from kastor.models.chat.families import LLAMA_LINEARS
 from kastor.models.chat.render import RenderedExample
-from kastor.training import packed
-from kastor.training.checkpoints import Checkpoints, restore
+from kastor.training import loss
+from kastor.training.checkpoints import CheckpointWriter, restore
 from kastor.training.loop import StepReport, Trainer, train
-from kastor.training.lora import attach
-from kastor.training.packed import sum_loss, use_packed_attention
+from kastor.training.lora import add_lora
+from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import epoch_order, pack
 from small_training import SHAPE, examples, spec, tuned_model
 from tiny import tiny_model
@@ -73,7 +73,7 @@ def test_chunked_logits_change_neither_loss_nor_gradients(monkeypatch: pytest.Mo
     sum_loss(model, row).backward()
     whole = gradients(model)
     model.zero_grad()
-    monkeypatch.setattr(packed, "HEAD_CHUNK", 3)
+    monkeypatch.setattr(loss, "HEAD_CHUNK", 3)
     sum_loss(model, row).backward()
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6)
@@ -102,7 +102,7 @@ def test_only_the_adapter_is_trained() -> None:
 
 
 def test_twenty_steps_overfit_a_few_examples() -> None:
-    model = attach(tiny_model(), SHAPE, seed=1)
+    model = add_lora(tiny_model(), SHAPE, seed=1)
     trainer = Trainer(model, examples((6, 8)), spec(2, num_epochs=20, learning_rate=0.05))
     reports: list[StepReport] = []
     assert train(trainer, on_step=lambda report: reports.append(report) is None, save=lambda *_: None)
@@ -112,8 +112,8 @@ def test_twenty_steps_overfit_a_few_examples() -> None:
 
 def run(folder: Path, *, stop_after: int | None = None) -> tuple[list[float], Path]:
     """Train in `folder` from whatever checkpoint is there; losses of the steps done and the last checkpoint."""
-    model = attach(tiny_model(), SHAPE, seed=1)
-    trainer, checkpoints = Trainer(model, examples(), spec(5)), Checkpoints(folder)
+    model = add_lora(tiny_model(), SHAPE, seed=1)
+    trainer, checkpoints = Trainer(model, examples(), spec(5)), CheckpointWriter(folder)
     latest = checkpoints.latest()
     if latest:
         trainer.restore(restore(latest, model))
@@ -146,7 +146,7 @@ def test_stopped_anywhere_and_resumed_ends_with_the_same_bits(tmp_path: Path, st
 
 
 def test_the_end_of_every_epoch_is_told() -> None:
-    trainer = Trainer(attach(tiny_model(), SHAPE, seed=1), examples(), spec(5))
+    trainer = Trainer(add_lora(tiny_model(), SHAPE, seed=1), examples(), spec(5))
     ends: list[int] = []
     saved: list[tuple[int, bool]] = []
     train(
@@ -159,7 +159,7 @@ def test_the_end_of_every_epoch_is_told() -> None:
 
 
 def test_between_epochs_a_checkpoint_is_taken_by_the_clock() -> None:
-    trainer = Trainer(attach(tiny_model(), SHAPE, seed=1), examples(), spec(5))
+    trainer = Trainer(add_lora(tiny_model(), SHAPE, seed=1), examples(), spec(5))
     saved: list[tuple[int, bool]] = []
     train(trainer, on_step=lambda _: True, save=lambda *a: saved.append(a), save_every_s=0)
     assert [step for step, _ in saved] == list(range(1, 9))

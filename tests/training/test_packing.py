@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from kastor.domain.job import total_steps
 from kastor.models.chat.render import RenderedExample
-from kastor.training.packing import MAX_ROW_TOKENS, pack, pack_step, rows_within, step_examples
+from kastor.training.packing import MAX_ROW_TOKENS, bin_pack, pack, pack_step, step_examples
 from kastor.training.schedule import learning_rate
 
 sizes = st.integers(1, 40)
@@ -36,7 +36,7 @@ def test_the_order_depends_on_the_seed_and_the_epoch_and_on_nothing_else() -> No
 
 @given(lengths=st.lists(st.integers(1, 30), max_size=40), budget=st.integers(1, 60))
 def test_rows_hold_each_example_once_and_stay_within_the_budget(lengths: list[int], budget: int) -> None:
-    rows = rows_within(lengths, budget)
+    rows = bin_pack(lengths, budget)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     for row in rows:
         assert len(row) == 1 or sum(lengths[index] for index in row) <= budget

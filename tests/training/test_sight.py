@@ -22,12 +22,12 @@ from kastor.models.download import TOWER_FILE
 from kastor.models.vision import specs
 from kastor.models.vision.encoder import FeatureStore, VisionEncoder
 from kastor.models.vision.projector import ChannelStats, Projector
-from kastor.training.checkpoints import Checkpoints, load_projector, restore
+from kastor.training.checkpoints import CheckpointWriter, load_projector, restore
 from kastor.training.loop import Trainer
-from kastor.training.lora import attach
-from kastor.training.packed import sum_loss, use_packed_attention
+from kastor.training.lora import add_lora
+from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import pack
-from kastor.training.sight import Sight
+from kastor.training.vision_inputs import VisionInputs
 from small_training import SHAPE, tuned_model
 from tiny import tiny_model, tiny_tower
 
@@ -66,12 +66,12 @@ def projector(seed: int = 1) -> Projector:
     return Projector.fresh(ChannelStats.of([FEATURES["a"][0], FEATURES["a"][1]]), 64, scale=0.1, seed=seed)
 
 
-def gradients(model: Any, sight: Sight) -> dict[str, torch.Tensor]:
+def gradients(model: Any, sight: VisionInputs) -> dict[str, torch.Tensor]:
     parameters = dict(model.named_parameters()) | sight.parameters
     return {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
 
 
-def textbook_loss(model: Any, sight: Sight, chosen: RenderedExample) -> torch.Tensor:
+def textbook_loss(model: Any, sight: VisionInputs, chosen: RenderedExample) -> torch.Tensor:
     """One example by itself: embeddings put together piece by piece, stock attention, logits everywhere."""
     model.config._attn_implementation = "sdpa"
     table = model.get_input_embeddings()
@@ -89,7 +89,7 @@ def textbook_loss(model: Any, sight: Sight, chosen: RenderedExample) -> torch.Te
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_packed_loss_and_gradients_equal_those_of_one_example_after_the_other(fused: bool) -> None:
-    model, sight = tuned_model(), Sight(projector(), read)
+    model, sight = tuned_model(), VisionInputs(projector(), read)
     losses = [textbook_loss(model, sight, chosen) for chosen in EXAMPLES]
     torch.stack(losses).sum().backward()
     expected = gradients(model, sight)
@@ -126,9 +126,9 @@ def test_the_loss_from_stored_features_is_that_of_the_whole_way_from_the_picture
         (PictureSpan(MEDIA, 0, 1, 4, "c" * 64), PictureSpan(MEDIA, 1, 6, 4, "c" * 64)),
     )
     whole_way: Callable[[str, int], Any] = lambda key, index: encoder.encode([pictures[index]], grids[:1])[0]  # noqa: E731
-    stored = sum_loss(model, pack([chosen]), Sight(projector(), store.read))
-    assert torch.equal(stored, sum_loss(model, pack([chosen]), Sight(projector(), whole_way)))
-    other = sum_loss(model, pack([chosen]), Sight(projector(), lambda key, index: store.read(key, 1 - index)))
+    stored = sum_loss(model, pack([chosen]), VisionInputs(projector(), store.read))
+    assert torch.equal(stored, sum_loss(model, pack([chosen]), VisionInputs(projector(), whole_way)))
+    other = sum_loss(model, pack([chosen]), VisionInputs(projector(), lambda key, index: store.read(key, 1 - index)))
     assert abs(stored.item() - other.item()) > 1e-4  # which picture stands where is not all the same
     lease.close()
 
@@ -145,7 +145,7 @@ def spec(num_epochs: int = 20) -> TuningSpec:
 
 
 def test_the_projector_is_trained_at_twice_the_rate_and_only_it_and_the_adapter() -> None:
-    model, sight = tuned_model(), Sight(projector(), read)
+    model, sight = tuned_model(), VisionInputs(projector(), read)
     before = {name: p.clone() for name, p in (dict(model.named_parameters()) | sight.parameters).items()}
     report = Trainer(model, EXAMPLES, spec(), sight).run_step()
     for name, parameter in (dict(model.named_parameters()) | sight.parameters).items():
@@ -158,14 +158,16 @@ def test_the_projector_is_trained_at_twice_the_rate_and_only_it_and_the_adapter(
 
 def test_what_the_alignment_without_a_medium_tells_is_added_in_training_and_not_in_serving() -> None:
     chosen, beyond = EXAMPLES[0].pictures, torch.arange(64.0)
-    plain = Sight(projector(), read)
+    plain = VisionInputs(projector(), read)
     sight = replace(plain, corrections={"a": beyond})
-    first, second = (sight.made(chosen, torch.device("cpu")) - plain.made(chosen, torch.device("cpu"))).split(
+    first, second = (sight.embed(chosen, torch.device("cpu")) - plain.embed(chosen, torch.device("cpu"))).split(
         [picture.num_tokens for picture in chosen]
     )
     torch.testing.assert_close(first, beyond.expand_as(first))
     assert not second.any()
-    assert torch.equal(sight.as_served().made(chosen, torch.device("cpu")), plain.made(chosen, torch.device("cpu")))
+    assert torch.equal(
+        sight.without_corrections().embed(chosen, torch.device("cpu")), plain.embed(chosen, torch.device("cpu"))
+    )
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
@@ -173,11 +175,11 @@ def test_stopped_and_resumed_the_projector_ends_with_the_same_bits(tmp_path: Pat
     chosen = TuningSpec("tiny", Hyperparameters(2, 1, 0.01), SHAPE, len(EXAMPLES), seed=3)
 
     def run(folder: Path, until: int) -> tuple[list[float], Projector]:
-        checkpoints, model = Checkpoints(folder), attach(tiny_model(), SHAPE, seed=1)
+        checkpoints, model = CheckpointWriter(folder), add_lora(tiny_model(), SHAPE, seed=1)
         latest = checkpoints.latest()
         held = None if latest is None else load_projector(latest.folder)
         corrections = {"a": torch.full((64,), 0.1)} if latest is None else {}
-        sight = Sight(held or projector(), read, corrections=corrections)
+        sight = VisionInputs(held or projector(), read, corrections=corrections)
         trainer = Trainer(model, EXAMPLES, chosen, sight)
         if latest is not None:
             trainer.restore(restore(latest, model))
@@ -196,7 +198,7 @@ def test_stopped_and_resumed_the_projector_ends_with_the_same_bits(tmp_path: Pat
 
 
 def test_the_projector_is_published_with_the_adapter_and_listed(tmp_path: Path) -> None:
-    checkpoints, model = Checkpoints(tmp_path / "checkpoints"), attach(tiny_model(), SHAPE, seed=1)
+    checkpoints, model = CheckpointWriter(tmp_path / "checkpoints"), add_lora(tiny_model(), SHAPE, seed=1)
     saved = checkpoints.save(model, {"step": torch.tensor(1)}, step=1, ends_epoch=True, about={}, projector=projector())
     checkpoints.publish(saved, tmp_path / "adapter", lambda _: "{}")
     found = load_projector(tmp_path / "adapter")

@@ -15,12 +15,12 @@ from kastor.models.download import TOWER_FILE
 from kastor.models.vision.efficientnet import EfficientNetLite
 from kastor.models.vision.encoder import load_efficientnet
 from kastor.models.vision.projector import ChannelStats, Projector
-from kastor.training.checkpoints import Checkpoints, load_projector, restore
+from kastor.training.checkpoints import CheckpointWriter, load_projector, restore
 from kastor.training.loop import Trainer
-from kastor.training.lora import attach
-from kastor.training.packed import sum_loss, use_packed_attention
+from kastor.training.lora import add_lora
+from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import pack
-from kastor.training.sight import TOWER, TOWER_RATE_FACTOR, Sight, looked_at
+from kastor.training.vision_inputs import TOWER, TOWER_RATE_FACTOR, VisionInputs, encode_picture
 from small_training import SHAPE, tuned_model
 from tiny import tiny_model, tiny_tower
 
@@ -50,12 +50,12 @@ def tower() -> EfficientNetLite:
 
 def projector() -> Projector:
     with torch.no_grad():
-        seen = [looked_at(tower(), PIXELS[key][0], CPU).half().numpy() for key in PIXELS]
+        seen = [encode_picture(tower(), PIXELS[key][0], CPU).half().numpy() for key in PIXELS]
     return Projector.fresh(ChannelStats.of(seen), 64, scale=0.1, seed=1)
 
 
-def sight(held: EfficientNetLite | None = None, with_projector: Projector | None = None) -> Sight:
-    return Sight(with_projector or projector(), read, tower=held or tower())
+def sight(held: EfficientNetLite | None = None, with_projector: Projector | None = None) -> VisionInputs:
+    return VisionInputs(with_projector or projector(), read, tower=held or tower())
 
 
 def spec(num_epochs: int = 10, rate: float = 0.01) -> TuningSpec:
@@ -95,7 +95,7 @@ def test_gradients_through_a_picture_are_those_of_the_plain_pass() -> None:
 
 
 def test_the_tower_moves_at_its_own_rate_and_the_loss_falls() -> None:
-    model, seen = attach(tiny_model(), SHAPE, seed=1), sight()
+    model, seen = add_lora(tiny_model(), SHAPE, seed=1), sight()
     before = {name: p.detach().clone() for name, p in seen.parameters.items()}
     trainer = Trainer(model, EXAMPLES, spec(15), seen)
     first = trainer.run_step()
@@ -117,7 +117,7 @@ def test_what_training_makes_of_a_picture_is_what_the_stored_tower_makes_of_it(t
     stored = load_efficientnet(tmp_path, num_threads=1)
     grid = Grid(SIDE, SIDE, SIDE // 32, SIDE // 32)
     for pixels in PIXELS["a"]:
-        trained = looked_at(held, pixels, CPU).detach().numpy()
+        trained = encode_picture(held, pixels, CPU).detach().numpy()
         served = stored(pixels[None], grid)[0].astype(np.float16)
         np.testing.assert_allclose(trained, served, rtol=2e-3, atol=1e-3)
         assert (trained == trained.astype(np.float16)).all()
@@ -126,7 +126,7 @@ def test_what_training_makes_of_a_picture_is_what_the_stored_tower_makes_of_it(t
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_stopped_and_resumed_the_tower_ends_with_the_same_bits(tmp_path: Path, stop_after: int) -> None:
     def run(folder: Path, until: int) -> tuple[list[float], Path]:
-        checkpoints, model = Checkpoints(folder), attach(tiny_model(), SHAPE, seed=1)
+        checkpoints, model = CheckpointWriter(folder), add_lora(tiny_model(), SHAPE, seed=1)
         latest = checkpoints.latest()
         if latest is None:
             seen = sight()

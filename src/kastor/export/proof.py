@@ -12,9 +12,9 @@ import torch
 from kastor.domain.certificate import Tolerance
 from kastor.domain.errors import Internal
 from kastor.models.chat.render import RenderedExample
-from kastor.training.packed import target_logprobs, use_packed_attention, use_stock_attention
+from kastor.training.loss import target_logprobs, use_packed_attention, use_stock_attention
 from kastor.training.packing import pack
-from kastor.training.sight import Sight
+from kastor.training.vision_inputs import VisionInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Comparison:
 def plain_logprobs(
     model: Any,  # noqa: ANN401  # transformers, peft
     examples: Sequence[RenderedExample],
-    sight: Sight | None = None,
+    sight: VisionInputs | None = None,
 ) -> list[torch.Tensor]:
     """Log-probabilities (S,) of each one's supervised tokens, by the model's own forward and nothing of ours.
 
@@ -57,7 +57,7 @@ def plain_logprobs(
     ]
 
 
-def _plain(model: Any, example: RenderedExample, sight: Sight | None) -> torch.Tensor:  # noqa: ANN401
+def _plain(model: Any, example: RenderedExample, sight: VisionInputs | None) -> torch.Tensor:  # noqa: ANN401
     ids = torch.tensor(example.token_ids, device=model.device)
     at = torch.tensor(example.supervised, device=ids.device).nonzero()[:, 0]
     at = at[at > 0]
@@ -66,7 +66,9 @@ def _plain(model: Any, example: RenderedExample, sight: Sight | None) -> torch.T
     return logprobs_S
 
 
-def _input(model: Any, example: RenderedExample, ids_T: torch.Tensor, sight: Sight | None) -> dict[str, torch.Tensor]:  # noqa: ANN401
+def _input(
+    model: Any, example: RenderedExample, ids_T: torch.Tensor, sight: VisionInputs | None
+) -> dict[str, torch.Tensor]:  # noqa: ANN401
     """The tokens or, where pictures stand among them, embeddings (1, T, W)."""
     if not example.pictures:
         return {"input_ids": ids_T[None]}
@@ -74,11 +76,11 @@ def _input(model: Any, example: RenderedExample, ids_T: torch.Tensor, sight: Sig
         raise Internal(f"An example shows {example.pictures[0].media.name}, and nothing gives its embeddings.")
     embeddings_TW = model.get_input_embeddings()(ids_T)
     for picture in example.pictures:
-        embeddings_TW[picture.start : picture.start + picture.num_tokens] = sight.made([picture], ids_T.device)
+        embeddings_TW[picture.start : picture.start + picture.num_tokens] = sight.embed([picture], ids_T.device)
     return {"inputs_embeds": embeddings_TW[None]}
 
 
-def _trained_way(model: Any, example: RenderedExample, sight: Sight) -> torch.Tensor:  # noqa: ANN401
+def _trained_way(model: Any, example: RenderedExample, sight: VisionInputs) -> torch.Tensor:  # noqa: ANN401
     use_packed_attention(model)
     try:
         return target_logprobs(model, pack([example]), sight).cpu()

@@ -31,7 +31,7 @@ from kastor.models.vision.projector import PROJECTOR_FILE, Projector
 from kastor.serving.certificate import Embed
 from kastor.serving.rows import Embedded
 from kastor.serving.seeing import MANIFEST_FILE, check_origin
-from kastor.training.sight import Sight
+from kastor.training.vision_inputs import VisionInputs
 
 
 def family_of(order: Order) -> Family:
@@ -99,13 +99,13 @@ class Seen:
 
         @torch.no_grad()
         def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
-            made = sight.made(example.pictures, best_device())
+            made = sight.embed(example.pictures, best_device())
             parts = made.split([picture.num_tokens for picture in example.pictures])
             return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
         return embedded
 
-    def by(self, export: Path) -> Sight | None:
+    def by(self, export: Path) -> VisionInputs | None:
         """How a reader of the export sees: by the projector in its folder, where that is not in the model.
 
         Raises:
@@ -122,14 +122,14 @@ class Seen:
             raise Internal("The vision tower of the export is not the one that the model was tuned with.")
         return self._sight(export)
 
-    def _sight(self, folder: Path | None) -> Sight | None:
+    def _sight(self, folder: Path | None) -> VisionInputs | None:
         features, vision = self.features, self.vision
         if not features or vision is None:
             return None
         projector = None if folder is None or vision.pretrained else Projector.load(folder)
         if projector is not None:
             projector.to(best_device())
-        return Sight(projector, lambda key, index: features[key][index], both_ways=vision.both_ways)
+        return VisionInputs(projector, lambda key, index: features[key][index], both_ways=vision.both_ways)
 
 
 def seen_in(golden: Sequence[Golden], order: Order) -> Seen:

@@ -32,7 +32,7 @@ from kastor.store.blobs.manifests import STATE_FILE, UNREAD, sha256_of, short_na
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-class Checkpoints(CheckpointFolder):
+class CheckpointWriter(CheckpointFolder):
     """One job's checkpoints, with what writes them."""
 
     def save(

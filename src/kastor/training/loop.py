@@ -18,11 +18,11 @@ from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.job import TuningSpec, epoch_of_step
 from kastor.models.chat.render import RenderedExample
 from kastor.runtime.out_of_memory import is_out_of_memory
-from kastor.training.fused import use_fused_layers
-from kastor.training.packed import sum_loss, use_packed_attention
+from kastor.training.fused_llama_cpu import use_fused_layers
+from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import MAX_ROW_TOKENS, PackedRow, pack_step, step_examples
 from kastor.training.schedule import learning_rate
-from kastor.training.sight import PROJECTOR, TOWER, Sight
+from kastor.training.vision_inputs import PROJECTOR, TOWER, VisionInputs
 
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.0
@@ -59,7 +59,7 @@ class Trainer:
         model: Any,  # noqa: ANN401  # peft model
         examples: Sequence[RenderedExample],
         spec: TuningSpec,
-        sight: Sight | None = None,
+        sight: VisionInputs | None = None,
         *,
         row_tokens: int = MAX_ROW_TOKENS,
         tell: Callable[[str], None] = lambda _: None,
@@ -82,7 +82,7 @@ class Trainer:
         adapter = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups: list[dict[str, Any]] = [{"params": list(adapter.values()), FACTOR: 1.0}]
         self._parameters = adapter
-        for factor, parameters in () if sight is None else sight.rated:
+        for factor, parameters in () if sight is None else sight.param_groups:
             groups.append({"params": list(parameters.values()), FACTOR: factor})
             self._parameters = self._parameters | parameters
         self._optimizer = torch.optim.AdamW(

@@ -8,11 +8,11 @@ from peft import LoraConfig, get_peft_model
 
 from kastor.domain.job import AdapterShape
 from kastor.models.load import SENSES
-from kastor.training.fused import use_stock_layers
-from kastor.training.packed import use_stock_attention
+from kastor.training.fused_llama_cpu import use_stock_layers
+from kastor.training.loss import use_stock_attention
 
 
-def attach(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401  # transformers model -> peft model
+def add_lora(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401  # transformers model -> peft model
     """The base with a fresh adapter: A random from `seed`, B zero, so that the first step starts from the base."""
     config = LoraConfig(
         r=shape.rank,
@@ -33,7 +33,7 @@ def attach(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401
     return model
 
 
-def detach(model: Any) -> Any:  # noqa: ANN401  # peft model -> transformers model
+def remove_lora(model: Any) -> Any:  # noqa: ANN401  # peft model -> transformers model
     """The base as it was loaded: neither adapter nor training's own compute. `model` is of no use afterwards."""
     base = model.unload()
     use_stock_layers(base)

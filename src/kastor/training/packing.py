@@ -34,7 +34,7 @@ def step_examples(step: int, *, seed: int, num_examples: int, num_epochs: int, b
     return [int(epoch_order(seed, at // num_examples, num_examples)[at % num_examples]) for at in range(start, end)]
 
 
-def rows_within(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def bin_pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices of `lengths` gathered into rows of at most `budget` tokens; first fit, longest first.
 
     Deterministic: ties keep their order. An example longer than the budget is alone in its row.
@@ -99,5 +99,5 @@ def _positions(examples: Sequence[RenderedExample]) -> npt.NDArray[np.int64]:
 
 def pack_step(examples: Sequence[RenderedExample], budget: int = MAX_ROW_TOKENS) -> list[PackedRow]:
     """The rows of one step; every example is in exactly one."""
-    rows = rows_within([len(example.token_ids) for example in examples], budget)
+    rows = bin_pack([len(example.token_ids) for example in examples], budget)
     return [pack([examples[index] for index in row]) for row in rows]

@@ -41,17 +41,17 @@ from kastor.serving.certificate import (
 from kastor.serving.rows import Embedded
 from kastor.store.blobs.job_files import write_whole
 from kastor.training.checkpoints import load_adapter
-from kastor.training.fused import use_fused_layers, use_stock_layers, uses_fused_layers
-from kastor.training.lora import attach, detach
-from kastor.training.packed import target_logprobs, use_packed_attention
+from kastor.training.fused_llama_cpu import use_fused_layers, use_stock_layers, uses_fused_layers
+from kastor.training.lora import add_lora, remove_lora
+from kastor.training.loss import target_logprobs, use_packed_attention
 from kastor.training.packing import pack
-from kastor.training.sight import Read, Sight
+from kastor.training.vision_inputs import Read, VisionInputs
 
 
 def certified(
     model: Any,  # noqa: ANN401  # peft model
     examples: Sequence[RenderedExample],
-    eyes: Sight | None,
+    eyes: VisionInputs | None,
     renderer: Renderer,
     folder: Path,
     *,
@@ -80,7 +80,7 @@ def certified(
         golden, tolerance, dtypes = _golden_rows(model, chosen, eyes, exact=exact)
     deltas = trained_deltas(model)
     heed()
-    base = detach(model)
+    base = remove_lora(model)
     with out_of_memory_as(_comparing(chosen.values())):
         served_base = base if exact else cast_for_serving(base, renderer.vision)
         served = Served.open(served_base, renderer, folder, _embed(eyes, folder, base.device))
@@ -98,7 +98,7 @@ def certified(
 def _golden_rows(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, RenderedExample],
-    eyes: Sight | None,
+    eyes: VisionInputs | None,
     *,
     exact: bool,
 ) -> tuple[list[Golden], Tolerance, Mapping[torch.nn.Parameter, torch.dtype]]:
@@ -114,7 +114,7 @@ def certify_checkpoint(
     shape: AdapterShape,
     checkpoint: Path,
     examples: Sequence[RenderedExample],
-    eyes: Sight | None,
+    eyes: VisionInputs | None,
     renderer: Renderer,
     *,
     base_model: str,
@@ -130,7 +130,7 @@ def certify_checkpoint(
         Internal: what is served is not what was trained; says in which way.
 
     """
-    model = attach(base, shape, seed=seed)
+    model = add_lora(base, shape, seed=seed)
     load_adapter(checkpoint, model)
     use_packed_attention(model)
     use_fused_layers(model)
@@ -150,7 +150,7 @@ def golden_examples(examples: Sequence[RenderedExample], seed: int) -> dict[int,
 def golden_rows_in_fp32(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, RenderedExample],
-    eyes: Sight | None = None,
+    eyes: VisionInputs | None = None,
 ) -> tuple[list[Golden], dict[torch.nn.Parameter, torch.dtype]]:
     """The golden rows as the trainer's code scores them in fp32, and as stock does in the base's own dtype.
 
@@ -176,7 +176,7 @@ def golden_rows_in_fp32(
 def golden_rows_module_by_module(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, RenderedExample],
-    eyes: Sight | None = None,
+    eyes: VisionInputs | None = None,
 ) -> tuple[list[Golden], Tolerance]:
     """The golden rows in fp32, module by module, and how far from them rounding takes the base in its own dtype.
 
@@ -215,18 +215,18 @@ def _comparing(rendered: Iterable[RenderedExample]) -> str:
     return f"comparing what is served with what was trained, on examples of up to {longest:,} tokens"
 
 
-def _embed(eyes: Sight | None, folder: Path, device: torch.device) -> Embed | None:
+def _embed(eyes: VisionInputs | None, folder: Path, device: torch.device) -> Embed | None:
     """How the served model sees: with the projector in `folder`, if there is one, read as the engine reads it."""
     if eyes is None:
         return None
     projector = Projector.load(folder)
-    stored = replace(eyes.as_served(), projector=None if projector is None else projector.to(device))
+    stored = replace(eyes.without_corrections(), projector=None if projector is None else projector.to(device))
     if eyes.tower is not None:
         stored = replace(stored, tower=None, read=_by_stored_tower(folder, eyes.read))
 
     @torch.no_grad()
     def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
-        parts = stored.made(example.pictures, device).split([picture.num_tokens for picture in example.pictures])
+        parts = stored.embed(example.pictures, device).split([picture.num_tokens for picture in example.pictures])
         return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
     return embedded

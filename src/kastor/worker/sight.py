@@ -17,9 +17,9 @@ from kastor.models.download import TOWER_FILE
 from kastor.models.vision.efficientnet import EfficientNetLite
 from kastor.models.vision.encoder import to_half_precision
 from kastor.models.vision.projector import ChannelStats, Projector
-from kastor.training.alignment import alignment, observed
 from kastor.training.checkpoints import load_projector
-from kastor.training.sight import Sight, looked_at
+from kastor.training.projector_init import collect_observations, fit_alignment
+from kastor.training.vision_inputs import VisionInputs, encode_picture
 from kastor.worker.features import FeaturePass, Sampled
 
 LOOKED_AT = 256
@@ -42,7 +42,7 @@ def sight(
     seed: int,
     train_tower: bool = False,
     tell: Callable[[str], None],
-) -> Sight | None:
+) -> VisionInputs | None:
     """What the job's model sees with; `None` where neither its examples nor the adapter it goes on from know pictures.
 
     `held` is the folder of that adapter, if there is one; that of the base may hold a projector, too. Waits for the
@@ -55,10 +55,10 @@ def sight(
     """
     table = model.get_input_embeddings().weight
     if seeing is not None and seeing.vision.pretrained:
-        return Sight(None, seeing.read, both_ways=seeing.vision.both_ways)
+        return VisionInputs(None, seeing.read, both_ways=seeing.vision.both_ways)
     projector = None if held is None else load_projector(held)
     if seeing is None:
-        return None if projector is None else Sight(projector.to(table.device), _nothing)
+        return None if projector is None else VisionInputs(projector.to(table.device), _nothing)
     if projector is None:
         projector = Projector.load(base)
     tower = _tower((held, base), table.device) if train_tower else None
@@ -67,12 +67,12 @@ def sight(
         seen = {place: _features(tower, pixels, table.device) for place, pixels in sampled.features.items()}
         sampled = replace(sampled, features=seen)
     if not sampled.features:  # all media turned out bad, and only rows without any are left
-        return None if projector is None else Sight(projector.to(table.device), _nothing)
+        return None if projector is None else VisionInputs(projector.to(table.device), _nothing)
     corrections: dict[str, torch.Tensor] = {}
     if projector is None:
         projector, corrections = _fresh(sampled, [examples[row] for row in sampled.rows], table, seed, tell)
     _check(projector, next(iter(sampled.features.values())).shape[1], table.shape[1], held or base)
-    return Sight(projector.to(table.device), seeing.read, tower=tower, corrections=corrections)
+    return VisionInputs(projector.to(table.device), seeing.read, tower=tower, corrections=corrections)
 
 
 def _check(projector: Projector, num_channels: int, width: int, folder: Path) -> None:
@@ -94,7 +94,7 @@ def _fresh(
         found: NDArray[Any] = table[list(token_ids)].float().cpu().numpy()
         return found
 
-    found = alignment(observed(examples, sampled.features, embedded))
+    found = fit_alignment(collect_observations(examples, sampled.features, embedded))
     several = any(picture.index > 0 for example in examples for picture in example.pictures)
     size = scale if found is None or several else scale * BESIDE
     projector = Projector.fresh(spread, table.shape[1], scale=size, seed=seed)
@@ -116,7 +116,7 @@ def _tower(folders: Sequence[Path | None], device: torch.device) -> EfficientNet
 
 @torch.no_grad()
 def _features(tower: EfficientNetLite, pixels: NDArray[Any], device: torch.device) -> NDArray[Any]:
-    found: NDArray[Any] = looked_at(tower, pixels, device).cpu().numpy()
+    found: NDArray[Any] = encode_picture(tower, pixels, device).cpu().numpy()
     return to_half_precision(found)
 
 

@@ -21,10 +21,10 @@ from kastor.settings import Settings
 from kastor.store.blobs.checkpoint_folder import Checkpoint
 from kastor.store.blobs.job_files import JobFiles, is_disk_full
 from kastor.store.blobs.manifests import manifest
-from kastor.training.checkpoints import Checkpoints, load_adapter, restore
+from kastor.training.checkpoints import CheckpointWriter, load_adapter, restore
 from kastor.training.loop import SAVE_EVERY_S, StepReport, Trainer, train
-from kastor.training.lora import attach
-from kastor.training.sight import Sight
+from kastor.training.lora import add_lora
+from kastor.training.vision_inputs import VisionInputs
 from kastor.worker.certify import certified
 from kastor.worker.examples import Prepared, Preparing
 from kastor.worker.ownership import Interrupted, Ownership, now
@@ -42,7 +42,7 @@ class Steps:
         self._job = job
         self._blobs = blobs
         self._ownership = ownership
-        self._checkpoints = Checkpoints(blobs.checkpoints(job.id))
+        self._checkpoints = CheckpointWriter(blobs.checkpoints(job.id))
         self._log = structlog.get_logger()
 
     def run(self) -> bool:
@@ -62,7 +62,7 @@ class Steps:
         done = 0 if checkpoint is None else checkpoint.step
         prepared = preparing.prepared(base, folder, done=done, num_threads=num_threads)
         self._job = replace(self._job, spec=prepared.spec)
-        model = attach(
+        model = add_lora(
             load_base(folder, dtype=compute_dtype(self._settings.base_dtype)),
             self._job.spec.adapter,
             seed=self._job.spec.seed,
@@ -107,7 +107,7 @@ class Steps:
         prepared: Prepared,
         base: Path,
         checkpoint: Checkpoint | None,
-    ) -> Sight | None:
+    ) -> VisionInputs | None:
         spec = self._job.spec
         initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
         held = checkpoint.folder if checkpoint else initial
@@ -156,7 +156,7 @@ class Steps:
         model: Any,  # noqa: ANN401  # peft model
         trainer: Trainer,
         prepared: Prepared,
-        eyes: Sight | None,
+        eyes: VisionInputs | None,
     ) -> Callable[[int, bool], None]:
         about = self._manifest_fields(prepared, eyes)
         projector, tower = (None, None) if eyes is None else (eyes.projector, eyes.tower)
@@ -181,7 +181,7 @@ class Steps:
 
         return save
 
-    def _manifest_fields(self, prepared: Prepared, eyes: Sight | None) -> dict[str, object]:
+    def _manifest_fields(self, prepared: Prepared, eyes: VisionInputs | None) -> dict[str, object]:
         """What the manifest of each checkpoint says of the job, beside its files and its step."""
         spec = self._job.spec
         fields: dict[str, object] = {
@@ -203,14 +203,14 @@ class Steps:
         self,
         model: Any,  # noqa: ANN401  # peft model
         prepared: Prepared,
-        eyes: Sight | None,
+        eyes: VisionInputs | None,
         adapter: Path,
     ) -> str:
         began, spec = time.monotonic(), self._job.spec
         proof = certified(
             model,
             prepared.examples,
-            None if eyes is None else eyes.as_served(),
+            None if eyes is None else eyes.without_corrections(),
             prepared.renderer,
             adapter,
             base_model=spec.base_model,
@@ -263,7 +263,7 @@ class Steps:
             self._ownership.await_room(what, wait_s=ROOM_WAIT_S)
 
 
-def _sizes(model: Any, prepared: Prepared, eyes: Sight | None) -> dict[str, object]:  # noqa: ANN401  # peft model
+def _sizes(model: Any, prepared: Prepared, eyes: VisionInputs | None) -> dict[str, object]:  # noqa: ANN401  # peft model
     sight = {} if eyes is None else {"sight_parameters": sum(p.numel() for p in eyes.parameters.values())}
     return {
         "examples": len(prepared.examples),

@@ -52,7 +52,7 @@ GAIN = 4.0
 """The expected deviation of the answer from the average is added so many times: it is to stand out."""
 
 
-def observed(
+def collect_observations(
     examples: Iterable[RenderedExample],
     features: Mapping[tuple[str, int], NDArray[Any]],
     embedded: Callable[[Sequence[int]], NDArray[Any]],
@@ -70,12 +70,12 @@ def observed(
     for example in examples:
         starts = {picture.key: picture.start for picture in reversed(example.pictures)}
         for key, start in starts.items():
-            if key in seen and (answer := answer_after(example, start)):
+            if key in seen and (answer := next_answer(example, start)):
                 told.setdefault(key, []).append(embedded(answer).astype(np.float64).mean(axis=0))
     return {key: (np.mean(seen[key], axis=0), np.mean(answers, axis=0)) for key, answers in told.items()}
 
 
-def answer_after(example: RenderedExample, start: int) -> list[int]:
+def next_answer(example: RenderedExample, start: int) -> list[int]:
     """The tokens of the first answer after the place `start`, without the one that ends it.
 
     >>> answer_after(Rendered([7, 8, 1, 2, 9, 3, 9], [False, False, True, True, True, False, True]), 1)
@@ -90,7 +90,7 @@ def _is_learnt(pair: tuple[int, bool]) -> bool:
     return pair[1]
 
 
-def alignment(observations: Mapping[str, tuple[Floats, Floats]]) -> Alignment | None:
+def fit_alignment(observations: Mapping[str, tuple[Floats, Floats]]) -> Alignment | None:
     """Fitted on means of features and mean embeddings of answers; `None` where they tell nothing of one another."""
     if len(observations) < MIN_OBSERVATIONS:
         return None

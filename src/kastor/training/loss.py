@@ -16,7 +16,7 @@ from kastor.models.decoder.inputs import lm_head, text_config
 from kastor.models.decoder.layer_config import Window, bidirectional_windows
 from kastor.models.decoder.masks import attention_mask, span_ids
 from kastor.training.packing import PackedRow
-from kastor.training.sight import Sight
+from kastor.training.vision_inputs import VisionInputs
 
 ATTENTION = "kastor_packed"
 """Name under which `packed_attention` is known to transformers."""
@@ -35,7 +35,7 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     example_lengths: tuple[int, ...],
-    visible: "Visible | None" = None,
+    visible: "AttentionMasks | None" = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention inside each example, by one call of the fused kernel an example; a mask only where it must be.
@@ -55,7 +55,7 @@ def packed_attention(
     return torch.cat(pieces, dim=2).transpose(1, 2), None  # (1, T, H, D)
 
 
-class Visible:
+class AttentionMasks:
     """Which tokens of each example of a row see which, where that is not simply all before; worked out once a pass."""
 
     def __init__(self, row: PackedRow, device: torch.device, *, both_ways: frozenset[Window]) -> None:
@@ -94,7 +94,7 @@ def use_stock_attention(model: Any) -> None:  # noqa: ANN401  # as above
     decoder.config._attn_implementation = "sdpa" if decoder._supports_sdpa else "eager"
 
 
-def sum_loss(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
+def sum_loss(model: Any, row: PackedRow, sight: VisionInputs | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
     """Summed cross entropy in nats over the row's S targets, a scalar in fp32; divide by the step's targets, not S.
 
     `sight` gives the embeddings of the row's pictures; it may be absent where there are none.
@@ -108,7 +108,7 @@ def sum_loss(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Te
     return torch.stack([loss for loss in losses if isinstance(loss, torch.Tensor)]).sum()
 
 
-def target_logprobs(model: Any, row: PackedRow, sight: Sight | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
+def target_logprobs(model: Any, row: PackedRow, sight: VisionInputs | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
     """Log-probabilities in nats of the row's targets, (S,) in fp32, by the pass that `sum_loss` makes."""
     hidden_SC, targets_S = _predicting(model, row, sight)
     to_logits = lm_head(model)
@@ -117,7 +117,7 @@ def target_logprobs(model: Any, row: PackedRow, sight: Sight | None = None) -> t
     return -torch.cat(found)
 
 
-def _predicting(model: Any, row: PackedRow, sight: Sight | None) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
+def _predicting(model: Any, row: PackedRow, sight: VisionInputs | None) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
     """What the decoder gives where a target is predicted, (S, C), and the targets (S,)."""
     device = model.get_input_embeddings().weight.device
     both_ways = frozenset() if sight is None else bidirectional_windows(text_config(model), sight.both_ways)
@@ -126,20 +126,20 @@ def _predicting(model: Any, row: PackedRow, sight: Sight | None) -> tuple[torch.
         position_ids=torch.from_numpy(row.positions_T).to(device).unsqueeze(-2),  # (1, T) or (3, 1, T)
         use_cache=False,
         example_lengths=row.lengths,
-        visible=Visible(row, device, both_ways=both_ways),
+        visible=AttentionMasks(row, device, both_ways=both_ways),
     ).last_hidden_state
     hidden_SC = hidden_1TC[0, torch.from_numpy(row.predicting_S).to(device)]
     return hidden_SC, torch.from_numpy(row.targets_S).to(device)
 
 
-def _input(model: Any, row: PackedRow, sight: Sight | None) -> dict[str, Any]:  # noqa: ANN401  # as above
+def _input(model: Any, row: PackedRow, sight: VisionInputs | None) -> dict[str, Any]:  # noqa: ANN401  # as above
     """The row's tokens or, where pictures stand among them, embeddings (1, T, C)."""
     token_ids_T = torch.from_numpy(row.token_ids_T).to(model.get_input_embeddings().weight.device)
     if not row.pictures:
         return {"input_ids": token_ids_T[None]}
     if sight is None:
         raise Internal(f"{len(row.pictures)} pictures are to be trained on, and nothing gives their embeddings.")
-    return sight.places(model, token_ids_T, row.pictures).inputs
+    return sight.decoder_inputs(model, token_ids_T, row.pictures).inputs
 
 
 def _head_loss(

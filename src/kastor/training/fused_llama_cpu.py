@@ -34,7 +34,7 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True, slots=True)
-class RowPlace:
+class RowPositions:
     """Where the tokens of a row stand."""
 
     cos_T1D: Tensor
@@ -42,7 +42,7 @@ class RowPlace:
     lengths: tuple[int, ...]  # of the examples laid end to end; they sum to T
 
 
-class Projection:
+class FusedLoraLinear:
     """Linear layers that share their input, with their adapters, as one matrix.
 
     With W the stacked weights, A the stacked down-projections and B the scaled up-projections on the diagonal:
@@ -164,8 +164,8 @@ class _AttentionHalf(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401  # autograd's context
         x_TC: Tensor,
-        layer: "FusedLayer",
-        place: RowPlace,
+        layer: "FusedDecoderLayer",
+        place: RowPositions,
         *_adapters: Tensor,
     ) -> Tensor:
         into_qkv = layer.qkv.inputs(len(x_TC))
@@ -205,7 +205,7 @@ class _MlpHalf(torch.autograd.Function):
     """x + down(silu(gate(norm(x))) * up(norm(x)))."""
 
     @staticmethod
-    def forward(ctx: Any, x_TC: Tensor, layer: "FusedLayer", *_adapters: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x_TC: Tensor, layer: "FusedDecoderLayer", *_adapters: Tensor) -> Tensor:  # noqa: ANN401
         into_gate_up = layer.gate_up.inputs(len(x_TC))
         inverse_T1 = _normed(x_TC, layer.norm2_C, layer.eps, into_gate_up[:, : layer.gate_up.num_inputs])
         gate_up = layer.gate_up.forward(into_gate_up)
@@ -236,7 +236,9 @@ class _MlpHalf(torch.autograd.Function):
         return _norm_gradient(g_n, x_TC, layer.norm2_C, inverse_T1, g_TC), None, *grads
 
 
-def _attend(layer: "FusedLayer", qk_TND: Tensor, v_TKD: Tensor, lengths: Sequence[int], out_THD: Tensor) -> Tensor:
+def _attend(
+    layer: "FusedDecoderLayer", qk_TND: Tensor, v_TKD: Tensor, lengths: Sequence[int], out_THD: Tensor
+) -> Tensor:
     """Causal attention inside each example, into `out_THD`; returns log-sum-exp of the scaled scores, (T, H)."""
     lse_TH = qk_TND.new_empty(len(qk_TND), layer.heads, dtype=torch.float32)
     for start, end in pairwise(_edges(lengths)):
@@ -249,7 +251,7 @@ def _attend(layer: "FusedLayer", qk_TND: Tensor, v_TKD: Tensor, lengths: Sequenc
 
 
 def _attend_backward(
-    layer: "FusedLayer",
+    layer: "FusedDecoderLayer",
     g_THD: Tensor,
     qk_TND: Tensor,
     v_TKD: Tensor,
@@ -315,7 +317,7 @@ def _future(length: int, groups: int, dtype: torch.dtype) -> Tensor:
     return torch.full((length, length), -math.inf, dtype=dtype).triu_(1).repeat_interleave(groups, dim=0)
 
 
-class FusedLayer:
+class FusedDecoderLayer:
     """Stands in for a decoder layer's `forward`; with a cache (generation) it hands over to the layer's own."""
 
     def __init__(self, layer: Any) -> None:  # noqa: ANN401  # a decoder layer of Llama's form, with peft's linears
@@ -328,10 +330,10 @@ class FusedLayer:
         self.future = _future(QUERY_BLOCK, self.heads // self.kv_heads, attention.q_proj.base_layer.weight.dtype)
         self.norm1_C, self.norm2_C = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.eps: float = layer.input_layernorm.variance_epsilon
-        self.qkv = Projection([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.o = Projection([attention.o_proj])
-        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj])
-        self.down = Projection([mlp.down_proj])
+        self.qkv = FusedLoraLinear([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.o = FusedLoraLinear([attention.o_proj])
+        self.gate_up = FusedLoraLinear([mlp.gate_proj, mlp.up_proj])
+        self.down = FusedLoraLinear([mlp.down_proj])
 
     def __call__(
         self,
@@ -344,7 +346,7 @@ class FusedLayer:
         if example_lengths is None:
             return cast(Tensor, self._stock(hidden_states, **rest))
         cos, sin = (part[0, :, None] for part in rest["position_embeddings"])
-        place = RowPlace(cos, sin, example_lengths)
+        place = RowPositions(cos, sin, example_lengths)
         attention: Any = _AttentionHalf.apply
         mlp: Any = _MlpHalf.apply
         x_TC = attention(hidden_states[0], self, place, *self.qkv.adapters, *self.o.adapters)
@@ -360,19 +362,19 @@ def use_fused_layers(model: Any) -> bool:  # noqa: ANN401  # peft model
     if not all(_fits(layer) for layer in layers):
         return False
     for layer in layers:
-        layer.forward = FusedLayer(layer)
+        layer.forward = FusedDecoderLayer(layer)
     return True
 
 
 def uses_fused_layers(model: Any) -> bool:  # noqa: ANN401  # a transformers model
     """Whether the decoder layers have the compute of this module."""
-    return isinstance(model.get_decoder().layers[0].forward, FusedLayer)
+    return isinstance(model.get_decoder().layers[0].forward, FusedDecoderLayer)
 
 
 def use_stock_layers(model: Any) -> None:  # noqa: ANN401  # a transformers model
     """Give the decoder layers their own compute back; weights stay where they are."""
     for layer in model.get_decoder().layers:
-        if isinstance(layer.forward, FusedLayer):
+        if isinstance(layer.forward, FusedDecoderLayer):
             del layer.forward
 
 

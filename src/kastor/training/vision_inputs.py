@@ -36,7 +36,7 @@ Read = Callable[[str, int], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class VisionInputs:
     """The projector that is trained, if there is one, and where its input comes from."""
 
     projector: Projector | None
@@ -50,10 +50,10 @@ class Sight:
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by the names used in the training state."""
-        return {name: parameter for _, group in self.rated for name, parameter in group.items()}
+        return {name: parameter for _, group in self.param_groups for name, parameter in group.items()}
 
     @property
-    def rated(self) -> list[tuple[float, dict[str, torch.nn.Parameter]]]:
+    def param_groups(self) -> list[tuple[float, dict[str, torch.nn.Parameter]]]:
         """The same in groups, with their learning rates as multiples of the adapter's."""
         parts = ((PROJECTOR, RATE_FACTOR, self.projector), (TOWER, TOWER_RATE_FACTOR, self.tower))
         return [
@@ -62,25 +62,25 @@ class Sight:
             if part is not None
         ]
 
-    def made(self, pictures: Sequence[PictureSpan], device: torch.device) -> torch.Tensor:
+    def embed(self, pictures: Sequence[PictureSpan], device: torch.device) -> torch.Tensor:
         """What the language model is given in the pictures' places, one after the other: (V, W), or more a token."""
         if self.tower is None:
             features_VC = np.concatenate([self._features(picture) for picture in pictures])
             given = torch.from_numpy(features_VC).to(device)
         else:
-            given = torch.cat([looked_at(self.tower, self.read(p.key, p.index), device) for p in pictures])
+            given = torch.cat([encode_picture(self.tower, self.read(p.key, p.index), device) for p in pictures])
         if self.projector is None:
             return given
         made: torch.Tensor = self.projector(given, [picture.num_tokens for picture in pictures])
         return made + self._corrections(pictures, made) if self.corrections else made
 
-    def places(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[PictureSpan]) -> DecoderInputs:
+    def decoder_inputs(self, model: Model, token_ids_T: torch.Tensor, pictures: Sequence[PictureSpan]) -> DecoderInputs:
         """A row's tokens with what is made of its pictures in their places, through which gradients flow."""
         places = np.concatenate([np.arange(p.start, p.start + p.num_tokens) for p in pictures])
         device = token_ids_T.device
-        return DecoderInputs.of(model, token_ids_T, torch.from_numpy(places).to(device), self.made(pictures, device))
+        return DecoderInputs.of(model, token_ids_T, torch.from_numpy(places).to(device), self.embed(pictures, device))
 
-    def as_served(self) -> "Sight":
+    def without_corrections(self) -> "VisionInputs":
         """What whoever serves the adapter sees."""
         return replace(self, corrections={})
 
@@ -93,7 +93,7 @@ class Sight:
         return self.read(picture.key, picture.index)[picture.offset : picture.offset + picture.num_tokens]
 
 
-def looked_at(tower: EfficientNetLite, pixels_HWC: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+def encode_picture(tower: EfficientNetLite, pixels_HWC: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """What the tower makes of one picture, (N, C) in fp32, through which gradients flow.
 
     Rounded to half precision, as whoever serves the tuned tower keeps it; the gradient knows nothing of that. Nothing
