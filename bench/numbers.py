@@ -27,7 +27,7 @@ from kastor.domain.generation import GenerateRequest, Sampling
 from kastor.domain.job import Rendering, RequestedHyperparameters
 from kastor.metrics.labels import exact_match
 from kastor.models.catalog import entry, load_catalog
-from kastor.serving.remote import RemoteEngine
+from kastor.serving.process_engine import ProcessEngine
 from kastor.settings import Settings, environment, load_settings
 
 ACCURACY_BAR = 0.75
@@ -37,7 +37,7 @@ ASKED_AT_ONCE = 16
 def answers(settings: Settings, base: str, adapter: str, pairs: Sequence[Pair]) -> list[str]:
     """The tuned model's greedy answers."""
     sampling = Sampling(temperature=0.0, max_output_tokens=MAX_TOKENS)
-    with closing(RemoteEngine(environment(settings), log_dir=settings.data_dir, idle_timeout_s=60)) as engine:
+    with closing(ProcessEngine(environment(settings), log_dir=settings.data_dir, idle_timeout_s=60)) as engine:
 
         def answer(pair: Pair) -> str:
             request = GenerateRequest(base, Prompt.of(pair.text_input), sampling, adapter, rendering=Rendering.TUNED)

@@ -18,9 +18,9 @@ from kastor.models.catalog import load_catalog
 from kastor.models.chat.render import Renderer
 from kastor.models.download import ensure_local
 from kastor.models.load import compute_threads, load_base
-from kastor.serving.adapters import AdapterBank
-from kastor.serving.batching import Batcher, Bounds
-from kastor.serving.cache import SlotCache
+from kastor.serving.builtin.continuous_batching import ContinuousBatcher, EngineLimits
+from kastor.serving.builtin.kv_cache import SlotKVCache
+from kastor.serving.builtin.multi_lora import AdapterManager
 from kastor.settings import load_settings
 
 BASE = "smollm2-135m-instruct"
@@ -28,7 +28,7 @@ RANK = 8
 NUM_TOKENS = 48
 PROMPT_TOKENS = 60
 LONG_PROMPT_TOKENS = 1024
-BOUNDS = Bounds(
+BOUNDS = EngineLimits(
     max_rows=8, max_prompt_tokens=7168, max_output_tokens=1024, context_tokens=8192, max_cache_tokens=1 << 20
 )
 
@@ -49,7 +49,7 @@ def random_adapter(folder: Path, model: torch.nn.Module, targets: tuple[str, ...
     (folder / "adapter_config.json").write_text(config)
 
 
-def decoding_rate(batcher: Batcher, prompt: list[int], num_rows: int, num_adapters: int) -> float:
+def decoding_rate(batcher: ContinuousBatcher, prompt: list[int], num_rows: int, num_adapters: int) -> float:
     """Tokens a second of all rows together, once all have been taken in."""
     sampling = Sampling(temperature=0, max_output_tokens=NUM_TOKENS + 4)
     for row in range(num_rows):
@@ -68,7 +68,7 @@ def decoding_rate(batcher: Batcher, prompt: list[int], num_rows: int, num_adapte
     return rate
 
 
-def prefill_rate(batcher: Batcher, prompt: list[int]) -> float:
+def prefill_rate(batcher: ContinuousBatcher, prompt: list[int]) -> float:
     """Prompt tokens a second of one long prompt."""
     ids = (prompt * (LONG_PROMPT_TOKENS // len(prompt) + 1))[:LONG_PROMPT_TOKENS]
     batcher.submit(ids, Sampling(temperature=0, max_output_tokens=1), None, lambda event: None)
@@ -88,8 +88,8 @@ def measure(folder: Path, dtype: torch.dtype) -> None:
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         for seed in range(4):
             random_adapter(Path(name) / f"a{seed}", model, family.lora_targets, seed)
-        bank = AdapterBank(model, Path(name).joinpath, max_resident=8)
-        batcher = Batcher(model, bank, renderer.tokenizer, frozenset(), BOUNDS, SlotCache.like(model))
+        bank = AdapterManager(model, Path(name).joinpath, max_resident=8)
+        batcher = ContinuousBatcher(model, bank, renderer.tokenizer, frozenset(), BOUNDS, SlotKVCache.like(model))
         decoding_rate(batcher, prompt, 8, 0)  # warm
         prompt_rate = max(prefill_rate(batcher, prompt) for _ in range(3))
         print(f"\n{dtype}: prompt {prompt_rate:.0f} tokens/s; decoding, tokens/s of all rows together:")

@@ -18,7 +18,7 @@ from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.chat.families import LLAMA_LINEARS, SMOLLM2
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import fp32_module_by_module, load_base, to_fp32
-from kastor.serving.certificate import EXACT, Served, certificate, check_logprobs, rounded_tolerance
+from kastor.serving.builtin.parity import EXACT, ServedAdapter, certify, check_logprobs, rounded_tolerance
 from kastor.store.blobs.manifests import write_manifest
 from kastor.training.fused_llama_cpu import use_stock_layers
 from kastor.training.loop import Trainer
@@ -160,9 +160,9 @@ def test_a_layer_that_is_computed_otherwise_is_caught_where_bf16_would_hide_it(
     use_stock_layers(made.model)
     fault(made.model)
     golden, _ = golden_rows_in_fp32(made.model, golden_examples(made.examples, seed=0))
-    served = Served.open(remove_lora(made.model), made.renderer, made.folder)
+    served = ServedAdapter.open(remove_lora(made.model), made.renderer, made.folder)
     with pytest.raises(Internal, match=r"log-probabilities differ by up to .* 0\.002 and 0\.0002 are tolerated"):
-        certificate(served, golden, deltas, made.folder, base_model="tiny")
+        certify(served, golden, deltas, made.folder, base_model="tiny")
 
 
 def lora_layers(model: Any) -> list[Any]:
@@ -172,7 +172,7 @@ def lora_layers(model: Any) -> list[Any]:
 def test_without_room_for_fp32_an_adapter_that_is_not_applied_is_refused(base_folder: Path, tmp_path: Path) -> None:
     made = tuned(base_folder, tmp_path / "adapter", steps=20, rate=1e-2)
     golden, tolerance = golden_rows_module_by_module(made.model, golden_examples(made.examples, seed=0))
-    served = Served.open(remove_lora(made.model), made.renderer, made.folder)
+    served = ServedAdapter.open(remove_lora(made.model), made.renderer, made.folder)
     rendered = [row.rendered for row in golden]
     check_logprobs(golden, served.logprobs(rendered), tolerance)
     with pytest.raises(Internal, match="log-probabilities differ"):

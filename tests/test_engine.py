@@ -18,7 +18,7 @@ from kastor.domain.generation import FinishReason, GenerateRequest, ResponseForm
 from kastor.domain.job import Rendering
 from kastor.models.chat.tokenizer_files import SMOLLM
 from kastor.runtime.parent_death import ParentDeathPipe
-from kastor.serving.remote import RemoteEngine, engine_command
+from kastor.serving.process_engine import ProcessEngine, engine_command
 from kastor.settings import Settings, environment
 from tiny import tiny_adapter, tiny_base
 from tiny_catalog import tiny_catalog
@@ -36,8 +36,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def engine(settings: Settings) -> Iterator[RemoteEngine]:
-    made = RemoteEngine(environment(settings), log_dir=settings.data_dir, idle_timeout_s=60)
+def engine(settings: Settings) -> Iterator[ProcessEngine]:
+    made = ProcessEngine(environment(settings), log_dir=settings.data_dir, idle_timeout_s=60)
     yield made
     made.close()
 
@@ -46,11 +46,11 @@ def asked(text: str, adapter: str | None = None, sampling: Sampling = GREEDY, ba
     return GenerateRequest(base, Prompt.of(text), sampling, adapter)
 
 
-def answer(engine: RemoteEngine, request: GenerateRequest) -> str:
+def answer(engine: ProcessEngine, request: GenerateRequest) -> str:
     return "".join(chunk.text for chunk in engine.stream(request))
 
 
-def test_base_and_adapter_answer_side_by_side(engine: RemoteEngine) -> None:
+def test_base_and_adapter_answer_side_by_side(engine: ProcessEngine) -> None:
     base, tuned = answer(engine, asked("one")), answer(engine, asked("one", "job1"))
     assert base != tuned
     with ThreadPoolExecutor(8) as pool:
@@ -59,7 +59,7 @@ def test_base_and_adapter_answer_side_by_side(engine: RemoteEngine) -> None:
         assert all(pool.map(lambda request: answer(engine, request), requests))
 
 
-def test_prompt_tokens_are_those_that_are_counted(engine: RemoteEngine) -> None:
+def test_prompt_tokens_are_those_that_are_counted(engine: ProcessEngine) -> None:
     chunks = list(engine.stream(asked("one")))
     assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", Prompt.of("one"))
     assert chunks[-1].finish_reason in (FinishReason.MAX_TOKENS, FinishReason.STOP)
@@ -75,7 +75,7 @@ def test_a_model_of_the_first_release_is_answered_with_its_own_tokenizer(tmp_pat
     (base / "tokenizer-1.json").write_text(json.dumps(document))
     catalog = tiny_catalog(tmp_path / "catalog.toml", {"tiny": base}, input_token_limit=300, output_token_limit=100)
     settings = Settings(data_dir=tmp_path, cache_dir=tmp_path / "cache", catalog_file=catalog, num_threads=1)
-    engine = RemoteEngine(environment(settings), log_dir=tmp_path, idle_timeout_s=60)
+    engine = ProcessEngine(environment(settings), log_dir=tmp_path, idle_timeout_s=60)
     try:
         first, now = (replace(asked("12"), rendering=one) for one in (Rendering.FIRST, Rendering.PUBLISHED))
         counts = [list(engine.stream(request))[-1].prompt_tokens for request in (first, now)]
@@ -85,7 +85,7 @@ def test_a_model_of_the_first_release_is_answered_with_its_own_tokenizer(tmp_pat
         engine.close()
 
 
-def test_a_text_that_no_number_of_long_tokens_could_hold_is_refused_uncounted(engine: RemoteEngine) -> None:
+def test_a_text_that_no_number_of_long_tokens_could_hold_is_refused_uncounted(engine: ProcessEngine) -> None:
     began = time.monotonic()
     for _ in range(3):
         with pytest.raises(InvalidArgument, match="The input has 4,000,000 characters; the 300 tokens"):
@@ -96,7 +96,7 @@ def test_a_text_that_no_number_of_long_tokens_could_hold_is_refused_uncounted(en
     assert answer(engine, asked("one"))
 
 
-def test_calls_and_their_responses_reach_the_process(engine: RemoteEngine) -> None:
+def test_calls_and_their_responses_reach_the_process(engine: ProcessEngine) -> None:
     answered = Prompt(
         (
             *Prompt.of("rain?").contents,
@@ -110,7 +110,7 @@ def test_calls_and_their_responses_reach_the_process(engine: RemoteEngine) -> No
     assert engine.count_tokens("tiny", fewer) < chunks[-1].prompt_tokens
 
 
-def test_errors_arrive_as_they_are(engine: RemoteEngine) -> None:
+def test_errors_arrive_as_they_are(engine: ProcessEngine) -> None:
     with pytest.raises(InvalidArgument, match=r"exceeds the maximum number of tokens allowed \(300\)"):
         answer(engine, asked("x" * 400))
     with pytest.raises(DataLoss, match="job2/adapter cannot be used: manifest.json is missing"):
@@ -121,7 +121,7 @@ def test_errors_arrive_as_they_are(engine: RemoteEngine) -> None:
     ("name", "job_id"), [("adapter_model.safetensors", "halved"), ("adapter_config.json", "scaled")]
 )
 def test_a_damaged_adapter_never_answers_and_others_go_on(
-    engine: RemoteEngine, settings: Settings, name: str, job_id: str
+    engine: ProcessEngine, settings: Settings, name: str, job_id: str
 ) -> None:
     folder = tiny_adapter(settings.data_dir / "jobs" / job_id / "adapter", seed=2)
     assert answer(engine, asked("one", "job1"))
@@ -139,7 +139,7 @@ def test_a_damaged_adapter_never_answers_and_others_go_on(
     assert answer(engine, asked("one", job_id))
 
 
-def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: RemoteEngine) -> None:
+def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: ProcessEngine) -> None:
     schema = json.dumps({"type": "integer", "minimum": 0, "maximum": 99})
     sampling = Sampling(
         seed=3,
@@ -157,14 +157,14 @@ def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: Remo
         assert all(len(step.top) == 2 for chunk in own for step in chunk.steps)
 
 
-def test_a_form_that_cannot_be_followed_is_refused_by_its_name(engine: RemoteEngine) -> None:
+def test_a_form_that_cannot_be_followed_is_refused_by_its_name(engine: ProcessEngine) -> None:
     sampling = Sampling(form=ResponseFormat("responseSchema", '{"type": "string", "pattern": "(?=a)b"}'))
     with pytest.raises(InvalidArgument, match="responseSchema: cannot be followed: .*look-ahead"):
         answer(engine, asked("one", sampling=sampling))
     assert answer(engine, asked("one"))
 
 
-def test_an_answer_nobody_waits_for_is_dropped(engine: RemoteEngine) -> None:
+def test_an_answer_nobody_waits_for_is_dropped(engine: ProcessEngine) -> None:
     long = Sampling(temperature=2, max_output_tokens=100)
     for _ in range(20):
         begun = engine.stream(asked("one", sampling=long))
@@ -173,7 +173,7 @@ def test_an_answer_nobody_waits_for_is_dropped(engine: RemoteEngine) -> None:
     assert answer(engine, asked("one"))
 
 
-def test_a_base_that_is_not_there_is_one_clear_sentence(engine: RemoteEngine) -> None:
+def test_a_base_that_is_not_there_is_one_clear_sentence(engine: ProcessEngine) -> None:
     with pytest.raises(Unavailable, match=r"could not start: .*nowhere holds no config\.json"):
         answer(engine, asked("one", base="gone"))
 
@@ -195,9 +195,7 @@ def test_an_orphaned_process_ends_and_removes_its_socket(settings: Settings, tmp
 
 
 def test_the_servers_side_never_imports_torch() -> None:
-    script = (
-        "import sys, kastor.serving.remote; sys.exit(bool({'torch', 'transformers', 'uvicorn'} & set(sys.modules)))"
-    )
+    script = "import sys, kastor.serving.process_engine; sys.exit(bool({'torch', 'transformers', 'uvicorn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
@@ -205,7 +203,7 @@ HANGING = """
 import sys, threading
 from pathlib import Path
 from kastor.engine import main
-from kastor.serving.batching import Batcher
+from kastor.serving.builtin.continuous_batching import Batcher
 
 flag, forward = Path(sys.argv[1]), Batcher._forward
 
@@ -230,7 +228,7 @@ def test_a_process_whose_generating_thread_hangs_is_ended_and_the_next_call_answ
         return [sys.executable, "-c", HANGING, str(flag), *arguments]
 
     impatient = settings.model_copy(update={"engine_stall_timeout_s": 1.0})
-    hanging = RemoteEngine(
+    hanging = ProcessEngine(
         environment(impatient), log_dir=tmp_path, idle_timeout_s=60, silence_timeout_s=1.0, command=command
     )
     try:

@@ -15,7 +15,7 @@ from google.genai import errors, types
 from kastor.domain.generation import GenerateRequest, Sampling
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import NANO_VL
-from kastor.serving.remote import RemoteEngine
+from kastor.serving.process_engine import ProcessEngine
 from kastor.settings import Settings, environment
 from seen_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
 from tiny import tiny_seeing_base
@@ -143,7 +143,7 @@ def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> 
     model, projector = tuned_on_pictures(load_base(base), folder, tower=tower, preprocessing=PREPROCESSING)
     prompts = [prompt_of(make_picture(root / "new.png", 9), "?"), prompt_of("When?", make_video(root / "new.mp4"))]
     greedy = Sampling(temperature=0, max_output_tokens=6, top_logprobs=0)
-    engine = RemoteEngine(environment(settings), log_dir=settings.data_dir, idle_timeout_s=60)
+    engine = ProcessEngine(environment(settings), log_dir=settings.data_dir, idle_timeout_s=60)
     try:
         for prompt in prompts:
             shown = shown_in(root, prompt, NANO_VL)

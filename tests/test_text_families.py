@@ -13,7 +13,7 @@ from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.chat.families import Family
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base, stop_token_ids
-from kastor.serving.certificate import EXACT, Served, certificate
+from kastor.serving.builtin.parity import EXACT, ServedAdapter, certify
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import add_lora, remove_lora
 from kastor.training.loss import sum_loss, use_packed_attention
@@ -120,8 +120,8 @@ def test_it_overfits_in_twenty_steps_and_is_served_as_it_was_trained(
     model.save_pretrained(tmp_path / "adapter")
     golden, _ = golden_rows_in_fp32(model, golden_examples(rows, seed=0))
     deltas = trained_deltas(model)
-    served = Served.open(remove_lora(model), renderer, tmp_path / "adapter")
-    proof = certificate(served, golden, deltas, tmp_path / "adapter", base_model="tiny")
+    served = ServedAdapter.open(remove_lora(model), renderer, tmp_path / "adapter")
+    proof = certify(served, golden, deltas, tmp_path / "adapter", base_model="tiny")
     assert proof.tolerance == EXACT
     assert proof.num_tokens == sum(row.num_supervised for row in rows)
     assert proof.effect > 0.1

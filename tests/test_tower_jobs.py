@@ -24,7 +24,7 @@ from kastor.models.chat.render import Renderer
 from kastor.models.download import TOWER_FILE
 from kastor.models.load import load_base
 from kastor.models.vision.projector import PROJECTOR_FILE
-from kastor.serving.seeing import Seeing
+from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from kastor.worker.outcome import work
 from kastor.worker.ownership import Ownership
 from kastor.worker.steps import Steps
@@ -114,7 +114,7 @@ def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
     base, cache = place.settings.data_dir / "base", place.settings.cache_dir
     model = load_base(base, dtype=torch.float32)
     stores = MediaCache(cache / "features"), MediaCache(cache / "frames")
-    seeing = Seeing(model, NANO_VL.vision, base, *stores, place.blobs.adapter, num_threads=1)
+    seeing = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.adapter, num_threads=1)
     example = decode_example(place.blobs.dataset("job1").read_bytes().splitlines()[1])
     planned = decode_row(place.blobs.plan("job1").read_bytes().splitlines()[1])
     rendered = Renderer.open(base, NANO_VL).example(example, planned.views(example))
@@ -128,7 +128,7 @@ def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
     assert torch.equal(again.made_NC, tuned.made_NC)
     (place.blobs.adapter("job1") / TOWER_FILE).rename(cache / TOWER_FILE)
     try:  # without it the projector is refused: it knows nothing of the base's tower
-        fresh = Seeing(model, NANO_VL.vision, base, *stores, place.blobs.adapter, num_threads=1)
+        fresh = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.adapter, num_threads=1)
         with pytest.raises(Exception, match="was trained on the vision tower"):
             fresh.embedded(rendered.pictures, shown, "job1")
     finally:

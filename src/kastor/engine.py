@@ -42,13 +42,13 @@ from kastor.runtime.logging import configure_logs
 from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.runtime.parent_death import watch_parent
 from kastor.security.file_modes import PRIVATE_UMASK
-from kastor.serving import wire
-from kastor.serving.adapters import AdapterBank
-from kastor.serving.batching import Batcher, Bounds
-from kastor.serving.cache import SlotCache
-from kastor.serving.guides import Guides
-from kastor.serving.rows import Embedded
-from kastor.serving.seeing import Seeing
+from kastor.serving import engine_protocol
+from kastor.serving.builtin.constrained_decoding import GrammarCompiler
+from kastor.serving.builtin.continuous_batching import ContinuousBatcher, EngineLimits
+from kastor.serving.builtin.kv_cache import SlotKVCache
+from kastor.serving.builtin.multi_lora import AdapterManager
+from kastor.serving.builtin.picture_embeddings import PictureEmbedder
+from kastor.serving.builtin.sequence import PictureEmbeddings
 from kastor.settings import Settings, load_settings
 from kastor.store.blobs.job_files import JobFiles
 
@@ -66,19 +66,19 @@ class Service:
     """The endpoints; each is a few lines between `serving.wire` and the batcher."""
 
     renderers: Callable[[Rendering], Renderer]
-    batcher: Batcher
-    guides: Guides
+    batcher: ContinuousBatcher
+    guides: GrammarCompiler
     stall_timeout_s: float
-    seeing: Seeing | None = None  # where the base sees
+    seeing: PictureEmbedder | None = None  # where the base sees
     eyes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(EYES, thread_name_prefix="seeing"))
 
     def app(self) -> Starlette:
         """The HTTP application."""
         return Starlette(
             routes=[
-                Route(wire.READY, self.ready, methods=["GET"]),
-                Route(wire.GENERATE, self.generate, methods=["POST"]),
-                Route(wire.COUNT, self.count, methods=["POST"]),
+                Route(engine_protocol.READY, self.ready, methods=["GET"]),
+                Route(engine_protocol.GENERATE, self.generate, methods=["POST"]),
+                Route(engine_protocol.COUNT, self.count, methods=["POST"]),
             ]
         )
 
@@ -93,10 +93,10 @@ class Service:
     async def count(self, request: Request) -> Response:
         """The number of tokens of a prompt."""
         try:
-            rendered = await run_in_threadpool(self._rendered, *wire.decode_prompt(await request.body()))
+            rendered = await run_in_threadpool(self._rendered, *engine_protocol.decode_prompt(await request.body()))
         except KastorError as error:
-            return Response(wire.encode_error(error), media_type=NDJSON)
-        return Response(wire.encode_count(len(rendered.token_ids)), media_type=NDJSON)
+            return Response(engine_protocol.encode_error(error), media_type=NDJSON)
+        return Response(engine_protocol.encode_count(len(rendered.token_ids)), media_type=NDJSON)
 
     def _rendered(self, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> RenderedExample:
         views = {media: one.planned.view for media, one in shown.items()}
@@ -113,7 +113,7 @@ class Service:
         loop = asyncio.get_running_loop()
         ticket = None
         try:
-            asked = wire.decode_request(body)
+            asked = engine_protocol.decode_request(body)
             prompt = await run_in_threadpool(self._rendered, asked.prompt, asked.shown, asked.rendering)
             form = asked.sampling.form
             pictures = await self._seen(prompt, asked) if prompt.pictures else ()
@@ -130,17 +130,17 @@ class Service:
             num_open = asked.num_candidates
             while num_open:
                 event = await events.get()
-                yield wire.encode_event(event)
+                yield engine_protocol.encode_event(event)
                 if isinstance(event, KastorError):
                     return
                 num_open -= event.finish_reason is not None
         except KastorError as error:
-            yield wire.encode_error(error)
+            yield engine_protocol.encode_error(error)
         finally:
             if ticket is not None:
                 ticket.cancel()
 
-    async def _seen(self, prompt: RenderedExample, asked: GenerateRequest) -> tuple[Embedded, ...]:
+    async def _seen(self, prompt: RenderedExample, asked: GenerateRequest) -> tuple[PictureEmbeddings, ...]:
         """The prompt's pictures, if it is no longer than it may be; text is answered meanwhile."""
         self.batcher.room_for_answer(len(prompt.token_ids), asked.sampling)
         assert self.seeing is not None  # noqa: S101  # the renderer refused
@@ -168,27 +168,27 @@ def service(settings: Settings, base: BaseModel) -> Service:
     renderers = lru_cache(lambda rendering: Renderer.open(folder, base.family, rendering=rendering))
     renderer = renderers(Rendering.PUBLISHED)
     model = cast_for_serving(load_base(folder, dtype=compute_dtype(settings.base_dtype)), base.family.vision)
-    cache = SlotCache.like(model, base.family.vision)
-    bounds = Bounds(
+    cache = SlotKVCache.like(model, base.family.vision)
+    bounds = EngineLimits(
         max_rows=settings.max_batch_rows,
         max_prompt_tokens=base.input_token_limit,
         max_output_tokens=base.output_token_limit,
         context_tokens=text_config(model).max_position_embeddings,
         max_cache_tokens=int(free_bytes() * CACHE_SHARE) // cache.bytes_per_token,
     )
-    bank = AdapterBank(model, JobFiles(settings.data_dir).verified_adapter, settings.max_resident_adapters)
+    bank = AdapterManager(model, JobFiles(settings.data_dir).verified_adapter, settings.max_resident_adapters)
     log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
     ends = stop_token_ids(model, renderer.closing_id)
-    guides = Guides(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
-    batcher = Batcher(model, bank, renderer.tokenizer, ends, bounds, cache)
+    guides = GrammarCompiler(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
+    batcher = ContinuousBatcher(model, bank, renderer.tokenizer, ends, bounds, cache)
     stall_timeout_s = settings.engine_stall_timeout_s
     return Service(renderers, batcher, guides, stall_timeout_s, _seeing(settings, base, folder, model))
 
 
-def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> Seeing | None:  # noqa: ANN401  # transformers is untyped
+def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> PictureEmbedder | None:  # noqa: ANN401  # transformers is untyped
     if base.family.vision is None:
         return None
-    return Seeing(
+    return PictureEmbedder(
         model,
         base.family.vision,
         folder,
@@ -234,7 +234,7 @@ def serve(settings: Settings, base_id: str, socket: Path) -> None:
         thread.join(GRACE_S)
 
 
-def _generate_until_closed(batcher: Batcher) -> None:
+def _generate_until_closed(batcher: ContinuousBatcher) -> None:
     try:
         batcher.run()
     except BaseException as error:  # noqa: BLE001 - without this thread the process is of no use

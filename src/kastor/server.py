@@ -46,7 +46,7 @@ from kastor.security.access_settings import AccessSettings
 from kastor.security.auth import Authenticator
 from kastor.security.file_modes import restrict_data
 from kastor.security.grpc_settings import GrpcSettings
-from kastor.serving.late import LateEngine
+from kastor.serving.lazy_engine import LazyEngine
 from kastor.settings import Settings, environment
 from kastor.store.blobs.disk_reserve import DiskReserve
 from kastor.store.blobs.job_files import JobFiles
@@ -138,7 +138,7 @@ class _Running:
         self._wake = threading.Event()
         self._database = database
         jobs, blobs = JobStore(database), JobFiles(settings.data_dir)
-        self._engine = LateEngine(
+        self._engine = LazyEngine(
             environment(settings),
             log_dir=settings.data_dir / "logs",
             idle_timeout_s=settings.engine_idle_timeout_s,

@@ -9,7 +9,7 @@ from google.rpc import code_pb2
 from kastor.api.errors import HTTP_STATUS
 from kastor.domain import errors
 from kastor.domain.errors import Code, KastorError
-from kastor.serving.wire import ERRORS
+from kastor.serving.engine_protocol import ERRORS
 
 
 def every(kind: type[KastorError] = KastorError) -> list[type[KastorError]]:

@@ -30,7 +30,7 @@ from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.chat.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.models.load import load_base
-from kastor.serving.certificate import Served
+from kastor.serving.builtin.parity import ServedAdapter
 from kastor.store.blobs.manifests import write_manifest
 from tiny import tiny_adapter, tiny_base, tiny_gemma_base
 
@@ -61,7 +61,7 @@ def examples(given: Path) -> list[RenderedExample]:
 def served(given: Path, examples: list[RenderedExample]) -> list[torch.Tensor]:
     """Log-probabilities in fp32, by the serving engine."""
     base = load_base(given / "base", dtype=torch.float32)
-    return Served.open(base, Renderer.open(given / "base", SMOLLM2), given / "adapter").logprobs(examples)
+    return ServedAdapter.open(base, Renderer.open(given / "base", SMOLLM2), given / "adapter").logprobs(examples)
 
 
 def farthest(served: list[torch.Tensor], found: list[torch.Tensor]) -> float:

@@ -36,7 +36,7 @@ from kastor.models.load import load_base
 from kastor.models.vision.encoder import PREPROCESSING, FeatureStore, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
 from kastor.models.vision.projector import PROJECTOR_FILE
-from kastor.serving.seeing import Seeing
+from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from worker_place import Place, adapter
 
 ROUNDED = 0.01
@@ -202,7 +202,7 @@ def test_a_merged_export_is_a_base_that_sees_as_the_tuned_model_did(
     model = load_base(merged, dtype=torch.float32)
     cache = MediaCache(place.settings.cache_dir / "features")
     frames = MediaCache(place.settings.cache_dir / "frames")
-    seeing = Seeing(model, base.family.vision, merged, cache, frames, tmp_path.joinpath, num_threads=1)
+    seeing = PictureEmbedder(model, base.family.vision, merged, cache, frames, tmp_path.joinpath, num_threads=1)
     rows = files(place).golden(place.blobs.adapter("job1"))
     for one, rendered, expected in zip(rows, golden, certified(place), strict=True):
         assert one.planned is not None

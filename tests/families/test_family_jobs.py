@@ -20,7 +20,7 @@ from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
 from kastor.models.vision.encoder import VisionEncoder
 from kastor.models.vision.projector import PROJECTOR_FILE
-from kastor.serving.seeing import Seeing
+from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from seen_media import shown_in
 from seers import BUILDERS, FAMILY_OF
 from worker_place import Place
@@ -68,7 +68,7 @@ def test_a_job_on_images_a_video_and_pages_is_certified_and_seen_in_answers(name
     prompt = Prompt((Content(Role.USER, (Media("image/png", str(place.media / "2.png")), Text("?"))),))
     caches = [MediaCache(place.settings.cache_dir / name) for name in ("features", "frames")]
     model = load_base(tmp_path / "base", dtype=torch.float32)
-    seeing = Seeing(model, vision, tmp_path / "base", *caches, place.blobs.adapter, num_threads=1)
+    seeing = PictureEmbedder(model, vision, tmp_path / "base", *caches, place.blobs.adapter, num_threads=1)
     for resolution in (Resolution.LOW, Resolution.MEDIUM):
         asked = Prompt(prompt.contents, resolution=resolution)
         shown = shown_in(tmp_path, asked, base.family)

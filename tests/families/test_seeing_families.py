@@ -13,8 +13,8 @@ from kastor.models.chat.families import FAMILIES
 from kastor.models.chat.render import RenderedExample
 from kastor.models.load import load_base
 from kastor.models.vision.grids import BUDGET
-from kastor.serving.certificate import Served
-from kastor.serving.rows import Embedded
+from kastor.serving.builtin.parity import ServedAdapter
+from kastor.serving.builtin.sequence import PictureEmbeddings
 from kastor.training.checkpoints import CheckpointWriter
 from kastor.training.loop import Trainer
 from kastor.training.lora import add_lora
@@ -96,11 +96,11 @@ def test_served_logprobs_are_the_trained_ones(seer: Seer, tmp_path: Path) -> Non
     checkpoints = CheckpointWriter(tmp_path / "checkpoints")
     saved = checkpoints.save(model, {}, step=1, ends_epoch=True, about={})
 
-    def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
+    def embedded(example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
         parts = sight.embed(example.pictures, torch.device("cpu")).split([p.num_tokens for p in example.pictures])
-        return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
+        return tuple(PictureEmbeddings(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
-    served = Served.open(load_base(seer.folder, dtype=torch.float32), seer.renderer, saved.folder, embedded)
+    served = ServedAdapter.open(load_base(seer.folder, dtype=torch.float32), seer.renderer, saved.folder, embedded)
     for found, expected in zip(served.logprobs(seer.examples), trained, strict=True):
         torch.testing.assert_close(found, expected, atol=5e-4, rtol=1e-3)
     for example in seer.examples:  # and the answer, token by token, is what the same tokens are when taken in at once

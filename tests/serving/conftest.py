@@ -10,14 +10,14 @@ import torch
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
-from kastor.serving.adapters import AdapterBank
-from kastor.serving.batching import Batcher, Bounds
-from kastor.serving.cache import SlotCache
-from kastor.serving.guides import Guides
+from kastor.serving.builtin.constrained_decoding import GrammarCompiler
+from kastor.serving.builtin.continuous_batching import ContinuousBatcher, EngineLimits
+from kastor.serving.builtin.kv_cache import SlotKVCache
+from kastor.serving.builtin.multi_lora import AdapterManager
 from stepping import Stepper
 from tiny import CONTEXT_TOKENS, tiny_adapter, tiny_base
 
-BOUNDS = Bounds(
+BOUNDS = EngineLimits(
     max_rows=8, max_prompt_tokens=400, max_output_tokens=64, context_tokens=CONTEXT_TOKENS, max_cache_tokens=8192
 )
 
@@ -43,10 +43,12 @@ def stepper(base_folder: Path, adapters_root: Path) -> Callable[..., Stepper]:
     def make(max_resident: int = 8, **bounds: int) -> Stepper:
         model = load_base(base_folder, dtype=torch.float32)
         renderer = Renderer.open(base_folder, SMOLLM2)
-        bank = AdapterBank(model, adapters_root.joinpath, max_resident)
-        cache = SlotCache.like(model)
+        bank = AdapterManager(model, adapters_root.joinpath, max_resident)
+        cache = SlotKVCache.like(model)
         end_ids = frozenset({renderer.closing_id})
-        batcher = Batcher(model, bank, renderer.tokenizer, end_ids, replace(BOUNDS, **bounds), cache)
-        return Stepper(batcher, renderer, Guides(renderer.tokenizer.to_str(), end_ids, model.config.vocab_size))
+        batcher = ContinuousBatcher(model, bank, renderer.tokenizer, end_ids, replace(BOUNDS, **bounds), cache)
+        return Stepper(
+            batcher, renderer, GrammarCompiler(renderer.tokenizer.to_str(), end_ids, model.config.vocab_size)
+        )
 
     return make

@@ -7,9 +7,9 @@ import torch
 from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling
 from kastor.models.chat.render import Renderer
-from kastor.serving.batching import Batcher
-from kastor.serving.guides import Guides
-from kastor.serving.rows import Ticket
+from kastor.serving.builtin.constrained_decoding import GrammarCompiler
+from kastor.serving.builtin.continuous_batching import ContinuousBatcher
+from kastor.serving.builtin.sequence import GenerationHandle
 
 
 @dataclass
@@ -51,13 +51,13 @@ class Heard:
 class Stepper:
     """A batcher, and short ways to use it."""
 
-    batcher: Batcher
+    batcher: ContinuousBatcher
     renderer: Renderer
-    guides: Guides
+    guides: GrammarCompiler
 
     def ask(
         self, text: str, adapter: str | None = None, num_candidates: int = 1, **sampling: object
-    ) -> tuple[Ticket, Heard]:
+    ) -> tuple[GenerationHandle, Heard]:
         heard = Heard()
         asked = replace(Sampling(temperature=0, max_output_tokens=12), **sampling)
         guide = None if asked.form is None else self.guides.guide(asked.form)

@@ -11,7 +11,7 @@ from pathlib import Path
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.generation import Chunk, FinishReason
 from kastor.runtime.parent_death import watch_parent
-from kastor.serving import wire
+from kastor.serving import engine_protocol
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,12 +29,14 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.end_headers()
-        if self.path == wire.COUNT:
-            self.wfile.write(wire.encode_count(len(wire.decode_prompt(body)[0].contents[-1].text.split())))
+        if self.path == engine_protocol.COUNT:
+            self.wfile.write(
+                engine_protocol.encode_count(len(engine_protocol.decode_prompt(body)[0].contents[-1].text.split()))
+            )
             return
-        words = [word for word in wire.decode_request(body).prompt.contents[-1].text.split(" ") if word]
+        words = [word for word in engine_protocol.decode_request(body).prompt.contents[-1].text.split(" ") if word]
         if self.base == "refuses":
-            self.wfile.write(wire.encode_error(InvalidArgument.of("contents", "too long")))
+            self.wfile.write(engine_protocol.encode_error(InvalidArgument.of("contents", "too long")))
             return
         for number, word in enumerate(words, start=1):
             last = number == len(words)
@@ -46,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _say(self, chunk: Chunk) -> None:
         try:
-            self.wfile.write(wire.encode_event(chunk))
+            self.wfile.write(engine_protocol.encode_event(chunk))
             time.sleep(0.02)
         except BrokenPipeError:
             self.told.write_text("cancelled")

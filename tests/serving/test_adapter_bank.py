@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.models.load import load_base
-from kastor.serving.adapters import AdapterBank
+from kastor.serving.builtin.multi_lora import AdapterManager
 
 PROMPTS = torch.randint(3, 259, (6, 20), generator=torch.Generator().manual_seed(0))
 NAMES = ("a", None, "b", "c", "a", "d")
@@ -29,12 +29,12 @@ def logits_by_peft(base_folder: Path, adapter: Path | None, ids: torch.Tensor) -
 
 
 @pytest.fixture
-def bank(base_folder: Path, adapters_root: Path) -> AdapterBank:
-    return AdapterBank(load_base(base_folder, dtype=torch.float32), adapters_root.joinpath, max_resident=4)
+def bank(base_folder: Path, adapters_root: Path) -> AdapterManager:
+    return AdapterManager(load_base(base_folder, dtype=torch.float32), adapters_root.joinpath, max_resident=4)
 
 
 def test_a_mixed_batch_equals_peft_with_each_adapter_alone(
-    bank: AdapterBank, base_folder: Path, adapters_root: Path
+    bank: AdapterManager, base_folder: Path, adapters_root: Path
 ) -> None:
     adapters = [None if name is None else bank.acquire(name) for name in NAMES]
     with torch.inference_mode():
@@ -47,7 +47,7 @@ def test_a_mixed_batch_equals_peft_with_each_adapter_alone(
             assert name is None or (alone - base[row]).abs().max() > 0.1  # the adapter does something
 
 
-def test_rows_without_an_adapter_get_exactly_the_base(bank: AdapterBank, base_folder: Path) -> None:
+def test_rows_without_an_adapter_get_exactly_the_base(bank: AdapterManager, base_folder: Path) -> None:
     adapters = [bank.acquire("a"), None]
     with torch.inference_mode():
         bank.assign(adapters)
@@ -55,7 +55,7 @@ def test_rows_without_an_adapter_get_exactly_the_base(bank: AdapterBank, base_fo
         assert torch.equal(mixed[1], logits_by_peft(base_folder, None, PROMPTS[:2])[1])
 
 
-def test_one_row_of_several_prompts_uses_each_ones_adapter(bank: AdapterBank) -> None:
+def test_one_row_of_several_prompts_uses_each_ones_adapter(bank: AdapterManager) -> None:
     a, b = bank.acquire("a"), bank.acquire("b")
     layer = "model.layers.0.self_attn.q_proj"
     x = torch.randn(1, 5, 64)
@@ -77,14 +77,14 @@ def test_ranks_by_pattern_are_applied_as_peft_does(base_folder: Path, adapters_r
         if "q_proj" in key:
             tensors[key] = (tensors[key][:2] if "lora_A" in key else tensors[key][:, :2]).contiguous()
     save_file(tensors, folder / "adapter_model.safetensors")
-    bank = AdapterBank(load_base(base_folder, dtype=torch.float32), tmp_path.joinpath, max_resident=1)
+    bank = AdapterManager(load_base(base_folder, dtype=torch.float32), tmp_path.joinpath, max_resident=1)
     with torch.inference_mode():
         bank.assign([bank.acquire("patterned")])
         ours = bank.model(input_ids=PROMPTS[:1]).logits
     torch.testing.assert_close(ours, logits_by_peft(base_folder, folder, PROMPTS[:1]), atol=2e-4, rtol=2e-4)
 
 
-def test_the_least_recently_used_idle_adapter_makes_room(bank: AdapterBank) -> None:
+def test_the_least_recently_used_idle_adapter_makes_room(bank: AdapterManager) -> None:
     bank.max_resident = 2
     for name in ("a", "b", "a"):
         bank.release(bank.acquire(name))
@@ -92,7 +92,7 @@ def test_the_least_recently_used_idle_adapter_makes_room(bank: AdapterBank) -> N
     assert list(bank.resident) == ["a", "c"]
 
 
-def test_an_adapter_in_use_is_never_dropped(bank: AdapterBank) -> None:
+def test_an_adapter_in_use_is_never_dropped(bank: AdapterManager) -> None:
     bank.max_resident = 2
     used = bank.acquire("a")
     bank.release(bank.acquire("b"))
@@ -131,7 +131,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
     ],
 )
 def test_a_tensor_that_would_not_be_applied_refuses_the_adapter(
-    bank: AdapterBank, adapters_root: Path, tmp_path: Path, tensors: dict[str, torch.Tensor | None], named: str
+    bank: AdapterManager, adapters_root: Path, tmp_path: Path, tensors: dict[str, torch.Tensor | None], named: str
 ) -> None:
     changed(adapters_root / "a", tmp_path / "bad", **tensors)
     bank.folder_of = tmp_path.joinpath
@@ -153,7 +153,7 @@ def test_a_tensor_that_would_not_be_applied_refuses_the_adapter(
     ],
 )
 def test_a_setting_that_would_not_take_effect_refuses_the_adapter(
-    bank: AdapterBank, adapters_root: Path, tmp_path: Path, fields: dict[str, object], named: str
+    bank: AdapterManager, adapters_root: Path, tmp_path: Path, fields: dict[str, object], named: str
 ) -> None:
     folder = shutil.copytree(adapters_root / "a", tmp_path / "bad")
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -165,7 +165,7 @@ def test_a_setting_that_would_not_take_effect_refuses_the_adapter(
 
 
 def test_an_adapter_that_is_missing_or_cut_short_is_named(
-    bank: AdapterBank, adapters_root: Path, tmp_path: Path
+    bank: AdapterManager, adapters_root: Path, tmp_path: Path
 ) -> None:
     bank.folder_of = tmp_path.joinpath
     with pytest.raises(FailedPrecondition, match="There is no adapter"):

@@ -3,15 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.serving.text import Detokenizer, Writer
+from kastor.serving.builtin.detokenizer import Detokenizer, StopSequenceFilter
 from tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 TOKENIZER.encode_special_tokens = True  # control tokens in a text are plain text
 
 
-def pieces(text: str, stops: tuple[str, ...] = ()) -> tuple[list[str], Writer]:
-    writer = Writer(Detokenizer(TOKENIZER.decode), stops)
+def pieces(text: str, stops: tuple[str, ...] = ()) -> tuple[list[str], StopSequenceFilter]:
+    writer = StopSequenceFilter(Detokenizer(TOKENIZER.decode), stops)
     said = []
     for token in TOKENIZER.encode(text).ids:
         said.append(writer.push(token))
@@ -31,13 +31,13 @@ def test_half_a_character_is_never_sent() -> None:
 
 
 def test_half_a_character_at_the_end_is_dropped() -> None:
-    writer = Writer(Detokenizer(TOKENIZER.decode))
+    writer = StopSequenceFilter(Detokenizer(TOKENIZER.decode))
     said = [writer.push(token) for token in TOKENIZER.encode("a😀").ids[:-1]]
     assert "".join([*said, writer.end()]) == "a"
 
 
 def test_bytes_that_never_become_a_character_do_not_hold_up_the_rest() -> None:
-    writer = Writer(Detokenizer(TOKENIZER.decode))
+    writer = StopSequenceFilter(Detokenizer(TOKENIZER.decode))
     broken = TOKENIZER.encode("😀").ids[1]  # a continuation byte without a beginning
     said = [writer.push(token) for token in [broken] * 8 + TOKENIZER.encode("then text").ids]
     assert "".join(said).endswith("then text")

@@ -61,7 +61,7 @@ def test_rows_that_join_and_leave_at_any_step_do_not_disturb_the_others(stepper:
 
 def test_a_long_prompt_taken_in_pieces_answers_as_in_one(stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = stepper().answer("a long prompt " * 15, "b").text
-    monkeypatch.setattr("kastor.serving.batching.PIECE_TOKENS", 32)
+    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.PIECE_TOKENS", 32)
     pieces = stepper()
     _, short = pieces.ask("short", "a", max_output_tokens=8)
     pieces.steps(2)

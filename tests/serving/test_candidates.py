@@ -68,7 +68,7 @@ def test_a_long_prompt_taken_in_pieces_has_candidates_too(
     stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = stepper().answer("a long prompt " * 12, "b", 3, **WARM).texts
-    monkeypatch.setattr("kastor.serving.batching.PIECE_TOKENS", 32)
+    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.PIECE_TOKENS", 32)
     pieces = stepper()
     _, short = pieces.ask("short", max_output_tokens=4)
     pieces.steps(1)

@@ -23,7 +23,7 @@ from kastor.domain.generation import (
 from kastor.domain.job import Rendering
 from kastor.domain.media import MediaKind, SamplingPlan
 from kastor.domain.vision import Grid, MediumLayout, MediumPlan
-from kastor.serving import wire
+from kastor.serving import engine_protocol
 
 PROMPT = Prompt(
     (Content(Role.USER, (Text("a"), Text("ü\n"))), Content(Role.MODEL, (Text("b"),)), Content(Role.USER, (Text(""),))),
@@ -61,11 +61,15 @@ CALLED = Prompt(
     ],
 )
 def test_a_request_arrives_unchanged(request_: GenerateRequest) -> None:
-    assert wire.decode_request(wire.encode_request(request_)) == request_
+    assert engine_protocol.decode_request(engine_protocol.encode_request(request_)) == request_
 
 
 def test_a_prompt_arrives_unchanged() -> None:
-    assert wire.decode_prompt(wire.encode_prompt(PROMPT, {}, Rendering.FIRST)) == (PROMPT, {}, Rendering.FIRST)
+    assert engine_protocol.decode_prompt(engine_protocol.encode_prompt(PROMPT, {}, Rendering.FIRST)) == (
+        PROMPT,
+        {},
+        Rendering.FIRST,
+    )
 
 
 def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:
@@ -91,9 +95,9 @@ def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:
         ),
     }
     asked = Prompt((Content(Role.USER, (picture, Text("?"), video, picture)),), (video,))
-    body = wire.encode_request(GenerateRequest("base", asked, Sampling(), "job1", 2, shown))
+    body = engine_protocol.encode_request(GenerateRequest("base", asked, Sampling(), "job1", 2, shown))
     assert b"files/x" not in body
-    told = wire.decode_request(body)
+    told = engine_protocol.decode_request(body)
     assert list(told.shown.values()) == list(shown.values())
     first, second = told.shown
     assert told.prompt == Prompt((Content(Role.USER, (second, Text("?"), first, second)),), (first,))
@@ -111,9 +115,9 @@ STEPS = (TokenStep(TokenLogprob("ü", 7, -0.25), (TokenLogprob("\n", 2, -0.125),
     ],
 )
 def test_a_chunk_arrives_unchanged_on_one_line(chunk: Chunk) -> None:
-    line = wire.encode_event(chunk)
+    line = engine_protocol.encode_event(chunk)
     assert line.count(b"\n") == 1
-    assert wire.decode_chunk(line) == chunk
+    assert engine_protocol.decode_chunk(line) == chunk
 
 
 def every_error(kind: type[KastorError]) -> list[type[KastorError]]:
@@ -123,26 +127,28 @@ def every_error(kind: type[KastorError]) -> list[type[KastorError]]:
 @pytest.mark.parametrize("kind", every_error(KastorError))
 def test_every_error_arrives_with_its_code(kind: type[KastorError]) -> None:
     with pytest.raises(KastorError) as raised:
-        wire.decode_chunk(wire.encode_error(kind("what is wrong", reason="WHY")))
+        engine_protocol.decode_chunk(engine_protocol.encode_error(kind("what is wrong", reason="WHY")))
     assert (raised.value.code, raised.value.message, raised.value.reason) == (kind.code, "what is wrong", "WHY")
     assert isinstance(
         raised.value,
-        kind.__mro__[1] if kind.__name__ not in wire.ERRORS and kind is not KastorError else errors.KastorError,
+        kind.__mro__[1]
+        if kind.__name__ not in engine_protocol.ERRORS and kind is not KastorError
+        else errors.KastorError,
     )
 
 
 def test_field_violations_arrive() -> None:
     sent = InvalidArgument("two", violations=(FieldViolation("a", "b"), FieldViolation("c", "d")))
     with pytest.raises(InvalidArgument) as raised:
-        wire.decode_count(wire.encode_error(sent))
+        engine_protocol.decode_count(engine_protocol.encode_error(sent))
     assert raised.value.violations == sent.violations
 
 
 def test_an_unknown_kind_of_error_is_internal() -> None:
     with pytest.raises(Internal, match="odd"):
-        wire.decode_count(b'{"error":{"kind":"New","message":"odd","reason":"","violations":[]}}')
+        engine_protocol.decode_count(b'{"error":{"kind":"New","message":"odd","reason":"","violations":[]}}')
 
 
 def test_every_setting_of_sampling_is_sent() -> None:
-    body = json.loads(wire.encode_request(GenerateRequest("base", PROMPT, Sampling())))
+    body = json.loads(engine_protocol.encode_request(GenerateRequest("base", PROMPT, Sampling())))
     assert set(body["sampling"]) == {field.name for field in dataclasses.fields(Sampling)}

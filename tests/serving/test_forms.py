@@ -13,7 +13,7 @@ from kastor.domain.generation import FinishReason, ResponseFormat
 from kastor.jobs.asks import call_form
 from kastor.models.chat.tool_format import HERMES
 from kastor.models.chat.tool_parser import parse_tool_calls
-from kastor.serving.guides import Guides
+from kastor.serving.builtin.constrained_decoding import GrammarCompiler
 from stepping import Heard, Stepper
 
 MakeStepper = Callable[..., Stepper]
@@ -96,7 +96,7 @@ def test_white_space_between_parts_never_goes_on_for_ever(stepper: MakeStepper) 
     guide.accept(one.renderer.text("[")[0])
     logits = torch.full((one.batcher.model.config.vocab_size,), 0.0)
     num_spaces = 0
-    while bool(guide.masked(logits)[space].isfinite()):
+    while bool(guide.mask_logits(logits)[space].isfinite()):
         guide.accept(space)
         num_spaces += 1
     assert num_spaces == 16
@@ -175,8 +175,8 @@ def test_a_form_that_becomes_too_complex_ends_its_own_request_only(stepper: Make
 def test_logits_beyond_the_vocabulary_are_never_chosen(stepper: MakeStepper) -> None:
     one = stepper()
     tokenizer = one.renderer.tokenizer
-    guide = Guides(tokenizer.to_str(), [2], tokenizer.get_vocab_size()).guide(form({}))
-    masked = guide.masked(torch.zeros(tokenizer.get_vocab_size() + 50))
+    guide = GrammarCompiler(tokenizer.to_str(), [2], tokenizer.get_vocab_size()).guide(form({}))
+    masked = guide.mask_logits(torch.zeros(tokenizer.get_vocab_size() + 50))
     assert not bool(masked[tokenizer.get_vocab_size() :].isfinite().any())
     assert bool(masked.isfinite().any())
 

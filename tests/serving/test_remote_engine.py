@@ -14,7 +14,7 @@ import pytest
 from kastor.domain.content import Prompt
 from kastor.domain.errors import InvalidArgument, Unavailable
 from kastor.domain.generation import FinishReason, GenerateRequest, Sampling
-from kastor.serving.remote import RemoteEngine
+from kastor.serving.process_engine import ProcessEngine
 from kastor.serving.socket_folder import SocketFolder
 
 STUB = Path(__file__).with_name("stub_engine.py")
@@ -29,13 +29,13 @@ def asked(text: str, base: str = "good") -> GenerateRequest:
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> Iterator[Callable[..., RemoteEngine]]:
-    made: list[RemoteEngine] = []
+def remote(tmp_path: Path) -> Iterator[Callable[..., ProcessEngine]]:
+    made: list[ProcessEngine] = []
 
-    def make(idle_timeout_s: float = 60, **options: object) -> RemoteEngine:
+    def make(idle_timeout_s: float = 60, **options: object) -> ProcessEngine:
         environment = {"STUB_TOLD": str(tmp_path / "told")}
         given = {"log_dir": tmp_path / "logs", "command": stub_command, **options}
-        made.append(RemoteEngine(environment, idle_timeout_s=idle_timeout_s, **given))
+        made.append(ProcessEngine(environment, idle_timeout_s=idle_timeout_s, **given))
         return made[-1]
 
     yield make
@@ -43,7 +43,7 @@ def remote(tmp_path: Path) -> Iterator[Callable[..., RemoteEngine]]:
         engine.close()
 
 
-def pids(engine: RemoteEngine) -> set[int]:
+def pids(engine: ProcessEngine) -> set[int]:
     return {process.popen.pid for process in engine._processes.values()}
 
 
@@ -62,22 +62,22 @@ def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
         time.sleep(0.02)
 
 
-def test_an_answer_arrives_piece_by_piece(remote: Callable[..., RemoteEngine]) -> None:
+def test_an_answer_arrives_piece_by_piece(remote: Callable[..., ProcessEngine]) -> None:
     chunks = list(remote().stream(asked("one two three")))
     assert [chunk.text for chunk in chunks] == ["one", "two", "three"]
     assert chunks[-1].finish_reason is FinishReason.STOP
 
 
-def test_line_separators_within_an_answer_do_not_end_a_line(remote: Callable[..., RemoteEngine]) -> None:
+def test_line_separators_within_an_answer_do_not_end_a_line(remote: Callable[..., ProcessEngine]) -> None:
     words = ["one\u2028two", "three\x85four\x0bfive", "\u2029"]
     assert [chunk.text for chunk in remote().stream(asked(" ".join(words)))] == words
 
 
-def test_tokens_are_counted(remote: Callable[..., RemoteEngine]) -> None:
+def test_tokens_are_counted(remote: Callable[..., ProcessEngine]) -> None:
     assert remote().count_tokens("good", Prompt.of("one two three")) == 3
 
 
-def test_many_threads_share_one_process(remote: Callable[..., RemoteEngine]) -> None:
+def test_many_threads_share_one_process(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote()
     answers: list[str] = []
 
@@ -93,25 +93,25 @@ def test_many_threads_share_one_process(remote: Callable[..., RemoteEngine]) -> 
     assert engine._num_started == 1
 
 
-def test_closing_the_iterator_cancels(remote: Callable[..., RemoteEngine], tmp_path: Path) -> None:
+def test_closing_the_iterator_cancels(remote: Callable[..., ProcessEngine], tmp_path: Path) -> None:
     answer = remote().stream(asked("word " * 1000))
     next(answer)
     answer.close()  # type: ignore[attr-defined]
     until((tmp_path / "told").exists)
 
 
-def test_an_error_of_the_request_arrives_as_it_was(remote: Callable[..., RemoteEngine]) -> None:
+def test_an_error_of_the_request_arrives_as_it_was(remote: Callable[..., ProcessEngine]) -> None:
     with pytest.raises(InvalidArgument) as refused:
         next(remote().stream(asked("x", "refuses")))
     assert refused.value.violations[0].field == "contents"
 
 
-def test_a_process_that_cannot_start_says_why(remote: Callable[..., RemoteEngine]) -> None:
+def test_a_process_that_cannot_start_says_why(remote: Callable[..., ProcessEngine]) -> None:
     with pytest.raises(Unavailable, match=r"models/broken could not start: The base does not fit; use a smaller one\."):
         next(remote().stream(asked("x", "broken")))
 
 
-def test_a_process_that_dies_in_mid_answer_is_reported_and_replaced(remote: Callable[..., RemoteEngine]) -> None:
+def test_a_process_that_dies_in_mid_answer_is_reported_and_replaced(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote()
     answer = engine.stream(asked("one two", "dies-midway"))
     assert next(answer).text == "one"
@@ -121,7 +121,7 @@ def test_a_process_that_dies_in_mid_answer_is_reported_and_replaced(remote: Call
     assert engine._num_started == 2
 
 
-def test_a_killed_process_is_replaced(remote: Callable[..., RemoteEngine]) -> None:
+def test_a_killed_process_is_replaced(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote()
     list(engine.stream(asked("one")))
     (pid,) = pids(engine)
@@ -130,7 +130,7 @@ def test_a_killed_process_is_replaced(remote: Callable[..., RemoteEngine]) -> No
     assert [chunk.text for chunk in engine.stream(asked("two"))] == ["two"]
 
 
-def test_an_unused_process_ends_and_the_next_request_starts_another(remote: Callable[..., RemoteEngine]) -> None:
+def test_an_unused_process_ends_and_the_next_request_starts_another(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote(idle_timeout_s=0.3)
     long = engine.stream(asked("word " * 60))
     next(long)
@@ -140,7 +140,7 @@ def test_an_unused_process_ends_and_the_next_request_starts_another(remote: Call
     assert engine.count_tokens("good", Prompt.of("one")) == 1
 
 
-def test_closing_ends_every_process_and_refuses_new_requests(remote: Callable[..., RemoteEngine]) -> None:
+def test_closing_ends_every_process_and_refuses_new_requests(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote()
     engine.count_tokens("good", Prompt.of("x"))
     engine.count_tokens("better", Prompt.of("x"))
@@ -154,7 +154,7 @@ def test_closing_ends_every_process_and_refuses_new_requests(remote: Callable[..
         engine.count_tokens("good", Prompt.of("x"))
 
 
-def test_closing_does_not_wait_for_a_start(remote: Callable[..., RemoteEngine]) -> None:
+def test_closing_does_not_wait_for_a_start(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote()
     told: list[BaseException] = []
 
@@ -172,13 +172,13 @@ def test_closing_does_not_wait_for_a_start(remote: Callable[..., RemoteEngine]) 
     assert told
 
 
-def test_a_start_that_takes_too_long_is_given_up(remote: Callable[..., RemoteEngine]) -> None:
+def test_a_start_that_takes_too_long_is_given_up(remote: Callable[..., ProcessEngine]) -> None:
     with pytest.raises(Unavailable, match="was not ready after 0 s"):
         remote(start_timeout_s=0.2).count_tokens("slow", Prompt.of("x"))
 
 
 def test_a_long_temporary_folder_still_gives_a_short_socket_path(
-    remote: Callable[..., RemoteEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Callable[..., ProcessEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = tmp_path / ("d" * 120)
     deep.mkdir()
@@ -186,7 +186,7 @@ def test_a_long_temporary_folder_still_gives_a_short_socket_path(
     assert remote().count_tokens("good", Prompt.of("one two")) == 2
 
 
-def stopped(engine: RemoteEngine) -> int:
+def stopped(engine: ProcessEngine) -> int:
     """The engine's process, which is stopped now."""
     (pid,) = pids(engine)
     os.kill(pid, signal.SIGSTOP)
@@ -194,7 +194,7 @@ def stopped(engine: RemoteEngine) -> int:
 
 
 def test_a_process_that_stays_frozen_is_ended_and_the_call_answered_by_another(
-    remote: Callable[..., RemoteEngine],
+    remote: Callable[..., ProcessEngine],
 ) -> None:
     engine = remote(silence_timeout_s=1.0)
     assert engine.count_tokens("good", Prompt.of("a b")) == 2
@@ -206,7 +206,7 @@ def test_a_process_that_stays_frozen_is_ended_and_the_call_answered_by_another(
     assert engine.silent() == []
 
 
-def test_an_answer_whose_process_freezes_midway_ends_with_a_sentence(remote: Callable[..., RemoteEngine]) -> None:
+def test_an_answer_whose_process_freezes_midway_ends_with_a_sentence(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote(silence_timeout_s=1.0)
     answer = engine.stream(asked("word " * 400))
     next(answer)
@@ -216,7 +216,7 @@ def test_an_answer_whose_process_freezes_midway_ends_with_a_sentence(remote: Cal
     assert [chunk.text for chunk in engine.stream(asked("a b"))] == ["a", "b"]
 
 
-def test_a_process_that_comes_back_in_time_answers(remote: Callable[..., RemoteEngine]) -> None:
+def test_a_process_that_comes_back_in_time_answers(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote(silence_timeout_s=30.0)
     engine.count_tokens("good", Prompt.of("a"))
     pid = stopped(engine)
@@ -230,7 +230,7 @@ def test_a_process_that_comes_back_in_time_answers(remote: Callable[..., RemoteE
 
 
 def test_a_process_that_comes_back_when_nobody_waits_any_more_is_silent_no_more(
-    remote: Callable[..., RemoteEngine],
+    remote: Callable[..., ProcessEngine],
 ) -> None:
     engine = remote(silence_timeout_s=30.0)
     answer = engine.stream(asked("word " * 400))

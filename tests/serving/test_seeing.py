@@ -21,17 +21,17 @@ from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base
 from kastor.models.vision.encoder import PREPROCESSING, FeatureStore, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
-from kastor.serving.adapters import AdapterBank
-from kastor.serving.batching import Batcher, Bounds
-from kastor.serving.cache import SlotCache
-from kastor.serving.guides import Guides
-from kastor.serving.seeing import Seeing
+from kastor.serving.builtin.constrained_decoding import GrammarCompiler
+from kastor.serving.builtin.continuous_batching import ContinuousBatcher, EngineLimits
+from kastor.serving.builtin.kv_cache import SlotKVCache
+from kastor.serving.builtin.multi_lora import AdapterManager
+from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from seen_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
 from stepping import Heard, Stepper
 from tiny import CONTEXT_TOKENS, tiny_seeing_base
 
 SEEING = [family for family in FAMILIES.values() if family.vision is not None and not family.vision.pretrained]
-BOUNDS = Bounds(8, 400, 64, CONTEXT_TOKENS, 8192)
+BOUNDS = EngineLimits(8, 400, 64, CONTEXT_TOKENS, 8192)
 
 
 @dataclass
@@ -58,10 +58,10 @@ class World:
         given = {"tower": self.tower, "preprocessing": PREPROCESSING} | changes
         return tuned_on_pictures(self.model(), self.folder / name, **given)
 
-    def seeing(self, model: Any = None) -> Seeing:
+    def seeing(self, model: Any = None) -> PictureEmbedder:
         model = model or self.model()
         frames = MediaCache(self.folder / "frames")
-        return Seeing(model, self.vision, self.base, self.cache, frames, self.folder.joinpath, num_threads=1)
+        return PictureEmbedder(model, self.vision, self.base, self.cache, frames, self.folder.joinpath, num_threads=1)
 
     def shown(self, prompt: Prompt) -> ResolvedMedia:
         return shown_in(self.folder, prompt, self.family)
@@ -74,9 +74,9 @@ class World:
     def server(self) -> "Server":
         model = self.model()
         ends = frozenset({self.renderer.closing_id})
-        bank = AdapterBank(model, self.folder.joinpath, 8)
-        batcher = Batcher(model, bank, self.renderer.tokenizer, ends, BOUNDS, SlotCache.like(model))
-        guides = Guides(self.renderer.tokenizer.to_str(), ends, model.config.vocab_size)
+        bank = AdapterManager(model, self.folder.joinpath, 8)
+        batcher = ContinuousBatcher(model, bank, self.renderer.tokenizer, ends, BOUNDS, SlotKVCache.like(model))
+        guides = GrammarCompiler(self.renderer.tokenizer.to_str(), ends, model.config.vocab_size)
         return Server(self, Stepper(batcher, self.renderer, guides), self.seeing(model))
 
 
@@ -86,7 +86,7 @@ class Server:
 
     world: World
     stepper: Stepper
-    seeing: Seeing
+    seeing: PictureEmbedder
 
     def ask(self, prompt: Prompt, adapter: str | None = "job1", num_candidates: int = 1, **changes: Any) -> Heard:
         shown = self.world.shown(prompt)
@@ -174,11 +174,11 @@ def test_a_prompt_in_pieces_that_cut_through_pictures_is_answered_as_in_one(
 ) -> None:
     world.tuned()
     prompt = prompt_of("when", world.video, "and", world.picture)
-    monkeypatch.setattr("kastor.serving.batching.PIECE_TOKENS", 400)
+    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.PIECE_TOKENS", 400)
     whole = world.server()
     at_once = whole.ask(prompt)
     whole.ended(at_once)
-    monkeypatch.setattr("kastor.serving.batching.PIECE_TOKENS", 37)
+    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.PIECE_TOKENS", 37)
     pieces = world.server()
     short = pieces.ask(prompt_of("short"))
     pieces.stepper.steps(1)

@@ -18,9 +18,9 @@ from kastor.domain.errors import Internal, KastorError
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base
-from kastor.serving.adapters import Delta, load_adapter
-from kastor.serving.batching import PIECE_TOKENS
-from kastor.serving.certificate import Golden, Served, certificate
+from kastor.serving.builtin.continuous_batching import PIECE_TOKENS
+from kastor.serving.builtin.multi_lora import LoraDelta, load_adapter
+from kastor.serving.builtin.parity import GoldenExample, ServedAdapter, certify
 
 TEXTS = [("one", "two"), ("twelve", "thirteen and more"), ("a longer question " * 12, "a longer answer " * 9)]
 
@@ -48,27 +48,27 @@ def by_peft(base_folder: Path, adapter: Path, example: RenderedExample) -> torch
 
 
 @pytest.fixture(scope="module")
-def golden(base_folder: Path, adapters_root: Path, examples: list[RenderedExample]) -> list[Golden]:
+def golden(base_folder: Path, adapters_root: Path, examples: list[RenderedExample]) -> list[GoldenExample]:
     """Scored by stock peft, which stands in for the trainer."""
-    return [Golden(i, e, by_peft(base_folder, adapters_root / "a", e)) for i, e in enumerate(examples)]
+    return [GoldenExample(i, e, by_peft(base_folder, adapters_root / "a", e)) for i, e in enumerate(examples)]
 
 
 @pytest.fixture
 def prove(
-    base_folder: Path, adapters_root: Path, renderer: Renderer, golden: list[Golden], tmp_path: Path
+    base_folder: Path, adapters_root: Path, renderer: Renderer, golden: list[GoldenExample], tmp_path: Path
 ) -> Callable[..., Certificate]:
     """Certify a copy of adapter `a` after `harm` was done to it; the trainer remembers the unharmed one."""
 
     def proven(
         harm: Callable[[Path], object] = lambda _: None,
-        trained: Mapping[str, Delta] | None = None,
-        rows: Sequence[Golden] = golden,
+        trained: Mapping[str, LoraDelta] | None = None,
+        rows: Sequence[GoldenExample] = golden,
     ) -> Certificate:
         folder = shutil.copytree(adapters_root / "a", tmp_path / "adapter")
         model = load_base(base_folder, dtype=torch.float32)
         remembered = trained or load_adapter("a", folder, model, torch.float32).deltas
         harm(folder)
-        return certificate(Served.open(model, renderer, folder), rows, remembered, folder, base_model="tiny")
+        return certify(ServedAdapter.open(model, renderer, folder), rows, remembered, folder, base_model="tiny")
 
     return proven
 
@@ -95,7 +95,7 @@ Q0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 
 
 def test_what_is_served_as_trained_gets_a_certificate_with_the_figures(
-    prove: Callable[..., Certificate], golden: list[Golden]
+    prove: Callable[..., Certificate], golden: list[GoldenExample]
 ) -> None:
     proof = prove()
     assert proof.largest_difference < 1e-4 and proof.mean_difference <= proof.largest_difference
@@ -112,10 +112,10 @@ def test_what_is_served_as_trained_gets_a_certificate_with_the_figures(
 
 
 def test_pieces_and_neighbours_do_not_change_what_an_example_scores(
-    base_folder: Path, adapters_root: Path, renderer: Renderer, golden: list[Golden]
+    base_folder: Path, adapters_root: Path, renderer: Renderer, golden: list[GoldenExample]
 ) -> None:
     assert len(golden[2].rendered.token_ids) > PIECE_TOKENS > sum(len(g.rendered.token_ids) for g in golden[:2])
-    served = Served.open(load_base(base_folder, dtype=torch.float32), renderer, adapters_root / "a")
+    served = ServedAdapter.open(load_base(base_folder, dtype=torch.float32), renderer, adapters_root / "a")
     for row, scored in zip(golden, served.logprobs([row.rendered for row in golden]), strict=True):
         torch.testing.assert_close(scored, row.trained_S, atol=2e-4, rtol=2e-4)
 
@@ -145,7 +145,7 @@ def test_whatever_happened_to_the_files_is_caught(
 
 @pytest.mark.parametrize("change", [0.005, torch.nan])
 def test_an_engine_that_computes_otherwise_is_caught(
-    prove: Callable[..., Certificate], golden: list[Golden], change: float
+    prove: Callable[..., Certificate], golden: list[GoldenExample], change: float
 ) -> None:
     """The trainer's numbers are moved instead of the engine's: what counts is how far they are apart."""
     moved = golden[1].trained_S.clone()
@@ -155,14 +155,16 @@ def test_an_engine_that_computes_otherwise_is_caught(
         prove(rows=rows)
 
 
-def test_many_small_differences_are_caught_as_well(prove: Callable[..., Certificate], golden: list[Golden]) -> None:
+def test_many_small_differences_are_caught_as_well(
+    prove: Callable[..., Certificate], golden: list[GoldenExample]
+) -> None:
     rows = [replace(row, trained_S=row.trained_S + 0.0005) for row in golden]
     with pytest.raises(Internal, match=r"by 0.0005 on average; 0.002 and 0.0002 are tolerated"):
         prove(rows=rows)
 
 
 def test_a_request_to_end_is_heeded_between_the_parts(
-    base_folder: Path, adapters_root: Path, renderer: Renderer, golden: list[Golden]
+    base_folder: Path, adapters_root: Path, renderer: Renderer, golden: list[GoldenExample]
 ) -> None:
     class Cancelled(BaseException):
         pass
@@ -170,9 +172,9 @@ def test_a_request_to_end_is_heeded_between_the_parts(
     def heed() -> None:
         raise Cancelled
 
-    served = Served.open(load_base(base_folder, dtype=torch.float32), renderer, adapters_root / "a")
+    served = ServedAdapter.open(load_base(base_folder, dtype=torch.float32), renderer, adapters_root / "a")
     with pytest.raises(Cancelled):
-        certificate(served, golden, served.adapter.deltas, adapters_root / "a", base_model="tiny", heed=heed)
+        certify(served, golden, served.adapter.deltas, adapters_root / "a", base_model="tiny", heed=heed)
 
 
 def test_golden_rows_are_spread_over_the_lengths_and_repeatable() -> None:

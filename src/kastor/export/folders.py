@@ -21,7 +21,7 @@ from kastor.models.download import NOTICE_FILE, TERMS_FILE, TOWER_FILE
 from kastor.models.load import load_base
 from kastor.models.vision.encoder import tower_hash
 from kastor.models.vision.projector import PROJECTOR_FILE
-from kastor.serving.seeing import MANIFEST_FILE
+from kastor.serving.builtin.picture_embeddings import MANIFEST_FILE
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CARD_FILE = "README.md"

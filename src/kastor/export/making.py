@@ -23,7 +23,7 @@ from kastor.export.sight import family_of, origin, seen_in
 from kastor.models.chat.families import FAMILIES
 from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
-from kastor.serving.certificate import Served
+from kastor.serving.builtin.parity import ServedAdapter
 from kastor.store.blobs.job_files import fsync_folder, translate_storage_errors
 from kastor.store.blobs.manifests import verify
 
@@ -85,7 +85,7 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
     seen = seen_in(golden, order)
     examples = seen.rendered(golden, renderer)
     base, embed = load_base(order.base_folder, dtype=torch.float32), seen.as_served(order)
-    served = Served.open(base, renderer, order.adapter, embed).logprobs(examples)
+    served = ServedAdapter.open(base, renderer, order.adapter, embed).logprobs(examples)
     scratch = order.out.parent / f".{order.out.name}.partial"
     with translate_storage_errors(order.out.parent):
         shutil.rmtree(scratch, ignore_errors=True)

@@ -68,7 +68,7 @@ def _plain(model: Any, example: RenderedExample, sight: VisionInputs | None) -> 
 
 def _input(
     model: Any, example: RenderedExample, ids_T: torch.Tensor, sight: VisionInputs | None
-) -> dict[str, torch.Tensor]:  # noqa: ANN401
+) -> dict[str, torch.Tensor]:
     """The tokens or, where pictures stand among them, embeddings (1, T, W)."""
     if not example.pictures:
         return {"input_ids": ids_T[None]}

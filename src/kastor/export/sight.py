@@ -28,9 +28,9 @@ from kastor.models.vision.encoder import Features, FeatureStore, VisionEncoder, 
 from kastor.models.vision.grids import layout_of
 from kastor.models.vision.media_frames import decode_frames, medium_feature_key
 from kastor.models.vision.projector import PROJECTOR_FILE, Projector
-from kastor.serving.certificate import Embed
-from kastor.serving.rows import Embedded
-from kastor.serving.seeing import MANIFEST_FILE, check_origin
+from kastor.serving.builtin.parity import Embed
+from kastor.serving.builtin.picture_embeddings import MANIFEST_FILE, check_projector_manifest
+from kastor.serving.builtin.sequence import PictureEmbeddings
 from kastor.training.vision_inputs import VisionInputs
 
 
@@ -68,7 +68,7 @@ def origin(order: Order) -> dict[str, Any] | None:
     about = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))
     if vision.pretrained and "vision" not in about:
         return None
-    check_origin(folder, tower_hash(tower_folder(order), vision))
+    check_projector_manifest(folder, tower_hash(tower_folder(order), vision))
     return dict(about["vision"])
 
 
@@ -98,10 +98,10 @@ class Seen:
             return None
 
         @torch.no_grad()
-        def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
+        def embedded(example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
             made = sight.embed(example.pictures, best_device())
             parts = made.split([picture.num_tokens for picture in example.pictures])
-            return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
+            return tuple(PictureEmbeddings(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
         return embedded
 

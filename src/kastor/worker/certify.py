@@ -26,19 +26,19 @@ from kastor.models.vision.efficientnet import STRIDE
 from kastor.models.vision.encoder import load_efficientnet, to_half_precision
 from kastor.models.vision.projector import Projector
 from kastor.runtime.out_of_memory import out_of_memory_as
-from kastor.serving.adapters import Delta
-from kastor.serving.cache import SlotCache
-from kastor.serving.certificate import (
+from kastor.serving.builtin.kv_cache import SlotKVCache
+from kastor.serving.builtin.multi_lora import LoraDelta
+from kastor.serving.builtin.parity import (
     EXACT,
     Embed,
-    Golden,
-    Served,
-    certificate,
+    GoldenExample,
+    ServedAdapter,
+    certify,
     check_logprobs,
+    measure_rounding,
     rounded_tolerance,
-    rounding,
 )
-from kastor.serving.rows import Embedded
+from kastor.serving.builtin.sequence import PictureEmbeddings
 from kastor.store.blobs.job_files import write_whole
 from kastor.training.checkpoints import load_adapter
 from kastor.training.fused_llama_cpu import use_fused_layers, use_stock_layers, uses_fused_layers
@@ -83,14 +83,14 @@ def certified(
     base = remove_lora(model)
     with out_of_memory_as(_comparing(chosen.values())):
         served_base = base if exact else cast_for_serving(base, renderer.vision)
-        served = Served.open(served_base, renderer, folder, _embed(eyes, folder, base.device))
-        proof = certificate(served, golden, deltas, folder, base_model=base_model, tolerance=tolerance, heed=heed)
+        served = ServedAdapter.open(served_base, renderer, folder, _embed(eyes, folder, base.device))
+        proof = certify(served, golden, deltas, folder, base_model=base_model, tolerance=tolerance, heed=heed)
         if exact and answers_in is not torch.float32:
             restore_dtypes(dtypes)
-            served = replace(served, cache=SlotCache.like(base, renderer.vision))
+            served = replace(served, cache=SlotKVCache.like(base, renderer.vision))
         proof = replace(proof, dtype=str(answers_in).removeprefix("torch."))
         if answers_in is not torch.float32:
-            proof = replace(proof, rounding=rounding(served, golden))
+            proof = replace(proof, rounding=measure_rounding(served, golden))
     heed()
     return proof
 
@@ -101,7 +101,7 @@ def _golden_rows(
     eyes: VisionInputs | None,
     *,
     exact: bool,
-) -> tuple[list[Golden], Tolerance, Mapping[torch.nn.Parameter, torch.dtype]]:
+) -> tuple[list[GoldenExample], Tolerance, Mapping[torch.nn.Parameter, torch.dtype]]:
     """The golden rows, how far from them what is served may be, and what the weights were that are in fp32 now."""
     if exact:
         golden, dtypes = golden_rows_in_fp32(model, chosen, eyes)
@@ -151,7 +151,7 @@ def golden_rows_in_fp32(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, RenderedExample],
     eyes: VisionInputs | None = None,
-) -> tuple[list[Golden], dict[torch.nn.Parameter, torch.dtype]]:
+) -> tuple[list[GoldenExample], dict[torch.nn.Parameter, torch.dtype]]:
     """The golden rows as the trainer's code scores them in fp32, and as stock does in the base's own dtype.
 
     The model is in fp32 afterwards; what its weights were is returned, too.
@@ -166,7 +166,7 @@ def golden_rows_in_fp32(
     if fused and stock is not None:
         use_fused_layers(model)
     trained = _by_example(target_logprobs(model, row, eyes), chosen)
-    rows = [Golden(i, e, part) for (i, e), part in zip(chosen.items(), trained, strict=True)]
+    rows = [GoldenExample(i, e, part) for (i, e), part in zip(chosen.items(), trained, strict=True)]
     if stock is not None:
         rows = [replace(row, stock_S=part) for row, part in zip(rows, stock, strict=True)]
     return rows, dtypes
@@ -177,7 +177,7 @@ def golden_rows_module_by_module(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, RenderedExample],
     eyes: VisionInputs | None = None,
-) -> tuple[list[Golden], Tolerance]:
+) -> tuple[list[GoldenExample], Tolerance]:
     """The golden rows in fp32, module by module, and how far from them rounding takes the base in its own dtype.
 
     Every token of text is scored: a few supervised ones would not tell how much is rounded.
@@ -194,7 +194,7 @@ def golden_rows_module_by_module(
     with fp32_module_by_module(model):
         exact = _by_example(target_logprobs(model, row, eyes), whole)
     parts = zip(whole.items(), exact, stock, strict=True)
-    golden = [Golden(i, e, x, s, num_prompt=chosen[i].supervised.index(True)) for (i, e), x, s in parts]
+    golden = [GoldenExample(i, e, x, s, num_prompt=chosen[i].supervised.index(True)) for (i, e), x, s in parts]
     tolerance = rounded_tolerance(golden)
     check_logprobs(golden, trained, tolerance)
     return golden, tolerance
@@ -225,9 +225,9 @@ def _embed(eyes: VisionInputs | None, folder: Path, device: torch.device) -> Emb
         stored = replace(stored, tower=None, read=_by_stored_tower(folder, eyes.read))
 
     @torch.no_grad()
-    def embedded(example: RenderedExample) -> tuple[Embedded, ...]:
+    def embedded(example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
         parts = stored.embed(example.pictures, device).split([picture.num_tokens for picture in example.pictures])
-        return tuple(Embedded(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
+        return tuple(PictureEmbeddings(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
     return embedded
 
@@ -245,10 +245,10 @@ def _by_stored_tower(folder: Path, pixels: Read) -> Read:
 
 
 @torch.no_grad()
-def trained_deltas(model: Any) -> dict[str, Delta]:  # noqa: ANN401  # as above
+def trained_deltas(model: Any) -> dict[str, LoraDelta]:  # noqa: ANN401  # as above
     """What the adapter adds to each linear layer of the base, by the layer's name there."""
     return {
-        name.removeprefix("base_model.model."): Delta(
+        name.removeprefix("base_model.model."): LoraDelta(
             module.lora_A[active].weight.float(), module.lora_B[active].weight.float() * module.scaling[active]
         )
         for name, module in model.named_modules()

@@ -48,7 +48,7 @@ NEUTRAL_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class LoraDelta:
     """What an adapter adds to one linear layer: x A^T B^T, the scale already in B."""
 
     down_RI: torch.Tensor
@@ -56,26 +56,26 @@ class Delta:
 
 
 @dataclass(slots=True, eq=False)
-class Adapter:
+class LoadedAdapter:
     """A resident adapter. `users` rows are being produced with it; it stays while there are any."""
 
     id: str
     rank: int  # the largest of its layers; the others are padded to it when stacked
-    deltas: Mapping[str, Delta]  # by the layer's name in the base
+    deltas: Mapping[str, LoraDelta]  # by the layer's name in the base
     users: int = 0
 
 
 @dataclass(slots=True)
-class Lanes:
+class AdapterMask:
     """Which part of the stacked ranks each row of the coming pass may use; `None`: no row has an adapter."""
 
     mask_BTR: torch.Tensor | None = None
 
 
-class AdaptedLinear(nn.Module):
+class MultiLoraLinear(nn.Module):
     """A linear layer of the base plus the deltas of the adapters in use."""
 
-    def __init__(self, base: nn.Linear, lanes: Lanes) -> None:
+    def __init__(self, base: nn.Linear, lanes: AdapterMask) -> None:
         super().__init__()
         self.base = base
         self.lanes = lanes
@@ -104,7 +104,7 @@ class AdaptedLinear(nn.Module):
 
 
 @dataclass
-class AdapterBank:
+class AdapterManager:
     """The resident adapters of one base. Used by the generating thread only.
 
     `folder_of` gives the PEFT directory of an adapter id; `dtype` is what deltas are computed in.
@@ -114,10 +114,10 @@ class AdapterBank:
     folder_of: Callable[[str], Path]
     max_resident: int
     dtype: torch.dtype = torch.float32
-    lanes: Lanes = field(default_factory=Lanes)
-    resident: "OrderedDict[str, Adapter]" = field(default_factory=OrderedDict)  # least recently used first
-    _layers: dict[str, AdaptedLinear] = field(default_factory=dict)
-    _stacked: list[Adapter] = field(default_factory=list)
+    lanes: AdapterMask = field(default_factory=AdapterMask)
+    resident: "OrderedDict[str, LoadedAdapter]" = field(default_factory=OrderedDict)  # least recently used first
+    _layers: dict[str, MultiLoraLinear] = field(default_factory=dict)
+    _stacked: list[LoadedAdapter] = field(default_factory=list)
     _owner_R: torch.Tensor | None = None
 
     def can_hold(self, adapter_id: str) -> bool:
@@ -128,7 +128,7 @@ class AdapterBank:
             or any(adapter.users == 0 for adapter in self.resident.values())
         )
 
-    def acquire(self, adapter_id: str) -> Adapter:
+    def acquire(self, adapter_id: str) -> LoadedAdapter:
         """The adapter, loaded if need be, kept until `release`.
 
         Raises:
@@ -147,11 +147,11 @@ class AdapterBank:
         adapter.users += 1
         return adapter
 
-    def release(self, adapter: Adapter) -> None:
+    def release(self, adapter: LoadedAdapter) -> None:
         """One row less uses it."""
         adapter.users -= 1
 
-    def assign(self, adapters: Sequence[Adapter | None], counts: Sequence[int] | None = None) -> None:
+    def assign(self, adapters: Sequence[LoadedAdapter | None], counts: Sequence[int] | None = None) -> None:
         """Say which adapter each row of the coming pass uses.
 
         With `counts`, the pass is one row of tokens instead, and `counts[i]` of them in turn belong to `adapters[i]`.
@@ -168,16 +168,16 @@ class AdapterBank:
         mask = (owners[:, None] == self._owner_R).to(self.dtype)
         self.lanes.mask_BTR = mask[:, None, :] if counts is None else mask[None]
 
-    def _wrap(self, adapter: Adapter) -> None:
+    def _wrap(self, adapter: LoadedAdapter) -> None:
         for name in adapter.deltas:
             if name not in self._layers:
                 parent, _, attribute = name.rpartition(".")
                 base = self.model.get_submodule(name)
                 assert isinstance(base, nn.Linear)  # noqa: S101 - load_adapter saw to it
-                self._layers[name] = AdaptedLinear(base, self.lanes)
+                self._layers[name] = MultiLoraLinear(base, self.lanes)
                 setattr(self.model.get_submodule(parent), attribute, self._layers[name])
 
-    def _stack(self, adapters: list[Adapter]) -> None:
+    def _stack(self, adapters: list[LoadedAdapter]) -> None:
         """Lay the matrices of these adapters along the rank; cheap when they are those of the last call."""
         adapters.sort(key=lambda adapter: adapter.id)
         if adapters == self._stacked:
@@ -190,7 +190,7 @@ class AdapterBank:
 
 
 def _stacked(
-    base: nn.Linear, name: str, adapters: Sequence[Adapter], dtype: torch.dtype
+    base: nn.Linear, name: str, adapters: Sequence[LoadedAdapter], dtype: torch.dtype
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     if not any(name in adapter.deltas for adapter in adapters):
         return None, None
@@ -210,7 +210,7 @@ def _stacked(
     return torch.cat(downs), torch.cat(ups, dim=1)
 
 
-def load_adapter(adapter_id: str, folder: Path, model: nn.Module, dtype: torch.dtype) -> Adapter:
+def load_adapter(adapter_id: str, folder: Path, model: nn.Module, dtype: torch.dtype) -> LoadedAdapter:
     """The adapter in a PEFT directory, checked tensor by tensor against the base it is for.
 
     Raises:
@@ -232,8 +232,8 @@ def load_adapter(adapter_id: str, folder: Path, model: nn.Module, dtype: torch.d
         found = (None if down is None else tuple(down.shape), None if up is None else tuple(up.shape))
         if down is None or up is None or found != wanted:
             raise _refused(folder, f"lora_A and lora_B of {name} have shapes {found}, the base needs {wanted}")
-        deltas[name] = Delta(down.to(dtype), (up.float() * scale).to(dtype))
-    return Adapter(adapter_id, max(delta.down_RI.shape[0] for delta in deltas.values()), deltas)
+        deltas[name] = LoraDelta(down.to(dtype), (up.float() * scale).to(dtype))
+    return LoadedAdapter(adapter_id, max(delta.down_RI.shape[0] for delta in deltas.values()), deltas)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _linear(model: nn.Module, name: str, folder: Path) -> nn.Linear:
         found = model.get_submodule(name)
     except AttributeError as error:
         raise _refused(folder, f"the base has no layer {name}") from error
-    if isinstance(found, AdaptedLinear):
+    if isinstance(found, MultiLoraLinear):
         return found.base
     if not isinstance(found, nn.Linear):
         raise _refused(folder, f"the base's {name} is a {type(found).__name__}, not a linear layer")

@@ -11,11 +11,11 @@ from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
 
 if TYPE_CHECKING:
-    from kastor.serving.remote import RemoteEngine
+    from kastor.serving.process_engine import ProcessEngine
 
 
-class LateEngine:
-    """A `RemoteEngine` of these parts, once it is needed; safe to use from several threads at once."""
+class LazyEngine:
+    """A `ProcessEngine` of these parts, once it is needed; safe to use from several threads at once."""
 
     def __init__(
         self, environment: Mapping[str, str], *, log_dir: Path, idle_timeout_s: float, silence_timeout_s: float
@@ -25,7 +25,7 @@ class LateEngine:
         self._idle_timeout_s = idle_timeout_s
         self._silence_timeout_s = silence_timeout_s
         self._lock = threading.Lock()
-        self._made: RemoteEngine | None = None
+        self._made: ProcessEngine | None = None
         self._closed = False
 
     def stream(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
@@ -50,14 +50,14 @@ class LateEngine:
         if made is not None:
             made.close()
 
-    def _client(self) -> "RemoteEngine":
-        from kastor.serving.remote import RemoteEngine
+    def _client(self) -> "ProcessEngine":
+        from kastor.serving.process_engine import ProcessEngine
 
         with self._lock:
             if self._closed:
                 raise Unavailable("The server is shutting down. Try again.")
             if self._made is None:
-                self._made = RemoteEngine(
+                self._made = ProcessEngine(
                     self._environment,
                     log_dir=self._log_dir,
                     idle_timeout_s=self._idle_timeout_s,

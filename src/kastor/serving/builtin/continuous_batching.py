@@ -23,10 +23,17 @@ from kastor.domain.generation import Chunk, Sampling
 from kastor.models.decoder.inputs import DecoderInputs, logits
 from kastor.models.decoder.masks import uncut_chunk_end
 from kastor.runtime.out_of_memory import is_out_of_memory
-from kastor.serving.adapters import AdapterBank
-from kastor.serving.cache import Mask, Piece, SlotCache
-from kastor.serving.guides import Guide
-from kastor.serving.rows import Embedded, Row, Sink, Ticket, Tokens, placed
+from kastor.serving.builtin.constrained_decoding import GrammarMatcher
+from kastor.serving.builtin.kv_cache import Mask, PrefillChunk, SlotKVCache
+from kastor.serving.builtin.multi_lora import AdapterManager
+from kastor.serving.builtin.sequence import (
+    EventSink,
+    GenerationHandle,
+    PictureEmbeddings,
+    RunningSequence,
+    TokenDecoder,
+    chunk_inputs,
+)
 
 PIECE_TOKENS = 256
 """Prompt tokens taken in between two steps: a quarter of a second for the embedded base on two cores."""
@@ -35,7 +42,7 @@ MAX_WAITING = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class EngineLimits:
     """How much may be asked for and how much is done side by side."""
 
     max_rows: int
@@ -46,20 +53,22 @@ class Bounds:
 
 
 @dataclass
-class Batcher:
+class ContinuousBatcher:
     """Answers requests for one base model, in the thread that calls `run`."""
 
     model: Any  # transformers.PreTrainedModel, untyped
-    adapters: AdapterBank
-    tokens: Tokens
+    adapters: AdapterManager
+    tokens: TokenDecoder
     end_ids: frozenset[int]
-    bounds: Bounds
-    cache: SlotCache
-    _waiting: deque[Ticket] = field(default_factory=deque)
+    bounds: EngineLimits
+    cache: SlotKVCache
+    _waiting: deque[GenerationHandle] = field(default_factory=deque)
     _wake: threading.Condition = field(default_factory=threading.Condition)
     _closing: bool = False
-    _rows: list[Row] = field(default_factory=list)  # a row's index is its slot
-    _entering: list[Row] = field(default_factory=list)  # their slots follow; more than one only if all are short
+    _rows: list[RunningSequence] = field(default_factory=list)  # a row's index is its slot
+    _entering: list[RunningSequence] = field(
+        default_factory=list
+    )  # their slots follow; more than one only if all are short
     _progressed_at: float | None = None  # of `run`, on the monotonic clock; None while it waits for work
 
     def submit(
@@ -67,13 +76,13 @@ class Batcher:
         prompt_ids: list[int],
         sampling: Sampling,
         adapter_id: str | None,
-        sink: Sink,
+        sink: EventSink,
         *,
         num_candidates: int = 1,
-        guide: Guide | None = None,
-        pictures: tuple[Embedded, ...] = (),
+        guide: GrammarMatcher | None = None,
+        pictures: tuple[PictureEmbeddings, ...] = (),
         positions: NDArray[np.int64] | None = None,
-    ) -> Ticket:
+    ) -> GenerationHandle:
         """Queue a request; from any thread. `guide` is the beginning of the form that its answers must take.
 
         `pictures` stand in the places of some of the prompt's tokens, whose `positions` are then (3, T) if they do not
@@ -85,7 +94,7 @@ class Batcher:
 
         """
         most = self.room_for_answer(len(prompt_ids), sampling)
-        ticket = Ticket(prompt_ids, sampling, adapter_id, sink, most, num_candidates, guide, pictures)
+        ticket = GenerationHandle(prompt_ids, sampling, adapter_id, sink, most, num_candidates, guide, pictures)
         if positions is not None:
             ticket.positions_3T = positions
             ticket.turn = int(positions.max()) + 1 - len(prompt_ids)
@@ -120,7 +129,7 @@ class Batcher:
             )
         return min(limit if asked is None else asked, self.bounds.context_tokens - num_prompt)
 
-    def _check_candidates(self, ticket: Ticket) -> None:
+    def _check_candidates(self, ticket: GenerationHandle) -> None:
         num, rows, memory = ticket.num_candidates, self.bounds.max_rows, self.bounds.max_cache_tokens
         if num > rows:
             raise InvalidArgument.of("generationConfig.candidateCount", f"{num}; at most {rows} are made side by side")
@@ -187,7 +196,7 @@ class Batcher:
             else:
                 self._entering.append(row)
 
-    def _fits(self, ticket: Ticket) -> bool:
+    def _fits(self, ticket: GenerationHandle) -> bool:
         tickets = [row.ticket for row in [*self._rows, *self._entering]]
         if not tickets:
             return True
@@ -202,12 +211,12 @@ class Batcher:
         longest = max(one.reserved_tokens for one in [*tickets, ticket])
         return num_rows * longest <= self.bounds.max_cache_tokens
 
-    def _row(self, ticket: Ticket, index: int) -> Row:
+    def _row(self, ticket: GenerationHandle, index: int) -> RunningSequence:
         self._progressed_at = time.monotonic()
         adapter = None if ticket.adapter_id is None else self.adapters.acquire(ticket.adapter_id)
-        return Row.begin(ticket, index, self.tokens, adapter)
+        return RunningSequence.begin(ticket, index, self.tokens, adapter)
 
-    def _leave(self, row: Row) -> None:
+    def _leave(self, row: RunningSequence) -> None:
         """Take a row out and close the hole it leaves."""
         if row.adapter is not None:
             self.adapters.release(row.adapter)
@@ -223,7 +232,7 @@ class Batcher:
         if self._entering and self._entering[0].cached_tokens:
             self.cache.move(last + 1, last, self._entering[0].cached_tokens)
 
-    def _guarded(self, act: Callable[[list[Row]], None], rows: Sequence[Row]) -> None:
+    def _guarded(self, act: Callable[[list[RunningSequence]], None], rows: Sequence[RunningSequence]) -> None:
         """Do it for all rows at once; if that fails, entering rows are tried one by one, so the bad one fails alone."""
         rows = list(rows)
         try:
@@ -238,13 +247,13 @@ class Batcher:
 
     # ---- the two kinds of pass
 
-    def _prefill(self, rows: list[Row]) -> None:
+    def _prefill(self, rows: list[RunningSequence]) -> None:
         """Take in the prompts of these entering rows, or the next piece of the only one; those complete join."""
         pieces = []
         for slot, row in enumerate(rows, start=len(self._rows)):
             start, ticket = row.cached_tokens, row.ticket
             end = uncut_chunk_end(start, min(len(ticket.prompt_ids), start + PIECE_TOKENS), ticket.spans)
-            pieces.append(Piece(slot, start, end - start, ticket.spans))
+            pieces.append(PrefillChunk(slot, start, end - start, ticket.spans))
         num_slots = len(self._rows) + sum(row.ticket.num_candidates for row in rows)
         self.cache.reserve(num_slots, max(piece.end for piece in pieces))
         sizes = [piece.num_tokens for piece in pieces]
@@ -267,18 +276,18 @@ class Batcher:
         if complete:  # a prompt in pieces is alone, so it is all of them or none
             self._join(complete, logits_NV)
 
-    def _placed(self, rows: list[Row], pieces: list[Piece], ids: list[int]) -> dict[str, Any]:
+    def _placed(self, rows: list[RunningSequence], pieces: list[PrefillChunk], ids: list[int]) -> dict[str, Any]:
         """The pieces' tokens as embeddings, with the pictures among them in their places."""
         parts = torch.tensor(ids, device=self.model.device).split([piece.num_tokens for piece in pieces])
         trios = zip(parts, pieces, rows, strict=True)
         return DecoderInputs.joined(
-            [placed(self.model, part, piece.start, row.ticket.pictures) for part, piece, row in trios]
+            [chunk_inputs(self.model, part, piece.start, row.ticket.pictures) for part, piece, row in trios]
         ).inputs
 
     def _tokens(self, ids: list[list[int]]) -> dict[str, Any]:
         return {"input_ids": torch.tensor(ids, device=self.model.device)}
 
-    def _join(self, rows: list[Row], logits_NV: torch.Tensor) -> None:
+    def _join(self, rows: list[RunningSequence], logits_NV: torch.Tensor) -> None:
         """Prompts that are taken in begin to be answered: each as often as it was asked for."""
         for row in rows:
             self._entering.remove(row)
@@ -296,7 +305,7 @@ class Batcher:
                 places.append(place)
         self._choose(joined, logits_NV[places])
 
-    def _decode(self, rows: list[Row]) -> None:
+    def _decode(self, rows: list[RunningSequence]) -> None:
         """One token for every row."""
         lengths = [row.cached_tokens for row in rows]
         self.cache.reserve(len(rows) + len(self._entering), max(lengths) + 1)
@@ -327,7 +336,7 @@ class Batcher:
 
     # ---- what becomes of the logits
 
-    def _choose(self, rows: list[Row], logits_NV: torch.Tensor) -> None:
+    def _choose(self, rows: list[RunningSequence], logits_NV: torch.Tensor) -> None:
         logits_NV = logits_NV.float().cpu()
         best_N = logits_NV.argmax(dim=-1).tolist()
         finite_N = torch.isfinite(logits_NV).all(dim=-1).tolist()
@@ -348,7 +357,7 @@ class Batcher:
                 if chunk.finish_reason is not None:
                     self._leave(row)
 
-    def _end_with(self, row: Row, error: KastorError) -> None:
+    def _end_with(self, row: RunningSequence, error: KastorError) -> None:
         """End a row's request; other candidates of it leave before the next pass."""
         if not row.ticket.cancelled:
             self._tell(row.ticket, error)
@@ -356,7 +365,7 @@ class Batcher:
         if row in self._rows or row in self._entering:
             self._leave(row)
 
-    def _tell(self, ticket: Ticket, event: Chunk | KastorError) -> None:
+    def _tell(self, ticket: GenerationHandle, event: Chunk | KastorError) -> None:
         try:
             ticket.sink(event)
         except Exception:  # noqa: BLE001 - the process loop: a consumer that fails is a consumer that is gone
@@ -364,7 +373,7 @@ class Batcher:
 
 
 def positions(
-    own: Sequence[NDArray[np.int64] | None], pieces: Sequence[Piece], places_1T: torch.Tensor
+    own: Sequence[NDArray[np.int64] | None], pieces: Sequence[PrefillChunk], places_1T: torch.Tensor
 ) -> torch.Tensor:
     """Positions (1, T) of the pieces, or (3, 1, T) where a prompt has its `own`, (3, its tokens)."""
     if all(one is None for one in own):

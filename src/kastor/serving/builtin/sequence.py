@@ -16,17 +16,17 @@ from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, TokenLogprob, TokenStep
 from kastor.models.decoder.inputs import DecoderInputs, Model
 from kastor.models.decoder.masks import Span
-from kastor.serving.adapters import Adapter
-from kastor.serving.guides import Guide
-from kastor.serving.sampling import candidate_seed, drawn, greedy, logprobs, penalised
-from kastor.serving.text import Detokenizer, Writer
+from kastor.serving.builtin.constrained_decoding import GrammarMatcher
+from kastor.serving.builtin.detokenizer import Detokenizer, StopSequenceFilter
+from kastor.serving.builtin.multi_lora import LoadedAdapter
+from kastor.serving.builtin.sampler import apply_penalties, candidate_seed, is_greedy, logprobs, sample_token
 
-Sink = Callable[[Chunk | KastorError], None]
+EventSink = Callable[[Chunk | KastorError], None]
 """Where answers go, from the generating thread: must return at once. The last is an error, or the finish reason of the
 last candidate."""
 
 
-class Tokens(Protocol):
+class TokenDecoder(Protocol):
     """What is needed of a tokenizer."""
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
@@ -34,7 +34,7 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Embedded:
+class PictureEmbeddings:
     """A picture: from which token of the prompt on its own embeddings stand, (N, W) or more (`models.language`)."""
 
     start: int
@@ -46,7 +46,9 @@ class Embedded:
         return self.start + len(self.made_NC)
 
 
-def placed(model: Model, token_ids_T: torch.Tensor, start: int, pictures: Sequence[Embedded]) -> DecoderInputs:
+def chunk_inputs(
+    model: Model, token_ids_T: torch.Tensor, start: int, pictures: Sequence[PictureEmbeddings]
+) -> DecoderInputs:
     """These tokens of a prompt, from `start` on, with its pictures in their places."""
     places, made = [torch.arange(0)], list[torch.Tensor]()
     end = start + len(token_ids_T)
@@ -60,17 +62,17 @@ def placed(model: Model, token_ids_T: torch.Tensor, start: int, pictures: Sequen
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class GenerationHandle:
     """A request on its way. `cancel` may be called from any thread, at any time."""
 
     prompt_ids: list[int]
     sampling: Sampling
     adapter_id: str | None
-    sink: Sink
+    sink: EventSink
     max_output_tokens: int
     num_candidates: int = 1
-    guide: Guide | None = None  # at its beginning; each candidate goes on from a copy
-    pictures: tuple[Embedded, ...] = ()  # of the prompt; let go once it is taken in
+    guide: GrammarMatcher | None = None  # at its beginning; each candidate goes on from a copy
+    pictures: tuple[PictureEmbeddings, ...] = ()  # of the prompt; let go once it is taken in
     positions_3T: NDArray[np.int64] | None = None  # of the prompt, where they do not count up from 0
     turn: int = 0  # what an answer's positions are ahead of its places in the cache
     spans: tuple[Span, ...] = ()  # of pictures whose tokens see one another both ways
@@ -87,16 +89,16 @@ class Ticket:
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class RunningSequence:
     """A candidate that is being produced."""
 
-    ticket: Ticket
+    ticket: GenerationHandle
     index: int  # which of the request's candidates
-    tokens: Tokens
-    writer: Writer
+    tokens: TokenDecoder
+    writer: StopSequenceFilter
     generator: torch.Generator
-    guide: Guide | None
-    adapter: Adapter | None
+    guide: GrammarMatcher | None
+    adapter: LoadedAdapter | None
     cached_tokens: int = 0  # of prompt and answer, in the cache
     output_tokens: int = 0
     last_token: int = -1  # chosen, not yet in the cache
@@ -104,9 +106,11 @@ class Row:
     steps: list[TokenStep] = field(default_factory=list)  # not yet told
 
     @classmethod
-    def begin(cls, ticket: Ticket, index: int, tokens: Tokens, adapter: Adapter | None) -> "Row":
+    def begin(
+        cls, ticket: GenerationHandle, index: int, tokens: TokenDecoder, adapter: LoadedAdapter | None
+    ) -> "RunningSequence":
         """The candidate before its first token."""
-        writer = Writer(Detokenizer(tokens.decode), ticket.sampling.stop_sequences)
+        writer = StopSequenceFilter(Detokenizer(tokens.decode), ticket.sampling.stop_sequences)
         generator = torch.Generator()
         if ticket.sampling.seed is None:
             generator.seed()
@@ -123,11 +127,11 @@ class Row:
 
         """
         sampling = self.ticket.sampling
-        scores_V = penalised(logits_V, self.counts, sampling)
+        scores_V = apply_penalties(logits_V, self.counts, sampling)
         if self.guide is not None:
-            scores_V = self.guide.masked(scores_V)
-        if not greedy(sampling):
-            return drawn(scores_V, sampling, float(torch.rand(1, generator=self.generator)))
+            scores_V = self.guide.mask_logits(scores_V)
+        if not is_greedy(sampling):
+            return sample_token(scores_V, sampling, float(torch.rand(1, generator=self.generator)))
         return best if scores_V is logits_V else int(scores_V.argmax())
 
     def accept(self, token: int, logits_V: torch.Tensor, end_ids: Set[int]) -> Chunk | None:

@@ -23,10 +23,10 @@ from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.decoder.inputs import DecoderInputs, logits, text_config
 from kastor.models.decoder.masks import uncut_chunk_end
 from kastor.models.load import stop_token_ids
-from kastor.serving.adapters import AdaptedLinear, Adapter, AdapterBank, Delta
-from kastor.serving.batching import PIECE_TOKENS, Batcher, Bounds, positions
-from kastor.serving.cache import Piece, SlotCache
-from kastor.serving.rows import Embedded, Ticket, placed
+from kastor.serving.builtin.continuous_batching import PIECE_TOKENS, ContinuousBatcher, EngineLimits, positions
+from kastor.serving.builtin.kv_cache import PrefillChunk, SlotKVCache
+from kastor.serving.builtin.multi_lora import AdapterManager, LoadedAdapter, LoraDelta, MultiLoraLinear
+from kastor.serving.builtin.sequence import GenerationHandle, PictureEmbeddings, chunk_inputs
 
 EXACT = Tolerance(largest=0.002, mean=0.0002)
 """In fp32, where only the order of additions tells the two sides apart; measured, with the margin: docs/log.md."""
@@ -43,7 +43,7 @@ MAX_GENERATED = 16
 """Tokens of the answer that is generated: a second of the embedded base on two quiet cores."""
 
 
-def rows_of(lengths: Sequence[int]) -> list[list[int]]:
+def prefill_batches(lengths: Sequence[int]) -> list[list[int]]:
     """Which prompts go through the model side by side: in turn, as many as one piece holds; a longer one is alone.
 
     >>> rows_of([100, 100, 100, 300])
@@ -60,12 +60,12 @@ def rows_of(lengths: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-Embed = Callable[[RenderedExample], tuple[Embedded, ...]]
+Embed = Callable[[RenderedExample], tuple[PictureEmbeddings, ...]]
 """The pictures of an example, as its tuned model sees them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
+class GoldenExample:
     """An example with the log-probabilities that the trainer gives its supervised tokens."""
 
     example: int  # its index in the dataset
@@ -84,14 +84,14 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedAdapter:
     """A base with one adapter, as an engine has them."""
 
     model: Any  # transformers.PreTrainedModel, untyped
     renderer: Renderer
-    bank: AdapterBank
-    cache: SlotCache
-    adapter: Adapter
+    bank: AdapterManager
+    cache: SlotKVCache
+    adapter: LoadedAdapter
     embed: Embed | None = None
 
     @classmethod
@@ -101,22 +101,22 @@ class Served:
         renderer: Renderer,
         folder: Path,
         embed: Embed | None = None,
-    ) -> "Served":
+    ) -> "ServedAdapter":
         """The adapter in `folder` on `model`, as `load_base` gives it; `embed` puts pictures in their places.
 
         Raises:
             FailedPrecondition: the engine refuses the adapter; says why.
 
         """
-        bank = AdapterBank(model, lambda _: folder, max_resident=1)
-        return cls(model, renderer, bank, SlotCache.like(model, renderer.vision), bank.acquire(folder.name), embed)
+        bank = AdapterManager(model, lambda _: folder, max_resident=1)
+        return cls(model, renderer, bank, SlotKVCache.like(model, renderer.vision), bank.acquire(folder.name), embed)
 
     @torch.inference_mode()
     def logprobs(self, examples: Sequence[RenderedExample], *, adapted: bool = True) -> list[torch.Tensor]:
         """Log-probabilities (S,) of each one's supervised tokens, taken in as prompts are: short ones side by side."""
         found: list[list[torch.Tensor]] = [[] for _ in examples]
         adapter = self.adapter if adapted else None
-        for together in rows_of([len(example.token_ids) for example in examples]):
+        for together in prefill_batches([len(example.token_ids) for example in examples]):
             self.cache.clear()
             chosen = [examples[index] for index in together]
             seen = [self.pictures(example) for example in chosen]
@@ -129,18 +129,20 @@ class Served:
         self.cache.clear()
         return [torch.cat(parts) for parts in found]
 
-    def _cut(self, slot: int, start: int, example: RenderedExample, pictures: Sequence[Embedded]) -> Piece:
+    def _cut(
+        self, slot: int, start: int, example: RenderedExample, pictures: Sequence[PictureEmbeddings]
+    ) -> PrefillChunk:
         """The example's tokens from `start`, as many as one pass takes."""
         spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
         end = uncut_chunk_end(start, min(len(example.token_ids), start + PIECE_TOKENS), spans)
-        return Piece(slot, start, end - start, spans)
+        return PrefillChunk(slot, start, end - start, spans)
 
     def _piece(
         self,
         examples: Sequence[RenderedExample],
-        seen: Sequence[tuple[Embedded, ...]],
-        pieces: Sequence[Piece],
-        adapter: Adapter | None,
+        seen: Sequence[tuple[PictureEmbeddings, ...]],
+        pieces: Sequence[PrefillChunk],
+        adapter: LoadedAdapter | None,
     ) -> list[torch.Tensor]:
         """Take in pieces of the examples; log-probabilities of the targets that they predict."""
         device, start = self.model.device, pieces[0].start
@@ -171,7 +173,7 @@ class Served:
         return list(logprobs_S.cpu().split([len(at) for at in targets]))
 
     def _input(
-        self, ids: Sequence[torch.Tensor], seen: Sequence[tuple[Embedded, ...]], pieces: Sequence[Piece]
+        self, ids: Sequence[torch.Tensor], seen: Sequence[tuple[PictureEmbeddings, ...]], pieces: Sequence[PrefillChunk]
     ) -> dict[str, Any]:
         """The tokens of the pieces or, where pictures stand among the examples', their embeddings."""
         parts = [one[piece.start : piece.end] for one, piece in zip(ids, pieces, strict=True)]
@@ -179,10 +181,10 @@ class Served:
             return {"input_ids": torch.cat(parts)[None]}
         trios = zip(parts, pieces, seen, strict=True)
         return DecoderInputs.joined(
-            [placed(self.model, part, piece.start, pictures) for part, piece, pictures in trios]
+            [chunk_inputs(self.model, part, piece.start, pictures) for part, piece, pictures in trios]
         ).inputs
 
-    def pictures(self, example: RenderedExample) -> tuple[Embedded, ...]:
+    def pictures(self, example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
         """The example's pictures as the batcher takes them."""
         return () if self.embed is None or not example.pictures else self.embed(example)
 
@@ -195,11 +197,11 @@ class Served:
 
         """
         context, events = text_config(self.model).max_position_embeddings, list[Chunk | KastorError]()
-        bounds = Bounds(1, context, MAX_GENERATED, context, max_cache_tokens=context)
+        bounds = EngineLimits(1, context, MAX_GENERATED, context, max_cache_tokens=context)
         tokens, ends = self.renderer.tokenizer, stop_token_ids(self.model, self.renderer.closing_id)
-        batcher = Batcher(self.model, self.bank, tokens, ends, bounds, self.cache)
+        batcher = ContinuousBatcher(self.model, self.bank, tokens, ends, bounds, self.cache)
         greedy = Sampling(temperature=0, top_logprobs=0)
-        ticket: Ticket = batcher.submit(
+        ticket: GenerationHandle = batcher.submit(
             prompt.token_ids,
             greedy,
             self.adapter.id,
@@ -221,10 +223,10 @@ class Served:
         raise Internal(f"Generation did not end after {MAX_GENERATED} tokens.")
 
 
-def certificate(
-    served: Served,
-    golden: Sequence[Golden],
-    trained: Mapping[str, Delta],
+def certify(
+    served: ServedAdapter,
+    golden: Sequence[GoldenExample],
+    trained: Mapping[str, LoraDelta],
     folder: Path,
     *,
     base_model: str,
@@ -269,14 +271,14 @@ def certificate(
     )
 
 
-def rounded_tolerance(golden: Sequence[Golden]) -> Tolerance:
+def rounded_tolerance(golden: Sequence[GoldenExample]) -> Tolerance:
     """How far log-probabilities may be from fp32 in a dtype that rounds: a multiple of how far stock is."""
     stock = [(row.stock_S - row.trained_S).abs() for row in golden if row.stock_S is not None]
     mean = max(ROUNDED_LEAST, float(torch.cat(stock).mean()))
     return Tolerance(largest=ROUNDED_PEAK * mean, mean=ROUNDED_FACTOR * mean)
 
 
-def rounding(served: Served, golden: Sequence[Golden]) -> Rounding | None:
+def measure_rounding(served: ServedAdapter, golden: Sequence[GoldenExample]) -> Rounding | None:
     """What rounding does to the golden rows, as `served` answers and in stock; `None` where nothing rounds.
 
     Their `trained_S` are taken as exact, in fp32.
@@ -300,11 +302,11 @@ def _distance(scored_S: torch.Tensor, exact_S: torch.Tensor) -> Distance:
     return Distance(float(apart_S.mean()), float(apart_S.max()))
 
 
-def _check_tensors(served: Served, folder: Path, trained: Mapping[str, Delta]) -> int:
+def _check_tensors(served: ServedAdapter, folder: Path, trained: Mapping[str, LoraDelta]) -> int:
     """How many tensors the file holds: each is applied, and each is what was trained."""
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
-    wrapped = {n for n in served.adapter.deltas if isinstance(served.model.get_submodule(n), AdaptedLinear)}
+    wrapped = {n for n in served.adapter.deltas if isinstance(served.model.get_submodule(n), MultiLoraLinear)}
     for what, layers in (("were trained", trained.keys()), ("are applied", wrapped)):
         unlike = sorted(stored ^ {f"base_model.model.{name}.lora_{side}.weight" for name in layers for side in "AB"})
         if unlike:
@@ -318,7 +320,7 @@ def _check_tensors(served: Served, folder: Path, trained: Mapping[str, Delta]) -
 
 
 def check_logprobs(
-    golden: Sequence[Golden], scored: Sequence[torch.Tensor], tolerance: Tolerance
+    golden: Sequence[GoldenExample], scored: Sequence[torch.Tensor], tolerance: Tolerance
 ) -> tuple[float, float]:
     """The largest and the mean difference, both tolerable.
 
@@ -341,7 +343,7 @@ def _nan_last(value: torch.Tensor) -> float:
     return float(value.nan_to_num(nan=torch.inf))
 
 
-def _check_answer(served: Served, prompt: RenderedExample, tolerance: Tolerance) -> tuple[str, int, float]:
+def _check_answer(served: ServedAdapter, prompt: RenderedExample, tolerance: Tolerance) -> tuple[str, int, float]:
     """How an answer to the prompt ended, its tokens, and how far they differ when taken in at once."""
     prompt_ids = prompt.token_ids
     if len(prompt_ids) >= text_config(served.model).max_position_embeddings:

@@ -34,7 +34,7 @@ from kastor.models.download import TOWER_FILE
 from kastor.models.vision.encoder import PREPROCESSING, Features, FeatureStore, Pixels, VisionEncoder, tower_hash
 from kastor.models.vision.media_frames import load_frames, medium_feature_key, medium_frames_key
 from kastor.models.vision.projector import PROJECTOR_FILE, ChannelStats, Projector
-from kastor.serving.rows import Embedded
+from kastor.serving.builtin.sequence import PictureEmbeddings
 
 MANIFEST_FILE = "manifest.json"  # beside a projector; says what that was trained on
 MAX_PROJECTORS = 32
@@ -46,7 +46,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Seeing:
+class PictureEmbedder:
     """Embeds the media of prompts for the base in `folder`; safe to use from several threads at once."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Seeing:
 
     def embedded(
         self, pictures: Sequence[PictureSpan], shown: ResolvedMedia, adapter_id: str | None
-    ) -> tuple[Embedded, ...]:
+    ) -> tuple[PictureEmbeddings, ...]:
         """The pictures of a prompt, as the adapter sees them, or the base if `None`. Blocks: media may be decoded.
 
         Raises:
@@ -95,7 +95,7 @@ class Seeing:
                 given = self._projector(adapter_id, tower, num_channels=given.shape[1])(given, sizes)
         made = given.to(self._table.dtype)
         parts = made.split(sizes)
-        return tuple(Embedded(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
+        return tuple(PictureEmbeddings(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
 
     # ---- features
 
@@ -162,7 +162,7 @@ class Seeing:
             scale = float(self._table.float().std())
             own = Projector.fresh(plain, self._table.shape[1], scale=scale, seed=SEED)
         else:
-            check_origin(folder, tower.hash)
+            check_projector_manifest(folder, tower.hash)
         wanted, has = (num_channels, self._table.shape[1]), (len(own.mean_C), own.width)
         if has != wanted:
             raise FailedPrecondition(
@@ -215,7 +215,7 @@ def _check_content(shown: ResolvedMedium) -> None:
         raise Unavailable(f"{shown.place}: the medium was changed just now; ask again.")
 
 
-def check_origin(folder: Path, tower: str) -> None:
+def check_projector_manifest(folder: Path, tower: str) -> None:
     """See to it that the projector in `folder` was trained on what this program makes of pictures with that tower.
 
     Raises:

@@ -16,7 +16,7 @@ FIRST_LOOK = 1024
 """Candidates looked at before the whole vocabulary: top-p seldom needs more, and a full sort costs ten times that."""
 
 
-def greedy(sampling: Sampling) -> bool:
+def is_greedy(sampling: Sampling) -> bool:
     """Whether the draw plays no part."""
     return sampling.temperature < COLDEST or sampling.top_k == 1
 
@@ -32,7 +32,7 @@ def candidate_seed(seed: int, index: int) -> int:
     return int.from_bytes(blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()) >> 1  # torch takes 63 bits
 
 
-def penalised(logits_V: torch.Tensor, counts: Mapping[int, int], sampling: Sampling) -> torch.Tensor:
+def apply_penalties(logits_V: torch.Tensor, counts: Mapping[int, int], sampling: Sampling) -> torch.Tensor:
     """The logits, less the penalties of the tokens that an answer holds already, `counts` times each.
 
     The formula that OpenAI documents, and Google describes: frequency x count + presence.
@@ -59,7 +59,7 @@ def logprobs(logits_V: torch.Tensor, token: int, num_top: int) -> tuple[float, l
     return float(logprobs_V[token]), list(zip(ids_K.tolist(), values_K.tolist(), strict=True))
 
 
-def candidates(logits_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+def top_candidates(logits_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
     """The tokens that may come next and their probabilities, likeliest first.
 
     Temperature first, then the `top_k` likeliest, then of these the fewest that hold `top_p` of the probability
@@ -90,13 +90,13 @@ def candidates(logits_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor
     return ids_K, probabilities_K / probabilities_K.sum()
 
 
-def drawn(logits_V: torch.Tensor, sampling: Sampling, uniform: float) -> int:
+def sample_token(logits_V: torch.Tensor, sampling: Sampling, uniform: float) -> int:
     """The token at `uniform`, in [0, 1), of the candidates' cumulated probability.
 
     >>> drawn(torch.tensor([0.0, 2.0, 1.0]), Sampling(), 0.5), drawn(torch.tensor([0.0, 2.0, 1.0]), Sampling(), 0.95)
     (1, 0)
     """
-    ids_K, probabilities_K = candidates(logits_V, sampling)
+    ids_K, probabilities_K = top_candidates(logits_V, sampling)
     cumulated_K = probabilities_K.double().cumsum(0)
     index = int(torch.searchsorted(cumulated_K, uniform * float(cumulated_K[-1]), right=True))
     return int(ids_K[min(index, ids_K.numel() - 1)])

@@ -32,13 +32,13 @@ LIMITS = LLParserLimits(
 
 
 @dataclass(slots=True, eq=False)
-class Guide:
+class GrammarMatcher:
     """Where one answer stands in its grammar."""
 
     matcher: LLMatcher
     field: str
 
-    def masked(self, logits_V: torch.Tensor) -> torch.Tensor:
+    def mask_logits(self, logits_V: torch.Tensor) -> torch.Tensor:
         """The logits with -inf for each token that may not come next.
 
         Raises:
@@ -65,16 +65,16 @@ class Guide:
         self._check()
         return self.matcher.is_stopped()
 
-    def copy(self) -> "Guide":
+    def copy(self) -> "GrammarMatcher":
         """The same place, to go on from by another way."""
-        return Guide(self.matcher.deep_copy(), self.field)
+        return GrammarMatcher(self.matcher.deep_copy(), self.field)
 
     def _check(self) -> None:
         if self.matcher.is_error():
             raise _refused(self.field, self.matcher.get_error())
 
 
-class Guides:
+class GrammarCompiler:
     """Makes guides for one base. Thread-safe; to be called outside the generating thread, for it takes its time."""
 
     def __init__(self, tokenizer: str, end_ids: Iterable[int], vocabulary_size: int) -> None:
@@ -83,7 +83,7 @@ class Guides:
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
 
-    def guide(self, form: ResponseFormat) -> Guide:
+    def guide(self, form: ResponseFormat) -> GrammarMatcher:
         """The beginning of an answer of this form.
 
         Raises:
@@ -93,7 +93,7 @@ class Guides:
         matcher = LLMatcher(self._made_tokenizer(), _grammar(form), log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise _refused(form.field, matcher.get_error())
-        return Guide(matcher, form.field)
+        return GrammarMatcher(matcher, form.field)
 
     def _made_tokenizer(self) -> LLTokenizer:
         with self._lock:  # half a second for a vocabulary of 50,000: made when first needed

@@ -24,7 +24,7 @@ GRAIN_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PrefillChunk:
     """Part of a prompt that goes through the model: `num_tokens` of it, from position `start`, into `slot`."""
 
     slot: int
@@ -42,7 +42,7 @@ Mask = torch.Tensor | dict[str, torch.Tensor]
 """True where a query sees a key; by the type of the layer where some of them see a window only."""
 
 
-class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
+class SlotKVCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
     """The cache a model writes to. Say what the next forward pass is (`decode` or `prefill`), then run it."""
 
     def __init__(self, layers: LayerConfig, *, dtype: torch.dtype, device: Any) -> None:  # noqa: ANN401  # torch.device or its name
@@ -53,7 +53,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
         self.clear()
 
     @classmethod
-    def like(cls, model: Any, vision: VisionSpec | None = None) -> "SlotCache":  # noqa: ANN401 - transformers is untyped
+    def like(cls, model: Any, vision: VisionSpec | None = None) -> "SlotKVCache":  # noqa: ANN401 - transformers is untyped
         """An empty cache that fits the model, which sees by `vision`."""
         layers = LayerConfig.of(
             text_config(model), BidirectionalAttention.NEVER if vision is None else vision.both_ways
@@ -117,7 +117,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
         )
         return mask, positions_N1
 
-    def prefill(self, pieces: Sequence[Piece]) -> tuple[Mask, torch.Tensor]:
+    def prefill(self, pieces: Sequence[PrefillChunk]) -> tuple[Mask, torch.Tensor]:
         """The next pass is one row: the pieces' tokens, end to end. Several pieces must all start at 0.
 
         Returns the mask (1, 1, T, L) that keeps the pieces apart, and the places (1, T) of the tokens in their texts.
@@ -133,7 +133,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped for us
             )
         return mask, positions_T.unsqueeze(0)
 
-    def _seen(self, piece: Piece, window: Window) -> torch.Tensor:
+    def _seen(self, piece: PrefillChunk, window: Window) -> torch.Tensor:
         """What the piece's tokens see of their own prompt, (T, L)."""
         keys_L = torch.arange(piece.end, device=self._device)
         blocks = None
@@ -177,7 +177,7 @@ class _Decode:
 class _Prefill:
     """Pieces of prompts, end to end in one row."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PrefillChunk, ...]
 
     def write(self, store_SHLD: torch.Tensor, new_1HTD: torch.Tensor) -> torch.Tensor:
         at = 0

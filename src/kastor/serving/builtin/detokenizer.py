@@ -38,7 +38,7 @@ class Detokenizer:
 
 
 @dataclass(slots=True)
-class Writer:
+class StopSequenceFilter:
     """One answer's text: what may be sent so far, and whether a stop sequence ended it."""
 
     detokenizer: Detokenizer

@@ -25,7 +25,7 @@ from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
 from kastor.runtime.ndjson import split_newlines
 from kastor.runtime.parent_death import ParentDeathPipe
-from kastor.serving import wire
+from kastor.serving import engine_protocol
 from kastor.serving.socket_folder import SocketFolder
 
 START_TIMEOUT_S = 900.0
@@ -75,7 +75,7 @@ class _DiedUnheard(Unavailable):
     """The process was dying when it was asked, and began no answer: another may be asked the same."""
 
 
-class RemoteEngine:
+class ProcessEngine:
     """Generates text in processes of its own, one for each base model, started when first asked for.
 
     `environment` carries the settings to them (`kastor.settings.environment`); their stderr goes to
@@ -115,11 +115,11 @@ class RemoteEngine:
             Unavailable: the generation process cannot start, died or is ending; says what it said last.
 
         """
-        body = wire.encode_request(request)
+        body = engine_protocol.encode_request(request)
         num_open = request.num_candidates
-        with contextlib.closing(self._lines(request.base_model, wire.GENERATE, body)) as lines:
+        with contextlib.closing(self._lines(request.base_model, engine_protocol.GENERATE, body)) as lines:
             for line in lines:
-                chunk = wire.decode_chunk(line)
+                chunk = engine_protocol.decode_chunk(line)
                 num_open -= chunk.finish_reason is not None
                 yield chunk
                 if not num_open:
@@ -134,10 +134,10 @@ class RemoteEngine:
         rendering: Rendering = Rendering.PUBLISHED,
     ) -> int:
         """The number of tokens the base sees of a prompt, its system instruction and control tokens included."""
-        body = wire.encode_prompt(prompt, shown, rendering)
-        with contextlib.closing(self._lines(base_model, wire.COUNT, body)) as lines:
+        body = engine_protocol.encode_prompt(prompt, shown, rendering)
+        with contextlib.closing(self._lines(base_model, engine_protocol.COUNT, body)) as lines:
             for line in lines:
-                return wire.decode_count(line)
+                return engine_protocol.decode_count(line)
         raise Unavailable(f"The generation process for models/{base_model} gave no answer; try again.")
 
     def silent(self) -> list[str]:
@@ -331,7 +331,7 @@ def _answers(process: _Process) -> bool:
 
 def _is_there(process: _Process) -> bool:
     try:
-        return process.client.get(wire.READY, timeout=ASK_TIMEOUT_S).is_success
+        return process.client.get(engine_protocol.READY, timeout=ASK_TIMEOUT_S).is_success
     except (httpx.HTTPError, RuntimeError):  # the latter: closed meanwhile
         return False
 

@@ -1,0 +1,1 @@
+"""The built-in engine: continuous batching, key-value cache, many LoRA adapters at once."""
