@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kastor.executors.spare import READY
+from kastor.executors.warm_worker import READY
 from kastor.settings import Settings, environment
 
 pytestmark = pytest.mark.skipif("FORK_SERVER_SOCKET" not in os.environ, reason="only Linux has what it needs")

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kastor.domain.job import State
-from kastor.executors import spare
-from kastor.executors.local import LocalExecutor, spare_command
+from kastor.executors import warm_worker
+from kastor.executors.local import LocalExecutor, warm_worker_command
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.settings import environment
 from waiting import wait_until
@@ -35,7 +35,7 @@ def spares() -> list[int]:
 
 @pytest.mark.usefixtures("without_fork_server")
 def test_a_spare_worker_does_what_a_fresh_one_does(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spare, "AFTER_S", 0.0)
+    monkeypatch.setattr(warm_worker, "AFTER_S", 0.0)
     executor = LocalExecutor(environment(place.settings), place.blobs, spare_idle_s=60)
     scheduler = scheduler_of(place, executor)
 
@@ -68,10 +68,14 @@ def test_a_spare_worker_ends_with_its_parent(inherited: signal.Handlers) -> None
     signal.signal(signal.SIGTERM, inherited)
     lifeline = ParentDeathPipe()
     waiting = subprocess.Popen(
-        spare_command(lifeline.child_fd), stdin=pipe, stdout=pipe, pass_fds=(lifeline.child_fd,), start_new_session=True
+        warm_worker_command(lifeline.child_fd),
+        stdin=pipe,
+        stdout=pipe,
+        pass_fds=(lifeline.child_fd,),
+        start_new_session=True,
     )
     try:
-        assert waiting.stdout is not None and waiting.stdout.read(len(spare.READY)) == spare.READY
+        assert waiting.stdout is not None and waiting.stdout.read(len(warm_worker.READY)) == warm_worker.READY
         lifeline.close()
         assert waiting.wait(20) == -signal.SIGTERM
     finally:
@@ -82,4 +86,4 @@ def test_a_spare_worker_ends_with_its_parent(inherited: signal.Handlers) -> None
 def test_a_spare_worker_that_is_not_needed_ends_in_order(place: Place) -> None:
     command = [sys.executable, "-m", "kastor.worker", "--spare"]
     done = subprocess.run(command, env={**os.environ, **environment(place.settings)}, input=b"", capture_output=True)
-    assert (done.returncode, done.stdout) == (0, spare.READY), done.stderr
+    assert (done.returncode, done.stdout) == (0, warm_worker.READY), done.stderr

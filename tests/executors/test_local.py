@@ -13,7 +13,7 @@ import pytest
 
 from kastor.domain.errors import FailedPrecondition, Unavailable
 from kastor.domain.job import State, TuningJob
-from kastor.executors.local import Exit, LocalExecutor, last_words, worker_command
+from kastor.executors.local import LocalExecutor, LocalWorkerExit, log_tail, worker_command
 from kastor.store.blobs.job_files import JobFiles
 from making import make_job
 
@@ -57,7 +57,7 @@ def claimed(job_id: str = "job1", attempt: int = 1) -> TuningJob:
     return make_job(job_id, state=State.PREPARING, attempt=attempt)
 
 
-def wait_for(executor: LocalExecutor, number: int = 1) -> list[Exit]:
+def wait_for(executor: LocalExecutor, number: int = 1) -> list[LocalWorkerExit]:
     deadline, exits = time.monotonic() + 20, []
     while len(exits) < number and time.monotonic() < deadline:
         exits += executor.exited()
@@ -114,9 +114,9 @@ raise RuntimeError('boom')""")
 def test_last_words_are_few_and_short_however_much_was_said(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_bytes(b"\xff\xfe broken\n" + b'{"event": "' + b"x" * 100_000 + b'"}\n' + b"word\n" * 9 + b"y" * 1000)
-    assert last_words(log, start=0) == ("word",) * 4 + ("y" * 300,)
-    assert last_words(log, start=log.stat().st_size) == ()
-    assert last_words(tmp_path / "removed", start=0) == ()
+    assert log_tail(log, start=0) == ("word",) * 4 + ("y" * 300,)
+    assert log_tail(log, start=log.stat().st_size) == ()
+    assert log_tail(tmp_path / "removed", start=0) == ()
 
 
 def test_a_killed_worker_is_told_of_with_its_signal(

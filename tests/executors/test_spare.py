@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kastor.domain.errors import Unavailable
-from kastor.executors.spare import AFTER_S, READY, Spare
+from kastor.executors.warm_worker import AFTER_S, READY, WarmWorker
 from making import make_job
 from waiting import wait_until
 
@@ -65,32 +65,32 @@ def place() -> Iterator[Place]:
         process.wait()
 
 
-def spare_of(place: Place, clock: Clock, idle_s: float = 60.0) -> Spare:
+def spare_of(place: Place, clock: Clock, idle_s: float = 60.0) -> WarmWorker:
     """One that has been started as the successor of a job."""
-    spare = Spare(place, idle_s=idle_s, clock=clock)
+    spare = WarmWorker(place, idle_s=idle_s, clock=clock)
     spare.job_started()
-    spare.tend(busy=True)
+    spare.poll(busy=True)
     assert not place.spawned, "it does not load beside the start of the first job"
     clock.now += AFTER_S
-    spare.tend(busy=False)
+    spare.poll(busy=False)
     return spare
 
 
-def taken(spare: Spare, log: Path) -> subprocess.Popen[bytes]:
+def taken(spare: WarmWorker, log: Path) -> subprocess.Popen[bytes]:
     deadline = time.monotonic() + 20
-    while (process := spare.take(make_job("job2", attempt=3), log)) is None:
+    while (process := spare.assign(make_job("job2", attempt=3), log)) is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return process
 
 
-def waits_for(seconds: float, spare: Spare, place: Place, clock: Clock) -> None:
+def waits_for(seconds: float, spare: WarmWorker, place: Place, clock: Clock) -> None:
     """So long without a job the spare is there, and no longer."""
     clock.now += seconds - 1
-    spare.tend(busy=False)
+    spare.poll(busy=False)
     assert place.spawned[0].poll() is None
     clock.now += 1
-    spare.tend(busy=False)
+    spare.poll(busy=False)
     assert place.spawned[0].poll() is not None
 
 
@@ -100,15 +100,15 @@ def test_it_is_told_its_job_and_takes_it_once(place: Place, clock: Clock, tmp_pa
     assert process is place.spawned[0]
     assert process.wait(20) == 0
     assert (tmp_path / "log").read_text() == "job2 3"
-    assert spare.take(make_job("job3"), tmp_path / "log") is None
-    spare.tend(busy=False)
+    assert spare.assign(make_job("job3"), tmp_path / "log") is None
+    spare.poll(busy=False)
     assert len(place.spawned) == 1, "the next one comes after a next job"
 
 
 def test_one_that_has_not_loaded_yet_is_not_waited_for(place: Place, clock: Clock, tmp_path: Path) -> None:
     place.script = LOADING
     spare = spare_of(place, clock)
-    assert spare.take(make_job(), tmp_path / "log") is None
+    assert spare.assign(make_job(), tmp_path / "log") is None
     assert place.spawned[0].poll() is None
     spare.end()
     assert place.spawned[0].poll() is not None
@@ -117,7 +117,7 @@ def test_one_that_has_not_loaded_yet_is_not_waited_for(place: Place, clock: Cloc
 def test_it_ends_when_no_job_came_for_long_enough(place: Place, clock: Clock) -> None:
     spare = spare_of(place, clock, idle_s=60)
     waits_for(60, spare, place, clock)
-    spare.tend(busy=False)
+    spare.poll(busy=False)
     assert len(place.spawned) == 1
 
 
@@ -125,7 +125,7 @@ def test_it_does_not_grow_old_while_jobs_run(place: Place, clock: Clock) -> None
     spare = spare_of(place, clock, idle_s=60)
     for _ in range(5):
         clock.now += 50
-        spare.tend(busy=True)
+        spare.poll(busy=True)
     waits_for(60, spare, place, clock)
 
 
@@ -134,29 +134,29 @@ def test_none_follows_one_that_was_there_already_when_the_next_was_due(place: Pl
     spare = spare_of(place, clock, idle_s=60)
     spare.job_started()  # the spare has not loaded: the job got a fresh worker
     clock.now += AFTER_S
-    spare.tend(busy=True)
+    spare.poll(busy=True)
     clock.now += 60
-    spare.tend(busy=False)
+    spare.poll(busy=False)
     clock.now += 60
-    spare.tend(busy=False)
+    spare.poll(busy=False)
     assert len(place.spawned) == 1 and place.spawned[0].poll() is not None
 
 
 def test_after_the_end_none_is_started(place: Place, clock: Clock) -> None:
-    spare = Spare(place, idle_s=60, clock=clock)
+    spare = WarmWorker(place, idle_s=60, clock=clock)
     spare.job_started()
     spare.end()
     clock.now += AFTER_S
-    spare.tend(busy=False)
+    spare.poll(busy=False)
     assert not place.spawned
 
 
 def test_one_that_hears_nothing_any_more_is_ended(place: Place, clock: Clock, tmp_path: Path) -> None:
     place.script = GONE
     spare = spare_of(place, clock)
-    wait_until(lambda: spare.waits)
+    wait_until(lambda: spare.is_ready)
     assert place.spawned[0].poll() is None
-    assert spare.take(make_job(), tmp_path / "log") is None
+    assert spare.assign(make_job(), tmp_path / "log") is None
     assert place.spawned[0].poll() is not None
 
 
@@ -164,10 +164,10 @@ def test_one_that_died_is_no_hindrance(place: Place, clock: Clock, tmp_path: Pat
     spare = spare_of(place, clock)
     place.spawned[0].kill()
     place.spawned[0].wait()
-    assert spare.take(make_job(), tmp_path / "log") is None
+    assert spare.assign(make_job(), tmp_path / "log") is None
     spare.job_started()
     clock.now += AFTER_S
-    spare.tend(busy=False)
+    spare.poll(busy=False)
     assert len(place.spawned) == 2
     taken(spare, tmp_path / "log")
 
@@ -179,8 +179,8 @@ def test_none_waits_where_none_is_wanted_or_can_be_started(place: Place, clock: 
     def refused() -> subprocess.Popen[bytes]:
         raise Unavailable("This machine cannot start a worker.")
 
-    spare = Spare(refused, idle_s=60, clock=clock)
+    spare = WarmWorker(refused, idle_s=60, clock=clock)
     spare.job_started()
     clock.now += AFTER_S
-    spare.tend(busy=False)
-    assert spare.take(make_job(), tmp_path / "log") is None
+    spare.poll(busy=False)
+    assert spare.assign(make_job(), tmp_path / "log") is None

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from kastor.domain.errors import Code, FailedPrecondition, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.job import JobError, State, TuningJob
-from kastor.executors.local import Exit
+from kastor.executors.local import LocalWorkerExit
 from kastor.jobs.scheduler import START_RETRY_S, Scheduler, loss
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
@@ -30,7 +30,7 @@ class FakeExecutor:
 
     started: list[tuple[str, int]] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
-    exits: list[Exit] = field(default_factory=list)
+    exits: list[LocalWorkerExit] = field(default_factory=list)
     refusal: KastorError | None = None
     code_at_shutdown: int = 75
     grace_s: float | None = None
@@ -40,7 +40,7 @@ class FakeExecutor:
             raise self.refusal
         self.started.append((job.id, job.attempt))
 
-    def exited(self) -> list[Exit]:
+    def exited(self) -> list[LocalWorkerExit]:
         exits, self.exits = self.exits, []
         return exits
 
@@ -49,10 +49,10 @@ class FakeExecutor:
 
     def shutdown(self, grace_s: float) -> None:
         self.grace_s = grace_s
-        self.exits += [Exit(job_id, attempt, self.code_at_shutdown, ()) for job_id, attempt in self.started]
+        self.exits += [LocalWorkerExit(job_id, attempt, self.code_at_shutdown, ()) for job_id, attempt in self.started]
 
     def end(self, returncode: int, *last_words: str, job_id: str = "job1", attempt: int = 1) -> None:
-        self.exits.append(Exit(job_id, attempt, returncode, last_words))
+        self.exits.append(LocalWorkerExit(job_id, attempt, returncode, last_words))
 
 
 @dataclass
@@ -194,7 +194,7 @@ def test_a_job_whose_worker_died_too_often_fails_with_the_reason(
     ],
 )
 def test_each_way_to_die_has_its_reason(returncode: int, reason: str) -> None:
-    lost = loss(Exit("job1", 1, returncode, ("more", "words")))
+    lost = loss(LocalWorkerExit("job1", 1, returncode, ("more", "words")))
     assert (lost.reason, lost.died) == (reason, True)
     assert ("memory" in lost.advice) is (returncode == -signal.SIGKILL)
 

@@ -15,8 +15,8 @@ import orjson
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.domain.job import TuningJob
-from kastor.executors.groups import Process, kill_group, wait_for
-from kastor.executors.spare import Spare
+from kastor.executors.process_group import Process, kill_process_group, wait_for_exit
+from kastor.executors.warm_worker import WarmWorker
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.store.blobs.job_files import NO_SPACE, JobFiles
 
@@ -26,7 +26,7 @@ TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class LocalWorkerExit:
     """A worker's process ended."""
 
     job_id: str
@@ -49,7 +49,7 @@ def worker_command(job: TuningJob, parent_fd: int) -> list[str]:
     return [sys.executable, "-m", "kastor.worker", job.id, str(job.attempt), "--parent-fd", str(parent_fd)]
 
 
-def spare_command(parent_fd: int) -> list[str]:
+def warm_worker_command(parent_fd: int) -> list[str]:
     """How one is started that has no job yet."""
     return [sys.executable, "-m", "kastor.worker", "--spare", "--parent-fd", str(parent_fd)]
 
@@ -74,12 +74,12 @@ class LocalExecutor:
         self._command = command
         self._lifeline = ParentDeathPipe()
         self._workers: list[_Worker] = []
-        self._spare = Spare(self._spawn_spare, idle_s=spare_idle_s)
+        self._spare = WarmWorker(self._spawn_spare, idle_s=spare_idle_s)
 
     @property
     def spare_waits(self) -> bool:
         """The next job will be served by a worker that has loaded everything."""
-        return self._spare.waits
+        return self._spare.is_ready
 
     def start(self, job: TuningJob) -> None:
         """Start a worker for the job's present attempt; its output goes to the end of the job's log.
@@ -95,7 +95,7 @@ class LocalExecutor:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 start = output.tell()
-                process = self._spare.take(job, log) or self._spawn(job, output.fileno())
+                process = self._spare.assign(job, log) or self._spawn(job, output.fileno())
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise ResourceExhausted(f"No space left in {log.parent}; free some and tune again.") from error
@@ -103,21 +103,24 @@ class LocalExecutor:
         self._workers.append(_Worker(job.id, job.attempt, process, log, start))
         self._spare.job_started()
 
-    def exited(self) -> list[Exit]:
+    def exited(self) -> list[LocalWorkerExit]:
         """The workers that ended since the last call; none of them left a child behind."""
-        self._spare.tend(busy=bool(self._workers))
+        self._spare.poll(busy=bool(self._workers))
         ended = [worker for worker in self._workers if worker.process.poll() is not None]
         for worker in ended:
             self._workers.remove(worker)
-            kill_group(worker.process)
-        return [Exit(w.job_id, w.attempt, w.process.returncode, last_words(w.log, start=w.log_start)) for w in ended]
+            kill_process_group(worker.process)
+        return [
+            LocalWorkerExit(w.job_id, w.attempt, w.process.returncode, log_tail(w.log, start=w.log_start))
+            for w in ended
+        ]
 
     def kill(self, job_id: str) -> None:
         """End the job's worker at once, if it is one of ours; `exited` tells of it later."""
         for worker in self._workers:
             if worker.job_id == job_id:
-                kill_group(worker.process)
-                wait_for(worker.process)
+                kill_process_group(worker.process)
+                wait_for_exit(worker.process)
 
     def shutdown(self, grace_s: float) -> None:
         """Ask all workers to end, and end those that have not after `grace_s`; `exited` tells of them."""
@@ -128,8 +131,8 @@ class LocalExecutor:
         while time.monotonic() < deadline and any(w.process.poll() is None for w in self._workers):
             time.sleep(0.02)
         for worker in self._workers:
-            kill_group(worker.process)
-            wait_for(worker.process)
+            kill_process_group(worker.process)
+            wait_for_exit(worker.process)
         self._lifeline.close()
 
     def _spawn(self, job: TuningJob, output: int) -> Process:
@@ -137,7 +140,7 @@ class LocalExecutor:
         return self._process(command, subprocess.DEVNULL, output, subprocess.STDOUT)
 
     def _spawn_spare(self) -> Process:
-        command = spare_command(self._lifeline.child_fd)
+        command = warm_worker_command(self._lifeline.child_fd)
         return self._process(command, subprocess.PIPE, subprocess.PIPE, None)  # its errors are the server's
 
     def _process(self, command: list[str], stdin: int, stdout: int, stderr: int | None) -> Process:
@@ -155,7 +158,7 @@ class LocalExecutor:
             raise Unavailable(f"This machine cannot start a worker: {error.strerror or error}.") from error
 
 
-def last_words(log: Path, *, start: int) -> tuple[str, ...]:
+def log_tail(log: Path, *, start: int) -> tuple[str, ...]:
     """The last lines from byte `start` on that are not structured: a traceback's end, a C library's complaint."""
     try:
         with log.open("rb") as file:

@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from kastor.domain.job import TuningJob
-from kastor.executors.spare import READY
+from kastor.executors.warm_worker import READY
 from kastor.runtime.logging import configure_logs
 from kastor.runtime.parent_death import watch_parent
 from kastor.security.file_modes import PRIVATE_UMASK

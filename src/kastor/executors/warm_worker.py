@@ -14,7 +14,7 @@ import orjson
 
 from kastor.domain.errors import Unavailable
 from kastor.domain.job import TuningJob
-from kastor.executors.groups import Process, kill_group, wait_for
+from kastor.executors.process_group import Process, kill_process_group, wait_for_exit
 
 AFTER_S = 20.0
 """A job's own start is over by then, on two cores as well."""
@@ -22,7 +22,7 @@ AFTER_S = 20.0
 READY = b"ready\n"  # what it writes when it has loaded everything
 
 
-class Spare:
+class WarmWorker:
     """The one that waits, or none. Belongs to its executor's thread."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Spare:
         self._until = 0.0
 
     @property
-    def waits(self) -> bool:
+    def is_ready(self) -> bool:
         """One is there that has loaded everything."""
         process = self._process
         if process is None or process.stdout is None or process.poll() is not None:
@@ -51,7 +51,7 @@ class Spare:
         if self._idle_s:
             self._due_at = self._clock() + AFTER_S
 
-    def tend(self, *, busy: bool) -> None:
+    def poll(self, *, busy: bool) -> None:
         """Start it when it is due; end it when nothing was `busy` for long enough. To be called often."""
         now = self._clock()
         if busy:
@@ -64,10 +64,10 @@ class Spare:
                 self._until = now + self._idle_s
                 self._start()
 
-    def take(self, job: TuningJob, log: Path) -> Process | None:
+    def assign(self, job: TuningJob, log: Path) -> Process | None:
         """Hand it the job; from here on its output goes to the end of `log`. `None` if none waits."""
         process = self._process
-        if process is None or process.stdin is None or not self.waits:
+        if process is None or process.stdin is None or not self.is_ready:
             return None
         order = orjson.dumps({"job_id": job.id, "attempt": job.attempt, "log": str(log)})
         try:
@@ -93,8 +93,8 @@ class Spare:
 
     def _drop(self) -> None:
         if self._process is not None:
-            kill_group(self._process)
-            wait_for(self._process)
+            kill_process_group(self._process)
+            wait_for_exit(self._process)
             _close(self._process)
             self._process = None
 

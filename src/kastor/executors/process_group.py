@@ -11,13 +11,13 @@ KILL_WAIT_S = 5.0
 Process = subprocess.Popen[bytes]
 
 
-def kill_group(process: Process) -> None:
+def kill_process_group(process: Process) -> None:
     """End it and its children at once."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the latter for a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(process: Process) -> None:
+def wait_for_exit(process: Process) -> None:
     """Until it has ended, or `KILL_WAIT_S` have passed."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(KILL_WAIT_S)
