@@ -6,7 +6,7 @@ from typing import Any
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.job import Rendering
 from kastor.export.golden import GoldenJobFiles
-from kastor.export.order import Format, Order, Weights
+from kastor.export.request import ExportRequest, Format, Weights
 
 
 def files_in(folder: Path) -> GoldenJobFiles:
@@ -14,7 +14,7 @@ def files_in(folder: Path) -> GoldenJobFiles:
     return GoldenJobFiles(folder / "dataset.jsonl", folder / "plan.jsonl")
 
 
-def make_order(given: Path, out: Path, **changes: Any) -> Order:
+def make_order(given: Path, out: Path, **changes: Any) -> ExportRequest:
     """The adapter in `given / "adapter"` on the base in `given / "base"`, as PEFT to `out`."""
     fields: dict[str, Any] = {
         "format": Format.PEFT,
@@ -38,4 +38,4 @@ def make_order(given: Path, out: Path, **changes: Any) -> Order:
         "media": {},
         "lost": {},
     }
-    return Order(**fields | changes)
+    return ExportRequest(**fields | changes)

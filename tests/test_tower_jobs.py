@@ -16,8 +16,8 @@ from kastor.dataset.validation.example_plan import decode_row
 from kastor.domain.generation import ResolvedMedium
 from kastor.domain.job import RequestedHyperparameters, State, StepMetrics, TuningJob
 from kastor.export.golden import GoldenJobFiles
-from kastor.export.making import make
-from kastor.export.order import Format
+from kastor.export.request import Format
+from kastor.export.run import run_export
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import NANO_VL
 from kastor.models.chat.render import Renderer
@@ -152,7 +152,7 @@ def test_an_export_has_the_trained_tower(place: Place, tmp_path: Path, kind: For
             for media, medium in one.planned.by_media(one.example).items()
         },
     )
-    near = make(order, lambda _: None)["comparison"]
+    near = run_export(order, lambda _: None)["comparison"]
     assert near["rows"] == 4 and near["largestDifference"] < 1e-3
     assert sha256(tmp_path / "out" / TOWER_FILE) == sha256(place.blobs.adapter("job1") / TOWER_FILE)
 

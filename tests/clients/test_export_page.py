@@ -9,8 +9,8 @@ from exporting import make_order
 from guide_page import GUIDE, blocks
 from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example
-from kastor.export.making import make
-from kastor.export.order import Format
+from kastor.export.request import Format
+from kastor.export.run import run_export
 from tiny import tiny_adapter, tiny_base
 
 
@@ -20,7 +20,7 @@ def test_the_programs_load_what_is_exported(tmp_path: Path) -> None:
     tiny_adapter(tmp_path / "adapter", seed=1)
     for kind, name in ((Format.PEFT, "numbers-adapter"), (Format.MERGED, "numbers")):
         order = make_order(tmp_path, tmp_path / name, format=kind)
-        make(order, lambda _: None)
+        run_export(order, lambda _: None)
     programs = [b.code for b in blocks((GUIDE / "export.md").read_text("utf-8")) if b.language == "python"]
     code = "\n".join([*programs, "assert tokenizer('one')['input_ids'] and model.num_parameters() > 0"])
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}

@@ -19,12 +19,12 @@ from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import DataLoss, FailedPrecondition, Internal, Unimplemented
 from kastor.domain.job import Rendering
-from kastor.export.gguf_file import FILE, write_gguf
+from kastor.export.comparison import reference_logprobs
+from kastor.export.gguf import FILE, write_gguf
 from kastor.export.gguf_tokenizer import pre_tokenizer
-from kastor.export.making import MANIFEST_FILE, make
-from kastor.export.order import Format, Order, Weights
-from kastor.export.proof import plain_logprobs
-from kastor.export.sight import Seen
+from kastor.export.golden_features import GoldenFeatures
+from kastor.export.request import ExportRequest, Format, Weights
+from kastor.export.run import MANIFEST_FILE, run_export
 from kastor.models.chat.families import FAMILIES, SMOLLM2
 from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
 from kastor.models.chat.render import RenderedExample, Renderer
@@ -48,13 +48,15 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def order(given: Path, tmp_path: Path) -> Order:
+def order(given: Path, tmp_path: Path) -> ExportRequest:
     return make_order(given, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
 def examples(given: Path) -> list[RenderedExample]:
-    return Seen(None).rendered(files_in(given).golden(given / "adapter"), Renderer.open(given / "base", SMOLLM2))
+    return GoldenFeatures(None).rendered(
+        files_in(given).golden(given / "adapter"), Renderer.open(given / "base", SMOLLM2)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,9 @@ def farthest(served: list[torch.Tensor], found: list[torch.Tensor]) -> float:
     return max(float((one - other).abs().max()) for one, other in zip(served, found, strict=True))
 
 
-def stages(order: Order) -> list[str]:
+def stages(order: ExportRequest) -> list[str]:
     told: list[str] = []
-    make(order, told.append)
+    run_export(order, told.append)
     return told
 
 
@@ -79,27 +81,27 @@ def by_transformers(folder: Path, **options: Any) -> Any:
 
 
 def test_the_adapter_is_loaded_by_stock_peft_and_names_its_base(
-    order: Order, examples: list[RenderedExample], served: list[torch.Tensor]
+    order: ExportRequest, examples: list[RenderedExample], served: list[torch.Tensor]
 ) -> None:
-    make(order, lambda _: None)
+    run_export(order, lambda _: None)
     config = json.loads((order.out / "adapter_config.json").read_text())
     base = by_transformers(Path(config["base_model_name_or_path"]))
     with warnings.catch_warnings():  # peft 0.21 reads an attribute that transformers 5.23 deprecates
         warnings.simplefilter("ignore", FutureWarning)
         model = PeftModel.from_pretrained(base, str(order.out)).eval()
-    assert farthest(served, plain_logprobs(model, examples)) < 1e-3
+    assert farthest(served, reference_logprobs(model, examples)) < 1e-3
     assert (order.out / "adapter_model.safetensors").read_bytes() == (
         order.adapter / "adapter_model.safetensors"
     ).read_bytes()
 
 
-def test_the_adapters_folder_has_the_tokenizer_as_transformers_reads_it(given: Path, order: Order) -> None:
+def test_the_adapters_folder_has_the_tokenizer_as_transformers_reads_it(given: Path, order: ExportRequest) -> None:
     config = {"tokenizer_class": "TokenizersBackend", "eos_token": "<|im_end|>"}
     template = "{% for turn in messages %}<|im_start|>{{ turn.content }}<|im_end|>{% endfor %}"
     (order.base_folder / "tokenizer_config.json").write_text(json.dumps(config))
     (order.base_folder / "chat_template.jinja").write_text(template)
     try:
-        make(order, lambda _: None)
+        run_export(order, lambda _: None)
     finally:
         (order.base_folder / "tokenizer_config.json").unlink()
         (order.base_folder / "chat_template.jinja").unlink()
@@ -115,13 +117,13 @@ def test_the_adapters_folder_has_the_tokenizer_as_transformers_reads_it(given: P
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "certificate.json"])
-def test_a_damaged_file_is_named_and_nothing_is_exported(order: Order, tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_is_named_and_nothing_is_exported(order: ExportRequest, tmp_path: Path, name: str) -> None:
     adapter = shutil.copytree(order.adapter, tmp_path / "adapter")
     (adapter / "certificate.json").write_text('{"rows": [{"example": 0}]}')
     write_manifest(adapter, {})
     (adapter / name).write_bytes((adapter / name).read_bytes()[:-9])
     with pytest.raises(DataLoss, match=f"{name} is damaged"):
-        make(replace(order, adapter=adapter), lambda _: None)
+        run_export(replace(order, adapter=adapter), lambda _: None)
     assert not order.out.exists()
 
 
@@ -133,17 +135,17 @@ def test_a_certificate_that_names_no_examples_is_refused_by_name(given: Path, tm
             files_in(given).golden(adapter)
 
 
-def test_an_adapter_on_a_base_of_the_hub_names_it_there(order: Order) -> None:
-    make(replace(order, base_hub="maker/model", base_revision="abc"), lambda _: None)
+def test_an_adapter_on_a_base_of_the_hub_names_it_there(order: ExportRequest) -> None:
+    run_export(replace(order, base_hub="maker/model", base_revision="abc"), lambda _: None)
     config = json.loads((order.out / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("maker/model", "abc")
 
 
 def test_the_merged_model_is_loaded_by_transformers_alone(
-    order: Order, examples: list[RenderedExample], served: list[torch.Tensor]
+    order: ExportRequest, examples: list[RenderedExample], served: list[torch.Tensor]
 ) -> None:
-    make(replace(order, format=Format.MERGED), lambda _: None)
-    assert farthest(served, plain_logprobs(by_transformers(order.out), examples)) < 1e-3
+    run_export(replace(order, format=Format.MERGED), lambda _: None)
+    assert farthest(served, reference_logprobs(by_transformers(order.out), examples)) < 1e-3
     assert (order.out / "tokenizer.json").read_bytes() == (order.base_folder / "tokenizer.json").read_bytes()
     assert not (order.out / "adapter_config.json").exists()
 
@@ -154,7 +156,7 @@ def test_the_terms_of_the_base_and_the_notice_they_want_go_along(given: Path, tm
     (tmp_path / "given" / "base" / "NOTICE").write_text("Provided under the terms.\n\nModified: converted.\n")
     (tmp_path / "given" / "base" / "TERMS.html").write_text("the terms")
     order = make_order(tmp_path / "given", tmp_path / "out", format=kind)
-    assert {"NOTICE", "TERMS.html"} <= make(order, lambda _: None)["files"].keys()
+    assert {"NOTICE", "TERMS.html"} <= run_export(order, lambda _: None)["files"].keys()
     assert (order.out / "TERMS.html").read_text() == "the terms"
     said = (order.out / "NOTICE").read_text()
     assert said.startswith("Provided under the terms.")
@@ -170,11 +172,11 @@ def test_an_export_has_the_chat_template_that_the_model_was_tuned_with(
     (base / "chat_template.jinja").write_text("the base's own")
     (base / "tokenizer_config.json").write_text('{"chat_template": "the base\'s own", "eos_token": "<|im_end|>"}')
     order = make_order(tmp_path / "given", tmp_path / "merged", format=Format.MERGED, rendering=rendering)
-    make(order, lambda _: None)
+    run_export(order, lambda _: None)
     expected = "the base's own" if rendering is Rendering.FIRST else CHAT_TEMPLATES["smollm2-plain"]
     assert (order.out / "chat_template.jinja").read_text() == expected
     assert json.loads((order.out / "tokenizer_config.json").read_text()) == {"eos_token": "<|im_end|>"}
-    make(replace(order, format=Format.GGUF, out=tmp_path / "gguf"), lambda _: None)
+    run_export(replace(order, format=Format.GGUF, out=tmp_path / "gguf"), lambda _: None)
     assert GGUFReader(tmp_path / "gguf" / FILE).get_field("tokenizer.chat_template").contents() == expected
 
 
@@ -186,21 +188,21 @@ def test_an_export_has_the_tokenizer_that_the_model_was_tuned_with(
     base = tmp_path / "given" / "base"
     repair_tokenizer(base, "smollm")
     order = make_order(tmp_path / "given", tmp_path / "merged", format=Format.MERGED, rendering=rendering)
-    make(order, lambda _: None)
+    run_export(order, lambda _: None)
     assert (order.out / "tokenizer.json").read_bytes() == tokenizer_file(base, rendering).read_bytes()
-    make(replace(order, format=Format.GGUF, out=tmp_path / "gguf"), lambda _: None)
+    run_export(replace(order, format=Format.GGUF, out=tmp_path / "gguf"), lambda _: None)
     field = GGUFReader(tmp_path / "gguf" / FILE).get_field("tokenizer.ggml.pre")
     assert field.contents() == ("gpt-2" if rendering is Rendering.FIRST else "smollm")
 
 
 @pytest.mark.parametrize(("weights", "near"), [(Weights.F16, 0.02), (Weights.BF16, 0.1), (Weights.Q8_0, 0.2)])
 def test_a_gguf_file_is_loaded_by_transformers_with_its_tokens(
-    order: Order, examples: list[RenderedExample], served: list[torch.Tensor], weights: Weights, near: float
+    order: ExportRequest, examples: list[RenderedExample], served: list[torch.Tensor], weights: Weights, near: float
 ) -> None:
-    manifest = make(replace(order, format=Format.GGUF, weights=weights), lambda _: None)
+    manifest = run_export(replace(order, format=Format.GGUF, weights=weights), lambda _: None)
     assert manifest["weights"] == weights.value
     model = by_transformers(order.out, gguf_file=FILE)
-    assert farthest(served, plain_logprobs(model, examples)) < near
+    assert farthest(served, reference_logprobs(model, examples)) < near
     tokenizer = AutoTokenizer.from_pretrained(str(order.out), gguf_file=FILE)
     own = Renderer.open(order.base_folder, SMOLLM2)
     text = "<|im_start|>user\nThe twenty-one inns, there: 1234.<|im_end|>"
@@ -208,8 +210,8 @@ def test_a_gguf_file_is_loaded_by_transformers_with_its_tokens(
 
 
 @pytest.mark.parametrize("kind", list(Format))
-def test_the_manifest_says_how_near_it_came_and_lists_the_files(order: Order, kind: Format) -> None:
-    manifest = make(replace(order, format=kind), lambda _: None)
+def test_the_manifest_says_how_near_it_came_and_lists_the_files(order: ExportRequest, kind: Format) -> None:
+    manifest = run_export(replace(order, format=kind), lambda _: None)
     assert json.loads((order.out / MANIFEST_FILE).read_text()) == manifest
     assert (manifest["format"], manifest["model"], manifest["job"]) == (kind.value, "tunedModels/numbers", "job1")
     near = manifest["comparison"]
@@ -220,7 +222,7 @@ def test_the_manifest_says_how_near_it_came_and_lists_the_files(order: Order, ki
     assert [entry.name for entry in order.out.parent.iterdir()] == ["out"]
 
 
-def test_it_tells_what_it_is_at(order: Order) -> None:
+def test_it_tells_what_it_is_at(order: ExportRequest) -> None:
     told = stages(replace(order, format=Format.MERGED))
     assert told == [
         "scoring golden rows as they are served",
@@ -229,14 +231,14 @@ def test_it_tells_what_it_is_at(order: Order) -> None:
     ]
 
 
-def test_an_empty_folder_is_taken_and_a_full_one_refused(order: Order) -> None:
+def test_an_empty_folder_is_taken_and_a_full_one_refused(order: ExportRequest) -> None:
     order.out.mkdir()
-    make(order, lambda _: None)
+    run_export(order, lambda _: None)
     with pytest.raises(FailedPrecondition, match="not an empty folder"):
-        make(order, lambda _: None)
+        run_export(order, lambda _: None)
 
 
-def test_what_gives_other_numbers_is_not_kept(order: Order, given: Path, tmp_path: Path) -> None:
+def test_what_gives_other_numbers_is_not_kept(order: ExportRequest, given: Path, tmp_path: Path) -> None:
     """While it is written, the adapter on disk becomes another one."""
     adapter = shutil.copytree(given / "adapter", tmp_path / "changing")
 
@@ -248,14 +250,14 @@ def test_what_gives_other_numbers_is_not_kept(order: Order, given: Path, tmp_pat
             (adapter / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 900}))
 
     with pytest.raises(Internal, match="The merged export gives other log-probabilities than the tuned model"):
-        make(replace(order, format=Format.MERGED, adapter=adapter), meddle)
+        run_export(replace(order, format=Format.MERGED, adapter=adapter), meddle)
     assert [entry.name for entry in tmp_path.iterdir()] == ["changing"]
 
 
-def test_the_certified_rows_are_the_ones_compared(given: Path, tmp_path: Path, order: Order) -> None:
+def test_the_certified_rows_are_the_ones_compared(given: Path, tmp_path: Path, order: ExportRequest) -> None:
     adapter = shutil.copytree(given / "adapter", tmp_path / "certified")
     (adapter / "certificate.json").write_text(json.dumps({"rows": [{"example": 2}]}))
-    manifest = make(replace(order, adapter=adapter), lambda _: None)
+    manifest = run_export(replace(order, adapter=adapter), lambda _: None)
     assert manifest["comparison"]["rows"] == 1
     assert "certificate.json" in manifest["files"]
 
@@ -275,7 +277,7 @@ def test_a_gemma_as_gguf_is_loaded_by_transformers_with_its_tokens(
     gemma: Path, tmp_path: Path, weights: Weights, near: float
 ) -> None:
     order = make_order(gemma, tmp_path / "out", family="gemma3", format=Format.GGUF, weights=weights)
-    manifest = make(order, lambda _: None)
+    manifest = run_export(order, lambda _: None)
     assert manifest["comparison"]["largestDifference"] < near
     own = Renderer.open(order.base_folder, FAMILIES["gemma3"]).tokenizer
     tokenizer = AutoTokenizer.from_pretrained(str(order.out), gguf_file=FILE)
@@ -305,7 +307,7 @@ def test_a_gemma_that_llama_cpp_would_compute_otherwise_is_refused_by_what_it_ha
     (base / "config.json").write_text(json.dumps(config | changes))
     order = make_order(gemma, tmp_path / "out", family="gemma3", format=Format.GGUF, base_folder=base)
     with pytest.raises(Unimplemented, match=rf"A gemma3 with {next(iter(changes))} .* cannot be written as GGUF here"):
-        make(order, lambda _: None)
+        run_export(order, lambda _: None)
 
 
 def test_merges_that_scores_cannot_say_are_refused(gemma: Path, tmp_path: Path) -> None:
@@ -319,12 +321,14 @@ def test_merges_that_scores_cannot_say_are_refused(gemma: Path, tmp_path: Path) 
         write_gguf(order, tmp_path)
 
 
-def test_a_base_of_another_form_is_refused_as_gguf_before_anything_is_computed(order: Order, tmp_path: Path) -> None:
+def test_a_base_of_another_form_is_refused_as_gguf_before_anything_is_computed(
+    order: ExportRequest, tmp_path: Path
+) -> None:
     base = shutil.copytree(order.base_folder, tmp_path / "qwen")
     Qwen3Config(architectures=["Qwen3ForCausalLM"]).save_pretrained(base)
     stages: list[str] = []
     with pytest.raises(Unimplemented, match=r"Qwen3ForCausalLM cannot be written as GGUF here.*Export it as merged"):
-        make(replace(order, format=Format.GGUF, base_folder=base), stages.append)
+        run_export(replace(order, format=Format.GGUF, base_folder=base), stages.append)
     assert stages == []
 
 
@@ -339,6 +343,6 @@ def test_how_text_is_cut_into_words_is_named_by_what_the_tokenizer_does() -> Non
         pre_tokenizer(None)
 
 
-def test_an_order_survives_the_pipe(order: Order) -> None:
-    assert Order.of(order.encoded()) == order
-    assert Order.of(replace(order, format=Format.GGUF, num_threads=2).encoded()).num_threads == 2
+def test_an_order_survives_the_pipe(order: ExportRequest) -> None:
+    assert ExportRequest.decode(order.encode()) == order
+    assert ExportRequest.decode(replace(order, format=Format.GGUF, num_threads=2).encode()).num_threads == 2

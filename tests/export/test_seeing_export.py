@@ -25,8 +25,8 @@ from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
 from kastor.domain.generation import ResolvedMedium
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.export.golden import GoldenJobFiles
-from kastor.export.making import make
-from kastor.export.order import Format, Order
+from kastor.export.request import ExportRequest, Format
+from kastor.export.run import run_export
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import entry, load_catalog
 from kastor.models.chat.families import NANO_VL
@@ -71,7 +71,7 @@ def files(place: Place) -> GoldenJobFiles:
     return GoldenJobFiles(place.blobs.dataset("job1"), place.blobs.plan("job1"))
 
 
-def order(place: Place, out: Path, **changes: Any) -> Order:
+def order(place: Place, out: Path, **changes: Any) -> ExportRequest:
     base = load_catalog(place.settings.catalog_file).base("tiny")
     given = {
         "base_model": "models/tiny",
@@ -144,7 +144,7 @@ def test_a_row_that_was_left_out_is_counted_and_never_golden(golden: list[Render
 def test_a_peft_export_sees_by_its_projector_and_names_the_tower_it_needs(
     place: Place, tmp_path: Path, golden: list[RenderedExample]
 ) -> None:
-    manifest = make(order(place, tmp_path / "out"), lambda _: None)
+    manifest = run_export(order(place, tmp_path / "out"), lambda _: None)
     placeholder = "<jupyter_output>"
     assert manifest["vision"] == {
         "tower": base_tower(place),
@@ -167,7 +167,7 @@ def test_a_peft_export_sees_by_its_projector_and_names_the_tower_it_needs(
 @pytest.fixture(scope="module")
 def merged(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("merged") / "numbers"
-    make(order(place, out, format=Format.MERGED), lambda _: None)
+    run_export(order(place, out, format=Format.MERGED), lambda _: None)
     return out
 
 
@@ -234,13 +234,13 @@ def test_what_was_evicted_is_looked_at_again_and_what_is_gone_is_named(place: Pl
     names = ["0.png", "1.png", "2.png", "film.mp4"]
     media = {p.sha256: str(place.media / name) for p, name in zip(planned, names, strict=True)}
     empty = {"feature_cache": tmp_path / "features"}
-    manifest = make(order(place, tmp_path / "again", media=media, **empty), lambda _: None)
+    manifest = run_export(order(place, tmp_path / "again", media=media, **empty), lambda _: None)
     assert manifest["comparison"]["largestDifference"] < 1e-3
     lost = planned[0].sha256
     shutil.rmtree(tmp_path / "features")
     held = {sha256: path for sha256, path in media.items() if sha256 != lost}
     with pytest.raises(FailedPrecondition, match=rf"sha256 {lost}\) cannot be had any more: '0.png' does not exist"):
-        make(order(place, tmp_path / "gone", media=held, lost={lost: "'0.png' does not exist."}, **empty), print)
+        run_export(order(place, tmp_path / "gone", media=held, lost={lost: "'0.png' does not exist."}, **empty), print)
     assert not (tmp_path / "gone").exists()
 
 
@@ -255,13 +255,13 @@ def test_another_projector_than_the_certified_one_is_not_kept(place: Place, tmp_
             )
 
     with pytest.raises(Internal, match="gives other log-probabilities than the tuned model"):
-        make(order(place, tmp_path / "out", adapter=changing), meddle)
+        run_export(order(place, tmp_path / "out", adapter=changing), meddle)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_sees_is_no_gguf_file_and_it_is_said_why(place: Place, tmp_path: Path) -> None:
     with pytest.raises(Unimplemented, match=r"models/tiny sees.*mmproj.*export it as peft or merged"):
-        make(order(place, tmp_path / "out", format=Format.GGUF), lambda _: None)
+        run_export(order(place, tmp_path / "out", format=Format.GGUF), lambda _: None)
 
 
 def test_a_model_tuned_on_text_alone_is_exported_without_a_projector(place: Place, tmp_path: Path) -> None:
@@ -272,6 +272,6 @@ def test_a_model_tuned_on_text_alone_is_exported_without_a_projector(place: Plac
         out = tmp_path / kind.value
         blobs = place.blobs
         own = GoldenJobFiles(blobs.dataset("text"), blobs.plan("text"))
-        manifest = make(order(place, out, format=kind, files=own, **told), lambda _: None)
+        manifest = run_export(order(place, out, format=kind, files=own, **told), lambda _: None)
         assert "vision" not in manifest and PROJECTOR_FILE not in manifest["files"]
     assert "It sees nothing yet" in (tmp_path / "merged" / "README.md").read_text()

@@ -19,8 +19,8 @@ from kastor.domain.content import Content, Example, Role, Text
 from kastor.domain.errors import Unimplemented
 from kastor.domain.media import MediaKind
 from kastor.domain.vision import MediumPlan
-from kastor.export.making import make
-from kastor.export.order import Format, Order
+from kastor.export.request import ExportRequest, Format
+from kastor.export.run import run_export
 from kastor.media.cache import MediaCache
 from kastor.models.vision.encoder import FeatureStore, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
@@ -30,7 +30,7 @@ from seers import STILL, Seer
 NAMES = ("gemma3", "gemma4-e", "gemma4-moe", "qwen3-vl", "smolvlm", "llava")
 
 
-def ordered(seer: Seer, folder: Path) -> Order:
+def ordered(seer: Seer, folder: Path) -> ExportRequest:
     """A tuned model of the family on two examples, one of them with a picture, whose features are stored."""
     vision = seer.family.vision
     assert vision is not None
@@ -57,10 +57,10 @@ def ordered(seer: Seer, folder: Path) -> Order:
 def test_adapter_and_merged_model_are_whole_models_that_see(name: str, tmp_path: Path) -> None:
     seer = Seer.make(name, tmp_path / "base")
     order = ordered(seer, tmp_path)
-    near = make(order, lambda _: None)["comparison"]
+    near = run_export(order, lambda _: None)["comparison"]
     assert near["rows"] == 2 and near["largestDifference"] < 1e-3
     merged = replace(order, format=Format.MERGED, out=tmp_path / "merged")
-    make(merged, lambda _: None)
+    run_export(merged, lambda _: None)
     inputs = seer.whole_inputs(seer.example(STILL, Text("what?"), answer="a thing"))
     whole = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     base = AutoModelForImageTextToText.from_pretrained(seer.folder, dtype=torch.float32).eval()
@@ -79,4 +79,4 @@ def test_adapter_and_merged_model_are_whole_models_that_see(name: str, tmp_path:
 def test_it_is_no_gguf_file(tmp_path: Path) -> None:
     order = ordered(Seer.make("gemma3", tmp_path / "base"), tmp_path)
     with pytest.raises(Unimplemented, match="sees"):
-        make(replace(order, format=Format.GGUF), lambda _: None)
+        run_export(replace(order, format=Format.GGUF), lambda _: None)

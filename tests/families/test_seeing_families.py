@@ -8,7 +8,7 @@ import torch
 
 from kastor.domain.content import Resolution, Text
 from kastor.domain.job import Hyperparameters, TuningSpec
-from kastor.export.folders import on_base
+from kastor.export.hf_formats import load_peft
 from kastor.models.chat.families import FAMILIES
 from kastor.models.chat.render import RenderedExample
 from kastor.models.load import load_base
@@ -82,7 +82,7 @@ def test_only_the_language_model_is_tuned_and_the_adapter_says_so(seer: Seer, tm
     assert named
     assert all("language_model.layers" in name or "text_model.layers" in name for name in named)
     model.save_pretrained(tmp_path)
-    loaded = on_base(load_base(seer.folder, dtype=torch.float32, whole=True), tmp_path)
+    loaded = load_peft(load_base(seer.folder, dtype=torch.float32, whole=True), tmp_path)
     found = {name for name, _ in loaded.named_parameters() if "lora_" in name}
     assert found == {name for name, _ in model.named_parameters() if "lora_" in name}
 

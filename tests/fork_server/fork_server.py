@@ -29,7 +29,7 @@ PRELOADED = (
     "kastor.worker.steps",
     "kastor.worker.outcome",
     "kastor.engine",
-    "kastor.export.making",
+    "kastor.export.run",
     "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto",
 )

@@ -12,9 +12,9 @@ from exporting import make_order
 from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
-from kastor.export.gguf_file import FILE
-from kastor.export.making import make
-from kastor.export.order import Format, Weights
+from kastor.export.gguf import FILE
+from kastor.export.request import Format, Weights
+from kastor.export.run import run_export
 from kastor.models import download
 from kastor.models.catalog import BaseModel, PartsSource, WheelSource, load_catalog
 from kastor.models.chat.render import Renderer
@@ -49,7 +49,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     tiny_base(folder / "base")
     tiny_adapter(folder / "adapter", seed=1)
     (folder / "dataset.jsonl").write_bytes(encode_example(Example.pair("one", "two")) + b"\n")
-    make(make_order(folder, folder / "out", format=Format.GGUF, weights=Weights.F16), lambda _: None)
+    run_export(make_order(folder, folder / "out", format=Format.GGUF, weights=Weights.F16), lambda _: None)
     return (folder / "out" / FILE).read_bytes()
 
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import Rendering
-from kastor.export.gguf_file import pre_tokenizer
+from kastor.export.gguf import pre_tokenizer
 from kastor.models.catalog import load_catalog
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import Renderer

@@ -11,7 +11,7 @@ import kastor
 from kastor.cli import demo_commands, job_commands, key_commands, model_commands, options, prepare_command
 from kastor.cli.arguments import Commands
 from kastor.domain.content import SupervisedTurns
-from kastor.export.order import Format, Weights
+from kastor.export.request import Format, Weights
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Results go to stdout, all else to stderr."

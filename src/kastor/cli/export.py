@@ -17,7 +17,7 @@ from kastor.cli.output_files import check_output_folder
 from kastor.domain.counts import counted
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from kastor.domain.job import State, TuningJob
-from kastor.export.order import Format, Order, Weights, check_target
+from kastor.export.request import ExportRequest, Format, Weights, check_target
 from kastor.models.catalog import HubSource, entry, load_catalog
 from kastor.models.chat.families import rendering_of
 from kastor.runtime.parent_death import ParentDeathPipe
@@ -56,12 +56,12 @@ def run(name: str, kind: Format, weights: Weights | None, target: Path, data_dir
 
 def _order(
     job: TuningJob, kind: Format, weights: Weights, target: Path, settings: Settings, found: Found, out: Output
-) -> Order:
+) -> ExportRequest:
     base = load_catalog(settings.catalog_file).base(job.spec.base_model)
     hub = base.source if isinstance(base.source, HubSource) else None
     as_tuned = replace(base, family=rendering_of(base.family, job.spec.rendering))
     said = f"{base.display_name}, tuned: the model {job.tuned_model_id} of job {job.id}."
-    return Order(
+    return ExportRequest(
         format=kind,
         weights=weights,
         out=target,
@@ -114,7 +114,7 @@ def _stores(settings: Settings) -> Iterator[tuple[JobStore, ModelStore]]:
         database.close()
 
 
-def _made(order: Order, settings: Settings, out: Output) -> dict[str, Any]:
+def _made(order: ExportRequest, settings: Settings, out: Output) -> dict[str, Any]:
     """The manifest of the export, made by a process that may load torch."""
     lifeline = ParentDeathPipe()  # it ends with this command, also where that is killed
     command = [sys.executable, "-m", "kastor.export", "--parent-fd", str(lifeline.child_fd)]
@@ -141,9 +141,9 @@ def _made(order: Order, settings: Settings, out: Output) -> dict[str, Any]:
             lifeline.close()
 
 
-def _followed(process: "subprocess.Popen[str]", order: Order, out: Output) -> dict[str, Any]:
+def _followed(process: "subprocess.Popen[str]", order: ExportRequest, out: Output) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None  # noqa: S101  # both are pipes
-    process.stdin.write(order.encoded())
+    process.stdin.write(order.encode())
     process.stdin.close()
     for line in process.stdout:
         said = json.loads(line)

@@ -11,8 +11,8 @@ import time
 import torch
 
 from kastor.domain.errors import Internal, KastorError
-from kastor.export.making import make
-from kastor.export.order import Order
+from kastor.export.request import ExportRequest
+from kastor.export.run import run_export
 from kastor.models.load import compute_threads
 from kastor.runtime.parent_death import watch_parent
 
@@ -36,9 +36,9 @@ def main() -> None:
 
     with contextlib.redirect_stdout(sys.stderr):  # whatever the libraries say
         try:
-            order = Order.of(sys.stdin.read())
+            order = ExportRequest.decode(sys.stdin.read())
             torch.set_num_threads(order.num_threads or compute_threads())
-            tell(result=make(order, lambda stage: tell(stage=stage)))
+            tell(result=run_export(order, lambda stage: tell(stage=stage)))
         except KastorError as error:
             tell(error=error.message)
         except Exception as error:  # the process's outermost loop: the command is told whatever it was

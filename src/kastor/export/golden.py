@@ -18,7 +18,7 @@ from kastor.domain.errors import DataLoss
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
+class GoldenInput:
     """One of them; jobs on examples that came with the request have no plan, and no media."""
 
     example: Example
@@ -32,7 +32,7 @@ class GoldenJobFiles:
     dataset: Path
     plan: Path
 
-    def golden(self, adapter: Path) -> list[Golden]:
+    def golden(self, adapter: Path) -> list[GoldenInput]:
         """The examples that the adapter's certificate names; the first ones where it is older than certificates.
 
         Raises:
@@ -44,7 +44,7 @@ class GoldenJobFiles:
         if file.is_file():
             wanted = _certified_examples(file)
         numbered = enumerate(islice(self._examples(), max(wanted) + 1))
-        return [Golden(decode_example(line), planned) for number, (line, planned) in numbered if number in wanted]
+        return [GoldenInput(decode_example(line), planned) for number, (line, planned) in numbered if number in wanted]
 
     def _examples(self) -> Iterator[tuple[bytes, PlannedRow | None]]:
         """The lines of the examples and their plans; those that were left out count, and are never golden."""

@@ -41,7 +41,7 @@ def check_target(out: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ExportRequest:
     """One export."""
 
     format: Format
@@ -66,12 +66,12 @@ class Order:
     lost: Mapping[str, str]  # content hash -> why it cannot be had
     num_threads: int | None = None
 
-    def encoded(self) -> str:
+    def encode(self) -> str:
         """As JSON."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
-    def of(cls, text: str) -> "Order":
+    def decode(cls, text: str) -> "ExportRequest":
         """From JSON."""
         found: dict[str, Any] = json.loads(text)
         found |= {name: Path(found[name]) for name in ("out", "base_folder", "adapter", "feature_cache")}

@@ -25,9 +25,9 @@ from gguf.quants import quantize
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
 from kastor.domain.errors import Unimplemented
-from kastor.export.folders import chat_template, merged
 from kastor.export.gguf_tokenizer import INSTEAD, add_tokenizer
-from kastor.export.order import Order, Weights
+from kastor.export.hf_formats import chat_template, merge_adapter
+from kastor.export.request import ExportRequest, Weights
 from kastor.models.chat.tokenizer_files import tokenizer_file
 from kastor.models.load import best_device
 
@@ -42,14 +42,14 @@ GEMMA_FULL_EVERY = 6  # layers; the others see a window
 GEMMA_LOCAL_ROPE = 10_000.0  # base of the rotary embedding in layers with a window
 
 
-def write_gguf(order: Order, folder: Path) -> None:
+def write_gguf(order: ExportRequest, folder: Path) -> None:
     """The merged model as `model.gguf`.
 
     Raises:
         Unimplemented: its tokenizer cannot be written soundly; names what it has.
 
     """
-    model = merged(order)
+    model = merge_adapter(order)
     tokenizer = json.loads(tokenizer_file(order.base_folder, order.rendering).read_text("utf-8"))
     kind, file_type = TYPES[order.weights]
     writer = GGUFWriter(folder / FILE, FORMS[type(model.config)].arch)
@@ -66,13 +66,13 @@ def write_gguf(order: Order, folder: Path) -> None:
         writer.close()
 
 
-def read_gguf(_: Order, folder: Path) -> Any:  # noqa: ANN401  # transformers model
+def read_gguf(_: ExportRequest, folder: Path) -> Any:  # noqa: ANN401  # transformers model
     """The file, by transformers."""
     model = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=FILE, dtype=torch.float32)
     return model.eval().to(best_device())
 
 
-def check_form(base_folder: Path) -> None:
+def check_gguf_support(base_folder: Path) -> None:
     """Nothing, if models of this base's form are written as GGUF.
 
     Raises:
@@ -183,13 +183,13 @@ def _as_stored(name: str, numbers: npt.NDArray[np.float32], config: Any) -> npt.
     if isinstance(config, Gemma3TextConfig):
         return numbers + 1 if name.endswith("norm.weight") else numbers
     if name.endswith("q_proj.weight"):
-        return interleaved(numbers, config.num_attention_heads)
+        return permute_for_rope(numbers, config.num_attention_heads)
     if name.endswith("k_proj.weight"):
-        return interleaved(numbers, config.num_key_value_heads)
+        return permute_for_rope(numbers, config.num_key_value_heads)
     return numbers
 
 
-def interleaved(weight: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:
+def permute_for_rope(weight: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:
     """Rows of a q or k projection in llama.cpp's rotary order: the two halves of each head in turn.
 
     >>> interleaved(np.arange(8, dtype=np.float32)[:, None], 2)[:, 0].tolist()

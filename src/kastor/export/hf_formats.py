@@ -11,9 +11,9 @@ import torch
 from peft import PeftModel
 
 from kastor.domain.certificate import CERTIFICATE_FILE
-from kastor.export.card import card
-from kastor.export.order import Order
-from kastor.export.sight import family_of, origin, projector_folder, tower_folder
+from kastor.export.golden_features import family_of, projector_folder, projector_origin, tower_folder
+from kastor.export.model_card import model_card
+from kastor.export.request import ExportRequest
 from kastor.models.chat.families import FAMILIES, rendering_of
 from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
 from kastor.models.chat.tokenizer_files import TOKENIZER_FILE, tokenizer_file
@@ -41,7 +41,7 @@ TOKENIZER_FILES = (
 )
 
 
-def write_adapter(order: Order, folder: Path) -> None:
+def write_adapter(order: ExportRequest, folder: Path) -> None:
     """The adapter with its tokenizer; its base is named as this machine, or anybody with the hub, finds it."""
     config = json.loads((order.adapter / ADAPTER_CONFIG).read_text("utf-8"))
     config["base_model_name_or_path"] = order.base_hub or str(order.base_folder.absolute())
@@ -52,12 +52,12 @@ def write_adapter(order: Order, folder: Path) -> None:
     write_tokenizer(order, folder)
 
 
-def read_adapter(order: Order, folder: Path) -> Any:  # noqa: ANN401  # peft model
+def read_adapter(order: ExportRequest, folder: Path) -> Any:  # noqa: ANN401  # peft model
     """The exported adapter on its base, by peft."""
-    return on_base(load_base(order.base_folder, dtype=torch.float32, whole=True), folder)
+    return load_peft(load_base(order.base_folder, dtype=torch.float32, whole=True), folder)
 
 
-def on_base(base: Any, adapter: Path) -> Any:  # noqa: ANN401  # transformers model -> peft model
+def load_peft(base: Any, adapter: Path) -> Any:  # noqa: ANN401  # transformers model -> peft model
     """The base with the adapter in a folder, by peft."""
     with warnings.catch_warnings():
         # peft 0.21 reads an attribute that transformers 5.23 deprecates
@@ -65,18 +65,18 @@ def on_base(base: Any, adapter: Path) -> Any:  # noqa: ANN401  # transformers mo
         return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
-def merged(order: Order) -> Any:  # noqa: ANN401  # transformers model
+def merge_adapter(order: ExportRequest) -> Any:  # noqa: ANN401  # transformers model
     """The base with the adapter added to its weights, in fp32: rounding is left to whoever stores them."""
     base = load_base(order.base_folder, dtype=torch.float32, whole=True)
-    return on_base(base, order.adapter).merge_and_unload(safe_merge=True)
+    return load_peft(base, order.adapter).merge_and_unload(safe_merge=True)
 
 
-def write_merged(order: Order, folder: Path) -> None:
+def write_merged(order: ExportRequest, folder: Path) -> None:
     """The merged model in the precision of the base's own files, with its tokenizer, a card, and what it sees with."""
-    merged(order).to(stored_dtype(order.base_folder)).save_pretrained(folder, safe_serialization=True)
+    merge_adapter(order).to(stored_dtype(order.base_folder)).save_pretrained(folder, safe_serialization=True)
     write_tokenizer(order, folder)
     _copy((TOWER_FILE,), tower_folder(order), folder)
-    vision, seen_with, source = family_of(order).vision, origin(order), projector_folder(order)
+    vision, seen_with, source = family_of(order).vision, projector_origin(order), projector_folder(order)
     if vision is not None and vision.pretrained:
         # the configuration word for word: its vision part is among what the features' keys are made of
         _copy(("config.json",), order.base_folder, folder)
@@ -84,10 +84,10 @@ def write_merged(order: Order, folder: Path) -> None:
         _copy((PROJECTOR_FILE,), source, folder)
         (folder / MANIFEST_FILE).write_text(json.dumps({"vision": seen_with}, indent=2) + "\n", "utf-8")
     tower = "" if vision is None else tower_hash(folder, vision)
-    (folder / CARD_FILE).write_text(card(order, vision, tower, has_projector=source is not None), "utf-8")
+    (folder / CARD_FILE).write_text(model_card(order, vision, tower, has_projector=source is not None), "utf-8")
 
 
-def write_tokenizer(order: Order, folder: Path) -> None:
+def write_tokenizer(order: ExportRequest, folder: Path) -> None:
     """The tokenizer that the model was tuned with, as transformers names its files."""
     _copy(TOKENIZER_FILES, order.base_folder, folder)
     if (folder / TOKENIZER_FILE).is_file():
@@ -101,7 +101,7 @@ def write_tokenizer(order: Order, folder: Path) -> None:
             config.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def chat_template(order: Order) -> str | None:
+def chat_template(order: ExportRequest) -> str | None:
     """The template that writes turns as the model was tuned with them, if there is one."""
     family = rendering_of(FAMILIES[order.family], order.rendering)
     if family.name != order.family:
@@ -110,7 +110,7 @@ def chat_template(order: Order) -> str | None:
     return file.read_text("utf-8") if file.is_file() else None
 
 
-def write_notice(order: Order, folder: Path) -> None:
+def write_notice(order: ExportRequest, folder: Path) -> None:
     """The licence's text and the notice that it wants to go along with what is made of the base, if it wants any."""
     _copy((TERMS_FILE,), order.base_folder, folder)
     if (order.base_folder / NOTICE_FILE).is_file():
@@ -119,7 +119,7 @@ def write_notice(order: Order, folder: Path) -> None:
         (folder / NOTICE_FILE).write_text(f"{notice}\n\n{changed}\n", "utf-8")
 
 
-def read_merged(_: Order, folder: Path) -> Any:  # noqa: ANN401  # transformers model
+def read_merged(_: ExportRequest, folder: Path) -> Any:  # noqa: ANN401  # transformers model
     """The merged model, by transformers."""
     return load_base(folder, dtype=torch.float32, whole=True)
 

@@ -1,7 +1,7 @@
 """The model card of a merged export: what it is and how it is used, with Kastor and without. No torch."""
 
 from kastor.domain.vision import VisionSpec
-from kastor.export.order import Order
+from kastor.export.request import ExportRequest
 
 CARD = """\
 # {name}
@@ -87,7 +87,7 @@ It sees nothing yet: it was tuned on text alone, and there is no `projector.safe
 """
 
 
-def card(order: Order, vision: VisionSpec | None, tower: str, *, has_projector: bool) -> str:
+def model_card(order: ExportRequest, vision: VisionSpec | None, tower: str, *, has_projector: bool) -> str:
     """The text of README.md; `tower` is the hash of the tower's weights where the model sees."""
     folder = repr(str(order.out))
     what = f"`{order.base_model}` with the adapter of `{order.model}` added to its weights"

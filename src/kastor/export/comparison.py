@@ -39,7 +39,7 @@ class Comparison:
 
 
 @torch.inference_mode()
-def plain_logprobs(
+def reference_logprobs(
     model: Any,  # noqa: ANN401  # transformers, peft
     examples: Sequence[RenderedExample],
     sight: VisionInputs | None = None,
@@ -88,7 +88,7 @@ def _trained_way(model: Any, example: RenderedExample, sight: VisionInputs) -> t
         use_stock_attention(model)
 
 
-def compared(
+def compare_logprobs(
     served: Sequence[torch.Tensor], found: Sequence[torch.Tensor], tolerance: Tolerance, what: str
 ) -> Comparison:
     """How far the export, called `what`, is from what is served.

@@ -15,11 +15,11 @@ import torch
 import kastor
 from kastor.domain.certificate import Tolerance
 from kastor.domain.errors import Unimplemented
-from kastor.export.folders import read_adapter, read_merged, stored_dtype, write_adapter, write_merged, write_notice
-from kastor.export.gguf_file import check_form, read_gguf, write_gguf
-from kastor.export.order import Format, Order, Weights, check_target
-from kastor.export.proof import Comparison, compared, plain_logprobs
-from kastor.export.sight import family_of, origin, seen_in
+from kastor.export.comparison import Comparison, compare_logprobs, reference_logprobs
+from kastor.export.gguf import check_gguf_support, read_gguf, write_gguf
+from kastor.export.golden_features import family_of, load_golden_features, projector_origin
+from kastor.export.hf_formats import read_adapter, read_merged, stored_dtype, write_adapter, write_merged, write_notice
+from kastor.export.request import ExportRequest, Format, Weights, check_target
 from kastor.models.chat.families import FAMILIES
 from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
@@ -40,26 +40,26 @@ TOLERANCES: Mapping[torch.dtype | Weights, Tolerance] = {
 measured, and the margin: docs/log.md."""
 SEEING_BF16 = Tolerance(largest=2.0, mean=0.2)
 """Among a picture's tokens rounding the weights to bf16 tells twice as much, as rounding in the certificate does."""
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class FormatHandler:
     """How a format is written and read back."""
 
-    write: Callable[[Order, Path], None]
-    read: Callable[[Order, Path], Any]
+    write: Callable[[ExportRequest, Path], None]
+    read: Callable[[ExportRequest, Path], Any]
     library: str  # that reads it
 
 
-WAYS: Mapping[Format, Way] = {
-    Format.PEFT: Way(write_adapter, read_adapter, "peft"),
-    Format.MERGED: Way(write_merged, read_merged, "transformers"),
-    Format.GGUF: Way(write_gguf, read_gguf, "transformers' GGUF reader"),
+FORMAT_HANDLERS: Mapping[Format, FormatHandler] = {
+    Format.PEFT: FormatHandler(write_adapter, read_adapter, "peft"),
+    Format.MERGED: FormatHandler(write_merged, read_merged, "transformers"),
+    Format.GGUF: FormatHandler(write_gguf, read_gguf, "transformers' GGUF reader"),
 }
 
 
-def make(order: Order, tell: Tell) -> dict[str, Any]:
+def run_export(order: ExportRequest, tell: OnProgress) -> dict[str, Any]:
     """Make the export and return its manifest; `tell` is told of each stage.
 
     Raises:
@@ -71,18 +71,18 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
     """
     check_target(order.out)
     verify(order.adapter)
-    way, family = WAYS[order.format], family_of(order)
+    way, family = FORMAT_HANDLERS[order.format], family_of(order)
     if family.vision is not None and order.format is Format.GGUF:
         raise Unimplemented(
             f"{order.base_model} sees, and llama.cpp would need its vision tower as a file of its own (mmproj), of a "
             "kind that it does not know: export it as peft or merged."
         )
     if order.format is Format.GGUF:
-        check_form(order.base_folder)
+        check_gguf_support(order.base_folder)
     tell("scoring golden rows as they are served")
     renderer = Renderer.open(order.base_folder, family, order.supervise, order.rendering)
     golden = order.files.golden(order.adapter)
-    seen = seen_in(golden, order)
+    seen = load_golden_features(golden, order)
     examples = seen.rendered(golden, renderer)
     base, embed = load_base(order.base_folder, dtype=torch.float32), seen.as_served(order)
     served = ServedAdapter.open(base, renderer, order.adapter, embed).logprobs(examples)
@@ -95,8 +95,8 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
             way.write(order, scratch)
             write_notice(order, scratch)
             tell(f"reading it back by {way.library} and comparing")
-            found = plain_logprobs(way.read(order, scratch), examples, seen.by(scratch))
-            comparison = compared(served, found, _tolerance(order), f"{order.format.value} export")
+            found = reference_logprobs(way.read(order, scratch), examples, seen.by(scratch))
+            comparison = compare_logprobs(served, found, _tolerance(order), f"{order.format.value} export")
             manifest = _manifest(order, comparison, scratch)
             (scratch / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
             _move_into_place(scratch, order.out)
@@ -105,7 +105,7 @@ def make(order: Order, tell: Tell) -> dict[str, Any]:
     return manifest
 
 
-def _tolerance(order: Order) -> Tolerance:
+def _tolerance(order: ExportRequest) -> Tolerance:
     if order.format is Format.GGUF:
         return TOLERANCES[order.weights]
     dtype = stored_dtype(order.base_folder) if order.format is Format.MERGED else torch.float32
@@ -113,7 +113,7 @@ def _tolerance(order: Order) -> Tolerance:
     return SEEING_BF16 if sees and dtype is torch.bfloat16 else TOLERANCES[dtype]
 
 
-def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, Any]:
+def _manifest(order: ExportRequest, comparison: Comparison, folder: Path) -> dict[str, Any]:
     weights = {"weights": order.weights.value} if order.format is Format.GGUF else {}
     return {
         "format": order.format.value,
@@ -131,9 +131,9 @@ def _manifest(order: Order, comparison: Comparison, folder: Path) -> dict[str, A
     }
 
 
-def _needed_to_see(order: Order) -> dict[str, Any]:
+def _needed_to_see(order: ExportRequest) -> dict[str, Any]:
     """Which tower the model needs, and what pictures become; nothing where the tuned model sees nothing."""
-    vision, seen_with = FAMILIES[order.family].vision, origin(order)
+    vision, seen_with = FAMILIES[order.family].vision, projector_origin(order)
     if vision is None or seen_with is None:
         return {}
     return {"vision": {**seen_with, "placeholder": vision.placeholder}}

@@ -16,8 +16,8 @@ import torch
 from kastor.domain.errors import FailedPrecondition, Internal
 from kastor.domain.media import MediumError
 from kastor.domain.vision import MediumPlan, VisionSpec
-from kastor.export.golden import Golden
-from kastor.export.order import Order
+from kastor.export.golden import GoldenInput
+from kastor.export.request import ExportRequest
 from kastor.media import decode
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import FAMILIES, Family
@@ -34,7 +34,7 @@ from kastor.serving.builtin.sequence import PictureEmbeddings
 from kastor.training.vision_inputs import VisionInputs
 
 
-def family_of(order: Order) -> Family:
+def family_of(order: ExportRequest) -> Family:
     """The base's family; of a pretrained one that sees, with the layout that is written in the base's folder."""
     family = FAMILIES[order.family]
     vision = family.vision
@@ -44,17 +44,17 @@ def family_of(order: Order) -> Family:
     return replace(family, vision=replace(vision, layout=layout))
 
 
-def projector_folder(order: Order) -> Path | None:
+def projector_folder(order: ExportRequest) -> Path | None:
     """Where the tuned model's projector lies: beside its adapter, or in a base that has one of its own."""
     return next((f for f in (order.adapter, order.base_folder) if (f / PROJECTOR_FILE).is_file()), None)
 
 
-def tower_folder(order: Order) -> Path:
+def tower_folder(order: ExportRequest) -> Path:
     """Where the tuned model's tower lies: beside its adapter, where it was trained along, or in the base."""
     return order.adapter if (order.adapter / TOWER_FILE).is_file() else order.base_folder
 
 
-def origin(order: Order) -> dict[str, Any] | None:
+def projector_origin(order: ExportRequest) -> dict[str, Any] | None:
     """Of what pictures the model was tuned, as the manifest beside it says; `None` where it was on text alone.
 
     Raises:
@@ -73,25 +73,25 @@ def origin(order: Order) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class GoldenFeatures:
     """The features (N, C) of the pictures of media that golden rows show, by the media's keys."""
 
     vision: VisionSpec | None  # of models that read text alone, `None`
     tower: str = ""  # hash of its weights
     features: Mapping[str, Sequence[Features]] | None = None
 
-    def rendered(self, golden: Sequence[Golden], renderer: Renderer) -> list[RenderedExample]:
+    def rendered(self, golden: Sequence[GoldenInput], renderer: Renderer) -> list[RenderedExample]:
         """The examples as tokens, at each picture the key of its features."""
         return [self._rendered(one, renderer) for one in golden]
 
-    def _rendered(self, one: Golden, renderer: Renderer) -> RenderedExample:
+    def _rendered(self, one: GoldenInput, renderer: Renderer) -> RenderedExample:
         if one.planned is None:
             return renderer.example(one.example)
         made = renderer.example(one.example, one.planned.views(one.example))
         planned = one.planned.by_media(one.example)
         return made.keyed({media: medium_feature_key(its, self.tower) for media, its in planned.items()})
 
-    def as_served(self, order: Order) -> Embed | None:
+    def as_served(self, order: ExportRequest) -> Embed | None:
         """How the engine makes embeddings of the tuned model's pictures."""
         sight = self._sight(projector_folder(order))
         if sight is None:
@@ -132,7 +132,7 @@ class Seen:
         return VisionInputs(projector, lambda key, index: features[key][index], both_ways=vision.both_ways)
 
 
-def seen_in(golden: Sequence[Golden], order: Order) -> Seen:
+def load_golden_features(golden: Sequence[GoldenInput], order: ExportRequest) -> GoldenFeatures:
     """What the examples show: from the store of features, or made of the media anew where they were evicted.
 
     Raises:
@@ -141,7 +141,7 @@ def seen_in(golden: Sequence[Golden], order: Order) -> Seen:
     """
     vision = family_of(order).vision
     if vision is None:
-        return Seen(None)
+        return GoldenFeatures(None)
     tower, found = tower_hash(tower_folder(order), vision), dict[str, list[Features]]()
     shown = [planned for one in golden if one.planned is not None for planned in one.planned.media]
     cache = MediaCache(order.feature_cache, max_bytes=order.feature_cache_bytes)
@@ -152,10 +152,10 @@ def seen_in(golden: Sequence[Golden], order: Order) -> Seen:
             if not store.hold(key):
                 store.put(key, _made(planned, order, vision))
             found[key] = [store.read(key, index) for index in range(planned.view.num_pictures)]
-    return Seen(vision, tower, found)
+    return GoldenFeatures(vision, tower, found)
 
 
-def _made(planned: MediumPlan, order: Order, vision: VisionSpec) -> list[Features]:
+def _made(planned: MediumPlan, order: ExportRequest, vision: VisionSpec) -> list[Features]:
     path = order.media.get(planned.sha256)
     if path is None:
         why = order.lost.get(planned.sha256, "nothing says where it is.")
