@@ -19,7 +19,7 @@ from kastor.domain.job import (
     TuningSpec,
 )
 from kastor.executors.local import LocalExecutor
-from kastor.jobs.scheduler import Scheduler
+from kastor.services.scheduler import Scheduler
 from kastor.settings import COMPUTE_VARIABLES, Settings, environment
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import migrate, open_database

@@ -22,8 +22,8 @@ from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Grant, GranteeType, Principal, Role
 from kastor.domain.request_limits import GEMINI_API
 from kastor.domain.tuned_model import TunedModel
-from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
+from kastor.services.tuning import TuningService
 from kastor.store import tables
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import Database, migrate, open_database

@@ -12,10 +12,10 @@ from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.generation import ResolvedMedia
 from kastor.domain.permission import Principal
 from kastor.domain.request_limits import OPEN
-from kastor.jobs.eyes import LocalEyes
-from kastor.jobs.shown import Sights
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import LLAMA_LINEARS, Family
+from kastor.services.media_inspector import LocalMediaInspector
+from kastor.services.prompt_media import PromptMediaResolver
 from tiny import TOWER_CHANNELS
 
 ADA = Principal("ada@example.org")
@@ -47,8 +47,8 @@ def shown_in(
     folder: Path, prompt: Prompt, family: Family, *, path_of: Callable[..., Path] = no_uploads
 ) -> ResolvedMedia:
     """What the family is shown of a prompt's media, which lie in `folder`."""
-    eyes = LocalEyes(MediaCache(folder / "cache" / "media"), [folder])
-    return Sights(eyes, path_of, OPEN).of(prompt, family.vision, "models/tiny", ADA)
+    eyes = LocalMediaInspector(MediaCache(folder / "cache" / "media"), [folder])
+    return PromptMediaResolver(eyes, path_of, OPEN).resolve(prompt, family.vision, "models/tiny", ADA)
 
 
 def tuned_on_pictures(base: Any, folder: Path, *, tower: str, preprocessing: int, seed: int = 3) -> Any:

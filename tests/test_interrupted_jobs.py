@@ -17,9 +17,9 @@ from kastor.domain.job import State, StepMetrics, TuningJob
 from kastor.domain.permission import Principal
 from kastor.domain.request_limits import OPEN
 from kastor.executors.local import LocalExecutor
-from kastor.jobs.service import TuningService
 from kastor.models.catalog import load_catalog
 from kastor.models.download import ensure_local
+from kastor.services.tuning import TuningService
 from kastor.settings import environment
 from kastor.store.blobs.checkpoint_folder import CheckpointFolder
 from kastor.store.blobs.manifests import STATE_FILE

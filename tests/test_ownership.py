@@ -9,7 +9,7 @@ import pytest
 from kastor.domain.errors import Unavailable
 from kastor.domain.job import State, StepMetrics
 from kastor.executors.local import LocalWorkerExit
-from kastor.jobs.scheduler import loss
+from kastor.services.scheduler import classify_exit
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from kastor.worker.outcome import DATABASE_GONE, work
@@ -66,4 +66,4 @@ def test_a_long_one_ends_the_worker_and_leaves_the_job_to_be_resumed(sqlite_data
 
     assert work(run, ownership, data_dir) == DATABASE_GONE
     assert jobs.get("job1").state is State.RUNNING
-    assert loss(LocalWorkerExit("job1", 1, DATABASE_GONE, ())).died is False
+    assert classify_exit(LocalWorkerExit("job1", 1, DATABASE_GONE, ())).died is False

@@ -19,12 +19,12 @@ from kastor.domain.generation import ResolvedMedia
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.domain.media import MediaKind, Probe
 from kastor.domain.request_limits import OPEN
-from kastor.jobs.eyes import LocalEyes
-from kastor.jobs.replays import Replays
-from kastor.jobs.shown import Sights
 from kastor.media.cache import CachedFile, MediaCache
 from kastor.models.chat.families import NANO_VL
 from kastor.models.vision.media_frames import medium_frames_key
+from kastor.services.media_inspector import LocalMediaInspector
+from kastor.services.prompt_media import PromptMediaResolver
+from kastor.services.sampling_records import SamplingRecordCache
 from seen_media import ADA, make_picture, make_video, no_uploads, prompt_of, shown_in
 from worker_place import Place
 
@@ -34,8 +34,10 @@ assert VISION is not None
 
 def asked_of(folder: Path, prompt: Prompt, trained: SamplingRecord | None) -> ResolvedMedia:
     """What a model that was so trained is shown of the prompt's media."""
-    sights = Sights(LocalEyes(MediaCache(folder / "cache" / "media"), [folder]), no_uploads, OPEN)
-    return sights.of(prompt, VISION, "models/tiny", ADA, lambda: trained)
+    sights = PromptMediaResolver(
+        LocalMediaInspector(MediaCache(folder / "cache" / "media"), [folder]), no_uploads, OPEN
+    )
+    return sights.resolve(prompt, VISION, "models/tiny", ADA, lambda: trained)
 
 
 def written(folder: Path, *prompts: Prompt) -> SamplingRecord:
@@ -116,9 +118,9 @@ def test_a_model_tuned_on_other_pictures_than_this_program_takes_is_refused(
     held = json.loads(text)
     change(held)
     (tmp_path / SAMPLING_FILE).write_text(json.dumps(held))
-    replays = Replays(lambda _: tmp_path)
+    replays = SamplingRecordCache(lambda _: tmp_path)
     with pytest.raises(FailedPrecondition, match=said):
-        replays.of("job1")
+        replays.get("job1")
 
 
 @pytest.fixture(name="place")
@@ -154,7 +156,7 @@ def test_a_job_writes_down_how_it_showed_its_media_and_the_tuned_model_carries_i
     assert image["kind"] == "image" and "video" not in image
     manifest = json.loads((place.blobs.adapter("job1") / "manifest.json").read_bytes())
     assert SAMPLING_FILE in manifest["files"]
-    trained = Replays(place.blobs.adapter).of("job1")
+    trained = SamplingRecordCache(place.blobs.adapter).get("job1")
     asked = prompt_of(Media("video/mp4", str(place.media / film), end_s=1.0))
     (shown,) = asked_of(place.media, asked, trained).values()
     assert shown.planned.view.num_pictures == 2  # at two frames a second, as it was tuned

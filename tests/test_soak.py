@@ -10,7 +10,7 @@ import torch
 
 from kastor.domain.job import State
 from kastor.executors.local import LocalExecutor
-from kastor.jobs.scheduler import Scheduler
+from kastor.services.scheduler import Scheduler
 from kastor.settings import environment
 from worker_place import Place, adapter
 

@@ -21,8 +21,8 @@ from kastor.domain.job import (
     TuningSpec,
 )
 from kastor.executors.local import LocalExecutor
-from kastor.jobs.scheduler import Scheduler
 from kastor.models.chat.families import LLAMA_LINEARS
+from kastor.services.scheduler import Scheduler
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import DATASET, SOURCE, JobFiles
 from kastor.store.database import migrate, open_database

@@ -25,18 +25,6 @@ from kastor.api.observe import Metrics
 from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.domain.request_limits import PROFILES
 from kastor.executors.local import LocalExecutor
-from kastor.jobs.access import Access
-from kastor.jobs.cleanup import run_cleanup
-from kastor.jobs.datasets import DatasetService
-from kastor.jobs.eyes import LocalEyes
-from kastor.jobs.files import FileService
-from kastor.jobs.generation import GenerationService
-from kastor.jobs.replays import Replays
-from kastor.jobs.scheduler import Scheduler
-from kastor.jobs.service import TuningService
-from kastor.jobs.sharing import SharingService
-from kastor.jobs.shown import Sights
-from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.models.download import check_agreement
@@ -46,6 +34,18 @@ from kastor.security.access_settings import AccessSettings
 from kastor.security.auth import Authenticator
 from kastor.security.file_modes import restrict_data
 from kastor.security.grpc_settings import GrpcSettings
+from kastor.services.access import ModelAccess
+from kastor.services.cleanup import run_cleanup
+from kastor.services.datasets import DatasetService
+from kastor.services.files import FileService
+from kastor.services.generation import GenerationService
+from kastor.services.media_inspector import LocalMediaInspector
+from kastor.services.prompt_media import PromptMediaResolver
+from kastor.services.sampling_records import SamplingRecordCache
+from kastor.services.scheduler import Scheduler
+from kastor.services.sharing import SharingService
+from kastor.services.trained_prompts import TrainedPromptKinds
+from kastor.services.tuning import TuningService
 from kastor.serving.lazy_engine import LazyEngine
 from kastor.settings import Settings, environment
 from kastor.store.blobs.disk_reserve import DiskReserve
@@ -167,7 +167,7 @@ class _Running:
             make_room=reserve.release,
             check_base=check_base,
         )
-        sharing = SharingService(access=Access(models), grants=GrantStore(database), clock=_now)
+        sharing = SharingService(access=ModelAccess(models), grants=GrantStore(database), clock=_now)
         self._files = FileService(
             files=FileStore(database),
             blobs=UploadBlobs(settings.data_dir),
@@ -176,15 +176,15 @@ class _Running:
             ttl=timedelta(hours=settings.file_ttl_hours),
         )
         generation = GenerationService(
-            access=Access(models),
+            access=ModelAccess(models),
             jobs=jobs,
             catalog=catalog,
             generator=self._engine,
             limits=limits,
-            sights=Sights(_eyes(settings), self._files.path_of, limits),
-            trained=Replays(blobs.verified_adapter).of,
+            sights=PromptMediaResolver(_eyes(settings), self._files.path_of, limits),
+            trained=SamplingRecordCache(blobs.verified_adapter).get,
             check_base=check_base,
-            prompts=TrainedPrompts(models, blobs.dataset),
+            prompts=TrainedPromptKinds(models, blobs.dataset),
         )
         datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
         services = Services(self._tuning, generation, sharing, self._files, datasets)
@@ -250,7 +250,12 @@ class _Running:
 
     def begin(self) -> None:
         """Start the threads that run jobs."""
-        tidy = (self._tuning.tidy, self._tuning.sweep, self._files.tidy, self._reserve.keep)
+        tidy = (
+            self._tuning.delete_orphans,
+            self._tuning.delete_stale_uploads,
+            self._files.delete_orphans,
+            self._reserve.keep,
+        )
         self._threads = (
             threading.Thread(target=self._scheduler.run, args=(self._stop, self._wake), name="scheduler"),
             threading.Thread(target=run_cleanup, args=(tidy, self._stop), name="tidy"),
@@ -293,9 +298,9 @@ class _Running:
             self._scheduler.shutdown()
 
 
-def _eyes(settings: Settings) -> LocalEyes:
+def _eyes(settings: Settings) -> LocalMediaInspector:
     cache = MediaCache(settings.cache_dir / "media", max_bytes=settings.media_cache_bytes)
-    return LocalEyes(cache, settings.media_folders, settings.media_buckets, settings.media_addresses)
+    return LocalMediaInspector(cache, settings.media_folders, settings.media_buckets, settings.media_addresses)
 
 
 def doors_of(settings: Settings) -> AccessSettings:

@@ -22,19 +22,19 @@ from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, ResolvedMedia, TokenLogprob, TokenStep
 from kastor.domain.job import JobError, Rendering, State, StepMetrics, TuningJob
 from kastor.domain.request_limits import GEMINI_API, Limits
-from kastor.jobs.access import Access
-from kastor.jobs.datasets import DatasetService
-from kastor.jobs.eyes import LocalEyes
-from kastor.jobs.files import FileService
-from kastor.jobs.generation import GenerationService
-from kastor.jobs.replays import Replays
-from kastor.jobs.service import TuningService
-from kastor.jobs.sharing import SharingService
-from kastor.jobs.shown import Sights
-from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
+from kastor.services.access import ModelAccess
+from kastor.services.datasets import DatasetService
+from kastor.services.files import FileService
+from kastor.services.generation import GenerationService
+from kastor.services.media_inspector import LocalMediaInspector
+from kastor.services.prompt_media import PromptMediaResolver
+from kastor.services.sampling_records import SamplingRecordCache
+from kastor.services.sharing import SharingService
+from kastor.services.trained_prompts import TrainedPromptKinds
+from kastor.services.tuning import TuningService
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.blobs.manifests import STATE_FILE, write_manifest
 from kastor.store.blobs.upload_blobs import UploadBlobs
@@ -143,7 +143,9 @@ class World:
             clock=self.clock,
             wake=self.woken.set,
         )
-        self.sharing = SharingService(access=Access(self.models), grants=GrantStore(self.database), clock=self.clock)
+        self.sharing = SharingService(
+            access=ModelAccess(self.models), grants=GrantStore(self.database), clock=self.clock
+        )
         self.files = FileService(
             files=FileStore(self.database),
             blobs=UploadBlobs(self.folder),
@@ -151,16 +153,16 @@ class World:
             max_file_bytes=self.max_file_bytes,
             ttl=timedelta(hours=48),
         )
-        eyes = LocalEyes(MediaCache(self.folder / "media"))
+        eyes = LocalMediaInspector(MediaCache(self.folder / "media"))
         generation = GenerationService(
-            access=Access(self.models),
+            access=ModelAccess(self.models),
             jobs=self.jobs,
             catalog=load_catalog(),
             generator=self.generator,
             limits=self.limits,
-            sights=Sights(eyes, self.files.path_of, self.limits),
-            trained=Replays(self.blobs.adapter).of,
-            prompts=TrainedPrompts(self.models, self.blobs.dataset),
+            sights=PromptMediaResolver(eyes, self.files.path_of, self.limits),
+            trained=SamplingRecordCache(self.blobs.adapter).get,
+            prompts=TrainedPromptKinds(self.models, self.blobs.dataset),
         )
         self.shelf = self.folder / "shelf"  # datasets on the server's disk
         datasets = DatasetService(tuning=self.service, files=self.files, blobs=self.blobs, folders=[self.shelf])

@@ -222,12 +222,12 @@ def test_a_resumed_job_that_fails_can_be_resumed_again_and_all_operations_stay(w
 
 def test_deleting_the_model_of_a_resumed_job_removes_all_that_belongs_to_it(world: World) -> None:
     job = failed_with_checkpoints(world, 6)
-    world.service.tidy()
+    world.service.delete_orphans()
     new = world.call("POST", f"/kastor/v1/jobs/{job.id}:resume", json={}).json()["id"]
-    world.service.tidy()
+    world.service.delete_orphans()
     assert {one.id for one in world.jobs.page(limit=9)} == {job.id, new}
     world.call("DELETE", "/v1beta/tunedModels/numbers")
-    world.service.tidy()
+    world.service.delete_orphans()
     assert world.jobs.page(limit=9) == []
     assert not world.blobs.job_dir(job.id).exists() and not world.blobs.job_dir(new).exists()
 

@@ -12,8 +12,8 @@ from google.protobuf import json_format
 from api_world import World, error_of, fields_of
 from kastor.domain.errors import PermissionDenied
 from kastor.domain.permission import Principal
-from kastor.jobs.files import NewFile
 from kastor.security.auth import LOCAL, Authenticator
+from kastor.services.files import NewFile
 from kastor.store.database import Database
 from upload_calls import sent, started, uploaded
 
@@ -133,7 +133,7 @@ def test_an_expired_file_is_gone_at_once_its_bytes_with_the_next_tidying_and_its
     assert sent(world, started(world, name="files/x"), b"new").status_code == 200
     assert contents(world.folder) == [b"new"]
     world.now += timedelta(hours=49)
-    world.files.tidy()
+    world.files.delete_orphans()
     assert contents(world.folder) == []
 
 

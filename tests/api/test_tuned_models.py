@@ -461,7 +461,7 @@ def test_delete_in_mid_training_hides_the_model_at_once_and_cleans_up_when_the_w
     assert world.blobs.dataset(job.id).exists()
     again = world.create("numbers")
     world.jobs.move(world.jobs.get(job.id), State.CANCELLED, at=world.clock())
-    world.service.tidy()
+    world.service.delete_orphans()
     assert not world.blobs.job_dir(job.id).exists()
     assert [j.id for j in world.jobs.page(limit=9)] == [again.id]
     assert world.blobs.dataset(again.id).exists()

@@ -169,7 +169,7 @@ def test_a_session_ends_after_a_day(world: World) -> None:
     sent(world, url, HELLO[:4], command="upload")
     world.now += timedelta(hours=25)
     assert status_of(sent(world, url, b"", command="query"))[:2] == (404, "final")
-    world.files.tidy()
+    world.files.delete_orphans()
     assert partials(world.folder) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kastor.domain.errors import AlreadyExists, NotFound, PermissionDenied, ResourceExhausted
 from kastor.domain.permission import Principal
-from kastor.jobs.files import MAX_UNFINISHED, FileService, NewFile
+from kastor.services.files import MAX_UNFINISHED, FileService, NewFile
 from kastor.store.blobs.upload_blobs import UploadBlobs
 from kastor.store.database import Database
 from kastor.store.files import FileStore
@@ -73,12 +73,12 @@ def test_an_upload_is_dropped_after_a_day_and_its_state_after_an_hour_if_it_ende
     open_one, ended = filled(service, b"open"), filled(service, b"ended")
     file = service.finish(ended)
     clock.now += timedelta(hours=2)
-    service.tidy()
+    service.delete_orphans()
     assert service.progress(open_one).received == 4
     with pytest.raises(NotFound):
         service.progress(ended)
     clock.now += timedelta(hours=23)
-    service.tidy()
+    service.delete_orphans()
     assert list(on_disk(tmp_path)) == [file.sha256]
 
 
@@ -98,7 +98,7 @@ def test_old_bytes_without_a_row_go_at_the_first_tidying_and_others_stay(
     young.parent.mkdir(exist_ok=True)
     young.write_bytes(b"young")
     restarted = made(tmp_path, sqlite_database, clock)
-    restarted.tidy()
+    restarted.delete_orphans()
     assert not orphan.exists()
     assert restarted.path_of(file.name, ADA).read_bytes() == b"kept"
     assert restarted.finish(going_on).size_bytes == 8

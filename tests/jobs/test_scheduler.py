@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from kastor.domain.errors import Code, FailedPrecondition, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.job import JobError, State, TuningJob
 from kastor.executors.local import LocalWorkerExit
-from kastor.jobs.scheduler import START_RETRY_S, Scheduler, loss
+from kastor.services.scheduler import START_RETRY_S, Scheduler, classify_exit
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from making import after, make_job, make_model
@@ -194,7 +194,7 @@ def test_a_job_whose_worker_died_too_often_fails_with_the_reason(
     ],
 )
 def test_each_way_to_die_has_its_reason(returncode: int, reason: str) -> None:
-    lost = loss(LocalWorkerExit("job1", 1, returncode, ("more", "words")))
+    lost = classify_exit(LocalWorkerExit("job1", 1, returncode, ("more", "words")))
     assert (lost.reason, lost.died) == (reason, True)
     assert ("memory" in lost.advice) is (returncode == -signal.SIGKILL)
 

@@ -15,7 +15,7 @@ import psutil
 
 from kastor.domain.job import State, TuningJob
 from kastor.executors.local import LocalExecutor
-from kastor.jobs.scheduler import Scheduler
+from kastor.services.scheduler import Scheduler
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore

@@ -17,15 +17,15 @@ from kastor.domain.job import Rendering, State, TuningJob
 from kastor.domain.permission import Principal
 from kastor.domain.request_limits import GEMINI_API
 from kastor.domain.tuned_model import TunedModel, random_model_id
-from kastor.jobs.access import Access
-from kastor.jobs.asks import Ask
-from kastor.jobs.generation import GenerationService
-from kastor.jobs.replays import Replays
-from kastor.jobs.requests import NewTuning
-from kastor.jobs.service import TuningService
-from kastor.jobs.shown import Sights
-from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.models.catalog import Catalog, load_catalog
+from kastor.services.access import ModelAccess
+from kastor.services.generation import GenerationService
+from kastor.services.generation_request import GenerationParams
+from kastor.services.prompt_media import PromptMediaResolver
+from kastor.services.sampling_records import SamplingRecordCache
+from kastor.services.trained_prompts import TrainedPromptKinds
+from kastor.services.tuning import TuningService
+from kastor.services.tuning_request import NewTuning
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.jobs import JobStore
@@ -133,18 +133,18 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
     nothing = Catalog({}, {})
     emptied = make_service(store, tmp_path, catalog=nothing)
     generation = GenerationService(
-        access=Access(ModelStore(store)),
+        access=ModelAccess(ModelStore(store)),
         jobs=jobs,
         catalog=nothing,
         generator=NoGenerator(),
         limits=GEMINI_API,
-        sights=Sights(NoEyes(), Path, GEMINI_API),
-        trained=Replays(tmp_path.joinpath).of,
-        prompts=TrainedPrompts(ModelStore(store), JobFiles(tmp_path).dataset),
+        sights=PromptMediaResolver(NoEyes(), Path, GEMINI_API),
+        trained=SamplingRecordCache(tmp_path.joinpath).get,
+        prompts=TrainedPromptKinds(ModelStore(store), JobFiles(tmp_path).dataset),
     )
     assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]
     with pytest.raises(NotFound):
-        generation.stream("tunedModels/numbers", Ask(Prompt.of("1")), ADA)
+        generation.stream("tunedModels/numbers", GenerationParams(Prompt.of("1")), ADA)
 
 
 def test_an_interrupted_tidying_is_finished_by_the_next(
@@ -160,7 +160,7 @@ def test_an_interrupted_tidying_is_finished_by_the_next(
     assert len(folders(tmp_path)) == 1
     with pytest.raises(NotFound):
         stuck.model("numbers", ADA)
-    service.tidy()
+    service.delete_orphans()
     assert folders(tmp_path) == []
     assert service.jobs(ADA, limit=5).items == ()
 
@@ -173,10 +173,10 @@ def test_what_a_create_left_that_was_killed_before_its_row_goes_after_an_hour(st
     for job_id in ("killed", "begun"):
         blobs.write_dataset(job_id, [b"{}"])
     blobs.log("begun").touch()  # a job of another database that uses this folder
-    service.sweep()
+    service.delete_stale_uploads()
     assert sorted(folders(tmp_path)) == sorted(["begun", "killed", kept])
     now += timedelta(minutes=61)
-    service.sweep()
+    service.delete_stale_uploads()
     assert sorted(folders(tmp_path)) == sorted(["begun", kept])
 
 
@@ -192,16 +192,16 @@ def test_what_a_resume_left_that_was_killed_before_its_row_goes_after_an_hour(st
     two_hours_ago = (now - timedelta(hours=2)).timestamp()
     os.utime(blobs.job_dir(failed), (two_hours_ago, two_hours_ago))
     blobs.link_job(failed, "killed")
-    service.sweep()
+    service.delete_stale_uploads()
     assert sorted(folders(tmp_path)) == sorted([failed, "killed"]), "it is young, however old the other is"
     assert (blobs.checkpoints("killed") / "step-000004" / saved.name).samefile(saved)
     now += timedelta(minutes=61)
-    service.sweep()
+    service.delete_stale_uploads()
     assert folders(tmp_path) == [failed] and saved.read_bytes() == b"tensors"
 
 
 def test_nothing_is_swept_where_there_is_nothing(service: TuningService) -> None:
-    service.sweep()
+    service.delete_stale_uploads()
 
 
 def test_a_new_job_wakes_the_scheduler(store: Database, tmp_path: Path) -> None:

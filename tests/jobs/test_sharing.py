@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from kastor.domain.errors import KastorError, PermissionDenied
 from kastor.domain.permission import OWNER_ID, GranteeType, Principal, Role
-from kastor.jobs.access import Access
-from kastor.jobs.sharing import NewGrant, SharingService
+from kastor.services.access import ModelAccess
+from kastor.services.sharing import NewGrant, SharingService
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
@@ -81,7 +81,7 @@ class Shared:
         self.model = make_model(job, owner=ADA.email)
         JobStore(self.database).add(job, self.model)
         ticks = itertools.count()
-        self.access = Access(ModelStore(self.database))
+        self.access = ModelAccess(ModelStore(self.database))
         self.service = SharingService(
             access=self.access,
             grants=GrantStore(self.database),

@@ -13,11 +13,16 @@ from kastor.domain.errors import InvalidArgument, PermissionDenied
 from kastor.domain.media import MediaFault, MediaKind, Probe
 from kastor.domain.permission import Principal
 from kastor.domain.request_limits import GEMINI_API, OPEN, Limits
-from kastor.jobs.asks import Ask, PromptSupport, check_tuned, check_tuned_prompt
-from kastor.jobs.eyes import LocalEyes
-from kastor.jobs.shown import Sights, media_tokens
 from kastor.media.cache import CachedFile, MediaCache
 from kastor.models.chat.families import NANO_VL
+from kastor.services.generation_request import (
+    GenerationParams,
+    PromptSupport,
+    validate_tuned_prompt,
+    validate_tuned_request,
+)
+from kastor.services.media_inspector import LocalMediaInspector
+from kastor.services.prompt_media import PromptMediaResolver, media_tokens
 from seen_media import ADA, make_picture, make_video, prompt_of, shown_in
 
 VISION = NANO_VL.vision
@@ -54,13 +59,13 @@ def nobodys(name: str, caller: Principal) -> Path:
     raise PermissionDenied(f"{name} is not {caller.email}'s")
 
 
-def sights(eyes: Told, limits: Limits = TINY) -> Sights:
-    return Sights(eyes, nobodys, limits)
+def sights(eyes: Told, limits: Limits = TINY) -> PromptMediaResolver:
+    return PromptMediaResolver(eyes, nobodys, limits)
 
 
 def refused(prompt: Prompt, eyes: Told, limits: Limits = TINY) -> tuple[str, list[str]]:
     with pytest.raises(InvalidArgument) as caught:
-        sights(eyes, limits).of(prompt, VISION, "models/nano", ADA)
+        sights(eyes, limits).resolve(prompt, VISION, "models/nano", ADA)
     return caught.value.reason, [violation.field for violation in caught.value.violations]
 
 
@@ -68,18 +73,18 @@ def test_a_base_that_reads_text_only_names_each_part_and_looks_at_nothing() -> N
     eyes = Told()
     prompt = Prompt((Content(Role.USER, (Text("x"), PICTURE)),), system=(Media("image/png", data=b"x"),))
     with pytest.raises(InvalidArgument, match="models/smol reads text only") as caught:
-        sights(eyes).of(prompt, None, "models/smol", ADA)
+        sights(eyes).resolve(prompt, None, "models/smol", ADA)
     fields = [violation.field for violation in caught.value.violations]
     assert fields == ["systemInstruction.parts[0].inlineData", "contents[0].parts[1].fileData"]
     assert eyes.asked == []
     with pytest.raises(InvalidArgument, match="mediaResolution"):
-        sights(eyes).of(prompt_of("x", resolution=Resolution.LOW), None, "models/smol", ADA)
-    assert sights(eyes).of(prompt_of("x"), None, "models/smol", ADA) == {}
+        sights(eyes).resolve(prompt_of("x", resolution=Resolution.LOW), None, "models/smol", ADA)
+    assert sights(eyes).resolve(prompt_of("x"), None, "models/smol", ADA) == {}
 
 
 def test_a_text_to_a_base_that_sees_is_not_looked_at() -> None:
     eyes = Told()
-    assert sights(eyes).of(prompt_of("x", resolution=Resolution.LOW), VISION, "models/nano", ADA) == {}
+    assert sights(eyes).resolve(prompt_of("x", resolution=Resolution.LOW), VISION, "models/nano", ADA) == {}
     assert eyes.asked == []
 
 
@@ -95,13 +100,13 @@ def test_what_is_missing_of_another_kind_or_unheard_of_is_said_of_its_part() -> 
 def test_a_request_holds_so_many_media_bytes_and_seconds_and_no_more() -> None:
     sizes = {"1_png": 600, "2_png": 300, "3_png": 600, "1_mp4": 5, "2_mp4": 5}
     two, three = replace(PICTURE, uri="gs://b/2.png"), replace(PICTURE, uri="gs://b/3.png")
-    assert len(sights(Told(**sizes)).of(prompt_of(PICTURE, two), VISION, "models/nano", ADA)) == 2
+    assert len(sights(Told(**sizes)).resolve(prompt_of(PICTURE, two), VISION, "models/nano", ADA)) == 2
     assert refused(prompt_of(PICTURE, two, three), Told(**sizes))[0] == "TOO_MANY_MEDIA"
     assert refused(prompt_of(PICTURE, three), Told(**sizes))[0] == "MEDIA_TOO_LARGE"
     films = prompt_of(VIDEO, replace(VIDEO, uri="gs://b/2.mp4"))
     assert refused(films, Told(**sizes))[0] == "VIDEO_TOO_LONG"
     cut = prompt_of(VIDEO, replace(VIDEO, uri="gs://b/2.mp4", start_s=6.5))
-    assert len(sights(Told(**sizes)).of(cut, VISION, "models/nano", ADA)) == 2
+    assert len(sights(Told(**sizes)).resolve(cut, VISION, "models/nano", ADA)) == 2
 
 
 def test_the_address_that_an_upload_was_answered_with_means_the_upload(tmp_path: Path) -> None:
@@ -142,11 +147,11 @@ def test_a_content_that_was_looked_at_is_not_inspected_again_whatever_it_is_call
     first = make_picture(tmp_path / "1.png", 1)
     other = tmp_path / "2.png"
     other.write_bytes(Path(first.uri).read_bytes())
-    eyes = LocalEyes(MediaCache(tmp_path / "cache"), [tmp_path])
+    eyes = LocalMediaInspector(MediaCache(tmp_path / "cache"), [tmp_path])
     given = {"max_bytes": 10_000, "max_s": 5.0}
-    (seen,) = eyes.look((first,), Path, **given).values()
+    (seen,) = eyes.inspect((first,), Path, **given).values()
     monkeypatch.setattr("sys.executable", "/nowhere")  # no further child process can start
-    (again,) = eyes.look((replace(first, uri=str(other)),), Path, **given).values()
+    (again,) = eyes.inspect((replace(first, uri=str(other)),), Path, **given).values()
     assert isinstance(seen, InspectedMedium) and isinstance(again, InspectedMedium)
     assert (again.file.path, again.probe) == (other, seen.probe)
 
@@ -155,12 +160,12 @@ def test_a_content_that_was_looked_at_is_not_inspected_again_whatever_it_is_call
 def test_a_tuned_model_of_the_strict_profile_sees_if_its_examples_showed_media_and_one_of_the_open_profile_does(
     shown: bool,
 ) -> None:
-    ask = Ask(prompt_of("x", PICTURE))
+    ask = GenerationParams(prompt_of("x", PICTURE))
     support = PromptSupport("tunedModels/x", True, lambda: PromptKinds(media=shown))
     if shown:
-        check_tuned(ask, support, GEMINI_API)
+        validate_tuned_request(ask, support, GEMINI_API)
     else:
         with pytest.raises(InvalidArgument, match=r"contents\[0\]\.parts\[1\]: tunedModels/x was tuned on text alone"):
-            check_tuned(ask, support, GEMINI_API)
-    check_tuned(ask, support, OPEN)
-    check_tuned_prompt(prompt_of("x"), support, GEMINI_API)
+            validate_tuned_request(ask, support, GEMINI_API)
+    validate_tuned_request(ask, support, OPEN)
+    validate_tuned_prompt(prompt_of("x"), support, GEMINI_API)

@@ -10,9 +10,9 @@ import torch
 
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.generation import FinishReason, ResponseFormat
-from kastor.jobs.asks import call_form
 from kastor.models.chat.tool_format import HERMES
 from kastor.models.chat.tool_parser import parse_tool_calls
+from kastor.services.generation_request import forced_call_format
 from kastor.serving.builtin.constrained_decoding import GrammarCompiler
 from stepping import Heard, Stepper
 
@@ -186,7 +186,7 @@ def test_an_answer_that_must_be_a_call_is_one_of_an_allowed_function(stepper: Ma
         "turn": {"type": "object", "properties": {"to": {"enum": ["EAST", "WEST"]}}, "required": ["to"]},
         "stop": {"type": "object", "properties": {}, "additionalProperties": False},
     }
-    wanted = call_form(schemas, HERMES)
+    wanted = forced_call_format(schemas, HERMES)
     assert wanted is not None
     crowd = stepper()
     asked = [crowd.ask("go", temperature=1.5, seed=seed, max_output_tokens=64, form=wanted) for seed in range(8)]

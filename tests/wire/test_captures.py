@@ -11,7 +11,7 @@ from api_world import World
 from captures import FOLDER, Capture, Decision, capture, captured, decisions
 from google_messages import message_of, strict_error, strictly
 from kastor.api.http import query_of
-from kastor.jobs.requests import NO_EXAMPLES
+from kastor.services.tuning_request import NO_EXAMPLES
 from replaying import NUM_SEVERAL, credential, prepared, replay
 
 needs_captures = pytest.mark.skipif(

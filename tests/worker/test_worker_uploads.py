@@ -10,7 +10,7 @@ from alembic.config import Config
 from kastor.domain.errors import PermissionDenied
 from kastor.domain.job import TuningJob
 from kastor.domain.permission import Grant, GranteeType, Principal, Role
-from kastor.jobs.files import FileService, NewFile
+from kastor.services.files import FileService, NewFile
 from kastor.settings import Settings
 from kastor.store.blobs.upload_blobs import UploadBlobs
 from kastor.store.database import MIGRATIONS, Database, migrate, open_database

@@ -15,10 +15,10 @@ from kastor.api.wire import Float32, Wire, enum_field, message, timestamp
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import JobEvent, State, StepMetrics, TuningJob
-from kastor.jobs.datasets import DatasetService
-from kastor.jobs.requests import NewTuning
-from kastor.jobs.service import LATEST_STEPS, TuningService
-from kastor.jobs.views import JobView, RowCounts
+from kastor.services.datasets import DatasetService
+from kastor.services.tuning import LATEST_STEPS, TuningService
+from kastor.services.tuning_request import NewTuning
+from kastor.services.views import JobView, RowCounts
 
 PREFIX = "/kastor/v1"
 JOBS_PAGE_SIZE = 50

@@ -28,12 +28,12 @@ from kastor.api.openapi import Description
 from kastor.api.permissions import PermissionRoutes
 from kastor.api.uploads import UploadRoutes
 from kastor.domain.errors import Internal, KastorError, NotFound, Unimplemented
-from kastor.jobs.datasets import DatasetService
-from kastor.jobs.files import FileService
-from kastor.jobs.generation import GenerationService
-from kastor.jobs.service import TuningService
-from kastor.jobs.sharing import SharingService
 from kastor.security.auth import Authenticator
+from kastor.services.datasets import DatasetService
+from kastor.services.files import FileService
+from kastor.services.generation import GenerationService
+from kastor.services.sharing import SharingService
+from kastor.services.tuning import TuningService
 
 METHOD = re.compile(r"/(?P<version>[^/]+)/(?P<name>[^:]*[^:/]):(?P<verb>[^/:]+)")
 """A path that names a method of a resource."""

@@ -18,7 +18,7 @@ from kastor.api.paging import page_size, place_token, time_and_id
 from kastor.api.wire import Wire, shown, timestamp
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.file import StoredFile
-from kastor.jobs.files import FileService
+from kastor.services.files import FileService
 
 MAX_PAGE_SIZE = 100
 INT64_DIGITS = 18

@@ -23,9 +23,9 @@ from kastor.api.tuned_models import (
 )
 from kastor.api.wire import Wire, message
 from kastor.domain.model_filter import ModelFilter
-from kastor.jobs.generation import GenerationService
-from kastor.jobs.service import TuningService
-from kastor.jobs.views import Page, Tuning
+from kastor.services.generation import GenerationService
+from kastor.services.tuning import TuningService
+from kastor.services.views import Page, TunedModelView
 
 VERSIONS = ("/v1", "/v1beta", "/v1alpha")
 PAGED = ("page_size", "page_token")
@@ -144,10 +144,10 @@ class GeminiRoutes:
         name = call.path["model"]
         return base_model(name, self._generation.base_model(name)).json_value()
 
-    def _operation(self, call: Call) -> Tuning:
+    def _operation(self, call: Call) -> TunedModelView:
         return self._service.operation(call.path["model"], call.path["operation"], call.principal)
 
-    def _page(self, call: Call, listed: str, where: ModelFilter) -> tuple[Page[Tuning], str | None]:
+    def _page(self, call: Call, listed: str, where: ModelFilter) -> tuple[Page[TunedModelView], str | None]:
         """The page asked for, and the token of the next."""
         of = f"{listed} {call.query.get('filter', '')}"
         before = time_and_id(call, of=of)

@@ -34,7 +34,7 @@ from kastor.api.wire import message
 from kastor.domain.errors import InvalidArgument, Unavailable
 from kastor.domain.generation import Chunk, TokenLogprob, TokenStep
 from kastor.domain.media import MediaKind
-from kastor.jobs.generation import Answer, GenerationService
+from kastor.services.generation import GenerationService, GenerationStream
 
 MODALITY = {MediaKind.IMAGE: "IMAGE", MediaKind.VIDEO: "VIDEO", MediaKind.PDF: "DOCUMENT"}
 
@@ -91,11 +91,11 @@ class GenerateRoutes:
         details = _by_modality(counted.total, counted.media)
         return CountOut(total_tokens=counted.total, prompt_tokens_details=details).json_value()
 
-    def _answer(self, call: Call) -> Answer:
+    def _answer(self, call: Call) -> GenerationStream:
         name = _model_name(call)
         return self._service.stream(name, asked(message(GenerateIn, call.body), name), call.principal)
 
-    def _counted(self, answer: Answer, told: "Told") -> Generator[Chunk, None, None]:
+    def _counted(self, answer: GenerationStream, told: "Told") -> Generator[Chunk, None, None]:
         with closing(answer.chunks) as chunks:
             try:
                 for chunk in chunks:
@@ -104,7 +104,7 @@ class GenerateRoutes:
             finally:
                 self._metrics.generated(told.prompt_tokens, told.num_tokens)
 
-    def _messages(self, answer: Answer) -> Generator[dict[str, object], None, None]:
+    def _messages(self, answer: GenerationStream) -> Generator[dict[str, object], None, None]:
         response_id, told = _response_id(), Told()
         with closing(self._counted(answer, told)) as chunks:
             for chunk in chunks:
@@ -135,7 +135,7 @@ def _response_id() -> str:
     return secrets.token_urlsafe(12)
 
 
-def _response(answer: Answer, candidates: list[CandidateOut], told: Told, response_id: str) -> GenerateOut:
+def _response(answer: GenerationStream, candidates: list[CandidateOut], told: Told, response_id: str) -> GenerateOut:
     """The message for a piece of one candidate, or for all of all."""
     output = told.num_tokens
     return GenerateOut(

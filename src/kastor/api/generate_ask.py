@@ -18,7 +18,7 @@ from kastor.dataset.formats.tolerant_json import JsonValue
 from kastor.domain.content import Content, Part, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.generation import ResponseFormat
-from kastor.jobs.asks import Ask
+from kastor.services.generation_request import GenerationParams
 
 AT = "generationConfig."
 ROLES = {"": Role.USER, "user": Role.USER, "function": Role.USER, "model": Role.MODEL}
@@ -31,7 +31,7 @@ KINDS = ("text", "inline_data", "file_data", "function_call", "function_response
 OFFERED = {*KINDS, "video_metadata", "media_resolution"}
 
 
-def asked(body: GenerateIn, name: str) -> Ask:
+def asked(body: GenerateIn, name: str) -> GenerationParams:
     """What the request asks of the model called `name`.
 
     Raises:
@@ -47,7 +47,7 @@ def asked(body: GenerateIn, name: str) -> Ask:
     if form is not None and prompt.tools:
         said = f"{config.response_mime_type!r} beside functions is not offered; leave one of them out"
         raise InvalidArgument.of(AT + "responseMimeType", said)
-    return Ask(
+    return GenerationParams(
         prompt=prompt,
         num_candidates=1 if config.candidate_count is None else config.candidate_count,
         temperature=config.temperature,

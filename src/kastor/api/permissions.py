@@ -11,7 +11,7 @@ from kastor.api.tuned_models import OutputOnly
 from kastor.api.wire import Wire, enum_field, message
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.permission import Grant, GranteeType, Role
-from kastor.jobs.sharing import NewGrant, SharingService
+from kastor.services.sharing import NewGrant, SharingService
 
 GRANTEE_TYPES = ("GRANTEE_TYPE_UNSPECIFIED", "USER", "GROUP", "EVERYONE")  # a value's number is its place
 ROLES = ("ROLE_UNSPECIFIED", "OWNER", "WRITER", "READER")

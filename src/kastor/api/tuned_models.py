@@ -15,9 +15,9 @@ from kastor.domain.content import Example
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument
 from kastor.domain.job import RequestedHyperparameters, State, StepMetrics
 from kastor.domain.tuned_model import MODEL_STATE, TUNED
-from kastor.jobs.requests import ModelChange, NewTuning
-from kastor.jobs.views import Tuning
 from kastor.models.catalog import BaseModel
+from kastor.services.tuning_request import ModelChange, NewTuning
+from kastor.services.views import TunedModelView
 
 PACKAGE = TYPE_URL + "google.ai.generativelanguage.v1beta."
 SMALLEST_LOSS = 1e-9  # a zero would be left out of the JSON, and out of people's plots with it
@@ -288,7 +288,7 @@ def _refuse_unoffered(body: TunedModelIn, only: tuple[str, ...] | None = None) -
         raise InvalidArgument.of_all(tuple(FieldViolation(*one) for one in said))
 
 
-def tuned_model(tuning: Tuning, *, typed: bool = False) -> TunedModelOut:
+def tuned_model(tuning: TunedModelView, *, typed: bool = False) -> TunedModelOut:
     """The resource; `typed` as the response of an operation."""
     model, job = tuning.model, tuning.job
     chosen = job.spec.hyperparameters
@@ -317,7 +317,7 @@ def tuned_model(tuning: Tuning, *, typed: bool = False) -> TunedModelOut:
     )
 
 
-def operation(tuning: Tuning) -> OperationOut:
+def operation(tuning: TunedModelView) -> OperationOut:
     """The operation that makes the model."""
     job, total = tuning.job, tuning.job.spec.total_steps
     done = job.completed_steps
@@ -338,14 +338,14 @@ def operation(tuning: Tuning) -> OperationOut:
     )
 
 
-def _status(tuning: Tuning) -> StatusOut:
+def _status(tuning: TunedModelView) -> StatusOut:
     error = tuning.job.error
     if error is None:
         return StatusOut(code=Code.CANCELLED, message="The tuning was cancelled.")
     return StatusOut(code=error.code, message=public_message(error.code, error.message))
 
 
-def _snapshots(tuning: Tuning) -> list[SnapshotOut] | None:
+def _snapshots(tuning: TunedModelView) -> list[SnapshotOut] | None:
     return [snapshot_out(snapshot) for snapshot in tuning.snapshots] or None
 
 

@@ -16,7 +16,7 @@ from kastor.api.files import file_out
 from kastor.api.http import json_response
 from kastor.domain.errors import InvalidArgument, KastorError, ResourceExhausted, Superseded, Unavailable
 from kastor.domain.file import StoredFile
-from kastor.jobs.files import Progress
+from kastor.services.files import UploadStatus
 
 STATUS, RECEIVED = "X-Goog-Upload-Status", "X-Goog-Upload-Size-Received"
 GRANULARITY = {"X-Goog-Upload-Chunk-Granularity": "1"}  # chunks may have any size
@@ -38,10 +38,10 @@ class Manner(Protocol):
     def wish(self, headers: Mapping[str, str], received: Callable[[], int]) -> Wish:
         """What is wanted; raises `InvalidArgument` if that cannot be made out."""
 
-    def state(self, progress: Progress) -> Response:
+    def state(self, progress: UploadStatus) -> Response:
         """The answer that says how far the upload is."""
 
-    def refusal(self, error: KastorError, progress: Progress | None) -> Response:
+    def refusal(self, error: KastorError, progress: UploadStatus | None) -> Response:
         """The answer that says what went wrong; `progress` is absent if the upload is no more."""
 
 
@@ -68,13 +68,13 @@ class GoogManner:
         offset = whole_number(headers.get("x-goog-upload-offset", ""), "X-Goog-Upload-Offset")
         return Wish(offset=offset, finish="finalize" in commands)
 
-    def state(self, progress: Progress) -> Response:
+    def state(self, progress: UploadStatus) -> Response:
         """The status in headers; the file once it is there."""
         if progress.file is None:
             return Response(headers={STATUS: "active", RECEIVED: str(progress.received), **GRANULARITY})
         return _with(made(progress.file, self._base_url), {RECEIVED: str(progress.received)})
 
-    def refusal(self, error: KastorError, progress: Progress | None) -> Response:
+    def refusal(self, error: KastorError, progress: UploadStatus | None) -> Response:
         """The error, and whether and where to go on. Without a status google-genai tries again by itself."""
         response = _said(error)
         if isinstance(error, ResourceExhausted | Unavailable):
@@ -109,14 +109,14 @@ class RangeManner:
             raise InvalidArgument(f"Content-Range {said[:80]!r} does not fit the body of {announced} bytes.")
         return Wish(offset=int(first), finish=total != "*" and int(last) + 1 == int(total))
 
-    def state(self, progress: Progress) -> Response:
+    def state(self, progress: UploadStatus) -> Response:
         """308 with what is there, or the file."""
         if progress.file is not None:
             return made(progress.file, self._base_url)
         there = {"Range": f"bytes=0-{progress.received - 1}"} if progress.received else {}
         return Response(status_code=308, headers=there)
 
-    def refusal(self, error: KastorError, progress: Progress | None) -> Response:
+    def refusal(self, error: KastorError, progress: UploadStatus | None) -> Response:
         """The error; bytes from a wrong place are answered by the right one, with which clients go on."""
         if isinstance(error, Superseded) and progress is not None:
             return self.state(progress)

@@ -18,7 +18,7 @@ from kastor.api.upload_manners import GRANULARITY, STATUS, GoogManner, Manner, R
 from kastor.api.wire import message
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound
 from kastor.domain.permission import Principal
-from kastor.jobs.files import Appending, FileService, NewFile
+from kastor.services.files import FileService, NewFile, UploadWriter
 
 SESSION = "/upload/session"
 HOW = (
@@ -72,7 +72,7 @@ class _Session:
         self._manner = manner
         self._headers = call.headers
         self._wish: Wish | None = None
-        self._appending: Appending | None = None
+        self._appending: UploadWriter | None = None
 
     def write(self, piece: bytes) -> None:
         """Add to the upload."""
@@ -111,7 +111,7 @@ class _Session:
             self._wish = self._manner.wish(self._headers, lambda: self._service.progress(self._secret).received)
         return self._wish
 
-    def _opened(self, offset: int) -> Appending:
+    def _opened(self, offset: int) -> UploadWriter:
         if self._appending is None:
             self._appending = self._service.append(self._secret, offset)
         return self._appending
@@ -160,9 +160,9 @@ class _Whole:
         self._base_url = call.base_url
         self._caller: Principal = call.principal
         self._secret: str | None = None
-        self._appending: Appending | None = None
+        self._appending: UploadWriter | None = None
 
-    def begin(self, new: NewFile) -> Appending:
+    def begin(self, new: NewFile) -> UploadWriter:
         """Where the bytes go."""
         self._secret = self._service.begin(new, self._caller)
         self._appending = self._service.append(self._secret, 0)
@@ -206,7 +206,7 @@ class _Raw(_Whole):
             self._begun()
         return self.made()
 
-    def _begun(self) -> Appending:
+    def _begun(self) -> UploadWriter:
         kind = _header(self._headers, "x-goog-upload-header-content-type") or self._headers.get("content-type", "")
         unsaid = kind == "application/x-www-form-urlencoded"  # which curl says unless told otherwise
         size = self._headers.get("content-length", "")

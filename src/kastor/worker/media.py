@@ -17,7 +17,7 @@ from kastor.store.database import open_database
 from kastor.store.files import FileStore
 
 if TYPE_CHECKING:
-    from kastor.jobs.files import FileService
+    from kastor.services.files import FileService
 
 
 def media_cache(settings: Settings, on_damage: Callable[[str], None] = lambda _: None) -> MediaCache:
@@ -55,7 +55,7 @@ def uploads(settings: Settings, job: TuningJob) -> Callable[[str], Path]:
     @cache
     def opened() -> "FileService":
         # not at the top: most jobs name no uploads, and this brings the whole service along
-        from kastor.jobs.files import FileService
+        from kastor.services.files import FileService
 
         database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
         return FileService(

@@ -22,7 +22,7 @@ MAX_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
-class LocalEyes:
+class LocalMediaInspector:
     """Looks at media on this machine, through one cache; safe to use from several threads at once.
 
     What fetches and inspects is imported at the first look: it costs half of what the server takes to start.
@@ -34,10 +34,10 @@ class LocalEyes:
     addresses: Sequence[str] = ()  # private ones that media may come from
     _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_LOOKS))
 
-    def look(
+    def inspect(
         self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
     ) -> Mapping[Media, InspectionResult]:
-        """As `kastor.jobs.shown.Eyes` has it."""
+        """As `kastor.services.prompt_media.Eyes` has it."""
         from kastor.dataset.media.inspect import open_inspector
         from kastor.media.decode_limits import DecodeLimits
         from kastor.media.fetch import AllowedSources, FetchLimits

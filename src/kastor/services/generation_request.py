@@ -28,7 +28,7 @@ PENALTY = 2.0  # from -PENALTY, up to but not PENALTY itself
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class GenerationParams:
     """What to generate. `None` is the tuned model's own value, or else the base's."""
 
     prompt: Prompt
@@ -55,7 +55,7 @@ class PromptSupport:
     prompt_kinds: Callable[[], PromptKinds]  # of its examples; called only where it matters
 
 
-def check_tuned(ask: Ask, support: PromptSupport, limits: Limits) -> None:
+def validate_tuned_request(ask: GenerationParams, support: PromptSupport, limits: Limits) -> None:
     """Nothing, if the tuned model may be asked this.
 
     Raises:
@@ -74,14 +74,14 @@ def check_tuned(ask: Ask, support: PromptSupport, limits: Limits) -> None:
             f"Developer instruction is not enabled for {support.model}",
             violations=(FieldViolation("systemInstruction", said),),
         )
-    check_tuned_prompt(prompt, support, limits)
+    validate_tuned_prompt(prompt, support, limits)
     most = limits.max_input_chars
     if most is not None and not support.on_file and prompt.num_chars > most:
         said = f"{too_long(prompt.num_chars, most)} for this tuned model in the profile {limits.name}; {OPEN}"
         raise InvalidArgument.of("contents", said)
 
 
-def check_tuned_prompt(prompt: Prompt, support: PromptSupport, limits: Limits) -> None:
+def validate_tuned_prompt(prompt: Prompt, support: PromptSupport, limits: Limits) -> None:
     """Nothing, if the tuned model may be given the prompt's media and functions.
 
     Raises:
@@ -103,7 +103,7 @@ def check_tuned_prompt(prompt: Prompt, support: PromptSupport, limits: Limits) -
     raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in calls))
 
 
-def check_functions(prompt: Prompt, style: ToolFormat | None, base: str) -> None:
+def validate_functions(prompt: Prompt, style: ToolFormat | None, base: str) -> None:
     """Nothing, if a base that writes functions in this style can be given the prompt's.
 
     Raises:
@@ -121,7 +121,7 @@ def check_functions(prompt: Prompt, style: ToolFormat | None, base: str) -> None
         raise InvalidArgument.of_all(tuple(wrong))
 
 
-def call_form(must_call: Mapping[str, Json], style: ToolFormat) -> ResponseFormat | None:
+def forced_call_format(must_call: Mapping[str, Json], style: ToolFormat) -> ResponseFormat | None:
     """The form of an answer that must be a call of one of these functions; `None` where there are none.
 
     Raises:
@@ -143,7 +143,7 @@ def call_form(must_call: Mapping[str, Json], style: ToolFormat) -> ResponseForma
     return ResponseFormat(CALLING, json.dumps({"anyOf": calls} | ({"$defs": shared} if shared else {})))
 
 
-def sampling(ask: Ask, default: Sampling, max_output_tokens: int) -> Sampling:
+def resolve_sampling(ask: GenerationParams, default: Sampling, max_output_tokens: int) -> Sampling:
     """How tokens are chosen: as asked, else as `default` says; never more than the base's `max_output_tokens`.
 
     Raises:
@@ -182,7 +182,7 @@ def _stop_violations(stops: tuple[str, ...]) -> list[FieldViolation]:
     return wrong
 
 
-def _other_violations(ask: Ask) -> list[FieldViolation]:
+def _other_violations(ask: GenerationParams) -> list[FieldViolation]:
     wrong = []
     if not 1 <= ask.num_candidates <= MAX_CANDIDATES:
         said = f"{ask.num_candidates} is out of range; use 1 to {MAX_CANDIDATES}"
@@ -197,7 +197,7 @@ def _other_violations(ask: Ask) -> list[FieldViolation]:
     return wrong
 
 
-def model_sampling(model: TunedModel, base: Sampling) -> Sampling:
+def default_sampling(model: TunedModel, base: Sampling) -> Sampling:
     """The defaults of a tuned model: its own values, else its base's."""
     return Sampling(
         temperature=_first(model.temperature, base.temperature),

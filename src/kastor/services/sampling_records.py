@@ -12,7 +12,7 @@ from kastor.dataset.media.sampling_record import SAMPLING_FILE, SamplingRecord, 
 MAX_REMEMBERED = 8  # the plans of a thousand videos are some ten MB
 
 
-class Replays:
+class SamplingRecordCache:
     """Tells by the id of the job that tuned a model; safe to use from several threads at once."""
 
     def __init__(self, adapter_folder: Callable[[str], Path]) -> None:
@@ -20,7 +20,7 @@ class Replays:
         self._lock = threading.Lock()
         self._lately: OrderedDict[str, SamplingRecord | None] = OrderedDict()
 
-    def of(self, job_id: str) -> SamplingRecord | None:
+    def get(self, job_id: str) -> SamplingRecord | None:
         """How the model was shown media; `None` where it was tuned on text alone, or before this was written down.
 
         Raises:

@@ -14,7 +14,7 @@ from kastor.store.models import ModelStore
 MAX_REMEMBERED = 10_000
 
 
-class TrainedPrompts:
+class TrainedPromptKinds:
     """Tells by the model; safe to use from several threads at once."""
 
     def __init__(self, models: ModelStore, dataset: Callable[[str], Path]) -> None:
@@ -24,7 +24,7 @@ class TrainedPrompts:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, PromptKinds] = OrderedDict()
 
-    def of(self, model: TunedModel) -> PromptKinds:
+    def get(self, model: TunedModel) -> PromptKinds:
         """What the model was tuned on, and those that it was tuned on top of, as far as they are still there.
 
         Raises:

@@ -13,28 +13,28 @@ from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Principal, Role
 from kastor.domain.request_limits import Limits
 from kastor.domain.tuned_model import TUNED, TunedModel, random_model_id, validated_model_id
-from kastor.jobs.access import Access
-from kastor.jobs.asks import model_sampling
-from kastor.jobs.generation import require_active
-from kastor.jobs.job_log import read_log
-from kastor.jobs.model_id import free_model_id
-from kastor.jobs.requests import (
+from kastor.models.catalog import BaseModel, Catalog
+from kastor.services.access import ModelAccess
+from kastor.services.generation import require_active
+from kastor.services.generation_request import default_sampling
+from kastor.services.job_log import read_log
+from kastor.services.model_id import free_model_id
+from kastor.services.tuning_request import (
     ModelChange,
     NewTuning,
-    Start,
+    TuningStart,
     check_examples,
     check_settings,
     check_tower,
     dataset_file,
 )
-from kastor.jobs.views import JobView, Page, RowCounts, Tuning, read_certificate
-from kastor.models.catalog import BaseModel, Catalog
+from kastor.services.views import JobView, Page, RowCounts, TunedModelView, read_certificate
 from kastor.store.blobs.checkpoint_folder import CheckpointFolder
 from kastor.store.blobs.job_files import DATASET, SOURCE, JobFiles, reading_errors
 from kastor.store.jobs import JobStore
 from kastor.store.models import ALL, ModelStore
 
-LEFT_ALONE = timedelta(hours=1)  # a create that is under way takes seconds
+ORPHAN_AGE = timedelta(hours=1)  # a create that is under way takes seconds
 LATEST_STEPS = 10  # of a job in short: enough to tell its pace
 
 
@@ -58,7 +58,7 @@ class TuningService:
         self._check_base = check_base
         self._jobs = jobs
         self._models = models
-        self._access = Access(models)
+        self._access = ModelAccess(models)
         self._blobs = blobs
         self._catalog = catalog
         self._clock = clock
@@ -73,7 +73,7 @@ class TuningService:
 
     # tuned models
 
-    def create(self, new: NewTuning, caller: Principal) -> Tuning:
+    def create(self, new: NewTuning, caller: Principal) -> TunedModelView:
         """A new tuned model whose job is queued: everything was checked, and the data set is on disk.
 
         Raises:
@@ -105,7 +105,7 @@ class TuningService:
         self._wake()
         return self._tuning(model, job)
 
-    def model(self, model_id: str, caller: Principal) -> Tuning:
+    def model(self, model_id: str, caller: Principal) -> TunedModelView:
         """The tuned model.
 
         Raises:
@@ -118,7 +118,7 @@ class TuningService:
 
     def models(
         self, caller: Principal, *, limit: int, before: tuple[datetime, str] | None = None, where: ModelFilter = ALL
-    ) -> Page[Tuning]:
+    ) -> Page[TunedModelView]:
         """Up to `limit` tuned models, newest first: the caller's and those shared with them, so far as `where` holds.
 
         Those shared with everyone are listed only where `where` asks for them.
@@ -128,7 +128,7 @@ class TuningService:
         shown = tuple(self._tuning(model, job, snapshots[job.id]) for model, job in found[:limit])
         return Page(shown, len(found) > limit)
 
-    def update_model(self, model_id: str, change: ModelChange, caller: Principal) -> Tuning:
+    def update_model(self, model_id: str, change: ModelChange, caller: Principal) -> TunedModelView:
         """The tuned model after the change.
 
         Raises:
@@ -160,28 +160,28 @@ class TuningService:
             self._release(model)
         self._wake()
         with suppress(KastorError):  # the model is gone; what is left over is tried again by the next tidying
-            self.tidy()
+            self.delete_orphans()
 
     def _release(self, model: TunedModel) -> None:
         self._jobs.request_cancel(model.job_id, at=self._clock())
         self._models.release(model)
 
-    def tidy(self) -> None:
+    def delete_orphans(self) -> None:
         """Remove the rows and files of ended jobs whose model was deleted. To be called now and then."""
         for job_id in self._jobs.orphaned():
             self._blobs.remove_job(job_id)  # first: after an interruption the row says that there is more to do
             self._jobs.delete(job_id)
 
-    def sweep(self) -> None:
+    def delete_stale_uploads(self) -> None:
         """Remove files of creates that a crash cut short before their row. To be called now and then; looks hourly.
 
         Only what no worker has begun: a folder used with another database holds models whose rows are not here.
         """
         now = self._clock()
-        if self._swept_at is not None and now - self._swept_at < LEFT_ALONE:
+        if self._swept_at is not None and now - self._swept_at < ORPHAN_AGE:
             return
         self._swept_at = now
-        for job_id in self._blobs.unstarted_job_ids(before=now - LEFT_ALONE):
+        for job_id in self._blobs.unstarted_job_ids(before=now - ORPHAN_AGE):
             try:
                 self._jobs.get(job_id)
             except NotFound:
@@ -189,7 +189,7 @@ class TuningService:
 
     # operations
 
-    def operation(self, model_id: str, job_id: str, caller: Principal) -> Tuning:
+    def operation(self, model_id: str, job_id: str, caller: Principal) -> TunedModelView:
         """The tuned model whose job this is.
 
         Raises:
@@ -226,7 +226,7 @@ class TuningService:
             PermissionDenied: the caller is no writer of its model.
 
         """
-        self.require(job_id, caller, Role.WRITER)
+        self.authorized_job(job_id, caller, Role.WRITER)
         job = self._jobs.request_cancel(job_id, at=self._clock())
         self._wake()
         return self._views([job])[0]
@@ -243,7 +243,7 @@ class TuningService:
             ResourceExhausted: the disk is full.
 
         """
-        failed = self.require(job_id, caller, Role.WRITER)
+        failed = self.authorized_job(job_id, caller, Role.WRITER)
         job = failed.resumed(random_model_id(), step=0, at=self._clock())
         checkpoint = CheckpointFolder(self._blobs.checkpoints(job_id)).latest_intact(lambda _: None)
         if checkpoint is None:
@@ -265,7 +265,7 @@ class TuningService:
             PermissionDenied: the caller is no reader of its model.
 
         """
-        job = self.require(job_id, caller, Role.READER)
+        job = self.authorized_job(job_id, caller, Role.READER)
         if not full:
             return self._views([job])[0]
         events = tuple(self._jobs.events(job_id))
@@ -291,7 +291,7 @@ class TuningService:
             DataLoss: it cannot be read.
 
         """
-        self.require(job_id, caller, Role.WRITER)
+        self.authorized_job(job_id, caller, Role.WRITER)
         try:
             with reading_errors("log", job_id):
                 hidden = None if caller.operator else self._blobs.root
@@ -307,7 +307,7 @@ class TuningService:
         """Optimizer steps done, over all kept jobs."""
         return self._jobs.total_steps()
 
-    def _start(self, name: str, caller: Principal) -> Start:
+    def _start(self, name: str, caller: Principal) -> TuningStart:
         if not name:
             raise InvalidArgument.of("baseModel", "is missing; name one of GET /v1beta/models")
         if name.startswith(TUNED):
@@ -317,17 +317,17 @@ class TuningService:
         except NotFound as error:
             raise InvalidArgument.of("baseModel", error.message) from error
         self._check_base(base)
-        return Start(base, base.adapter, f"models/{name.removeprefix('models/')}")
+        return TuningStart(base, base.adapter, f"models/{name.removeprefix('models/')}")
 
-    def _start_from_tuned(self, name: str, caller: Principal) -> Start:
+    def _start_from_tuned(self, name: str, caller: Principal) -> TuningStart:
         source = self._access.model(name.removeprefix(TUNED), caller)
         job = self._jobs.get(source.job_id)
         require_active(source, job)
         base = self._catalog.base(job.spec.base_model)
         self._check_base(base)
-        return Start(base, job.spec.adapter, source.base_model, source, job.spec.rendering)
+        return TuningStart(base, job.spec.adapter, source.base_model, source, job.spec.rendering)
 
-    def _new_job(self, new: NewTuning, start: Start, caller: Principal) -> TuningJob:
+    def _new_job(self, new: NewTuning, start: TuningStart, caller: Principal) -> TuningJob:
         hyperparameters = resolve_hyperparameters(new.hyperparameters, len(new.examples), self.limits)
         spec = TuningSpec(
             start.base.id,
@@ -347,7 +347,7 @@ class TuningService:
         )
         return TuningJob(job_id, model_id, spec, State.QUEUED, now, now, caller.email)
 
-    def _new_model(self, new: NewTuning, job: TuningJob, start: Start, caller: Principal) -> TunedModel:
+    def _new_model(self, new: NewTuning, job: TuningJob, start: TuningStart, caller: Principal) -> TunedModel:
         model = TunedModel(
             id=job.tuned_model_id,
             job_id=job.id,
@@ -365,7 +365,7 @@ class TuningService:
         check_settings(model, self.limits)
         return model
 
-    def require(self, job_id: str, caller: Principal, role: Role) -> TuningJob:
+    def authorized_job(self, job_id: str, caller: Principal, role: Role) -> TuningJob:
         """The job, for a caller whose role on its model is at least `role`.
 
         Raises:
@@ -380,10 +380,14 @@ class TuningService:
             raise NotFound(f"Job {job_id} does not exist.")  # its model was deleted, and another has the name now
         return job
 
-    def _tuning(self, model: TunedModel, job: TuningJob, snapshots: tuple[StepMetrics, ...] | None = None) -> Tuning:
+    def _tuning(
+        self, model: TunedModel, job: TuningJob, snapshots: tuple[StepMetrics, ...] | None = None
+    ) -> TunedModelView:
         base = self._catalog.bases.get(job.spec.base_model)  # the operator may have taken it out since
-        defaults = model_sampling(model, base.sampling if base else Sampling())
-        return Tuning(model, job, defaults, tuple(self._jobs.snapshots(job.id)) if snapshots is None else snapshots)
+        defaults = default_sampling(model, base.sampling if base else Sampling())
+        return TunedModelView(
+            model, job, defaults, tuple(self._jobs.snapshots(job.id)) if snapshots is None else snapshots
+        )
 
     def _views(self, found: Sequence[TuningJob]) -> tuple[JobView, ...]:
         latest = self._jobs.snapshots_of([job.id for job in found], latest=LATEST_STEPS)

@@ -23,7 +23,7 @@ from kastor.domain.file import (
 )
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import random_model_id
-from kastor.jobs.views import Page
+from kastor.services.views import Page
 from kastor.store.blobs.upload_blobs import CompletedUpload, PartialUpload, UploadBlobs
 from kastor.store.files import FileStore, id_is_taken
 
@@ -44,14 +44,14 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class UploadStatus:
     """How far an upload is."""
 
     received: int  # bytes
     file: StoredFile | None = None  # what it has become
 
 
-class Appending:
+class UploadWriter:
     """A request that adds to an upload: `write`, then `settle`, and `close` in any case."""
 
     def __init__(self, growing: PartialUpload, most: int, why: str, drop: Callable[[], None]) -> None:
@@ -139,7 +139,7 @@ class FileService:
             raise
         return secret
 
-    def progress(self, secret: str) -> Progress:
+    def progress(self, secret: str) -> UploadStatus:
         """How far the upload is.
 
         Raises:
@@ -149,12 +149,12 @@ class FileService:
         upload = self._upload(secret)
         received = self._blobs.received(upload.id)
         if received is not None:
-            return Progress(received)
+            return UploadStatus(received)
         with self._blobs.changing():  # it may be about to become a file
             made = self._made(upload)
-        return Progress(made.size_bytes, made)
+        return UploadStatus(made.size_bytes, made)
 
-    def append(self, secret: str, offset: int) -> Appending:
+    def append(self, secret: str, offset: int) -> UploadWriter:
         """The upload, to be added to from byte `offset` on, which must be where it ends. To be closed.
 
         Raises:
@@ -172,7 +172,7 @@ class FileService:
         most, why = self.max_file_bytes, f"the {self.max_file_bytes} that a file may have"
         if upload.declared_bytes is not None:
             most, why = upload.declared_bytes, f"the {upload.declared_bytes} that were announced"
-        return Appending(growing, most, why, lambda: self._drop(upload.id))
+        return UploadWriter(growing, most, why, lambda: self._drop(upload.id))
 
     def finish(self, secret: str) -> StoredFile:
         """The file that the upload has become; again, if it has already.
@@ -242,7 +242,7 @@ class FileService:
         """
         self._remove(self.get(name, caller))
 
-    def tidy(self) -> None:
+    def delete_orphans(self) -> None:
         """Remove expired files and old uploads. To be called now and then; what a crash left goes at the first call."""
         now = self._clock()
         for file in self._files.expired(now):

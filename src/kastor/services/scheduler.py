@@ -31,7 +31,7 @@ LOST_BEFORE = "was lost with the server that started it"
 _Suspect = tuple[str, int, datetime]  # a job, its attempt, and its worker's last sign of life
 
 
-class Exit(Protocol):
+class WorkerExit(Protocol):
     """A worker's process that ended."""
 
     @property
@@ -57,7 +57,7 @@ class Executor(Protocol):
     def start(self, job: TuningJob) -> None:
         """Start a worker for the job's present attempt; a `KastorError` says why it could not."""
 
-    def exited(self) -> Sequence[Exit]:
+    def exited(self) -> Sequence[WorkerExit]:
         """Workers that ended since the last call, for whatever reason."""
 
     def kill(self, job_id: str) -> None:
@@ -68,7 +68,7 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class WorkerLoss:
     """How an attempt ended without saying so itself."""
 
     reason: str  # completes "the worker …"
@@ -77,22 +77,22 @@ class Loss:
     code: Code = Code.INTERNAL
 
 
-def loss(worker: Exit) -> Loss:
+def classify_exit(worker: WorkerExit) -> WorkerLoss:
     """What a worker's end means for a job that it left unfinished."""
     code = worker.returncode
     if code == STOPPED_IN_ORDER:
-        return Loss("was stopped and kept a checkpoint", died=False)
+        return WorkerLoss("was stopped and kept a checkpoint", died=False)
     if code == DATABASE_GONE:
-        return Loss("gave up on the database, which it could not use for too long", died=False)
+        return WorkerLoss("gave up on the database, which it could not use for too long", died=False)
     said = f', saying "{worker.last_words[-1]}"' if worker.last_words else ""
     if code == -signal.SIGKILL:
         advice = "free memory, or choose a smaller base model or batch size, and tune again"
-        return Loss("was killed (SIGKILL), as happens when memory runs out", advice=advice)
+        return WorkerLoss("was killed (SIGKILL), as happens when memory runs out", advice=advice)
     if code < 0:
-        return Loss(f"was ended by {_signal_name(-code)}{said}")
+        return WorkerLoss(f"was ended by {_signal_name(-code)}{said}")
     if code == 0:
-        return Loss(f"ended without finishing the job{said}")
-    return Loss(f"ended with exit code {code}{said}")
+        return WorkerLoss(f"ended without finishing the job{said}")
+    return WorkerLoss(f"ended with exit code {code}{said}")
 
 
 def _signal_name(number: int) -> str:
@@ -125,7 +125,7 @@ class Scheduler:
         self._cancel_timeout = timedelta(seconds=cancel_timeout_s)
         self._clock = clock
         self._grace_s = grace_s
-        self._unsettled: list[Exit] = []  # survives a database that cannot be reached for a while
+        self._unsettled: list[WorkerExit] = []  # survives a database that cannot be reached for a while
         self._began_at = clock()
         self._stepped_at: datetime | None = None
         self._patient_until: datetime | None = None
@@ -163,7 +163,7 @@ class Scheduler:
         self._unsettled.extend(self._executor.exited())
         while self._unsettled:
             worker = self._unsettled[0]
-            self._settle(worker.job_id, worker.attempt, Loss("was stopped with its server", died=False))
+            self._settle(worker.job_id, worker.attempt, WorkerLoss("was stopped with its server", died=False))
             self._unsettled.pop(0)
 
     def _started(self, job: TuningJob) -> bool:
@@ -172,7 +172,9 @@ class Scheduler:
         except KastorError as error:
             self._start_again_at = self._clock() + timedelta(seconds=START_RETRY_S)
             died = error.code not in NOT_ITS_FAULT
-            self._settle(job.id, job.attempt, Loss("could not start", died, error.message.rstrip("."), error.code))
+            self._settle(
+                job.id, job.attempt, WorkerLoss("could not start", died, error.message.rstrip("."), error.code)
+            )
             return False
         self._start_again_at = None
         self._log.info("worker_started", job_id=job.id, attempt=job.attempt)
@@ -183,7 +185,7 @@ class Scheduler:
         while self._unsettled:
             worker = self._unsettled[0]
             self._log.info("worker_ended", job_id=worker.job_id, attempt=worker.attempt, returncode=worker.returncode)
-            self._settle(worker.job_id, worker.attempt, loss(worker))
+            self._settle(worker.job_id, worker.attempt, classify_exit(worker))
             self._unsettled.pop(0)
 
     def _end_silent(self, now: datetime) -> None:
@@ -198,7 +200,7 @@ class Scheduler:
             assert job.heartbeat_at is not None  # noqa: S101  # the query's condition
             is_silent = now - job.heartbeat_at > self._timeout
             if job.heartbeat_at < self._began_at:  # and not heard of since: it ended with an earlier server
-                if is_silent and self._settle(job.id, job.attempt, Loss(LOST_BEFORE, died=False)):
+                if is_silent and self._settle(job.id, job.attempt, WorkerLoss(LOST_BEFORE, died=False)):
                     self._executor.kill(job.id)
                 continue
             suspect = (job.id, job.attempt, job.heartbeat_at)
@@ -206,14 +208,16 @@ class Scheduler:
                 self._jobs.check_writable(job.id)
                 since = self._clock()
             suspects[suspect] = since
-            lost = Loss(f"was silent for more than {self._timeout.total_seconds():g} s")
+            lost = WorkerLoss(f"was silent for more than {self._timeout.total_seconds():g} s")
             if is_silent and now - since >= self._timeout / 2 and self._settle(job.id, job.attempt, lost):
                 self._executor.kill(job.id)
         self._suspects = suspects
 
     def _end_overdue_cancels(self, now: datetime) -> None:
         for job in self._jobs.overdue_cancels(before=now - self._cancel_timeout):
-            lost = Loss(f"did not stop within {self._cancel_timeout.total_seconds():g} s of the cancel, and was ended")
+            lost = WorkerLoss(
+                f"did not stop within {self._cancel_timeout.total_seconds():g} s of the cancel, and was ended"
+            )
             if self._settle(job.id, job.attempt, lost):
                 self._executor.kill(job.id)
 
@@ -238,7 +242,7 @@ class Scheduler:
         self._stepped_at = now
         return self._patient_until is None or now >= self._patient_until
 
-    def _settle(self, job_id: str, attempt: int, lost: Loss) -> bool:
+    def _settle(self, job_id: str, attempt: int, lost: WorkerLoss) -> bool:
         """Move the job on if that attempt still owns it, and say whether; whoever else was quicker is right."""
         while True:
             try:
@@ -252,7 +256,7 @@ class Scheduler:
                 pass  # deleted
             return False
 
-    def _move_on(self, job: TuningJob, lost: Loss) -> None:
+    def _move_on(self, job: TuningJob, lost: WorkerLoss) -> None:
         deaths = job.deaths + int(lost.died)
         error = None
         if job.state is State.CANCELLING:
@@ -268,6 +272,6 @@ class Scheduler:
         )
 
 
-def _epitaph(job_id: str, deaths: int, lost: Loss) -> str:
+def _epitaph(job_id: str, deaths: int, lost: WorkerLoss) -> str:
     how = f"The worker died {deaths} times without getting further; the last time it" if deaths > 1 else "The worker"
     return f"{how} {lost.reason}: {lost.advice or f'`kastor jobs logs {job_id}` shows what it printed'}."

@@ -9,10 +9,10 @@ from kastor.domain.dataset_limits import DEFAULT_PROFILE
 from kastor.domain.errors import InvalidArgument, NotFound
 from kastor.domain.file import FILES
 from kastor.domain.permission import Principal, Role
-from kastor.jobs.files import FileService
-from kastor.jobs.requests import NewDataset, NewTuning
-from kastor.jobs.service import TuningService
-from kastor.jobs.views import Tuning
+from kastor.services.files import FileService
+from kastor.services.tuning import TuningService
+from kastor.services.tuning_request import NewDataset, NewTuning
+from kastor.services.views import TunedModelView
 from kastor.store.blobs.job_files import JobFiles, reading_errors
 
 
@@ -36,7 +36,7 @@ class DatasetService:
         *,
         profile: str | None = None,
         media_folder: str | None = None,
-    ) -> Tuning:
+    ) -> TunedModelView:
         """A tuned model whose job is queued; its rows are judged when the job begins.
 
         `dataset` is `files/…` or a path on the server; `media_folder`, where the relative names of its media begin, is
@@ -69,7 +69,7 @@ class DatasetService:
             DataLoss: it cannot be read.
 
         """
-        self._tuning.require(job_id, caller, Role.WRITER)
+        self._tuning.authorized_job(job_id, caller, Role.WRITER)
         try:
             with reading_errors("report", job_id):
                 return self._blobs.report(job_id).read_bytes()

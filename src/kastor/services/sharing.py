@@ -19,8 +19,8 @@ from kastor.domain.permission import (
     validated_email,
 )
 from kastor.domain.tuned_model import TunedModel, random_model_id
-from kastor.jobs.access import Access
-from kastor.jobs.views import Page
+from kastor.services.access import ModelAccess
+from kastor.services.views import Page
 from kastor.store.grants import GrantStore
 
 EMAIL = "emailAddress"
@@ -38,7 +38,7 @@ class NewGrant:
 class SharingService:
     """Every use case of sharing; safe to use from several threads at once."""
 
-    def __init__(self, *, access: Access, grants: GrantStore, clock: Callable[[], datetime]) -> None:
+    def __init__(self, *, access: ModelAccess, grants: GrantStore, clock: Callable[[], datetime]) -> None:
         self._access = access
         self._grants = grants
         self._clock = clock

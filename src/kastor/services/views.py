@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class TunedModelView:
     """A tuned model with the job that makes it."""
 
     model: TunedModel

@@ -38,10 +38,10 @@ OWN_FILE = re.compile(rf"https?://[^/?#]+/v1[a-z0-9]*/(?P<name>{FILES}[a-z0-9-]+
 """The address that an upload was answered with. Whoever reaches this server by another name means the same file."""
 
 
-class Eyes(Protocol):
+class MediaInspector(Protocol):
     """What looks at media, wherever it does so."""
 
-    def look(
+    def inspect(
         self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
     ) -> Mapping[Media, InspectionResult]:
         """What each medium is, or why it cannot be used; `max_bytes` and `max_s` are for fetching one of them.
@@ -55,14 +55,14 @@ class Eyes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sights:
+class PromptMediaResolver:
     """Looks at the media of prompts, within limits."""
 
-    eyes: Eyes
+    eyes: MediaInspector
     path_of: Callable[[str, Principal], Path]  # of an uploaded file, for who may see it
     limits: Limits
 
-    def of(
+    def resolve(
         self,
         prompt: Prompt,
         vision: VisionSpec | None,
@@ -93,7 +93,7 @@ class Sights:
         prompt = as_then.completed(prompt)
         named = {one: as_then.sampled(_named(one)) for one in media}
         limits = self.limits
-        found = self.eyes.look(
+        found = self.eyes.inspect(
             tuple(named.values()),
             lambda name: self.path_of(name, caller),
             max_bytes=limits.max_media_bytes,

@@ -15,7 +15,7 @@ from kastor.domain.tuned_model import TunedModel
 from kastor.store.models import ModelStore
 
 
-class Access:
+class ModelAccess:
     """Finds tuned models for callers."""
 
     def __init__(self, models: ModelStore) -> None:

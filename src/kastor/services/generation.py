@@ -16,25 +16,25 @@ from kastor.domain.permission import Principal
 from kastor.domain.request_limits import Limits
 from kastor.domain.tools import parse_declarations
 from kastor.domain.tuned_model import MODEL_STATE, TUNED, ModelState, TunedModel
-from kastor.jobs.access import Access
-from kastor.jobs.asks import (
-    Ask,
-    PromptSupport,
-    call_form,
-    check_functions,
-    check_tuned,
-    check_tuned_prompt,
-    model_sampling,
-    sampling,
-)
-from kastor.jobs.shown import Sights, media_tokens
-from kastor.jobs.trained_prompts import TrainedPrompts
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.models.chat.tool_parser import parse_tool_calls
+from kastor.services.access import ModelAccess
+from kastor.services.generation_request import (
+    GenerationParams,
+    PromptSupport,
+    default_sampling,
+    forced_call_format,
+    resolve_sampling,
+    validate_functions,
+    validate_tuned_prompt,
+    validate_tuned_request,
+)
+from kastor.services.prompt_media import PromptMediaResolver, media_tokens
+from kastor.services.trained_prompts import TrainedPromptKinds
 from kastor.store.jobs import JobStore
 
 
-class Generator(Protocol):
+class Engine(Protocol):
     """What generates: an engine, wherever it runs."""
 
     def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
@@ -45,7 +45,7 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GenerationStream:
     """An answer on its way, with all its candidates; `base` is what really generates it."""
 
     base: BaseModel
@@ -54,7 +54,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class TokenCounts:
     """How many tokens a prompt has, and how many of them are pictures, by the kind of what they come from."""
 
     total: int
@@ -67,14 +67,14 @@ class GenerationService:
     def __init__(
         self,
         *,
-        access: Access,
+        access: ModelAccess,
         jobs: JobStore,
         catalog: Catalog,
-        generator: Generator,
+        generator: Engine,
         limits: Limits,
-        sights: Sights,
+        sights: PromptMediaResolver,
         trained: abc.Callable[[str], SamplingRecord | None],
-        prompts: TrainedPrompts,
+        prompts: TrainedPromptKinds,
         check_base: abc.Callable[[BaseModel], None] = lambda base: None,
     ) -> None:
         """`trained` says how a tuned model was shown media, by the id of its job; `prompts`, what else it was given.
@@ -105,7 +105,7 @@ class GenerationService:
         """
         return self._catalog.base(name)
 
-    def stream(self, name: str, ask: Ask, caller: Principal) -> Answer:
+    def stream(self, name: str, ask: GenerationParams, caller: Principal) -> GenerationStream:
         """An answer by the base model `models/…` or the tuned model `tunedModels/…`; made as its chunks are read.
 
         Raises:
@@ -119,26 +119,26 @@ class GenerationService:
         if name.startswith(TUNED):
             model, job = self._asked_model(name, ask, caller)
             base, adapter, rendering = self._catalog.base(job.spec.base_model), job.id, job.spec.rendering
-            default = model_sampling(model, base.sampling)
+            default = default_sampling(model, base.sampling)
         else:
             base, adapter, rendering = self._catalog.base(name), None, Rendering.PUBLISHED
             default = base.sampling
         self._check_base(base)
         style = base.family.functions
-        check_functions(ask.prompt, style, base.name)
-        chosen = sampling(ask, default, base.output_token_limit)
+        validate_functions(ask.prompt, style, base.name)
+        chosen = resolve_sampling(ask, default, base.output_token_limit)
         if style is not None and ask.must_call:
-            chosen = replace(chosen, form=call_form(ask.must_call, style))
+            chosen = replace(chosen, form=forced_call_format(ask.must_call, style))
         vision = base.family.vision
-        shown = self._sights.of(ask.prompt, vision, base.name, caller, self._as_trained(adapter, name))
+        shown = self._sights.resolve(ask.prompt, vision, base.name, caller, self._as_trained(adapter, name))
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown, rendering)
         chunks = _chunks_of(name, self._generator.stream(request))
         if style is not None and ask.prompt.tools:
             names = {one.name for one in parse_declarations(ask.prompt.tools)}
             chunks = parse_tool_calls(chunks, style, names, must_call=ask.prompt.must_call)
-        return Answer(base, chunks, media_tokens(ask.prompt, shown))
+        return GenerationStream(base, chunks, media_tokens(ask.prompt, shown))
 
-    def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> Counted:
+    def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> TokenCounts:
         """How many tokens the prompt is for the model.
 
         Raises:
@@ -151,15 +151,15 @@ class GenerationService:
         if name.startswith(TUNED):
             model = self._access.model(name.removeprefix(TUNED), caller)
             spec = self._jobs.get(model.job_id).spec
-            check_tuned_prompt(prompt, self._support(model, spec), self._limits)
+            validate_tuned_prompt(prompt, self._support(model, spec), self._limits)
             adapter, base_name, rendering = model.job_id, spec.base_model, spec.rendering
         base = self._catalog.base(base_name)
         self._check_base(base)
-        check_functions(prompt, base.family.functions, base.name)
+        validate_functions(prompt, base.family.functions, base.name)
         vision = base.family.vision
-        shown = self._sights.of(prompt, vision, base.name, caller, self._as_trained(adapter, name))
+        shown = self._sights.resolve(prompt, vision, base.name, caller, self._as_trained(adapter, name))
         total = self._generator.count_tokens(base.id, prompt, shown, rendering)
-        return Counted(total, media_tokens(prompt, shown))
+        return TokenCounts(total, media_tokens(prompt, shown))
 
     def _as_trained(self, adapter: str | None, name: str) -> abc.Callable[[], SamplingRecord | None]:
         def trained() -> SamplingRecord | None:
@@ -170,15 +170,15 @@ class GenerationService:
 
         return trained
 
-    def _asked_model(self, name: str, ask: Ask, caller: Principal) -> tuple[TunedModel, TuningJob]:
+    def _asked_model(self, name: str, ask: GenerationParams, caller: Principal) -> tuple[TunedModel, TuningJob]:
         model = self._access.model(name.removeprefix(TUNED), caller)
         job = self._jobs.get(model.job_id)
         require_active(model, job)
-        check_tuned(ask, self._support(model, job.spec), self._limits)
+        validate_tuned_request(ask, self._support(model, job.spec), self._limits)
         return model, job
 
     def _support(self, model: TunedModel, spec: TuningSpec) -> PromptSupport:
-        return PromptSupport(model.name, spec.file is not None, lambda: self._prompts.of(model))
+        return PromptSupport(model.name, spec.file is not None, lambda: self._prompts.get(model))
 
 
 def _chunks_of(name: str, chunks: abc.Generator[Chunk, None, None]) -> abc.Generator[Chunk, None, None]:

@@ -16,8 +16,8 @@ from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.job import AdapterShape, DatasetFile, Rendering, RequestedHyperparameters
 from kastor.domain.request_limits import Limits
 from kastor.domain.tuned_model import TunedModel
-from kastor.jobs.asks import sampling_violations
 from kastor.models.catalog import BaseModel
+from kastor.services.generation_request import sampling_violations
 
 EXAMPLES = "tuningTask.trainingData.examples.examples"
 NO_EXAMPLES = (
@@ -58,7 +58,7 @@ class NewTuning:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class TuningStart:
     """What a job begins with."""
 
     base: BaseModel

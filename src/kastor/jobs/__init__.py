@@ -1,1 +1,0 @@
-"""Use cases of tuning jobs, and the scheduler that runs them."""

@@ -1,0 +1,1 @@
+"""What the API can do, apart from any dialect of it."""
