@@ -24,7 +24,7 @@ from kastor.models.load import compute_threads, load_base
 from kastor.settings import load_settings
 from kastor.training.loop import Trainer
 from kastor.training.lora import add_lora
-from kastor.worker.certify import certified
+from kastor.worker.certify import certify_adapter
 
 BASE = "smollm2-135m-instruct"
 PAIRS = (
@@ -49,7 +49,9 @@ def adapter(base: BaseModel, folder: Path, chance: random.Random) -> tuple[str, 
     with tempfile.TemporaryDirectory() as place:
         model.save_pretrained(place)
         began = time.process_time()
-        proof = certified(model, examples, None, renderer, Path(place), base_model=base.id, seed=1, heed=lambda: None)
+        proof = certify_adapter(
+            model, examples, None, renderer, Path(place), base_model=base.id, seed=1, heed=lambda: None
+        )
     return f"{len(pairs)} pairs, {steps} steps, rank {rank}, {rate:.1e}", proof, time.process_time() - began
 
 

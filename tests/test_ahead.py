@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-from kastor.worker.ahead import Ahead
+from kastor.worker.pipeline.prefetch_queue import BackgroundPrefetcher
 
 
 class Numbers:
@@ -30,14 +30,14 @@ class Numbers:
 
 def test_everything_comes_in_order() -> None:
     numbers = Numbers(100)
-    with Ahead(numbers.run(), most=3) as taken:
+    with BackgroundPrefetcher(numbers.run(), most=3) as taken:
         assert list(taken) == list(range(100))
     assert numbers.closed.is_set()
 
 
 def test_no_more_is_made_ahead_than_was_said_and_an_early_end_closes_what_makes_it() -> None:
     numbers = Numbers(1_000_000)
-    with Ahead(numbers.run(), most=3) as taken:
+    with BackgroundPrefetcher(numbers.run(), most=3) as taken:
         assert [next(taken), next(taken)] == [0, 1]
         assert numbers.made <= 2 + 3 + 2  # taken, in the queue, in the hand
     assert numbers.closed.wait(5)
@@ -47,7 +47,7 @@ def test_no_more_is_made_ahead_than_was_said_and_an_early_end_closes_what_makes_
 def test_an_error_is_raised_after_what_was_made_before_it() -> None:
     numbers = Numbers(2, OSError("full"))
     seen = []
-    with pytest.raises(OSError, match="full"), Ahead(numbers.run(), most=5) as taken:
+    with pytest.raises(OSError, match="full"), BackgroundPrefetcher(numbers.run(), most=5) as taken:
         for number in taken:
             seen.append(number)
     assert numbers.closed.is_set()
@@ -56,7 +56,7 @@ def test_an_error_is_raised_after_what_was_made_before_it() -> None:
 
 def test_an_error_of_whoever_takes_ends_the_thread() -> None:
     numbers = Numbers(1_000_000)
-    with pytest.raises(KeyError), Ahead(numbers.run(), most=3) as taken:
+    with pytest.raises(KeyError), BackgroundPrefetcher(numbers.run(), most=3) as taken:
         next(taken)
         raise KeyError
     assert numbers.closed.wait(5)

@@ -18,7 +18,7 @@ from kastor.models.chat.render import RenderedExample
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
 from kastor.training.projector_init import MIN_OBSERVATIONS, collect_observations
-from kastor.worker import sight
+from kastor.worker import vision_setup
 from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
 
@@ -84,20 +84,20 @@ def test_random_layers_begin_small_beside_what_single_pictures_tell_and_in_full_
     sizes = [float(adapter(place, job, PROJECTOR_FILE)["scale"]) for job in ("job1", "job2")]
     table = load_file(place.settings.data_dir / "base" / "model.safetensors")["model.embed_tokens.weight"]
     # the worker measures the table in the dtype that it trains in: bf16 rounds a value by 2**-8 of itself at most
-    assert sizes == pytest.approx([sight.BESIDE * float(table.std()), float(table.std())], rel=2**-8)
+    assert sizes == pytest.approx([vision_setup.BESIDE * float(table.std()), float(table.std())], rel=2**-8)
 
 
 def test_of_many_rows_about_few_pictures_only_some_are_read_for_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sight, "LOOKED_AT", 50)
+    monkeypatch.setattr(vision_setup, "LOOKED_AT", 50)
     asked_of: list[int] = []
 
     def watched(examples: Sequence[RenderedExample], *rest: Any) -> Any:
         asked_of.append(len(examples))
         return collect_observations(examples, *rest)
 
-    monkeypatch.setattr(sight, "observed", watched)
+    monkeypatch.setattr(vision_setup, "observed", watched)
     text = {"contents": [{"role": r, "parts": [{"text": "?"}]} for r in ("user", "model")]}
     place.add_file([*rows(place, NUM_ROWS) * 3, *[text] * 40], "job1", asked=RequestedHyperparameters(1, 80, 0.001))
     assert place.work(place.claim()) == 0

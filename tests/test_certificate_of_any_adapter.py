@@ -26,12 +26,12 @@ from kastor.training.lora import add_lora, remove_lora
 from kastor.training.loss import target_logprobs
 from kastor.training.packing import pack
 from kastor.worker.certify import (
-    certified,
+    certify_adapter,
     certify_checkpoint,
     golden_examples,
     golden_rows_in_fp32,
     golden_rows_module_by_module,
-    trained_deltas,
+    lora_deltas,
 )
 from tiny import tiny_base
 
@@ -65,7 +65,7 @@ class Tuned:
     folder: Path
 
     def certified(self, *, in_fp32: bool = True) -> Certificate:
-        return certified(
+        return certify_adapter(
             self.model,
             self.examples,
             None,
@@ -156,7 +156,7 @@ def test_a_layer_that_is_computed_otherwise_is_caught_where_bf16_would_hide_it(
 ) -> None:
     """The trainer's side is harmed after its tensors were saved and remembered: only the numbers can tell."""
     made = tuned(base_folder, tmp_path / "adapter", steps=8, rate=3e-3)
-    deltas = trained_deltas(made.model)
+    deltas = lora_deltas(made.model)
     use_stock_layers(made.model)
     fault(made.model)
     golden, _ = golden_rows_in_fp32(made.model, golden_examples(made.examples, seed=0))

@@ -11,8 +11,8 @@ from kastor.domain.content import SupervisedTurns
 from kastor.domain.job import State
 from kastor.models.catalog import load_catalog
 from kastor.models.chat.render import Renderer
-from kastor.worker.judging import Judging
-from kastor.worker.ownership import Ownership
+from kastor.worker.lease import JobLease
+from kastor.worker.pipeline.validate import JobDatasetValidation
 from worker_place import Place
 
 
@@ -108,11 +108,11 @@ def test_a_settled_job_is_not_judged_again(place: Place) -> None:
     place.work(job)
     settled = place.jobs.get("job1").spec
     place.blobs.source("job1").unlink()  # it cannot be
-    ownership = Ownership(place.jobs, job, beat_every_s=1)
-    judging = Judging(place.settings, replace(job, spec=settled), place.blobs, ownership)
+    ownership = JobLease(place.jobs, job, beat_every_s=1)
+    judging = JobDatasetValidation(place.settings, replace(job, spec=settled), place.blobs, ownership)
     base = load_catalog(place.settings.catalog_file).base("tiny")
     renderer = Renderer.open(place.settings.data_dir / "base", base.family)
-    assert judging.settled(base, renderer) == settled
+    assert judging.validated(base, renderer) == settled
 
 
 def test_a_csv_is_read_by_its_ending(place: Place) -> None:

@@ -25,9 +25,9 @@ from kastor.store.blobs.checkpoint_folder import CheckpointFolder
 from kastor.store.blobs.manifests import STATE_FILE
 from kastor.store.models import ModelStore
 from kastor.training import checkpoints as checkpoints_module
-from kastor.worker import steps
-from kastor.worker.outcome import work
-from kastor.worker.ownership import Ownership
+from kastor.worker import run
+from kastor.worker.lease import JobLease
+from kastor.worker.outcome import run_job
 from small_disk import fill, needs_mount, small_disk
 from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
@@ -52,7 +52,7 @@ def assert_same_bits(place: Place, one: str, other: str) -> None:
     assert losses[0] == losses[1]
 
 
-class ToldToStop(Ownership):
+class ToldToStop(JobLease):
     """A worker's hold on its job that is told to stop after a step, as by SIGTERM."""
 
     def __init__(self, place: Place, job: TuningJob, step: int) -> None:
@@ -146,7 +146,7 @@ def test_a_disk_full_at_a_checkpoint_and_at_publishing_makes_the_job_wait(
         sync(path)
 
     monkeypatch.setattr(checkpoints_module, "_fsync", full_for_a_while)
-    monkeypatch.setattr(steps, "ROOM_WAIT_S", 0.05)
+    monkeypatch.setattr(run, "ROOM_WAIT_S", 0.05)
     assert place.work(place.claim()) == 0
     job = place.jobs.get("full")
     assert (job.state, job.attempt, job.deaths) == (State.SUCCEEDED, 1, 0)
@@ -225,7 +225,7 @@ def test_a_disk_full_before_training_sends_the_job_back_to_the_queue_with_a_note
     place.add()
     job = place.claim()
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "load_base", full)
+        patched.setattr(run, "load_base", full)
         patched.setattr("kastor.worker.outcome.FULL_WAIT_S", 0.2)
         assert place.work(job) == os.EX_TEMPFAIL
     queued = place.jobs.get("job1")
@@ -249,7 +249,7 @@ def test_too_little_room_for_the_base_sends_the_job_back_to_the_queue_and_says_h
     job = place.claim()
     monkeypatch.setattr("kastor.worker.outcome.FULL_WAIT_S", 0.2)
     folders = place.settings.data_dir, place.settings.cache_dir
-    assert work(fetch, Ownership(place.jobs, job, beat_every_s=1), *folders) == os.EX_TEMPFAIL
+    assert run_job(fetch, JobLease(place.jobs, job, beat_every_s=1), *folders) == os.EX_TEMPFAIL
     queued = place.jobs.get("job1")
     assert (queued.state, queued.deaths, queued.error) == (State.QUEUED, 0, None)
     said = events(place, "job1")

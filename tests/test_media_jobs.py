@@ -19,8 +19,8 @@ from kastor.models.catalog import load_catalog
 from kastor.models.chat.render import Renderer
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
-from kastor.worker.judging import Judging
-from kastor.worker.ownership import Ownership
+from kastor.worker.lease import JobLease
+from kastor.worker.pipeline.validate import JobDatasetValidation
 from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
 
@@ -154,7 +154,9 @@ def judged(place: Place) -> TuningJob:
     job = place.claim()
     base = load_catalog(place.settings.catalog_file).base("tiny")
     renderer = Renderer.open(place.settings.data_dir / "base", base.family)
-    Judging(place.settings, job, place.blobs, Ownership(place.jobs, job, beat_every_s=1)).settled(base, renderer)
+    JobDatasetValidation(place.settings, job, place.blobs, JobLease(place.jobs, job, beat_every_s=1)).validated(
+        base, renderer
+    )
     return place.jobs.get("job1")
 
 

@@ -26,9 +26,9 @@ from kastor.models.chat.render import Renderer
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
 from kastor.training.packing import epoch_order
-from kastor.worker.judging import Judging
-from kastor.worker.keeping import Choice, Measured
-from kastor.worker.ownership import Ownership
+from kastor.worker.lease import JobLease
+from kastor.worker.pipeline.cache_policy import CacheDecision, FeatureCost
+from kastor.worker.pipeline.validate import JobDatasetValidation
 from waiting import wait_until
 from worker_place import Place, adapter, run_until, scheduler_of
 
@@ -219,7 +219,9 @@ def test_a_medium_that_went_after_it_was_trained_on_ends_a_resumed_job(place: Pl
     base = load_catalog(place.settings.catalog_file).base("tiny")
     renderer = Renderer.open(place.settings.data_dir / "base", base.family)
     job = place.claim()
-    Judging(place.settings, job, place.blobs, Ownership(place.jobs, job, beat_every_s=1)).settled(base, renderer)
+    JobDatasetValidation(place.settings, job, place.blobs, JobLease(place.jobs, job, beat_every_s=1)).validated(
+        base, renderer
+    )
     done = place.blobs.checkpoints("job1")
     place.blobs.checkpoints("job2").mkdir()
     epoch_ends = sorted(done.iterdir())
@@ -239,7 +241,9 @@ def judged(place: Place, job_id: str) -> TuningJob:
     job = place.claim()
     base = load_catalog(place.settings.catalog_file).base("tiny")
     renderer = Renderer.open(place.settings.data_dir / "base", base.family)
-    Judging(place.settings, job, place.blobs, Ownership(place.jobs, job, beat_every_s=1)).settled(base, renderer)
+    JobDatasetValidation(place.settings, job, place.blobs, JobLease(place.jobs, job, beat_every_s=1)).validated(
+        base, renderer
+    )
     return place.jobs.get(job_id)
 
 
@@ -302,8 +306,8 @@ def test_what_was_kept_and_changed_on_the_disk_is_made_again_to_the_same_bits_an
     same_bits(place, "job1", "job2")
 
 
-def unkept() -> Choice:
-    return Choice.by_rule(Measured(1.0, 2.0, 1 << 20), num_reads=2, num_pictures=12, room_bytes=1 << 40)
+def unkept() -> CacheDecision:
+    return CacheDecision.by_rule(FeatureCost(1.0, 2.0, 1 << 20), num_reads=2, num_pictures=12, room_bytes=1 << 40)
 
 
 def num_stored(place: Place, folder: str) -> int:
@@ -321,7 +325,7 @@ def test_features_that_are_not_worth_their_bytes_are_made_again_at_each_step_to_
     place.add_file(rows, "job2", asked=TWICE)
     assert place.work(place.claim()) == 0
     same_bits(place, "job1", "job2")
-    choice = Choice.decoded(json.loads(place.blobs.features("job2").read_bytes()))
+    choice = CacheDecision.decoded(json.loads(place.blobs.features("job2").read_bytes()))
     assert (choice.num_pictures, choice.num_reads) == (12, 2)
     assert choice.measured.num_bytes == 64 * 12 * 2  # tokens, channels, half precision
     assert choice.said in said(place, "job2")

@@ -12,8 +12,8 @@ from kastor.executors.local import LocalWorkerExit
 from kastor.services.scheduler import classify_exit
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
-from kastor.worker.outcome import DATABASE_GONE, work
-from kastor.worker.ownership import Ownership
+from kastor.worker.lease import JobLease
+from kastor.worker.outcome import DATABASE_GONE, run_job
 from making import make_job, make_model, make_snapshot
 
 
@@ -30,12 +30,12 @@ class Flaky(JobStore):
         return super().record_step(job_id, attempt, snapshot)
 
 
-def owned(database: Database, *, failures: int, patience_s: float) -> tuple[JobStore, Ownership]:
+def owned(database: Database, *, failures: int, patience_s: float) -> tuple[JobStore, JobLease]:
     jobs, job = Flaky(database, failures), make_job()
     jobs.add(job, make_model(job))
     claimed = jobs.claim(at=datetime.now(UTC), max_active=1)
     assert claimed is not None
-    return jobs, Ownership(jobs, claimed, beat_every_s=60, patience_s=patience_s)
+    return jobs, JobLease(jobs, claimed, beat_every_s=60, patience_s=patience_s)
 
 
 @pytest.fixture(name="data_dir")
@@ -51,7 +51,7 @@ def test_a_short_absence_of_the_database_costs_the_job_nothing(sqlite_database: 
         ownership.record(make_snapshot(1))
         return True
 
-    assert work(run, ownership, data_dir) == 0
+    assert run_job(run, ownership, data_dir) == 0
     assert jobs.get("job1").state is State.SUCCEEDED
     assert [snapshot.step for snapshot in jobs.snapshots("job1")] == [1]
 
@@ -64,6 +64,6 @@ def test_a_long_one_ends_the_worker_and_leaves_the_job_to_be_resumed(sqlite_data
         ownership.record(make_snapshot(1))
         return True
 
-    assert work(run, ownership, data_dir) == DATABASE_GONE
+    assert run_job(run, ownership, data_dir) == DATABASE_GONE
     assert jobs.get("job1").state is State.RUNNING
     assert classify_exit(LocalWorkerExit("job1", 1, DATABASE_GONE, ())).died is False

@@ -18,7 +18,7 @@ from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import add_lora, remove_lora
 from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import pack
-from kastor.worker.certify import golden_examples, golden_rows_in_fp32, trained_deltas
+from kastor.worker.certify import golden_examples, golden_rows_in_fp32, lora_deltas
 
 TOOLS = '[{"functionDeclarations":[{"name":"next","parameters":{"type":"OBJECT","properties":{}}}]}]'
 
@@ -119,7 +119,7 @@ def test_it_overfits_in_twenty_steps_and_is_served_as_it_was_trained(
     assert reports[-1].mean_loss < 0.2 * reports[0].mean_loss
     model.save_pretrained(tmp_path / "adapter")
     golden, _ = golden_rows_in_fp32(model, golden_examples(rows, seed=0))
-    deltas = trained_deltas(model)
+    deltas = lora_deltas(model)
     served = ServedAdapter.open(remove_lora(model), renderer, tmp_path / "adapter")
     proof = certify(served, golden, deltas, tmp_path / "adapter", base_model="tiny")
     assert proof.tolerance == EXACT

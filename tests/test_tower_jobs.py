@@ -25,9 +25,9 @@ from kastor.models.download import TOWER_FILE
 from kastor.models.load import load_base
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
-from kastor.worker.outcome import work
-from kastor.worker.ownership import Ownership
-from kastor.worker.steps import Steps
+from kastor.worker.lease import JobLease
+from kastor.worker.outcome import run_job
+from kastor.worker.run import JobRunner
 from worker_place import Place, adapter
 
 TRAINED = ("adapter_model.safetensors", PROJECTOR_FILE, TOWER_FILE)
@@ -83,7 +83,7 @@ def test_the_tower_is_part_of_what_is_published_and_no_features_are_kept(place: 
     assert "pictures: 5 of 5 pictures" in said and "served as trained" in said
 
 
-class Stopping(Ownership):
+class Stopping(JobLease):
     """Is asked to stop after the third step."""
 
     def record(self, snapshot: StepMetrics) -> None:
@@ -96,7 +96,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Place) -> None:
     place.add_file(ROWS, "stopped", asked=ASKED, train_tower=True)
     job = place.claim()
     ownership = Stopping(place.jobs, job, beat_every_s=1)
-    assert work(Steps(place.settings, job, place.blobs, ownership).run, ownership, place.settings.data_dir) == 75
+    assert run_job(JobRunner(place.settings, job, place.blobs, ownership).run, ownership, place.settings.data_dir) == 75
     assert place.jobs.get("stopped").completed_steps == 3
     assert place.work(place.claim()) == 0
     assert place.jobs.get("stopped").state is State.SUCCEEDED, place.jobs.get("stopped").error

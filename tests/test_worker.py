@@ -15,8 +15,8 @@ import torch
 from kastor.domain.job import State
 from kastor.executors.local import LocalExecutor
 from kastor.settings import environment
-from kastor.worker.outcome import failure
-from kastor.worker.ownership import SUPERSEDED
+from kastor.worker.lease import SUPERSEDED
+from kastor.worker.outcome import job_error
 from worker_place import PAIRS, Place, adapter, run_until, scheduler_of
 
 
@@ -147,7 +147,7 @@ def test_what_cannot_work_fails_the_job_with_one_sentence(place: Place, harm: st
     ],
 )
 def test_every_failure_becomes_one_sentence(error: Exception, said: str) -> None:
-    message = failure(error, Path("/data")).message
+    message = job_error(error, Path("/data")).message
     assert said in message
     assert "\n" not in message
 

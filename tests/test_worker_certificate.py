@@ -15,10 +15,10 @@ from kastor.domain.job import State, TuningJob
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import Renderer
 from kastor.training.loss import use_packed_attention
-from kastor.worker.certify import certified
-from kastor.worker.outcome import work
-from kastor.worker.ownership import Ownership
-from kastor.worker.steps import Steps
+from kastor.worker.certify import certify_adapter
+from kastor.worker.lease import JobLease
+from kastor.worker.outcome import run_job
+from kastor.worker.run import JobRunner
 from small_training import examples, tuned_model
 from tiny import tiny_base
 from worker_place import Place, adapter
@@ -31,7 +31,7 @@ def a_place(tmp_path: Path) -> Iterator[Place]:
     place.database.close()
 
 
-class Meddled(Ownership):
+class Meddled(JobLease):
     """Lets something happen the first time that the certificate looks for requests."""
 
     happening: Callable[[], object] | None = None
@@ -40,13 +40,13 @@ class Meddled(Ownership):
         happening, self.happening = self.happening, None
         if happening is not None:
             happening()
-        super().heed()
+        super().raise_if_cancelled()
 
 
 def work_while(place: Place, job: TuningJob, happening: Callable[[], object]) -> int:
     ownership = Meddled(place.jobs, job, beat_every_s=1)
     ownership.happening = happening
-    return work(Steps(place.settings, job, place.blobs, ownership).run, ownership, place.settings.data_dir)
+    return run_job(JobRunner(place.settings, job, place.blobs, ownership).run, ownership, place.settings.data_dir)
 
 
 def unfinished(place: Place) -> Path:
@@ -155,4 +155,6 @@ def test_a_full_memory_is_said_with_the_length_of_the_examples(tmp_path: Path) -
 
     model.get_decoder().register_forward_pre_hook(refuse)
     with pytest.raises(ResourceExhausted, match="trained, on examples of up to 20 tokens: close other programs"):
-        certified(model, examples((7, 20)), None, renderer, tmp_path, base_model="tiny", seed=1, heed=lambda: None)
+        certify_adapter(
+            model, examples((7, 20)), None, renderer, tmp_path, base_model="tiny", seed=1, heed=lambda: None
+        )

@@ -27,9 +27,9 @@ from kastor.settings import Settings
 from kastor.store.blobs.job_files import DATASET, SOURCE, JobFiles
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
-from kastor.worker.outcome import work
-from kastor.worker.ownership import Ownership
-from kastor.worker.steps import Steps
+from kastor.worker.lease import JobLease
+from kastor.worker.outcome import run_job
+from kastor.worker.run import JobRunner
 from making import make_job, make_model
 from tiny import tiny_base, tiny_seeing_base
 from tiny_catalog import tiny_catalog
@@ -126,10 +126,10 @@ class Place:
         assert job is not None
         return job
 
-    def work(self, job: TuningJob, ownership: Ownership | None = None) -> int:
-        ownership = ownership or Ownership(self.jobs, job, beat_every_s=1)
-        return work(
-            Steps(self.settings, job, self.blobs, ownership).run,
+    def work(self, job: TuningJob, ownership: JobLease | None = None) -> int:
+        ownership = ownership or JobLease(self.jobs, job, beat_every_s=1)
+        return run_job(
+            JobRunner(self.settings, job, self.blobs, ownership).run,
             ownership,
             self.settings.data_dir,
             self.settings.cache_dir,

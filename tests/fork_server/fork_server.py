@@ -26,7 +26,7 @@ from forked_process import MAX_FDS, import_environment
 HIGH = 600
 """Received descriptors are put at this number and above while those below are made those of the process stood for."""
 PRELOADED = (
-    "kastor.worker.steps",
+    "kastor.worker.run",
     "kastor.worker.outcome",
     "kastor.engine",
     "kastor.export.run",

@@ -18,7 +18,7 @@ from kastor.store.files import FileStore
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.models import ModelStore
-from kastor.worker.media import uploads
+from kastor.worker.media_config import upload_resolver
 from making import SPEC, make_job, make_model
 
 ADA, MALLORY = Principal("ada@example.org"), Principal("mallory@example.org")
@@ -57,7 +57,7 @@ def test_the_files_of_the_new_owner_of_a_model_are_closed_to_its_job(
     settings: Settings, sqlite_database: Database
 ) -> None:
     private = upload(settings, sqlite_database, ADA, "private")
-    path_of = uploads(settings, transferred(sqlite_database, MALLORY, ADA))
+    path_of = upload_resolver(settings, transferred(sqlite_database, MALLORY, ADA))
     with pytest.raises(PermissionDenied):
         path_of(private)
 
@@ -66,14 +66,14 @@ def test_a_job_goes_on_reading_its_creators_files_when_its_model_was_given_away(
     settings: Settings, sqlite_database: Database
 ) -> None:
     own = upload(settings, sqlite_database, ADA, "own")
-    path_of = uploads(settings, transferred(sqlite_database, ADA, MALLORY))
+    path_of = upload_resolver(settings, transferred(sqlite_database, ADA, MALLORY))
     assert path_of(own).read_bytes() == ADA.email.encode()
 
 
 def test_a_job_whose_creator_is_unknown_reads_no_files(settings: Settings, sqlite_database: Database) -> None:
     private = upload(settings, sqlite_database, ADA, "private")
     with pytest.raises(PermissionDenied):
-        uploads(settings, make_job("old", creator=""))(private)
+        upload_resolver(settings, make_job("old", creator=""))(private)
 
 
 def test_jobs_of_an_older_release_have_their_models_owner_as_creator(empty_database_url: str) -> None:

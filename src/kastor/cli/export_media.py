@@ -11,7 +11,7 @@ from kastor.export.golden import GoldenJobFiles
 from kastor.media.fetch import Fetcher
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
-from kastor.worker.media import media_cache, places, uploads, url_guard
+from kastor.worker.media_config import allowed_media_sources, media_cache, upload_resolver, url_guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def golden_media(settings: Settings, job: TuningJob) -> Iterator[Found]:
     cache = media_cache(settings)
     uploaded = None
     with suppress(NotFound):  # the model was deleted, and with it whose uploads these are
-        uploaded = uploads(settings, job)
+        uploaded = upload_resolver(settings, job)
     with closing(cache.lease("export")) as lease:
-        allowed, guard = places(settings, job.spec.file), url_guard(settings)
+        allowed, guard = allowed_media_sources(settings, job.spec.file), url_guard(settings)
         fetcher = Fetcher(cache, lease, allowed, guard=guard, uploads=uploaded)
         for media, planned in shown:
             try:

@@ -24,8 +24,8 @@ from kastor.settings import Settings, load_settings
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import open_database
 from kastor.store.jobs import JobStore
-from kastor.worker.outcome import work
-from kastor.worker.ownership import SUPERSEDED, Ownership
+from kastor.worker.lease import SUPERSEDED, JobLease
+from kastor.worker.outcome import run_job
 
 BEATS_PER_TIMEOUT = 5
 
@@ -49,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     job = jobs.get(job_id)
     if job.attempt != attempt:
         sys.exit(SUPERSEDED)
-    ownership = Ownership(jobs, job, beat_every_s=settings.heartbeat_timeout_s / BEATS_PER_TIMEOUT)
+    ownership = JobLease(jobs, job, beat_every_s=settings.heartbeat_timeout_s / BEATS_PER_TIMEOUT)
     ownership.start()
     if not given.spare:
         _end_with_parent(given.parent_fd)
-    sys.exit(work(lambda: _run(settings, job, ownership), ownership, settings.data_dir, settings.cache_dir))
+    sys.exit(run_job(lambda: _run(settings, job, ownership), ownership, settings.data_dir, settings.cache_dir))
 
 
 def _end_with_parent(parent_fd: int | None) -> None:
@@ -80,17 +80,17 @@ def _awaited(parent_fd: int | None) -> tuple[str, int]:
 def _load() -> None:
     """Import what is heavy; a sixth of that would go into looking for garbage, of which there is none (docs/log.md)."""
     gc.disable()
-    import kastor.worker.steps  # noqa: F401
+    import kastor.worker.run  # noqa: F401
 
     gc.freeze()
     gc.enable()
 
 
-def _run(settings: Settings, job: TuningJob, ownership: Ownership) -> bool:
+def _run(settings: Settings, job: TuningJob, ownership: JobLease) -> bool:
     _load()  # only now: it can take longer than a heartbeat may be late
-    from kastor.worker.steps import Steps
+    from kastor.worker.run import JobRunner
 
-    return Steps(settings, job, JobFiles(settings.data_dir), ownership).run()
+    return JobRunner(settings, job, JobFiles(settings.data_dir), ownership).run()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from kastor.training.packing import pack
 from kastor.training.vision_inputs import Read, VisionInputs
 
 
-def certified(
+def certify_adapter(
     model: Any,  # noqa: ANN401  # peft model
     examples: Sequence[RenderedExample],
     eyes: VisionInputs | None,
@@ -78,7 +78,7 @@ def certified(
     exact = in_fp32(model)
     with out_of_memory_as(_comparing(chosen.values())):
         golden, tolerance, dtypes = _golden_rows(model, chosen, eyes, exact=exact)
-    deltas = trained_deltas(model)
+    deltas = lora_deltas(model)
     heed()
     base = remove_lora(model)
     with out_of_memory_as(_comparing(chosen.values())):
@@ -134,7 +134,9 @@ def certify_checkpoint(
     load_adapter(checkpoint, model)
     use_packed_attention(model)
     use_fused_layers(model)
-    proof = certified(model.eval(), examples, eyes, renderer, checkpoint, base_model=base_model, seed=seed, heed=heed)
+    proof = certify_adapter(
+        model.eval(), examples, eyes, renderer, checkpoint, base_model=base_model, seed=seed, heed=heed
+    )
     write_whole(checkpoint / CERTIFICATE_FILE, [proof.encoded().encode()])
     return proof
 
@@ -245,7 +247,7 @@ def _by_stored_tower(folder: Path, pixels: Read) -> Read:
 
 
 @torch.no_grad()
-def trained_deltas(model: Any) -> dict[str, LoraDelta]:  # noqa: ANN401  # as above
+def lora_deltas(model: Any) -> dict[str, LoraDelta]:  # noqa: ANN401  # as above
     """What the adapter adds to each linear layer of the base, by the layer's name there."""
     return {
         name.removeprefix("base_model.model."): LoraDelta(

@@ -12,14 +12,14 @@ from kastor.domain.job import JobError, State
 from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.security.redaction import without_folder
 from kastor.store.blobs.job_files import is_disk_full
-from kastor.worker.ownership import SUPERSEDED, DatabaseGone, Interrupted, Ownership
+from kastor.worker.lease import SUPERSEDED, DatabaseUnreachable, JobInterrupted, JobLease
 
 DATABASE_GONE = os.EX_UNAVAILABLE  # exit code
 FULL_WAIT_S = 60.0
 ROOM_BYTES = 32 * 1024**2
 
 
-def work(run: Callable[[], bool], ownership: Ownership, *folders: Path) -> int:
+def run_job(run: Callable[[], bool], ownership: JobLease, *folders: Path) -> int:
     """Run the job and write how it ended; the process's exit code.
 
     `run` is False when a request ended it early. A full disk ends no job: it waits for room in one of the `folders`,
@@ -29,7 +29,7 @@ def work(run: Callable[[], bool], ownership: Ownership, *folders: Path) -> int:
     try:
         try:
             if run():
-                ownership.move(State.SUCCEEDED)
+                ownership.transition(State.SUCCEEDED)
                 return 0
         except Superseded:
             raise
@@ -37,24 +37,24 @@ def work(run: Callable[[], bool], ownership: Ownership, *folders: Path) -> int:
             if is_disk_full(error):
                 log.exception("disk_full")
                 if isinstance(error, KastorError):  # it may say how much room is needed
-                    ownership.warn(failure(error, *folders).message)
+                    ownership.warn(job_error(error, *folders).message)
                 return _waits_for_room(ownership, [folder for folder in folders if folder.exists()])
-            ownership.move(State.FAILED, failure(error, *folders))
+            ownership.transition(State.FAILED, job_error(error, *folders))
             log.exception("job_failed")
             return 0
-    except Interrupted:
+    except JobInterrupted:
         pass  # nothing is to be saved: before the first step, or after the last
     except Superseded as error:
         log.warning("superseded", reason=error.message)
         return SUPERSEDED
-    except DatabaseGone as error:
+    except DatabaseUnreachable as error:
         log.error("database_gone", reason=str(error))
         return DATABASE_GONE
-    ownership.deafen()
+    ownership.ignore_signals()
     return _ended_early(ownership)
 
 
-def _waits_for_room(ownership: Ownership, folders: list[Path]) -> int:
+def _waits_for_room(ownership: JobLease, folders: list[Path]) -> int:
     """Back to the queue, once there is more room than now, or it may be tried again all the same."""
     enough = {folder: shutil.disk_usage(folder).free + ROOM_BYTES for folder in folders}
     ownership.await_room(
@@ -62,22 +62,22 @@ def _waits_for_room(ownership: Ownership, folders: list[Path]) -> int:
         wait_s=FULL_WAIT_S,
         room=lambda: any(shutil.disk_usage(folder).free >= num_bytes for folder, num_bytes in enough.items()),
     )
-    ownership.move(State.QUEUED, note="it is tried again on a disk that was full")
+    ownership.transition(State.QUEUED, note="it is tried again on a disk that was full")
     return os.EX_TEMPFAIL
 
 
-def _ended_early(ownership: Ownership) -> int:
+def _ended_early(ownership: JobLease) -> int:
     try:
         if not ownership.cancelled:
-            ownership.move(State.QUEUED)
+            ownership.transition(State.QUEUED)
             return os.EX_TEMPFAIL
-    except Interrupted:
+    except JobInterrupted:
         pass  # cancelled at the last moment
-    ownership.move(State.CANCELLED)
+    ownership.transition(State.CANCELLED)
     return 0
 
 
-def failure(error: Exception, *folders: Path) -> JobError:
+def job_error(error: Exception, *folders: Path) -> JobError:
     """The sentence a user reads about what ended the job; paths in `folders` are cut short."""
     if isinstance(error, KastorError):
         message = error.message

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-MOST_MB_PER_S = 64.0
+MAX_MB_PER_S = 64.0
 """Disk that a saved second may cost. A plain disk writes this much in about a second: beyond it, keeping saves none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class FeatureCost:
     """What one picture costs: its way through the tower, against having its stored features back."""
 
     tower_ms: float
@@ -22,7 +22,7 @@ class Measured:
     num_bytes: int  # of its features
 
 
-def mb_per_second(measured: Measured, num_reads: int) -> float:
+def mb_per_saved_second(measured: FeatureCost, num_reads: int) -> float:
     """Megabytes that each saved second costs when a picture is needed `num_reads` times more; infinite if none is.
 
     >>> mb_per_second(Measured(tower_ms=16.0, read_ms=1.0, num_bytes=40_960), num_reads=5)
@@ -34,7 +34,7 @@ def mb_per_second(measured: Measured, num_reads: int) -> float:
     return round(measured.num_bytes / 1e6 / saved_s, 3) if saved_s > 0 else math.inf
 
 
-def worth_keeping(measured: Measured, *, num_reads: int, num_pictures: int, room_bytes: int) -> bool:
+def should_cache(measured: FeatureCost, *, num_reads: int, num_pictures: int, room_bytes: int) -> bool:
     """Whether the features of all `num_pictures` are kept: they fit, and each saved second is worth its bytes.
 
     >>> slow, fast = Measured(16.0, 0.5, 40_960), Measured(3.0, 0.5, 2_000_000)
@@ -46,23 +46,23 @@ def worth_keeping(measured: Measured, *, num_reads: int, num_pictures: int, room
     False
     """
     fits = measured.num_bytes * num_pictures <= room_bytes
-    return fits and mb_per_second(measured, num_reads) <= MOST_MB_PER_S
+    return fits and mb_per_saved_second(measured, num_reads) <= MAX_MB_PER_S
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CacheDecision:
     """What a job does, and the numbers it was chosen by."""
 
     keep: bool
-    measured: Measured
+    measured: FeatureCost
     num_reads: int
     num_pictures: int
     room_bytes: int
 
     @classmethod
-    def by_rule(cls, measured: Measured, *, num_reads: int, num_pictures: int, room_bytes: int) -> "Choice":
+    def by_rule(cls, measured: FeatureCost, *, num_reads: int, num_pictures: int, room_bytes: int) -> "CacheDecision":
         """What the rule says."""
-        keep = worth_keeping(measured, num_reads=num_reads, num_pictures=num_pictures, room_bytes=room_bytes)
+        keep = should_cache(measured, num_reads=num_reads, num_pictures=num_pictures, room_bytes=room_bytes)
         return cls(keep, measured, num_reads, num_pictures, room_bytes)
 
     @property
@@ -73,7 +73,7 @@ class Choice:
         return (
             f"{begin}: {one.num_bytes / 1e3:,.1f} kB a picture; the tower takes {one.tower_ms:.2f} ms, reading "
             f"{one.read_ms:.2f} ms; expected readings: {self.num_reads}; "
-            f"{mb_per_second(one, self.num_reads):,.2f} MB for each second saved, at most {MOST_MB_PER_S:g} are worth "
+            f"{mb_per_saved_second(one, self.num_reads):,.2f} MB for each second saved, at most {MAX_MB_PER_S:g} are worth "
             f"it; {self.num_pictures * one.num_bytes / 1e6:,.1f} MB in all, room for {self.room_bytes / 1e6:,.0f} MB"
         )
 
@@ -82,6 +82,6 @@ class Choice:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def decoded(cls, held: Mapping[str, Any]) -> "Choice":
+    def decoded(cls, held: Mapping[str, Any]) -> "CacheDecision":
         """What `encoded` gave, parsed."""
-        return cls(**{**held, "measured": Measured(**held["measured"])})
+        return cls(**{**held, "measured": FeatureCost(**held["measured"])})

@@ -18,7 +18,7 @@ KeyOf = Callable[[MediumPlan], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class PreparedFiles:
     """Where a job's examples and their plans lie, line by line."""
 
     dataset: Path
@@ -47,7 +47,7 @@ class Files:
         return decode_row(_line(self.plan, offset))
 
 
-class Shown(NamedTuple):
+class MediumLocation(NamedTuple):
     """Where a medium is first shown: the `place`-th of the row's; and how many pictures it has."""
 
     row: int
@@ -55,14 +55,14 @@ class Shown(NamedTuple):
     num_pictures: int
 
 
-class Rows(Sequence[RenderedExample]):
+class RenderedExamples(Sequence[RenderedExample]):
     """The examples.
 
     `key_of` gives the keys of their pictures' features, and may be absent where there are none.
     Held in memory are but the places of their lines, so that it stays the same size however many frames there are.
     """
 
-    def __init__(self, files: Files, renderer: Renderer, key_of: KeyOf | None = None) -> None:
+    def __init__(self, files: PreparedFiles, renderer: Renderer, key_of: KeyOf | None = None) -> None:
         """See to it that every example is what was planned.
 
         Raises:
@@ -72,14 +72,14 @@ class Rows(Sequence[RenderedExample]):
         self._files = files
         self._renderer = renderer
         self._key_of = key_of
-        self.media: dict[str, Shown] = {}  # by key, in the order in which they first occur
+        self.media: dict[str, MediumLocation] = {}  # by key, in the order in which they first occur
         places: list[tuple[int, int]] = []
         total, supervised = 0, 0
         for at, plan_at, planned in files.plans():
             self._rendered(files.example(at), planned)
             if key_of is not None:
                 for index, medium in enumerate(planned.media):
-                    self.media.setdefault(key_of(medium), Shown(len(places), index, medium.view.num_pictures))
+                    self.media.setdefault(key_of(medium), MediumLocation(len(places), index, medium.view.num_pictures))
             places.append((at, plan_at))
             total, supervised = total + planned.tokens.total, supervised + planned.tokens.supervised
         self._places = np.array(places, np.int64).reshape(-1, 2)
@@ -100,14 +100,14 @@ class Rows(Sequence[RenderedExample]):
         at, plan_at = self._places[index].tolist()
         return self._rendered(self._files.example(at), self._files.row(plan_at))
 
-    def planned(self, index: int) -> PlannedRow:
+    def from_plan(self, index: int) -> PlannedRow:
         """The plan of an example."""
         return self._files.row(int(self._places[index, 1]))
 
-    def medium(self, shown: Shown) -> tuple[Media, MediumPlan]:
+    def medium(self, shown: MediumLocation) -> tuple[Media, MediumPlan]:
         """A medium as its example names it, and its plan."""
         media = dict.fromkeys(self._files.example(int(self._places[shown.row, 0])).media)
-        return list(media)[shown.place], self.planned(shown.row).media[shown.place]
+        return list(media)[shown.place], self.from_plan(shown.row).media[shown.place]
 
     def _rendered(self, example: Example, planned: PlannedRow) -> RenderedExample:
         by_media = planned.by_media(example)

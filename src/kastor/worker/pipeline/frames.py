@@ -14,10 +14,10 @@ from kastor.media.frame_store import FrameStore, StoredFrames
 from kastor.models.vision.encoder import Pixels
 from kastor.models.vision.media_frames import load_frames, medium_frames_key
 from kastor.settings import Settings
-from kastor.worker.media import frame_cache, media_cache, places, uploads, url_guard
+from kastor.worker.media_config import allowed_media_sources, frame_cache, media_cache, upload_resolver, url_guard
 
 
-class Source:
+class FrameSource:
     """Where one job's pictures come from; what is kept of them stays for as long as `stack` is open."""
 
     def __init__(
@@ -37,9 +37,9 @@ class Source:
         cache = frame_cache(settings, on_damage)
         self._frames = FrameStore(cache, stack.enter_context(closing(cache.lease(job.id))), refused)
 
-    def open(self, heed: Callable[[], None]) -> "Compiling":
+    def open(self, heed: Callable[[], None]) -> "FrameReader":
         """What gives them to one thread; `heed` is called before each, and may raise."""
-        return Compiling(self._settings, self._job, self._vision, self._frames, heed, self._on_damage)
+        return FrameReader(self._settings, self._job, self._vision, self._frames, heed, self._on_damage)
 
     def has(self, key: str) -> bool:
         """Whether pictures are kept now; they may go."""
@@ -54,7 +54,7 @@ class Source:
         self._frames.release(medium_frames_key(planned, self._vision))
 
 
-class Compiling:
+class FrameReader:
     """Gives pictures of one job's media; for one thread at a time. Close it."""
 
     def __init__(
@@ -76,8 +76,8 @@ class Compiling:
         cache = media_cache(settings, on_damage)
         lease = self._stack.enter_context(closing(cache.lease(job.id)))
         self._pictures = self._stack.enter_context(closing(decode.PictureDecoder()))
-        allowed, guard = places(settings, file), url_guard(settings)
-        self._fetcher = Fetcher(cache, lease, allowed, guard=guard, uploads=uploads(settings, job))
+        allowed, guard = allowed_media_sources(settings, file), url_guard(settings)
+        self._fetcher = Fetcher(cache, lease, allowed, guard=guard, uploads=upload_resolver(settings, job))
 
     def close(self) -> None:
         """End what decodes."""

@@ -16,14 +16,14 @@ from kastor.models.vision.encoder import Features, FeatureStore, Pixels, VisionE
 from kastor.models.vision.media_frames import medium_feature_key
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
-from kastor.worker.keeping import Choice, Measured
-from kastor.worker.media import feature_cache
-from kastor.worker.ownership import Ownership
+from kastor.worker.lease import JobLease
+from kastor.worker.media_config import feature_cache
+from kastor.worker.pipeline.cache_policy import CacheDecision, FeatureCost
 
 MAX_LATELY = 4  # media whose features are in memory; a row shows one after the other
 
 
-class Reading:
+class FeatureSource:
     """Gives features by medium, for two threads: the pass that makes them and the trainer that reads them."""
 
     made = "features"
@@ -33,7 +33,7 @@ class Reading:
         settings: Settings,
         job: TuningJob,
         blobs: JobFiles,
-        ownership: Ownership,
+        ownership: JobLease,
         stack: ExitStack,
         base: tuple[VisionSpec, Path],
         *,
@@ -51,7 +51,7 @@ class Reading:
             # now, before any other thread runs: building it switches off how modules are initialised, for the whole
             # process, and an adapter that another thread made meanwhile would hold whatever lay in memory
             self._encoder = VisionEncoder.open(self._folder, self.vision, num_threads=num_threads)
-        self._cache = feature_cache(settings, ownership.note)
+        self._cache = feature_cache(settings, ownership.log_event)
         self._store = FeatureStore(self._cache, stack.enter_context(closing(self._cache.lease(job.id))))
         self._choice = _stored(blobs.features(job.id))
         self._lately: OrderedDict[str, list[Features]] = OrderedDict()
@@ -62,15 +62,15 @@ class Reading:
         """Under which name the features of a medium are kept."""
         return medium_feature_key(planned, self.tower)
 
-    def is_kept(self, key: str) -> bool:
+    def contains(self, key: str) -> bool:
         """Whether the features are here now; they may go."""
         return self._store.has(key)
 
-    def hold(self, key: str) -> bool:
+    def pin(self, key: str) -> bool:
         """Whether the features are here, and then stay."""
         return self._store.hold(key)
 
-    def take(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], *, num_missing: int) -> bool:
+    def store(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], *, num_missing: int) -> bool:
         """Keep the features of a medium, if that is worth it; whether they are kept.
 
         The first one is measured, with `num_missing` pictures of the job in view; what follows from that is written
@@ -78,11 +78,11 @@ class Reading:
         """
         if self._choice is None:
             self._choice = self._measured(key, pixels, grids, num_missing)
-            return self.hold(key)
+            return self.pin(key)
         # pictures that are nowhere else are kept if they can be: they would have to be decoded again
         return (self._choice.keep or isinstance(pixels, list)) and self._put(key, self._encode(pixels, grids))
 
-    def of(self, key: str, pixels: Callable[[], tuple[Sequence[Pixels], Sequence[Grid]]]) -> Sequence[Features]:
+    def compute(self, key: str, pixels: Callable[[], tuple[Sequence[Pixels], Sequence[Grid]]]) -> Sequence[Features]:
         """The features (N, C) of each picture of a medium that is not kept, made of what `pixels` gives."""
         found = self._lately.get(key)
         if found is None:
@@ -110,11 +110,11 @@ class Reading:
         except ResourceExhausted as error:
             self._full = True
             if self._choice is not None:  # else it will say so
-                self._ownership.note(f"features are kept no more, but made again at each step: {error.message}")
+                self._ownership.log_event(f"features are kept no more, but made again at each step: {error.message}")
             return False
         return True
 
-    def _measured(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], num_missing: int) -> Choice:
+    def _measured(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], num_missing: int) -> CacheDecision:
         self._encode(pixels[:1], grids[:1])  # the first one takes longer
         began = time.perf_counter()
         features = self._encode(pixels, grids)
@@ -124,21 +124,21 @@ class Reading:
         for index in range(len(pixels) if kept else 0):
             self._store.read(key, index)
         each = 1000 / len(pixels)
-        measured = Measured(
+        measured = FeatureCost(
             (encoded - began) * each,
             (time.perf_counter() - reading) * each,
             sum(one.nbytes for one in features) // len(pixels),
         )
         num_reads = self._job.spec.hyperparameters.num_epochs  # all but the first, and one by whoever comes after
         room = room if kept else 0
-        choice = Choice.by_rule(measured, num_reads=num_reads, num_pictures=num_missing, room_bytes=room)
+        choice = CacheDecision.by_rule(measured, num_reads=num_reads, num_pictures=num_missing, room_bytes=room)
         self._blobs.write(self._blobs.features(self._job.id), [choice.encoded()])
-        self._ownership.note(choice.said)
+        self._ownership.log_event(choice.said)
         return choice
 
 
-def _stored(path: Path) -> Choice | None:
+def _stored(path: Path) -> CacheDecision | None:
     try:
-        return Choice.decoded(orjson.loads(path.read_bytes()))
+        return CacheDecision.decoded(orjson.loads(path.read_bytes()))
     except FileNotFoundError:
         return None

@@ -25,19 +25,19 @@ from kastor.training.checkpoints import CheckpointWriter, load_adapter, restore
 from kastor.training.loop import SAVE_EVERY_S, StepReport, Trainer, train
 from kastor.training.lora import add_lora
 from kastor.training.vision_inputs import VisionInputs
-from kastor.worker.certify import certified
-from kastor.worker.examples import Prepared, Preparing
-from kastor.worker.ownership import Interrupted, Ownership, now
-from kastor.worker.sight import sight
+from kastor.worker.certify import certify_adapter
+from kastor.worker.lease import JobInterrupted, JobLease, now
+from kastor.worker.pipeline.streaming_examples import ExamplePreparation, PreparedExamples
+from kastor.worker.vision_setup import build_vision_inputs
 
 ROOM_WAIT_S = 5.0  # so often a full disk is tried again
 SAVE_EVERY_S_AFTER_DEATH = 20.0  # what interrupted it once may do so again: less is lost then
 
 
-class Steps:
+class JobRunner:
     """The steps of one job."""
 
-    def __init__(self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: Ownership) -> None:
+    def __init__(self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: JobLease) -> None:
         self._settings = settings
         self._job = job
         self._blobs = blobs
@@ -57,7 +57,7 @@ class Steps:
         folder = ensure_local(
             base, self._settings.cache_dir, self._on_progress(), accepted=self._settings.accepted_licences
         )
-        preparing = Preparing(self._settings, self._job, self._blobs, self._ownership, stack)
+        preparing = ExamplePreparation(self._settings, self._job, self._blobs, self._ownership, stack)
         checkpoint = self._checkpoints.latest_intact(self._on_damage)
         done = 0 if checkpoint is None else checkpoint.step
         prepared = preparing.prepared(base, folder, done=done, num_threads=num_threads)
@@ -70,7 +70,7 @@ class Steps:
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
         eyes = self._sight(model, prepared, folder, checkpoint)
-        trainer = Trainer(model, prepared.examples, self._job.spec, eyes, tell=self._ownership.note)
+        trainer = Trainer(model, prepared.examples, self._job.spec, eyes, tell=self._ownership.log_event)
         self._resume(model, trainer, checkpoint)
         self._ownership.begin_training()
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
@@ -83,7 +83,7 @@ class Steps:
         try:
             every_s = SAVE_EVERY_S if self._job.deaths == 0 else SAVE_EVERY_S_AFTER_DEATH
             return train(trainer, on_step=self._on_step, save=save, save_every_s=every_s)
-        except Interrupted:  # while it waited between two steps, for media or for room on the disk
+        except JobInterrupted:  # while it waited between two steps, for media or for room on the disk
             if trainer.step:
                 save(trainer.step, trainer.ends_epoch)
             return False
@@ -94,7 +94,7 @@ class Steps:
         def tell(progress: Progress) -> None:
             if progress.stage not in told:
                 told.add(progress.stage)
-                self._ownership.note(f"{progress.stage} the base model {self._job.spec.base_model}")
+                self._ownership.log_event(f"{progress.stage} the base model {self._job.spec.base_model}")
 
         return tell
 
@@ -104,14 +104,14 @@ class Steps:
     def _sight(
         self,
         model: Any,  # noqa: ANN401  # peft model
-        prepared: Prepared,
+        prepared: PreparedExamples,
         base: Path,
         checkpoint: Checkpoint | None,
     ) -> VisionInputs | None:
         spec = self._job.spec
         initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
         held = checkpoint.folder if checkpoint else initial
-        return sight(
+        return build_vision_inputs(
             model,
             prepared.examples,
             prepared.seeing,
@@ -119,13 +119,13 @@ class Steps:
             base,
             seed=spec.seed,
             train_tower=spec.train_tower,
-            tell=self._ownership.note,
+            tell=self._ownership.log_event,
         )
 
     def _resume(self, model: Any, trainer: Trainer, checkpoint: Checkpoint | None) -> None:  # noqa: ANN401  # peft model
         if checkpoint is not None:
             trainer.restore(restore(checkpoint, model))
-            self._ownership.note(f"going on from the checkpoint of step {checkpoint.step}")
+            self._ownership.log_event(f"going on from the checkpoint of step {checkpoint.step}")
         self._ownership.rewind(trainer.step)
 
     def _on_step(self, report: StepReport) -> bool:
@@ -155,7 +155,7 @@ class Steps:
         self,
         model: Any,  # noqa: ANN401  # peft model
         trainer: Trainer,
-        prepared: Prepared,
+        prepared: PreparedExamples,
         eyes: VisionInputs | None,
     ) -> Callable[[int, bool], None]:
         about = self._manifest_fields(prepared, eyes)
@@ -177,11 +177,11 @@ class Steps:
             self._with_room(f"the checkpoint of step {step}", write)
             self._log.info("checkpoint", step=step, ends_epoch=ends_epoch)
             if step > began_at:
-                self._ownership.progressed()
+                self._ownership.record_progress()
 
         return save
 
-    def _manifest_fields(self, prepared: Prepared, eyes: VisionInputs | None) -> dict[str, object]:
+    def _manifest_fields(self, prepared: PreparedExamples, eyes: VisionInputs | None) -> dict[str, object]:
         """What the manifest of each checkpoint says of the job, beside its files and its step."""
         spec = self._job.spec
         fields: dict[str, object] = {
@@ -202,12 +202,12 @@ class Steps:
     def _certificate(
         self,
         model: Any,  # noqa: ANN401  # peft model
-        prepared: Prepared,
+        prepared: PreparedExamples,
         eyes: VisionInputs | None,
         adapter: Path,
     ) -> str:
         began, spec = time.monotonic(), self._job.spec
-        proof = certified(
+        proof = certify_adapter(
             model,
             prepared.examples,
             None if eyes is None else eyes.without_corrections(),
@@ -215,20 +215,20 @@ class Steps:
             adapter,
             base_model=spec.base_model,
             seed=spec.seed,
-            heed=self._ownership.heed,
+            heed=self._ownership.raise_if_cancelled,
         )
-        self._ownership.note(
+        self._ownership.log_event(
             f"served as trained: {counted(proof.num_tokens, 'token')} of {counted(len(proof.rows), 'example')}, "
             f"log-probabilities at most "
             f"{proof.largest_difference:.2g} apart in {proof.compared_in} ({proof.tolerance.largest:.2g} is tolerated)"
         )
         if proof.rounding is not None:
-            self._ownership.note(
+            self._ownership.log_event(
                 f"{proof.dtype} rounds them by {proof.rounding.served.mean:.2g} on average, and by "
                 f"{proof.rounding.stock.mean:.2g} in transformers and peft"
             )
         if not proof.effect:
-            self._ownership.note(
+            self._ownership.log_event(
                 "nothing was learnt: the tuned model answers as its base does; use a larger learning rate"
             )
         self._log.info("certificate", seconds=round(time.monotonic() - began, 2), effect=round(proof.effect, 4))
@@ -263,7 +263,7 @@ class Steps:
             self._ownership.await_room(what, wait_s=ROOM_WAIT_S)
 
 
-def _sizes(model: Any, prepared: Prepared, eyes: VisionInputs | None) -> dict[str, object]:  # noqa: ANN401  # peft model
+def _sizes(model: Any, prepared: PreparedExamples, eyes: VisionInputs | None) -> dict[str, object]:  # noqa: ANN401  # peft model
     sight = {} if eyes is None else {"sight_parameters": sum(p.numel() for p in eyes.parameters.values())}
     return {
         "examples": len(prepared.examples),

@@ -25,21 +25,21 @@ from kastor.models.chat.render import Renderer
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.blobs.manifests import sha256_of
-from kastor.worker.media import media_cache, places, uploads, url_guard
-from kastor.worker.ownership import Ownership
-from kastor.worker.rows import Files
+from kastor.worker.lease import JobLease
+from kastor.worker.media_config import allowed_media_sources, media_cache, upload_resolver, url_guard
+from kastor.worker.pipeline.rendered_examples import PreparedFiles
 
 
-class Judging:
+class JobDatasetValidation:
     """Judges one job's dataset file."""
 
-    def __init__(self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: Ownership) -> None:
+    def __init__(self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: JobLease) -> None:
         self._settings = settings
         self._job = job
         self._blobs = blobs
         self._ownership = ownership
 
-    def settled(self, base: BaseModel, renderer: Renderer) -> TuningSpec:
+    def validated(self, base: BaseModel, renderer: Renderer) -> TuningSpec:
         """The job's spec once its dataset file is judged; nothing happens where that was done, or there is none.
 
         Raises:
@@ -55,8 +55,8 @@ class Judging:
             raise InvalidArgument(f"{file.name}: {' '.join(report.refusals)}")
         dropped = f", {ledger.num_dropped:,} dropped" if ledger.num_dropped else ""
         if report.training.facts.sentence:
-            self._ownership.note(f"{file.name} is read as {report.training.facts.sentence}")
-        self._ownership.note(f"{ledger.num_accepted:,} of {counted(ledger.num_rows, 'example')} accepted{dropped}")
+            self._ownership.log_event(f"{file.name} is read as {report.training.facts.sentence}")
+        self._ownership.log_event(f"{ledger.num_accepted:,} of {counted(ledger.num_rows, 'example')} accepted{dropped}")
         shows_media = base.family.vision is not None and report.training.has_media
         spec = replace(
             self._job.spec,
@@ -70,7 +70,7 @@ class Judging:
             file=replace(file, settled=True),
             checksums=self._checksums(shows_media=shows_media),
         )
-        self._ownership.settle(spec)
+        self._ownership.store_spec(spec)
         return spec
 
     def _checksums(self, *, shows_media: bool) -> dict[str, str]:
@@ -78,7 +78,7 @@ class Judging:
         blobs, job_id = self._blobs, self._job.id
         paths = [blobs.dataset(job_id), blobs.plan(job_id)]
         if shows_media:
-            blobs.write(blobs.sampling(job_id), encode_sampling(Files(*paths).media()))
+            blobs.write(blobs.sampling(job_id), encode_sampling(PreparedFiles(*paths).media()))
             paths.append(blobs.sampling(job_id))
         return {path.name: sha256_of(path) for path in paths}
 
@@ -96,11 +96,11 @@ class Judging:
         with ExitStack() as stack:
             looker = stack.enter_context(
                 open_inspector(
-                    media_cache(self._settings, self._ownership.note),
-                    places(self._settings, file),
+                    media_cache(self._settings, self._ownership.log_event),
+                    allowed_media_sources(self._settings, file),
                     name=self._job.id,
                     guard=url_guard(self._settings),
-                    uploads=uploads(self._settings, self._job),
+                    uploads=upload_resolver(self._settings, self._job),
                 )
             )
             accepted = stack.enter_context(_Accepted(self._blobs, self._job.id))

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from kastor.domain.vision import Grid, MediumPlan, VisionSpec
 from kastor.models.vision.encoder import Pixels
 from kastor.models.vision.media_frames import medium_frames_key
-from kastor.worker.compiling import Source
+from kastor.worker.pipeline.frames import FrameSource
 
 MAX_OPEN = 16  # media whose pictures are mapped, or in memory where there was no room to keep them
 
 
-class PixelReading:
+class PixelSource:
     """Gives pictures by medium, for two threads: the pass that has them decoded and the trainer that reads them.
 
     `tower` is the hash of the tower that training starts from.
@@ -19,7 +19,7 @@ class PixelReading:
 
     made = "pictures"
 
-    def __init__(self, source: Source, vision: VisionSpec, tower: str) -> None:
+    def __init__(self, source: FrameSource, vision: VisionSpec, tower: str) -> None:
         self.vision = vision
         self.tower = tower
         self._source = source
@@ -30,11 +30,11 @@ class PixelReading:
         """Under which name the pictures of a medium are kept."""
         return medium_frames_key(planned, self.vision)
 
-    def is_kept(self, key: str) -> bool:
+    def contains(self, key: str) -> bool:
         """Whether the pictures are here now; they may go."""
         return self._source.has(key)
 
-    def hold(self, key: str) -> bool:
+    def pin(self, key: str) -> bool:
         """Whether the pictures are here, and then stay."""
         if key not in self._held:
             if self._source.hold(key) is None:
@@ -42,11 +42,11 @@ class PixelReading:
             self._held.add(key)
         return True
 
-    def take(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], *, num_missing: int) -> bool:
+    def store(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], *, num_missing: int) -> bool:
         """Make nothing of the pictures: False, so that they stay held."""
         return False
 
-    def of(self, key: str, pixels: Callable[[], tuple[Sequence[Pixels], Sequence[Grid]]]) -> Sequence[Pixels]:
+    def compute(self, key: str, pixels: Callable[[], tuple[Sequence[Pixels], Sequence[Grid]]]) -> Sequence[Pixels]:
         """The pictures of a medium that is not kept, as `pixels` gives them."""
         return self._opened(key, lambda: pixels()[0])
 

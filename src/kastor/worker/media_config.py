@@ -35,7 +35,7 @@ def feature_cache(settings: Settings, on_damage: Callable[[str], None] = lambda 
     return MediaCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes, on_damage=on_damage)
 
 
-def places(settings: Settings, file: DatasetFile) -> AllowedSources:
+def allowed_media_sources(settings: Settings, file: DatasetFile) -> AllowedSources:
     """The folders and buckets that the dataset may name."""
     base = Path(file.media_base) if file.media_base else None
     return AllowedSources(tuple(settings.media_folders), tuple(settings.media_buckets), base)
@@ -46,7 +46,7 @@ def url_guard(settings: Settings) -> UrlGuard:
     return UrlGuard(allowed=tuple(settings.media_addresses))
 
 
-def uploads(settings: Settings, job: TuningJob) -> Callable[[str], Path]:
+def upload_resolver(settings: Settings, job: TuningJob) -> Callable[[str], Path]:
     """Where the content of `files/…` lies, for the files that the job's creator may see.
 
     Not the owner of its model, who may be another by now: the creator wrote the dataset.

@@ -30,15 +30,15 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-class DatabaseGone(BaseException):
+class DatabaseUnreachable(BaseException):
     """The database could not be used for so long that the worker gives up; the job is resumed when it can be."""
 
 
-class Interrupted(BaseException):
+class JobInterrupted(BaseException):
     """Cancelled or told to stop while there is nothing to save; raised by the signal handler, and by `heed`."""
 
 
-class Ownership:
+class JobLease:
     """The worker's hold on its job: heartbeats, requests to stop, and the writes that only an owner may make."""
 
     def __init__(self, jobs: JobStore, job: TuningJob, *, beat_every_s: float, patience_s: float = PATIENCE_S) -> None:
@@ -73,10 +73,10 @@ class Ownership:
         """From here on a request to stop waits for the end of the step."""
         self._training = True
         if self.interrupted:
-            raise Interrupted
-        self.move(State.RUNNING)
+            raise JobInterrupted
+        self.transition(State.RUNNING)
 
-    def note(self, message: str) -> None:
+    def log_event(self, message: str) -> None:
         """Add a line to the job's events and its log."""
         self._log.info(message)
         self._patiently(lambda: self._jobs.add_event(self._job.id, JobEvent(now(), "info", message)))
@@ -90,11 +90,11 @@ class Ownership:
         """Keep what a step did, and learn of a cancel."""
         self._see(self._patiently(lambda: self._jobs.record_step(self._job.id, self._job.attempt, snapshot)))
 
-    def settle(self, spec: TuningSpec) -> None:
+    def store_spec(self, spec: TuningSpec) -> None:
         """Keep what the gate found out about the dataset file."""
         self._patiently(lambda: self._jobs.store_spec(self._job.id, self._job.attempt, spec))
 
-    def progressed(self) -> None:
+    def record_progress(self) -> None:
         """A checkpoint lies further than the one that this attempt began at: deaths before it count no more."""
         if self._counted_deaths:
             self._patiently(lambda: self._jobs.forget_deaths(self._job.id, self._job.attempt))
@@ -113,7 +113,7 @@ class Ownership:
         """
         self._see(self._patiently(lambda: self._jobs.heartbeat(self._job.id, self._job.attempt, at=now())))
 
-    def heed(self) -> None:
+    def raise_if_cancelled(self) -> None:
         """Look for a request to end now; for work that has no steps.
 
         Raises:
@@ -123,7 +123,7 @@ class Ownership:
         """
         self.confirm()
         if self.interrupted:
-            raise Interrupted
+            raise JobInterrupted
 
     def await_room(self, what: str, *, wait_s: float, room: Callable[[], bool] = lambda: False) -> None:
         """Wait on a full disk: until there is `room`, at most for `wait_s`; then it may be tried again.
@@ -139,10 +139,10 @@ class Ownership:
             self.warn(f"the disk is full: {what} waits until there is room; free some")
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not room():
-            self.heed()
+            self.raise_if_cancelled()
             time.sleep(min(1.0, wait_s / 10))
 
-    def move(self, to: State, error: JobError | None = None, note: str = "") -> None:
+    def transition(self, to: State, error: JobError | None = None, note: str = "") -> None:
         """Move the job, whatever a cancel made of its state meanwhile; `note` says why in its events.
 
         Raises:
@@ -155,14 +155,14 @@ class Ownership:
                 raise Superseded(f"Job {job.id} is {job.state} in attempt {job.attempt}.")
             if job.state is State.CANCELLING and to in (State.RUNNING, State.QUEUED):
                 self._cancelled.set()
-                raise Interrupted
+                raise JobInterrupted
             try:
                 self._patiently(partial(self._jobs.move, job, to, at=now(), error=error, note=note))
             except Superseded:
                 continue
             return
 
-    def deafen(self) -> None:
+    def ignore_signals(self) -> None:
         """Heed no further request to stop: the end is being written."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -175,7 +175,7 @@ class Ownership:
             except (Unavailable, ResourceExhausted) as error:
                 patience_s = min(self._patience_s, STOPPED_PATIENCE_S) if self.interrupted else self._patience_s
                 if time.monotonic() - began > patience_s:
-                    raise DatabaseGone(error.message) from error
+                    raise DatabaseUnreachable(error.message) from error
                 self._warn("database_unavailable", error.message)
                 time.sleep(min(1.0, self._patience_s / 10))
 
@@ -192,7 +192,7 @@ class Ownership:
         if not self._cancelled.is_set():
             self._stopped.set()
         if not self._training:
-            raise Interrupted
+            raise JobInterrupted
 
     def _beat(self) -> None:
         while True:

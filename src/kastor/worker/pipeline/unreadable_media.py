@@ -20,19 +20,19 @@ from kastor.domain.media import MediaFault
 from kastor.domain.vision import MediumPlan
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
-from kastor.worker.ownership import Ownership
-from kastor.worker.rows import Files
+from kastor.worker.lease import JobLease
+from kastor.worker.pipeline.rendered_examples import PreparedFiles
 
 KEY = "leftOut"
 """Of the report: the rows that were accepted and then left out; its counts know of them."""
 
 MAX_TOLD = 10  # media that have a line of their own in the job's events
 
-Lost = list[tuple[int, MediaFault]]
+UnreadableMedium = list[tuple[int, MediaFault]]
 """Rows by their lines in the file that was handed in, and why."""
 
 
-class Leaving:
+class UnreadableMedia:
     """Leaves out of one job what cannot be had; `key_of` names what is looked at of a medium."""
 
     def __init__(
@@ -40,8 +40,8 @@ class Leaving:
         settings: Settings,
         job: TuningJob,
         blobs: JobFiles,
-        ownership: Ownership,
-        files: Files,
+        ownership: JobLease,
+        files: PreparedFiles,
         key_of: Callable[[MediumPlan], str],
     ) -> None:
         self._job = job
@@ -91,10 +91,10 @@ class Leaving:
             return {}
         return {key: (said.pop("sha256"), MediaFault(**said)) for key, said in held.items()}
 
-    def _lost(self) -> tuple[Lost, int]:
+    def _lost(self) -> tuple[UnreadableMedium, int]:
         """The rows that are left out, and how many are not."""
         contents = {sha256 for sha256, _ in self._faults.values()}
-        lost: Lost = []
+        lost: UnreadableMedium = []
         num_left = 0
         for _, _, row in self._files.plans():
             keys = [self._key_of(medium) for medium in row.media if medium.sha256 in contents]
@@ -105,13 +105,13 @@ class Leaving:
                 lost.append((row.line, bad))
         return lost, num_left
 
-    def _report(self, lost: Lost) -> Mapping[str, Any]:
+    def _report(self, lost: UnreadableMedium) -> Mapping[str, Any]:
         path = self._blobs.report(self._job.id)
         report = _reported(orjson.loads(path.read_bytes()), lost)
         self._blobs.write(path, [orjson.dumps(report)])
         return report
 
-    def _refuse(self, report: Mapping[str, Any], lost: Lost, num_left: int) -> None:
+    def _refuse(self, report: Mapping[str, Any], lost: UnreadableMedium, num_left: int) -> None:
         share = report["dropped"] / report["rows"]
         if num_left and share <= self._most:
             return
@@ -124,16 +124,16 @@ class Leaving:
             f"The first is line {line}: {first.message} {first.hint}".rstrip()
         )
 
-    def _tell(self, lost: Lost, num_new: int, num_left: int) -> None:
+    def _tell(self, lost: UnreadableMedium, num_new: int, num_left: int) -> None:
         lines = ", ".join(str(line) for line, _ in lost[:10]) + (", …" if len(lost) > 10 else "")
-        self._ownership.note(
+        self._ownership.log_event(
             f"{counted(num_new, 'example')} left out whose media turned out bad when they were decoded; "
             f"in all {len(lost):,} "
             f"({_listed(lost)}): lines {lines}; {num_left:,} are trained on"
         )
 
 
-def _reported(report: dict[str, Any], lost: Lost) -> dict[str, Any]:
+def _reported(report: dict[str, Any], lost: UnreadableMedium) -> dict[str, Any]:
     """The report with its ledger moved: what was accepted is dropped now. Safe to repeat."""
     before = report.get(KEY, [])
     by_rule = Counter(report["droppedByRule"])
@@ -148,6 +148,6 @@ def _reported(report: dict[str, Any], lost: Lost) -> dict[str, Any]:
     }
 
 
-def _listed(lost: Lost) -> str:
+def _listed(lost: UnreadableMedium) -> str:
     rules = Counter(fault.rule for _, fault in lost)
     return ", ".join(f"{count:,} {rule}" for rule, count in rules.most_common())

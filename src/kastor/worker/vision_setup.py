@@ -20,7 +20,7 @@ from kastor.models.vision.projector import ChannelStats, Projector
 from kastor.training.checkpoints import load_projector
 from kastor.training.projector_init import collect_observations, fit_alignment
 from kastor.training.vision_inputs import VisionInputs, encode_picture
-from kastor.worker.features import FeaturePass, Sampled
+from kastor.worker.pipeline.prefetch import FeaturePrefetcher, FeatureSample
 
 LOOKED_AT = 256
 """Pictures, of the first rows that are trained on, that a fresh projector is made by: their features tell the spread of
@@ -32,10 +32,10 @@ learn as much more slowly, and so do not learn pictures by heart. Of a medium of
 which of them an answer points at; that is left to them, at full size (docs/log.md)."""
 
 
-def sight(
+def build_vision_inputs(
     model: Any,  # noqa: ANN401  # peft model
     examples: Sequence[RenderedExample],
-    seeing: FeaturePass | None,
+    seeing: FeaturePrefetcher | None,
     held: Path | None,
     base: Path,
     *,
@@ -50,7 +50,7 @@ def sight(
 
     Raises:
         FailedPrecondition: projector or tower are damaged, or of another model.
-        What `FeaturePass.sample` raises.
+        What `FeaturePrefetcher.sample` raises.
 
     """
     table = model.get_input_embeddings().weight
@@ -85,7 +85,11 @@ def _check(projector: Projector, num_channels: int, width: int, folder: Path) ->
 
 
 def _fresh(
-    sampled: Sampled, examples: Sequence[RenderedExample], table: torch.Tensor, seed: int, tell: Callable[[str], None]
+    sampled: FeatureSample,
+    examples: Sequence[RenderedExample],
+    table: torch.Tensor,
+    seed: int,
+    tell: Callable[[str], None],
 ) -> tuple[Projector, dict[str, torch.Tensor]]:
     """A projector that is aligned with the answers, if pictures tell of them, and what training needs of that."""
     spread, scale = ChannelStats.of(sampled.features.values()), float(table.float().std())

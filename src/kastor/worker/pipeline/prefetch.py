@@ -23,11 +23,11 @@ from kastor.domain.media import MediaFault, MediumError
 from kastor.domain.vision import Grid, MediumPlan, VisionSpec
 from kastor.models.vision.encoder import Pixels
 from kastor.training.packing import epoch_order, step_examples
-from kastor.worker.ahead import Ahead
-from kastor.worker.compiling import Compiling, Source
-from kastor.worker.leaving import Leaving
-from kastor.worker.ownership import Interrupted, Ownership
-from kastor.worker.rows import Rows
+from kastor.worker.lease import JobInterrupted, JobLease
+from kastor.worker.pipeline.frames import FrameReader, FrameSource
+from kastor.worker.pipeline.prefetch_queue import BackgroundPrefetcher
+from kastor.worker.pipeline.rendered_examples import RenderedExamples
+from kastor.worker.pipeline.unreadable_media import UnreadableMedia
 
 MEDIA_AHEAD = 4
 TELL_EVERY_S = 15.0
@@ -38,7 +38,7 @@ _Made = tuple[str, MediumPlan, Sequence[Pixels] | MediaFault | None]
 """A medium's key and plan; `None` where its features were stored already."""
 
 
-def order_of_need(spec: TuningSpec, num_rows: int, done: int) -> list[int]:
+def prefetch_order(spec: TuningSpec, num_rows: int, done: int) -> list[int]:
     """All rows, in the order in which they are first needed after step `done`; last those that no step needs.
 
     >>> from kastor.domain.job import AdapterShape, Hyperparameters
@@ -64,7 +64,7 @@ def order_of_need(spec: TuningSpec, num_rows: int, done: int) -> list[int]:
     return list(order | dict.fromkeys(range(num_rows)))
 
 
-def evenly(pictures: Mapping[str, int], most: int) -> list[tuple[str, int]]:
+def evenly_spaced_pictures(pictures: Mapping[str, int], most: int) -> list[tuple[str, int]]:
     """Key and index of `most` pictures, evenly from all of them; all, where they are fewer.
 
     >>> evenly({"a": 1, "b": 4}, 3)
@@ -78,7 +78,7 @@ def evenly(pictures: Mapping[str, int], most: int) -> list[tuple[str, int]]:
     return [(keys[medium], int(index)) for medium, index in zip(media, chosen - before, strict=True)]
 
 
-class Reader(Protocol):
+class VisionInputSource(Protocol):
     """Gives what training reads of pictures, and keeps it: features, or where the tower is trained the pictures."""
 
     made: str  # which of the two
@@ -88,16 +88,18 @@ class Reader(Protocol):
     def key_of(self, planned: MediumPlan) -> str:
         """Under which name a medium's are kept."""
 
-    def is_kept(self, key: str) -> bool:
+    def contains(self, key: str) -> bool:
         """Whether they are here now; they may go."""
 
-    def hold(self, key: str) -> bool:
+    def pin(self, key: str) -> bool:
         """Whether they are here, and then stay."""
 
-    def take(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], *, num_missing: int) -> bool:
+    def store(self, key: str, pixels: Sequence[Pixels], grids: Sequence[Grid], *, num_missing: int) -> bool:
         """Make and keep them; whether the pictures may go now."""
 
-    def of(self, key: str, pixels: Callable[[], tuple[Sequence[Pixels], Sequence[Grid]]]) -> Sequence[NDArray[Any]]:
+    def compute(
+        self, key: str, pixels: Callable[[], tuple[Sequence[Pixels], Sequence[Grid]]]
+    ) -> Sequence[NDArray[Any]]:
         """Those of a medium that is not kept, made of what `pixels` gives."""
 
     def read(self, key: str, index: int) -> NDArray[Any]:
@@ -105,25 +107,25 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """What `FeaturePass.read` gives of some pictures of the first rows to be trained on."""
+class FeatureSample:
+    """What `FeaturePrefetcher.read` gives of some pictures of the first rows to be trained on."""
 
     rows: list[int]  # that show them: the first of these, as many as pictures were asked for at most
     features: dict[tuple[str, int], NDArray[Any]]  # by key and index
 
 
-class FeaturePass:
+class FeaturePrefetcher:
     """One job's pass, from step `done` on. `start` it; `close` it. All else is for the training thread."""
 
     def __init__(
         self,
-        rows: Rows,
+        rows: RenderedExamples,
         spec: TuningSpec,
         done: int,
-        reading: Reader,
-        leaving: Leaving,
-        source: Source,
-        ownership: Ownership,
+        reading: VisionInputSource,
+        leaving: UnreadableMedia,
+        source: FrameSource,
+        ownership: JobLease,
     ) -> None:
         self._rows = rows
         self._spec = spec
@@ -132,7 +134,7 @@ class FeaturePass:
         self._leaving = leaving
         self._source = source
         self._ownership = ownership
-        self._order = order_of_need(spec, len(rows), done)
+        self._order = prefetch_order(spec, len(rows), done)
         self._changed = threading.Condition()
         self._seen: set[str] = set()
         self._bad: set[str] = set()
@@ -174,7 +176,7 @@ class FeaturePass:
             FailedPrecondition: a medium that training had begun with cannot be had any more.
 
         """
-        keys = {self._reading.key_of(medium) for medium in self._rows.planned(row).media}
+        keys = {self._reading.key_of(medium) for medium in self._rows.from_plan(row).media}
         with self._changed:
             while True:
                 if self._error is not None:
@@ -186,7 +188,7 @@ class FeaturePass:
                 if self._ended:
                     raise Internal(f"The pass over the media ended without row {row}.")
                 if self._ownership.interrupted:
-                    raise Interrupted
+                    raise JobInterrupted
                 self._changed.wait(LOOK_EVERY_S)
 
     def read(self, key: str, index: int) -> NDArray[Any]:
@@ -196,15 +198,15 @@ class FeaturePass:
             FailedPrecondition: they have gone, and so has the medium.
 
         """
-        if self._reading.hold(key):
+        if self._reading.pin(key):
             return self._reading.read(key, index)
         try:
-            return self._reading.of(key, lambda: self._pixels_again(key))[index]
+            return self._reading.compute(key, lambda: self._pixels_again(key))[index]
         except MediumError as bad:
             media, planned = self._rows.medium(self._rows.media[key])
             raise FailedPrecondition(f"{media.name} (sha256 {planned.sha256}): {bad.message}") from bad
 
-    def sample(self, most: int) -> Sampled:
+    def sample(self, most: int) -> FeatureSample:
         """`most` pictures, evenly from the first rows to be trained on, and no more of those.
 
         Those of the first step are always among them, as they are waited for anyway.
@@ -215,11 +217,13 @@ class FeaturePass:
             if number >= self._spec.hyperparameters.batch_size and sum(pictures.values()) >= most:
                 break
             if self.ready(row):
-                media = self._rows.planned(row).media
+                media = self._rows.from_plan(row).media
                 if media and len(rows) < most:  # a thousand questions about one film are not all needed
                     rows.append(row)
                 pictures |= {self._reading.key_of(medium): medium.view.num_pictures for medium in media}
-        return Sampled(rows, {(key, index): self.read(key, index) for key, index in evenly(pictures, most)})
+        return FeatureSample(
+            rows, {(key, index): self.read(key, index) for key, index in evenly_spaced_pictures(pictures, most)}
+        )
 
     def _pixels_again(self, key: str) -> tuple[Sequence[Pixels], Sequence[Grid]]:
         media, planned = self._rows.medium(self._rows.media[key])
@@ -232,14 +236,14 @@ class FeaturePass:
         return pixels, planned.view.grids
 
     @cached_property
-    def _again(self) -> Compiling:
+    def _again(self) -> FrameReader:
         return self._source.open(self._heed)
 
     # ---- the pass
 
     def _heed(self) -> None:
         if self._closing.is_set() or self._ownership.interrupted:
-            raise Interrupted
+            raise JobInterrupted
 
     def _run(self) -> None:
         try:
@@ -252,9 +256,9 @@ class FeaturePass:
             self._changed.notify_all()
 
     def _look(self) -> None:
-        missing = [shown.num_pictures for key, shown in self._rows.media.items() if not self._reading.is_kept(key)]
-        tell = _Told(self._ownership.note, self._reading.made, sum(missing))
-        with Ahead(self._made(), most=MEDIA_AHEAD) as made:
+        missing = [shown.num_pictures for key, shown in self._rows.media.items() if not self._reading.contains(key)]
+        tell = _Told(self._ownership.log_event, self._reading.made, sum(missing))
+        with BackgroundPrefetcher(self._made(), most=MEDIA_AHEAD) as made:
             for key, planned, pixels in made:
                 if self._closing.is_set():
                     return
@@ -271,7 +275,7 @@ class FeaturePass:
             self._leave(key, planned, pixels)
             return
         try:
-            kept = pixels is None or self._reading.take(key, pixels, planned.view.grids, num_missing=num_missing)
+            kept = pixels is None or self._reading.store(key, pixels, planned.view.grids, num_missing=num_missing)
         except MediumError as bad:
             self._leave(key, planned, bad.fault)
             return
@@ -297,7 +301,7 @@ class FeaturePass:
         keys = (
             place
             for row, place in places.items()
-            if any(self._reading.key_of(medium) == key for medium in self._rows.planned(row).media)
+            if any(self._reading.key_of(medium) == key for medium in self._rows.from_plan(row).media)
         )
         return 1 + min(keys) // self._spec.hyperparameters.batch_size
 
@@ -306,16 +310,16 @@ class FeaturePass:
         done: set[str] = set()
         with closing(self._source.open(self._heed)) as compiling:
             for row in self._order:
-                for planned in self._rows.planned(row).media:
+                for planned in self._rows.from_plan(row).media:
                     key = self._reading.key_of(planned)
                     if key not in done:
                         done.add(key)
                         yield key, planned, self._pixels(compiling, key, planned)
 
-    def _pixels(self, compiling: Compiling, key: str, planned: MediumPlan) -> Sequence[Pixels] | MediaFault | None:
+    def _pixels(self, compiling: FrameReader, key: str, planned: MediumPlan) -> Sequence[Pixels] | MediaFault | None:
         if self._leaving.has(planned):
             return MediaFault("left_out", "It was left out before.")
-        if self._reading.hold(key):
+        if self._reading.pin(key):
             return None
         media, _ = self._rows.medium(self._rows.media[key])
         try:

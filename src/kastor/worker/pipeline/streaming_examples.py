@@ -20,22 +20,22 @@ from kastor.models.vision.encoder import tower_hash
 from kastor.models.vision.media_frames import medium_frames_key
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
-from kastor.worker.compiling import Source
-from kastor.worker.features import FeaturePass, Reader
-from kastor.worker.judging import Judging
-from kastor.worker.leaving import Leaving
-from kastor.worker.ownership import Ownership
-from kastor.worker.pixels import PixelReading
-from kastor.worker.reading import Reading
-from kastor.worker.rows import Files, Rows
+from kastor.worker.lease import JobLease
+from kastor.worker.pipeline.feature_source import FeatureSource
+from kastor.worker.pipeline.frames import FrameSource
+from kastor.worker.pipeline.pixel_source import PixelSource
+from kastor.worker.pipeline.prefetch import FeaturePrefetcher, VisionInputSource
+from kastor.worker.pipeline.rendered_examples import PreparedFiles, RenderedExamples
+from kastor.worker.pipeline.unreadable_media import UnreadableMedia
+from kastor.worker.pipeline.validate import JobDatasetValidation
 
 LEFT_OUT = RenderedExample([], [])
 
 
-class Streamed(Sequence[RenderedExample]):
+class StreamingExamples(Sequence[RenderedExample]):
     """The rows as training can have them: each waits for its media, and is without tokens where one of them is bad."""
 
-    def __init__(self, rows: Rows, seeing: FeaturePass) -> None:
+    def __init__(self, rows: RenderedExamples, seeing: FeaturePrefetcher) -> None:
         self._rows = rows
         self._seeing = seeing
 
@@ -57,21 +57,21 @@ class Streamed(Sequence[RenderedExample]):
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedExamples:
     """The examples, the spec as it holds now that they are known, and what they show, if they show anything."""
 
     spec: TuningSpec
     examples: Sequence[RenderedExample]
     tokens: TokenCount  # of all
     renderer: Renderer  # that rendered them
-    seeing: FeaturePass | None = None
+    seeing: FeaturePrefetcher | None = None
 
 
-class Preparing:
+class ExamplePreparation:
     """Prepares one job's examples. What it prepared stays on disk for as long as `stack` is open."""
 
     def __init__(
-        self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: Ownership, stack: ExitStack
+        self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: JobLease, stack: ExitStack
     ) -> None:
         self._settings = settings
         self._job = job
@@ -79,7 +79,7 @@ class Preparing:
         self._ownership = ownership
         self._stack = stack
 
-    def prepared(self, base: BaseModel, folder: Path, *, done: int, num_threads: int) -> Prepared:
+    def prepared(self, base: BaseModel, folder: Path, *, done: int, num_threads: int) -> PreparedExamples:
         """Judge the dataset file if there is one, begin to look at its media, render; `done` steps are behind the job.
 
         Raises:
@@ -92,33 +92,37 @@ class Preparing:
             examples = self._given(base, renderer)
             supervised = sum(example.num_supervised for example in examples)
             total = sum(len(example.token_ids) for example in examples)
-            return Prepared(self._job.spec, examples, TokenCount(total, supervised), renderer)
-        judging = Judging(self._settings, self._job, self._blobs, self._ownership)
-        spec = judging.settled(base, renderer)
-        files = Files(self._blobs.dataset(self._job.id), self._blobs.plan(self._job.id))
+            return PreparedExamples(self._job.spec, examples, TokenCount(total, supervised), renderer)
+        judging = JobDatasetValidation(self._settings, self._job, self._blobs, self._ownership)
+        spec = judging.validated(base, renderer)
+        files = PreparedFiles(self._blobs.dataset(self._job.id), self._blobs.plan(self._job.id))
         vision = base.family.vision
         if vision is None or not any(row.media for _, _, row in files.plans()):
             if spec.train_tower:
                 raise InvalidArgument.of("trainTower", f"no row of {files.dataset.name} shows a picture: leave it out")
-            rows = Rows(files, renderer)
-            return Prepared(spec, list(rows), rows.tokens, renderer)
+            rows = RenderedExamples(files, renderer)
+            return PreparedExamples(spec, list(rows), rows.tokens, renderer)
         if not self._blobs.sampling(self._job.id).exists():  # judged by a release that wrote it here
             self._blobs.write(self._blobs.sampling(self._job.id), encode_sampling(files.media()))
         job, own = replace(self._job, spec=spec), self._ownership
-        source = Source(self._settings, job, vision, self._stack, self._not_kept, own.note)
+        source = FrameSource(self._settings, job, vision, self._stack, self._not_kept, own.log_event)
         reading = self._reading(job, source, (vision, self._tower_folder(folder)), num_threads)
-        rows = Rows(files, renderer, reading.key_of)
-        leaving = Leaving(self._settings, job, self._blobs, own, files, partial(medium_frames_key, vision=vision))
-        seeing = self._stack.enter_context(closing(FeaturePass(rows, spec, done, reading, leaving, source, own)))
+        rows = RenderedExamples(files, renderer, reading.key_of)
+        leaving = UnreadableMedia(
+            self._settings, job, self._blobs, own, files, partial(medium_frames_key, vision=vision)
+        )
+        seeing = self._stack.enter_context(closing(FeaturePrefetcher(rows, spec, done, reading, leaving, source, own)))
         seeing.start()
-        return Prepared(spec, Streamed(rows, seeing), rows.tokens, renderer, seeing)
+        return PreparedExamples(spec, StreamingExamples(rows, seeing), rows.tokens, renderer, seeing)
 
-    def _reading(self, job: TuningJob, source: Source, base: tuple[VisionSpec, Path], num_threads: int) -> Reader:
+    def _reading(
+        self, job: TuningJob, source: FrameSource, base: tuple[VisionSpec, Path], num_threads: int
+    ) -> VisionInputSource:
         vision, folder = base
         if job.spec.train_tower:
-            return PixelReading(source, vision, tower_hash(folder, vision))
+            return PixelSource(source, vision, tower_hash(folder, vision))
         own = self._ownership
-        return Reading(self._settings, job, self._blobs, own, self._stack, base, num_threads=num_threads)
+        return FeatureSource(self._settings, job, self._blobs, own, self._stack, base, num_threads=num_threads)
 
     def _tower_folder(self, base: Path) -> Path:
         """Where the tower lies that the job sees with, or starts from: a tuned model may have its own."""
@@ -126,7 +130,9 @@ class Preparing:
         return initial if (initial / TOWER_FILE).is_file() else base
 
     def _not_kept(self, why: str) -> None:
-        self._ownership.note(f"decoded pictures are not kept, but decoded again wherever they are needed again: {why}")
+        self._ownership.log_event(
+            f"decoded pictures are not kept, but decoded again wherever they are needed again: {why}"
+        )
 
     def _given(self, base: BaseModel, renderer: Renderer) -> list[RenderedExample]:
         """The examples that came with the request."""

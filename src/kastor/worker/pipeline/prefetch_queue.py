@@ -10,7 +10,7 @@ T = TypeVar("T")
 PATIENCE_S = 5.0  # with the thread when it is told to end
 
 
-class Ahead(Generic[T]):
+class BackgroundPrefetcher(Generic[T]):
     """Runs `items` in a thread, at most `most` of them ahead. Close it, or use it as a context."""
 
     def __init__(self, items: Generator[T, None, None], *, most: int) -> None:

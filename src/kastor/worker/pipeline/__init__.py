@@ -1,0 +1,1 @@
+"""From dataset rows to training examples: validation, frames, vision features."""
