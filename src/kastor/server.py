@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry
 
 from kastor.api.app import Services, make_app
 from kastor.api.connections import ConnectionBounds, file_bounds
+from kastor.api.http.observability import Metrics
 from kastor.api.http_protocol import bounded_http
 from kastor.api.http_server import EndSignals, HttpServer
 from kastor.api.listener import bound, url_of
-from kastor.api.observe import Metrics
 from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.domain.request_limits import PROFILES
 from kastor.executors.local import LocalExecutor
@@ -60,7 +60,7 @@ from kastor.store.keys import KeyStore
 from kastor.store.models import ModelStore
 
 if TYPE_CHECKING:
-    from kastor.api.rpc_server import RpcServer
+    from kastor.api.grpc.server import GrpcServer
 
 GRACE_S = 5  # for answers under way, once the server is told to end
 
@@ -189,7 +189,7 @@ class _Running:
         datasets = DatasetService(tuning=self._tuning, files=self._files, blobs=blobs, folders=settings.media_folders)
         services = Services(self._tuning, generation, sharing, self._files, datasets)
         self._metrics = Metrics(CollectorRegistry())
-        self._rpc: RpcServer | None = None
+        self._rpc: GrpcServer | None = None
         self._app = make_app(
             services,
             _authenticator(settings, database),
@@ -233,14 +233,14 @@ class _Running:
     def open_rpc(self, door: GrpcSettings, folder: Path, url: str) -> None:
         """Take the port of gRPC, beside HTTP at `url`; only here is anything of it imported."""
         try:
-            from kastor.api.rpc_server import open_rpc
+            from kastor.api.grpc.server import create_grpc_server
         except ImportError as error:
             said = (
                 f"gRPC needs the package {error.name}. In Kastor's checkout: pip install '.[grpc]'; or leave "
                 "--grpc-port out."
             )
             raise FailedPrecondition(said) from error
-        self._rpc = open_rpc(self._app, self._metrics, door, folder, http_url=url, clock=_now)
+        self._rpc = create_grpc_server(self._app, self._metrics, door, folder, http_url=url, clock=_now)
 
     def start_rpc(self, on_grpc: Callable[[str, Path | None], None]) -> None:
         """Answer over gRPC, if its port was taken, and say so."""

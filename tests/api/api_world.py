@@ -15,8 +15,8 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from kastor.api.app import Services, make_app
+from kastor.api.http.observability import Metrics
 from kastor.api.http_protocol import BoundedHttp
-from kastor.api.observe import Metrics
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, ResolvedMedia, TokenLogprob, TokenStep

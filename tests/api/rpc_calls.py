@@ -10,8 +10,8 @@ from google.ai import generativelanguage_v1beta as glm
 from prometheus_client import CollectorRegistry
 
 from api_world import World
-from kastor.api.observe import Metrics
-from kastor.api.rpc_server import RpcServer
+from kastor.api.grpc.server import GrpcServer
+from kastor.api.http.observability import Metrics
 from kastor.security.grpc_settings import GrpcSettings
 
 HTTP_URL = "http://localhost:8080"
@@ -53,7 +53,7 @@ def speaking(world: World, registry: CollectorRegistry | None = None, *, max_gen
     """The world over gRPC, in plain text on this machine, until the block ends."""
     door = GrpcSettings("127.0.0.1", 0, insecure=True)
     metrics = Metrics(registry or CollectorRegistry())
-    server = RpcServer(
+    server = GrpcServer(
         world.app.routes, world.app.endpoints, metrics, door, None, max_generating=max_generating, http_url=HTTP_URL
     )
     server.start()

@@ -3,7 +3,7 @@
 import pytest
 
 from api_world import World, error_of, fields_of, keep_checkpoint, tuning_body
-from kastor.api.paging import parts_of, place_token, token_of
+from kastor.api.http.paging import decode_page_token, encode_page_token, position_token
 from kastor.domain.errors import Code
 from kastor.domain.job import JobError, State, TuningJob
 from kastor.security.auth import Authenticator
@@ -111,9 +111,9 @@ def test_a_page_goes_on_after_a_job_that_was_deleted_meanwhile(world: World) -> 
 @pytest.mark.parametrize(("target", "of"), [("/kastor/v1/jobs", "jobs"), ("/v1/tunedModels", "tunedModels ")])
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00"])
 def test_a_made_up_page_token_is_refused(world: World, target: str, of: str, moment: str) -> None:
-    sound = place_token(world.now, "x", of=of)
+    sound = position_token(world.now, "x", of=of)
     assert world.call("GET", target, params={"pageToken": sound}).status_code == 200
-    made_up = token_of(moment, *parts_of(sound, 3)[1:])
+    made_up = encode_page_token(moment, *decode_page_token(sound, 3)[1:])
     answer = world.call("GET", target, params={"pageToken": made_up})
     assert (answer.status_code, fields_of(answer)) == (400, ["pageToken"])
 

@@ -8,7 +8,7 @@ from google.ai import generativelanguage as glm
 from google.protobuf import json_format
 
 from api_world import BASE, World, error_of, fields_of
-from kastor.api.generate_messages import GenerateIn, GenerationConfigIn, PartIn
+from kastor.api.google.content import GenerateIn, GenerationConfigIn, PartIn
 from kastor.domain.generation import ResponseFormat, Sampling
 from kastor.domain.request_limits import OPEN
 from kastor.store.database import Database

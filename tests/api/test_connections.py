@@ -22,8 +22,8 @@ from structlog.testing import capture_logs
 
 from api_world import BASE, World
 from kastor.api.connections import ACCEPT_ERROR, ConnectionBounds, file_bounds, throttle_accept_errors
+from kastor.api.http.streamed_body import StreamedBodyRoutes
 from kastor.api.http_protocol import bounded_http
-from kastor.api.receiving import Receiving
 from kastor.domain.errors import KastorError
 
 BOUNDS = ConnectionBounds(max_connections=8, head_s=0.4, body_s=0.6, write_s=0.6)
@@ -167,7 +167,7 @@ class HeldSink:
 
 def test_an_upload_that_stops_lets_go_of_its_file(world: World) -> None:
     sink = HeldSink()
-    route = Receiving(world.app.endpoints).route("/upload", ["POST"], lambda call: sink, keyless=True)
+    route = StreamedBodyRoutes(world.app.endpoints).route("/upload", ["POST"], lambda call: sink, keyless=True)
     with served(Starlette(routes=[route])) as address, socket.create_connection(address) as connection:
         connection.sendall(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
         assert sink.closed.wait(10)

@@ -3,7 +3,7 @@
 import pytest
 
 from api_world import World, error_of
-from kastor.api.discovery import METHODS, VERSIONS, Method
+from kastor.api.gemini.discovery import METHODS, VERSIONS, Method
 
 NAMES = {"^models/[^/]+$": "models/m", "^tunedModels/[^/]+$": "tunedModels/t", "^files/[^/]+$": "files/f"}
 OPERATION = "tunedModels/t/operations/o"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from api_world import World, error_of, fields_of
-from kastor.api.filters import model_filter, operation_filter
+from kastor.api.gemini.filters import model_filter, operation_filter
 from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Role
 

@@ -17,8 +17,8 @@ from starlette.datastructures import Headers
 from starlette.routing import Route
 
 from api_world import BASE, Client, World, error_of, fields_of, listening, raised, tuning_body
-from kastor.api.http import Endpoints
-from kastor.api.observe import healthz
+from kastor.api.http.endpoint import RouteFactory
+from kastor.api.http.observability import healthz
 from kastor.domain.errors import Unavailable
 from kastor.security.auth import Authenticator
 from kastor.store.database import Database
@@ -424,7 +424,7 @@ def test_with_keys_any_name_of_the_server_will_do(locked: World) -> None:
 
 
 def test_other_requests_are_answered_while_a_packed_body_is_unpacked() -> None:
-    shared = Endpoints(Authenticator({}, no_auth=True), 128 << 20, threading.Event())
+    shared = RouteFactory(Authenticator({}, no_auth=True), 128 << 20, threading.Event())
     packed, turns = gzip.compress(bytes(100 << 20)), 0
 
     async def receive() -> dict[str, object]:

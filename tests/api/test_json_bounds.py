@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.api.generate_messages import CountIn, GenerateIn
-from kastor.api.json_bounds import MAX_UNKNOWN, JsonBounds, bounded_names
-from kastor.api.tuned_models import TunedModelIn
-from kastor.api.wire import message
+from kastor.api.gemini.tuned_models import TunedModelIn
+from kastor.api.google.content import CountIn, GenerateIn
+from kastor.api.http.json_bounds import MAX_UNKNOWN, JsonBounds, check_num_names
+from kastor.api.http.protojson import parse_message
 from kastor.domain.errors import InvalidArgument
 
 MB = 1_000_000
 MEASURED = """
 import resource, sys
-from kastor.api.generate_messages import GenerateIn
-from kastor.api.tuned_models import TunedModelIn
-from kastor.api.wire import message
+from kastor.api.google.content import GenerateIn
+from kastor.api.gemini.tuned_models import TunedModelIn
+from kastor.api.http.protojson import message
 from kastor.domain.errors import InvalidArgument
 kind, body = {"generate": GenerateIn, "create": TunedModelIn}[sys.argv[1]], sys.stdin.buffer.read()
 try:
@@ -95,23 +95,23 @@ def test_brackets_and_commas_in_texts_are_not_counted(value: object) -> None:
 
 def test_names_that_a_message_has_are_kept_in_either_spelling_and_wherever_they_stand() -> None:
     value = {"contents": [{"parts": [{"inline_data": {"mimeType": "a"}}, 5]}], "tool_config": None}
-    assert bounded_names(GenerateIn, value) == (value, 0)
+    assert check_num_names(GenerateIn, value) == (value, 0)
     lone = {"generateContentRequest": {"contents": {"parts": {"text": "x", "nonsense": 1}}}}
-    assert bounded_names(CountIn, lone) == (lone, 0)
+    assert check_num_names(CountIn, lone) == (lone, 0)
     free = {"tools": [{"functionDeclarations": [{"parameters": {f"p{n}": 1 for n in range(500)}}]}]}
-    assert bounded_names(GenerateIn, free) == (free, 0)
+    assert check_num_names(GenerateIn, free) == (free, 0)
 
 
 def test_of_unknown_names_the_first_are_told_and_the_others_counted() -> None:
     body = b'{"generationConfig":' + names(20_000) + b"}"
     with pytest.raises(InvalidArgument, match='Unknown name "a0" at .*; and 19,997 more') as caught:
-        message(GenerateIn, body)
+        parse_message(GenerateIn, body)
     assert len(caught.value.violations) == MAX_UNKNOWN
 
 
 def test_a_large_request_that_is_right_is_read() -> None:
     one = {"textInput": "{[,]}" * 20, "output": "2"}
     body = {"tuningTask": {"trainingData": {"examples": {"examples": [one] * 20_000}}}}
-    read = message(TunedModelIn, json.dumps(body).encode())
+    read = parse_message(TunedModelIn, json.dumps(body).encode())
     assert read.tuning_task and read.tuning_task.training_data and read.tuning_task.training_data.examples
     assert len(read.tuning_task.training_data.examples.examples or ()) == 20_000

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from kastor.api.memory import MAX_AGE_S, MAX_ANSWERS, MAX_BYTES, Memory
+from kastor.api.http.response_cache import MAX_AGE_S, MAX_ANSWERS, MAX_BYTES, ResponseCache
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
 
@@ -38,7 +38,7 @@ class Poller:
         self.version: int | None = 1
         self.now = 0.0
         self.started: list[list[tuple[bytes, bytes]]] = []
-        self.memory = Memory(lambda: self.version, clock=lambda: self.now)
+        self.memory = ResponseCache(lambda: self.version, clock=lambda: self.now)
 
     async def ask(self, path: str = "/o", query: bytes = b"", key: bytes = b"k") -> str:
         got: list[bytes] = []

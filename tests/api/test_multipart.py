@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kastor.api.multipart import TwoParts, boundary_of
+from kastor.api.http.multipart import MultipartRelatedParser, parse_boundary
 from kastor.domain.errors import InvalidArgument
 
 
@@ -16,7 +16,7 @@ def body(content: bytes, end: bytes = b"\r\n", json: bytes = b'{"file": {}}', ki
 def read(text: bytes, cuts: list[int] | None = None) -> tuple[list[tuple[bytes, str]], bytes]:
     said: list[tuple[bytes, str]] = []
     given: list[bytes] = []
-    parts = TwoParts("b", lambda json, kind: said.append((json, kind)), given.append)
+    parts = MultipartRelatedParser("b", lambda json, kind: said.append((json, kind)), given.append)
     edges = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts or [])})
     for begin, end in zip(edges, edges[1:], strict=False):
         parts.feed(text[begin:end])
@@ -69,8 +69,8 @@ def test_what_has_no_two_parts_is_refused(text: bytes) -> None:
 @pytest.mark.parametrize("said", ["", "application/json", "multipart/related", "multipart/related; boundary="])
 def test_a_content_type_without_boundary_is_refused(said: str) -> None:
     with pytest.raises(InvalidArgument, match="multipart/related"):
-        boundary_of(said)
+        parse_boundary(said)
 
 
 def test_a_boundary_may_be_quoted() -> None:
-    assert boundary_of('multipart/related; boundary="===1=="') == "===1=="
+    assert parse_boundary('multipart/related; boundary="===1=="') == "===1=="

@@ -8,7 +8,7 @@ import pytest
 from starlette.routing import Route
 
 from api_world import World
-from kastor.api.openapi import described, document
+from kastor.api.http.openapi import documented_routes, openapi_document
 from kastor.domain.errors import Code
 
 TOLD_ELSEWHERE = ("/healthz", "/metrics", "/openapi.json", "/$discovery/rest", "/upload/", "/resumable/")
@@ -23,7 +23,7 @@ def told(world: World) -> dict[str, Any]:
 
 
 def test_every_route_is_told_of_but_those_with_a_description_of_their_own(world: World) -> None:
-    known = {route.path for route, _ in described(world.app.routes)}
+    known = {route.path for route, _ in documented_routes(world.app.routes)}
     others = {route.path for route in world.app.routes if isinstance(route, Route)} - known
     assert [path for path in sorted(others) if not path.startswith(TOLD_ELSEWHERE)] == []
 
@@ -53,7 +53,7 @@ def test_it_asks_for_no_key(world: World) -> None:
 
 
 def test_every_code_of_the_error_table_is_a_status_of_every_method(world: World) -> None:
-    paths: Any = document(world.app.routes)["paths"]
+    paths: Any = openapi_document(world.app.routes)["paths"]
     statuses = {"200", "400", "401", "403", "404", "409", "429", "501", "503"}
     assert len(Code) == 12
     assert all(method["responses"].keys() == statuses for path in paths.values() for method in path.values())

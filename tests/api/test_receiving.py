@@ -8,8 +8,8 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from api_world import World
-from kastor.api.http import Call
-from kastor.api.receiving import NOBODY, PIECE_BYTES, Receiving
+from kastor.api.http.endpoint import ApiRequest
+from kastor.api.http.streamed_body import NOBODY, PIECE_BYTES, StreamedBodyRoutes
 from kastor.domain.errors import InvalidArgument, KastorError
 
 GONE: Message = {"type": "http.disconnect"}
@@ -58,11 +58,11 @@ def asked(world: World, sink: FakeSink, events: list[Message]) -> tuple[list[Mes
     async def send(message: Message) -> None:
         sent.append(message)
 
-    def opened(call: Call) -> FakeSink:
+    def opened(call: ApiRequest) -> FakeSink:
         assert call.principal == NOBODY
         return sink
 
-    receiving = Receiving(world.app.endpoints)
+    receiving = StreamedBodyRoutes(world.app.endpoints)
     route = receiving.route("/x", ["POST"], opened, keyless=True)
     headers = [(b"host", b"localhost")]
     scope = {"type": "http", "method": "POST", "query_string": b"", "headers": headers, "path_params": {}}

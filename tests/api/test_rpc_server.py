@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kastor.api.rpc_server import LOOKED_AT_EACH_S, Identities
+from kastor.api.grpc.server import LOOKED_AT_EACH_S, TlsIdentitySource
 from kastor.domain.errors import FailedPrecondition
 from kastor.security.tls import TlsIdentity
 
@@ -32,7 +32,7 @@ class Place:
 
 def test_a_renewed_certificate_is_shown_within_the_hour() -> None:
     place = Place()
-    identities = Identities(place.load, clock=place.clock)
+    identities = TlsIdentitySource(place.load, clock=place.clock)
     place.holds = NEW
     assert (identities.renewed(), place.looks) == (None, 1)  # not at every handshake
     place.now = LOOKED_AT_EACH_S
@@ -43,10 +43,10 @@ def test_a_renewed_certificate_is_shown_within_the_hour() -> None:
 
 def test_one_that_cannot_be_read_leaves_the_one_before(logged: list[MutableMapping[str, Any]]) -> None:
     place = Place()
-    identities = Identities(place.load, clock=place.clock)
+    identities = TlsIdentitySource(place.load, clock=place.clock)
     place.holds = FailedPrecondition("Cannot read it.")
     place.now = LOOKED_AT_EACH_S
     assert (identities.renewed(), identities.current) == (None, OLD)
     assert [entry["event"] for entry in logged] == ["certificate_not_renewed"]
     with pytest.raises(FailedPrecondition):
-        Identities(place.load, clock=place.clock)
+        TlsIdentitySource(place.load, clock=place.clock)

@@ -9,7 +9,7 @@ from google.genai import _transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.api.schema import MAX_DEPTH, MAX_SCHEMAS, choices, from_google, from_json_schema
+from kastor.api.google.response_schema import MAX_DEPTH, MAX_SCHEMAS, enum_choices, from_google_schema, from_json_schema
 from kastor.domain.errors import InvalidArgument
 
 AT = "responseSchema"
@@ -57,20 +57,20 @@ AT = "responseSchema"
     ],
 )
 def test_googles_schema_means(schema: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert from_google(schema, AT) == expected
+    assert from_google_schema(schema, AT) == expected
 
 
 def test_a_lone_value_in_googles_schema_is_a_list_of_one() -> None:
     kinds = {"type": "OBJECT", "properties": {"kind": {"type": "STRING", "enum": ["a"]}}, "required": ["kind"]}
     lone = {"type": "OBJECT", "properties": {"kind": {"type": "STRING", "enum": "a"}}, "required": "kind"}
     listed = {"anyOf": [kinds], "nullable": True}
-    assert from_google({"anyOf": lone, "nullable": True}, "at") == from_google(listed, "at")
+    assert from_google_schema({"anyOf": lone, "nullable": True}, "at") == from_google_schema(listed, "at")
 
 
 def test_properties_come_in_the_order_wanted_then_as_listed() -> None:
     fields = {name: {"type": "NULL"} for name in "cab"}
     for spelling in ("propertyOrdering", "property_ordering"):
-        made = from_google({"type": "OBJECT", "properties": fields, spelling: ["b"]}, AT)
+        made = from_google_schema({"type": "OBJECT", "properties": fields, spelling: ["b"]}, AT)
         assert list(made["properties"]) == ["b", "c", "a"]
     fields = {name: {"type": "null"} for name in "cab"}
     assert list(from_json_schema({"properties": fields, "propertyOrdering": ["a"]}, AT)["properties"]) == list("acb")
@@ -109,7 +109,7 @@ def test_properties_come_in_the_order_wanted_then_as_listed() -> None:
 )
 def test_what_googles_schema_cannot_mean_is_named(schema: Any, field: str, said: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        from_google(schema, AT)
+        from_google_schema(schema, AT)
     assert refused.value.violations[0].field == AT + field
     assert said in refused.value.message
 
@@ -163,13 +163,13 @@ def test_what_is_not_followed_of_json_schema_is_named(schema: Any, field: str) -
     assert refused.value.violations[0].field == AT + field
 
 
-OBJECT = {from_google: {"type": "OBJECT"}, from_json_schema: {"type": "object"}}
-STRING = {from_google: {"type": "STRING"}, from_json_schema: {"type": "string"}}
+OBJECT = {from_google_schema: {"type": "OBJECT"}, from_json_schema: {"type": "object"}}
+STRING = {from_google_schema: {"type": "STRING"}, from_json_schema: {"type": "string"}}
 
 
-@pytest.mark.parametrize("read", [from_google, from_json_schema])
+@pytest.mark.parametrize("read", [from_google_schema, from_json_schema])
 def test_a_schema_too_deep_or_too_large_is_refused(read: Any) -> None:
-    deep: dict[str, Any] = {"type": "ARRAY" if read is from_google else "array"}
+    deep: dict[str, Any] = {"type": "ARRAY" if read is from_google_schema else "array"}
     for _ in range(MAX_DEPTH + 1):
         deep = {"type": deep["type"], "items": deep}
     with pytest.raises(InvalidArgument, match=f"deeper than {MAX_DEPTH} levels"):
@@ -184,7 +184,7 @@ def test_a_schema_too_deep_or_too_large_is_refused(read: Any) -> None:
 @pytest.mark.parametrize("schema", [{}, {"type": "string"}, {"enum": []}, {"enum": "x"}, {"enum": [1, 2]}])
 def test_choices_are_texts(schema: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
-        choices(schema, AT)
+        enum_choices(schema, AT)
 
 
 class Address(pydantic.BaseModel):
@@ -203,7 +203,7 @@ def test_what_the_sdk_makes_of_a_pydantic_model_is_read() -> None:
     client = genai.Client(api_key="x")
     schema = _transformers.t_schema(client._api_client, Person)
     assert schema is not None
-    made = from_google(schema.model_dump(mode="json", by_alias=True, exclude_none=True), AT)
+    made = from_google_schema(schema.model_dump(mode="json", by_alias=True, exclude_none=True), AT)
     assert list(made["properties"]) == ["name", "home", "others", "age"]
     assert made["properties"]["home"]["properties"]["number"] == {"type": ["integer", "null"]}
     of_json = from_json_schema(Person.model_json_schema(), AT)
@@ -228,7 +228,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-@pytest.mark.parametrize("read", [from_google, from_json_schema, choices])
+@pytest.mark.parametrize("read", [from_google_schema, from_json_schema, enum_choices])
 def test_anything_is_a_schema_or_a_refusal(read: Any, value: Any) -> None:
     try:
         read(value, AT)

@@ -9,21 +9,21 @@ from google.protobuf import descriptor_pool
 from pydantic.alias_generators import to_snake
 
 from api_world import World
-from kastor.api.transcoding import RPCS, VERSIONS, Method, Rpc, Transcoded, bound
+from kastor.api.grpc.transcoding import RPCS, VERSIONS, BoundRpcMethod, RpcMethod, TranscodedRequest, bind_methods
 from kastor.domain.errors import InvalidArgument
 
 PACKAGE = "/google.ai.generativelanguage.v1beta."
 
 
-def transcoded(world: World, method: str, request: dict[str, Any]) -> Transcoded:
+def transcoded(world: World, method: str, request: dict[str, Any]) -> TranscodedRequest:
     full = method if method.startswith("/") else PACKAGE + method
-    return bound(world.app.routes)[full].transcoded(request)
+    return bind_methods(world.app.routes)[full].transcoded(request)
 
 
 @pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: f"{rpc.service}.{rpc.name}")
-def test_every_method_has_a_route_for_each_form_of_its_name(world: World, rpc: Rpc) -> None:
-    method = Method(rpc, "v1beta", {})
-    found = bound(world.app.routes)[method.full_name]
+def test_every_method_has_a_route_for_each_form_of_its_name(world: World, rpc: RpcMethod) -> None:
+    method = BoundRpcMethod(rpc, "v1beta", {})
+    found = bind_methods(world.app.routes)[method.full_name]
     for rule in rpc.rules:
         name = rule.pattern.replace("*", "x")
         request: dict[str, Any] = {}
@@ -36,11 +36,11 @@ def test_every_method_has_a_route_for_each_form_of_its_name(world: World, rpc: R
 
 
 @pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: f"{rpc.service}.{rpc.name}")
-def test_every_row_names_messages_and_fields_that_google_has(rpc: Rpc) -> None:
+def test_every_row_names_messages_and_fields_that_google_has(rpc: RpcMethod) -> None:
     for version in VERSIONS:
         importlib.import_module(f"google.ai.generativelanguage_{version}.types")
     importlib.import_module("google.longrunning.operations_pb2")
-    request, answer = Method(rpc, "v1beta", {}).messages
+    request, answer = BoundRpcMethod(rpc, "v1beta", {}).messages
     pool = descriptor_pool.Default()
     pool.FindMessageTypeByName(answer)
     fields = pool.FindMessageTypeByName(request).fields_by_name
@@ -84,8 +84,8 @@ def test_a_name_of_another_form_reaches_no_other_method(world: World, name: str)
 
 
 def test_methods_without_a_route_are_not_there(world: World) -> None:
-    assert PACKAGE + "GenerativeService/EmbedContent" not in bound(world.app.routes)
-    assert bound([]) == {}
+    assert PACKAGE + "GenerativeService/EmbedContent" not in bind_methods(world.app.routes)
+    assert bind_methods([]) == {}
 
 
 def test_paths_in_rows_are_in_snake_case() -> None:

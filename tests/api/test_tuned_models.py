@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from api_world import ALIAS, BASE, World, error_of, fields_of, pairs, tuning_body
-from kastor.api.gemini import VERSIONS
-from kastor.api.tuned_models import TuningExamplesIn
-from kastor.api.wire import PART
+from kastor.api.gemini.routes import VERSIONS
+from kastor.api.gemini.tuned_models import TuningExamplesIn
+from kastor.api.http.protojson import PART
 from kastor.dataset.formats.parse import decode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import ResourceExhausted

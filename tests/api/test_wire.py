@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.api.errors import HTTP_STATUS, error_body
-from kastor.api.generate_messages import CountIn, GenerateIn
-from kastor.api.tuned_models import TunedModelIn
-from kastor.api.wire import Wire, clean_float, dumped, message
+from kastor.api.gemini.tuned_models import TunedModelIn
+from kastor.api.google.content import CountIn, GenerateIn
+from kastor.api.http.errors import HTTP_STATUS, error_body
+from kastor.api.http.protojson import ProtoModel, dump_json, parse_message, shortest_float32
 from kastor.dataset.formats.tolerant_json import parse_json
 from kastor.domain.errors import Code, InvalidArgument, KastorError, MalformedJson
 
@@ -59,7 +59,7 @@ def test_what_the_standard_writes_is_read_the_same(value: Any) -> None:
 @pytest.mark.parametrize("kind", [TunedModelIn, GenerateIn, CountIn])
 def test_any_json_object_is_a_message_or_a_refusal(kind: Any, value: dict[str, Any]) -> None:
     try:
-        message(kind, json.dumps(value).encode())
+        parse_message(kind, json.dumps(value).encode())
     except InvalidArgument as refused:
         assert refused.message
 
@@ -67,7 +67,7 @@ def test_any_json_object_is_a_message_or_a_refusal(kind: Any, value: dict[str, A
 @pytest.mark.parametrize("text", ["5", "5.0", "5.", "5e0", "0.5E+1", "05", "500e-2"])
 def test_numbers_may_come_as_texts(text: str) -> None:
     config = {"maxOutputTokens": text, "temperature": text}
-    found = message(GenerateIn, json.dumps({"generationConfig": config}).encode()).generation_config
+    found = parse_message(GenerateIn, json.dumps({"generationConfig": config}).encode()).generation_config
     assert found is not None
     assert (found.max_output_tokens, found.temperature) == (5, 5.0)
 
@@ -78,7 +78,7 @@ def test_numbers_may_come_as_texts(text: str) -> None:
 @pytest.mark.parametrize("field", ["maxOutputTokens", "temperature"])
 def test_a_text_that_only_python_reads_as_a_number_is_refused(field: str, text: str) -> None:
     with pytest.raises(InvalidArgument, match=r"must be a (whole )?number, not the text"):
-        message(GenerateIn, json.dumps({"generationConfig": {field: text}}).encode())
+        parse_message(GenerateIn, json.dumps({"generationConfig": {field: text}}).encode())
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_text_that_only_python_reads_as_a_number_is_refused(field: str, text: 
 )
 def test_malformed_json_is_told_with_line_and_column_of_what_was_sent(body: str, line: int, column: int) -> None:
     with pytest.raises(MalformedJson, match=rf"^Invalid JSON payload received\..* line {line}, column {column}\."):
-        message(TunedModelIn, body.encode())
+        parse_message(TunedModelIn, body.encode())
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_malformed_json_is_told_with_line_and_column_of_what_was_sent(body: str,
 )
 def test_hostile_bodies_get_a_clean_refusal(body: bytes, says: str) -> None:
     with pytest.raises(InvalidArgument, match=says):
-        message(TunedModelIn, body)
+        parse_message(TunedModelIn, body)
 
 
 def test_what_googles_scripts_write_is_read() -> None:
@@ -132,7 +132,7 @@ def test_what_googles_scripts_write_is_read() -> None:
         base_model: "models/x",
         "tuning_task": { "hyperparameters": { "batch_size": 2, "learning_rate": .001, "epoch_count":5, }, },
       }"""
-    read = message(TunedModelIn, body)
+    read = parse_message(TunedModelIn, body)
     assert read.display_name == "next number"
     assert read.tuning_task is not None and read.tuning_task.hyperparameters is not None
     assert read.tuning_task.hyperparameters.learning_rate == 0.001
@@ -156,12 +156,12 @@ def unlisted(value: Any) -> Any:
 
 
 def test_a_lone_value_is_a_list_of_one_wherever_a_list_is_expected() -> None:
-    whole = message(GenerateIn, json.dumps(LISTED).encode())
+    whole = parse_message(GenerateIn, json.dumps(LISTED).encode())
     assert "[" not in json.dumps(unlisted(LISTED))
-    assert message(GenerateIn, json.dumps(unlisted(LISTED)).encode()) == whole
+    assert parse_message(GenerateIn, json.dumps(unlisted(LISTED)).encode()) == whole
     example = {"textInput": "1", "output": "2"}
     for examples in (example, [example]):
-        read = message(
+        read = parse_message(
             TunedModelIn, json.dumps({"tuningTask": {"trainingData": {"examples": {"examples": examples}}}}).encode()
         )
         assert read.model_dump()["tuning_task"]["training_data"]["examples"]["examples"] == [
@@ -169,7 +169,7 @@ def test_a_lone_value_is_a_list_of_one_wherever_a_list_is_expected() -> None:
         ]
 
 
-def request_messages(kind: type[Wire] = Wire) -> Iterator[type[Wire]]:
+def request_messages(kind: type[ProtoModel] = ProtoModel) -> Iterator[type[ProtoModel]]:
     for child in kind.__subclasses__():
         yield from request_messages(child)
         if child.__name__.endswith("In"):
@@ -200,24 +200,24 @@ def test_every_repeated_field_of_every_request_takes_a_lone_value() -> None:
 )
 def test_what_is_wrong_with_a_lone_value_is_told_where_it_stands(body: Any, says: str) -> None:
     with pytest.raises(InvalidArgument, match=says):
-        message(GenerateIn, json.dumps(body).encode())
+        parse_message(GenerateIn, json.dumps(body).encode())
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_a_clean_float_means_the_same_32_bit_number(value: float) -> None:
-    assert struct.pack("f", clean_float(value)) == struct.pack("f", value)
+    assert struct.pack("f", shortest_float32(value)) == struct.pack("f", value)
 
 
 @given(st.integers(-999, 999), st.integers(-6, 6))
 def test_a_short_decimal_reads_back_as_it_was_written(digits: int, exponent: int) -> None:
     value = float(f"{digits}e{exponent}")
     stored = struct.unpack("f", struct.pack("f", value))[0]
-    assert clean_float(stored) == clean_float(value) == value
+    assert shortest_float32(stored) == shortest_float32(value) == value
 
 
 @given(st.text())
 def test_what_is_written_reads_back_and_is_one_line_to_every_client(text: str) -> None:
-    written = dumped({"text": text + "\x85\u2028\u2029\x0b\x0c\x1c"}, pretty=False)
+    written = dump_json({"text": text + "\x85\u2028\u2029\x0b\x0c\x1c"}, pretty=False)
     assert json.loads(written) == {"text": text + "\x85\u2028\u2029\x0b\x0c\x1c"}
     assert len(written.decode().splitlines()) == 1
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.rpc import code_pb2
 
-from kastor.api.errors import HTTP_STATUS
+from kastor.api.http.errors import HTTP_STATUS
 from kastor.domain import errors
 from kastor.domain.errors import Code, KastorError
 from kastor.serving.engine_protocol import ERRORS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kastor.api.errors import error_body
+from kastor.api.http.errors import error_body
 from kastor.domain.errors import (
     FailedPrecondition,
     Internal,

@@ -10,7 +10,7 @@ import pytest
 from api_world import World
 from captures import FOLDER, Capture, Decision, capture, captured, decisions
 from google_messages import message_of, strict_error, strictly
-from kastor.api.http import query_of
+from kastor.api.http.endpoint import parse_query
 from kastor.services.tuning_request import NO_EXAMPLES
 from replaying import NUM_SEVERAL, credential, prepared, replay
 
@@ -83,7 +83,7 @@ def check_upload(answer: httpx.Response, asked: Capture) -> None:
 
 def check_list(listed: Any, asked: Capture) -> None:
     """A page holds as much as was asked for, and tells of the next one if there is one."""
-    query = query_of(asked.target.partition("?")[2].encode("ascii"))
+    query = parse_query(asked.target.partition("?")[2].encode("ascii"))
     size = int(query.get("page_size", 10))
     left = NUM_SEVERAL - (size if "page_token" in query else 0)
     assert len(listed.tuned_models) == min(size, left)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from api_world import BASE, World
 from edge_values import VALUES, places, values, with_edge, words
-from kastor.api.openapi import document
+from kastor.api.http.openapi import openapi_document
 from kastor.domain.request_limits import OPEN
 from kastor.security.auth import Authenticator
 from kastor.store.database import open_database
@@ -127,7 +127,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[
 
 def operations(world: World) -> list[tuple[str, str, dict[str, Any]]]:
     """Method, path and description of every route, the versions that are the same left out."""
-    found = document(world.app.routes)["paths"]
+    found = openapi_document(world.app.routes)["paths"]
     assert isinstance(found, dict)
     return [
         (method.upper(), path, said)

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from api_world import World
 from google_messages import strict_error
-from kastor.api.openapi import document
+from kastor.api.http.openapi import openapi_document
 from kastor.security.auth import Authenticator
 from kastor.store.database import open_database
 from replaying import add_model, finish, train
@@ -68,7 +68,7 @@ def test_nor_does_one_of_very_many(world: World) -> None:
 
 def asked_all(world: World, *, each: int) -> int:
     """How many requests were asked: up to `each` right and as many wrong ones of every method."""
-    schema = schemathesis.openapi.from_dict(document(world.app.routes))
+    schema = schemathesis.openapi.from_dict(openapi_document(world.app.routes))
     count = 0
     for found in schema.get_all_operations():
         operation = found.ok()

@@ -13,20 +13,20 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kastor.api.admin import AdminRoutes
-from kastor.api.discovery import PATH as DISCOVERY
-from kastor.api.discovery import Discovery
-from kastor.api.errors import HTTP_STATUS, error_body
-from kastor.api.files import FileRoutes
-from kastor.api.gemini import VERSIONS, GeminiRoutes
-from kastor.api.generate import GenerateRoutes
-from kastor.api.guard import LocalOnly, with_cors
-from kastor.api.http import Endpoint, Endpoints, json_response
-from kastor.api.observe import REQUEST_ID, Metrics, Observed, healthz, metrics_route
-from kastor.api.openapi import PATH as OPENAPI
-from kastor.api.openapi import Description
-from kastor.api.permissions import PermissionRoutes
-from kastor.api.uploads import UploadRoutes
+from kastor.api.gemini.discovery import PATH as DISCOVERY
+from kastor.api.gemini.discovery import DiscoveryEndpoint
+from kastor.api.gemini.files import FileRoutes
+from kastor.api.gemini.permissions import PermissionRoutes
+from kastor.api.gemini.routes import VERSIONS, GeminiRoutes
+from kastor.api.gemini.uploads import UploadRoutes
+from kastor.api.google.generate import GenerateRoutes
+from kastor.api.http.browser_guard import LoopbackOnlyMiddleware, with_cors
+from kastor.api.http.endpoint import Endpoint, RouteFactory, json_response
+from kastor.api.http.errors import HTTP_STATUS, error_body
+from kastor.api.http.observability import REQUEST_ID, Metrics, RequestLogMiddleware, healthz, metrics_route
+from kastor.api.http.openapi import PATH as OPENAPI
+from kastor.api.http.openapi import OpenApiEndpoint
+from kastor.api.kastor.jobs import AdminRoutes
 from kastor.domain.errors import Internal, KastorError, NotFound, Unimplemented
 from kastor.security.auth import Authenticator
 from kastor.services.datasets import DatasetService
@@ -71,7 +71,7 @@ class Application:
     """The HTTP application, with what another edge needs to answer by the same handlers."""
 
     routes: tuple[BaseRoute, ...]
-    endpoints: Endpoints
+    endpoints: RouteFactory
     asgi: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,7 +96,7 @@ def make_app(
     """
     tuning, generation = services.tuning, services.generation
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
-    endpoints = Endpoints(authenticator, tuning.limits.max_body_bytes, closing, tuning.version)
+    endpoints = RouteFactory(authenticator, tuning.limits.max_body_bytes, closing, tuning.version)
     gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
     admin, permissions = AdminRoutes(tuning, services.datasets), PermissionRoutes(services.sharing)
     routes: list[BaseRoute] = [Route("/healthz", healthz(instance, faults))]
@@ -107,9 +107,9 @@ def make_app(
         routes += permissions.routes(endpoints, version)
         routes += FileRoutes(services.files).routes(endpoints, version)
     routes += UploadRoutes(services.files).routes(endpoints, VERSIONS)
-    routes.append(Route(DISCOVERY, Discovery(services.files.max_file_bytes).answer))
+    routes.append(Route(DISCOVERY, DiscoveryEndpoint(services.files.max_file_bytes).answer))
     routes += admin.routes(endpoints)
-    routes.append(Route(OPENAPI, Description(routes).answer))
+    routes.append(Route(OPENAPI, OpenApiEndpoint(routes).answer))
     routes.sort(key=lambda route: not _polled(route))  # the router tries one after the other: these come first
     app = Starlette(
         routes=routes,
@@ -120,8 +120,8 @@ def make_app(
         },
     )
     app.router.redirect_slashes = False
-    guarded = LocalOnly(app, cors_origins) if authenticator.open else app
-    return Application(tuple(routes), endpoints, Observed(with_cors(guarded, cors_origins), metrics))
+    guarded = LoopbackOnlyMiddleware(app, cors_origins) if authenticator.open else app
+    return Application(tuple(routes), endpoints, RequestLogMiddleware(with_cors(guarded, cors_origins), metrics))
 
 
 def _polled(route: BaseRoute) -> bool:

@@ -20,8 +20,8 @@ from typing import Any
 
 import structlog
 
-from kastor.api.errors import error_body
-from kastor.api.wire import dumped
+from kastor.api.http.errors import error_body
+from kastor.api.http.protojson import dump_json
 from kastor.domain.errors import Unavailable
 from kastor.runtime.logging import RepeatLimit
 
@@ -79,7 +79,9 @@ def file_bounds(max_connections: int) -> int:
 
 def full_answer() -> bytes:
     """What a connection is told that nobody can be sent away for."""
-    body = dumped(error_body(Unavailable("The server has as many connections as it can hold. Try again.")), pretty=True)
+    body = dump_json(
+        error_body(Unavailable("The server has as many connections as it can hold. Try again.")), pretty=True
+    )
     head = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
     return f"{head}content-type: application/json; charset=UTF-8\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 

@@ -15,7 +15,7 @@
     ├── DataLoss            15   a stored file is damaged or missing; names it
     └── Unauthenticated     16
 
-A message names the thing, the value, and what would work. HTTP statuses are given in `kastor.api.errors` only.
+A message names the thing, the value, and what would work. HTTP statuses are given in `kastor.api.http.errors` only.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from kastor.api.http import DRAIN_TIMEOUT_S, MAX_DRAINED_BYTES, Call, Endpoints, base_url, check_query, query_of
+from kastor.api.http.endpoint import (
+    DRAIN_TIMEOUT_S,
+    MAX_DRAINED_BYTES,
+    ApiRequest,
+    RouteFactory,
+    parse_query,
+    request_base_url,
+    validate_query,
+)
 from kastor.domain.errors import InvalidArgument, KastorError, Unavailable
 from kastor.domain.permission import Principal
 
@@ -25,7 +33,7 @@ NOBODY = Principal("")
 """Who calls where the URL itself is the credential."""
 
 
-class Sink(Protocol):
+class BodySink(Protocol):
     """Where a request's body goes. All but `close` may raise domain errors."""
 
     def write(self, piece: bytes) -> None:
@@ -41,13 +49,13 @@ class Sink(Protocol):
         """Let go of everything; called once in any case, also when the client has gone away in the middle."""
 
 
-Opener = Callable[[Call], Sink]
+Opener = Callable[[ApiRequest], BodySink]
 
 
-class Receiving:
+class StreamedBodyRoutes:
     """Makes routes that receive bodies."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
+    def __init__(self, endpoints: RouteFactory) -> None:
         self.endpoints = endpoints
         self.limiter = anyio.CapacityLimiter(MAX_WRITING_THREADS)
 
@@ -65,7 +73,7 @@ class _Gone(Exception):
 class _Endpoint:
     """One opener behind HTTP, as an ASGI application."""
 
-    def __init__(self, shared: Receiving, opener: Opener, query: frozenset[str], *, keyless: bool) -> None:
+    def __init__(self, shared: StreamedBodyRoutes, opener: Opener, query: frozenset[str], *, keyless: bool) -> None:
         self._shared = shared
         self._opener = opener
         self._query = query
@@ -73,11 +81,11 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers, query = Headers(scope=scope), query_of(scope["query_string"])
+        headers, query = Headers(scope=scope), parse_query(scope["query_string"])
         principal = await self._principal(headers, query)
-        check_query(query, self._query)
+        validate_query(query, self._query)
         stopped = self._shared.endpoints.stopped(threading.Event())
-        call = Call(principal, scope["path_params"], query, b"", stopped, headers, base_url(scope))
+        call = ApiRequest(principal, scope["path_params"], query, b"", stopped, headers, request_base_url(scope))
         body = _Body(receive)
         try:
             _check_encoding(headers)
@@ -92,7 +100,7 @@ class _Endpoint:
     async def _principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
         return NOBODY if self._keyless else await self._shared.endpoints.principal(headers, query)
 
-    async def _received(self, call: Call, body: "_Body") -> Response:
+    async def _received(self, call: ApiRequest, body: "_Body") -> Response:
         limiter = self._shared.limiter
         sink = await anyio.to_thread.run_sync(self._opener, call, limiter=limiter)
         try:

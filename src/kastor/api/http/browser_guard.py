@@ -6,8 +6,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kastor.api.errors import HTTP_STATUS, error_body
-from kastor.api.http import json_response
+from kastor.api.http.endpoint import json_response
+from kastor.api.http.errors import HTTP_STATUS, error_body
 from kastor.domain.errors import KastorError, PermissionDenied
 from kastor.security.origin import is_trusted_origin, names_loopback
 
@@ -40,7 +40,7 @@ def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
     )
 
 
-class LocalOnly:
+class LoopbackOnlyMiddleware:
     """Middleware of a server without keys: browsers on this machine show pages of anybody, which must not use it."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:

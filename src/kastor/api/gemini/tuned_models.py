@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kastor.api.errors import TYPE_URL, public_message
-from kastor.api.wire import Float32, Int32, Items, Wire, clean_float, timestamp
+from kastor.api.http.errors import TYPE_URL, public_message
+from kastor.api.http.protojson import Float32, Int32, Items, ProtoModel, shortest_float32, timestamp
 from kastor.domain.content import Example
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument
 from kastor.domain.job import RequestedHyperparameters, State, StepMetrics
@@ -28,26 +28,26 @@ METHODS = ("generateContent", "countTokens", "createTunedModel")
 MAX_TEMPERATURE = 2.0
 
 
-class TuningExampleIn(Wire):
+class TuningExampleIn(ProtoModel):
     """TuningExample."""
 
     text_input: str
     output: str
 
 
-class TuningExamplesIn(Wire):
+class TuningExamplesIn(ProtoModel):
     """TuningExamples."""
 
     examples: Items[TuningExampleIn] | None = None
 
 
-class DatasetIn(Wire):
+class DatasetIn(ProtoModel):
     """Dataset."""
 
     examples: TuningExamplesIn | None = None
 
 
-class HyperparametersIn(Wire):
+class HyperparametersIn(ProtoModel):
     """Hyperparameters, as asked for."""
 
     epoch_count: Int32 | None = None
@@ -56,7 +56,7 @@ class HyperparametersIn(Wire):
     learning_rate_multiplier: Float32 | None = None
 
 
-class TuningTaskIn(Wire):
+class TuningTaskIn(ProtoModel):
     """TuningTask, as asked for."""
 
     training_data: DatasetIn | None = None
@@ -66,14 +66,14 @@ class TuningTaskIn(Wire):
     snapshots: OutputOnly = None
 
 
-class SourceIn(Wire):
+class SourceIn(ProtoModel):
     """TunedModelSource. Its base model is the source's, whatever clients send along."""
 
     tuned_model: str | None = None
     base_model: OutputOnly = None
 
 
-class TunedModelIn(Wire):
+class TunedModelIn(ProtoModel):
     """TunedModel, as asked for."""
 
     display_name: str | None = None
@@ -91,7 +91,7 @@ class TunedModelIn(Wire):
     update_time: OutputOnly = None
 
 
-class SnapshotOut(Wire):
+class SnapshotOut(ProtoModel):
     """TuningSnapshot."""
 
     step: int
@@ -100,7 +100,7 @@ class SnapshotOut(Wire):
     compute_time: str | None
 
 
-class HyperparametersOut(Wire):
+class HyperparametersOut(ProtoModel):
     """Hyperparameters, resolved. Never a multiplier: the legacy SDK cannot read it (gemini-api.md §0.4)."""
 
     epoch_count: int
@@ -108,7 +108,7 @@ class HyperparametersOut(Wire):
     learning_rate: Float32
 
 
-class TuningTaskOut(Wire):
+class TuningTaskOut(ProtoModel):
     """TuningTask. Never the training data."""
 
     start_time: str | None
@@ -117,14 +117,14 @@ class TuningTaskOut(Wire):
     hyperparameters: HyperparametersOut
 
 
-class SourceOut(Wire):
+class SourceOut(ProtoModel):
     """TunedModelSource. The legacy SDK needs both fields."""
 
     tuned_model: str
     base_model: str
 
 
-class TunedModelOut(Wire):
+class TunedModelOut(ProtoModel):
     """TunedModel, with either a base model or a tuned one as its source."""
 
     type_url: Annotated[str | None, Field(alias="@type")] = None
@@ -142,7 +142,7 @@ class TunedModelOut(Wire):
     tuning_task: TuningTaskOut
 
 
-class CreateMetadata(Wire):
+class CreateMetadata(ProtoModel):
     """CreateTunedModelMetadata. `completed_percent` only with snapshots: scripts then read the last one."""
 
     type_url: Annotated[str, Field(alias="@type")] = PACKAGE + "CreateTunedModelMetadata"
@@ -153,14 +153,14 @@ class CreateMetadata(Wire):
     tuned_model: str
 
 
-class StatusOut(Wire):
+class StatusOut(ProtoModel):
     """google.rpc.Status inside an operation: gRPC codes."""
 
     code: int
     message: str
 
 
-class OperationOut(Wire):
+class OperationOut(ProtoModel):
     """google.longrunning.Operation."""
 
     name: str
@@ -170,7 +170,7 @@ class OperationOut(Wire):
     error: StatusOut | None
 
 
-class ModelOut(Wire):
+class ModelOut(ProtoModel):
     """Model."""
 
     name: str
@@ -202,7 +202,7 @@ def new_tuning(body: TunedModelIn, tuned_model_id: str | None) -> NewTuning:
     return NewTuning(
         base_model=_source(body),
         examples=tuple(Example.pair(pair.text_input, pair.output) for pair in pairs),
-        hyperparameters=requested(asked),
+        hyperparameters=requested_hyperparameters(asked),
         tuned_model_id=tuned_model_id,
         display_name=body.display_name or "",
         description=body.description or "",
@@ -212,7 +212,7 @@ def new_tuning(body: TunedModelIn, tuned_model_id: str | None) -> NewTuning:
     )
 
 
-def requested(asked: HyperparametersIn) -> RequestedHyperparameters:
+def requested_hyperparameters(asked: HyperparametersIn) -> RequestedHyperparameters:
     """What was asked for."""
     return RequestedHyperparameters(
         num_epochs=asked.epoch_count,
@@ -324,7 +324,7 @@ def operation(tuning: TunedModelView) -> OperationOut:
     metadata = CreateMetadata(
         total_steps=total,
         completed_steps=done or None,
-        completed_percent=clean_float(100 * done / total) if tuning.snapshots and done else None,
+        completed_percent=shortest_float32(100 * done / total) if tuning.snapshots and done else None,
         snapshots=_snapshots(tuning),
         tuned_model=tuning.model.name,
     )

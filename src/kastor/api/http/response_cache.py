@@ -36,7 +36,7 @@ class _Answer:
     made: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Memory:
+class ResponseCache:
     """The remembered answers of one server, the longest unasked forgotten first. For one event loop."""
 
     def __init__(self, version: Version, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from starlette.responses import Response
 
-from kastor.api.errors import HTTP_STATUS, error_body
-from kastor.api.files import file_out
-from kastor.api.http import json_response
+from kastor.api.gemini.files import file_out
+from kastor.api.http.endpoint import json_response
+from kastor.api.http.errors import HTTP_STATUS, error_body
 from kastor.domain.errors import InvalidArgument, KastorError, ResourceExhausted, Superseded, Unavailable
 from kastor.domain.file import StoredFile
 from kastor.services.files import UploadStatus
@@ -24,7 +24,7 @@ CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d{1,18})-(?P<last>\d{1,18})|\*)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class UploadCommand:
     """What a request to a session wants."""
 
     offset: int | None = None  # bytes are to be added from here on
@@ -32,10 +32,10 @@ class Wish:
     cancel: bool = False
 
 
-class Manner(Protocol):
+class ResumableProtocol(Protocol):
     """A dialect of resumable uploads."""
 
-    def wish(self, headers: Mapping[str, str], received: Callable[[], int]) -> Wish:
+    def command(self, headers: Mapping[str, str], received: Callable[[], int]) -> UploadCommand:
         """What is wanted; raises `InvalidArgument` if that cannot be made out."""
 
     def state(self, progress: UploadStatus) -> Response:
@@ -45,34 +45,34 @@ class Manner(Protocol):
         """The answer that says what went wrong; `progress` is absent if the upload is no more."""
 
 
-class GoogManner:
+class XGoogUploadProtocol:
     """X-Goog-Upload-Command and its like, as google-genai speaks it."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
 
-    def wish(self, headers: Mapping[str, str], received: Callable[[], int]) -> Wish:
+    def command(self, headers: Mapping[str, str], received: Callable[[], int]) -> UploadCommand:
         """What the command says."""
         commands = {word.strip().lower() for word in headers["x-goog-upload-command"].split(",")}
         if commands == {"query"}:
-            return Wish()
+            return UploadCommand()
         if commands == {"cancel"}:
-            return Wish(cancel=True)
+            return UploadCommand(cancel=True)
         if commands == {"finalize"}:
-            return Wish(finish=True)
+            return UploadCommand(finish=True)
         if commands not in ({"upload"}, {"upload", "finalize"}):
             raise InvalidArgument(
                 f"X-Goog-Upload-Command {headers['x-goog-upload-command'][:40]!r} is none for an upload that has "
                 "begun; use upload, finalize, query or cancel."
             )
-        offset = whole_number(headers.get("x-goog-upload-offset", ""), "X-Goog-Upload-Offset")
-        return Wish(offset=offset, finish="finalize" in commands)
+        offset = parse_nonnegative_int(headers.get("x-goog-upload-offset", ""), "X-Goog-Upload-Offset")
+        return UploadCommand(offset=offset, finish="finalize" in commands)
 
     def state(self, progress: UploadStatus) -> Response:
         """The status in headers; the file once it is there."""
         if progress.file is None:
             return Response(headers={STATUS: "active", RECEIVED: str(progress.received), **GRANULARITY})
-        return _with(made(progress.file, self._base_url), {RECEIVED: str(progress.received)})
+        return _with(file_response(progress.file, self._base_url), {RECEIVED: str(progress.received)})
 
     def refusal(self, error: KastorError, progress: UploadStatus | None) -> Response:
         """The error, and whether and where to go on. Without a status google-genai tries again by itself."""
@@ -85,34 +85,34 @@ class GoogManner:
         return _with(response, {STATUS: status, RECEIVED: str(progress.received)})
 
 
-class RangeManner:
+class ContentRangeProtocol:
     """Content-Range and 308, as google-api-python-client speaks it."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
 
-    def wish(self, headers: Mapping[str, str], received: Callable[[], int]) -> Wish:
+    def command(self, headers: Mapping[str, str], received: Callable[[], int]) -> UploadCommand:
         """What Content-Range says; without it the body is the whole file."""
         said = headers.get("content-range")
         if said is None:
-            return Wish(offset=0, finish=True)
+            return UploadCommand(offset=0, finish=True)
         found = CONTENT_RANGE.fullmatch(said.strip())
         if found is None:
             raise InvalidArgument(f"Content-Range {said[:80]!r} is not bytes FIRST-LAST/TOTAL or bytes */TOTAL.")
         first, last, total = found["first"], found["last"], found["total"]
         if first is None:
-            return Wish(finish=total != "*" and received() == int(total))
+            return UploadCommand(finish=total != "*" and received() == int(total))
         if int(last) < int(first) or (total != "*" and int(last) >= int(total)):
             raise InvalidArgument(f"Content-Range {said[:80]!r} ends before its beginning, or behind the total.")
         announced = headers.get("content-length", "")
         if announced.isdecimal() and len(announced) <= 18 and int(announced) != int(last) - int(first) + 1:
             raise InvalidArgument(f"Content-Range {said[:80]!r} does not fit the body of {announced} bytes.")
-        return Wish(offset=int(first), finish=total != "*" and int(last) + 1 == int(total))
+        return UploadCommand(offset=int(first), finish=total != "*" and int(last) + 1 == int(total))
 
     def state(self, progress: UploadStatus) -> Response:
         """308 with what is there, or the file."""
         if progress.file is not None:
-            return made(progress.file, self._base_url)
+            return file_response(progress.file, self._base_url)
         there = {"Range": f"bytes=0-{progress.received - 1}"} if progress.received else {}
         return Response(status_code=308, headers=there)
 
@@ -123,7 +123,7 @@ class RangeManner:
         return _said(error)
 
 
-def whole_number(text: str, what: str) -> int:
+def parse_nonnegative_int(text: str, what: str) -> int:
     """The number that a header says.
 
     Raises:
@@ -135,7 +135,7 @@ def whole_number(text: str, what: str) -> int:
     return int(text)
 
 
-def made(file: StoredFile, base_url: str) -> Response:
+def file_response(file: StoredFile, base_url: str) -> Response:
     """The answer that gives the file."""
     return _with(json_response({"file": file_out(file, base_url).json_value()}), {STATUS: "final"})
 

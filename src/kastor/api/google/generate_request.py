@@ -8,10 +8,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from kastor.api.generate_calls import ANY, calling_violations, dumped_fields, mode, must_call, tools_of
-from kastor.api.generate_messages import ContentIn, GenerateIn, GenerationConfigIn, PartIn, Unoffered
-from kastor.api.schema import choices, from_google, from_json_schema
-from kastor.api.wire import Wire
+from kastor.api.google.content import ContentIn, GenerateIn, GenerationConfigIn, PartIn, Unoffered
+from kastor.api.google.function_calling import (
+    ANY,
+    calling_mode,
+    calling_violations,
+    explicit_fields,
+    parse_tools,
+    required_functions,
+)
+from kastor.api.google.response_schema import enum_choices, from_google_schema, from_json_schema
+from kastor.api.http.protojson import ProtoModel
 from kastor.dataset.formats.issues import RowError
 from kastor.dataset.formats.parse import named_resolution, parse_function_part, parse_media_part
 from kastor.dataset.formats.tolerant_json import JsonValue
@@ -31,16 +38,16 @@ KINDS = ("text", "inline_data", "file_data", "function_call", "function_response
 OFFERED = {*KINDS, "video_metadata", "media_resolution"}
 
 
-def asked(body: GenerateIn, name: str) -> GenerationParams:
+def generation_request(body: GenerateIn, name: str) -> GenerationParams:
     """What the request asks of the model called `name`.
 
     Raises:
         InvalidArgument: a field says what is not offered, or makes no sense; names each.
 
     """
-    check_request(body, name)
+    validate_request(body, name)
     config = body.generation_config or GenerationConfigIn()
-    prompt = prompt_of(body)
+    prompt = parse_prompt(body)
     if prompt.contents[-1].role is not Role.USER:
         raise InvalidArgument.of("contents", "the last turn is the model's; it must be the user's")
     form = _form(config)
@@ -60,11 +67,11 @@ def asked(body: GenerateIn, name: str) -> GenerationParams:
         frequency_penalty=config.frequency_penalty or 0.0,
         top_logprobs=(config.logprobs or 0) if config.response_logprobs else None,
         form=form,
-        must_call=must_call(body),
+        must_call=required_functions(body),
     )
 
 
-def check_request(body: GenerateIn, name: str) -> None:
+def validate_request(body: GenerateIn, name: str) -> None:
     """Nothing, if the request asks only for what is offered.
 
     Raises:
@@ -80,7 +87,7 @@ def check_request(body: GenerateIn, name: str) -> None:
         raise InvalidArgument.of_all(tuple(wrong))
 
 
-def prompt_of(body: GenerateIn) -> Prompt:
+def parse_prompt(body: GenerateIn) -> Prompt:
     """The turns and the system instruction.
 
     Raises:
@@ -93,7 +100,7 @@ def prompt_of(body: GenerateIn) -> Prompt:
     system = body.system_instruction
     parts = None if system is None or not system.parts else _parts(system, "systemInstruction")
     resolution = _resolution(body.generation_config)
-    return Prompt(contents, parts, tools_of(body), resolution, must_call=mode(body) == ANY)
+    return Prompt(contents, parts, parse_tools(body), resolution, must_call=calling_mode(body) == ANY)
 
 
 # ---- the configuration
@@ -134,11 +141,11 @@ def _form(config: GenerationConfigIn) -> ResponseFormat | None:
         schema = from_json_schema(cast(JsonValue, config.response_json_schema), field)
     elif config.response_schema:
         field = AT + "responseSchema"
-        schema = from_google(cast(JsonValue, config.response_schema), field)
+        schema = from_google_schema(cast(JsonValue, config.response_schema), field)
     else:
         field, schema = AT + "responseMimeType", ANY_JSON
     if mime == ENUM:
-        return ResponseFormat(field, choices=choices(schema, field))
+        return ResponseFormat(field, choices=enum_choices(schema, field))
     text = json.dumps(schema)
     if len(text) > MAX_SCHEMA_CHARS:
         raise InvalidArgument.of(field, f"is {len(text):,} characters long; at most {MAX_SCHEMA_CHARS:,} are allowed")
@@ -190,13 +197,13 @@ def _part(part: PartIn, at: str) -> Part:
 def _read(read: Callable[[Mapping[str, JsonValue], str], Part], part: PartIn, at: str) -> Part:
     """The part as rows of datasets are read."""
     try:
-        return read(dumped_fields(part), at)
+        return read(explicit_fields(part), at)
     except RowError as fault:
         said = fault.message + (f" ({fault.hint})" if fault.hint else "")
         raise InvalidArgument.of(fault.path, said) from fault
 
 
-def _given(body: Wire, at: str, names: Sequence[str]) -> list[FieldViolation]:
+def _given(body: ProtoModel, at: str, names: Sequence[str]) -> list[FieldViolation]:
     """A violation for each of the unoffered fields that says something; empty values say nothing."""
     fields = type(body).model_fields
     return [FieldViolation(f"{at}{fields[name].alias}", UNOFFERED) for name in names if getattr(body, name)]

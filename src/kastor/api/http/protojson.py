@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from kastor.api.json_bounds import JsonBounds, bounded_names, is_large, is_too_deep
+from kastor.api.http.json_bounds import JsonBounds, check_num_names, is_large, is_too_deep
 from kastor.dataset.formats.tolerant_json import MAX_DEPTH, JsonValue, parse_json
 from kastor.domain.errors import FieldViolation, InvalidArgument, MalformedJson
 from kastor.domain.excerpt import shortened
@@ -43,7 +43,7 @@ LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u
 BAD_JSON = "Invalid JSON payload received. "
 
 
-class Wire(BaseModel):
+class ProtoModel(BaseModel):
     """A message. In: either spelling, unknown names refused. Out: camelCase, `None` is left out."""
 
     model_config = ConfigDict(
@@ -61,43 +61,43 @@ class Wire(BaseModel):
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
-Message = TypeVar("Message", bound=Wire)
+Message = TypeVar("Message", bound=ProtoModel)
 
 
 def _int32(value: object) -> int:
     if isinstance(value, str):
-        number = number_in(value)
+        number = parse_json_number(value)
         if number is None:
-            raise ValueError(f"must be a whole number, not {shown(value)}")
+            raise ValueError(f"must be a whole number, not {describe_value(value)}")
         value = number
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"must be a whole number, not {shown(value)}")
+        raise ValueError(f"must be a whole number, not {describe_value(value)}")
     if value not in INT32:
-        raise ValueError(f"{shown(value)} does not fit into 32 bits")
+        raise ValueError(f"{describe_value(value)} does not fit into 32 bits")
     return value
 
 
 def _float32(value: object) -> float:
     number = _as_float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
     if number is None:
-        raise ValueError(f"must be a number, not {shown(value)}")
+        raise ValueError(f"must be a number, not {describe_value(value)}")
     if not math.isfinite(number) or abs(number) > FLOAT_MAX:
-        raise ValueError(f"{shown(value)} is not a finite 32-bit number")
+        raise ValueError(f"{describe_value(value)} is not a finite 32-bit number")
     return number
 
 
 def _as_float(value: str | float) -> float | None:
     if isinstance(value, str):
-        return number_in(value)
+        return parse_json_number(value)
     try:
         return float(value)
     except OverflowError:
         return math.inf
 
 
-def number_in(text: str) -> float | None:
+def parse_json_number(text: str) -> float | None:
     """The number that a text spells as JSON would, give or take a zero; `None` if it spells none.
 
     >>> number_in("5"), number_in("-.5e1"), number_in("1_0"), number_in(" 5"), number_in("NaN")
@@ -106,7 +106,7 @@ def number_in(text: str) -> float | None:
     return float(text) if NUMBER.fullmatch(text) else None
 
 
-def clean_float(value: float) -> float:
+def shortest_float32(value: float) -> float:
     """The shortest decimal that means the same 32-bit float, as Google writes floats.
 
     >>> clean_float(0.001), clean_float(1.402067184448242), clean_float(100 / 3)
@@ -169,7 +169,7 @@ Items = Annotated[list[Item], WrapValidator(_by_parts)]
 """A repeated field. A lone value is a list of one, as in Google's own samples (`"parts": {"text": "…"}`). A long list
 is read in parts, up to the first that has a wrong item: telling of a million stops the server for seconds."""
 Int32 = Annotated[int, BeforeValidator(_int32)]
-Float32 = Annotated[float, BeforeValidator(_float32), PlainSerializer(clean_float, return_type=float)]
+Float32 = Annotated[float, BeforeValidator(_float32), PlainSerializer(shortest_float32, return_type=float)]
 
 
 def enum_field(kind: str, names: Sequence[str]) -> BeforeValidator:
@@ -180,7 +180,7 @@ def enum_field(kind: str, names: Sequence[str]) -> BeforeValidator:
             return value
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
             return names[value]
-        raise ValueError(f"{shown(value)} is not a {kind}; known are {', '.join(names)}")
+        raise ValueError(f"{describe_value(value)} is not a {kind}; known are {', '.join(names)}")
 
     return BeforeValidator(name)
 
@@ -196,7 +196,7 @@ def timestamp(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def dumped(value: object, *, pretty: bool) -> bytes:
+def dump_json(value: object, *, pretty: bool) -> bytes:
     """JSON text: two spaces of indent and a line end, or everything on one line."""
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE if pretty else 0)
     for raw, escape in LINE_ENDS:
@@ -204,7 +204,7 @@ def dumped(value: object, *, pretty: bool) -> bytes:
     return text
 
 
-def message(kind: type[Message], body: bytes, *, root: str = "", may_be_empty: bool = False) -> Message:
+def parse_message(kind: type[Message], body: bytes, *, root: str = "", may_be_empty: bool = False) -> Message:
     """The message that a request's body spells; `root` is its name in Google's messages about unknown fields.
 
     Raises:
@@ -222,17 +222,17 @@ def message(kind: type[Message], body: bytes, *, root: str = "", may_be_empty: b
     except MalformedJson as error:
         raise MalformedJson(BAD_JSON + error.message) from error
     if not isinstance(value, dict):
-        raise MalformedJson(f"{BAD_JSON}The root must be an object, not {shown(value)}.")
+        raise MalformedJson(f"{BAD_JSON}The root must be an object, not {describe_value(value)}.")
     if is_too_deep(value):
         raise MalformedJson(f"{BAD_JSON}Nested too deeply: at most {MAX_DEPTH} levels are read.")
-    told, left_out = bounded_names(kind, value) if is_large(body) else (value, 0)
+    told, left_out = check_num_names(kind, value) if is_large(body) else (value, 0)
     try:
         return kind.model_validate(told)
     except ValidationError as error:
         raise _refusal(error, value, root, left_out) from error
 
 
-def shown(value: object) -> str:
+def describe_value(value: object) -> str:
     """A wrong value in words: what it is, and how it begins."""
     if value is None:
         return "null"
@@ -269,7 +269,7 @@ def _said(error: ErrorDetails) -> str:
     if kind == "missing":
         return "is missing"
     expected = {"string_type": "a text", "list_type": "a list", "model_type": "an object", "bool_type": "true or false"}
-    return f"must be {expected[kind]}, not {shown(value)}" if kind in expected else error["msg"]
+    return f"must be {expected[kind]}, not {describe_value(value)}" if kind in expected else error["msg"]
 
 
 def _unknown(loc: tuple[int | str, ...], value: JsonValue, root: str) -> FieldViolation:

@@ -24,10 +24,10 @@ from google.rpc import error_details_pb2, status_pb2  # noqa: F401  # registers 
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 
-from kastor.api.errors import error_body, public_message
-from kastor.api.http import Call, Endpoint, Endpoints, Reply, Stream
-from kastor.api.observe import Metrics
-from kastor.api.transcoding import GENERATION, Json, Method, bound
+from kastor.api.grpc.transcoding import GENERATION, BoundRpcMethod, Json, bind_methods
+from kastor.api.http.endpoint import ApiRequest, Endpoint, Reply, RouteFactory, StreamingReply
+from kastor.api.http.errors import error_body, public_message
+from kastor.api.http.observability import Metrics
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, Unavailable, Unimplemented
 
 CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -39,10 +39,10 @@ MAX_REMEMBERED = 8  # answers of a method
 MAX_REMEMBERED_BYTES = 1024 * 1024  # of one answer
 
 
-class Messages:
+class MessageCodec:
     """The message classes of one method."""
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: BoundRpcMethod) -> None:
         pool = descriptor_pool.Default()
         request, answer = (pool.FindMessageTypeByName(name) for name in method.messages)
         self._request: type[Message] = message_factory.GetMessageClass(request)
@@ -95,7 +95,7 @@ class Messages:
         return data
 
 
-class RpcEdge:
+class GrpcService:
     """All the methods that have routes, under every version whose messages are installed.
 
     It is a `grpc.GenericRpcHandler` by its one method.
@@ -104,19 +104,19 @@ class RpcEdge:
     def __init__(
         self,
         routes: Iterable[BaseRoute],
-        endpoints: Endpoints,
+        endpoints: RouteFactory,
         metrics: Metrics,
         *,
         max_generating: int,
         http_url: str,
     ) -> None:
         """`http_url` is where the same server speaks HTTP, which answers may name."""
-        self._methods = bound(routes)
+        self._methods = bind_methods(routes)
         self._endpoints = endpoints
         self._metrics = metrics
         self._log = structlog.get_logger()
         self._lock = threading.Lock()
-        self._messages: dict[str, Messages | None] = {}
+        self._messages: dict[str, MessageCodec | None] = {}
         self._told: set[str] = set()
         self._http_url = http_url
         self._max_generating = max_generating
@@ -132,17 +132,17 @@ class RpcEdge:
             return grpc.unary_stream_rpc_method_handler(self._streaming(method, messages))
         return grpc.unary_unary_rpc_method_handler(self._single(method, messages))
 
-    def _messages_of(self, method: Method) -> Messages | None:
+    def _messages_of(self, method: BoundRpcMethod) -> MessageCodec | None:
         with self._lock:
             if method.full_name not in self._messages:
                 importlib.import_module(f"google.ai.generativelanguage_{method.version}.types")
                 try:
-                    self._messages[method.full_name] = Messages(method)
+                    self._messages[method.full_name] = MessageCodec(method)
                 except KeyError:  # v1 has no tuned models
                     self._messages[method.full_name] = None
             return self._messages[method.full_name]
 
-    def _single(self, method: Method, messages: Messages) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    def _single(self, method: BoundRpcMethod, messages: MessageCodec) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
             with self._observed(method, context), self._place(method):
                 reply = self._asked(method, messages, data, context).reply()
@@ -153,13 +153,13 @@ class RpcEdge:
         return answer
 
     def _streaming(
-        self, method: Method, messages: Messages
+        self, method: BoundRpcMethod, messages: MessageCodec
     ) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
         def answer(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             with self._observed(method, context), self._place(method):
                 asked = self._asked(method, messages, data, context)
                 reply = asked.reply()
-                if not isinstance(reply, Stream):
+                if not isinstance(reply, StreamingReply):
                     raise Unimplemented("This method does not stream over gRPC; use HTTP.")
                 for value in _values(reply, asked.call.stopped):
                     yield messages.answer(value, cut=self._cut)
@@ -167,7 +167,7 @@ class RpcEdge:
         return answer
 
     @contextmanager
-    def _place(self, method: Method) -> Iterator[None]:
+    def _place(self, method: BoundRpcMethod) -> Iterator[None]:
         """A place among those that generate, so that threads are left for all else.
 
         Raises:
@@ -184,7 +184,9 @@ class RpcEdge:
         finally:
             self._places.release()
 
-    def _asked(self, method: Method, messages: Messages, data: bytes, context: grpc.ServicerContext) -> "_Asked":
+    def _asked(
+        self, method: BoundRpcMethod, messages: MessageCodec, data: bytes, context: grpc.ServicerContext
+    ) -> "_Asked":
         """The call as handlers see it; checked in the order in which HTTP does."""
         headers = Headers(raw=[_header(name, value) for name, value in context.invocation_metadata()])
         principal = self._endpoints.caller(headers, {})
@@ -196,11 +198,11 @@ class RpcEdge:
         if not context.add_callback(gone.set):
             gone.set()
         stopped = self._endpoints.stopped(gone)
-        call = Call(principal, found.path, found.query, found.body, stopped, headers, self._http_url)
+        call = ApiRequest(principal, found.path, found.query, found.body, stopped, headers, self._http_url)
         return _Asked(found.endpoint, call)
 
     @contextmanager
-    def _observed(self, method: Method, context: grpc.ServicerContext) -> Iterator[None]:
+    def _observed(self, method: BoundRpcMethod, context: grpc.ServicerContext) -> Iterator[None]:
         """Gives the call an id and its status, and notes it. What goes wrong ends it here, as a status."""
         request_id, began = secrets.token_hex(8), time.perf_counter()
         context.send_initial_metadata((("x-request-id", request_id),))
@@ -218,10 +220,10 @@ class RpcEdge:
                 code = CODES[error.code] if error is not None else code
                 self._note(method, code, time.perf_counter() - began)
         if error is not None:
-            context.set_trailing_metadata(details_of(error))
-            context.abort(code, said(error))
+            context.set_trailing_metadata(status_details(error))
+            context.abort(code, status_message(error))
 
-    def _note(self, method: Method, code: grpc.StatusCode, elapsed_s: float) -> None:
+    def _note(self, method: BoundRpcMethod, code: grpc.StatusCode, elapsed_s: float) -> None:
         self._metrics.called(method.full_name, code.name, elapsed_s)
         quiet = code is grpc.StatusCode.OK and method.rpc.name.startswith(READS)
         say = self._log.warning if code is grpc.StatusCode.INTERNAL else self._log.debug if quiet else self._log.info
@@ -240,13 +242,13 @@ class RpcEdge:
 @dataclass(frozen=True, slots=True)
 class _Asked:
     endpoint: Endpoint
-    call: Call
+    call: ApiRequest
 
     def reply(self) -> Reply:
         return self.endpoint.handler(self.call)
 
 
-def _values(stream: Stream, stopped: Callable[[], bool]) -> Iterator[Mapping[str, object]]:
+def _values(stream: StreamingReply, stopped: Callable[[], bool]) -> Iterator[Mapping[str, object]]:
     """The stream's messages, until somebody stops it."""
     try:
         if stream.first is not None:
@@ -259,18 +261,18 @@ def _values(stream: Stream, stopped: Callable[[], bool]) -> Iterator[Mapping[str
         stream.rest.close()
 
 
-def details_of(error: KastorError) -> tuple[tuple[str, bytes], ...]:
+def status_details(error: KastorError) -> tuple[tuple[str, bytes], ...]:
     """The trailer with the whole `google.rpc.Status`, whose details HTTP's body has too; nothing if it is too large."""
     body = error_body(error)["error"]
     details = body.get("details") if isinstance(body, dict) else None
     if not details:
         return ()
-    value = {"code": int(error.code), "message": said(error), "details": details}
+    value = {"code": int(error.code), "message": status_message(error), "details": details}
     packed = json_format.ParseDict(value, status_pb2.Status()).SerializeToString()
     return (("grpc-status-details-bin", packed),) if len(packed) <= MAX_DETAILS_BYTES else ()
 
 
-def said(error: KastorError) -> str:
+def status_message(error: KastorError) -> str:
     """The error's message, as much of it as a trailer holds."""
     message = whole = public_message(error.code, error.message)
     while (size := len(quote(message, safe=PLAIN))) > MAX_MESSAGE_BYTES:

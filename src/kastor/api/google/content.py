@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import StrictBool
 
-from kastor.api.json_bounds import JsonBounds
-from kastor.api.wire import Float32, Int32, Items, Wire, enum_field
+from kastor.api.http.json_bounds import JsonBounds
+from kastor.api.http.protojson import Float32, Int32, Items, ProtoModel, enum_field
 from kastor.domain.content import Resolution, Role
 
 HARM = "HARM_CATEGORY_"
@@ -31,7 +31,7 @@ PROMPT_BOUNDS = JsonBounds(max_objects=50_000, max_values=400_000)
 """No context holds more: each object is a token at least, and the parts of a prompt are some hundred bytes each."""
 
 
-class BlobIn(Wire):
+class BlobIn(ProtoModel):
     """Blob. The name is for people."""
 
     mime_type: str | None = None
@@ -39,7 +39,7 @@ class BlobIn(Wire):
     display_name: str | None = None
 
 
-class FileDataIn(Wire):
+class FileDataIn(ProtoModel):
     """FileData. The name is for people."""
 
     mime_type: str | None = None
@@ -47,7 +47,7 @@ class FileDataIn(Wire):
     display_name: str | None = None
 
 
-class VideoMetadataIn(Wire):
+class VideoMetadataIn(ProtoModel):
     """VideoMetadata; offsets are durations."""
 
     start_offset: object | None = None
@@ -55,13 +55,13 @@ class VideoMetadataIn(Wire):
     fps: Float32 | None = None
 
 
-class MediaResolutionIn(Wire):
+class MediaResolutionIn(ProtoModel):
     """MediaResolution of a part."""
 
     level: Annotated[str, enum_field("MediaResolution", RESOLUTIONS)] | None = None
 
 
-class FunctionCallIn(Wire):
+class FunctionCallIn(ProtoModel):
     """FunctionCall. Responses are told apart by name and order; the id says nothing more."""
 
     name: str | None = None
@@ -69,7 +69,7 @@ class FunctionCallIn(Wire):
     id: str | None = None
 
 
-class FunctionResponseIn(Wire):
+class FunctionResponseIn(ProtoModel):
     """FunctionResponse."""
 
     name: str | None = None
@@ -80,7 +80,7 @@ class FunctionResponseIn(Wire):
     scheduling: Unoffered = None
 
 
-class PartIn(Wire):
+class PartIn(ProtoModel):
     """Part: text, a medium with what is to be seen of it, or a function's call or response."""
 
     text: str | None = None
@@ -97,21 +97,21 @@ class PartIn(Wire):
     part_metadata: Unoffered = None
 
 
-class ContentIn(Wire):
+class ContentIn(ProtoModel):
     """Content."""
 
     role: str | None = None
     parts: Items[PartIn] | None = None
 
 
-class SafetySettingIn(Wire):
+class SafetySettingIn(ProtoModel):
     """SafetySetting: checked, and without effect, as nothing is filtered."""
 
     category: Annotated[str, enum_field("HarmCategory", HARM_CATEGORIES)] | None = None
     threshold: Annotated[str, enum_field("HarmBlockThreshold", THRESHOLDS)] | None = None
 
 
-class GenerationConfigIn(Wire):
+class GenerationConfigIn(ProtoModel):
     """GenerationConfig."""
 
     candidate_count: Int32 | None = None
@@ -137,7 +137,7 @@ class GenerationConfigIn(Wire):
     enable_enhanced_civic_answers: Unoffered = None
 
 
-class FunctionDeclarationIn(Wire):
+class FunctionDeclarationIn(ProtoModel):
     """FunctionDeclaration: parameters in Google's spelling of a schema, or as JSON Schema."""
 
     name: str | None = None
@@ -149,7 +149,7 @@ class FunctionDeclarationIn(Wire):
     behavior: Unoffered = None
 
 
-class ToolIn(Wire):
+class ToolIn(ProtoModel):
     """Tool."""
 
     function_declarations: Items[FunctionDeclarationIn] | None = None
@@ -163,7 +163,7 @@ class ToolIn(Wire):
     retrieval: Unoffered = None
 
 
-class FunctionCallingConfigIn(Wire):
+class FunctionCallingConfigIn(ProtoModel):
     """FunctionCallingConfig."""
 
     mode: Annotated[str, enum_field("Mode", CALLING_MODES)] | None = None
@@ -171,14 +171,14 @@ class FunctionCallingConfigIn(Wire):
     stream_function_call_arguments: Unoffered = None
 
 
-class ToolConfigIn(Wire):
+class ToolConfigIn(ProtoModel):
     """ToolConfig."""
 
     function_calling_config: FunctionCallingConfigIn | None = None
     retrieval_config: Unoffered = None
 
 
-class GenerateIn(Wire):
+class GenerateIn(ProtoModel):
     """GenerateContentRequest."""
 
     bounds = PROMPT_BOUNDS
@@ -193,7 +193,7 @@ class GenerateIn(Wire):
     cached_content: Unoffered = None
 
 
-class CountIn(Wire):
+class CountIn(ProtoModel):
     """CountTokensRequest: contents, or a whole request."""
 
     bounds = PROMPT_BOUNDS
@@ -203,28 +203,28 @@ class CountIn(Wire):
     generate_content_request: GenerateIn | None = None
 
 
-class FunctionCallOut(Wire):
+class FunctionCallOut(ProtoModel):
     """FunctionCall."""
 
     name: str
     args: dict[str, object]
 
 
-class PartOut(Wire):
+class PartOut(ProtoModel):
     """Part: text or a call. An empty text is written, too: the legacy SDK cannot read a candidate without parts."""
 
     text: str | None = None
     function_call: FunctionCallOut | None = None
 
 
-class ContentOut(Wire):
+class ContentOut(ProtoModel):
     """Content."""
 
     parts: list[PartOut]
     role: str = Role.MODEL.value
 
 
-class TokenOut(Wire):
+class TokenOut(ProtoModel):
     """LogprobsResult.Candidate."""
 
     token: str
@@ -232,13 +232,13 @@ class TokenOut(Wire):
     log_probability: Float32
 
 
-class TopOut(Wire):
+class TopOut(ProtoModel):
     """LogprobsResult.TopCandidates: of one step, likeliest first."""
 
     candidates: list[TokenOut]
 
 
-class LogprobsOut(Wire):
+class LogprobsOut(ProtoModel):
     """LogprobsResult: of the tokens of this message. The token that ends an answer is not among them."""
 
     log_probability_sum: Float32
@@ -246,7 +246,7 @@ class LogprobsOut(Wire):
     chosen_candidates: list[TokenOut]
 
 
-class CandidateOut(Wire):
+class CandidateOut(ProtoModel):
     """Candidate. There are no safety ratings, for nothing is rated."""
 
     content: ContentOut
@@ -257,14 +257,14 @@ class CandidateOut(Wire):
     logprobs_result: LogprobsOut | None = None
 
 
-class ModalityCount(Wire):
+class ModalityCount(ProtoModel):
     """ModalityTokenCount."""
 
     modality: str = "TEXT"
     token_count: int
 
 
-class UsageOut(Wire):
+class UsageOut(ProtoModel):
     """UsageMetadata."""
 
     prompt_token_count: int
@@ -274,7 +274,7 @@ class UsageOut(Wire):
     candidates_tokens_details: list[ModalityCount] | None
 
 
-class GenerateOut(Wire):
+class GenerateOut(ProtoModel):
     """GenerateContentResponse. `model_version` is the base that really served."""
 
     candidates: list[CandidateOut]
@@ -283,7 +283,7 @@ class GenerateOut(Wire):
     response_id: str
 
 
-class CountOut(Wire):
+class CountOut(ProtoModel):
     """CountTokensResponse."""
 
     total_tokens: int

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from starlette.routing import Route
 
-from kastor.api.http import Call, Endpoints, Listed, Reply
-from kastor.api.paging import page_size, place_token, time_and_id
-from kastor.api.tuned_models import OutputOnly
-from kastor.api.wire import Wire, enum_field, message
+from kastor.api.gemini.tuned_models import OutputOnly
+from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
+from kastor.api.http.paging import page_position, page_size, position_token
+from kastor.api.http.protojson import ProtoModel, enum_field, parse_message
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.permission import Grant, GranteeType, Role
 from kastor.services.sharing import NewGrant, SharingService
@@ -17,7 +17,7 @@ GRANTEE_TYPES = ("GRANTEE_TYPE_UNSPECIFIED", "USER", "GROUP", "EVERYONE")  # a v
 ROLES = ("ROLE_UNSPECIFIED", "OWNER", "WRITER", "READER")
 
 
-class PermissionIn(Wire):
+class PermissionIn(ProtoModel):
     """Permission, as asked for."""
 
     name: OutputOnly = None
@@ -26,7 +26,7 @@ class PermissionIn(Wire):
     role: Annotated[str, enum_field("role", ROLES)] | None = None
 
 
-class PermissionOut(Wire):
+class PermissionOut(ProtoModel):
     """Permission."""
 
     name: str
@@ -35,14 +35,14 @@ class PermissionOut(Wire):
     role: str
 
 
-class TransferIn(Wire):
+class TransferIn(ProtoModel):
     """TransferOwnershipRequest."""
 
     name: OutputOnly = None
     email_address: str | None = None
 
 
-LISTED = Listed("permissions", PermissionOut)
+LISTED = ListSchema("permissions", PermissionOut)
 
 
 class PermissionRoutes:
@@ -51,7 +51,7 @@ class PermissionRoutes:
     def __init__(self, service: SharingService) -> None:
         self._service = service
 
-    def routes(self, endpoints: Endpoints, version: str) -> Sequence[Route]:
+    def routes(self, endpoints: RouteFactory, version: str) -> Sequence[Route]:
         """All of them under one version."""
         route = endpoints.route
         model = f"{version}/tunedModels/{{model}}"
@@ -70,45 +70,45 @@ class PermissionRoutes:
             route(permission, "DELETE", self.delete),
         ]
 
-    def create(self, call: Call) -> Reply:
+    def create(self, call: ApiRequest) -> Reply:
         """The method permissions.create."""
-        body = message(PermissionIn, call.body, root="permission")
+        body = parse_message(PermissionIn, call.body, root="permission")
         new = NewGrant(_grantee_type(body), body.email_address or "", _role(body))
         return permission_out(self._service.create(call.path["model"], new, call.principal)).json_value()
 
-    def get(self, call: Call) -> Reply:
+    def get(self, call: ApiRequest) -> Reply:
         """The method permissions.get."""
         model, permission = call.path["model"], call.path["permission"]
         return permission_out(self._service.permission(model, permission, call.principal)).json_value()
 
-    def list_permissions(self, call: Call) -> Reply:
+    def list_permissions(self, call: ApiRequest) -> Reply:
         """The method permissions.list."""
         model = call.path["model"]
         of = f"permissions of {model}"
-        page = self._service.permissions(model, call.principal, limit=page_size(call), after=time_and_id(call, of=of))
+        page = self._service.permissions(model, call.principal, limit=page_size(call), after=page_position(call, of=of))
         last = page.items[-1] if page.items else None
         listed: dict[str, object] = {}
         if page.items:
             listed["permissions"] = [permission_out(grant).json_value() for grant in page.items]
         if page.more and last is not None:
-            listed["nextPageToken"] = place_token(last.created_at, last.id, of=of)
+            listed["nextPageToken"] = position_token(last.created_at, last.id, of=of)
         return listed
 
-    def patch(self, call: Call) -> Reply:
+    def patch(self, call: ApiRequest) -> Reply:
         """The method permissions.patch: only the role, whatever else the body repeats."""
-        body = message(PermissionIn, call.body, root="permission")
+        body = parse_message(PermissionIn, call.body, root="permission")
         _check_mask(call.query.get("update_mask"))
         model, permission = call.path["model"], call.path["permission"]
         return permission_out(self._service.change_role(model, permission, _role(body), call.principal)).json_value()
 
-    def delete(self, call: Call) -> Reply:
+    def delete(self, call: ApiRequest) -> Reply:
         """The method permissions.delete."""
         self._service.delete(call.path["model"], call.path["permission"], call.principal)
         return {}
 
-    def transfer_ownership(self, call: Call) -> Reply:
+    def transfer_ownership(self, call: ApiRequest) -> Reply:
         """The method tunedModels.transferOwnership."""
-        body = message(TransferIn, call.body)
+        body = parse_message(TransferIn, call.body)
         if not body.email_address:
             raise InvalidArgument.of("emailAddress", "is missing; name the new owner")
         self._service.transfer(call.path["model"], body.email_address, call.principal)

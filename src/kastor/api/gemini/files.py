@@ -12,10 +12,10 @@ from pydantic import BeforeValidator
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
-from kastor.api.gemini import PAGED
-from kastor.api.http import Call, Endpoints, Listed, Reply
-from kastor.api.paging import page_size, place_token, time_and_id
-from kastor.api.wire import Wire, shown, timestamp
+from kastor.api.gemini.routes import PAGED
+from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
+from kastor.api.http.paging import page_position, page_size, position_token
+from kastor.api.http.protojson import ProtoModel, describe_value, timestamp
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.file import StoredFile
 from kastor.services.files import FileService
@@ -34,11 +34,11 @@ def _size(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= INT64_DIGITS:
         return int(value)
     if number is None or not number.is_integer() or not 0 <= number < 10**INT64_DIGITS:
-        raise ValueError(f"must be a whole number from 0, not {shown(value)}")
+        raise ValueError(f"must be a whole number from 0, not {describe_value(value)}")
     return int(number)
 
 
-class FileIn(Wire):
+class FileIn(ProtoModel):
     """google.ai.generativelanguage.v1beta.File, as clients send it; what only the server sets is let through."""
 
     name: str | None = None
@@ -57,13 +57,13 @@ class FileIn(Wire):
     video_metadata: object = None
 
 
-class UploadIn(Wire):
+class UploadIn(ProtoModel):
     """google.ai.generativelanguage.v1beta.CreateFileRequest."""
 
     file: FileIn | None = None
 
 
-class FileOut(Wire):
+class FileOut(ProtoModel):
     """google.ai.generativelanguage.v1beta.File."""
 
     name: str
@@ -103,28 +103,28 @@ class FileRoutes:
     def __init__(self, service: FileService) -> None:
         self._service = service
 
-    def routes(self, endpoints: Endpoints, version: str) -> Sequence[Route]:
+    def routes(self, endpoints: RouteFactory, version: str) -> Sequence[Route]:
         """All of them under one version."""
         files, file = f"{version}/files", f"{version}/files/{{file}}"
         return [
             endpoints.route(files, "POST", self.create, takes=UploadIn),
-            endpoints.route(files, "GET", self.list_files, query=PAGED, gives=Listed("files", FileOut)),
+            endpoints.route(files, "GET", self.list_files, query=PAGED, gives=ListSchema("files", FileOut)),
             endpoints.route(f"{file}:download", "GET", self.download, alts=("media", "json")),
             endpoints.route(file, "GET", self.get, gives=FileOut),
             endpoints.route(file, "DELETE", self.delete),
         ]
 
-    def create(self, call: Call) -> Reply:
+    def create(self, call: ApiRequest) -> Reply:
         """The method files.create, which this server does not have."""
         raise InvalidArgument.of("file", UPLOAD_INSTEAD.format(version="/v1beta"))
 
-    def get(self, call: Call) -> Reply:
+    def get(self, call: ApiRequest) -> Reply:
         """The method files.get."""
         return file_out(self._service.get(call.path["file"], call.principal), call.base_url).json_value()
 
-    def list_files(self, call: Call) -> Reply:
+    def list_files(self, call: ApiRequest) -> Reply:
         """The method files.list."""
-        size, before = page_size(call, most=MAX_PAGE_SIZE), time_and_id(call)
+        size, before = page_size(call, most=MAX_PAGE_SIZE), page_position(call)
         page = self._service.page(call.principal, limit=size, before=before)
         if not page.items:
             return {}
@@ -132,14 +132,14 @@ class FileRoutes:
         if not page.more:
             return listed
         last = page.items[-1]
-        return listed | {"nextPageToken": place_token(last.created_at, last.id)}
+        return listed | {"nextPageToken": position_token(last.created_at, last.id)}
 
-    def delete(self, call: Call) -> Reply:
+    def delete(self, call: ApiRequest) -> Reply:
         """The method files.delete."""
         self._service.delete(call.path["file"], call.principal)
         return {}
 
-    def download(self, call: Call) -> Reply:
+    def download(self, call: ApiRequest) -> Reply:
         """The method files.download: the bytes, or the ranges of them that are asked for."""
         file = self._service.get(call.path["file"], call.principal)
         path = self._service.path_of(file.name, call.principal)

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from starlette.routing import Route
 
-from kastor.api.filters import model_filter, operation_filter
-from kastor.api.http import Call, Endpoints, Listed, Reply
-from kastor.api.paging import page_size, parts_of, place_token, time_and_id, token_of
-from kastor.api.tuned_models import (
+from kastor.api.gemini.filters import model_filter, operation_filter
+from kastor.api.gemini.tuned_models import (
     ModelOut,
     OperationOut,
     TunedModelIn,
@@ -21,7 +19,9 @@ from kastor.api.tuned_models import (
     operation,
     tuned_model,
 )
-from kastor.api.wire import Wire, message
+from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
+from kastor.api.http.paging import decode_page_token, encode_page_token, page_position, page_size, position_token
+from kastor.api.http.protojson import ProtoModel, parse_message
 from kastor.domain.model_filter import ModelFilter
 from kastor.services.generation import GenerationService
 from kastor.services.tuning import TuningService
@@ -30,11 +30,11 @@ from kastor.services.views import Page, TunedModelView
 VERSIONS = ("/v1", "/v1beta", "/v1alpha")
 PAGED = ("page_size", "page_token")
 OPERATIONS = (*PAGED, "filter", "return_partial_success")  # of the last one: nothing here is ever unreachable
-LISTED_OPERATIONS = Listed("operations", OperationOut)
+LISTED_OPERATIONS = ListSchema("operations", OperationOut)
 MODELS_PAGE_SIZE = 50
 
 
-class Empty(Wire):
+class Empty(ProtoModel):
     """google.protobuf.Empty."""
 
 
@@ -45,7 +45,7 @@ class GeminiRoutes:
         self._service = service
         self._generation = generation
 
-    def routes(self, endpoints: Endpoints, version: str) -> Sequence[Route]:
+    def routes(self, endpoints: RouteFactory, version: str) -> Sequence[Route]:
         """All of them under one version."""
         route = endpoints.route
         models, model = f"{version}/tunedModels", f"{version}/tunedModels/{{model}}"
@@ -53,7 +53,11 @@ class GeminiRoutes:
         return [
             route(models, "POST", self.create, query=("tuned_model_id",), takes=TunedModelIn, gives=OperationOut),
             route(
-                models, "GET", self.list_models, query=(*PAGED, "filter"), gives=Listed("tunedModels", TunedModelOut)
+                models,
+                "GET",
+                self.list_models,
+                query=(*PAGED, "filter"),
+                gives=ListSchema("tunedModels", TunedModelOut),
             ),
             route(f"{model}:cancel", "POST", self.cancel_model, takes=Empty),
             route(model, "GET", self.get, gives=TunedModelOut),
@@ -64,47 +68,47 @@ class GeminiRoutes:
             endpoints.polled(one_operation, self.get_operation, gives=OperationOut),
             route(one_operation, "DELETE", self.delete_operation),
             route(f"{version}/operations", "GET", self.all_operations, query=OPERATIONS, gives=LISTED_OPERATIONS),
-            route(f"{version}/models", "GET", self.list_bases, query=PAGED, gives=Listed("models", ModelOut)),
+            route(f"{version}/models", "GET", self.list_bases, query=PAGED, gives=ListSchema("models", ModelOut)),
             route(f"{version}/models/{{model}}", "GET", self.get_base, gives=ModelOut),
         ]
 
-    def create(self, call: Call) -> Reply:
+    def create(self, call: ApiRequest) -> Reply:
         """The method tunedModels.create."""
-        body = message(TunedModelIn, call.body, root="tuned_model")
+        body = parse_message(TunedModelIn, call.body, root="tuned_model")
         new = new_tuning(body, call.query.get("tuned_model_id") or None)
         return operation(self._service.create(new, call.principal)).json_value()
 
-    def get(self, call: Call) -> Reply:
+    def get(self, call: ApiRequest) -> Reply:
         """The method tunedModels.get."""
         return tuned_model(self._service.model(call.path["model"], call.principal)).json_value()
 
-    def list_models(self, call: Call) -> Reply:
+    def list_models(self, call: ApiRequest) -> Reply:
         """The method tunedModels.list."""
         page, token = self._page(call, "tunedModels", model_filter(call.query.get("filter")))
         return _listed("tunedModels", [tuned_model(tuning) for tuning in page.items], token)
 
-    def patch(self, call: Call) -> Reply:
+    def patch(self, call: ApiRequest) -> Reply:
         """The method tunedModels.patch."""
-        body = message(TunedModelIn, call.body, root="tuned_model", may_be_empty=True)
+        body = parse_message(TunedModelIn, call.body, root="tuned_model", may_be_empty=True)
         change = model_change(body, call.query.get("update_mask") or None)
         return tuned_model(self._service.update_model(call.path["model"], change, call.principal)).json_value()
 
-    def delete(self, call: Call) -> Reply:
+    def delete(self, call: ApiRequest) -> Reply:
         """The method tunedModels.delete."""
         self._service.delete_model(call.path["model"], call.principal)
         return {}
 
-    def cancel_model(self, call: Call) -> Reply:
+    def cancel_model(self, call: ApiRequest) -> Reply:
         """The method tunedModels.cancel, which google-genai calls."""
-        message(Empty, call.body, may_be_empty=True)
+        parse_message(Empty, call.body, may_be_empty=True)
         self._service.cancel_model(call.path["model"], call.principal)
         return {}
 
-    def get_operation(self, call: Call) -> Reply:
+    def get_operation(self, call: ApiRequest) -> Reply:
         """The method operations.get."""
         return operation(self._operation(call)).json_value()
 
-    def list_operations(self, call: Call) -> Reply:
+    def list_operations(self, call: ApiRequest) -> Reply:
         """The method operations.list of one model: it has one, and no second page."""
         page_size(call)
         done = operation_filter(call.query.get("filter")).done
@@ -112,53 +116,53 @@ class GeminiRoutes:
         wanted = not call.query.get("page_token") and done in (None, only.job.state.terminal)
         return _listed("operations", [operation(only)] if wanted else [], None)
 
-    def all_operations(self, call: Call) -> Reply:
+    def all_operations(self, call: ApiRequest) -> Reply:
         """The method operations.list."""
         page, token = self._page(call, "operations", operation_filter(call.query.get("filter")))
         return _listed("operations", [operation(tuning) for tuning in page.items], token)
 
-    def cancel_operation(self, call: Call) -> Reply:
+    def cancel_operation(self, call: ApiRequest) -> Reply:
         """The method operations.cancel."""
-        message(Empty, call.body, may_be_empty=True)
+        parse_message(Empty, call.body, may_be_empty=True)
         self._service.cancel(self._operation(call).job.id, call.principal)
         return {}
 
-    def delete_operation(self, call: Call) -> Reply:
+    def delete_operation(self, call: ApiRequest) -> Reply:
         """The method operations.delete: the caller lost interest. It cancels nothing, and the model keeps its job."""
         self._operation(call)
         return {}
 
-    def list_bases(self, call: Call) -> Reply:
+    def list_bases(self, call: ApiRequest) -> Reply:
         """The method models.list: bases, then aliases."""
         token, size, found = call.query.get("page_token"), page_size(call, default=MODELS_PAGE_SIZE), 0
         known = self._generation.base_models()
         if token:
-            (last,) = parts_of(token, 1)
+            (last,) = decode_page_token(token, 1)
             found = next((i + 1 for i, (name, _) in enumerate(known) if name == last), len(known))
         page = known[found : found + size]
-        more = token_of(page[-1][0]) if found + size < len(known) else None
+        more = encode_page_token(page[-1][0]) if found + size < len(known) else None
         return _listed("models", [base_model(name, base) for name, base in page], more)
 
-    def get_base(self, call: Call) -> Reply:
+    def get_base(self, call: ApiRequest) -> Reply:
         """The method models.get."""
         name = call.path["model"]
         return base_model(name, self._generation.base_model(name)).json_value()
 
-    def _operation(self, call: Call) -> TunedModelView:
+    def _operation(self, call: ApiRequest) -> TunedModelView:
         return self._service.operation(call.path["model"], call.path["operation"], call.principal)
 
-    def _page(self, call: Call, listed: str, where: ModelFilter) -> tuple[Page[TunedModelView], str | None]:
+    def _page(self, call: ApiRequest, listed: str, where: ModelFilter) -> tuple[Page[TunedModelView], str | None]:
         """The page asked for, and the token of the next."""
         of = f"{listed} {call.query.get('filter', '')}"
-        before = time_and_id(call, of=of)
+        before = page_position(call, of=of)
         page = self._service.models(call.principal, limit=page_size(call), before=before, where=where)
         if not page.more:
             return page, None
         last = page.items[-1].model
-        return page, place_token(last.created_at, last.id, of=of)
+        return page, position_token(last.created_at, last.id, of=of)
 
 
-def _listed(field: str, items: Sequence[Wire], token: str | None) -> Mapping[str, object]:
+def _listed(field: str, items: Sequence[ProtoModel], token: str | None) -> Mapping[str, object]:
     """A page of a list; an empty one is `{}`."""
     found: dict[str, object] = {field: [item.json_value() for item in items]} if items else {}
     return found | {"nextPageToken": token} if token else found

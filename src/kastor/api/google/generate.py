@@ -12,8 +12,7 @@ from itertools import groupby
 import orjson
 from starlette.routing import Route
 
-from kastor.api.generate_ask import asked, check_request, prompt_of
-from kastor.api.generate_messages import (
+from kastor.api.google.content import (
     CandidateOut,
     ContentOut,
     CountIn,
@@ -28,9 +27,10 @@ from kastor.api.generate_messages import (
     TopOut,
     UsageOut,
 )
-from kastor.api.http import Call, Endpoints, Reply, Stream
-from kastor.api.observe import Metrics
-from kastor.api.wire import message
+from kastor.api.google.generate_request import generation_request, parse_prompt, validate_request
+from kastor.api.http.endpoint import ApiRequest, Reply, RouteFactory, StreamingReply
+from kastor.api.http.observability import Metrics
+from kastor.api.http.protojson import parse_message
 from kastor.domain.errors import InvalidArgument, Unavailable
 from kastor.domain.generation import Chunk, TokenLogprob, TokenStep
 from kastor.domain.media import MediaKind
@@ -46,7 +46,7 @@ class GenerateRoutes:
         self._service = service
         self._metrics = metrics
 
-    def routes(self, endpoints: Endpoints, version: str) -> Sequence[Route]:
+    def routes(self, endpoints: RouteFactory, version: str) -> Sequence[Route]:
         """All of them under one version, for both kinds of models."""
         made: list[Route] = []
         for kind in ("tunedModels", "models"):
@@ -60,9 +60,9 @@ class GenerateRoutes:
             ]
         return made
 
-    def generate(self, call: Call) -> Reply:
+    def generate(self, call: ApiRequest) -> Reply:
         """The method generateContent."""
-        answer, told = self._answer(call), Told()
+        answer, told = self._answer(call), UsageTotals()
         pieces: dict[int, list[Chunk]] = {}
         with closing(self._counted(answer, told)) as chunks:
             for chunk in chunks:
@@ -74,28 +74,30 @@ class GenerateRoutes:
         candidates = [_candidate(pieces[index], told) for index in sorted(pieces)]
         return _response(answer, candidates, told, _response_id()).json_value()
 
-    def stream(self, call: Call) -> Reply:
+    def stream(self, call: ApiRequest) -> Reply:
         """The method streamGenerateContent."""
         messages = self._messages(self._answer(call))
-        return Stream(next(messages, None), messages)  # what goes wrong by now is an ordinary error
+        return StreamingReply(next(messages, None), messages)  # what goes wrong by now is an ordinary error
 
-    def count(self, call: Call) -> Reply:
+    def count(self, call: ApiRequest) -> Reply:
         """The method countTokens."""
-        body, name = message(CountIn, call.body), _model_name(call)
+        body, name = parse_message(CountIn, call.body), _model_name(call)
         inner = body.generate_content_request
         if (inner is None) == (not body.contents):
             raise InvalidArgument.of("contents", "set either contents or generateContentRequest")
         whole = inner if inner is not None else GenerateIn(contents=body.contents)
-        check_request(whole, name)
-        counted = self._service.count_tokens(name, prompt_of(whole), call.principal)
+        validate_request(whole, name)
+        counted = self._service.count_tokens(name, parse_prompt(whole), call.principal)
         details = _by_modality(counted.total, counted.media)
         return CountOut(total_tokens=counted.total, prompt_tokens_details=details).json_value()
 
-    def _answer(self, call: Call) -> GenerationStream:
+    def _answer(self, call: ApiRequest) -> GenerationStream:
         name = _model_name(call)
-        return self._service.stream(name, asked(message(GenerateIn, call.body), name), call.principal)
+        return self._service.stream(
+            name, generation_request(parse_message(GenerateIn, call.body), name), call.principal
+        )
 
-    def _counted(self, answer: GenerationStream, told: "Told") -> Generator[Chunk, None, None]:
+    def _counted(self, answer: GenerationStream, told: "UsageTotals") -> Generator[Chunk, None, None]:
         with closing(answer.chunks) as chunks:
             try:
                 for chunk in chunks:
@@ -105,14 +107,14 @@ class GenerateRoutes:
                 self._metrics.generated(told.prompt_tokens, told.num_tokens)
 
     def _messages(self, answer: GenerationStream) -> Generator[dict[str, object], None, None]:
-        response_id, told = _response_id(), Told()
+        response_id, told = _response_id(), UsageTotals()
         with closing(self._counted(answer, told)) as chunks:
             for chunk in chunks:
                 yield _response(answer, [_candidate([chunk], told)], told, response_id).json_value()
 
 
 @dataclass(slots=True)
-class Told:
+class UsageTotals:
     """What is known so far of an answer's candidates."""
 
     prompt_tokens: int = 0
@@ -135,7 +137,9 @@ def _response_id() -> str:
     return secrets.token_urlsafe(12)
 
 
-def _response(answer: GenerationStream, candidates: list[CandidateOut], told: Told, response_id: str) -> GenerateOut:
+def _response(
+    answer: GenerationStream, candidates: list[CandidateOut], told: UsageTotals, response_id: str
+) -> GenerateOut:
     """The message for a piece of one candidate, or for all of all."""
     output = told.num_tokens
     return GenerateOut(
@@ -158,7 +162,7 @@ def _by_modality(total: int, media: Mapping[MediaKind, int]) -> list[ModalityCou
     return [ModalityCount(token_count=total - sum(media.values())), *counted]
 
 
-def _candidate(chunks: Sequence[Chunk], told: Told) -> CandidateOut:
+def _candidate(chunks: Sequence[Chunk], told: UsageTotals) -> CandidateOut:
     """The message for successive chunks of one candidate; totals are in the last."""
     last = chunks[-1]
     reason, known = last.finish_reason, told.steps.get(last.index)
@@ -199,7 +203,7 @@ def _token(one: TokenLogprob) -> TokenOut:
     return TokenOut(token=one.text, token_id=one.token_id, log_probability=one.logprob)
 
 
-def _model_name(call: Call) -> str:
+def _model_name(call: ApiRequest) -> str:
     """The model's resource name: the variable of the path is called after its kind."""
     ((kind, model_id),) = call.path.items()
     return f"{kind}/{model_id}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic.alias_generators import to_camel, to_snake
 
-from kastor.api.wire import number_in
+from kastor.api.http.protojson import parse_json_number
 from kastor.dataset.formats.tolerant_json import JsonValue
 from kastor.domain.errors import InvalidArgument
 
@@ -48,7 +48,7 @@ REPEATED = ("anyOf", "enum", "required", "propertyOrdering")
 """Google's keywords that hold lists; a lone value is a list of one there, as in every message."""
 
 
-def from_google(schema: JsonValue, at: str) -> JsonSchema:
+def from_google_schema(schema: JsonValue, at: str) -> JsonSchema:
     """The JSON Schema that a `Schema` message at the path `at` means.
 
     >>> from_google({"type": "OBJECT", "properties": {"a": {"type": "STRING", "nullable": True}}}, "responseSchema")
@@ -71,7 +71,7 @@ def from_json_schema(schema: JsonValue, at: str) -> JsonValue:
     return _Reader().json(schema, at, 0)
 
 
-def choices(schema: JsonValue, at: str) -> tuple[str, ...]:
+def enum_choices(schema: JsonValue, at: str) -> tuple[str, ...]:
     """The texts of an enum, for answers that are one of them.
 
     >>> choices({"type": "string", "enum": ["a", "b"]}, "responseSchema")
@@ -226,7 +226,7 @@ def _flag(value: JsonValue, at: str) -> bool:
 
 
 def _number(value: JsonValue, at: str) -> JsonValue:
-    number = number_in(value) if isinstance(value, str) else value
+    number = parse_json_number(value) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise InvalidArgument.of(at, "must be a number")
     if abs(number) > MAX_NUMBER:

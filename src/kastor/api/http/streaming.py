@@ -6,8 +6,8 @@ Mirrors gemini-api.md §3.7. Never ends with `[DONE]`: google-genai raises at it
 from collections.abc import Mapping
 from typing import Protocol
 
-from kastor.api.errors import error_body
-from kastor.api.wire import dumped
+from kastor.api.http.errors import error_body
+from kastor.api.http.protojson import dump_json
 from kastor.domain.errors import KastorError
 
 JSON_TYPE = "application/json; charset=UTF-8"
@@ -28,14 +28,14 @@ class Framing(Protocol):
         """What follows the last message; may be nothing."""
 
 
-class Events:
+class SseFraming:
     """Server-sent events, as alt=sse asks for."""
 
     media_type = "text/event-stream"
 
     def message(self, value: Mapping[str, object]) -> bytes:
         """An event."""
-        return b"data: " + dumped(value, pretty=False) + b"\r\n\r\n"
+        return b"data: " + dump_json(value, pretty=False) + b"\r\n\r\n"
 
     def error(self, error: KastorError) -> bytes:
         """An event with the error's body."""
@@ -46,7 +46,7 @@ class Events:
         return b""
 
 
-class Array:
+class JsonArrayFraming:
     """A JSON array that grows, which is what legacy clients read."""
 
     media_type = JSON_TYPE
@@ -57,11 +57,11 @@ class Array:
 
     def message(self, value: Mapping[str, object]) -> bytes:
         """An element, with what stands before it."""
-        return self._opening() + dumped(value, pretty=self._pretty).rstrip()
+        return self._opening() + dump_json(value, pretty=self._pretty).rstrip()
 
     def error(self, error: KastorError) -> bytes:
         """The last element, and the end of the array."""
-        return self._opening() + dumped(error_body(error), pretty=False) + b"]"
+        return self._opening() + dump_json(error_body(error), pretty=False) + b"]"
 
     def end(self) -> bytes:
         """The end of the array."""

@@ -15,7 +15,7 @@ PLAIN_ENCODINGS = frozenset({"", "binary", "7bit", "8bit"})
 BOUNDARY = re.compile(r"[ -~]{1,100}")
 
 
-def boundary_of(content_type: str) -> str:
+def parse_boundary(content_type: str) -> str:
     """The boundary that a Content-Type names.
 
     Raises:
@@ -33,7 +33,7 @@ def boundary_of(content_type: str) -> str:
     return boundary
 
 
-class TwoParts:
+class MultipartRelatedParser:
     """Takes a body in pieces: the first part and the second's Content-Type for `on_json`, its bytes for `on_bytes`."""
 
     def __init__(

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from kastor import __version__
-from kastor.api.errors import HTTP_STATUS
-from kastor.api.http import Described, Endpoint, Listed, json_response
-from kastor.api.wire import Wire
+from kastor.api.http.endpoint import Endpoint, ListSchema, MethodSchema, json_response
+from kastor.api.http.errors import HTTP_STATUS
+from kastor.api.http.protojson import ProtoModel
 from kastor.domain.errors import Code
 
 PATH = "/openapi.json"
@@ -53,7 +53,7 @@ ERROR = {
 Json = dict[str, object]
 
 
-class Description:
+class OpenApiEndpoint:
     """Answers with the document; it is no secret, so no key is asked for."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
@@ -63,19 +63,19 @@ class Description:
     def answer(self, request: Request) -> Response:
         """`GET /openapi.json`."""
         if self._made is None:  # at the first request: the start does not wait for it
-            self._made = document(self._routes)
+            self._made = openapi_document(self._routes)
         return json_response(self._made)
 
 
-def described(routes: Iterable[BaseRoute]) -> list[tuple[Route, Endpoint]]:
+def documented_routes(routes: Iterable[BaseRoute]) -> list[tuple[Route, Endpoint]]:
     """The routes that the document tells of."""
     plain = [route for route in routes if isinstance(route, Route)]
     return [(route, route.endpoint) for route in plain if isinstance(route.endpoint, Endpoint)]
 
 
-def document(routes: Iterable[BaseRoute]) -> Json:
+def openapi_document(routes: Iterable[BaseRoute]) -> Json:
     """The whole document."""
-    told = described(routes)
+    told = documented_routes(routes)
     paths: dict[str, Json] = {}
     for route, endpoint in told:
         methods = sorted((route.methods or set()) - {"HEAD"})
@@ -151,7 +151,7 @@ def _content(endpoint: Endpoint) -> Json:
     gives = endpoint.described.gives
     if endpoint.handler.__name__ in ("download", "log", "report"):
         return {"*/*": {}}
-    if isinstance(gives, Listed):
+    if isinstance(gives, ListSchema):
         items = {"type": "array", "items": {"$ref": REF.format(model=gives.item.__name__)}}
         return _json({"type": "object", "properties": {gives.field: items, "nextPageToken": {"type": "string"}}})
     if gives is None:
@@ -166,14 +166,14 @@ def _json(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
-def _schemas(told: Iterable[Described]) -> Json:
+def _schemas(told: Iterable[MethodSchema]) -> Json:
     """Every message that goes in or out, with those inside of them."""
-    found: dict[type[Wire], JsonSchemaMode] = {}
+    found: dict[type[ProtoModel], JsonSchemaMode] = {}
     for one in told:
         if one.takes is not None:
             found[one.takes] = "validation"
         if one.gives is not None:
-            found[one.gives.item if isinstance(one.gives, Listed) else one.gives] = "serialization"
+            found[one.gives.item if isinstance(one.gives, ListSchema) else one.gives] = "serialization"
     asked = sorted(found.items(), key=lambda pair: pair[0].__name__)
     _, definitions = models_json_schema(asked, by_alias=True, ref_template=REF)
     schemas = definitions["$defs"]

@@ -14,7 +14,7 @@ import orjson
 from pydantic.alias_generators import to_camel, to_snake
 from starlette.routing import BaseRoute, Match, Route
 
-from kastor.api.http import Endpoint
+from kastor.api.http.endpoint import Endpoint
 from kastor.domain.errors import InvalidArgument
 
 VERSIONS = ("v1beta", "v1", "v1alpha")
@@ -27,7 +27,7 @@ Json = dict[str, object]
 
 
 @dataclass(frozen=True)
-class Rule:
+class HttpRule:
     """One HTTP method: a verb, and a path below the version with at most one variable, `{field=tunedModels/*}`."""
 
     verb: str
@@ -63,14 +63,14 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Rpc:
+class RpcMethod:
     """One gRPC method."""
 
     service: str  # under the version's package, or in google.longrunning
     name: str
     request: str
     answer: str
-    rules: tuple[Rule, ...]  # one for each form that the name may have
+    rules: tuple[HttpRule, ...]  # one for each form that the name may have
     body: str = ""  # the field that is the body; `*` for all that is not in the path
     streams: bool = False
     if_empty: str = ""  # the name, where an empty one means something
@@ -81,11 +81,13 @@ class Rpc:
         return self.rules[0].field
 
 
-def _rpc(service: str, signature: str, *rules: str, body: str = "", streams: bool = False, if_empty: str = "") -> Rpc:
+def _rpc(
+    service: str, signature: str, *rules: str, body: str = "", streams: bool = False, if_empty: str = ""
+) -> RpcMethod:
     """A row of the table; the signature is `Name(Request) Answer`."""
     name, request, answer = re.fullmatch(r"(\w+)\((\w+)\) ([\w.]+)", signature).groups()  # type: ignore[union-attr]
-    split = tuple(Rule(*rule.split(" ")) for rule in rules)
-    return Rpc(service, name, request, answer, split, body, streams, if_empty)
+    split = tuple(HttpRule(*rule.split(" ")) for rule in rules)
+    return RpcMethod(service, name, request, answer, split, body, streams, if_empty)
 
 
 BOTH = ("models/*", "tunedModels/*")
@@ -176,7 +178,7 @@ RPCS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Transcoded:
+class TranscodedRequest:
     """A request as HTTP would have brought it."""
 
     endpoint: Endpoint
@@ -185,10 +187,10 @@ class Transcoded:
     body: bytes
 
 
-class Method:
+class BoundRpcMethod:
     """A gRPC method of one version, bound to the routes that answer it."""
 
-    def __init__(self, rpc: Rpc, version: str, routes: Mapping[Rule, Route]) -> None:
+    def __init__(self, rpc: RpcMethod, version: str, routes: Mapping[HttpRule, Route]) -> None:
         self.rpc = rpc
         self.version = version
         self._routes = routes
@@ -209,7 +211,7 @@ class Method:
         request, answer = (n if "." in n else f"{self.package}.{n}" for n in (self.rpc.request, self.rpc.answer))
         return request, answer
 
-    def transcoded(self, request: Json) -> Transcoded:
+    def transcoded(self, request: Json) -> TranscodedRequest:
         """The request, taken apart.
 
         Raises:
@@ -225,7 +227,7 @@ class Method:
         route = self._routes[rule]
         _, scope = route.matches(_scope(self.version, rule, name))
         body = request if self.rpc.body == "*" else request.pop(to_camel(self.rpc.body), {})
-        return Transcoded(
+        return TranscodedRequest(
             endpoint=_endpoint(route),
             path=scope["path_params"],
             query={} if self.rpc.body == "*" else {to_snake(n): _text(value) for n, value in request.items()},
@@ -233,20 +235,20 @@ class Method:
         )
 
 
-def bound(routes: Iterable[BaseRoute], rpcs: Iterable[Rpc] = RPCS) -> dict[str, Method]:
+def bind_methods(routes: Iterable[BaseRoute], rpcs: Iterable[RpcMethod] = RPCS) -> dict[str, BoundRpcMethod]:
     """The methods that have routes, by their full names, under every version."""
     known = [route for route in routes if isinstance(route, Route) and isinstance(route.endpoint, Endpoint)]
-    made: dict[str, Method] = {}
+    made: dict[str, BoundRpcMethod] = {}
     for rpc in rpcs:
         for version in VERSIONS[:1] if rpc.service == "Operations" else VERSIONS:
             found = {rule: _route(known, version, rule) for rule in rpc.rules}
-            method = Method(rpc, version, {rule: route for rule, route in found.items() if route is not None})
+            method = BoundRpcMethod(rpc, version, {rule: route for rule, route in found.items() if route is not None})
             if any(found.values()):
                 made[method.full_name] = method
     return made
 
 
-def _route(routes: Iterable[Route], version: str, rule: Rule) -> Route | None:
+def _route(routes: Iterable[Route], version: str, rule: HttpRule) -> Route | None:
     scope = _scope(version, rule, rule.pattern.replace("*", "x"))
     return next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
 
@@ -258,7 +260,7 @@ def _endpoint(route: Route) -> Endpoint:
     return endpoint
 
 
-def _scope(version: str, rule: Rule, name: str) -> dict[str, object]:
+def _scope(version: str, rule: HttpRule, name: str) -> dict[str, object]:
     return {"type": "http", "method": rule.verb, "path": f"/{version}/{rule.path(name)}"}
 
 

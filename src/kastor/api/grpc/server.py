@@ -12,9 +12,9 @@ import structlog
 from starlette.routing import BaseRoute
 
 from kastor.api.app import Application
-from kastor.api.http import MAX_GENERATING_THREADS, Endpoints
-from kastor.api.observe import Metrics
-from kastor.api.rpc import RpcEdge
+from kastor.api.grpc.service import GrpcService
+from kastor.api.http.endpoint import MAX_GENERATING_THREADS, RouteFactory
+from kastor.api.http.observability import Metrics
 from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.security.grpc_settings import GrpcSettings
 from kastor.security.tls import TlsIdentity, ensure_own_identity, load_identity
@@ -27,7 +27,7 @@ SAID_BYTES = 1024 * 1024
 """A request larger than the limit by less than this is told so in our words; a still larger one, in gRPC's."""
 
 
-class Identities:
+class TlsIdentitySource:
     """Who the server is, looked at again from time to time: certificates are renewed under a running server."""
 
     def __init__(self, load: Callable[[], TlsIdentity], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,16 +55,16 @@ class Identities:
         return found
 
 
-class RpcServer:
+class GrpcServer:
     """A gRPC server, bound to its port and not yet answering."""
 
     def __init__(
         self,
         routes: Iterable[BaseRoute],
-        endpoints: Endpoints,
+        endpoints: RouteFactory,
         metrics: Metrics,
         door: GrpcSettings,
-        identities: Identities | None,
+        identities: TlsIdentitySource | None,
         *,
         max_generating: int = MAX_GENERATING_THREADS,
         http_url: str = "",
@@ -78,7 +78,7 @@ class RpcServer:
         self._pool = ThreadPoolExecutor(max_generating + QUICK_THREADS, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._pool,
-            handlers=(RpcEdge(routes, endpoints, metrics, max_generating=max_generating, http_url=http_url),),
+            handlers=(GrpcService(routes, endpoints, metrics, max_generating=max_generating, http_url=http_url),),
             options=(
                 ("grpc.so_reuseport", 0),  # else a second server takes the same port without a word
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),  # silent connections
@@ -99,7 +99,7 @@ class RpcServer:
         self.authority = identities.current.authority if identities is not None else None
         """The file that callers are to trust, where the certificate was made here."""
 
-    def _bind(self, address: str, identities: Identities | None) -> int:
+    def _bind(self, address: str, identities: TlsIdentitySource | None) -> int:
         if identities is None:
             port: int = self._server.add_insecure_port(address)
         else:
@@ -130,7 +130,7 @@ def _configuration(identity: TlsIdentity | None) -> grpc.ServerCertificateConfig
     return grpc.ssl_server_certificate_configuration(((identity.key, identity.chain),))
 
 
-def open_rpc(
+def create_grpc_server(
     application: Application,
     metrics: Metrics,
     door: GrpcSettings,
@@ -138,7 +138,7 @@ def open_rpc(
     *,
     http_url: str,
     clock: Callable[[], datetime],
-) -> RpcServer:
+) -> GrpcServer:
     """The server behind this door, which shows the given certificate or one of `folder`; HTTP is at `http_url`.
 
     Raises:
@@ -151,5 +151,5 @@ def open_rpc(
             return load_identity(door.certificate, door.key)
         return ensure_own_identity(folder, door.names, now=clock())
 
-    identities = None if door.insecure else Identities(identity)
-    return RpcServer(application.routes, application.endpoints, metrics, door, identities, http_url=http_url)
+    identities = None if door.insecure else TlsIdentitySource(identity)
+    return GrpcServer(application.routes, application.endpoints, metrics, door, identities, http_url=http_url)

@@ -8,9 +8,9 @@ from typing import cast
 
 import orjson
 
-from kastor.api.generate_messages import FunctionDeclarationIn, GenerateIn, ToolConfigIn, Unoffered
-from kastor.api.schema import from_google, from_json_schema
-from kastor.api.wire import Wire
+from kastor.api.google.content import FunctionDeclarationIn, GenerateIn, ToolConfigIn, Unoffered
+from kastor.api.google.response_schema import from_google_schema, from_json_schema
+from kastor.api.http.protojson import ProtoModel
 from kastor.dataset.formats.tolerant_json import JsonValue
 from kastor.domain.errors import FieldViolation
 from kastor.domain.tools import parse_declarations
@@ -21,14 +21,14 @@ UNOFFERED = "is not offered by this server; leave it out"
 NO_ARGUMENTS: JsonValue = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def mode(body: GenerateIn) -> str:
+def calling_mode(body: GenerateIn) -> str:
     """Whether the model may (AUTO), must (ANY) or must not (NONE) call functions."""
     config = None if body.tool_config is None else body.tool_config.function_calling_config
     said = None if config is None else config.mode
     return AUTO if said in (None, "MODE_UNSPECIFIED") else str(said)
 
 
-def tools_of(body: GenerateIn) -> str:
+def parse_tools(body: GenerateIn) -> str:
     """The tools as a prompt holds them; none where the model must not call any.
 
     Raises:
@@ -37,19 +37,19 @@ def tools_of(body: GenerateIn) -> str:
     """
     if not _declared(body):
         return ""
-    text = orjson.dumps([dumped_fields(tool) for tool in body.tools or ()]).decode()
+    text = orjson.dumps([explicit_fields(tool) for tool in body.tools or ()]).decode()
     parse_declarations(text)
-    return "" if mode(body) == NONE else text
+    return "" if calling_mode(body) == NONE else text
 
 
-def must_call(body: GenerateIn) -> Mapping[str, JsonValue]:
+def required_functions(body: GenerateIn) -> Mapping[str, JsonValue]:
     """The functions of which the model must call one, each with the schema of its arguments; empty where it need not.
 
     Raises:
         InvalidArgument: a schema cannot be followed; names its path.
 
     """
-    if mode(body) != ANY:
+    if calling_mode(body) != ANY:
         return {}
     allowed = _allowed(body)
     return {one.name or "": _schema(one, at) for at, one in _declared(body) if not allowed or one.name in allowed}
@@ -65,7 +65,7 @@ def calling_violations(body: GenerateIn) -> list[FieldViolation]:
     return wrong
 
 
-def dumped_fields(message: Wire) -> dict[str, JsonValue]:
+def explicit_fields(message: ProtoModel) -> dict[str, JsonValue]:
     """What the message says, by names in camelCase. What stands in free maps is left as it is, nulls as well."""
     fields = cast(dict[str, JsonValue], message.model_dump(by_alias=True, exclude_unset=True))
     return {name: value for name, value in fields.items() if value is not None}
@@ -78,11 +78,11 @@ def _config_violations(body: GenerateIn, asked: ToolConfigIn) -> list[FieldViola
         return wrong
     wrong += _unoffered(config, AT)
     names = {one.name for _, one in _declared(body)}
-    if mode(body) not in (AUTO, ANY, NONE):
+    if calling_mode(body) not in (AUTO, ANY, NONE):
         wrong.append(FieldViolation(AT + "mode", f"{config.mode} is not offered; use AUTO, ANY or NONE"))
-    if mode(body) == ANY and not names:
+    if calling_mode(body) == ANY and not names:
         wrong.append(FieldViolation(AT + "mode", "ANY without functionDeclarations: there is nothing to call"))
-    if config.allowed_function_names and mode(body) != ANY:
+    if config.allowed_function_names and calling_mode(body) != ANY:
         wrong.append(FieldViolation(AT + "allowedFunctionNames", "has a meaning only where mode is ANY"))
     unknown = sorted(set(config.allowed_function_names or ()) - names)
     if unknown:
@@ -108,11 +108,11 @@ def _schema(declared: FunctionDeclarationIn, at: str) -> JsonValue:
     if declared.parameters_json_schema:
         return from_json_schema(cast(JsonValue, declared.parameters_json_schema), f"{at}.parametersJsonSchema")
     if declared.parameters:
-        return from_google(cast(JsonValue, declared.parameters), f"{at}.parameters")
+        return from_google_schema(cast(JsonValue, declared.parameters), f"{at}.parameters")
     return NO_ARGUMENTS
 
 
-def _unoffered(body: Wire, at: str) -> list[FieldViolation]:
+def _unoffered(body: ProtoModel, at: str) -> list[FieldViolation]:
     """A violation for each field that is not offered; an empty object says something here, as in `googleSearch`."""
     return [
         FieldViolation(f"{at}{known.alias}", UNOFFERED)

@@ -18,10 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from kastor.api.content_encoding import BodyDecoder
-from kastor.api.framing import JSON_TYPE, Array, Events, Framing
-from kastor.api.memory import Memory, Version
-from kastor.api.wire import Wire, dumped
+from kastor.api.http.content_encoding import BodyDecoder
+from kastor.api.http.protojson import ProtoModel, dump_json
+from kastor.api.http.response_cache import ResponseCache, Version
+from kastor.api.http.streaming import JSON_TYPE, Framing, JsonArrayFraming, SseFraming
 from kastor.domain.errors import (
     FieldViolation,
     Internal,
@@ -44,7 +44,7 @@ MAX_AUTHENTICATING_THREADS = 16  # of keys, and as many of tokens, whose provide
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiRequest:
     """A request, as handlers see it."""
 
     principal: Principal
@@ -68,7 +68,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class StreamingReply:
     """An answer in messages; how they are framed is the edge's business.
 
     `first` is there already, so what goes wrong before it is an ordinary error; `None` is an empty answer.
@@ -79,33 +79,33 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListSchema:
     """A page of a list: the items' field, and what they are."""
 
     field: str
-    item: type[Wire]
+    item: type[ProtoModel]
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class MethodSchema:
     """A method as the description of the API has it: the message it takes, if any, and the one it gives."""
 
-    takes: type[Wire] | None = None
-    gives: type[Wire] | Listed | None = None  # `None` is an empty object
+    takes: type[ProtoModel] | None = None
+    gives: type[ProtoModel] | ListSchema | None = None  # `None` is an empty object
 
 
-Reply = Mapping[str, object] | Response | Stream
-Handler = Callable[[Call], Reply]
+Reply = Mapping[str, object] | Response | StreamingReply
+Handler = Callable[[ApiRequest], Reply]
 
 
 def json_response(value: object, *, status: int = 200, pretty: bool = True) -> Response:
     """JSON as Google's front end sends it."""
     return Response(
-        dumped(value, pretty=pretty), status_code=status, media_type=None, headers={"content-type": JSON_TYPE}
+        dump_json(value, pretty=pretty), status_code=status, media_type=None, headers={"content-type": JSON_TYPE}
     )
 
 
-class Endpoints:
+class RouteFactory:
     """Makes routes of handlers."""
 
     def __init__(
@@ -116,7 +116,7 @@ class Endpoints:
         version: Version = lambda: None,
     ) -> None:
         """`version`: another number after any write to what is stored."""
-        self._memory = Memory(version)
+        self._memory = ResponseCache(version)
         self._authenticator = authenticator
         self._max_body_bytes = max_body_bytes
         self._closing = closing
@@ -132,23 +132,23 @@ class Endpoints:
         *,
         query: Iterable[str] = (),
         alts: Sequence[str] = ("json",),
-        takes: type[Wire] | None = None,
-        gives: type[Wire] | Listed | None = None,
+        takes: type[ProtoModel] | None = None,
+        gives: type[ProtoModel] | ListSchema | None = None,
     ) -> Route:
         """A route whose answer is quick; `query` are the parameters it knows, in snake_case, `alts` its formats."""
-        said = Described(takes, gives)
+        said = MethodSchema(takes, gives)
         return Route(path, Endpoint(self, handler, frozenset(query), said, alts=alts), methods=[method])
 
-    def polled(self, path: str, handler: Handler, *, gives: type[Wire]) -> Route:
+    def polled(self, path: str, handler: Handler, *, gives: type[ProtoModel]) -> Route:
         """A GET route that clients ask without delay: its answer is given again while nothing was written."""
-        said = Described(gives=gives)
+        said = MethodSchema(gives=gives)
         return Route(path, Endpoint(self, handler, frozenset(), said, memory=self._memory), methods=["GET"])
 
     def generating(
-        self, path: str, handler: Handler, *, takes: type[Wire], gives: type[Wire], sse: bool = False
+        self, path: str, handler: Handler, *, takes: type[ProtoModel], gives: type[ProtoModel], sse: bool = False
     ) -> Route:
         """A POST route whose answer takes its time, and is given up when the caller goes away."""
-        alts, said = ("json", "sse") if sse else ("json",), Described(takes, gives)
+        alts, said = ("json", "sse") if sse else ("json",), MethodSchema(takes, gives)
         endpoint = Endpoint(self, handler, frozenset(), said, alts=alts, limiter=self._generating)
         return Route(path, endpoint, methods=["POST"])
 
@@ -219,14 +219,14 @@ class Endpoint:
 
     def __init__(
         self,
-        shared: Endpoints,
+        shared: RouteFactory,
         handler: Handler,
         query: frozenset[str],
-        described: Described,
+        described: MethodSchema,
         *,
         alts: Sequence[str] = ("json",),
         limiter: anyio.CapacityLimiter | None = None,
-        memory: Memory | None = None,
+        memory: ResponseCache | None = None,
     ) -> None:
         self._shared = shared
         self._handler = handler
@@ -253,7 +253,7 @@ class Endpoint:
             InvalidArgument: it does not.
 
         """
-        check_query(query, self.query, self.alts)
+        validate_query(query, self.query, self.alts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -264,13 +264,13 @@ class Endpoint:
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        query = query_of(scope["query_string"])
+        query = parse_query(scope["query_string"])
         principal = await self._shared.principal(headers, query)
         self.check(query)
         body = await self._shared.body(headers, receive)
         gone = threading.Event()
         stopped = self._shared.stopped(gone)
-        call = Call(principal, scope["path_params"], query, body, stopped, headers, base_url(scope))
+        call = ApiRequest(principal, scope["path_params"], query, body, stopped, headers, request_base_url(scope))
         if self._limiter is None:
             await self._answer(call, scope, receive, send)
             return
@@ -286,16 +286,16 @@ class Endpoint:
         if raised is not None:
             raise raised
 
-    async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, call: ApiRequest, scope: Scope, receive: Receive, send: Send) -> None:
         reply = await anyio.to_thread.run_sync(self._handler, call, limiter=self._limiter)
-        if isinstance(reply, Stream):
+        if isinstance(reply, StreamingReply):
             await self._send_stream(reply, call, send)
             return
         response = reply if isinstance(reply, Response) else json_response(reply, pretty=call.pretty)
         await response(scope, receive, send)
 
-    async def _send_stream(self, stream: Stream, call: Call, send: Send) -> None:
-        framing = Events() if call.sse else Array(pretty=call.pretty)
+    async def _send_stream(self, stream: StreamingReply, call: ApiRequest, send: Send) -> None:
+        framing = SseFraming() if call.sse else JsonArrayFraming(pretty=call.pretty)
         headers = [(b"content-type", framing.media_type.encode("ascii")), (b"cache-control", b"no-cache")]
         pieces = _pieces_of(stream, framing, call.stopped)
         try:
@@ -308,7 +308,7 @@ class Endpoint:
                 await anyio.to_thread.run_sync(pieces.close, limiter=self._limiter)
 
 
-def _pieces_of(stream: Stream, framing: Framing, stopped: Callable[[], bool]) -> Generator[bytes, None, None]:
+def _pieces_of(stream: StreamingReply, framing: Framing, stopped: Callable[[], bool]) -> Generator[bytes, None, None]:
     """The stream's messages, framed; the status is sent by now, so what goes wrong becomes a last piece."""
     try:
         if stream.first is not None:
@@ -327,7 +327,7 @@ def _pieces_of(stream: Stream, framing: Framing, stopped: Callable[[], bool]) ->
         stream.rest.close()
 
 
-def query_of(query_string: bytes) -> dict[str, str]:
+def parse_query(query_string: bytes) -> dict[str, str]:
     """The query's parameters by snake_case name; of several values the last.
 
     Google's own script glues `?key=…` onto the page token: what follows a `?` in a value is read as more parameters.
@@ -345,7 +345,7 @@ def query_of(query_string: bytes) -> dict[str, str]:
     return found
 
 
-def base_url(scope: Scope) -> str:
+def request_base_url(scope: Scope) -> str:
     """The URL of this server as the caller wrote it; the scheme is the connection's, or a trusted proxy's word."""
     host = Headers(scope=scope).get("host")
     if not host:  # only in HTTP/1.0
@@ -354,7 +354,7 @@ def base_url(scope: Scope) -> str:
     return f"{scope.get('scheme', 'http')}://{host}{scope.get('root_path', '')}"
 
 
-def check_query(query: Mapping[str, str], known: frozenset[str], alts: Sequence[str] = ("json",)) -> None:
+def validate_query(query: Mapping[str, str], known: frozenset[str], alts: Sequence[str] = ("json",)) -> None:
     """Nothing, if a method that knows these parameters and formats may be called so.
 
     Raises:

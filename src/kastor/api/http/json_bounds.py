@@ -69,7 +69,7 @@ def is_large(body: bytes) -> bool:
     return body.count(b",") > FEW
 
 
-def bounded_names(kind: type[BaseModel], value: Any) -> tuple[Any, int]:  # noqa: ANN401  # JSON
+def check_num_names(kind: type[BaseModel], value: Any) -> tuple[Any, int]:  # noqa: ANN401  # JSON
     """The value with at most `MAX_UNKNOWN` names that its message does not know, and how many were left out."""
     names = _Names()
     return names.bounded(kind, value), names.left_out

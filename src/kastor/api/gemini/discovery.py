@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kastor.api.errors import HTTP_STATUS, error_body
-from kastor.api.http import base_url, json_response
+from kastor.api.http.endpoint import json_response, request_base_url
+from kastor.api.http.errors import HTTP_STATUS, error_body
 from kastor.domain.errors import NotFound
 
 PATH = "/$discovery/rest"
@@ -69,7 +69,7 @@ FILE_FIELDS = (
 )
 
 
-def document(version: str, root_url: str, max_file_bytes: int) -> Json:
+def discovery_document(version: str, root_url: str, max_file_bytes: int) -> Json:
     """The document of one version, for callers who reach this server at `root_url`."""
     return {
         "kind": "discovery#restDescription",
@@ -90,7 +90,7 @@ def document(version: str, root_url: str, max_file_bytes: int) -> Json:
     }
 
 
-class Discovery:
+class DiscoveryEndpoint:
     """Answers with the document; it is no secret, so no key is asked for."""
 
     def __init__(self, max_file_bytes: int) -> None:
@@ -102,7 +102,7 @@ class Discovery:
         if version not in VERSIONS:
             error = NotFound(f"There is no version {version[:40]!r} here; use {', '.join(VERSIONS)}.")
             return json_response(error_body(error), status=HTTP_STATUS[error.code])
-        return json_response(document(version, base_url(request.scope), self._max_file_bytes))
+        return json_response(discovery_document(version, request_base_url(request.scope), self._max_file_bytes))
 
 
 def _resources(version: str, max_file_bytes: int) -> Json:

@@ -6,12 +6,12 @@ from typing import Annotated
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kastor.api.errors import public_message
-from kastor.api.framing import JSON_TYPE
-from kastor.api.http import Call, Endpoints, Listed, Reply
-from kastor.api.paging import page_size, place_token, time_and_id
-from kastor.api.tuned_models import HyperparametersIn, requested
-from kastor.api.wire import Float32, Wire, enum_field, message, timestamp
+from kastor.api.gemini.tuned_models import HyperparametersIn, requested_hyperparameters
+from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
+from kastor.api.http.errors import public_message
+from kastor.api.http.paging import page_position, page_size, position_token
+from kastor.api.http.protojson import Float32, ProtoModel, enum_field, parse_message, timestamp
+from kastor.api.http.streaming import JSON_TYPE
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import JobEvent, State, StepMetrics, TuningJob
@@ -24,7 +24,7 @@ PREFIX = "/kastor/v1"
 JOBS_PAGE_SIZE = 50
 
 
-class HyperparametersOut(Wire):
+class HyperparametersOut(ProtoModel):
     """What a job trains with."""
 
     epoch_count: int
@@ -32,21 +32,21 @@ class HyperparametersOut(Wire):
     learning_rate: Float32
 
 
-class AdapterOut(Wire):
+class AdapterOut(ProtoModel):
     """The adapter's shape."""
 
     rank: int
     alpha: Float32
 
 
-class ErrorOut(Wire):
+class ErrorOut(ProtoModel):
     """Why the job failed."""
 
     code: str
     message: str
 
 
-class StepOut(Wire):
+class StepOut(ProtoModel):
     """What a step did. Unlike the dialect's, zeros are written."""
 
     step: int
@@ -57,7 +57,7 @@ class StepOut(Wire):
     compute_time: str | None
 
 
-class EventOut(Wire):
+class EventOut(ProtoModel):
     """A line of what happened to the job."""
 
     at: str | None
@@ -65,7 +65,7 @@ class EventOut(Wire):
     message: str
 
 
-class RowsOut(Wire):
+class RowsOut(ProtoModel):
     """What became of the rows of a job's dataset file: those dropped by the check, and those left out since."""
 
     total: int
@@ -73,7 +73,7 @@ class RowsOut(Wire):
     left_out: int
 
 
-class JobOut(Wire):
+class JobOut(ProtoModel):
     """A job."""
 
     id: str
@@ -103,7 +103,7 @@ class JobOut(Wire):
     certificate: dict[str, object] | None = None  # domain.certificate: as it lies beside the adapter
 
 
-class NewJobIn(Wire):
+class NewJobIn(ProtoModel):
     """A tuning on a dataset file: what the dialects' messages do not carry.
 
     `dataset` is an uploaded file, `files/…`, or a path under the operator's `media_folders`.
@@ -128,14 +128,14 @@ class AdminRoutes:
         self._service = service
         self._datasets = datasets
 
-    def routes(self, endpoints: Endpoints) -> Sequence[Route]:
+    def routes(self, endpoints: RouteFactory) -> Sequence[Route]:
         """All of them."""
         jobs, job = f"{PREFIX}/jobs", f"{PREFIX}/jobs/{{job}}"
         return [
             endpoints.route(jobs, "POST", self.create, takes=NewJobIn, gives=JobOut),
             endpoints.route(f"{job}/report", "GET", self.report),
             endpoints.route(
-                jobs, "GET", self.list_jobs, query=("page_size", "page_token"), gives=Listed("jobs", JobOut)
+                jobs, "GET", self.list_jobs, query=("page_size", "page_token"), gives=ListSchema("jobs", JobOut)
             ),
             endpoints.route(f"{job}/log", "GET", self.log, query=("offset",)),
             endpoints.route(f"{job}:cancel", "POST", self.cancel, gives=JobOut),
@@ -143,13 +143,13 @@ class AdminRoutes:
             endpoints.route(job, "GET", self.get, query=("view",), gives=JobOut),
         ]
 
-    def create(self, call: Call) -> Reply:
+    def create(self, call: ApiRequest) -> Reply:
         """A job that tunes on a dataset file, which is judged before anything is trained."""
-        body = message(NewJobIn, call.body)
+        body = parse_message(NewJobIn, call.body)
         asked = body.hyperparameters or HyperparametersIn()
         new = NewTuning(
             base_model=body.base_model,
-            hyperparameters=requested(asked),
+            hyperparameters=requested_hyperparameters(asked),
             supervise=SupervisedTurns(body.supervise or SupervisedTurns.ALL),
             train_tower=bool(body.train_tower),
             tuned_model_id=body.tuned_model_id,
@@ -161,34 +161,34 @@ class AdminRoutes:
         )
         return job_out(JobView(tuning.job, ())).json_value()
 
-    def report(self, call: Call) -> Reply:
+    def report(self, call: ApiRequest) -> Reply:
         """What the gate said of the job's dataset file."""
         return Response(self._datasets.report(call.path["job"], call.principal), media_type=JSON_TYPE)
 
-    def list_jobs(self, call: Call) -> Reply:
+    def list_jobs(self, call: ApiRequest) -> Reply:
         """Jobs, newest first."""
-        size, before = page_size(call, default=JOBS_PAGE_SIZE), time_and_id(call, of="jobs")
+        size, before = page_size(call, default=JOBS_PAGE_SIZE), page_position(call, of="jobs")
         page = self._service.jobs(call.principal, limit=size, before=before)
         listed: dict[str, object] = {"jobs": [job_out(view).json_value() for view in page.items]}
         if not page.more:
             return listed
         last = page.items[-1].job
-        return listed | {"nextPageToken": place_token(last.created_at, last.id, of="jobs")}
+        return listed | {"nextPageToken": position_token(last.created_at, last.id, of="jobs")}
 
-    def get(self, call: Call) -> Reply:
+    def get(self, call: ApiRequest) -> Reply:
         """One job; with its events, snapshots and certificate if view=full."""
         full = call.query.get("view", "").lower() == "full"
         return job_out(self._service.job(call.path["job"], call.principal, full=full), full=full).json_value()
 
-    def cancel(self, call: Call) -> Reply:
+    def cancel(self, call: ApiRequest) -> Reply:
         """The job, asked to stop."""
         return job_out(self._service.cancel(call.path["job"], call.principal)).json_value()
 
-    def resume(self, call: Call) -> Reply:
+    def resume(self, call: ApiRequest) -> Reply:
         """A new job that goes on where this one, which failed, kept its last checkpoint."""
         return job_out(self._service.resume(call.path["job"], call.principal)).json_value()
 
-    def log(self, call: Call) -> Reply:
+    def log(self, call: ApiRequest) -> Reply:
         """The job's log from a byte on."""
         text = call.query.get("offset") or "0"
         if not (text.isascii() and text.isdigit()) or len(text) > 18:

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 import orjson
 
-from kastor.api.http import Call
+from kastor.api.http.endpoint import ApiRequest
 from kastor.domain.errors import InvalidArgument
 
 
-def page_size(call: Call, *, default: int = 10, most: int = 1000) -> int:
+def page_size(call: ApiRequest, *, default: int = 10, most: int = 1000) -> int:
     """How many items are wanted; more than `most` is `most`.
 
     Raises:
@@ -27,7 +27,7 @@ def page_size(call: Call, *, default: int = 10, most: int = 1000) -> int:
     return min(int(text), most) or default
 
 
-def token_of(*parts: str) -> str:
+def encode_page_token(*parts: str) -> str:
     """A page token that holds `parts`.
 
     >>> parts_of(token_of("a", "b"), 2)
@@ -36,7 +36,7 @@ def token_of(*parts: str) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(parts)).decode("ascii").rstrip("=")
 
 
-def parts_of(token: str, count: int) -> tuple[str, ...]:
+def decode_page_token(token: str, count: int) -> tuple[str, ...]:
     """What `token_of` put into the token.
 
     Raises:
@@ -52,12 +52,12 @@ def parts_of(token: str, count: int) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def place_token(created_at: datetime, item_id: str, *, of: str = "") -> str:
+def position_token(created_at: datetime, item_id: str, *, of: str = "") -> str:
     """The token of the page that begins after this item, in a list ordered by creation; `of` says which list."""
-    return token_of(created_at.isoformat(), item_id, _mark(of))
+    return encode_page_token(created_at.isoformat(), item_id, _mark(of))
 
 
-def time_and_id(call: Call, *, of: str = "") -> tuple[datetime, str] | None:
+def page_position(call: ApiRequest, *, of: str = "") -> tuple[datetime, str] | None:
     """The place after which the page begins, in a list ordered by creation; `None` is the beginning.
 
     Raises:
@@ -67,7 +67,7 @@ def time_and_id(call: Call, *, of: str = "") -> tuple[datetime, str] | None:
     token = call.query.get("page_token")
     if not token:
         return None
-    moment, item_id, mark = parts_of(token, 3)
+    moment, item_id, mark = decode_page_token(token, 3)
     if mark != _mark(of):
         raise InvalidArgument.of("pageToken", "is of a list with another filter; leave it out to start anew")
     try:

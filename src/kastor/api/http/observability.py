@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kastor import __version__
-from kastor.api.http import Endpoints, json_response, query_of
+from kastor.api.http.endpoint import RouteFactory, json_response, parse_query
 from kastor.domain.errors import PermissionDenied
 from kastor.domain.job import State
 
@@ -95,12 +95,12 @@ class _Jobs(Collector):
         return iter(())
 
 
-def metrics_route(metrics: Metrics, endpoints: Endpoints, *, public: bool) -> Route:
+def metrics_route(metrics: Metrics, endpoints: RouteFactory, *, public: bool) -> Route:
     """`GET /metrics`: for operators, by their key or token as anywhere else; if `public`, for everybody."""
 
     async def answer(request: Request) -> Response:
         if not public:
-            principal = await endpoints.principal(request.headers, query_of(request.scope["query_string"]))
+            principal = await endpoints.principal(request.headers, parse_query(request.scope["query_string"]))
             if not principal.operator:
                 raise PermissionDenied("Metrics are for operators: use an operator's key, or set KASTOR_METRICS=open.")
         return await run_in_threadpool(metrics.scrape)
@@ -122,7 +122,7 @@ def healthz(instance: str, faults: Callable[[], Sequence[str]]) -> Callable[[Req
     return answer
 
 
-class Observed:
+class RequestLogMiddleware:
     """Middleware: gives each request an id, logs and counts it, and logs what nobody caught."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

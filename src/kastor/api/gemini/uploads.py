@@ -10,12 +10,21 @@ from contextlib import suppress
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kastor.api.files import FileIn, UploadIn
-from kastor.api.http import Call, Endpoints
-from kastor.api.multipart import MAX_JSON_BYTES, TwoParts, boundary_of
-from kastor.api.receiving import Receiving, Sink
-from kastor.api.upload_manners import GRANULARITY, STATUS, GoogManner, Manner, RangeManner, Wish, made, whole_number
-from kastor.api.wire import message
+from kastor.api.gemini.files import FileIn, UploadIn
+from kastor.api.gemini.upload_protocols import (
+    GRANULARITY,
+    STATUS,
+    ContentRangeProtocol,
+    ResumableProtocol,
+    UploadCommand,
+    XGoogUploadProtocol,
+    file_response,
+    parse_nonnegative_int,
+)
+from kastor.api.http.endpoint import ApiRequest, RouteFactory
+from kastor.api.http.multipart import MAX_JSON_BYTES, MultipartRelatedParser, parse_boundary
+from kastor.api.http.protojson import parse_message
+from kastor.api.http.streamed_body import BodySink, StreamedBodyRoutes
 from kastor.domain.errors import InvalidArgument, KastorError, NotFound
 from kastor.domain.permission import Principal
 from kastor.services.files import FileService, NewFile, UploadWriter
@@ -33,16 +42,16 @@ class UploadRoutes:
     def __init__(self, service: FileService) -> None:
         self._service = service
 
-    def routes(self, endpoints: Endpoints, versions: Sequence[str]) -> Sequence[Route]:
+    def routes(self, endpoints: RouteFactory, versions: Sequence[str]) -> Sequence[Route]:
         """All of them, under all versions."""
-        receiving = Receiving(endpoints)
+        receiving = StreamedBodyRoutes(endpoints)
         paths = [f"{prefix}{version}/files" for version in versions for prefix in ("/upload", "/resumable/upload")]
         return [
             *(receiving.route(path, ["POST"], self.open) for path in paths),
             receiving.route(SESSION, ["POST", "PUT"], self.go_on, query=("upload_id",), keyless=True),
         ]
 
-    def open(self, call: Call) -> Sink:
+    def open(self, call: ApiRequest) -> BodySink:
         """The method media.upload, in whichever protocol."""
         said = call.headers.get("x-goog-upload-protocol") or call.query.get("upload_type")
         protocol = (said or call.query.get("upload_protocol") or "").lower()
@@ -55,23 +64,23 @@ class UploadRoutes:
             return _Raw(self._service, call)
         raise InvalidArgument(HOW)
 
-    def go_on(self, call: Call) -> Sink:
+    def go_on(self, call: ApiRequest) -> BodySink:
         """A request to a session's URL."""
         secret = call.query.get("upload_id", "")
         goog = "x-goog-upload-command" in call.headers
-        manner: Manner = GoogManner(call.base_url) if goog else RangeManner(call.base_url)
+        manner: ResumableProtocol = XGoogUploadProtocol(call.base_url) if goog else ContentRangeProtocol(call.base_url)
         return _Session(self._service, secret, manner, call)
 
 
 class _Session:
     """A request to a session's URL."""
 
-    def __init__(self, service: FileService, secret: str, manner: Manner, call: Call) -> None:
+    def __init__(self, service: FileService, secret: str, manner: ResumableProtocol, call: ApiRequest) -> None:
         self._service = service
         self._secret = secret
         self._manner = manner
         self._headers = call.headers
-        self._wish: Wish | None = None
+        self._wish: UploadCommand | None = None
         self._appending: UploadWriter | None = None
 
     def write(self, piece: bytes) -> None:
@@ -106,9 +115,9 @@ class _Session:
         if self._appending is not None:
             self._appending.close()
 
-    def _wanted(self) -> Wish:
+    def _wanted(self) -> UploadCommand:
         if self._wish is None:
-            self._wish = self._manner.wish(self._headers, lambda: self._service.progress(self._secret).received)
+            self._wish = self._manner.command(self._headers, lambda: self._service.progress(self._secret).received)
         return self._wish
 
     def _opened(self, offset: int) -> UploadWriter:
@@ -120,7 +129,7 @@ class _Session:
 class _Start:
     """Begins a session: the body is the file's description."""
 
-    def __init__(self, service: FileService, call: Call) -> None:
+    def __init__(self, service: FileService, call: ApiRequest) -> None:
         self._service = service
         self._call = call
         self._body = b""
@@ -155,7 +164,7 @@ class _Start:
 class _Whole:
     """A file in one request: a session of its own, dropped unless the body was whole."""
 
-    def __init__(self, service: FileService, call: Call) -> None:
+    def __init__(self, service: FileService, call: ApiRequest) -> None:
         self._service = service
         self._base_url = call.base_url
         self._caller: Principal = call.principal
@@ -174,7 +183,7 @@ class _Whole:
             raise InvalidArgument(HOW)
         file = self._service.finish(self._secret)
         self._secret = None
-        return made(file, self._base_url)
+        return file_response(file, self._base_url)
 
     def refused(self, error: KastorError) -> Response:
         """The error as anywhere."""
@@ -192,7 +201,7 @@ class _Whole:
 class _Raw(_Whole):
     """The body is the file."""
 
-    def __init__(self, service: FileService, call: Call) -> None:
+    def __init__(self, service: FileService, call: ApiRequest) -> None:
         super().__init__(service, call)
         self._headers = call.headers
 
@@ -216,10 +225,12 @@ class _Raw(_Whole):
 class _Multipart(_Whole):
     """The body is the file's description, then the file."""
 
-    def __init__(self, service: FileService, call: Call) -> None:
+    def __init__(self, service: FileService, call: ApiRequest) -> None:
         super().__init__(service, call)
         self._file_name = _file_name(call.headers)
-        self._parts = TwoParts(boundary_of(call.headers.get("content-type", "")), self._described, self._add)
+        self._parts = MultipartRelatedParser(
+            parse_boundary(call.headers.get("content-type", "")), self._described, self._add
+        )
 
     def write(self, piece: bytes) -> None:
         """Take the body apart."""
@@ -245,8 +256,8 @@ def new_file(description: bytes, content_type: str, file_name: str, size: str) -
         InvalidArgument: the description cannot be read, or a size is none.
 
     """
-    said = message(UploadIn, description, root="create_file_request", may_be_empty=True).file or FileIn()
-    announced = whole_number(size, "The announced size") if size else said.size_bytes
+    said = parse_message(UploadIn, description, root="create_file_request", may_be_empty=True).file or FileIn()
+    announced = parse_nonnegative_int(size, "The announced size") if size else said.size_bytes
     return NewFile(
         name=said.name or "",
         display_name=said.display_name or "",
@@ -256,7 +267,7 @@ def new_file(description: bytes, content_type: str, file_name: str, size: str) -
     )
 
 
-def _check_start(call: Call) -> None:
+def _check_start(call: ApiRequest) -> None:
     command = call.headers.get("x-goog-upload-command", "start").strip().lower()
     if command != "start":
         raise InvalidArgument(

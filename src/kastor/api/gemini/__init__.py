@@ -1,0 +1,1 @@
+"""The Gemini API: tunedModels, files, permissions, operations."""

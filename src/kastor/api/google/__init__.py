@@ -1,0 +1,1 @@
+"""What both of Google's dialects share."""

@@ -1,0 +1,1 @@
+"""The Gemini API over gRPC, transcoded to the HTTP routes."""

@@ -1,0 +1,1 @@
+"""HTTP for every dialect: routing, JSON, errors, streaming, uploads."""

@@ -1,0 +1,1 @@
+"""Kastor's own API under `/kastor`: jobs with rows, events and logs."""
