@@ -22,7 +22,7 @@ from tiny import tiny_seeing_base
 from tiny_catalog import tiny_catalog
 
 SERVE = """
-from kastor.server import serve
+from kastor.server.main import serve
 from kastor.settings import load_settings
 serve(load_settings(), on_listening=lambda url: print(url, flush=True))
 """

@@ -14,10 +14,10 @@ import httpx
 import pytest
 import uvicorn
 
-from kastor import server
-from kastor.api.http_server import EndSignals
 from kastor.domain.errors import FailedPrecondition
 from kastor.runtime.server_record import running_server
+from kastor.server import main
+from kastor.server.http_server import ShutdownSignals
 from kastor.settings import Settings
 
 START_CPU_S = 2.0  # measured 0.8; a core shared with other tests counts slower
@@ -25,7 +25,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from kastor.settings import Settings
-from kastor.server import serve
+from kastor.server.main import serve
 settings = Settings(data_dir=Path(sys.argv[1]), port=0, log_format="json", no_auth=True)
 serve(settings, run_scheduler=sys.argv[2] == "jobs", on_listening=lambda url: print(url, flush=True))
 print("ended in order", flush=True)
@@ -56,7 +56,7 @@ def serving(folder: Path, *, jobs: bool = True) -> Iterator[tuple[subprocess.Pop
 
 def test_importing_the_server_brings_in_nothing_heavy() -> None:
     heavy = {"torch", "transformers", "peft", "numpy", "tokenizers", "alembic", "httpx", "jwt", "cryptography"}
-    said = f"import sys, kastor.server; print(*sorted({heavy} & sys.modules.keys()))"
+    said = f"import sys, kastor.server.main; print(*sorted({heavy} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True, env=environment())
     assert found.stdout.split() == []
 
@@ -86,7 +86,7 @@ def test_a_signal_ends_it_in_order(tmp_path: Path, number: signal.Signals) -> No
 
 
 def test_a_second_signal_interrupts_what_comes_after_serving() -> None:
-    with EndSignals() as signals:
+    with ShutdownSignals() as signals:
         with signals.serving(uvicorn.Server(uvicorn.Config("kastor:none"))):
             signal.raise_signal(signal.SIGINT)  # the first: in order
             assert signals.closing.is_set()
@@ -98,15 +98,15 @@ def test_a_taken_port_is_told_with_who_has_it(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, url):
         port = int(url.rpartition(":")[2])
         with pytest.raises(FailedPrecondition, match=f"taken by the Kastor server of process {process.pid} .*--port"):
-            server.serve(Settings(data_dir=tmp_path, port=port, no_auth=True))
+            main.serve(Settings(data_dir=tmp_path, port=port, no_auth=True))
     another = pytest.raises(FailedPrecondition, match="taken by another program. Choose another --port")
     with socket.create_server(("127.0.0.1", 0)) as other, another:
-        server.serve(Settings(data_dir=tmp_path, port=other.getsockname()[1], no_auth=True))
+        main.serve(Settings(data_dir=tmp_path, port=other.getsockname()[1], no_auth=True))
 
 
 def test_a_host_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="--host"):
-        server.serve(Settings(data_dir=tmp_path, host="256.1.1.1", port=0, api_keys={"ada@example.org": "key"}))
+        main.serve(Settings(data_dir=tmp_path, host="256.1.1.1", port=0, api_keys={"ada@example.org": "key"}))
 
 
 def test_a_dead_servers_file_is_not_believed(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import grpc
 import pytest
 from google.ai import generativelanguage_v1beta as glm
 
-from kastor import server
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
+from kastor.server import main
 from kastor.settings import Settings
 from tiny import tiny_base
 from tiny_catalog import tiny_catalog
@@ -27,7 +27,7 @@ SERVE = """
 import json, sys
 from pathlib import Path
 from kastor.settings import Settings
-from kastor.server import serve
+from kastor.server.main import serve
 settings = Settings(data_dir=Path(sys.argv[1]), port=0, log_format="json", no_auth=True, **json.loads(sys.argv[2]))
 said = {}
 def on_grpc(endpoint, authority):
@@ -132,19 +132,19 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(FailedPrecondition, match=f"gRPC on 127.0.0.1:{port}: taken .* --grpc-port"):
-            server.serve(Settings(data_dir=tmp_path, port=0, no_auth=True, grpc_port=port))
+            main.serve(Settings(data_dir=tmp_path, port=0, no_auth=True, grpc_port=port))
 
 
 def test_two_servers_never_share_a_port(tmp_path: Path) -> None:
     with serving(tmp_path) as running:
         port = int(running.endpoint.rpartition(":")[2])
         with pytest.raises(FailedPrecondition, match="taken"):
-            server.serve(Settings(data_dir=tmp_path / "other", port=0, no_auth=True, grpc_port=port))
+            main.serve(Settings(data_dir=tmp_path / "other", port=0, no_auth=True, grpc_port=port))
 
 
 def test_settings_that_contradict_one_another_are_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="grpc_hosts has no effect without grpc_port"):
-        server.serve(Settings(data_dir=tmp_path / "data", port=0, no_auth=True, grpc_hosts=["a.example"]))
+        main.serve(Settings(data_dir=tmp_path / "data", port=0, no_auth=True, grpc_hosts=["a.example"]))
     assert not (tmp_path / "data").exists()
 
 
@@ -158,6 +158,6 @@ def test_without_the_extra_the_missing_package_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_of_it_is_imported_where_nobody_asked() -> None:
-    said = "import sys, kastor.server, kastor.cli.serve; print(*sorted({'grpc', 'google'} & sys.modules.keys()))"
+    said = "import sys, kastor.server.main, kastor.cli.serve; print(*sorted({'grpc', 'google'} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []

@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 
 from kastor.api.app import Services, make_app
 from kastor.api.http.observability import Metrics
-from kastor.api.http_protocol import BoundedHttp
 from kastor.domain.content import Prompt
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.generation import Chunk, FinishReason, GenerateRequest, ResolvedMedia, TokenLogprob, TokenStep
@@ -25,6 +24,7 @@ from kastor.domain.request_limits import GEMINI_API, Limits
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
 from kastor.security.auth import Authenticator
+from kastor.server.http_protocol import LimitedHttpProtocol
 from kastor.services.access import ModelAccess
 from kastor.services.datasets import DatasetService
 from kastor.services.files import FileService
@@ -237,7 +237,7 @@ def raised(kind: type[KastorError]) -> KastorError:
 @contextmanager
 def listening(world: World) -> Iterator[str]:
     """The world's application on a socket; its URL."""
-    config = uvicorn.Config(world.app, port=0, log_config=None, lifespan="off", ws="none", http=BoundedHttp)
+    config = uvicorn.Config(world.app, port=0, log_config=None, lifespan="off", ws="none", http=LimitedHttpProtocol)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

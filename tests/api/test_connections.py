@@ -21,12 +21,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from api_world import BASE, World
-from kastor.api.connections import ACCEPT_ERROR, ConnectionBounds, file_bounds, throttle_accept_errors
 from kastor.api.http.streamed_body import StreamedBodyRoutes
-from kastor.api.http_protocol import bounded_http
 from kastor.domain.errors import KastorError
+from kastor.server.connection_limits import ACCEPT_ERROR, ConnectionLimits, connection_limits, throttle_accept_errors
+from kastor.server.http_protocol import limited_http_protocol
 
-BOUNDS = ConnectionBounds(max_connections=8, head_s=0.4, body_s=0.6, write_s=0.6)
+BOUNDS = ConnectionLimits(max_connections=8, head_s=0.4, body_s=0.6, write_s=0.6)
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 POST = b"POST /v1beta/tunedModels HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: 1000\r\n\r\n"
@@ -42,7 +42,13 @@ def address(world: World) -> Iterator[Address]:
 @contextlib.contextmanager
 def served(app: ASGIApp) -> Iterator[Address]:
     config = uvicorn.Config(
-        app, port=0, log_config=None, lifespan="off", ws="none", http=bounded_http(BOUNDS), timeout_keep_alive=30
+        app,
+        port=0,
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        http=limited_http_protocol(BOUNDS),
+        timeout_keep_alive=30,
     )  # type: ignore[arg-type]  # called as a class is
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -248,7 +254,7 @@ def test_idle_connections_give_way_too_and_busy_ones_do_not(address: Address, wo
 SERVE = """
 import resource, sys
 from pathlib import Path
-from kastor.server import serve
+from kastor.server.main import serve
 from kastor.settings import Settings
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 settings = Settings(data_dir=Path(sys.argv[1]), port=0, no_auth=True, request_head_timeout_s=600)
@@ -276,14 +282,14 @@ def test_more_silent_connections_than_files_neither_deafen_a_server_nor_fill_its
 
 
 def test_the_bound_lies_below_the_limit_of_files_which_is_raised_where_it_may_be() -> None:
-    said = "import resource; from kastor.api.connections import file_bounds; "
+    said = "import resource; from kastor.server.connection_limits import file_bounds; "
     shown = "print(file_bounds(2048), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     for limits, found in (((256, 256), "128 256"), ((256, 4096), "2048 2560"), ((64, 1000), "500 1000")):
         setting = f"resource.setrlimit(resource.RLIMIT_NOFILE, {limits}); "
         ran = subprocess.run([sys.executable, "-c", said + setting + shown], capture_output=True, text=True, check=True)
         assert ran.stdout.strip() == found
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert file_bounds(8) == 8
+    assert connection_limits(8) == 8
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == before[1]
 
 

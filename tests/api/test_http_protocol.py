@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from api_world import World, tuning_body
-from kastor.api.http_protocol import MAX_HEAD_BYTES, BoundedHttp
+from kastor.server.http_protocol import MAX_HEAD_BYTES, LimitedHttpProtocol
 
 UPGRADES = (
     "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",  # curl --http2, Java
@@ -21,7 +21,7 @@ UPGRADES = (
 
 @pytest.fixture
 def address(world: World) -> Iterator[tuple[str, int]]:
-    config = uvicorn.Config(world.app, port=0, log_config=None, lifespan="off", ws="none", http=BoundedHttp)
+    config = uvicorn.Config(world.app, port=0, log_config=None, lifespan="off", ws="none", http=LimitedHttpProtocol)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -7,10 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from kastor import server
 from kastor.cli.output import Output
 from kastor.runtime.parent_death import watch_parent
 from kastor.security.file_modes import private_umask
+from kastor.server import main
 from kastor.settings import load_settings
 
 
@@ -50,7 +50,7 @@ def run(given: dict[str, object], internals: Internals, out: Output) -> None:
             out.say(f"Kastor is stopping.{jobs} To stop at once, do it again.", style="")
 
     with private_umask():
-        server.serve(
+        main.serve(
             settings,
             run_scheduler=internals.scheduler,
             announce=not internals.private,

@@ -15,7 +15,7 @@ MAX_SHOWN_CHARS = 80
 
 
 @contextmanager
-def bound(host: str, port: int, data_dir: Path) -> Iterator[socket.socket]:
+def bind_socket(host: str, port: int, data_dir: Path) -> Iterator[socket.socket]:
     """A socket that listens on this address; the server of `data_dir` is named if it has the port.
 
     Raises:
@@ -49,7 +49,7 @@ def _why_not_bound(host: str, port: int, data_dir: Path, error: OSError) -> str:
     return f"{where} is taken by another program. Choose another --port; 0 takes a free one."
 
 
-def url_of(listener: socket.socket) -> str:
+def socket_url(listener: socket.socket) -> str:
     """Where clients on this machine reach the listener."""
     host, port = listener.getsockname()[:2]
     host = ANY_ADDRESS.get(host, host)

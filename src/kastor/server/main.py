@@ -17,11 +17,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from kastor.api.app import Services, make_app
-from kastor.api.connections import ConnectionBounds, file_bounds
 from kastor.api.http.observability import Metrics
-from kastor.api.http_protocol import bounded_http
-from kastor.api.http_server import EndSignals, HttpServer
-from kastor.api.listener import bound, url_of
 from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.domain.request_limits import PROFILES
 from kastor.executors.local import LocalExecutor
@@ -34,6 +30,10 @@ from kastor.security.access_settings import AccessSettings
 from kastor.security.auth import Authenticator
 from kastor.security.file_modes import restrict_data
 from kastor.security.grpc_settings import GrpcSettings
+from kastor.server.connection_limits import ConnectionLimits, connection_limits
+from kastor.server.http_protocol import limited_http_protocol
+from kastor.server.http_server import HttpServer, ShutdownSignals
+from kastor.server.listener import bind_socket, socket_url
 from kastor.services.access import ModelAccess
 from kastor.services.cleanup import run_cleanup
 from kastor.services.datasets import DatasetService
@@ -88,17 +88,17 @@ def serve(
         Unavailable: the database cannot be reached.
 
     """
-    doors, rpc_door = doors_of(settings), _rpc_door(settings)
+    doors, rpc_door = access_settings(settings), _rpc_door(settings)
     doors.check()
     rpc_door.check()
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(EndSignals())
-        listener = stack.enter_context(bound(settings.host, settings.port, settings.data_dir))
+        signals = stack.enter_context(ShutdownSignals())
+        listener = stack.enter_context(bind_socket(settings.host, settings.port, settings.data_dir))
         configure_logs(settings.log_format, settings.log_level)
         restrict_data(settings.data_dir, settings.cache_dir)
         if announce:
             stack.enter_context(locked_folder(settings.data_dir))
-        url = url_of(listener)
+        url = socket_url(listener)
         database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
         stack.callback(database.close)
         reserve = DiskReserve(settings.data_dir)
@@ -201,8 +201,8 @@ class _Running:
             faults=self._faults,
         )
         self._threads: tuple[threading.Thread, ...] = ()
-        self._connection_bounds = ConnectionBounds(
-            max_connections=file_bounds(settings.max_connections),
+        self._connection_bounds = ConnectionLimits(
+            max_connections=connection_limits(settings.max_connections),
             head_s=settings.request_head_timeout_s,
             body_s=settings.request_body_timeout_s,
             write_s=settings.request_body_timeout_s,
@@ -222,7 +222,7 @@ class _Running:
             access_log=False,
             lifespan="off",
             ws="none",
-            http=bounded_http(bounds),  # type: ignore[arg-type]  # called as a class is; half the processor time of h11 for a polled operation (docs/log.md)
+            http=limited_http_protocol(bounds),  # type: ignore[arg-type]  # called as a class is; half the processor time of h11 for a polled operation (docs/log.md)
             loop="asyncio",
             server_header=False,
             backlog=bounds.backlog,
@@ -303,7 +303,7 @@ def _eyes(settings: Settings) -> LocalMediaInspector:
     return LocalMediaInspector(cache, settings.media_folders, settings.media_buckets, settings.media_addresses)
 
 
-def doors_of(settings: Settings) -> AccessSettings:
+def access_settings(settings: Settings) -> AccessSettings:
     """The ways in that the settings open."""
     return AccessSettings(
         host=settings.host,

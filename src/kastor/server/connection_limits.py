@@ -32,7 +32,7 @@ ACCEPT_ERROR = "socket.accept() out of system resource"
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionBounds:
+class ConnectionLimits:
     """The bounds of one server."""
 
     max_connections: int = 2048
@@ -55,7 +55,7 @@ class ConnectionBounds:
 class ConnectionTable:
     """The connections of one server that wait for a request, the one that has waited longest first."""
 
-    bounds: ConnectionBounds = field(default_factory=ConnectionBounds)
+    bounds: ConnectionLimits = field(default_factory=ConnectionLimits)
     waiting: dict[Any, None] = field(default_factory=dict)  # in the order in which they began to wait
 
     def oldest(self) -> Any | None:  # noqa: ANN401  # a protocol of either parser
@@ -63,7 +63,7 @@ class ConnectionTable:
         return next(iter(self.waiting), None)
 
 
-def file_bounds(max_connections: int) -> int:
+def connection_limits(max_connections: int) -> int:
     """As many of `max_connections` as the process may open files for; raises its soft limit to the need, if it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max_connections + RESERVED_FILES

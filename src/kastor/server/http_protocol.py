@@ -16,7 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from kastor.api.connections import ConnectionBounds, ConnectionTable, full_answer
+from kastor.server.connection_limits import ConnectionLimits, ConnectionTable, full_answer
 
 MAX_HEAD_BYTES = 64 * 1024
 CLOSED = b"connection: close\r\ncontent-length: 0\r\n\r\n"
@@ -32,12 +32,12 @@ OTHER_PROTOCOLS = {
 UPGRADE_HEADERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
-def bounded_http(bounds: ConnectionBounds) -> Callable[..., "BoundedHttp"]:
+def limited_http_protocol(bounds: ConnectionLimits) -> Callable[..., "LimitedHttpProtocol"]:
     """What makes the protocols of one server, for uvicorn's `http`."""
-    return partial(BoundedHttp, table=ConnectionTable(bounds))
+    return partial(LimitedHttpProtocol, table=ConnectionTable(bounds))
 
 
-class Deadlines:
+class RequestDeadlines:
     """The deadlines of one connection, beside either of uvicorn's protocols."""
 
     loop: asyncio.AbstractEventLoop
@@ -45,7 +45,7 @@ class Deadlines:
     flow: FlowControl
     cycle: Any
 
-    def watch(self, bounds: ConnectionBounds) -> None:
+    def watch(self, bounds: ConnectionLimits) -> None:
         """Look after the connection from now on, which has sent no request yet."""
         self._bounds = bounds
         self.head_since: float | None = self.loop.time()
@@ -101,7 +101,7 @@ class Deadlines:
             self.transport.abort()  # in the middle of an answer, or of a body that its handler waits for
 
 
-class BoundedHttp(Deadlines, HttpToolsProtocol):
+class LimitedHttpProtocol(RequestDeadlines, HttpToolsProtocol):
     """Closes a connection whose request line and headers, or trailers, take more than `MAX_HEAD_BYTES`."""
 
     _unread = 0  # bytes since the parser last came to the end of a head, of a piece of a body, or of a request
@@ -216,7 +216,7 @@ class BoundedHttp(Deadlines, HttpToolsProtocol):
         protocol.data_received(b"\r\n".join([*head, b"", rest]))
 
 
-class _LateH11(Deadlines, H11Protocol):
+class _LateH11(RequestDeadlines, H11Protocol):
     """h11's protocol on a connection that it gets with a whole head."""
 
     def __init__(self, *arguments: Any, table: ConnectionTable, **named: Any) -> None:  # noqa: ANN401  # uvicorn's

@@ -11,13 +11,13 @@ from typing import Self
 
 import uvicorn
 
-from kastor.api.connections import throttle_accept_errors
+from kastor.server.connection_limits import throttle_accept_errors
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, with the signals left to `EndSignals`: it raises them again, which would end us before the clean-up."""
+    """uvicorn, with the signals left to `ShutdownSignals`: it raises them again, which would end us before the clean-up."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_ending: Callable[[], None]) -> None:
         super().__init__(config)
@@ -41,7 +41,7 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class EndSignals:
+class ShutdownSignals:
     """SIGINT and SIGTERM: while serving, the first ends the server in order; at another time, or again, at once."""
 
     def __init__(self) -> None:

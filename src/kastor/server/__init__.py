@@ -1,0 +1,1 @@
+"""The HTTP server process: composition, listener, limits of connections."""
