@@ -23,7 +23,7 @@ import numpy as np
 import PIL.Image
 
 from bench.films import Film, made
-from kastor.cli.check_speed import measured_pace, this_machine
+from kastor.cli.check.throughput import machine_speed, measured_pace
 from kastor.settings import Settings, load_settings
 
 KINDS = {"text": "smollm2-135m-instruct", "image": "kastor-nano-vl", "video": "kastor-nano-vl"}
@@ -82,7 +82,7 @@ def estimate_and_job(kind: str, share: float, own: Settings) -> dict[str, Any]:
         data, base = dataset(kind, max(2, round(ROWS[kind] * share)), folder, own.cache_dir), KINDS[kind]
         asked = (str(data), "--base", base, "--epochs", str(EPOCHS[kind]))
         before = kastor(settings, "check", *asked)["estimate"]
-        before_gflops = this_machine(settings).gflops
+        before_gflops = machine_speed(settings).gflops
         started = time.monotonic()
         kastor(settings, "tune", *asked)
         took_s = time.monotonic() - started
@@ -94,7 +94,7 @@ def estimate_and_job(kind: str, share: float, own: Settings) -> dict[str, Any]:
             "before_s": before["seconds"],
             "took_s": round(took_s, 1),
             "after_s": after["seconds"],
-            "gflops": [round(before_gflops), round(this_machine(settings).gflops)],
+            "gflops": [round(before_gflops), round(machine_speed(settings).gflops)],
             "pace": None if pace is None else dataclasses.asdict(pace),
         }
 

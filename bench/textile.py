@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.bars import at_least, at_most, report
 from bench.jobs import ran
-from kastor.cli.demos.cloth import LABELS, Picture, drawn, fetched, parted
+from kastor.cli.demos.textile_data import LABELS, Picture, download_textiles, sample_pictures, split_pictures
 from kastor.settings import COMPUTE_VARIABLES, Settings, load_settings
 
 QUESTION = "Which kind of cloth is this: nominal, local or global?"
@@ -158,10 +158,13 @@ def main() -> None:
         settings = load_settings(data_dir=folder / "data", media_folders=[folder / "images"], profile="open")
         settings.data_dir.mkdir()
         num_train, num_held_out = given.train // len(LABELS), given.held_out // len(LABELS)
-        pictures = drawn(
-            fetched(settings.cache_dir, lambda progress: None), folder / "images", num_train + num_held_out, given.seed
+        pictures = sample_pictures(
+            download_textiles(settings.cache_dir, lambda progress: None),
+            folder / "images",
+            num_train + num_held_out,
+            given.seed,
         )
-        trained, held_out = parted(pictures, num_train)
+        trained, held_out = split_pictures(pictures, num_train)
         print(
             f"{len(trained)} images to train on, {len(held_out)} held out, {given.resolution}; load {os.getloadavg()}"
         )

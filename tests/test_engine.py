@@ -195,7 +195,10 @@ def test_an_orphaned_process_ends_and_removes_its_socket(settings: Settings, tmp
 
 
 def test_the_servers_side_never_imports_torch() -> None:
-    script = "import sys, kastor.serving.process_engine; sys.exit(bool({'torch', 'transformers', 'uvicorn'} & set(sys.modules)))"
+    script = (
+        "import sys, kastor.serving.process_engine; "
+        "sys.exit(bool({'torch', 'transformers', 'uvicorn'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kastor.cli.dataset_input import dataset_file
+from kastor.cli.console.dataset_input import dataset_file
 from kastor.dataset.formats.read import read_examples
 from kastor.domain.content import Example
 from kastor.domain.errors import InvalidArgument
@@ -55,7 +55,7 @@ def test_a_file_is_itself(tmp_path: Path) -> None:
 COPYING = """
 import time
 from pathlib import Path
-from kastor.cli.dataset_input import dataset_file
+from kastor.cli.console.dataset_input import dataset_file
 with dataset_file(Path("-")) as copy:
     print(copy, flush=True)
     time.sleep(60)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kastor.cli.demos import cloth
+from kastor.cli.demos import textile_data
 from kastor.models.chat.families import NANO_VL
 from ran_command import Kastor
 from tiny import tiny_seeing_base
@@ -37,11 +37,11 @@ def _settings(seeing: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture(name="wheel")
 def a_wheel(home: Path) -> Path:
     """The package of cloth images as if it had been fetched, with four of each class."""
-    wheel = home / "cache" / "demo" / f"{cloth.SOURCE.package}-{cloth.SOURCE.version}.whl"
+    wheel = home / "cache" / "demo" / f"{textile_data.SOURCE.package}-{textile_data.SOURCE.version}.whl"
     wheel.parent.mkdir(parents=True)
     with zipfile.ZipFile(wheel, "w") as archive:
         for image in TEXTILE.glob("*.jpg"):
-            archive.write(image, f"{cloth.SOURCE.member}/{image.name.split('_')[0]}/{image.name}")
+            archive.write(image, f"{textile_data.SOURCE.member}/{image.name.split('_')[0]}/{image.name}")
     return wheel
 
 

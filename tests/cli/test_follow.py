@@ -3,8 +3,8 @@
 from typing import Self
 
 from fake_kastor import JOB_ID, make_job
-from kastor.cli.follow import STALLED_S, Clock, follow
-from kastor.cli.records import Job
+from kastor.cli.client.follow import STALLED_S, Clock, follow
+from kastor.cli.client.messages import Job
 
 FULL = {"time": "2026-01-02T03:04:09Z", "level": "warning", "message": "the disk is full: the checkpoint waits"}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kastor.cli.check_speed import Overhead, pace_of, this_machine
+from kastor.cli.check.throughput import Overhead, machine_speed, pace_of
 from kastor.domain.job import StepMetrics
 from kastor.settings import load_settings
 from making import make_snapshot
@@ -50,4 +50,4 @@ def test_steps_that_follow_no_line_still_add_up(tokens: Sequence[int], seconds: 
 
 
 def test_the_speed_of_this_machine_is_known_within_a_second() -> None:
-    assert this_machine(load_settings()).gflops > 0.1
+    assert machine_speed(load_settings()).gflops > 0.1

@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from kastor.cli.app import app
-from kastor.cli.output_files import replaced_file
+from kastor.cli.console.output_files import replacing_file
 from ran_command import Kastor
 from seen_media import make_picture
 from tiny import tiny_tokenizer
@@ -246,7 +246,7 @@ def test_a_file_keeps_its_permissions_and_its_links_when_it_is_replaced(tmp_path
     target.write_text("old")
     target.chmod(0o640)
     link.symlink_to(target)
-    with replaced_file(link) as file:
+    with replacing_file(link) as file:
         file.write("new")
     assert link.is_symlink() and target.read_text() == "new" and target.stat().st_mode & 0o777 == 0o640
 
@@ -264,7 +264,7 @@ def test_what_is_no_regular_file_is_written_to_and_stays(data: Path, kastor: Kas
 def test_a_file_that_was_not_written_to_its_end_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("old")
-    with pytest.raises(ZeroDivisionError), replaced_file(target) as file:
+    with pytest.raises(ZeroDivisionError), replacing_file(target) as file:
         file.write("half")
         raise ZeroDivisionError
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]

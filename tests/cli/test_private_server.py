@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kastor.cli.private import interrupts_held
+from kastor.cli.client.ephemeral_server import deferred_interrupts
 from ran_command import Kastor
 from tiny import tiny_base
 from tiny_catalog import tiny_catalog
@@ -92,7 +92,7 @@ def tiny(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupt_waits_for_the_end_of_what_must_not_be_cut() -> None:
     reached = []
-    with pytest.raises(KeyboardInterrupt), interrupts_held():
+    with pytest.raises(KeyboardInterrupt), deferred_interrupts():
         signal.raise_signal(signal.SIGINT)
         reached.append("end")
     assert reached == ["end"]

@@ -7,7 +7,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from kastor.cli.terminal_text import VisibleConsole
+from kastor.cli.console.terminal_text import VisibleConsole
 from kastor.domain.visible_text import json_text, visible_text
 
 HOSTILE = "a\x1b[31mb\x9bc\u202ed\u2066e\x07f\x7fg\udcffh"

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     from typer.main import get_command
 
     from kastor.cli.app import app
-    from kastor.cli.output import console
+    from kastor.cli.console.output import console
     from kastor.domain.errors import KastorError
 
     for stream in (sys.stdout, sys.stderr):

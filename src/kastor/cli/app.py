@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 import kastor
-from kastor.cli import demo_commands, job_commands, key_commands, model_commands, options, prepare_command
-from kastor.cli.arguments import Commands
+from kastor.cli.commands import demo_commands, job_commands, key_commands, model_commands, prepare_command
+from kastor.cli.console import options
+from kastor.cli.console.arguments import Commands
 from kastor.domain.content import SupervisedTurns
 from kastor.export.request import Format, Weights
 
@@ -100,14 +101,14 @@ def tune(
       kastor tune data.jsonl
       kastor tune pairs.csv --base smollm2-135m-instruct --epochs 3 --name my-model
     """
-    from kastor.cli import tune as doing
-    from kastor.cli.connection import Access
-    from kastor.cli.output import Output
+    from kastor.cli.client.connection import ServerAddress
+    from kastor.cli.commands import tune as doing
+    from kastor.cli.console.output import Output
 
-    wanted = doing.Wanted(
+    wanted = doing.TuneOptions(
         base, epochs, batch_size, learning_rate, name, display_name, profile, supervise, train_tower, accept_licence
     )
-    doing.run(data, (input_key, output_key), wanted, detach, Access(server, api_key), Output.of(as_json))
+    doing.run(data, (input_key, output_key), wanted, detach, ServerAddress(server, api_key), Output.of(as_json))
 
 
 @app.command()
@@ -143,14 +144,14 @@ def generate(
       kastor generate numbers-7kq2wz - < prompt.txt
       kastor generate numbers-7kq2wz "hi" --system @instruction.txt
     """
-    from kastor.cli import generate as doing
-    from kastor.cli.connection import Access
-    from kastor.cli.output import Output
-    from kastor.cli.records import SamplingOptions
+    from kastor.cli.client.connection import ServerAddress
+    from kastor.cli.client.messages import SamplingOptions
+    from kastor.cli.commands import generate as doing
+    from kastor.cli.console.output import Output
 
     instruction = None if system is None else doing.system_instruction(system)
     sampling = SamplingOptions(temperature, top_p, top_k, max_tokens, seed, tuple(stop or ()), instruction)
-    doing.run(model, prompt, sampling, Access(server, api_key), Output.of(as_json))
+    doing.run(model, prompt, sampling, ServerAddress(server, api_key), Output.of(as_json))
 
 
 @app.command()
@@ -210,10 +211,10 @@ def check(
       kastor check data.jsonl --show-tokens 2
       kastor check videos.jsonl --validation held-out.jsonl --profile vertex-gemini-2.5 --html report.html
     """
-    from kastor.cli import check as doing
-    from kastor.cli.output import Output
+    from kastor.cli.commands import check as doing
+    from kastor.cli.console.output import Output
 
-    wanted = doing.Wanted(
+    wanted = doing.CheckOptions(
         data,
         base,
         validation=validation,
@@ -264,8 +265,8 @@ def export(
       kastor export numbers-7kq2wz --format merged --out numbers
       kastor export numbers-7kq2wz --format gguf --weights q8_0 --out numbers-gguf
     """
-    from kastor.cli import export as doing
-    from kastor.cli.output import Output
+    from kastor.cli.commands import export as doing
+    from kastor.cli.console.output import Output
 
     doing.run(model, kind, weights, out, data_dir, Output.of(as_json))
 
@@ -307,7 +308,7 @@ def serve(
       kastor serve --host 0.0.0.0 --port 9000
     """
     from kastor.cli import serve as doing
-    from kastor.cli.output import Output
+    from kastor.cli.console.output import Output
 
     given: dict[str, object] = {"host": host, "port": port, "data_dir": data_dir, "no_auth": no_auth or None}
     given |= {"grpc_port": grpc_port, "grpc_cert_file": grpc_cert, "grpc_key_file": grpc_key}
@@ -323,6 +324,6 @@ def version(as_json: options.Json = False) -> None:
     Example:
       kastor version --json
     """
-    from kastor.cli.output import Output
+    from kastor.cli.console.output import Output
 
     Output.of(as_json).result({"version": kastor.__version__}, f"kastor {kastor.__version__}")

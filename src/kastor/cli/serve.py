@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from kastor.cli.output import Output
+from kastor.cli.console.output import Output
 from kastor.runtime.parent_death import watch_parent
 from kastor.security.file_modes import private_umask
 from kastor.server import main

@@ -88,7 +88,8 @@ def validated_display_name(text: str) -> str:
 def validated_mime_type(declared: str, *names: str) -> str:
     """The type as declared; else the first that one of the file's names tells.
 
-    >>> mime_type_of("", "", "numbers.csv"), mime_type_of("image/png", "x.jpg"), mime_type_of("", "numbers")
+    >>> (validated_mime_type("", "", "numbers.csv"),
+    ...  validated_mime_type("image/png", "x.jpg"), validated_mime_type("", "numbers"))
     ('text/csv', 'image/png', 'application/octet-stream')
 
     Raises:

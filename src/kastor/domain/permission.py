@@ -74,11 +74,11 @@ class Grant:
 def effective_role(caller: Principal, owner: str, granted: Iterable[Role]) -> Role | None:
     """The caller's role on a model of this owner, `granted` being the roles that grants give them; `None` is none.
 
-    >>> role_of(Principal("Ada@Example.org"), "ada@example.org", [])
+    >>> effective_role(Principal("Ada@Example.org"), "ada@example.org", [])
     <Role.OWNER: 'OWNER'>
-    >>> role_of(Principal("bob@example.org"), "ada@example.org", [Role.WRITER, Role.READER])
+    >>> effective_role(Principal("bob@example.org"), "ada@example.org", [Role.WRITER, Role.READER])
     <Role.WRITER: 'WRITER'>
-    >>> role_of(Principal("eve@example.org"), "ada@example.org", []) is None
+    >>> effective_role(Principal("eve@example.org"), "ada@example.org", []) is None
     True
     """
     if caller.operator or caller.email == owner:

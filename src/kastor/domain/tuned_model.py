@@ -86,11 +86,11 @@ def random_model_id(num_chars: int = 12) -> str:
 def generated_model_id(display_name: str, random_part: str) -> str:
     """As many words of the display name as fit into an id, and a random part, joined by hyphens.
 
-    >>> generated_id("Number generator MODEL!", "7kq2wz")
+    >>> generated_model_id("Number generator MODEL!", "7kq2wz")
     'number-generator-model-7kq2wz'
-    >>> generated_id("", "7kq2wz"), generated_id("42 things", "q2w7kz")
+    >>> generated_model_id("", "7kq2wz"), generated_model_id("42 things", "q2w7kz")
     ('model-7kq2wz', 'm-42-things-q2w7kz')
-    >>> generated_id("Sentiment of product reviews, second attempt", "7kq2wz")
+    >>> generated_model_id("Sentiment of product reviews, second attempt", "7kq2wz")
     'sentiment-of-product-reviews-7kq2wz'
     """
     slug = "-".join(re.findall(r"[a-z0-9]+", display_name.lower())) or "model"

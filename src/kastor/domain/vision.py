@@ -40,7 +40,7 @@ Layout = Callable[[Resolution, tuple[int, int]], Grid]
 def clock_timestamp(moment_s: float) -> str:
     """A moment as a video's frames carry it, to a tenth of a second where it is not whole.
 
-    >>> clock(5), clock(62.5), clock(3725.04)
+    >>> clock_timestamp(5), clock_timestamp(62.5), clock_timestamp(3725.04)
     ('00:05', '01:02.5', '62:05')
     """
     tenths = round(moment_s * 10)

@@ -20,7 +20,7 @@ Numbers = NDArray[np.float64]
 def pool_features(features_NC: NDArray[np.float16] | NDArray[np.float32]) -> Numbers:
     """A picture's features in one row, wherever in it they are: mean and deviation of each channel, (2 C,).
 
-    >>> pooled(np.array([[1.0, 2.0], [3.0, 2.0]], np.float16)).tolist()
+    >>> pool_features(np.array([[1.0, 2.0], [3.0, 2.0]], np.float16)).tolist()
     [2.0, 2.0, 1.0, 0.0]
     """
     exact = features_NC.astype(np.float64)

@@ -1,4 +1,4 @@
-"""A linear probe on pictures, in its own process: `python -m kastor.evaluation.linear_probe_main`, which its client runs.
+"""A linear probe on pictures, in its own process: `python -m kastor.evaluation.linear_probe_main`.
 
 Features come from the store that jobs and answers share, and go there. JSON in and out:
 

@@ -67,7 +67,10 @@ def _plain(model: Any, example: RenderedExample, sight: VisionInputs | None) -> 
 
 
 def _input(
-    model: Any, example: RenderedExample, ids_T: torch.Tensor, sight: VisionInputs | None
+    model: Any,  # noqa: ANN401  # transformers, peft
+    example: RenderedExample,
+    ids_T: torch.Tensor,
+    sight: VisionInputs | None,
 ) -> dict[str, torch.Tensor]:
     """The tokens or, where pictures stand among them, embeddings (1, T, W)."""
     if not example.pictures:

@@ -192,7 +192,7 @@ def _as_stored(name: str, numbers: npt.NDArray[np.float32], config: Any) -> npt.
 def permute_for_rope(weight: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:
     """Rows of a q or k projection in llama.cpp's rotary order: the two halves of each head in turn.
 
-    >>> interleaved(np.arange(8, dtype=np.float32)[:, None], 2)[:, 0].tolist()
+    >>> permute_for_rope(np.arange(8, dtype=np.float32)[:, None], 2)[:, 0].tolist()
     [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
     """
     shape = weight.shape

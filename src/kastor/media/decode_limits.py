@@ -29,7 +29,7 @@ class DecodeLimits:
     def decode_cpu(self, duration_s: float, num_pixels: int) -> int:
         """Processor seconds that decoding may take.
 
-        >>> Guards().decode_cpu(10, 1920 * 1080), Guards().decode_cpu(300, 1920 * 1080)
+        >>> DecodeLimits().decode_cpu(10, 1920 * 1080), DecodeLimits().decode_cpu(300, 1920 * 1080)
         (20, 360)
         """
         return max(self.decode_cpu_s, round(self.decode_cpu_per_s * duration_s * max(0.25, num_pixels / (1920 * 1080))))

@@ -25,8 +25,8 @@ class DecoderLibrary(Enum):
 def detect_library(head: bytes) -> tuple[DecoderLibrary, str]:
     r"""Who opens a file that begins with `head`, and the format's name where the bytes alone tell it.
 
-    >>> opener(b"\x89PNG\r\n\x1a\n...")[0], opener(b"%PDF-1.7")[0], opener(b"OggS\0")
-    (<Opener.PICTURE: 'picture'>, <Opener.PDF: 'pdf'>, (<Opener.SOUND: 'sound'>, 'ogg'))
+    >>> detect_library(b"\x89PNG\r\n\x1a\n...")[0], detect_library(b"%PDF-1.7")[0], detect_library(b"OggS\0")
+    (<DecoderLibrary.PICTURE: 'picture'>, <DecoderLibrary.PDF: 'pdf'>, (<DecoderLibrary.SOUND: 'sound'>, 'ogg'))
 
     Raises:
         MediumError: empty, a playlist or other text, or a format that is not accepted.
@@ -93,9 +93,10 @@ def _is_text(head: bytes) -> bool:
 def declared_num_bytes(head: bytes) -> int | None:
     r"""How long a Matroska or WebM file says it is; `None` if it is another kind, or was recorded without knowing.
 
-    >>> promised_bytes(b"\x1a\x45\xdf\xa3\x81\0" + b"\x18\x53\x80\x67\x41\x00")
+    >>> declared_num_bytes(b"\x1a\x45\xdf\xa3\x81\0" + b"\x18\x53\x80\x67\x41\x00")
     268
-    >>> promised_bytes(b"\x1a\x45\xdf\xa3\x81\0" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7), promised_bytes(b"other")
+    >>> (declared_num_bytes(b"\x1a\x45\xdf\xa3\x81\0" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7),
+    ...  declared_num_bytes(b"other"))
     (None, None)
     """
     if not head.startswith(EBML):

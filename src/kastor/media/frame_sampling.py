@@ -110,7 +110,7 @@ class DecodeGroup:
 def num_sampled_frames(span: Fraction, fps: Fraction) -> int:
     """How many moments lie in `span` seconds; the first is always one.
 
-    >>> [num_moments(Fraction(span), Fraction(1)) for span in ("10", "10.001", "10.5", "15.0167", "0")]
+    >>> [num_sampled_frames(Fraction(span), Fraction(1)) for span in ("10", "10.001", "10.5", "15.0167", "0")]
     [10, 10, 11, 16, 1]
     """
     return max(1, math.ceil((span - END_SLACK_S) * fps))
@@ -170,9 +170,9 @@ def decode_groups(packets: Sequence[Packet], wanted: Iterable[int]) -> tuple[Dec
     A frame shown before its group's keyframe (open group of pictures) needs the whole group before it, too.
 
     >>> table = [Packet(0, True, False), Packet(1, False, False), Packet(3, True, False), Packet(2, False, False)]
-    >>> [(unit.first, unit.stop) for unit in send_plan(table, {0, 3})]
+    >>> [(unit.first, unit.stop) for unit in decode_groups(table, {0, 3})]
     [(0, 1), (2, 3)]
-    >>> [(unit.first, unit.stop) for unit in send_plan(table, {2})]
+    >>> [(unit.first, unit.stop) for unit in decode_groups(table, {2})]
     [(0, 4)]
     """
     chosen = set(wanted)

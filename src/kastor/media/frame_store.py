@@ -113,7 +113,7 @@ class FrameStore:
         return None if found is None else StoredFrames(found.path)
 
     def release(self, key: str) -> None:
-        """Let go of one `hold` or `kept`."""
+        """Let go of one `hold` or `get`."""
         self._lease.release(key)
 
     def get(

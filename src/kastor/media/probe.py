@@ -123,7 +123,7 @@ class MediaProber:
 
 
 def probe(path: Path, guards: DecodeLimits | None = None) -> Probe:
-    """What one file is; for many, an `Inspector` is faster.
+    """What one file is; for many, an `MediaProber` is faster.
 
     Raises:
         MediumError: it cannot be used.
@@ -137,7 +137,7 @@ def probe(path: Path, guards: DecodeLimits | None = None) -> Probe:
 
 
 def plan(path: Path, sampling: FrameSampling, guards: DecodeLimits | None = None) -> ProbedVideo:
-    """The frames to take from one video; for many, an `Inspector` is faster.
+    """The frames to take from one video; for many, an `MediaProber` is faster.
 
     Raises:
         MediumError: it cannot be used, or the sampling asks for what it has not.

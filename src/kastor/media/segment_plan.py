@@ -105,7 +105,7 @@ def encode_segment_plan(piece: Segment) -> list[Any]:
 
 
 def decode_segment_plan(fields: list[Any]) -> Segment:
-    """The piece that `piece_fields` wrote."""
+    """The piece that `encode_segment_plan` wrote."""
     first, stop, start, start_of, end, end_of, copied = fields
     return Segment(int(first), int(stop), Fraction(start, start_of), Fraction(end, end_of), bool(copied))
 

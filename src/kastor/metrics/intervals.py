@@ -14,11 +14,11 @@ Interval = tuple[Fraction, Fraction]
 def parse_interval(text: str) -> Interval | None:
     """The interval that a text names: its first range, or from its first moment to its second; `None` without two.
 
-    >>> interval_of("a dog, from 00:03 to 00:06")
+    >>> parse_interval("a dog, from 00:03 to 00:06")
     (Fraction(3, 1), Fraction(6, 1))
-    >>> interval_of('{"event": "dog", "start": "1:02.5", "end": "1:04"}')
+    >>> parse_interval('{"event": "dog", "start": "1:02.5", "end": "1:04"}')
     (Fraction(125, 2), Fraction(64, 1))
-    >>> interval_of("at 0:03"), interval_of("from 0:06 to 0:03")
+    >>> parse_interval("at 0:03"), parse_interval("from 0:06 to 0:03")
     (None, None)
     """
     found = find_time_spans(text, 0, len(text))

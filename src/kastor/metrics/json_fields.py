@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 def extract_json_object(text: str) -> Mapping[str, object] | None:
     r"""The JSON object that a text is, fenced or not; `None` if it is none.
 
-    >>> object_in('```json\n{"a": 1}\n```'), object_in('[1]'), object_in('{"a": ')
+    >>> extract_json_object('```json\n{"a": 1}\n```'), extract_json_object('[1]'), extract_json_object('{"a": ')
     ({'a': 1}, None, None)
     """
     bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
@@ -21,7 +21,7 @@ def extract_json_object(text: str) -> Mapping[str, object] | None:
 def leaf_values(value: object, path: str = "") -> set[tuple[str, str]]:
     """All values that are neither object nor list, each with its path.
 
-    >>> sorted(leaves({"a": {"b": 1}, "c": ["x", "y"]}))
+    >>> sorted(leaf_values({"a": {"b": 1}, "c": ["x", "y"]}))
     [('.a.b', '1'), ('.c[0]', '"x"'), ('.c[1]', '"y"')]
     """
     if isinstance(value, Mapping):

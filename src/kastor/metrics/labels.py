@@ -46,7 +46,7 @@ def balanced_accuracy(truths: Sequence[str], answers: Sequence[str]) -> float:
 def majority_label(truths: Sequence[str]) -> str:
     """The label to say always, if one must: the most frequent, of several the first in the alphabet.
 
-    >>> commonest(["b", "a", "b", "a", "c"])
+    >>> majority_label(["b", "a", "b", "a", "c"])
     'a'
     """
     return min(set(truths), key=lambda label: (-truths.count(label), label))

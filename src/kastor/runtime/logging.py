@@ -23,9 +23,9 @@ _SECRETS = re.compile(
 def redact_secrets(text: str) -> str:
     """The text without the keys in it: those in a query, after the word Bearer, and Kastor's own wherever they stand.
 
-    >>> scrubbed("GET /v1/models?key=AIza-1&alt=json"), scrubbed("Authorization: Bearer abc.def")
+    >>> redact_secrets("GET /v1/models?key=AIza-1&alt=json"), redact_secrets("Authorization: Bearer abc.def")
     ('GET /v1/models?key=***&alt=json', 'Authorization: Bearer ***')
-    >>> scrubbed("kastor_0123456789_" + "x" * 43)
+    >>> redact_secrets("kastor_0123456789_" + "x" * 43)
     'kastor_0123456789_***'
     """
     return _SECRETS.sub(lambda found: (found["name"] or found["id"]) + "***", text)

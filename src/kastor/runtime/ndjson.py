@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 def split_newlines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     r"""The lines that `pieces` make together, without their ends; the last one may lack its newline.
 
-    >>> list(byte_lines([b"a\n", b"b", "\u2028c\r\n\nd".encode()]))
+    >>> list(split_newlines([b"a\n", b"b", "\u2028c\r\n\nd".encode()]))
     [b'a', b'b\xe2\x80\xa8c', b'', b'd']
     """
     begun: list[bytes] = []  # parts of a line whose end has not come yet

@@ -12,9 +12,9 @@ OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "not enough memory", 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or beside it: torch says so by a RuntimeError.
 
-    >>> ran_out(RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"))
+    >>> is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"))
     True
-    >>> ran_out(MemoryError()), ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     (True, False)
     """
     if isinstance(error, MemoryError):

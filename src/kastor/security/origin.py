@@ -42,7 +42,8 @@ def names_loopback(host: str) -> bool:
 def is_secure_url(url: str) -> bool:
     """Whether nobody on the way can change what is read there: https, or http of this machine.
 
-    >>> secure("https://accounts.example"), secure("http://127.0.0.1:9000"), secure("http://accounts.example")
+    >>> (is_secure_url("https://accounts.example"), is_secure_url("http://127.0.0.1:9000"),
+    ...  is_secure_url("http://accounts.example"))
     (True, True, False)
     """
     try:
@@ -58,11 +59,13 @@ def is_trusted_origin(origin: str, host: str) -> bool:
 
     Only addresses and localhost are trusted: a name may be anybody's that points it here (DNS rebinding).
 
-    >>> trusted("http://127.0.0.1:8080", "127.0.0.1:8080"), trusted("http://localhost:3000", "localhost:8080")
+    >>> (is_trusted_origin("http://127.0.0.1:8080", "127.0.0.1:8080"),
+    ...  is_trusted_origin("http://localhost:3000", "localhost:8080"))
     (True, True)
-    >>> trusted("https://evil.example", "127.0.0.1:8080"), trusted("http://evil.example", "evil.example")
+    >>> (is_trusted_origin("https://evil.example", "127.0.0.1:8080"),
+    ...  is_trusted_origin("http://evil.example", "evil.example"))
     (False, False)
-    >>> trusted("null", "localhost:8080"), trusted("http://[::1", "[::1]:8080")
+    >>> is_trusted_origin("null", "localhost:8080"), is_trusted_origin("http://[::1", "[::1]:8080")
     (False, False)
     """
     try:

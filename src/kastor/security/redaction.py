@@ -17,7 +17,7 @@ def redact_paths(text: str) -> str:
 
     A path is one of this machine if its first folder exists here, so the paths of the API stay as they are.
 
-    >>> without_paths("Cannot write to /usr/share/kastor/jobs/a1: no space. See /v1beta/models for a list.")
+    >>> redact_paths("Cannot write to /usr/share/kastor/jobs/a1: no space. See /v1beta/models for a list.")
     'Cannot write to …/a1: no space. See /v1beta/models for a list.'
     """
     return ABSOLUTE.sub(lambda found: HIDDEN + found["last"] if exists_here(found["first"]) else found[0], text)

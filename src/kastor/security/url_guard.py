@@ -193,9 +193,9 @@ def embedded_ipv4(address: Address) -> ipaddress.IPv4Address | None:
 
     6to4 and Teredo hold one, too; those networks are special as a whole.
 
-    >>> embedded(ipaddress.ip_address("::ffff:127.0.0.1")), embedded(ipaddress.ip_address("64:ff9b::a00:1"))
+    >>> embedded_ipv4(ipaddress.ip_address("::ffff:127.0.0.1")), embedded_ipv4(ipaddress.ip_address("64:ff9b::a00:1"))
     (IPv4Address('127.0.0.1'), IPv4Address('10.0.0.1'))
-    >>> embedded(ipaddress.ip_address("::1")) is None
+    >>> embedded_ipv4(ipaddress.ip_address("::1")) is None
     True
     """
     if not isinstance(address, ipaddress.IPv6Address):

@@ -17,7 +17,7 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, with the signals left to `ShutdownSignals`: it raises them again, which would end us before the clean-up."""
+    """uvicorn without its signal handlers, which raise signals again before our clean-up; see `ShutdownSignals`."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], on_ending: Callable[[], None]) -> None:
         super().__init__(config)

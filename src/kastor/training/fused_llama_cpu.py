@@ -3,8 +3,8 @@
 `use_fused_layers` replaces the compute of a peft model's decoder layers and nothing else: parameters, their names and
 their saving stay peft's, gradients equal stock peft's to rounding. What makes it fast (numbers in docs/log.md):
 
-- linear layers with one input are one matrix, and their adapters are further rows and columns of it (`Projection`), so
-  an adapter costs no pass over the activations; nothing is cast to fp32 and back around it;
+- linear layers with one input are one matrix, and their adapters are further rows and columns of it
+  (`FusedLoraLinear`), so an adapter costs no pass over the activations; nothing is cast to fp32 and back around it;
 - attention runs example by example on the fused kernel, and its gradient, whose bf16 kernel is slow, on plain matmuls;
 - norms and SwiGLU keep what their gradient needs and no more; residuals are added inside the matmul.
 

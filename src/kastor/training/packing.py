@@ -39,7 +39,7 @@ def bin_pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
     Deterministic: ties keep their order. An example longer than the budget is alone in its row.
 
-    >>> rows_within([3, 9, 4, 2], 9)
+    >>> bin_pack([3, 9, 4, 2], 9)
     [[1], [2, 0, 3]]
     """
     rows: list[list[int]] = []

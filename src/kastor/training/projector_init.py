@@ -78,7 +78,7 @@ def collect_observations(
 def next_answer(example: RenderedExample, start: int) -> list[int]:
     """The tokens of the first answer after the place `start`, without the one that ends it.
 
-    >>> answer_after(Rendered([7, 8, 1, 2, 9, 3, 9], [False, False, True, True, True, False, True]), 1)
+    >>> next_answer(RenderedExample([7, 8, 1, 2, 9, 3, 9], [False, False, True, True, True, False, True]), 1)
     [1, 2]
     """
     rest = zip(example.token_ids[start:], example.supervised[start:], strict=True)

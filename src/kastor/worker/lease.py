@@ -35,7 +35,7 @@ class DatabaseUnreachable(BaseException):
 
 
 class JobInterrupted(BaseException):
-    """Cancelled or told to stop while there is nothing to save; raised by the signal handler, and by `heed`."""
+    """The job was cancelled or stopped with nothing to save; raised by the signal handler and `raise_if_cancelled`."""
 
 
 class JobLease:
@@ -143,7 +143,7 @@ class JobLease:
             time.sleep(min(1.0, wait_s / 10))
 
     def transition(self, to: State, error: JobError | None = None, note: str = "") -> None:
-        """Move the job, whatever a cancel made of its state meanwhile; `note` says why in its events.
+        """Move the job, whatever a cancel made of its state meanwhile; `log_event` says why in its events.
 
         Raises:
             Superseded: another attempt owns it, or it has ended.

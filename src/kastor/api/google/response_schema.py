@@ -51,7 +51,8 @@ REPEATED = ("anyOf", "enum", "required", "propertyOrdering")
 def from_google_schema(schema: JsonValue, at: str) -> JsonSchema:
     """The JSON Schema that a `Schema` message at the path `at` means.
 
-    >>> from_google({"type": "OBJECT", "properties": {"a": {"type": "STRING", "nullable": True}}}, "responseSchema")
+    >>> schema = {"type": "OBJECT", "properties": {"a": {"type": "STRING", "nullable": True}}}
+    >>> from_google_schema(schema, "responseSchema")
     {'type': 'object', 'properties': {'a': {'type': ['string', 'null']}}, 'additionalProperties': False}
 
     Raises:
@@ -74,7 +75,7 @@ def from_json_schema(schema: JsonValue, at: str) -> JsonValue:
 def enum_choices(schema: JsonValue, at: str) -> tuple[str, ...]:
     """The texts of an enum, for answers that are one of them.
 
-    >>> choices({"type": "string", "enum": ["a", "b"]}, "responseSchema")
+    >>> enum_choices({"type": "string", "enum": ["a", "b"]}, "responseSchema")
     ('a', 'b')
 
     Raises:

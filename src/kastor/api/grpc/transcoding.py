@@ -48,7 +48,8 @@ class HttpRule:
     def fits(self, name: str) -> bool:
         """Whether the variable may be `name`.
 
-        >>> Rule("GET", "{name=tunedModels/*}").fits("tunedModels/x"), Rule("GET", "{name=models/*}").fits("models/a/b")
+        >>> (HttpRule("GET", "{name=tunedModels/*}").fits("tunedModels/x"),
+        ...  HttpRule("GET", "{name=models/*}").fits("models/a/b"))
         (True, False)
         """
         return re.fullmatch(re.escape(self.pattern).replace(r"\*", "[^/]+"), name) is not None
@@ -56,7 +57,7 @@ class HttpRule:
     def path(self, name: str) -> str:
         """The path whose variable is `name`.
 
-        >>> Rule("POST", "{name=tunedModels/*}:transferOwnership").path("tunedModels/x")
+        >>> HttpRule("POST", "{name=tunedModels/*}:transferOwnership").path("tunedModels/x")
         'tunedModels/x:transferOwnership'
         """
         return VARIABLE.sub(lambda _: name, self.template)

@@ -332,7 +332,7 @@ def parse_query(query_string: bytes) -> dict[str, str]:
 
     Google's own script glues `?key=…` onto the page token: what follows a `?` in a value is read as more parameters.
 
-    >>> query_of(b"pageSize=5&page_token=abc?key=K")
+    >>> parse_query(b"pageSize=5&page_token=abc?key=K")
     {'page_size': '5', 'key': 'K', 'page_token': 'abc'}
     """
     found: dict[str, str] = {}

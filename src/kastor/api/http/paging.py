@@ -30,14 +30,14 @@ def page_size(call: ApiRequest, *, default: int = 10, most: int = 1000) -> int:
 def encode_page_token(*parts: str) -> str:
     """A page token that holds `parts`.
 
-    >>> parts_of(token_of("a", "b"), 2)
+    >>> decode_page_token(encode_page_token("a", "b"), 2)
     ('a', 'b')
     """
     return base64.urlsafe_b64encode(orjson.dumps(parts)).decode("ascii").rstrip("=")
 
 
 def decode_page_token(token: str, count: int) -> tuple[str, ...]:
-    """What `token_of` put into the token.
+    """What `encode_page_token` put into the token.
 
     Raises:
         InvalidArgument: it is none of ours.

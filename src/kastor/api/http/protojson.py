@@ -100,7 +100,8 @@ def _as_float(value: str | float) -> float | None:
 def parse_json_number(text: str) -> float | None:
     """The number that a text spells as JSON would, give or take a zero; `None` if it spells none.
 
-    >>> number_in("5"), number_in("-.5e1"), number_in("1_0"), number_in(" 5"), number_in("NaN")
+    >>> (parse_json_number("5"), parse_json_number("-.5e1"), parse_json_number("1_0"),
+    ...  parse_json_number(" 5"), parse_json_number("NaN"))
     (5.0, -5.0, None, None, None)
     """
     return float(text) if NUMBER.fullmatch(text) else None
@@ -109,7 +110,7 @@ def parse_json_number(text: str) -> float | None:
 def shortest_float32(value: float) -> float:
     """The shortest decimal that means the same 32-bit float, as Google writes floats.
 
-    >>> clean_float(0.001), clean_float(1.402067184448242), clean_float(100 / 3)
+    >>> shortest_float32(0.001), shortest_float32(1.402067184448242), shortest_float32(100 / 3)
     (0.001, 1.4020672, 33.333333)
     """
     try:

@@ -1,6 +1,6 @@
 """Routes whose body is written away while it arrives: of any size, never more of it in memory than a piece.
 
-A handler opens a `Sink` for the request, in a thread; the body is poured into that, piece by piece, and it answers.
+A handler opens a `BodySink` for the request, in a thread; the body is poured into that, piece by piece, and it answers.
 No thread waits for a slow client.
 """
 

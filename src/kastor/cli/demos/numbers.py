@@ -17,12 +17,12 @@ from importlib import resources
 
 from rich.text import Text
 
-from kastor.cli.client import Client
-from kastor.cli.connection import Link, private_link, running_server
-from kastor.cli.demos.tuning import Step, answered, followed, interruption_told
-from kastor.cli.models import fetched
-from kastor.cli.output import Output, duration, program, table
-from kastor.cli.records import Job, NewTuning, SamplingOptions
+from kastor.cli.client.client import Client
+from kastor.cli.client.connection import ServerConnection, private_connection, running_server
+from kastor.cli.client.messages import Job, NewTuning, SamplingOptions
+from kastor.cli.commands.models import fetch_base
+from kastor.cli.console.output import Output, duration, program, table
+from kastor.cli.demos.runner import Step, ask_all, follow_job, interruption_told
 from kastor.domain.content import Example
 from kastor.domain.excerpt import shortened
 from kastor.metrics.labels import exact_match
@@ -81,8 +81,8 @@ def run(out: Output, base_name: str = BASE, *, accept_licence: bool = False) -> 
     step = Step(out, NUM_STEPS)
     with interruption_told(out):
         step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
-        fetched(base, settings, out, accept_licence=accept_licence)
-        with private_link(settings, out, scheduler=True) as link:
+        fetch_base(base, settings, out, accept_licence=accept_licence)
+        with private_connection(settings, out, scheduler=True) as link:
             step.say(2, "server", f"{link.client.url}, for this demo only")
             job = _tuned(link, base, step)
             held_out, others = number_pairs(HELD_OUT_FILE), number_pairs(OTHERS_FILE)
@@ -97,7 +97,7 @@ def run(out: Output, base_name: str = BASE, *, accept_licence: bool = False) -> 
     _show_next(settings, job, seconds, out)
 
 
-def _tuned(link: Link, base: BaseModel, step: Step) -> Job:
+def _tuned(link: ServerConnection, base: BaseModel, step: Step) -> Job:
     """The job, succeeded."""
     pairs = number_pairs(TRAINING_FILE)
     examples = [Example.pair(pair.text_input, pair.output) for pair in pairs]
@@ -107,13 +107,13 @@ def _tuned(link: Link, base: BaseModel, step: Step) -> Job:
     settings = f"{asked['epochCount']} epochs, batch {asked['batchSize']}, rate {asked['learningRate']:g}"
     step.say(3, "tuning", f"POST {link.client.url}/v1beta/tunedModels")
     step.out.say(f"               {len(pairs)} pairs ({few} …)\n               the defaults: {settings}")
-    return followed(link, job_id, step.out)
+    return follow_job(link, job_id, step.out)
 
 
 def _compared(client: Client, base: BaseModel, tuned: str, pairs: Sequence[Pair], step: Step) -> list[Comparison]:
     """Both models' answers."""
     requests = [(model, GREEDY.body(pair.text_input)) for model in (base.name, tuned) for pair in pairs]
-    answers = answered(client, requests, step.out)
+    answers = ask_all(client, requests, step.out)
     return [
         Comparison(pair, base_answer, tuned_answer)
         for pair, base_answer, tuned_answer in zip(pairs, answers[: len(pairs)], answers[len(pairs) :], strict=True)

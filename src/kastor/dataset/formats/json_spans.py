@@ -24,7 +24,7 @@ class JsonSpan:
 def parse_json_spans(text: str, begin: int = 0, stop: int | None = None) -> JsonSpan | None:
     """The object or array that text[begin:stop] is, blanks aside; `None` if it is neither.
 
-    >>> json_spot('{"a": [1]}').items[0][1].begin
+    >>> parse_json_spans('{"a": [1]}').items[0][1].begin
     6
     """
     end = len(text) if stop is None else stop

@@ -178,7 +178,7 @@ def _change(change: TextChange) -> str:
 def html_diff(before: str, after: str) -> tuple[str, str]:
     """Both texts as HTML, what differs marked.
 
-    >>> compared("at 05:10 <b>", "at 00:10 <b>")
+    >>> html_diff("at 05:10 <b>", "at 00:10 <b>")
     ('at <del>05:10</del> &lt;b&gt;', 'at <ins>00:10</ins> &lt;b&gt;')
     """
     if len(before) + len(after) > MAX_COMPARED_CHARS:

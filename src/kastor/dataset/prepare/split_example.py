@@ -133,7 +133,7 @@ def part_boundaries(
     """Where to part [start, end) into windows of at most `max_s`: where no range is split, if the windows stay long.
 
     >>> spans = [(Fraction(0), Fraction(40)), (Fraction(40), Fraction(70)), (Fraction(70), Fraction(99))]
-    >>> [int(at) for at in borders(Fraction(0), Fraction(100), Fraction(60), spans)]
+    >>> [int(at) for at in part_boundaries(Fraction(0), Fraction(100), Fraction(60), spans)]
     [0, 40, 100]
     """
     ranges = list(intervals)

@@ -83,7 +83,8 @@ class TimestampKeys:
     def meaning(self, key: str) -> KeyMeaning | None:
         """What a value under this key is; `None` if its name is none of a time.
 
-        >>> Keys().meaning("startTimeMs").kind, Keys().meaning("game_clock"), Keys().meaning("end_s").stem
+        >>> (TimestampKeys().meaning("startTimeMs").kind,
+        ...  TimestampKeys().meaning("game_clock"), TimestampKeys().meaning("end_s").stem)
         ('start', None, 'end')
         """
         if key in self.meanings:
@@ -100,7 +101,8 @@ class TimestampKeys:
     def column(self, name: str) -> KeyMeaning | None:
         """What the values of a table's column are.
 
-        >>> Keys().column("Start time (ms)").size, Keys().column("Time (MM:SS)").kind, Keys().column("Minutes")
+        >>> (TimestampKeys().column("Start time (ms)").size,
+        ...  TimestampKeys().column("Time (MM:SS)").kind, TimestampKeys().column("Minutes"))
         (Fraction(1, 1000), 'point', None)
         """
         words = re.findall(r"\w+", name)

@@ -71,7 +71,7 @@ class WrittenTime:
     def written(self, text: str, seconds: Fraction, *, down: bool = False) -> str:
         """Another moment in the notation of this one.
 
-        >>> stamp_of("01:05.2", 0, 7).written("01:05.2", Fraction("3.25"))
+        >>> parse_written_time("01:05.2", 0, 7).written("01:05.2", Fraction("3.25"))
         '00:03.3'
         """
         return apply_edits(text, self.edits(seconds, down=down), self.begin, self.stop)
@@ -141,7 +141,7 @@ _AND = re.compile(r"\s*(?:and|,)\s*", re.IGNORECASE)
 def parse_written_time(text: str, begin: int, stop: int, size: Fraction | None = None) -> WrittenTime | None:
     """The moment that all of text[begin:stop] is; a bare number counts units of `size` seconds, or is none.
 
-    >>> stamp_of("1500", 0, 4, MILLISECOND).seconds, stamp_of("1500", 0, 4)
+    >>> parse_written_time("1500", 0, 4, MILLISECOND).seconds, parse_written_time("1500", 0, 4)
     (Fraction(3, 2), None)
     """
     for regex, read in _ALONE:
@@ -168,7 +168,7 @@ def find_written_times(text: str, begin: int, stop: int) -> Iterator[WrittenTime
 def find_time_spans(text: str, begin: int, stop: int) -> list[TimeSpan]:
     """Everything in text[begin:stop] that is written as a moment or a range of two.
 
-    >>> [tuple(map(int, mark.interval)) for mark in marks("from 1:05 to 1:30, at 95 s", 0, 26)]
+    >>> [tuple(map(int, mark.interval)) for mark in find_time_spans("from 1:05 to 1:30, at 95 s", 0, 26)]
     [(65, 90), (95, 95)]
     """
     found: list[TimeSpan] = []

@@ -53,7 +53,7 @@ class MeasuredPace:
     def seconds(self, num_steps: int, num_tokens: int, num_media_tokens: int) -> float:
         """Of a job with so many steps and tokens in all, the media tokens counted once.
 
-        >>> Pace(0.5, 0.01, 0.02, 10.0, "").seconds(20, 1000, 100)
+        >>> MeasuredPace(0.5, 0.01, 0.02, 10.0, "").seconds(20, 1000, 100)
         32.0
         """
         steps_s = self.step_s * num_steps + self.token_s * num_tokens
@@ -71,7 +71,7 @@ class ModelSize:
     def num_trainable(self) -> int:
         """Parameters of the adapter, roughly: they grow with layers times width, the base's with width once more.
 
-        >>> Shape(134_515_008, 8).num_trainable
+        >>> ModelSize(134_515_008, 8).num_trainable
         2442240
         """
         return round(self.rank * MEASURED_TRAINABLE * math.pow(self._growth, 2 / 3))

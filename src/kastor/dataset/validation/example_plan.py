@@ -102,7 +102,7 @@ def encode_medium(medium: MediumPlan) -> dict[str, Any]:
 
 
 def decode_medium(held: Mapping[str, Any]) -> MediumPlan:
-    """What `medium_object` gave."""
+    """What `encode_medium` gave."""
     video, resolution, scaling = held.get("video"), Resolution(held["resolution"]), held.get("scaling", 0)
     kind = MediaKind(held["kind"])
     grids = tuple(Grid(w, h, rows, columns, tuple(tiles)) for w, h, rows, columns, tiles in held["grids"])

@@ -100,7 +100,7 @@ class SharedTextDetector:
 def longest_shared_prefix(texts: Sequence[str], share: float = SHARE) -> tuple[str, float]:
     """The longest beginning that at least `share` of the texts have, and how many of them have it.
 
-    >>> most_shared(["Say: a", "Say: b", "Say: c"])
+    >>> longest_shared_prefix(["Say: a", "Say: b", "Say: c"])
     ('Say: ', 1.0)
     """
     if not texts:

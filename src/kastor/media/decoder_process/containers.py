@@ -217,7 +217,7 @@ def _trusted(container: av.container.InputContainer, stream: av.video.stream.Vid
 def has_regular_timestamps(times: Sequence[int]) -> bool:
     """Whether no step between (ascending) times is more than twice the mean: decoding times then tell the duration.
 
-    >>> is_steady([0, 10, 21, 30]), is_steady([0, 10, 20, 120])
+    >>> has_regular_timestamps([0, 10, 21, 30]), has_regular_timestamps([0, 10, 20, 120])
     (True, False)
     """
     mean = (times[-1] - times[0]) / max(1, len(times) - 1)

@@ -46,7 +46,7 @@ def read_packets(
     *,
     with_sound: bool = True,
 ) -> tuple[PacketTable, "list[VideoPacket]"]:
-    """As `read_table`, and the first keyframe's packet if there is one."""
+    """As `read_packet_table`, and the first keyframe's packet if there is one."""
     packets: list[Packet] = []
     first: list[VideoPacket] = []
     sound = SoundSpan(container, stream) if with_sound else None

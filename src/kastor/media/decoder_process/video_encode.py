@@ -103,7 +103,8 @@ def encoding_cpu_s(span_s: float, num_pixels: int, guards: DecodeLimits) -> int:
 def downscaled_size(width: int, height: int, lines: int | None) -> tuple[int, int]:
     """The size with `lines` pixels on the shorter side, never more than there are, in even numbers.
 
-    >>> smaller(1920, 1080, 512), smaller(1080, 1920, 256), smaller(320, 180, 256), smaller(321, 181, None)
+    >>> (downscaled_size(1920, 1080, 512), downscaled_size(1080, 1920, 256),
+    ...  downscaled_size(320, 180, 256), downscaled_size(321, 181, None))
     ((910, 512), (256, 456), (320, 180), (322, 182))
     """
     scale = 1.0 if lines is None else min(1.0, lines / min(width, height))

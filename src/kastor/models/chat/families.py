@@ -67,7 +67,7 @@ SMOLLM2 = Family(
     functions=HERMES,
 )
 
-SMOLLM2_PLAIN = replace(SMOLLM2, name="smollm2-plain", default_system=None)  # models tuned on it: see `rendered_as`
+SMOLLM2_PLAIN = replace(SMOLLM2, name="smollm2-plain", default_system=None)  # models tuned on it: see `rendering_of`
 
 QWEN3 = Family(
     name="qwen3",

@@ -281,7 +281,7 @@ def grid_positions(num_tokens: int, pictures: Sequence[PictureSpan]) -> NDArray[
     Text counts up in all three. The tokens of a picture share the temporal one, and have their row and column in the
     others; what follows goes on after the largest.
 
-    >>> grid_positions(6, [Picture(Media("image/png"), 0, start=1, num_tokens=4, columns=2)]).tolist()
+    >>> grid_positions(6, [PictureSpan(Media("image/png"), 0, start=1, num_tokens=4, columns=2)]).tolist()
     [[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]]
     """
     found = np.empty((3, num_tokens), np.int64)

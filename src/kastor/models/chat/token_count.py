@@ -78,7 +78,7 @@ def cacheable_spans(pieces: Sequence[str]) -> list[str]:
 
     That is at blanks that are not a single space.
 
-    >>> stretches(["a", " b", " ", " c\n", " d"])
+    >>> cacheable_spans(["a", " b", " ", " c\n", " d"])
     ['a', ' b  c\n d']
     """
     found, begin = [], 0

@@ -76,7 +76,7 @@ class ToolFormat:
         r"""A text of the style's own, its tags apart.
 
         >>> list(HERMES.split("<tool_call>\n"))
-        [Control(text='<tool_call>'), '\n']
+        [ControlText(text='<tool_call>'), '\n']
         """
         if not self.tags:
             yield text

@@ -25,7 +25,7 @@ def attention_mask(
         blocks: (T,) and (L,), the number of the picture that a token is in, -1 for none.
         window: a token sees so many, itself counted, back from its own place.
 
-    >>> sees(torch.arange(3), torch.arange(3), window=2).int().tolist()
+    >>> attention_mask(torch.arange(3), torch.arange(3), window=2).int().tolist()
     [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
 
     """
@@ -41,7 +41,7 @@ def attention_mask(
 def span_ids(spans: Sequence[Span], num_tokens: int) -> torch.Tensor:
     """Of each token the number of the span that it is in, -1 for none.
 
-    >>> block_numbers([(1, 3), (4, 5)], 6).tolist()
+    >>> span_ids([(1, 3), (4, 5)], 6).tolist()
     [-1, 0, 0, -1, 1, -1]
     """
     found = torch.full((num_tokens,), -1)
@@ -53,7 +53,7 @@ def span_ids(spans: Sequence[Span], num_tokens: int) -> torch.Tensor:
 def uncut_chunk_end(start: int, end: int, spans: Sequence[Span]) -> int:
     """Where a piece [start, end) must end so that no span is cut: before the one at its end, or after it.
 
-    >>> whole_end(0, 8, [(2, 4), (6, 10)]), whole_end(6, 8, [(6, 10)]), whole_end(0, 8, [(2, 8)])
+    >>> uncut_chunk_end(0, 8, [(2, 4), (6, 10)]), uncut_chunk_end(6, 8, [(6, 10)]), uncut_chunk_end(0, 8, [(2, 8)])
     (6, 10, 8)
     """
     for first, last in spans:

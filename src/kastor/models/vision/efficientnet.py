@@ -34,7 +34,7 @@ class EfficientNetLite(nn.Module):
 
     @classmethod
     def open(cls, file: Path) -> "EfficientNetLite":
-        """The tower whose folded weights `folded` wrote into `file`.
+        """The tower whose folded weights `fold_batch_norm` wrote into `file`.
 
         Raises:
             FailedPrecondition: the file is not there, or is not such a tower.

@@ -51,7 +51,7 @@ def _heeding(heed: Callable[[], None], pictures: Iterator[Pixels]) -> Iterator[P
 def decode_frames(
     path: Path, medium: MediumPlan, vision: VisionSpec, pictures: decode.PictureDecoder
 ) -> Iterator[Pixels]:
-    """The planned pictures of the medium at `path`, as `compiled` gives them, decoded whatever is kept.
+    """The planned pictures of the medium at `path`, as `load_frames` gives them, decoded whatever is kept.
 
     Raises:
         MediumError: it is damaged, or asks for too much.

@@ -1,6 +1,6 @@
 """Pictures already scaled to their grid -> what each family's tower takes, in numpy, equal to its image processor.
 
-Scaling is the decoders' business, with the filter that `RECIPES` names; the arithmetic of sizes is `layouts`'.
+The decoders scale, with the filter that `PREPROCESS_CONFIGS` names; `grids` computes the sizes.
 Shapes: B pictures, H x W pixels, T tiles, P patches, N tokens.
 """
 

@@ -142,9 +142,10 @@ def checkpoint_name(stored: str) -> str | None:
 
     Checkpoints of different ages spell the same tensor differently.
 
-    >>> own_name("model.visual.blocks.0.norm1.weight"), own_name("visual.blocks.0.norm1.weight")
+    >>> checkpoint_name("model.visual.blocks.0.norm1.weight"), checkpoint_name("visual.blocks.0.norm1.weight")
     ('visual.blocks.0.norm1.weight', 'visual.blocks.0.norm1.weight')
-    >>> own_name("vision_tower.vision_model.post_layernorm.bias"), own_name("language_model.model.norm.weight")
+    >>> (checkpoint_name("vision_tower.vision_model.post_layernorm.bias"),
+    ...  checkpoint_name("language_model.model.norm.weight"))
     ('vision_tower.post_layernorm.bias', None)
     """
     name = stored.removeprefix("model.")

@@ -15,7 +15,7 @@ SQUARE_SIDES = {Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 51
 def qwen_timestamp(moment_s: float) -> str:
     """A moment as Qwen3-VL's processor writes it.
 
-    >>> seconds_mark(62.5)
+    >>> qwen_timestamp(62.5)
     '<62.5 seconds>'
     """
     return f"<{moment_s:.1f} seconds>"
@@ -24,7 +24,7 @@ def qwen_timestamp(moment_s: float) -> str:
 def smolvlm_timestamp(moment_s: float) -> str:
     r"""A moment as SmolVLM's processor writes it, in whole seconds.
 
-    >>> frame_mark(62.5)
+    >>> smolvlm_timestamp(62.5)
     '\nFrame from 01:02:'
     """
     minutes, seconds = divmod(int(moment_s), 60)
@@ -34,7 +34,7 @@ def smolvlm_timestamp(moment_s: float) -> str:
 def gemma4_timestamp(moment_s: float) -> str:
     """A moment as Gemma 4's processor writes it between two frames, in whole seconds.
 
-    >>> minute_mark(62.5)
+    >>> gemma4_timestamp(62.5)
     ' 01:02 '
     """
     minutes, seconds = divmod(int(moment_s), 60)
@@ -44,7 +44,7 @@ def gemma4_timestamp(moment_s: float) -> str:
 def idefics_tile_marker(row: int, column: int) -> str:
     r"""What Idefics3's processor writes before a tile; rows are lines.
 
-    >>> tile_mark(1, 2), tile_mark(2, 1)
+    >>> idefics_tile_marker(1, 2), idefics_tile_marker(2, 1)
     ('<fake_token_around_image><row_1_col_2>', '\n<fake_token_around_image><row_2_col_1>')
     """
     line = "\n" if row > 1 and column == 1 else ""

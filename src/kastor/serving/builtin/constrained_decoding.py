@@ -55,7 +55,7 @@ class GrammarMatcher:
         return logits_V.masked_fill(~allowed_V, -torch.inf)
 
     def accept(self, token: int) -> bool:
-        """Go on by this token, which `masked` allowed; whether the answer is complete and nothing may follow.
+        """Go on by this token, which `mask_logits` allowed; whether the answer is complete and nothing may follow.
 
         Raises:
             InvalidArgument: the form is too complex to go on.

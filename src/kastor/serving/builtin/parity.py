@@ -46,7 +46,7 @@ MAX_GENERATED = 16
 def prefill_batches(lengths: Sequence[int]) -> list[list[int]]:
     """Which prompts go through the model side by side: in turn, as many as one piece holds; a longer one is alone.
 
-    >>> rows_of([100, 100, 100, 300])
+    >>> prefill_batches([100, 100, 100, 300])
     [[0, 1], [2], [3]]
     """
     rows: list[list[int]] = []

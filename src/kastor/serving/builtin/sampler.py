@@ -37,7 +37,7 @@ def apply_penalties(logits_V: torch.Tensor, counts: Mapping[int, int], sampling:
 
     The formula that OpenAI documents, and Google describes: frequency x count + presence.
 
-    >>> penalised(torch.zeros(3), {1: 2}, Sampling(presence_penalty=0.5, frequency_penalty=1.0)).tolist()
+    >>> apply_penalties(torch.zeros(3), {1: 2}, Sampling(presence_penalty=0.5, frequency_penalty=1.0)).tolist()
     [0.0, -2.5, 0.0]
     """
     if not counts or not (sampling.presence_penalty or sampling.frequency_penalty):
@@ -65,10 +65,10 @@ def top_candidates(logits_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Te
     Temperature first, then the `top_k` likeliest, then of these the fewest that hold `top_p` of the probability
     (always at least one).
 
-    >>> ids, probabilities = candidates(torch.tensor([0.0, 2.0, 1.0]), Sampling(top_k=2))
+    >>> ids, probabilities = top_candidates(torch.tensor([0.0, 2.0, 1.0]), Sampling(top_k=2))
     >>> ids.tolist(), [round(p, 3) for p in probabilities.tolist()]
     ([1, 2], [0.731, 0.269])
-    >>> candidates(torch.tensor([0.0, 2.0, 1.0]), Sampling(top_p=0.5))[0].tolist()
+    >>> top_candidates(torch.tensor([0.0, 2.0, 1.0]), Sampling(top_p=0.5))[0].tolist()
     [1]
     """
     scaled_V = logits_V.float() / sampling.temperature
@@ -93,7 +93,8 @@ def top_candidates(logits_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Te
 def sample_token(logits_V: torch.Tensor, sampling: Sampling, uniform: float) -> int:
     """The token at `uniform`, in [0, 1), of the candidates' cumulated probability.
 
-    >>> drawn(torch.tensor([0.0, 2.0, 1.0]), Sampling(), 0.5), drawn(torch.tensor([0.0, 2.0, 1.0]), Sampling(), 0.95)
+    >>> (sample_token(torch.tensor([0.0, 2.0, 1.0]), Sampling(), 0.5),
+    ...  sample_token(torch.tensor([0.0, 2.0, 1.0]), Sampling(), 0.95))
     (1, 0)
     """
     ids_K, probabilities_K = top_candidates(logits_V, sampling)

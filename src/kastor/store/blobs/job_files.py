@@ -215,7 +215,7 @@ class JobFiles:
         source, target = self.job_dir(source_job_id), self.job_dir(job_id)
         hidden = shutil.ignore_patterns(".*")
         with translate_storage_errors(target):
-            target.mkdir(parents=True)  # not a copy of the folder, whose age `unstarted` would go by
+            target.mkdir(parents=True)  # not a copy of the folder, whose age `unstarted_job_ids` would go by
             try:
                 for path in source.iterdir():
                     if path.name.startswith(".") or path in (self.log(source_job_id), self.adapter(source_job_id)):

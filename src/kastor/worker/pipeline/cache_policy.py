@@ -25,9 +25,9 @@ class FeatureCost:
 def mb_per_saved_second(measured: FeatureCost, num_reads: int) -> float:
     """Megabytes that each saved second costs when a picture is needed `num_reads` times more; infinite if none is.
 
-    >>> mb_per_second(Measured(tower_ms=16.0, read_ms=1.0, num_bytes=40_960), num_reads=5)
+    >>> mb_per_saved_second(FeatureCost(tower_ms=16.0, read_ms=1.0, num_bytes=40_960), num_reads=5)
     0.546
-    >>> mb_per_second(Measured(tower_ms=1.0, read_ms=1.5, num_bytes=40_960), num_reads=5)
+    >>> mb_per_saved_second(FeatureCost(tower_ms=1.0, read_ms=1.5, num_bytes=40_960), num_reads=5)
     inf
     """
     saved_s = (measured.tower_ms - measured.read_ms) * num_reads / 1000
@@ -37,12 +37,12 @@ def mb_per_saved_second(measured: FeatureCost, num_reads: int) -> float:
 def should_cache(measured: FeatureCost, *, num_reads: int, num_pictures: int, room_bytes: int) -> bool:
     """Whether the features of all `num_pictures` are kept: they fit, and each saved second is worth its bytes.
 
-    >>> slow, fast = Measured(16.0, 0.5, 40_960), Measured(3.0, 0.5, 2_000_000)
-    >>> worth_keeping(slow, num_reads=5, num_pictures=1000, room_bytes=1 << 30)
+    >>> slow, fast = FeatureCost(16.0, 0.5, 40_960), FeatureCost(3.0, 0.5, 2_000_000)
+    >>> should_cache(slow, num_reads=5, num_pictures=1000, room_bytes=1 << 30)
     True
-    >>> worth_keeping(fast, num_reads=5, num_pictures=100, room_bytes=1 << 30)
+    >>> should_cache(fast, num_reads=5, num_pictures=100, room_bytes=1 << 30)
     False
-    >>> worth_keeping(slow, num_reads=5, num_pictures=100_000, room_bytes=1 << 30)
+    >>> should_cache(slow, num_reads=5, num_pictures=100_000, room_bytes=1 << 30)
     False
     """
     fits = measured.num_bytes * num_pictures <= room_bytes
@@ -73,8 +73,9 @@ class CacheDecision:
         return (
             f"{begin}: {one.num_bytes / 1e3:,.1f} kB a picture; the tower takes {one.tower_ms:.2f} ms, reading "
             f"{one.read_ms:.2f} ms; expected readings: {self.num_reads}; "
-            f"{mb_per_saved_second(one, self.num_reads):,.2f} MB for each second saved, at most {MAX_MB_PER_S:g} are worth "
-            f"it; {self.num_pictures * one.num_bytes / 1e6:,.1f} MB in all, room for {self.room_bytes / 1e6:,.0f} MB"
+            f"{mb_per_saved_second(one, self.num_reads):,.2f} MB for each second saved, "
+            f"at most {MAX_MB_PER_S:g} are worth it; "
+            f"{self.num_pictures * one.num_bytes / 1e6:,.1f} MB in all, room for {self.room_bytes / 1e6:,.0f} MB"
         )
 
     def encoded(self) -> bytes:

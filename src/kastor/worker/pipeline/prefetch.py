@@ -43,9 +43,9 @@ def prefetch_order(spec: TuningSpec, num_rows: int, done: int) -> list[int]:
 
     >>> from kastor.domain.job import AdapterShape, Hyperparameters
     >>> spec = TuningSpec("x", Hyperparameters(2, 2, 0.1), AdapterShape(1, 1.0, ()), num_examples=5)
-    >>> order_of_need(spec, 5, done=0) == epoch_order(0, 0, 5).tolist()
+    >>> prefetch_order(spec, 5, done=0) == epoch_order(0, 0, 5).tolist()
     True
-    >>> sorted(order_of_need(spec, 5, done=4))
+    >>> sorted(prefetch_order(spec, 5, done=4))
     [0, 1, 2, 3, 4]
     """
     asked, order = spec.hyperparameters, dict[int, None]()
@@ -67,7 +67,7 @@ def prefetch_order(spec: TuningSpec, num_rows: int, done: int) -> list[int]:
 def evenly_spaced_pictures(pictures: Mapping[str, int], most: int) -> list[tuple[str, int]]:
     """Key and index of `most` pictures, evenly from all of them; all, where they are fewer.
 
-    >>> evenly({"a": 1, "b": 4}, 3)
+    >>> evenly_spaced_pictures({"a": 1, "b": 4}, 3)
     [('a', 0), ('b', 1), ('b', 3)]
     """
     ends, keys = np.array(list(accumulate(pictures.values())), np.int64), list(pictures)

@@ -1,0 +1,1 @@
+"""What `kastor check` shows: token preview, throughput, report."""

@@ -1,0 +1,1 @@
+"""The command line's client of a Kastor server."""

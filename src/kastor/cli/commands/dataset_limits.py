@@ -1,0 +1,30 @@
+"""The limits of datasets that a command holds to: a profile, with what the operator and the user raised."""
+
+from collections.abc import Sequence
+
+import typer
+
+from kastor.domain.dataset_limits import DatasetLimits, dataset_limits
+from kastor.domain.errors import InvalidArgument
+from kastor.settings import Settings
+
+
+def raised_dataset_limits(profile: str, raised: Sequence[str], settings: Settings) -> DatasetLimits:
+    """The profile with KASTOR_DATASET_LIMITS, and then the NAME=NUMBER of `--raise`.
+
+    Raises:
+        typer.BadParameter: a profile, a name or a number is none.
+
+    """
+    numbers: dict[str, float | None] = dict(settings.dataset_limits)
+    for item in raised:
+        name, _, number = item.partition("=")
+        try:
+            numbers[name.strip()] = None if number == "none" else float(number) if "." in number else int(number)
+        except ValueError:
+            said = f"{item!r}; write NAME=NUMBER, as max_images=50, or NAME=none"
+            raise typer.BadParameter(said, param_hint="--raise") from None
+    try:
+        return dataset_limits(profile, numbers)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message) from error

@@ -1,0 +1,216 @@
+"""Base models and tuned models: which there are, fetching, looking, deleting."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+from kastor.cli.client.client import Client
+from kastor.cli.client.connection import ServerAddress, connect
+from kastor.cli.client.messages import TunedModelRecord
+from kastor.cli.console.output import Column, Output, fields, list_table, megabytes, program, state_text
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound
+from kastor.models import download
+from kastor.models.catalog import BaseModel, load_catalog
+from kastor.settings import Settings, load_settings
+
+BASE_COLUMNS = (Column("base model", whole=True), Column("size", right=True), Column("weights"), Column("licence"))
+TUNED_COLUMNS = (
+    *(Column("tuned model", whole=True), Column("state", whole=True), Column("created")),
+    *(Column("base"), Column("display name")),
+)
+STAGES = {
+    "downloading": "downloading",
+    "verifying": "checking sha256",
+    "converting": "converting to safetensors, once (about a minute)",
+}
+
+
+def list_models(access: ServerAddress, out: Output) -> None:
+    """Bases, aliases and tuned models."""
+    with connect(access, out) as link:
+        bases = _remote_bases(link.client) if access.server else _local_bases()
+        tuned = link.client.tuned_models()
+    width = out.out.width
+    shown = list_table(BASE_COLUMNS, [row for base in bases for row in _base_rows(base)], width)
+    models = list_table(TUNED_COLUMNS, [_tuned_row(model) for model in tuned], width)
+    document = {"baseModels": bases, "tunedModels": [dict(model.raw) for model in tuned]}
+    out.result(document, *((shown, "", models) if tuned else (shown,)))
+    if not tuned and not out.as_json:
+        out.say(f"\nNo tuned models yet. Make one: {program()} tune data.jsonl, or {program()} demo")
+
+
+def _base_rows(base: dict[str, Any]) -> Iterator[tuple[str | Text, ...]]:
+    """The base, and below it the other names that it goes by."""
+    here = {True: "here", False: "not fetched", None: "on the server"}[base["local"]]
+    yield base["name"], base["parameters"], here, base["licence"]
+    for alias in base["aliases"]:
+        yield Text(f"  {alias}", style="dim"), "", Text("the same", style="dim"), ""
+
+
+def _tuned_row(model: TunedModelRecord) -> tuple[str | Text, ...]:
+    created = model.created_at.astimezone().strftime("%Y-%m-%d %H:%M") if model.created_at else ""
+    return model.name, state_text(model.state), created, model.base_model.removeprefix("models/"), model.display_name
+
+
+def _local_bases() -> list[dict[str, Any]]:
+    settings = load_settings()
+    catalog = load_catalog(settings.catalog_file)
+    return [
+        {
+            "name": base.name,
+            "displayName": base.display_name,
+            "parameters": f"{base.num_parameters / 1e6:.0f} M",
+            "licence": base.licence,
+            "aliases": [f"models/{alias}" for alias, target in catalog.aliases.items() if target == base.id],
+            "local": download.is_local(base, settings.cache_dir),
+        }
+        for base in catalog.bases.values()
+    ]
+
+
+def _remote_bases(client: Client) -> list[dict[str, Any]]:
+    """What another machine's server says of its bases; where its weights lie is its own affair."""
+    return [
+        {
+            "name": item["name"],
+            "displayName": item.get("displayName", ""),
+            "parameters": "",
+            "licence": "",
+            "aliases": [],
+            "local": None,
+        }
+        for item in client.base_models()
+    ]
+
+
+def pull_model(name: str, out: Output, *, accept_licence: bool = False) -> None:
+    """Fetch a base's weights into the cache; `accept_licence` agrees to what its licence asks for."""
+    settings = load_settings()
+    base = load_catalog(settings.catalog_file).base(name)
+    try:
+        folder = fetch_base(base, settings, out, accept_licence=accept_licence)
+    except KeyboardInterrupt:
+        out.say("\nInterrupted; packages that came whole are kept for the next try.", style="")
+        raise
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    out.result({"name": base.name, "folder": str(folder), "bytes": size}, f"{base.name}  {megabytes(size)}  {folder}")
+
+
+def fetch_base(base: BaseModel, settings: Settings, out: Output, *, accept_licence: bool = False) -> Path:
+    """The base's folder, fetched with progress on stderr if it is not here yet, and its licence agreed to if it asks.
+
+    Raises:
+        FailedPrecondition: the licence was not agreed to.
+
+    """
+    if download.is_local(base, settings.cache_dir):
+        return download.ensure_local(base, settings.cache_dir)
+    accepted = _accepted(base, settings, out, accept_licence=accept_licence)
+    out.say(f"Fetching {base.name} ({base.licence}) into {settings.cache_dir}")
+    with progress_of(out) as on_progress:
+        return download.ensure_local(base, settings.cache_dir, on_progress, accepted=accepted)
+
+
+def _accepted(base: BaseModel, settings: Settings, out: Output, *, accept_licence: bool) -> Sequence[str]:
+    """The licences agreed to, this base's among them: by the settings, by an option, or on the terminal."""
+    terms, accepted = base.terms, settings.accepted_licences
+    if terms is None or terms.id in accepted:
+        return accepted
+    out.say_prose(f"{base.display_name} comes under the {base.licence}: {terms.url}\n{terms.asks}\n{terms.notice}.")
+    if not accept_licence:
+        if not (sys.stdin.isatty() and out.err.is_terminal):
+            download.check_agreement(base, settings.cache_dir, accepted)
+        if not typer.confirm("Do you agree to these terms?", err=True):
+            raise FailedPrecondition(f"{base.name} was not fetched: its terms were not agreed to.")
+    return [*accepted, terms.id]
+
+
+@contextmanager
+def progress_of(out: Output) -> Iterator[download.OnProgress]:
+    """What shows, on stderr, how far a fetch is."""
+    columns = (
+        SpinnerColumn("line", style="cyan", finished_text=" "),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=22, complete_style="cyan", finished_style="green", pulse_style="dim"),
+        _Bytes(),
+    )
+    with Progress(*columns, console=out.err, transient=True, disable=not out.err.is_terminal) as progress:
+        told: dict[str, Any] = {}
+
+        def on_progress(at: download.Progress) -> None:
+            label = STAGES.get(at.stage, at.stage)
+            if at.stage not in told:
+                for task in told.values():
+                    progress.update(task, visible=False)
+                told[at.stage] = progress.add_task(label, total=at.total)
+                if not out.err.is_terminal:
+                    out.say(label)
+            progress.update(told[at.stage], completed=at.done, total=at.total)
+
+        yield on_progress
+
+
+class _Bytes(DownloadColumn):
+    """The bytes of a stage that counts them."""
+
+    def render(self, task: Task) -> Text:
+        """How many of how many."""
+        return super().render(task) if task.total is not None else Text("")
+
+
+def show_model(name: str, access: ServerAddress, out: Output) -> None:
+    """A tuned model, or a base."""
+    with connect(access, out) as link:
+        tuned = name.startswith("tunedModels/")
+        raw: dict[str, Any] = {}
+        if not name.startswith("models/"):
+            try:
+                raw = dict(link.client.tuned_model(f"tunedModels/{name.removeprefix('tunedModels/')}").raw)
+            except NotFound:
+                if tuned:
+                    raise
+        if not raw:
+            raw = link.client.base_model(f"models/{name.removeprefix('models/')}")
+    out.result(raw, fields([(key, value) for key, value in _flat(raw) if value]))
+
+
+def _flat(raw: dict[str, Any]) -> list[tuple[str, str]]:
+    """The answer's fields without its many snapshots; of a nested one, its plain fields."""
+    found: list[tuple[str, str]] = []
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            found += _flat(value)
+        elif isinstance(value, list):
+            plain = [str(item) for item in value if not isinstance(item, dict)]
+            found.append((key, ", ".join(plain) if plain else f"{len(value)}"))
+        else:
+            found.append((key, str(value)))
+    return found
+
+
+def delete_model(name: str, yes: bool, access: ServerAddress, out: Output) -> None:
+    """Delete a tuned model, with its job, checkpoints and log."""
+    if name.startswith("models/"):
+        raise InvalidArgument(
+            f"{name} is a base model; only tuned models are deleted. Base weights lie in {load_settings().cache_dir}: "
+            "that folder may be emptied at any time."
+        )
+    full = f"tunedModels/{name.removeprefix('tunedModels/')}"
+    with connect(access, out) as link:
+        link.client.tuned_model(full)
+        if not yes:
+            _ask(full, out)
+        link.client.delete_tuned_model(full)
+    out.result({"deleted": full}, f"deleted {full}")
+
+
+def _ask(name: str, out: Output) -> None:
+    if not out.err.is_terminal or out.as_json:
+        raise FailedPrecondition(f"Deleting {name} cannot be undone; say --yes.")
+    typer.confirm(f"Delete {name} with its checkpoints and log?", abort=True, err=True)

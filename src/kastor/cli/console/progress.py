@@ -1,0 +1,148 @@
+"""A job's progress on stderr: a live bar in a terminal, plain lines at sensible intervals elsewhere."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
+
+from kastor.cli.client.messages import Job
+from kastor.cli.console.output import duration
+from kastor.domain.job import State
+
+LINE_EVERY_S = 5.0  # plain lines are never closer than this
+LINE_AT_LEAST_EVERY_S = 60.0
+LINES_PER_JOB = 20  # roughly, for jobs that take long
+
+
+class Display(Protocol):
+    """Shows a job as it goes on."""
+
+    def show(self, job: Job, note: str) -> None:
+        """The job's newest state; `note` says what it waits for, or is empty."""
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+
+def create_display(err: Console, clock: Callable[[], float] = time.monotonic) -> Display:
+    """The display that suits where stderr goes."""
+    return BarDisplay(err) if err.is_terminal else LineDisplay(err, clock)
+
+
+def progress_metrics(job: Job) -> str:
+    """Epoch, loss, speed and time left, as far as known."""
+    said = []
+    if job.last is not None:
+        epochs = f"/{job.num_epochs}" if job.num_epochs else ""
+        said += [f"epoch {job.last.epoch}{epochs}", f"loss {job.last.mean_loss:.3f}"]
+        if job.last.tokens_per_second:
+            said.append(f"{job.last.tokens_per_second:.0f} tokens/s")
+    if job.eta_s is not None and not job.state.terminal:
+        said.append(f"{duration(job.eta_s)} left")
+    return "  ".join(said)
+
+
+def waiting_text(job: Job, note: str) -> str:
+    """What to say of a job that does not take steps just now."""
+    return f"{job.state.lower()}: {note}" if note else job.state.lower()
+
+
+class _StepBar(BarColumn):
+    """A bar where there are steps to count, nothing else."""
+
+    def render(self, task: Task) -> ProgressBar:
+        """The bar of `task`."""
+        return super().render(task) if task.total is not None else ProgressBar(width=0)
+
+
+class BarDisplay:
+    """A bar that redraws itself."""
+
+    def __init__(self, err: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn("line", style="cyan", finished_text=" "),
+            TextColumn("{task.description}"),
+            _StepBar(bar_width=22, complete_style="cyan", finished_style="green"),
+            TextColumn("{task.fields[measures]}"),
+            console=err,
+            refresh_per_second=8,
+        )
+        self._waiting = self._progress.add_task("queued", total=None, measures="")
+        self._steps = self._progress.add_task("", total=1, measures="", visible=False)
+
+    def show(self, job: Job, note: str) -> None:
+        """The bar with the job's newest numbers."""
+        stepping = job.completed_steps > 0 and (job.state is State.RUNNING or job.state.terminal)
+        self._progress.update(self._waiting, description=waiting_text(job, note), visible=not stepping)
+        width = len(str(job.total_steps))
+        self._progress.update(
+            self._steps,
+            description=f"step {job.completed_steps:>{width}}/{job.total_steps}",
+            total=max(job.total_steps, 1),
+            completed=job.completed_steps,
+            measures=progress_metrics(job),
+            visible=stepping,
+        )
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(text, style="dim")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._progress.stop()
+
+
+class LineDisplay:
+    """Lines for logs and pipes: each change of state, then about twenty more, and one a minute at least."""
+
+    def __init__(self, err: Console, clock: Callable[[], float]) -> None:
+        self._err = err
+        self._clock = clock
+        self._said = ""
+        self._said_at = clock()
+        self._said_step = 0
+
+    def show(self, job: Job, note: str) -> None:
+        """A line, if it is time for one."""
+        if not job.state.terminal and (job.state is not State.RUNNING or not job.completed_steps):
+            waiting = waiting_text(job, note)
+            if waiting != self._said:
+                self.say(waiting)
+                self._said = waiting
+            return
+        if self._due(job):
+            self._said_at, self._said_step = self._clock(), job.completed_steps
+            self.say(f"step {job.completed_steps}/{job.total_steps}  {progress_metrics(job)}")
+
+    def _due(self, job: Job) -> bool:
+        silent_s, steps = self._clock() - self._said_at, job.completed_steps - self._said_step
+        if steps <= 0:
+            return False
+        if self._said_step == 0 or job.state.terminal:
+            return True
+        enough = steps * LINES_PER_JOB >= job.total_steps
+        return (enough and silent_s >= LINE_EVERY_S) or silent_s >= LINE_AT_LEAST_EVERY_S
+
+    def say(self, text: str) -> None:
+        """A line."""
+        self._err.print(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        return None
