@@ -1,7 +1,4 @@
-"""Makes `tests/` importable, so that `from tiny import tiny_base` works in every test (import mode "prepend").
-
-Fixtures that tests of several folders share: a fresh, migrated database of each kind.
-"""
+"""Fixtures that tests of several folders share: a fresh, migrated database of each kind, and the fork server."""
 
 import itertools
 import os
@@ -19,7 +16,7 @@ import structlog
 
 from kastor.settings import COMPUTE_VARIABLES
 from kastor.store.database import Database, migrate, open_database
-from postgres import fresh_schema, running_postgres
+from support.postgres import fresh_schema, running_postgres
 
 # a shell that starts the suite in the background has interrupts ignored, and children would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,7 +37,7 @@ structlog.configure(
 )
 
 
-FORK_SERVER = Path(__file__).parent / "fork_server"
+FORK_SERVER = Path(__file__).parent / "support" / "fork_server"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import structlog
 
-from api_world import World
 from kastor.store.database import Database, migrate, open_database
+from support.api_world import World
 
 
 @pytest.fixture(autouse=True)

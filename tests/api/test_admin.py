@@ -2,7 +2,6 @@
 
 import pytest
 
-from api_world import World, error_of, fields_of, keep_checkpoint, tuning_body
 from kastor.api.http.paging import decode_page_token, encode_page_token, position_token
 from kastor.domain.errors import Code
 from kastor.domain.job import JobError, State, TuningJob
@@ -11,6 +10,7 @@ from kastor.store.blobs.checkpoint_folder import CheckpointFolder
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.blobs.manifests import STATE_FILE
 from kastor.store.database import Database
+from support.api_world import World, error_of, fields_of, keep_checkpoint, tuning_body
 
 
 def test_a_job_shows_what_it_does_and_how_far_it_is(world: World) -> None:

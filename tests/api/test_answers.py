@@ -7,11 +7,11 @@ import pytest
 from google.ai import generativelanguage as glm
 from google.protobuf import json_format
 
-from api_world import BASE, World, error_of, fields_of
 from kastor.api.google.content import GenerateIn, GenerationConfigIn, PartIn
 from kastor.domain.generation import ResponseFormat, Sampling
 from kastor.domain.request_limits import OPEN
 from kastor.store.database import Database
+from support.api_world import BASE, World, error_of, fields_of
 
 TUNED = "tunedModels/numbers"
 RECORD = {"type": "OBJECT", "properties": {"a": {"type": "STRING"}}, "required": ["a"]}

@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from api_world import World
 from kastor.store.database import Database
+from support.api_world import World
 
 APP = "https://app.example"
 PREFLIGHT = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from api_world import World, listening, training
 from kastor.store.database import Database
+from support.api_world import World, listening, training
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not on this machine")
 

@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
-from api_world import BASE, World, error_of, fields_of
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import InvalidArgument
 from kastor.models.catalog import load_catalog
 from kastor.models.chat.families import FAMILIES
 from kastor.services.tuning_request import check_tower
+from support.api_world import BASE, World, error_of, fields_of
 
 LINE = json.dumps({"contents": [{"role": r, "parts": [{"text": r}]} for r in ("user", "model", "user", "model")]})
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from api_world import World, error_of
 from kastor.api.gemini.discovery import METHODS, VERSIONS, Method
+from support.api_world import World, error_of
 
 NAMES = {"^models/[^/]+$": "models/m", "^tunedModels/[^/]+$": "tunedModels/t", "^files/[^/]+$": "files/f"}
 OPERATION = "tunedModels/t/operations/o"

@@ -9,13 +9,13 @@ import pytest
 from google.ai.generativelanguage_v1beta import types as proto
 from google.protobuf import json_format
 
-from api_world import World, error_of, fields_of
 from kastor.domain.errors import PermissionDenied
 from kastor.domain.permission import Principal
 from kastor.security.auth import LOCAL, Authenticator
 from kastor.services.files import NewFile
 from kastor.store.database import Database
-from upload_calls import sent, started, uploaded
+from support.api_world import World, error_of, fields_of
+from support.upload_calls import sent, started, uploaded
 
 DENIED = "You do not have permission to access the File {} or it may not exist."
 ADA, BOB = {"x-goog-api-key": "key-of-ada"}, {"x-goog-api-key": "key-of-bob"}

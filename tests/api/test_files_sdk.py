@@ -9,8 +9,8 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
-from api_world import World, listening
-from waiting import wait_until
+from support.api_world import World, listening
+from support.waiting import wait_until
 
 BIG = 20 * 1024 * 1024 + 17  # three of its chunks
 

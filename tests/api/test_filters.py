@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from api_world import World, error_of, fields_of
 from kastor.api.gemini.filters import model_filter, operation_filter
 from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Role
+from support.api_world import World, error_of, fields_of
 
 OWNER, WRITER, READER = (frozenset({role}) for role in (Role.OWNER, Role.WRITER, Role.READER))
 

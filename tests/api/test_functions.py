@@ -11,12 +11,12 @@ from google import genai
 from google.ai import generativelanguage_v1beta as glm
 from google.genai import types
 
-from api_world import BASE, World, error_of, fields_of, listening
 from kastor.domain.content import FunctionCall, FunctionResponse, Text
 from kastor.domain.request_limits import OPEN
 from kastor.domain.tools import parse_declarations
 from kastor.store.database import Database
-from rpc_calls import speaking
+from support.api_world import BASE, World, error_of, fields_of, listening
+from support.rpc_calls import speaking
 
 WEATHER = {
     "name": "weather",

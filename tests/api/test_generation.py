@@ -11,12 +11,12 @@ import anyio
 import PIL.Image
 import pytest
 
-from api_world import ALIAS, BASE, World, error_of, fields_of, raised
 from kastor.domain.content import Content, Prompt, Resolution, Role, Text
 from kastor.domain.errors import DataLoss, InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.generation import Sampling
 from kastor.domain.request_limits import OPEN
 from kastor.store.database import Database
+from support.api_world import ALIAS, BASE, World, error_of, fields_of, raised
 
 TUNED = "tunedModels/numbers"
 PNG = {"mimeType": "image/png", "data": "iVBORw0KGgo="}

@@ -8,8 +8,8 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
-from api_world import ALIAS, World, listening, training
 from kastor.domain.errors import Unavailable
+from support.api_world import ALIAS, World, listening, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:The SDK's tuning implementation is experimental")
 EXAMPLES = {"examples": {"examples": [{"textInput": str(i), "output": str(i + 1)} for i in range(15)]}}

@@ -16,12 +16,12 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.routing import Route
 
-from api_world import BASE, Client, World, error_of, fields_of, listening, raised, tuning_body
 from kastor.api.http.endpoint import RouteFactory
 from kastor.api.http.observability import healthz
 from kastor.domain.errors import Unavailable
 from kastor.security.auth import Authenticator
 from kastor.store.database import Database
+from support.api_world import BASE, Client, World, error_of, fields_of, listening, raised, tuning_body
 
 LIMIT = 4 * 1024 * 1024
 BODY = {"contents": [{"parts": [{"text": "x"}]}]}

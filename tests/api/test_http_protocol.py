@@ -10,8 +10,8 @@ import httpx
 import pytest
 import uvicorn
 
-from api_world import World, tuning_body
 from kastor.server.http_protocol import MAX_HEAD_BYTES, LimitedHttpProtocol
+from support.api_world import World, tuning_body
 
 UPGRADES = (
     "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",  # curl --http2, Java

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from api_world import World
 from kastor.api.http.openapi import documented_routes, openapi_document
 from kastor.domain.errors import Code
+from support.api_world import World
 
 TOLD_ELSEWHERE = ("/healthz", "/metrics", "/openapi.json", "/$discovery/rest", "/upload/", "/resumable/")
 

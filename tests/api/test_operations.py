@@ -2,9 +2,9 @@
 
 import pytest
 
-from api_world import World, error_of
 from kastor.domain.errors import Code
 from kastor.domain.job import State
+from support.api_world import World, error_of
 
 OPERATION_TYPE = "type.googleapis.com/google.ai.generativelanguage.v1beta.CreateTunedModelMetadata"
 

@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from api_world import World, error_of, fields_of, keep_checkpoint, tuning_body
 from kastor.domain.job import State
 from kastor.store.database import Database
+from support.api_world import World, error_of, fields_of, keep_checkpoint, tuning_body
 
 ADA, BOB, CLEO, EVE = (f"{name}@example.org" for name in ("ada", "bob", "cleo", "eve"))
 MODEL = "/v1beta/tunedModels/numbers"

@@ -7,10 +7,10 @@ import pytest
 from starlette.responses import Response
 from starlette.types import Message
 
-from api_world import World
 from kastor.api.http.endpoint import ApiRequest
 from kastor.api.http.streamed_body import NOBODY, PIECE_BYTES, StreamedBodyRoutes
 from kastor.domain.errors import InvalidArgument, KastorError
+from support.api_world import World
 
 GONE: Message = {"type": "http.disconnect"}
 

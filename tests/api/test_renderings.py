@@ -3,10 +3,10 @@
 import pytest
 from sqlalchemy import select, update
 
-from api_world import BASE, World, tuning_body
 from kastor.domain.job import Rendering
 from kastor.store import tables
 from kastor.store.blobs.manifests import write_manifest
+from support.api_world import BASE, World, tuning_body
 
 NUMBERS = "tunedModels/numbers"
 

@@ -13,11 +13,11 @@ from google.protobuf import field_mask_pb2
 from google.rpc import status_pb2
 from prometheus_client import CollectorRegistry
 
-from api_world import ALIAS, BASE, World, pairs
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.request_limits import GEMINI_API
 from kastor.store.database import Database
-from rpc_calls import HTTP_URL, Callers, speaking
+from support.api_world import ALIAS, BASE, World, pairs
+from support.rpc_calls import HTTP_URL, Callers, speaking
 
 DEADLINE_S = 20
 V1BETA = "google.ai.generativelanguage.v1beta."

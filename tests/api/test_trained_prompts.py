@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from api_world import World, error_of, fields_of
 from kastor.dataset.formats.encode import encode_example
 from kastor.dataset.formats.parse import decode_example
 from kastor.dataset.validation.prompt_kinds import PromptKinds, prompt_kinds
 from kastor.domain.job import TuningJob
 from kastor.store.blobs.manifests import write_manifest
+from support.api_world import World, error_of, fields_of
 
 TUNED = "tunedModels/numbers"
 SYSTEM = {"systemInstruction": {"parts": [{"text": "Answer in capitals."}]}}

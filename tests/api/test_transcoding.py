@@ -8,9 +8,9 @@ import pytest
 from google.protobuf import descriptor_pool
 from pydantic.alias_generators import to_snake
 
-from api_world import World
 from kastor.api.grpc.transcoding import RPCS, VERSIONS, BoundRpcMethod, RpcMethod, TranscodedRequest, bind_methods
 from kastor.domain.errors import InvalidArgument
+from support.api_world import World
 
 PACKAGE = "/google.ai.generativelanguage.v1beta."
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api_world import ALIAS, BASE, World, error_of, fields_of, pairs, tuning_body
 from kastor.api.gemini.routes import VERSIONS
 from kastor.api.gemini.tuned_models import TuningExamplesIn
 from kastor.api.http.protojson import PART
@@ -16,6 +15,7 @@ from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import State
 from kastor.domain.request_limits import OPEN
 from kastor.store.database import Database
+from support.api_world import ALIAS, BASE, World, error_of, fields_of, pairs, tuning_body
 
 EXAMPLES = "tuningTask.trainingData.examples.examples"
 

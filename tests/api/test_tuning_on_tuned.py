@@ -5,8 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api_world import ALIAS, World, error_of, tuning_body
 from kastor.store.blobs.manifests import write_manifest
+from support.api_world import ALIAS, World, error_of, tuning_body
 
 SOURCE = {"tunedModel": "tunedModels/numbers", "baseModel": ALIAS}
 

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from api_world import World, error_of, fields_of, listening
 from kastor.domain.permission import Principal
 from kastor.store.database import Database
-from upload_calls import START, multipart, sent, started, uploaded
+from support.api_world import World, error_of, fields_of, listening
+from support.upload_calls import START, multipart, sent, started, uploaded
 
 HELLO = b"hello file"
 

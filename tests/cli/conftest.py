@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fake_kastor import JOB_ID, MODEL, FakeServer, fake_server, make_job
 from kastor.cli import run
-from kastor_process import Serve, servers
-from ran_command import Kastor, Ran
+from support.fake_kastor import JOB_ID, MODEL, FakeServer, fake_server, make_job
+from support.kastor_process import Serve, servers
+from support.ran_command import Kastor, Ran
 
 
 @pytest.fixture

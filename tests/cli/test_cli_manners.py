@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.main import get_command
 
-from fake_kastor import INSTANCE, FakeServer, Reply, error_body
 from kastor.cli.app import app
-from ran_command import Kastor
+from support.fake_kastor import INSTANCE, FakeServer, Reply, error_body
+from support.ran_command import Kastor
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], list[str], str]]:

@@ -13,10 +13,10 @@ import PIL.Image
 import psutil
 import pytest
 
-from films import painted
 from kastor.domain.job import State
-from ran_command import Kastor
-from worker_place import Place
+from support.films import painted
+from support.ran_command import Kastor
+from support.worker_place import Place
 
 
 @pytest.fixture(scope="module")

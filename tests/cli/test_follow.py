@@ -2,9 +2,9 @@
 
 from typing import Self
 
-from fake_kastor import JOB_ID, make_job
 from kastor.cli.client.follow import STALLED_S, Clock, follow
 from kastor.cli.client.messages import Job
+from support.fake_kastor import JOB_ID, make_job
 
 FULL = {"time": "2026-01-02T03:04:09Z", "level": "warning", "message": "the disk is full: the checkpoint waits"}
 

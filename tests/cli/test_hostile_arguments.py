@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from fake_kastor import FakeServer
 from kastor.cli.app import app
-from ran_command import Kastor
-from tiny import tiny_tokenizer
-from tiny_catalog import tiny_catalog
+from support.fake_kastor import FakeServer
+from support.ran_command import Kastor
+from support.tiny import tiny_tokenizer
+from support.tiny_catalog import tiny_catalog
 
 NOT_UTF8 = "caf\udce9"
 TEXTS = (

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
 from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance, unreadable_certificate
-from ran_command import Kastor
+from support.fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
+from support.ran_command import Kastor
 
 LOG = f"/kastor/v1/jobs/{JOB_ID}/log"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kastor.settings import Settings
-from ran_command import Kastor
+from support.ran_command import Kastor
 
 GEMMA = "gemma-3-270m"
 TERMS = "https://ai.google.dev/gemma/terms"

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from kastor.cli.client.ephemeral_server import deferred_interrupts
-from ran_command import Kastor
-from tiny import tiny_base
-from tiny_catalog import tiny_catalog
+from support.ran_command import Kastor
+from support.tiny import tiny_base
+from support.tiny_catalog import tiny_catalog
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kastor_process import Serve
-from little_issuer import RSA, Issuer
-from little_issuer import serving as little_issuer
-from ran_command import Kastor
-from waiting import wait_until
+from support.kastor_process import Serve
+from support.little_issuer import RSA, Issuer
+from support.little_issuer import serving as little_issuer
+from support.ran_command import Kastor
+from support.waiting import wait_until
 
 KEY_OF_SETTINGS = "AIza-secret-of-ada"
 BODY = {"contents": [{"parts": [{"text": "x"}]}]}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from guide_page import GUIDE
-from kastor_server import Kastor, serving
+from support.guide_page import GUIDE
+from support.kastor_server import Kastor, serving
 
 collect_ignore = ["scripts"]  # programs of the clients: what they import is in other environments
 SCRIPT = GUIDE.parents[1] / "scripts" / "clients"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from client_runs import Ran, run_shell
-from guide_page import program
-from kastor_server import Kastor
+from support.client_runs import Ran, run_shell
+from support.guide_page import program
+from support.kastor_server import Kastor
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("curl") and shutil.which("jq")), reason="curl and jq are not both on this machine"

@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client_runs import Ran, run_python, script
-from guide_page import program
-from kastor_server import WITHOUT_WEIGHTS, Kastor
+from support.client_runs import Ran, run_python, script
+from support.guide_page import program
+from support.kastor_server import WITHOUT_WEIGHTS, Kastor
 
 CALLERS = {"1.46.0": "cleo", "3": "dora"}  # lists hold only what is one's own
 TELL = {

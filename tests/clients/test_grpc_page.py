@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from client_runs import Ran, run_python
-from guide_page import PRINTED_ENDPOINT, program
-from kastor_server import Kastor
+from support.client_runs import Ran, run_python
+from support.guide_page import PRINTED_ENDPOINT, program
+from support.kastor_server import Kastor
 
 TELL = {
     "id": "model_id",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from guide_page import RUNNABLE, blocks, guide_pages
+from support.guide_page import RUNNABLE, blocks, guide_pages
 
 HERE = Path(__file__).parent
 PAGES = [pytest.param(page, id=page.name) for page in guide_pages()]

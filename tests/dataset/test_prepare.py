@@ -12,7 +12,6 @@ import PIL.Image
 import pytest
 from filelock import FileLock
 
-from films import Recipe, make_film, number_in
 from kastor.dataset.formats.read import read_rows
 from kastor.dataset.media.inspect import DatasetMediaInspector
 from kastor.dataset.prepare.media import Made
@@ -30,6 +29,7 @@ from kastor.media.decode_limits import DecodeLimits
 from kastor.media.fetch import AllowedSources, Fetcher
 from kastor.media.probe import MediaProber, plan, probe
 from kastor.models.chat.families import NANO_VL
+from support.films import Recipe, make_film, number_in
 
 SHARED = Path(__file__).parents[3] / "shared" / "media" / "videos"
 LIMITS = dataset_limits("vertex-gemini-2.5")

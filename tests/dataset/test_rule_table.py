@@ -7,7 +7,7 @@ from pathlib import Path
 import kastor
 from kastor.dataset.validation.rule_table import RULES
 from kastor.domain.dataset_limits import DatasetLimits
-from rule_names import named_rules
+from support.rule_names import named_rules
 
 
 def test_every_rule_is_in_the_table() -> None:

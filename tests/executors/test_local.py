@@ -15,7 +15,7 @@ from kastor.domain.errors import FailedPrecondition, Unavailable
 from kastor.domain.job import State, TuningJob
 from kastor.executors.local import LocalExecutor, LocalWorkerExit, log_tail, worker_command
 from kastor.store.blobs.job_files import JobFiles
-from making import make_job
+from support.making import make_job
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -194,7 +194,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from kastor.executors.local import LocalExecutor
 from kastor.store.blobs.job_files import Blobs
-from making import make_job
+from support.making import make_job
 WORKER = "import os, sys, time; from kastor.runtime.parent_death import watch_parent; \
 watch_parent(int(sys.argv[1]), lambda: os._exit(1)); print(os.getpid(), flush=True); time.sleep(60)"
 executor = LocalExecutor({}, Blobs(Path(sys.argv[1])), command=lambda job, fd: [sys.executable, "-c", WORKER, str(fd)])

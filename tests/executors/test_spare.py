@@ -10,8 +10,8 @@ import pytest
 
 from kastor.domain.errors import Unavailable
 from kastor.executors.warm_worker import AFTER_S, READY, WarmWorker
-from making import make_job
-from waiting import wait_until
+from support.making import make_job
+from support.waiting import wait_until
 
 WAITING = f"""
 import json, sys

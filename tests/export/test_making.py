@@ -14,7 +14,6 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
-from exporting import files_in, make_order
 from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example
 from kastor.domain.errors import DataLoss, FailedPrecondition, Internal, Unimplemented
@@ -32,7 +31,8 @@ from kastor.models.chat.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.models.load import load_base
 from kastor.serving.builtin.parity import ServedAdapter
 from kastor.store.blobs.manifests import write_manifest
-from tiny import tiny_adapter, tiny_base, tiny_gemma_base
+from support.exporting import files_in, make_order
+from support.tiny import tiny_adapter, tiny_base, tiny_gemma_base
 
 PAIRS = [("one", "two"), ("twelve", "thirteen"), ("a longer question", "and a longer answer")]
 

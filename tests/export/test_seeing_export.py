@@ -18,9 +18,6 @@ import torch.nn.functional as F
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 
-from exporting import make_order
-from films import Recipe, make_film, painted
-from guide_page import blocks
 from kastor.domain.errors import FailedPrecondition, Internal, Unimplemented
 from kastor.domain.generation import ResolvedMedium
 from kastor.domain.job import RequestedHyperparameters, State
@@ -37,7 +34,10 @@ from kastor.models.vision.encoder import PREPROCESSING, FeatureStore, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
-from worker_place import Place, adapter
+from support.exporting import make_order
+from support.films import Recipe, make_film, painted
+from support.guide_page import blocks
+from support.worker_place import Place, adapter
 
 ROUNDED = 0.01
 """Trained and certified is on the tiny base in bf16, where the machine is fast in it; its files are in fp32."""

@@ -12,7 +12,6 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
-from exporting import files_in, make_order
 from kastor.dataset.formats.encode import encode_example
 from kastor.dataset.validation.example_plan import encode_medium
 from kastor.domain.content import Content, Example, Role, Text
@@ -25,7 +24,8 @@ from kastor.media.cache import MediaCache
 from kastor.models.vision.encoder import FeatureStore, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
 from kastor.store.blobs.manifests import write_manifest
-from seers import STILL, Seer
+from support.exporting import files_in, make_order
+from support.seers import STILL, Seer
 
 NAMES = ("gemma3", "gemma4-e", "gemma4-moe", "qwen3-vl", "smolvlm", "llava")
 

@@ -10,7 +10,6 @@ import PIL.Image
 import pytest
 import torch
 
-from films import Recipe, make_film, painted
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.domain.vision import VisionSpec
@@ -21,9 +20,10 @@ from kastor.models.load import load_base
 from kastor.models.vision.encoder import VisionEncoder
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
-from seen_media import shown_in
-from seers import BUILDERS, FAMILY_OF
-from worker_place import Place
+from support.films import Recipe, make_film, painted
+from support.seen_media import shown_in
+from support.seers import BUILDERS, FAMILY_OF
+from support.worker_place import Place
 
 
 def row(answer: str, *files: str, resolution: str = "LOW") -> dict[str, object]:

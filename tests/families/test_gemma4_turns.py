@@ -8,7 +8,7 @@ import pytest
 
 from kastor.domain.content import Content, Example, Role, Text
 from kastor.domain.vision import MediumLayout
-from seers import FILM, STILL, Seer
+from support.seers import FILM, STILL, Seer
 
 
 @pytest.fixture(name="large", scope="module")

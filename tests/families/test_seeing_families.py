@@ -20,7 +20,7 @@ from kastor.training.loop import Trainer
 from kastor.training.lora import add_lora
 from kastor.training.loss import sum_loss, target_logprobs, use_packed_attention
 from kastor.training.packing import pack
-from seers import FAMILY_OF, FILM, SEERS, SHAPE, STILL, Seer
+from support.seers import FAMILY_OF, FILM, SEERS, SHAPE, STILL, Seer
 
 
 @pytest.fixture(name="seer", scope="module", params=SEERS)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from films import Recipe, make_film, number_in
 from kastor.domain.media import FrameSampling, MediumError
 from kastor.media.decode import request_frames
 from kastor.media.decode_limits import DecodeLimits
@@ -17,6 +16,7 @@ from kastor.media.frame_sampling import Packet, PacketTable
 from kastor.media.probe import plan, probe
 from kastor.media.segment_plan import SegmentLimits, decode_segment_plan, encode_segment_plan, split_into_segments
 from kastor.media.transcode import copy_segment, request_segment, request_segments
+from support.films import Recipe, make_film, number_in
 
 GUARDS = DecodeLimits()
 LIMITS = SegmentLimits(None, Fraction(33, 10))

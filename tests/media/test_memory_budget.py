@@ -16,13 +16,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from films import make_film
 from kastor.domain.errors import FailedPrecondition, Unavailable
 from kastor.domain.media import FrameSampling, MediumError, SamplingPlan
 from kastor.media.decode import request_frames, request_picture
 from kastor.media.decode_limits import DecodeLimits
 from kastor.media.memory_budget import decoder_slot
 from kastor.media.probe import plan, probe
+from support.films import make_film
 
 
 @pytest.fixture(name="guards")

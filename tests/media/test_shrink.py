@@ -7,7 +7,6 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from films import Recipe, make_film, number_in
 from kastor.domain.media import FrameSampling, MediumError
 from kastor.media.decode import request_frames, request_picture
 from kastor.media.decode_limits import DecodeLimits
@@ -15,6 +14,7 @@ from kastor.media.decoder_process.video_encode import downscaled_size
 from kastor.media.probe import plan, probe
 from kastor.media.segment_plan import SegmentLimits
 from kastor.media.transcode import request_segment, request_segments, shrink_picture
+from support.films import Recipe, make_film, number_in
 
 GUARDS = DecodeLimits()
 

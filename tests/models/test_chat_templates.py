@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from jinja2 import Environment
 
-from family_bases import family_renderer
 from kastor.domain.content import Content, Prompt, Role, Text
 from kastor.domain.job import Rendering
 from kastor.models.chat.families import FAMILIES, SMOLLM2, rendering_of
 from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
 from kastor.models.chat.render import Renderer
-from tiny import tiny_tokenizer
+from support.family_bases import family_renderer
+from support.tiny import tiny_tokenizer
 
 TALKS = [["Hi"], ["Hi", "Hello", "Bye"]]
 

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from family_bases import TEXT_FAMILIES, family_renderer
 from kastor.domain.content import (
     Content,
     Example,
@@ -18,6 +17,7 @@ from kastor.domain.content import (
 )
 from kastor.models.chat.families import GEMMA3, LLAMA3, QWEN3, QWEN3_INSTRUCT, SMOLLM2, Family
 from kastor.models.chat.render import Renderer
+from support.family_bases import TEXT_FAMILIES, family_renderer
 
 RENDERERS = {family.name: family_renderer(family) for family in TEXT_FAMILIES}
 USER, MODEL = Role.USER, Role.MODEL
@@ -225,8 +225,8 @@ def test_tags_that_the_tokenizer_knows_are_written_as_its_tokens() -> None:
 def test_tags_that_the_tokenizer_marks_as_special_stay_in_the_text_of_an_answer() -> None:
     from tokenizers import AddedToken
 
-    from family_bases import family_tokenizer
     from kastor.models.chat.tokenizer import load_tokenizers
+    from support.family_bases import family_tokenizer
 
     made = family_tokenizer(SMOLLM2)
     made.add_special_tokens([AddedToken("<tool_call>", special=True, normalized=False)])

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporting import make_order
 from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
@@ -21,7 +20,8 @@ from kastor.models.chat.render import Renderer
 from kastor.models.download import Progress, check_agreement, ensure_local, is_local
 from kastor.models.load import load_base
 from kastor.store.blobs.job_files import is_disk_full
-from tiny import tiny_adapter, tiny_base
+from support.exporting import make_order
+from support.tiny import tiny_adapter, tiny_base
 
 NUM_PARTS = 3
 

@@ -8,13 +8,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import Rendering
-from kastor.export.gguf import pre_tokenizer
+from kastor.export.gguf_tokenizer import pre_tokenizer
 from kastor.models.catalog import load_catalog
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import Renderer
 from kastor.models.chat.tokenizer_files import is_repaired, repair_tokenizer, tokenizer_file
 from kastor.models.download import ensure_local
-from tiny import tiny_tokenizer
+from support.tiny import tiny_tokenizer
 
 
 def rebuilt(folder: Path) -> Path:

@@ -14,8 +14,8 @@ from kastor.serving.builtin.constrained_decoding import GrammarCompiler
 from kastor.serving.builtin.continuous_batching import ContinuousBatcher, EngineLimits
 from kastor.serving.builtin.kv_cache import SlotKVCache
 from kastor.serving.builtin.multi_lora import AdapterManager
-from stepping import Stepper
-from tiny import CONTEXT_TOKENS, tiny_adapter, tiny_base
+from support.stepping import Stepper
+from support.tiny import CONTEXT_TOKENS, tiny_adapter, tiny_base
 
 BOUNDS = EngineLimits(
     max_rows=8, max_prompt_tokens=400, max_output_tokens=64, context_tokens=CONTEXT_TOKENS, max_cache_tokens=8192

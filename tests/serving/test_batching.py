@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from kastor.domain.errors import FailedPrecondition, Internal, InvalidArgument, KastorError, Unavailable
 from kastor.domain.generation import Chunk, FinishReason, Sampling
-from stepping import Heard, Stepper
+from support.stepping import Heard, Stepper
 
 MakeStepper = Callable[..., Stepper]
 

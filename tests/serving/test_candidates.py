@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from kastor.domain.errors import Internal, InvalidArgument
 from kastor.domain.generation import FinishReason, Sampling
-from stepping import Heard, Stepper
+from support.stepping import Heard, Stepper
 
 MakeStepper = Callable[..., Stepper]
 WARM = {"temperature": 1.3, "seed": 5, "max_output_tokens": 14}

@@ -14,7 +14,7 @@ from kastor.models.chat.tool_format import HERMES
 from kastor.models.chat.tool_parser import parse_tool_calls
 from kastor.services.generation_request import forced_call_format
 from kastor.serving.builtin.constrained_decoding import GrammarCompiler
-from stepping import Heard, Stepper
+from support.stepping import Heard, Stepper
 
 MakeStepper = Callable[..., Stepper]
 FIELD = "generationConfig.responseSchema"

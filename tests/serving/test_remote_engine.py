@@ -17,7 +17,7 @@ from kastor.domain.generation import FinishReason, GenerateRequest, Sampling
 from kastor.serving.process_engine import ProcessEngine
 from kastor.serving.socket_folder import SocketFolder
 
-STUB = Path(__file__).with_name("stub_engine.py")
+STUB = Path(__file__).parents[1] / "support" / "stub_engine.py"
 
 
 def stub_command(base: str, socket: Path, parent_fd: int) -> list[str]:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from films import make_torn_film
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from kastor.domain.generation import ResolvedMedia, Sampling
@@ -26,9 +25,10 @@ from kastor.serving.builtin.continuous_batching import ContinuousBatcher, Engine
 from kastor.serving.builtin.kv_cache import SlotKVCache
 from kastor.serving.builtin.multi_lora import AdapterManager
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
-from seen_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
-from stepping import Heard, Stepper
-from tiny import CONTEXT_TOKENS, tiny_seeing_base
+from support.films import make_torn_film
+from support.seen_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
+from support.stepping import Heard, Stepper
+from support.tiny import CONTEXT_TOKENS, tiny_seeing_base
 
 SEEING = [family for family in FAMILIES.values() if family.vision is not None and not family.vision.pretrained]
 BOUNDS = EngineLimits(8, 400, 64, CONTEXT_TOKENS, 8192)

@@ -28,8 +28,8 @@ from kastor.training.lora import add_lora
 from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import pack
 from kastor.training.vision_inputs import VisionInputs
-from small_training import SHAPE, tuned_model
-from tiny import tiny_model, tiny_tower
+from support.small_training import SHAPE, tuned_model
+from support.tiny import tiny_model, tiny_tower
 
 MEDIA = Media("image/png", "a.png")
 PLACEHOLDER = 0

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import structlog
 
-from api_world import World
 from kastor.domain.request_limits import PROFILES
 from kastor.store.database import migrate, open_database
-from replaying import OWNER
+from support.api_world import World
+from support.replaying import OWNER
 
 
 @pytest.fixture(autouse=True)

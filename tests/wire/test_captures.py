@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from api_world import World
-from captures import FOLDER, Capture, Decision, capture, captured, decisions
-from google_messages import message_of, strict_error, strictly
 from kastor.api.http.endpoint import parse_query
 from kastor.services.tuning_request import NO_EXAMPLES
-from replaying import NUM_SEVERAL, credential, prepared, replay
+from support.api_world import World
+from support.captures import FOLDER, Capture, Decision, capture, captured, decisions
+from support.google_messages import message_of, strict_error, strictly
+from support.replaying import NUM_SEVERAL, credential, prepared, replay
 
 needs_captures = pytest.mark.skipif(
     not FOLDER.is_dir(), reason=f"the recorded exchanges are not beside this clone ({FOLDER})"

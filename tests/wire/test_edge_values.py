@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from api_world import BASE, World
-from edge_values import VALUES, places, values, with_edge, words
 from kastor.api.http.openapi import openapi_document
 from kastor.domain.request_limits import OPEN
 from kastor.security.auth import Authenticator
 from kastor.store.database import open_database
-from replaying import add_model, finish, train
+from support.api_world import BASE, World
+from support.edge_values import VALUES, places, values, with_edge, words
+from support.replaying import add_model, finish, train
 
 VARIABLE = re.compile(r"\{(\w+)\}")
 KNOWN = {"model": "ready", "operation": "job1", "job": "job1", "permission": "owner", "file": "seen"}

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from google.rpc import error_details_pb2
 
-from api_world import ALIAS, World, tuning_body
-from google_messages import strict_error
 from kastor.domain.errors import ResourceExhausted, Unavailable
-from replaying import OWNER, add_model, finish, train
+from support.api_world import ALIAS, World, tuning_body
+from support.google_messages import strict_error
+from support.replaying import OWNER, add_model, finish, train
 
 KEY = "a-key"
 CREATE = "/v1beta/tunedModels"

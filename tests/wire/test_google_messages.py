@@ -7,7 +7,7 @@ import pytest
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
 
-from google_messages import Message, message_of, strict_error, strictly
+from support.google_messages import Message, message_of, strict_error, strictly
 
 TUNED_MODEL = glm.TunedModel.pb()
 METADATA = "type.googleapis.com/google.ai.generativelanguage.v1beta.CreateTunedModelMetadata"
