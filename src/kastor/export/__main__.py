@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+from types import FrameType
+from typing import NoReturn
 
 import torch
 
@@ -27,7 +29,8 @@ def main() -> None:
     if parent_fd is not None:
         watch_parent(parent_fd, _end)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is removed on the way out
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's, which then ends this process
+    signal.signal(signal.SIGTERM, _stop)
     lines = sys.stdout
 
     def tell(**said: object) -> None:
@@ -45,6 +48,12 @@ def main() -> None:
             first = (str(error).strip() or "no message").splitlines()[0]
             tell(error=Internal(f"Exporting failed with {type(error).__name__}: {first}").message)
             raise
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """What is half written is removed on the way out, which a second signal must not cut short."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(143)
 
 
 def _end() -> None:
