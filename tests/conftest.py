@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from forked_process import GROUPS
 from kastor.settings import COMPUTE_VARIABLES
 from kastor.store.database import Database, migrate, open_database
 from support.postgres import fresh_schema, running_postgres
@@ -41,26 +42,32 @@ FORK_SERVER = Path(__file__).parent / "support" / "fork_server"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the fork server, which imports nothing heavy before a test starts a worker; one for all xdist processes."""
+    """Start the fork servers, which import nothing heavy before a test needs it; the xdist processes share them."""
     if hasattr(config, "workerinput") or sys.platform != "linux":
         return
     folder = Path(tempfile.mkdtemp(prefix="kastor-fork-"))
-    os.environ["FORK_SERVER_SOCKET"] = str(folder / "socket")
+    os.environ["FORK_SERVERS"] = str(folder)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FORK_SERVER), os.environ.get("PYTHONPATH")]))
     read, write = os.pipe()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(folder / "socket"))
-        listener.listen(64)
-        command = [sys.executable, FORK_SERVER / "fork_server.py", str(listener.fileno()), str(read)]
-        process = subprocess.Popen(command, pass_fds=(listener.fileno(), read), stdin=subprocess.DEVNULL)
+    processes = [fork_server(folder, group, read) for group in sorted(set(GROUPS.values()))]
     os.close(read)
 
     def end() -> None:
         os.close(write)
-        process.wait()
+        for process in processes:
+            process.wait()
         shutil.rmtree(folder)
 
     config.add_cleanup(end)
+
+
+def fork_server(folder: Path, group: str, lifeline: int) -> "subprocess.Popen[bytes]":
+    """One that listens on the socket GROUP in the folder, and ends when the pipe's other end closes."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(folder / group))
+        listener.listen(64)
+        command = [sys.executable, FORK_SERVER / "fork_server.py", group, str(listener.fileno()), str(lifeline)]
+        return subprocess.Popen(command, pass_fds=(listener.fileno(), lifeline), stdin=subprocess.DEVNULL)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -86,8 +93,8 @@ def logs_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def without_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers, engines and exports are processes from the start, as in the product."""
-    monkeypatch.delenv("FORK_SERVER_SOCKET", raising=False)
+    """Commands, workers, engines and exports are processes from the start, as in the product."""
+    monkeypatch.delenv("FORK_SERVERS", raising=False)
 
 
 @pytest.fixture(scope="session")

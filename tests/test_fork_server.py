@@ -1,5 +1,6 @@
 """What tests start as `python -m kastor.worker` is a fork, and looks from outside like a process of its own."""
 
+import json
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ import pytest
 from kastor.executors.warm_worker import READY
 from kastor.settings import Settings, environment
 
-pytestmark = pytest.mark.skipif("FORK_SERVER_SOCKET" not in os.environ, reason="only Linux has what it needs")
+pytestmark = pytest.mark.skipif("FORK_SERVERS" not in os.environ, reason="only Linux has what it needs")
 SPARE = [sys.executable, "-m", "kastor.worker", "--spare"]
 
 
@@ -55,6 +56,18 @@ def test_errors_and_exit_status_are_the_forks(tmp_path: Path) -> None:
     done = subprocess.run([*SPARE[:-1], "--nonsense"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2  # argparse's
     assert "unrecognized arguments: --nonsense" in done.stderr
+
+
+def test_a_command_is_a_fork_that_has_not_imported_torch(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kastor.cli", "serve", "--no-auth", "--port", "0", "--json"]
+    variables = {**os.environ, **environment(Settings(data_dir=tmp_path))}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables) as process:
+        assert process.stdout is not None and json.loads(process.stdout.readline())
+        fork = int(json.loads((tmp_path / "server.json").read_bytes())["pid"])
+        assert fork != process.pid
+        assert "libtorch" not in Path(f"/proc/{fork}/maps").read_text()
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 def test_under_other_variables_for_libraries_the_process_runs_itself(tmp_path: Path) -> None:

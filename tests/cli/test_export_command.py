@@ -126,6 +126,7 @@ def test_a_model_that_sees_is_compared_on_its_pictures_wherever_they_are(
     assert kastor("export", "job1", "--out", str(tmp_path / "back")).code == 0
 
 
+@pytest.mark.usefixtures("without_fork_server")
 def test_an_interrupted_export_leaves_nothing_behind_and_ends_its_process(tmp_path: Path) -> None:
     target = tmp_path / "merged"
     command = [

@@ -162,6 +162,7 @@ def command(*arguments: str | bytes, shell_ends: str = "", **environment: str) -
     return subprocess.run(line, capture_output=True, env=os.environ | environment, check=False)
 
 
+@pytest.mark.usefixtures("without_fork_server")
 def test_a_file_name_may_be_any_bytes_in_any_locale(place: FakeServer, home: Path) -> None:
     name = os.fsencode(home) + b"/caf\xe9.jsonl"
     Path(os.fsdecode(name)).write_text('{"text_input": "1", "output": "é"}\n')
@@ -171,6 +172,7 @@ def test_a_file_name_may_be_any_bytes_in_any_locale(place: FakeServer, home: Pat
             assert (ran.returncode, b"Traceback" in ran.stderr) == (0, False), ran.stderr
 
 
+@pytest.mark.usefixtures("without_fork_server")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_are_no_reason_to_fail(place: FakeServer, closed: str) -> None:
     for arguments in (("version",), ("check", "pairs.jsonl", "--base", "tiny")):

@@ -82,6 +82,7 @@ def test_polling_is_told_only_where_the_log_level_is_debug(
         assert ("/kastor/v1/jobs" in said.read_text()) is told
 
 
+@pytest.mark.usefixtures("without_fork_server")
 def test_a_killed_server_leaves_its_data_folder_free(home: Path) -> None:
     for _ in range(2):
         command = [sys.executable, "-m", "kastor.cli", "serve", "--no-auth", "--port", "0", "--json"]

@@ -4,7 +4,7 @@ Importing torch, transformers and peft takes more than four seconds of a process
 milliseconds. The product does not do so (docs/decisions/0019): threads do not survive a fork. None runs here when it
 forks, since nothing but imports has happened. It imports with the first request, and ends with the test run.
 
-    python fork_server.py LISTENER_FD LIFELINE_FD
+    python fork_server.py GROUP LISTENER_FD LIFELINE_FD
 """
 
 import array
@@ -25,20 +25,23 @@ from forked_process import MAX_FDS, import_environment
 
 HIGH = 600
 """Received descriptors are put at this number and above while those below are made those of the process stood for."""
-PRELOADED = (
-    "kastor.worker.run",
-    "kastor.worker.outcome",
-    "kastor.engine",
-    "kastor.export.run",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.auto.modeling_auto",
-)
+PRELOADED = {
+    "torch": (
+        "kastor.worker.run",
+        "kastor.worker.outcome",
+        "kastor.engine",
+        "kastor.export.run",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.auto.modeling_auto",
+    ),
+    "commands": ("kastor.cli.app", "kastor.cli.serve", "kastor.server.main"),
+}
+RUN_AS_MAIN = "kastor.engine"
 
 
 def main() -> None:
     """Serve until the test run is over; in each fork, run the module that was asked for."""
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    lifeline = int(sys.argv[2])
+    group, listener, lifeline = sys.argv[1], socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is pytest's, and the lifeline tells of its end
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
     loaded = False
@@ -47,7 +50,7 @@ def main() -> None:
             return
         connection, _ = listener.accept()
         if not loaded:
-            preload()
+            preload(PRELOADED[group])
             loaded = True
         if os.fork():
             connection.close()
@@ -61,12 +64,12 @@ def main() -> None:
         run(request)
 
 
-def preload() -> None:
+def preload(names: tuple[str, ...]) -> None:
     """Import everything, as `kastor.worker` does: without looking for garbage, of which there is none."""
     gc.disable()
-    for name in PRELOADED:
+    for name in names:
         __import__(name)
-    del sys.modules["kastor.engine"]  # a fork runs it as __main__
+    sys.modules.pop(RUN_AS_MAIN, None)  # a fork does
     gc.freeze()
     gc.enable()
 
@@ -89,7 +92,8 @@ def keep(connection: socket.socket) -> dict[str, Any] | None:
         return request
     for fd in fds:
         os.close(fd)
-    connection.send(str(child).encode())
+    with contextlib.suppress(OSError):  # killed before it could know
+        connection.send(str(child).encode())
     child_end = os.pidfd_open(child)
     if child_end not in select.select([child_end, connection], [], [])[0]:
         with contextlib.suppress(ProcessLookupError):

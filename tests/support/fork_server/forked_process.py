@@ -13,9 +13,23 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-MODULES = ("kastor.worker", "kastor.engine", "kastor.export")
-IMPORT_VARIABLES = ("OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "PYTORCH_", "HF_", "TRANSFORMERS_", "PYTHON", "LD_")
-"""Libraries read variables with these prefixes as they are imported."""
+GROUPS = {"kastor.worker": "torch", "kastor.engine": "torch", "kastor.export": "torch", "kastor.cli": "commands"}
+"""Which fork server serves a module; that of the commands has not imported torch."""
+IMPORT_VARIABLES = (
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "OPENBLAS_",
+    "TORCH_",
+    "PYTORCH_",
+    "HF_",
+    "TRANSFORMERS_",
+    "PYTHON",
+    "LD_",
+    "LC_",
+    "LANG",
+)
+"""Libraries and Python itself read variables with these prefixes as they are imported or start."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 MAX_FDS = 250
 
@@ -25,7 +39,7 @@ def import_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(IMPORT_VARIABLES)}
 
 
-def run(address: str, module: str, arguments: list[str]) -> None:
+def run(folder: str, module: str, arguments: list[str]) -> None:
     """Have a fork run `python -m MODULE ARGUMENTS…` in place of this process, and end as it ends.
 
     Returns only where the fork server imported under other variables: then this process runs the module itself.
@@ -33,7 +47,7 @@ def run(address: str, module: str, arguments: list[str]) -> None:
     numbers = sorted(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208  # pathlib takes 10 ms to import
     open_fds = [number for number in numbers if _is_open(number)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.connect(address)
+        server.connect(f"{folder}/{GROUPS[module]}")
         told = {
             "import_environment": import_environment(),
             "environment": dict(os.environ),

@@ -8,8 +8,8 @@ that would import torch is served by a fork of one that has imported it already 
 import os
 import sys
 
-if "FORK_SERVER_SOCKET" in os.environ and sys.orig_argv[1:2] == ["-m"]:
+if "FORK_SERVERS" in os.environ and sys.orig_argv[1:2] == ["-m"]:
     import forked_process
 
-    if sys.orig_argv[2] in forked_process.MODULES:
-        forked_process.run(os.environ["FORK_SERVER_SOCKET"], sys.orig_argv[2], sys.orig_argv[3:])
+    if sys.orig_argv[2] in forked_process.GROUPS:
+        forked_process.run(os.environ["FORK_SERVERS"], sys.orig_argv[2], sys.orig_argv[3:])
