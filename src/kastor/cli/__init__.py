@@ -7,7 +7,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -23,9 +24,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """The exit code: 0 well, 1 failed, 2 wrong usage, 130 interrupted."""
     from typer import Abort, TyperException
-    from typer.main import get_command
 
-    from kastor.cli.app import app
     from kastor.cli.console.output import console
     from kastor.domain.errors import KastorError
 
@@ -33,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may be any bytes, terminals ASCII only
     try:
-        code = get_command(app)(args=list(arguments), prog_name="kastor", standalone_mode=False)
+        code = _command()(args=list(arguments), prog_name="kastor", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -59,6 +58,16 @@ def run(arguments: Sequence[str]) -> int:
         console(stderr=True).print(f"Error: {error.strerror or error}{where}", style="red")
         return 1
     return 0
+
+
+@cache
+def _command() -> Callable[..., object]:
+    """All commands; typer takes 25 ms to build them."""
+    from typer.main import get_command
+
+    from kastor.cli.app import app
+
+    return get_command(app)
 
 
 def _open_missing_streams() -> None:

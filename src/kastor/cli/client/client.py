@@ -37,12 +37,14 @@ class Client:
             raise InvalidArgument("The API key holds characters that no key has. Check KASTOR_API_KEY or --api-key.")
         headers = {"x-goog-api-key": api_key} if api_key else {}
         try:
-            host = urlsplit(self.url).hostname
+            parts = urlsplit(self.url)
+            loopback = parts.hostname in LOOPBACK
             self._http = httpx.Client(
                 base_url=self.url,
                 headers=headers,
                 timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-                trust_env=host not in LOOPBACK,  # a proxy of the environment cannot reach our loopback
+                trust_env=not loopback,  # a proxy of the environment cannot reach our loopback
+                verify=not loopback or parts.scheme == "https",  # plain HTTP needs no authorities: 25 ms to load
             )
         except (ValueError, httpx.InvalidURL) as error:
             raise self._no_address() from error
