@@ -1,5 +1,6 @@
 """Pieces of a video keep the limits, start at the frame they should, and lose no frame."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -9,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.domain.media import FrameSampling, MediumError
+from kastor.domain.media import FrameSampling, MediumError, SamplingPlan
 from kastor.media.decode import request_frames
 from kastor.media.decode_limits import DecodeLimits
 from kastor.media.frame_sampling import Packet, PacketTable
-from kastor.media.probe import plan, probe
+from kastor.media.probe import MediaProber, ProbedVideo, plan, probe
 from kastor.media.segment_plan import SegmentLimits, decode_segment_plan, encode_segment_plan, split_into_segments
 from kastor.media.transcode import copy_segment, request_segment, request_segments
 from support.films import Recipe, make_film, number_in
@@ -47,6 +48,13 @@ SEGMENTED = {name: recipe for name, (recipe, _) in FILMS.items()} | {
 }
 
 
+@pytest.fixture(scope="module")
+def prober() -> Iterator[MediaProber]:
+    """One process that plans for all tests: starting one takes longer than a plan."""
+    with MediaProber(GUARDS) as found:
+        yield found
+
+
 def numbers(path: Path, lasts_s: float) -> list[int]:
     planned = plan(path, FrameSampling(fps=10))
     assert planned.probe.duration_s == pytest.approx(lasts_s, abs=0.01)
@@ -77,32 +85,40 @@ def test_the_pieces_of_a_film_are_the_film(name: str, tmp_path: Path) -> None:
     assert film.read_bytes() == before
 
 
-def sampled(path: Path, sampling: FrameSampling) -> list[tuple[int, int, int]]:
+def planned(prober: MediaProber, path: Path, sampling: FrameSampling) -> SamplingPlan:
+    (found,) = prober.plans([(path, sampling)])
+    assert isinstance(found, ProbedVideo), found
+    return found.plan
+
+
+def sampled(prober: MediaProber, path: Path, sampling: FrameSampling) -> list[tuple[int, int, int]]:
     """Number, height and width of each frame."""
-    found = request_frames(path, plan(path, sampling).plan)
+    found = request_frames(path, planned(prober, path, sampling))
     return [(number_in(frame.pixels), *frame.pixels.shape[:2]) for frame in found]
 
 
 @pytest.mark.parametrize("name", SEGMENTED)
-def test_a_piece_sampled_is_the_film_sampled_in_that_segment(name: str, tmp_path: Path) -> None:
+def test_a_piece_sampled_is_the_film_sampled_in_that_segment(name: str, tmp_path: Path, prober: MediaProber) -> None:
     film = make_film(tmp_path / name, SEGMENTED[name])
     known = probe(film)
     longest = Fraction(known.duration_s or 0) * Fraction(5, 12)
     found = request_segments(film, SegmentLimits(None, longest), GUARDS)
     assert len(found) > 1
-    assert (found[0].start_s, float(found[-1].end_s)) == (0, pytest.approx(plan(film, FrameSampling()).plan.duration_s))
+    lasts_s = planned(prober, film, FrameSampling()).duration_s
+    assert (found[0].start_s, float(found[-1].end_s)) == (0, pytest.approx(lasts_s))
     for number, piece in enumerate(found):
         assert piece.end_s - piece.start_s <= longest
+        segment = FrameSampling(3.7, float(piece.start_s), float(piece.end_s))
+        in_the_film = sampled(prober, film, segment)
         for copies in {piece.copied, False}:
             to = tmp_path / f"{number}-{copies}.mp4"
             if copies:
                 copy_segment(film, piece, to, GUARDS)
             else:
                 request_segment(film, piece, to, known, None, None, GUARDS)
-            own = plan(to, FrameSampling()).plan
+            own = planned(prober, to, FrameSampling())
             assert own.duration_s == pytest.approx(float(piece.end_s - piece.start_s), abs=1e-3)
-            segment = FrameSampling(3.7, float(piece.start_s), float(piece.end_s))
-            assert sampled(to, FrameSampling(3.7)) == sampled(film, segment)
+            assert sampled(prober, to, FrameSampling(3.7)) == in_the_film
 
 
 def test_a_copied_piece_keeps_to_its_bytes(tmp_path: Path) -> None:

@@ -196,10 +196,10 @@ def test_a_database_that_cannot_be_used_for_longer_than_a_heartbeat_costs_no_wor
     service = real_service(database, tmp_path, "train", timeout_s=4)
     try:
         wait_until(lambda: state(service.jobs) is State.RUNNING)
-        with unusable(database, 10):
+        with unusable(database, 6):
             before = service.jobs.get("job1").heartbeat_at
             wait_until(lambda: service.jobs.get("job1").heartbeat_at != before)
-            time.sleep(5)
+            time.sleep(4.5)
         job = service.jobs.get("job1")
         assert (job.state, job.attempt, job.deaths) == (State.RUNNING, 1, 0)
     finally:

@@ -36,7 +36,7 @@ PRELOADED = {
     ),
     "commands": ("kastor.cli.app", "kastor.cli.serve", "kastor.server.main"),
 }
-RUN_AS_MAIN = "kastor.engine"
+RUN_AS_MAIN = "kastor.engine"  # the others are packages, or imported by nobody else
 
 
 def main() -> None:

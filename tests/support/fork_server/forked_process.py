@@ -13,7 +13,11 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-GROUPS = {"kastor.worker": "torch", "kastor.engine": "torch", "kastor.export": "torch", "kastor.cli": "commands"}
+GROUPS = {
+    **dict.fromkeys(("kastor.worker", "kastor.engine", "kastor.export"), "torch"),
+    **dict.fromkeys(("kastor.models.convert", "kastor.evaluation.linear_probe_main"), "torch"),
+    "kastor.cli": "commands",
+}
 """Which fork server serves a module; that of the commands has not imported torch."""
 IMPORT_VARIABLES = (
     "OMP_",
