@@ -240,7 +240,10 @@ class _Running:
                 "--grpc-port out."
             )
             raise FailedPrecondition(said) from error
-        self._rpc = create_grpc_server(self._app, self._metrics, door, folder, http_url=url, clock=_now)
+        app, clock = self._app, _now
+        self._rpc = create_grpc_server(
+            app.routes, app.endpoints, self._metrics, door, folder, http_url=url, clock=clock
+        )
 
     def start_rpc(self, on_grpc: Callable[[str, Path | None], None]) -> None:
         """Answer over gRPC, if its port was taken, and say so."""

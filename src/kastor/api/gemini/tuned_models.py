@@ -9,11 +9,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kastor.api.google.hyperparameters import (
+    HyperparametersIn,
+    HyperparametersOut,
+    hyperparameters_out,
+    requested_hyperparameters,
+)
 from kastor.api.http.errors import TYPE_URL, public_message
 from kastor.api.http.protojson import Float32, Int32, Items, ProtoModel, shortest_float32, timestamp
 from kastor.domain.content import Example
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument
-from kastor.domain.job import RequestedHyperparameters, State, StepMetrics
+from kastor.domain.job import State, StepMetrics
 from kastor.domain.tuned_model import MODEL_STATE, TUNED
 from kastor.models.catalog import BaseModel
 from kastor.services.tuning_request import ModelChange, NewTuning
@@ -45,15 +51,6 @@ class DatasetIn(ProtoModel):
     """Dataset."""
 
     examples: TuningExamplesIn | None = None
-
-
-class HyperparametersIn(ProtoModel):
-    """Hyperparameters, as asked for."""
-
-    epoch_count: Int32 | None = None
-    batch_size: Int32 | None = None
-    learning_rate: Float32 | None = None
-    learning_rate_multiplier: Float32 | None = None
 
 
 class TuningTaskIn(ProtoModel):
@@ -98,14 +95,6 @@ class SnapshotOut(ProtoModel):
     epoch: int
     mean_loss: Float32 | None
     compute_time: str | None
-
-
-class HyperparametersOut(ProtoModel):
-    """Hyperparameters, resolved. Never a multiplier: the legacy SDK cannot read it (gemini-api.md §0.4)."""
-
-    epoch_count: int
-    batch_size: int
-    learning_rate: Float32
 
 
 class TuningTaskOut(ProtoModel):
@@ -198,27 +187,16 @@ def new_tuning(body: TunedModelIn, tuned_model_id: str | None) -> NewTuning:
     task = body.tuning_task or TuningTaskIn()
     dataset = task.training_data or DatasetIn()
     pairs = (dataset.examples or TuningExamplesIn()).examples or []
-    asked = task.hyperparameters or HyperparametersIn()
     return NewTuning(
         base_model=_source(body),
         examples=tuple(Example.pair(pair.text_input, pair.output) for pair in pairs),
-        hyperparameters=requested_hyperparameters(asked),
+        hyperparameters=requested_hyperparameters(task.hyperparameters or HyperparametersIn()),
         tuned_model_id=tuned_model_id,
         display_name=body.display_name or "",
         description=body.description or "",
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
-    )
-
-
-def requested_hyperparameters(asked: HyperparametersIn) -> RequestedHyperparameters:
-    """What was asked for."""
-    return RequestedHyperparameters(
-        num_epochs=asked.epoch_count,
-        batch_size=asked.batch_size,
-        learning_rate=asked.learning_rate,
-        learning_rate_multiplier=asked.learning_rate_multiplier,
     )
 
 
@@ -291,7 +269,6 @@ def _refuse_unoffered(body: TunedModelIn, only: tuple[str, ...] | None = None) -
 def tuned_model(tuning: TunedModelView, *, typed: bool = False) -> TunedModelOut:
     """The resource; `typed` as the response of an operation."""
     model, job = tuning.model, tuning.job
-    chosen = job.spec.hyperparameters
     source = SourceOut(tuned_model=model.source, base_model=model.base_model) if model.source else None
     return TunedModelOut(
         type_url=PACKAGE + "TunedModel" if typed else None,
@@ -310,9 +287,7 @@ def tuned_model(tuning: TunedModelView, *, typed: bool = False) -> TunedModelOut
             start_time=timestamp(job.started_at or job.created_at),
             complete_time=timestamp(job.finished_at),
             snapshots=_snapshots(tuning),
-            hyperparameters=HyperparametersOut(
-                epoch_count=chosen.num_epochs, batch_size=chosen.batch_size, learning_rate=chosen.learning_rate
-            ),
+            hyperparameters=hyperparameters_out(job.spec.hyperparameters),
         ),
     )
 

@@ -11,7 +11,6 @@ import grpc
 import structlog
 from starlette.routing import BaseRoute
 
-from kastor.api.app import Application
 from kastor.api.grpc.service import GrpcService
 from kastor.api.http.endpoint import MAX_GENERATING_THREADS, RouteFactory
 from kastor.api.http.observability import Metrics
@@ -131,7 +130,8 @@ def _configuration(identity: TlsIdentity | None) -> grpc.ServerCertificateConfig
 
 
 def create_grpc_server(
-    application: Application,
+    routes: Iterable[BaseRoute],
+    endpoints: RouteFactory,
     metrics: Metrics,
     door: GrpcSettings,
     folder: Path,
@@ -152,4 +152,4 @@ def create_grpc_server(
         return ensure_own_identity(folder, door.names, now=clock())
 
     identities = None if door.insecure else TlsIdentitySource(identity)
-    return GrpcServer(application.routes, application.endpoints, metrics, door, identities, http_url=http_url)
+    return GrpcServer(routes, endpoints, metrics, door, identities, http_url=http_url)

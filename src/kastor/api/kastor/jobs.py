@@ -6,7 +6,12 @@ from typing import Annotated
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kastor.api.gemini.tuned_models import HyperparametersIn, requested_hyperparameters
+from kastor.api.google.hyperparameters import (
+    HyperparametersIn,
+    HyperparametersOut,
+    hyperparameters_out,
+    requested_hyperparameters,
+)
 from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
 from kastor.api.http.errors import public_message
 from kastor.api.http.paging import page_position, page_size, position_token
@@ -22,14 +27,6 @@ from kastor.services.views import JobView, RowCounts
 
 PREFIX = "/kastor/v1"
 JOBS_PAGE_SIZE = 50
-
-
-class HyperparametersOut(ProtoModel):
-    """What a job trains with."""
-
-    epoch_count: int
-    batch_size: int
-    learning_rate: Float32
 
 
 class AdapterOut(ProtoModel):
@@ -146,10 +143,9 @@ class AdminRoutes:
     def create(self, call: ApiRequest) -> Reply:
         """A job that tunes on a dataset file, which is judged before anything is trained."""
         body = parse_message(NewJobIn, call.body)
-        asked = body.hyperparameters or HyperparametersIn()
         new = NewTuning(
             base_model=body.base_model,
-            hyperparameters=requested_hyperparameters(asked),
+            hyperparameters=requested_hyperparameters(body.hyperparameters or HyperparametersIn()),
             supervise=SupervisedTurns(body.supervise or SupervisedTurns.ALL),
             train_tower=bool(body.train_tower),
             tuned_model_id=body.tuned_model_id,
@@ -201,7 +197,6 @@ class AdminRoutes:
 def job_out(view: JobView, *, full: bool = False) -> JobOut:
     """The job as a message."""
     job, spec, snapshots = view.job, view.job.spec, view.snapshots
-    chosen = spec.hyperparameters
     return JobOut(
         id=job.id,
         tuned_model=f"tunedModels/{job.tuned_model_id}",
@@ -211,9 +206,7 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
         num_examples=spec.num_examples,
         total_steps=spec.total_steps,
         completed_steps=job.completed_steps,
-        hyperparameters=HyperparametersOut(
-            epoch_count=chosen.num_epochs, batch_size=chosen.batch_size, learning_rate=chosen.learning_rate
-        ),
+        hyperparameters=hyperparameters_out(spec.hyperparameters),
         supervise=spec.supervise.value,
         train_tower=spec.train_tower,
         adapter=AdapterOut(rank=spec.adapter.rank, alpha=spec.adapter.alpha),
