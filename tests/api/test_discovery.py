@@ -2,11 +2,9 @@
 
 import pytest
 
-from kastor.api.gemini.discovery import METHODS, VERSIONS, Method
+from kastor.api.gemini.discovery import LISTED
+from kastor.api.google.methods import VERSIONS, ApiMethod
 from support.api_world import World, error_of
-
-NAMES = {"^models/[^/]+$": "models/m", "^tunedModels/[^/]+$": "tunedModels/t", "^files/[^/]+$": "files/f"}
-OPERATION = "tunedModels/t/operations/o"
 
 
 def test_the_document_leads_back_to_this_server(world: World) -> None:
@@ -24,15 +22,15 @@ def test_no_key_is_asked_for(world: World) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.id)
-def test_every_method_in_it_has_a_route(world: World, method: Method, version: str) -> None:
-    variable = method.path[method.path.find("{") : method.path.find("}") + 1]
-    path = method.path.replace(variable, NAMES.get(method.pattern, OPERATION)) if variable else method.path
-    answer = world.call(method.http, f"/{version}/{path}?{'&'.join(f'{name}=' for name in method.query)}")
+@pytest.mark.parametrize("method", LISTED, ids=lambda method: method.id)
+def test_every_method_in_it_has_a_route(world: World, method: ApiMethod, version: str) -> None:
+    rule = method.rule
+    path = rule.path(rule.pattern.replace("*", "x"))
+    answer = world.call(rule.verb, f"/{version}/{path}?{'&'.join(f'{name}=' for name in method.query)}")
     if answer.status_code >= 400:  # there is no such model, or the body was empty; not: there is no such method
         said = error_of(answer)
         assert answer.status_code not in (405, 501)
-        assert "There is no " + method.http not in said["message"]
+        assert "There is no " + rule.verb not in said["message"]
         assert "query parameter" not in said["message"]
 
 

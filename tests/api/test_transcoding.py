@@ -8,7 +8,8 @@ import pytest
 from google.protobuf import descriptor_pool
 from pydantic.alias_generators import to_snake
 
-from kastor.api.grpc.transcoding import RPCS, VERSIONS, BoundRpcMethod, RpcMethod, TranscodedRequest, bind_methods
+from kastor.api.google.methods import VERSIONS
+from kastor.api.grpc.transcoding import RPCS, BoundRpcMethod, RpcMethod, TranscodedRequest, bind_methods
 from kastor.domain.errors import InvalidArgument
 from support.api_world import World
 

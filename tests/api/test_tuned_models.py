@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kastor.api.gemini.routes import VERSIONS
 from kastor.api.gemini.tuned_models import TuningExamplesIn
+from kastor.api.google.methods import VERSIONS
 from kastor.api.http.protojson import PART
 from kastor.dataset.formats.parse import decode_example
 from kastor.domain.content import Example

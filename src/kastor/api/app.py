@@ -17,9 +17,10 @@ from kastor.api.gemini.discovery import PATH as DISCOVERY
 from kastor.api.gemini.discovery import DiscoveryEndpoint
 from kastor.api.gemini.files import FileRoutes
 from kastor.api.gemini.permissions import PermissionRoutes
-from kastor.api.gemini.routes import VERSIONS, GeminiRoutes
+from kastor.api.gemini.routes import GeminiRoutes
 from kastor.api.gemini.uploads import UploadRoutes
 from kastor.api.google.generate import GenerateRoutes
+from kastor.api.google.methods import VERSIONS, MethodRoutes
 from kastor.api.http.browser_guard import LoopbackOnlyMiddleware, with_cors
 from kastor.api.http.endpoint import Endpoint, RouteFactory, json_response
 from kastor.api.http.errors import HTTP_STATUS, error_body
@@ -98,14 +99,14 @@ def make_app(
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
     endpoints = RouteFactory(authenticator, tuning.limits.max_body_bytes, closing, tuning.version)
     gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
-    admin, permissions = AdminRoutes(tuning, services.datasets), PermissionRoutes(services.sharing)
+    admin = AdminRoutes(tuning, services.datasets)
+    permissions, files = PermissionRoutes(services.sharing), FileRoutes(services.files)
     routes: list[BaseRoute] = [Route("/healthz", healthz(instance, faults))]
     routes.append(metrics_route(metrics, endpoints, public=public_metrics))
     for version in VERSIONS:
-        routes += generate.routes(endpoints, version)
-        routes += gemini.routes(endpoints, version)
-        routes += permissions.routes(endpoints, version)
-        routes += FileRoutes(services.files).routes(endpoints, version)
+        methods = MethodRoutes(endpoints, version)
+        for part in (generate, gemini, permissions, files):
+            routes += part.routes(methods)
     routes += UploadRoutes(services.files).routes(endpoints, VERSIONS)
     routes.append(Route(DISCOVERY, DiscoveryEndpoint(services.files.max_file_bytes).answer))
     routes += admin.routes(endpoints)

@@ -1,67 +1,24 @@
 """The discovery document: what google-api-python-client builds its methods from, and with it the legacy upload_file.
 
-Made from one table of the methods that this server has. Messages are spelled out only where a client reads them.
+Its methods come from the table. Messages are spelled out only where a client reads their fields.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kastor.api.google.methods import METHODS, VERSIONS, ApiMethod
 from kastor.api.http.endpoint import json_response, request_base_url
 from kastor.api.http.errors import HTTP_STATUS, error_body
 from kastor.domain.errors import NotFound
 
 PATH = "/$discovery/rest"
-VERSIONS = ("v1", "v1alpha", "v1beta")
-PAGED = ("pageSize", "pageToken")
 GLOBAL = ("access_token", "alt", "key", "prettyPrint", "quotaUser", "uploadType", "upload_protocol")
-INTEGERS = frozenset({"pageSize"})
+INTEGERS = frozenset({"page_size"})
 Json = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method of the API, as this server has it."""
-
-    id: str  # resources and name, with dots
-    http: str
-    path: str  # `{+name}` stands for a resource name of the given pattern
-    pattern: str = ""
-    query: tuple[str, ...] = ()
-    request: str = ""
-    response: str = "Empty"
-
-
-MODEL, TUNED = "^models/[^/]+$", "^tunedModels/[^/]+$"
-OPERATION, FILE = "^tunedModels/[^/]+/operations/[^/]+$", "^files/[^/]+$"
-METHODS = (
-    Method("models.list", "GET", "models", query=PAGED, response="ListModelsResponse"),
-    Method("models.get", "GET", "{+name}", MODEL, response="Model"),
-    *(
-        Method(f"{kind}.{verb}", "POST", f"{{+model}}:{verb}", pattern, request=f"{says}Request", response=answer)
-        for kind, pattern in (("models", MODEL), ("tunedModels", TUNED))
-        for verb, says, answer in (
-            ("generateContent", "GenerateContent", "GenerateContentResponse"),
-            ("streamGenerateContent", "GenerateContent", "GenerateContentResponse"),
-            ("countTokens", "CountTokens", "CountTokensResponse"),
-        )
-    ),
-    Method("tunedModels.create", "POST", "tunedModels", "", ("tunedModelId",), "TunedModel", "Operation"),
-    Method("tunedModels.list", "GET", "tunedModels", "", (*PAGED, "filter"), response="ListTunedModelsResponse"),
-    Method("tunedModels.get", "GET", "{+name}", TUNED, response="TunedModel"),
-    Method("tunedModels.patch", "PATCH", "{+name}", TUNED, ("updateMask",), "TunedModel", "TunedModel"),
-    Method("tunedModels.delete", "DELETE", "{+name}", TUNED),
-    Method("tunedModels.cancel", "POST", "{+name}:cancel", TUNED, request="Empty"),
-    Method("tunedModels.operations.list", "GET", "{+name}/operations", TUNED, PAGED, response="ListOperationsResponse"),
-    Method("tunedModels.operations.get", "GET", "{+name}", OPERATION, response="Operation"),
-    Method("tunedModels.operations.cancel", "POST", "{+name}:cancel", OPERATION, request="Empty"),
-    Method("files.list", "GET", "files", "", PAGED, response="ListFilesResponse"),
-    Method("files.get", "GET", "{+name}", FILE, response="File"),
-    Method("files.delete", "DELETE", "{+name}", FILE),
-    Method("media.upload", "POST", "files", request="CreateFileRequest", response="CreateFileResponse"),
-)
+LISTED = tuple(method for method in METHODS.values() if method.is_listed)
 TEXT: Json = {"type": "string"}
 FILE_FIELDS = (
     *("name", "displayName", "mimeType", "sizeBytes", "createTime", "updateTime", "expirationTime", "sha256Hash"),
@@ -107,7 +64,7 @@ class DiscoveryEndpoint:
 
 def _resources(version: str, max_file_bytes: int) -> Json:
     tree: Json = {}
-    for method in METHODS:
+    for method in LISTED:
         *resources, name = method.id.split(".")
         node: Json = {"resources": tree}
         for resource in resources:
@@ -126,28 +83,31 @@ def _child(node: Json, name: str) -> Json:
     return child
 
 
-def _method(method: Method, version: str) -> Json:
-    parameters: Json = {
-        name: {"type": "integer", "format": "int32", "location": "query"}
-        if name in INTEGERS
-        else {"type": "string", "location": "query"}
-        for name in method.query
-    }
-    order: Sequence[str] = ()
-    if method.pattern:
-        variable = method.path[2 : method.path.index("}")]
-        order = (variable,)
-        parameters[variable] = {"type": "string", "location": "path", "required": True, "pattern": method.pattern}
-    written: Json = {
+def _method(method: ApiMethod, version: str) -> Json:
+    parameters: Json = {to_camel(name): _query_parameter(name) for name in method.query}
+    rule, order = method.rule, list[str]()
+    path = rule.template
+    if rule.field:
+        variable = rule.field.rpartition(".")[2]
+        path = rule.path(f"{{+{variable}}}")
+        pattern = "^" + rule.pattern.replace("*", "[^/]+") + "$"
+        parameters[variable] = {"type": "string", "location": "path", "required": True, "pattern": pattern}
+        order = [variable]
+    entry: Json = {
         "id": f"generativelanguage.{method.id}",
-        "path": f"{version}/{method.path}",
-        "flatPath": f"{version}/{method.path}",
-        "httpMethod": method.http,
+        "path": f"{version}/{path}",
+        "flatPath": f"{version}/{path}",
+        "httpMethod": rule.verb,
         "parameters": parameters,
-        "parameterOrder": list(order),
+        "parameterOrder": order,
         "response": {"$ref": method.response},
     }
-    return written | ({"request": {"$ref": method.request}} if method.request else {})
+    return entry | ({"request": {"$ref": method.request}} if method.request else {})
+
+
+def _query_parameter(name: str) -> Json:
+    kind: Json = {"type": "integer", "format": "int32"} if name in INTEGERS else {"type": "string"}
+    return kind | {"location": "query"}
 
 
 def _media(version: str, max_file_bytes: int) -> Json:
@@ -161,7 +121,7 @@ def _media(version: str, max_file_bytes: int) -> Json:
 
 def _schemas() -> Json:
     """The messages of the methods: files in full, of the others that they are objects."""
-    named = {name for method in METHODS for name in (method.request, method.response) if name}
+    named = {name for method in LISTED for name in (method.request, method.response) if name}
     schemas: Json = {name: {"id": name, "type": "object"} for name in sorted(named | {"File"})}
     wrapped = {"type": "object", "properties": {"file": {"$ref": "File"}}}
     listed = {"files": {"type": "array", "items": {"$ref": "File"}}, "nextPageToken": TEXT}

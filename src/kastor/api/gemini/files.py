@@ -12,8 +12,8 @@ from pydantic import BeforeValidator
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
-from kastor.api.gemini.routes import PAGED
-from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
+from kastor.api.google.methods import MethodRoutes
+from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply
 from kastor.api.http.paging import page_position, page_size, position_token
 from kastor.api.http.protojson import ProtoModel, describe_value, timestamp
 from kastor.domain.errors import InvalidArgument
@@ -103,15 +103,14 @@ class FileRoutes:
     def __init__(self, service: FileService) -> None:
         self._service = service
 
-    def routes(self, endpoints: RouteFactory, version: str) -> Sequence[Route]:
-        """All of them under one version."""
-        files, file = f"{version}/files", f"{version}/files/{{file}}"
+    def routes(self, methods: MethodRoutes) -> Sequence[Route]:
+        """The routes of all of them."""
         return [
-            endpoints.route(files, "POST", self.create, takes=UploadIn),
-            endpoints.route(files, "GET", self.list_files, query=PAGED, gives=ListSchema("files", FileOut)),
-            endpoints.route(f"{file}:download", "GET", self.download, alts=("media", "json")),
-            endpoints.route(file, "GET", self.get, gives=FileOut),
-            endpoints.route(file, "DELETE", self.delete),
+            methods.route("media.upload", self.create, takes=UploadIn),
+            methods.route("files.list", self.list_files, gives=ListSchema("files", FileOut)),
+            methods.route("files.download", self.download, alts=("media", "json")),
+            methods.route("files.get", self.get, gives=FileOut),
+            methods.route("files.delete", self.delete),
         ]
 
     def create(self, call: ApiRequest) -> Reply:

@@ -6,7 +6,8 @@ from typing import Annotated
 from starlette.routing import Route
 
 from kastor.api.gemini.tuned_models import OutputOnly
-from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
+from kastor.api.google.methods import MethodRoutes
+from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply
 from kastor.api.http.paging import page_position, page_size, position_token
 from kastor.api.http.protojson import ProtoModel, enum_field, parse_message
 from kastor.domain.errors import InvalidArgument
@@ -51,23 +52,16 @@ class PermissionRoutes:
     def __init__(self, service: SharingService) -> None:
         self._service = service
 
-    def routes(self, endpoints: RouteFactory, version: str) -> Sequence[Route]:
-        """All of them under one version."""
-        route = endpoints.route
-        model = f"{version}/tunedModels/{{model}}"
-        permissions, permission = f"{model}/permissions", f"{model}/permissions/{{permission}}"
+    def routes(self, methods: MethodRoutes) -> Sequence[Route]:
+        """The routes of all of them."""
+        route = methods.route
         return [
-            route(f"{model}:transferOwnership", "POST", self.transfer_ownership, takes=TransferIn),
-            route(permissions, "POST", self.create, takes=PermissionIn, gives=PermissionOut),
-            route(permissions, "GET", self.list_permissions, query=("page_size", "page_token"), gives=LISTED),
-            route(permission, "GET", self.get, gives=PermissionOut),
-            route(
-                *(permission, "PATCH", self.patch),
-                query=("update_mask",),
-                takes=PermissionIn,
-                gives=PermissionOut,
-            ),
-            route(permission, "DELETE", self.delete),
+            route("tunedModels.transferOwnership", self.transfer_ownership, takes=TransferIn),
+            route("tunedModels.permissions.create", self.create, takes=PermissionIn, gives=PermissionOut),
+            route("tunedModels.permissions.list", self.list_permissions, gives=LISTED),
+            route("tunedModels.permissions.get", self.get, gives=PermissionOut),
+            route("tunedModels.permissions.patch", self.patch, takes=PermissionIn, gives=PermissionOut),
+            route("tunedModels.permissions.delete", self.delete),
         ]
 
     def create(self, call: ApiRequest) -> Reply:

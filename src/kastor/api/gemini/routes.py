@@ -19,7 +19,8 @@ from kastor.api.gemini.tuned_models import (
     operation,
     tuned_model,
 )
-from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
+from kastor.api.google.methods import MethodRoutes
+from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply
 from kastor.api.http.paging import decode_page_token, encode_page_token, page_position, page_size, position_token
 from kastor.api.http.protojson import ProtoModel, parse_message
 from kastor.domain.model_filter import ModelFilter
@@ -27,9 +28,6 @@ from kastor.services.generation import GenerationService
 from kastor.services.tuning import TuningService
 from kastor.services.views import Page, TunedModelView
 
-VERSIONS = ("/v1", "/v1beta", "/v1alpha")
-PAGED = ("page_size", "page_token")
-OPERATIONS = (*PAGED, "filter", "return_partial_success")  # of the last one: nothing here is ever unreachable
 LISTED_OPERATIONS = ListSchema("operations", OperationOut)
 MODELS_PAGE_SIZE = 50
 
@@ -45,31 +43,23 @@ class GeminiRoutes:
         self._service = service
         self._generation = generation
 
-    def routes(self, endpoints: RouteFactory, version: str) -> Sequence[Route]:
-        """All of them under one version."""
-        route = endpoints.route
-        models, model = f"{version}/tunedModels", f"{version}/tunedModels/{{model}}"
-        operations, one_operation = f"{model}/operations", f"{model}/operations/{{operation}}"
+    def routes(self, methods: MethodRoutes) -> Sequence[Route]:
+        """The routes of all of them."""
+        route = methods.route
         return [
-            route(models, "POST", self.create, query=("tuned_model_id",), takes=TunedModelIn, gives=OperationOut),
-            route(
-                models,
-                "GET",
-                self.list_models,
-                query=(*PAGED, "filter"),
-                gives=ListSchema("tunedModels", TunedModelOut),
-            ),
-            route(f"{model}:cancel", "POST", self.cancel_model, takes=Empty),
-            route(model, "GET", self.get, gives=TunedModelOut),
-            route(model, "PATCH", self.patch, query=("update_mask",), takes=TunedModelIn, gives=TunedModelOut),
-            route(model, "DELETE", self.delete),
-            route(operations, "GET", self.list_operations, query=OPERATIONS, gives=LISTED_OPERATIONS),
-            route(f"{one_operation}:cancel", "POST", self.cancel_operation, takes=Empty),
-            endpoints.polled(one_operation, self.get_operation, gives=OperationOut),
-            route(one_operation, "DELETE", self.delete_operation),
-            route(f"{version}/operations", "GET", self.all_operations, query=OPERATIONS, gives=LISTED_OPERATIONS),
-            route(f"{version}/models", "GET", self.list_bases, query=PAGED, gives=ListSchema("models", ModelOut)),
-            route(f"{version}/models/{{model}}", "GET", self.get_base, gives=ModelOut),
+            route("tunedModels.create", self.create, takes=TunedModelIn, gives=OperationOut),
+            route("tunedModels.list", self.list_models, gives=ListSchema("tunedModels", TunedModelOut)),
+            route("tunedModels.cancel", self.cancel_model, takes=Empty),
+            route("tunedModels.get", self.get, gives=TunedModelOut),
+            route("tunedModels.patch", self.patch, takes=TunedModelIn, gives=TunedModelOut),
+            route("tunedModels.delete", self.delete),
+            route("tunedModels.operations.list", self.list_operations, gives=LISTED_OPERATIONS),
+            route("tunedModels.operations.cancel", self.cancel_operation, takes=Empty),
+            methods.polled("tunedModels.operations.get", self.get_operation, gives=OperationOut),
+            route("tunedModels.operations.delete", self.delete_operation),
+            route("operations.list", self.all_operations, gives=LISTED_OPERATIONS),
+            route("models.list", self.list_bases, gives=ListSchema("models", ModelOut)),
+            route("models.get", self.get_base, gives=ModelOut),
         ]
 
     def create(self, call: ApiRequest) -> Reply:

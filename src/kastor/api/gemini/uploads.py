@@ -45,7 +45,7 @@ class UploadRoutes:
     def routes(self, endpoints: RouteFactory, versions: Sequence[str]) -> Sequence[Route]:
         """All of them, under all versions."""
         receiving = StreamedBodyRoutes(endpoints)
-        paths = [f"{prefix}{version}/files" for version in versions for prefix in ("/upload", "/resumable/upload")]
+        paths = [f"{prefix}/{version}/files" for version in versions for prefix in ("/upload", "/resumable/upload")]
         return [
             *(receiving.route(path, ["POST"], self.open) for path in paths),
             receiving.route(SESSION, ["POST", "PUT"], self.go_on, query=("upload_id",), keyless=True),

@@ -28,7 +28,8 @@ from kastor.api.google.content import (
     UsageOut,
 )
 from kastor.api.google.generate_request import generation_request, parse_prompt, validate_request
-from kastor.api.http.endpoint import ApiRequest, Reply, RouteFactory, StreamingReply
+from kastor.api.google.methods import MethodRoutes
+from kastor.api.http.endpoint import ApiRequest, Reply, StreamingReply
 from kastor.api.http.observability import Metrics
 from kastor.api.http.protojson import parse_message
 from kastor.domain.errors import InvalidArgument, Unavailable
@@ -46,19 +47,16 @@ class GenerateRoutes:
         self._service = service
         self._metrics = metrics
 
-    def routes(self, endpoints: RouteFactory, version: str) -> Sequence[Route]:
-        """All of them under one version, for both kinds of models."""
-        made: list[Route] = []
+    def routes(self, methods: MethodRoutes) -> Sequence[Route]:
+        """The routes of all of them, for both kinds of models."""
+        routes: list[Route] = []
         for kind in ("tunedModels", "models"):
-            model = f"{version}/{kind}/{{{kind}}}"
-            made += [
-                endpoints.generating(f"{model}:generateContent", self.generate, takes=GenerateIn, gives=GenerateOut),
-                endpoints.generating(
-                    f"{model}:streamGenerateContent", self.stream, takes=GenerateIn, gives=GenerateOut, sse=True
-                ),
-                endpoints.generating(f"{model}:countTokens", self.count, takes=CountIn, gives=CountOut),
+            routes += [
+                methods.generating(f"{kind}.generateContent", self.generate, takes=GenerateIn, gives=GenerateOut),
+                methods.generating(f"{kind}.streamGenerateContent", self.stream, takes=GenerateIn, gives=GenerateOut),
+                methods.generating(f"{kind}.countTokens", self.count, takes=CountIn, gives=CountOut),
             ]
-        return made
+        return routes
 
     def generate(self, call: ApiRequest) -> Reply:
         """The method generateContent."""

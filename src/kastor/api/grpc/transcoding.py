@@ -5,62 +5,23 @@ then answers is found among the routes of HTTP: a method is served over gRPC bec
 checked where HTTP checks it. Knows no grpc and no protobuf: messages come as their proto3 JSON.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import orjson
 from pydantic.alias_generators import to_camel, to_snake
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Route
 
+from kastor.api.google.methods import METHODS, VERSIONS, ApiMethod, HttpRule
 from kastor.api.http.endpoint import Endpoint
 from kastor.domain.errors import InvalidArgument
 
-VERSIONS = ("v1beta", "v1", "v1alpha")
 GEMINI = "google.ai.generativelanguage."
 LONG_RUNNING = "google.longrunning"
-EMPTY = "google.protobuf.Empty"
-VARIABLE = re.compile(r"\{(?P<field>[a-z_.]+)=(?P<pattern>[^}]+)\}")
+OPERATIONS, GENERATION = "Operations", "GenerativeService"
+SHARED_MESSAGES = {"Empty": "google.protobuf.Empty", "Operation": f"{LONG_RUNNING}.Operation"}
 
 Json = dict[str, object]
-
-
-@dataclass(frozen=True)
-class HttpRule:
-    """One HTTP method: a verb, and a path below the version with at most one variable, `{field=tunedModels/*}`."""
-
-    verb: str
-    template: str
-
-    @cached_property
-    def field(self) -> str:
-        """The request's field that is the variable, by its path in snake_case; empty if there is none."""
-        found = VARIABLE.search(self.template)
-        return found["field"] if found else ""
-
-    @cached_property
-    def pattern(self) -> str:
-        """What the variable looks like, with `*` for an id."""
-        found = VARIABLE.search(self.template)
-        return found["pattern"] if found else ""
-
-    def fits(self, name: str) -> bool:
-        """Whether the variable may be `name`.
-
-        >>> (HttpRule("GET", "{name=tunedModels/*}").fits("tunedModels/x"),
-        ...  HttpRule("GET", "{name=models/*}").fits("models/a/b"))
-        (True, False)
-        """
-        return re.fullmatch(re.escape(self.pattern).replace(r"\*", "[^/]+"), name) is not None
-
-    def path(self, name: str) -> str:
-        """The path whose variable is `name`.
-
-        >>> HttpRule("POST", "{name=tunedModels/*}:transferOwnership").path("tunedModels/x")
-        'tunedModels/x:transferOwnership'
-        """
-        return VARIABLE.sub(lambda _: name, self.template)
 
 
 @dataclass(frozen=True)
@@ -82,100 +43,31 @@ class RpcMethod:
         return self.rules[0].field
 
 
-def _rpc(
-    service: str, signature: str, *rules: str, body: str = "", streams: bool = False, if_empty: str = ""
-) -> RpcMethod:
-    """A row of the table; the signature is `Name(Request) Answer`."""
-    name, request, answer = re.fullmatch(r"(\w+)\((\w+)\) ([\w.]+)", signature).groups()  # type: ignore[union-attr]
-    split = tuple(HttpRule(*rule.split(" ")) for rule in rules)
-    return RpcMethod(service, name, request, answer, split, body, streams, if_empty)
+def rpc_methods(methods: Iterable[ApiMethod]) -> tuple[RpcMethod, ...]:
+    """The gRPC methods of the table; rows with the same rpc become one, with a rule each."""
+    rows: dict[str, list[ApiMethod]] = {}
+    for method in methods:
+        if method.rpc:
+            rows.setdefault(method.rpc, []).append(method)
+    return tuple(_rpc_method(rpc, forms) for rpc, forms in rows.items())
 
 
-BOTH = ("models/*", "tunedModels/*")
-MODELS, GENERATION, SHARING, FILES = "ModelService", "GenerativeService", "PermissionService", "FileService"
-PERMISSION = "tunedModels/*/permissions/*"
-OPERATION = "tunedModels/*/operations/*"
+def _rpc_method(rpc: str, forms: Sequence[ApiMethod]) -> RpcMethod:
+    service, _, name = rpc.partition(".")
+    first = forms[0]
+    return RpcMethod(
+        service=service,
+        name=name,
+        request=first.rpc_request or f"{name}Request",
+        answer=SHARED_MESSAGES.get(first.response, first.response),
+        rules=tuple(form.rule for form in forms),
+        body=first.rpc_body,
+        streams=first.streams,
+        if_empty=first.rpc_empty_name,
+    )
 
-RPCS = (
-    _rpc(MODELS, "GetModel(GetModelRequest) Model", "GET {name=models/*}"),
-    _rpc(MODELS, "ListModels(ListModelsRequest) ListModelsResponse", "GET models"),
-    _rpc(MODELS, "GetTunedModel(GetTunedModelRequest) TunedModel", "GET {name=tunedModels/*}"),
-    _rpc(MODELS, "ListTunedModels(ListTunedModelsRequest) ListTunedModelsResponse", "GET tunedModels"),
-    _rpc(
-        MODELS,
-        "CreateTunedModel(CreateTunedModelRequest) google.longrunning.Operation",
-        "POST tunedModels",
-        body="tuned_model",
-    ),
-    _rpc(
-        MODELS,
-        "UpdateTunedModel(UpdateTunedModelRequest) TunedModel",
-        "PATCH {tuned_model.name=tunedModels/*}",
-        body="tuned_model",
-    ),
-    _rpc(MODELS, f"DeleteTunedModel(DeleteTunedModelRequest) {EMPTY}", "DELETE {name=tunedModels/*}"),
-    _rpc(
-        GENERATION,
-        "GenerateContent(GenerateContentRequest) GenerateContentResponse",
-        *(f"POST {{model={kind}}}:generateContent" for kind in BOTH),
-        body="*",
-    ),
-    _rpc(
-        GENERATION,
-        "StreamGenerateContent(GenerateContentRequest) GenerateContentResponse",
-        *(f"POST {{model={kind}}}:streamGenerateContent" for kind in BOTH),
-        body="*",
-        streams=True,
-    ),
-    _rpc(
-        GENERATION,
-        "CountTokens(CountTokensRequest) CountTokensResponse",
-        *(f"POST {{model={kind}}}:countTokens" for kind in BOTH),
-        body="*",
-    ),
-    _rpc(
-        SHARING,
-        "CreatePermission(CreatePermissionRequest) Permission",
-        "POST {parent=tunedModels/*}/permissions",
-        body="permission",
-    ),
-    _rpc(SHARING, "GetPermission(GetPermissionRequest) Permission", f"GET {{name={PERMISSION}}}"),
-    _rpc(
-        SHARING,
-        "ListPermissions(ListPermissionsRequest) ListPermissionsResponse",
-        "GET {parent=tunedModels/*}/permissions",
-    ),
-    _rpc(
-        SHARING,
-        "UpdatePermission(UpdatePermissionRequest) Permission",
-        f"PATCH {{permission.name={PERMISSION}}}",
-        body="permission",
-    ),
-    _rpc(SHARING, f"DeletePermission(DeletePermissionRequest) {EMPTY}", f"DELETE {{name={PERMISSION}}}"),
-    _rpc(
-        SHARING,
-        "TransferOwnership(TransferOwnershipRequest) TransferOwnershipResponse",
-        "POST {name=tunedModels/*}:transferOwnership",
-        body="*",
-    ),
-    _rpc(FILES, "CreateFile(CreateFileRequest) CreateFileResponse", "POST files", body="*"),
-    _rpc(FILES, "ListFiles(ListFilesRequest) ListFilesResponse", "GET files"),
-    _rpc(FILES, "GetFile(GetFileRequest) File", "GET {name=files/*}"),
-    _rpc(FILES, f"DeleteFile(DeleteFileRequest) {EMPTY}", "DELETE {name=files/*}"),
-    _rpc("Operations", "GetOperation(GetOperationRequest) Operation", f"GET {{name={OPERATION}}}"),
-    _rpc(
-        "Operations",
-        "ListOperations(ListOperationsRequest) ListOperationsResponse",
-        "GET {name=operations}",
-        "GET {name=tunedModels/*}/operations",
-        if_empty="operations",
-    ),
-    _rpc(
-        "Operations", f"CancelOperation(CancelOperationRequest) {EMPTY}", f"POST {{name={OPERATION}}}:cancel", body="*"
-    ),
-    _rpc("Operations", f"DeleteOperation(DeleteOperationRequest) {EMPTY}", f"DELETE {{name={OPERATION}}}"),
-)
-"""What is served. The rest of the four services, and WaitOperation, have no HTTP route here and are UNIMPLEMENTED."""
+
+RPCS = rpc_methods(METHODS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +91,7 @@ class BoundRpcMethod:
     @property
     def package(self) -> str:
         """The package of the service."""
-        return LONG_RUNNING if self.rpc.service == "Operations" else GEMINI + self.version
+        return LONG_RUNNING if self.rpc.service == OPERATIONS else GEMINI + self.version
 
     @property
     def full_name(self) -> str:
@@ -241,7 +133,7 @@ def bind_methods(routes: Iterable[BaseRoute], rpcs: Iterable[RpcMethod] = RPCS) 
     known = [route for route in routes if isinstance(route, Route) and isinstance(route.endpoint, Endpoint)]
     made: dict[str, BoundRpcMethod] = {}
     for rpc in rpcs:
-        for version in VERSIONS[:1] if rpc.service == "Operations" else VERSIONS:
+        for version in VERSIONS[:1] if rpc.service == OPERATIONS else VERSIONS:
             found = {rule: _route(known, version, rule) for rule in rpc.rules}
             method = BoundRpcMethod(rpc, version, {rule: route for rule, route in found.items() if route is not None})
             if any(found.values()):
@@ -250,8 +142,8 @@ def bind_methods(routes: Iterable[BaseRoute], rpcs: Iterable[RpcMethod] = RPCS) 
 
 
 def _route(routes: Iterable[Route], version: str, rule: HttpRule) -> Route | None:
-    scope = _scope(version, rule, rule.pattern.replace("*", "x"))
-    return next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
+    path = rule.route_path(version)
+    return next((route for route in routes if route.path == path and rule.verb in (route.methods or ())), None)
 
 
 def _endpoint(route: Route) -> Endpoint:
