@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-image demo-video test clients check lint bench bench-sampling bench-video bench-textile soak docs clean
+.PHONY: help install demo demo-image demo-video test test-fast clients check lint bench bench-sampling bench-video bench-textile soak docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ demo-video: $(VENV)/.installed  ## events in clips and acts of a film: base agai
 
 test: $(VENV)/.installed-dev  ## the test suite
 	@exec scripts/test
+
+test-fast: $(VENV)/.installed-dev  ## its part that starts no processes and needs neither torch nor films: what to run while working
+	@exec scripts/test --fast
 
 clients: $(VENV)/.installed-dev  ## environments of Google's clients, and the tests that run the guide with them
 	@$(BIN)/python scripts/clients

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from forked_process import GROUPS
+from fork_groups import GROUPS
 from kastor.settings import COMPUTE_VARIABLES
 from kastor.store.database import Database, migrate, open_database
+from support.heavy_imports import TESTS, is_heavy
 from support.postgres import fresh_schema, running_postgres
 
 # a shell that starts the suite in the background has interrupts ignored, and children would inherit that
@@ -68,6 +69,17 @@ def fork_server(folder: Path, group: str, lifeline: int) -> "subprocess.Popen[by
         listener.listen(64)
         command = [sys.executable, FORK_SERVER / "fork_server.py", group, str(listener.fileno()), str(lifeline)]
         return subprocess.Popen(command, pass_fds=(listener.fileno(), lifeline), stdin=subprocess.DEVNULL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test-fast` leaves out."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        postgres = "postgres" in getattr(item, "fixturenames", ()) or (
+            parameters is not None and parameters.params.get("empty_database_url") == "postgresql"
+        )
+        if postgres or (TESTS in item.path.parents and is_heavy(item.path)):
+            item.add_marker("processes")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -40,7 +40,7 @@ def test_every_extra_that_is_named_is_there() -> None:
     assert named <= set(extras)
 
 
-@pytest.mark.parametrize("name", ["docs/guide/grpc.md", "src/kastor/server.py", "src/kastor/store/database.py"])
+@pytest.mark.parametrize("name", ["docs/guide/grpc.md", "src/kastor/server/main.py", "src/kastor/store/database.py"])
 def test_a_hint_says_that_it_is_for_the_checkout(name: str) -> None:
     said = " ".join((ROOT / name).read_text().split())
     assert "pip install '.[" in said and "in kastor's checkout" in said.lower()

@@ -198,10 +198,10 @@ def test_a_provider_that_is_down_makes_it_unavailable_not_open(serve: Serve, mon
 def test_a_private_server_lets_in_nobody_but_its_command(home: Path, pairs_file: Path) -> None:
     asked = (
         "import httpx\n"
-        "from kastor.cli.client.connection import private_link\n"
+        "from kastor.cli.client.connection import private_connection\n"
         "from kastor.cli.console.output import Output\n"
         "from kastor.settings import load_settings\n"
-        "with private_link(load_settings(), Output.of(False), scheduler=False) as link:\n"
+        "with private_connection(load_settings(), Output.of(False), scheduler=False) as link:\n"
         "    print(httpx.get(link.client.url + '/v1/tunedModels').status_code, link.client.jobs(1))\n"
     )
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=60)

@@ -11,17 +11,14 @@ from support.rule_names import named_rules
 
 
 def test_every_rule_is_in_the_table() -> None:
-    assert named_rules() - RULES.keys() == set()
+    named = named_rules()
+    assert len(named) > len(RULES) / 2
+    assert named - RULES.keys() == set()
 
 
 def test_the_table_has_no_rule_that_nothing_breaks() -> None:
     root = Path(kastor.__file__).parent
-    files = [
-        *root.glob("dataset/*.py"),
-        *root.glob("media/*.py"),
-        *root.glob("models/*.py"),
-        *root.glob("security/*.py"),
-    ]
+    files = [file for package in ("dataset", "media", "models", "security") for file in (root / package).rglob("*.py")]
     sources = "".join(file.read_text("utf-8") for file in files if file.name != "rule_table.py")
     assert RULES.keys() - set(re.findall(r'"([a-z0-9_]+)"', sources)) == set()
 

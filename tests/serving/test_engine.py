@@ -202,13 +202,14 @@ def test_the_servers_side_never_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
-HANGING = """
+HANGING = """\
+# forked, with torch imported
 import sys, threading
 from pathlib import Path
 from kastor.engine import main
-from kastor.serving.builtin.continuous_batching import Batcher
+from kastor.serving.builtin.continuous_batching import ContinuousBatcher
 
-flag, forward = Path(sys.argv[1]), Batcher._forward
+flag, forward = Path(sys.argv[1]), ContinuousBatcher._forward
 
 def hang_once(*arguments, **options):
     if flag.exists():
@@ -216,7 +217,7 @@ def hang_once(*arguments, **options):
         threading.Event().wait()
     return forward(*arguments, **options)
 
-Batcher._forward = hang_once
+ContinuousBatcher._forward = hang_once
 main(sys.argv[2:])
 """
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import kastor
 
-PLACES = {"Fault": 1, "Faulty": 1, "Issue": 2, "MediaFault": 0, "of": 0}
+PLACES = {"RuleViolation": 1, "RowError": 1, "Issue": 2, "MediaFault": 0, "of": 0}
 """Of each call that names a rule, which argument it is; `of` is MediumError's."""
 
 
 def named_rules() -> set[str]:
     """Every rule that `dataset`, `media` and `models` name by a constant."""
     root = Path(kastor.__file__).parent
-    files = [*root.glob("dataset/*.py"), *root.glob("media/*.py"), *root.glob("models/*.py")]
+    files = [file for package in ("dataset", "media", "models") for file in (root / package).rglob("*.py")]
     return {rule for file in files for rule in _rules(ast.parse(file.read_text("utf-8")))}
 
 

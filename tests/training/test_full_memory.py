@@ -125,7 +125,8 @@ def test_a_state_from_before_rows_could_shrink_is_taken_up() -> None:
     assert trainer.row_tokens == MAX_ROW_TOKENS
 
 
-LIMITED = """
+LIMITED = """\
+    # forked, with torch imported
     import resource, sys
     import torch
     from kastor.domain.errors import ResourceExhausted

@@ -9,6 +9,7 @@ forks, since nothing but imports has happened. It imports with the first request
 
 import array
 import atexit
+import builtins
 import contextlib
 import gc
 import json
@@ -129,12 +130,17 @@ def become(request: dict[str, Any], fds: list[int]) -> None:
 
 
 def run(request: dict[str, Any]) -> NoReturn:
-    """Do what `python -m MODULE ARGUMENTS…` does; at the end, free no memory, which is the fork server's as well."""
-    sys.argv[1:] = request["arguments"]
-    sys.orig_argv[1:] = ["-m", request["module"], *request["arguments"]]
+    """Do what `python OPTION VALUE ARGUMENTS…` does; at the end, free no memory, which is the fork server's as well."""
+    option, value = request["option"], request["value"]
+    sys.argv[:] = [option, *request["arguments"]]
+    sys.orig_argv[1:] = [option, value, *request["arguments"]]
     code = 0
     try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        if option == "-m":
+            runpy.run_module(value, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, "")
+            exec(value, {"__name__": "__main__", "__builtins__": builtins})  # noqa: S102  # a test's own code
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         if isinstance(ending.code, str):

@@ -13,12 +13,6 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-GROUPS = {
-    **dict.fromkeys(("kastor.worker", "kastor.engine", "kastor.export"), "torch"),
-    **dict.fromkeys(("kastor.models.convert", "kastor.evaluation.linear_probe_main"), "torch"),
-    "kastor.cli": "commands",
-}
-"""Which fork server serves a module; that of the commands has not imported torch."""
 IMPORT_VARIABLES = (
     "OMP_",
     "MKL_",
@@ -43,19 +37,20 @@ def import_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(IMPORT_VARIABLES)}
 
 
-def run(folder: str, module: str, arguments: list[str]) -> None:
-    """Have a fork run `python -m MODULE ARGUMENTS…` in place of this process, and end as it ends.
+def run(address: str, option: str, value: str, arguments: list[str]) -> None:
+    """Have a fork run `python OPTION VALUE ARGUMENTS…` in place of this process, and end as it ends.
 
-    Returns only where the fork server imported under other variables: then this process runs the module itself.
+    Returns only where the fork server imported under other variables: then this process runs it itself.
     """
     numbers = sorted(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208  # pathlib takes 10 ms to import
     open_fds = [number for number in numbers if _is_open(number)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.connect(f"{folder}/{GROUPS[module]}")
+        server.connect(address)
         told = {
             "import_environment": import_environment(),
             "environment": dict(os.environ),
-            "module": module,
+            "option": option,
+            "value": value,
             "arguments": arguments,
             "folder": os.getcwd(),  # noqa: PTH109
             "umask": _umask(),
