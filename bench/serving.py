@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.generation import Sampling
 from kastor.models.catalog import load_catalog
 from kastor.models.chat.render import Renderer
@@ -53,7 +54,9 @@ def decoding_rate(batcher: ContinuousBatcher, prompt: list[int], num_rows: int, 
     """Tokens a second of all rows together, once all have been taken in."""
     sampling = Sampling(temperature=0, max_output_tokens=NUM_TOKENS + 4)
     for row in range(num_rows):
-        batcher.submit(prompt, sampling, f"a{row % num_adapters}" if num_adapters else None, lambda event: None)
+        batcher.submit(
+            prompt, sampling, AdapterRef(f"a{row % num_adapters}") if num_adapters else None, lambda event: None
+        )
     while len(batcher._rows) < num_rows:
         batcher.step()
     for _ in range(2):
@@ -88,7 +91,7 @@ def measure(folder: Path, dtype: torch.dtype) -> None:
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         for seed in range(4):
             random_adapter(Path(name) / f"a{seed}", model, family.lora_targets, seed)
-        bank = AdapterManager(model, Path(name).joinpath, max_resident=8)
+        bank = AdapterManager(model, lambda ref: Path(name) / str(ref), max_resident=8)
         batcher = ContinuousBatcher(model, bank, renderer.tokenizer, frozenset(), BOUNDS, SlotKVCache.like(model))
         decoding_rate(batcher, prompt, 8, 0)  # warm
         prompt_rate = max(prefill_rate(batcher, prompt) for _ in range(3))

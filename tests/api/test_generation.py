@@ -11,6 +11,7 @@ import anyio
 import PIL.Image
 import pytest
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Content, Prompt, Resolution, Role, Text
 from kastor.domain.errors import DataLoss, InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.generation import Sampling
@@ -70,7 +71,7 @@ def test_a_tuned_model_is_served_with_its_jobs_adapter_and_its_own_defaults(worl
     ask(world, TUNED)
     ask(world, TUNED, generationConfig={"temperature": 1.5, "topP": 0.5, "topK": 9, "seed": 4})
     own, asked = world.generator.requests
-    assert own.adapter == job.id
+    assert own.adapter == AdapterRef(job.id)
     assert own.sampling == Sampling(temperature=0.0, top_p=0.9, top_k=3, max_output_tokens=1024)
     assert asked.sampling == Sampling(temperature=1.5, top_p=0.5, top_k=9, seed=4, max_output_tokens=1024)
 

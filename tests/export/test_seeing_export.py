@@ -202,7 +202,9 @@ def test_a_merged_export_is_a_base_that_sees_as_the_tuned_model_did(
     model = load_base(merged, dtype=torch.float32)
     cache = MediaCache(place.settings.cache_dir / "features")
     frames = MediaCache(place.settings.cache_dir / "frames")
-    seeing = PictureEmbedder(model, base.family.vision, merged, cache, frames, tmp_path.joinpath, num_threads=1)
+    seeing = PictureEmbedder(
+        model, base.family.vision, merged, cache, frames, lambda ref: tmp_path / str(ref), num_threads=1
+    )
     rows = files(place).golden(place.blobs.adapter("job1"))
     for one, rendered, expected in zip(rows, golden, certified(place), strict=True):
         assert one.planned is not None

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
 from kastor.domain.job import RequestedHyperparameters, State
 from kastor.domain.vision import VisionSpec
@@ -68,14 +69,14 @@ def test_a_job_on_images_a_video_and_pages_is_certified_and_seen_in_answers(name
     prompt = Prompt((Content(Role.USER, (Media("image/png", str(place.media / "2.png")), Text("?"))),))
     caches = [MediaCache(place.settings.cache_dir / name) for name in ("features", "frames")]
     model = load_base(tmp_path / "base", dtype=torch.float32)
-    seeing = PictureEmbedder(model, vision, tmp_path / "base", *caches, place.blobs.adapter, num_threads=1)
+    seeing = PictureEmbedder(model, vision, tmp_path / "base", *caches, place.blobs.verified_adapter, num_threads=1)
     for resolution in (Resolution.LOW, Resolution.MEDIUM):
         asked = Prompt(prompt.contents, resolution=resolution)
         shown = shown_in(tmp_path, asked, base.family)
         rendered = Renderer.open(tmp_path / "base", base.family).prompt_with_pictures(
             asked, {media: one.planned.view for media, one in shown.items()}
         )
-        found = seeing.embedded(rendered.pictures, shown, "job1")
+        found = seeing.embedded(rendered.pictures, shown, AdapterRef("job1"))
         assert sum(len(one.made_NC) for one in found) == rendered.token_ids.count(_placeholder(base, tmp_path))
         assert all(np.isfinite(one.made_NC.numpy()).all() for one in found)
 

@@ -12,6 +12,7 @@ import pytest
 from google import genai
 from google.genai import errors, types
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.generation import GenerateRequest, Sampling
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import NANO_VL
@@ -147,7 +148,7 @@ def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> 
     try:
         for prompt in prompts:
             shown = shown_in(root, prompt, NANO_VL)
-            chunks = list(engine.stream(GenerateRequest("tiny", prompt, greedy, "job1", shown=shown)))
+            chunks = list(engine.stream(GenerateRequest("tiny", prompt, greedy, AdapterRef("job1"), shown=shown)))
             assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", prompt, shown)
             steps = [step.chosen for chunk in chunks for step in chunk.steps]
             views = {media: one.planned.view for media, one in shown.items()}

@@ -139,7 +139,7 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
         generator=NoGenerator(),
         limits=GEMINI_API,
         sights=PromptMediaResolver(NoEyes(), Path, GEMINI_API),
-        trained=SamplingRecordCache(tmp_path.joinpath).get,
+        trained=SamplingRecordCache(lambda ref: tmp_path / str(ref)).get,
         prompts=TrainedPromptKinds(ModelStore(store), JobFiles(tmp_path).dataset),
     )
     assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]

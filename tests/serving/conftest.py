@@ -43,7 +43,7 @@ def stepper(base_folder: Path, adapters_root: Path) -> Callable[..., Stepper]:
     def make(max_resident: int = 8, **bounds: int) -> Stepper:
         model = load_base(base_folder, dtype=torch.float32)
         renderer = Renderer.open(base_folder, SMOLLM2)
-        bank = AdapterManager(model, adapters_root.joinpath, max_resident)
+        bank = AdapterManager(model, lambda ref: adapters_root / str(ref), max_resident)
         cache = SlotKVCache.like(model)
         end_ids = frozenset({renderer.closing_id})
         batcher = ContinuousBatcher(model, bank, renderer.tokenizer, end_ids, replace(BOUNDS, **bounds), cache)

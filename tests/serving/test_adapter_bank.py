@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import FailedPrecondition
 from kastor.models.load import load_base
 from kastor.serving.builtin.multi_lora import AdapterManager
@@ -30,13 +31,15 @@ def logits_by_peft(base_folder: Path, adapter: Path | None, ids: torch.Tensor) -
 
 @pytest.fixture
 def bank(base_folder: Path, adapters_root: Path) -> AdapterManager:
-    return AdapterManager(load_base(base_folder, dtype=torch.float32), adapters_root.joinpath, max_resident=4)
+    return AdapterManager(
+        load_base(base_folder, dtype=torch.float32), lambda ref: adapters_root / str(ref), max_resident=4
+    )
 
 
 def test_a_mixed_batch_equals_peft_with_each_adapter_alone(
     bank: AdapterManager, base_folder: Path, adapters_root: Path
 ) -> None:
-    adapters = [None if name is None else bank.acquire(name) for name in NAMES]
+    adapters = [None if name is None else bank.acquire(AdapterRef(name)) for name in NAMES]
     with torch.inference_mode():
         bank.assign(adapters)
         mixed = bank.model(input_ids=PROMPTS).logits
@@ -48,7 +51,7 @@ def test_a_mixed_batch_equals_peft_with_each_adapter_alone(
 
 
 def test_rows_without_an_adapter_get_exactly_the_base(bank: AdapterManager, base_folder: Path) -> None:
-    adapters = [bank.acquire("a"), None]
+    adapters = [bank.acquire(AdapterRef("a")), None]
     with torch.inference_mode():
         bank.assign(adapters)
         mixed = bank.model(input_ids=PROMPTS[:2]).logits
@@ -56,7 +59,7 @@ def test_rows_without_an_adapter_get_exactly_the_base(bank: AdapterManager, base
 
 
 def test_one_row_of_several_prompts_uses_each_ones_adapter(bank: AdapterManager) -> None:
-    a, b = bank.acquire("a"), bank.acquire("b")
+    a, b = bank.acquire(AdapterRef("a")), bank.acquire(AdapterRef("b"))
     layer = "model.layers.0.self_attn.q_proj"
     x = torch.randn(1, 5, 64)
     with torch.inference_mode():
@@ -77,9 +80,9 @@ def test_ranks_by_pattern_are_applied_as_peft_does(base_folder: Path, adapters_r
         if "q_proj" in key:
             tensors[key] = (tensors[key][:2] if "lora_A" in key else tensors[key][:, :2]).contiguous()
     save_file(tensors, folder / "adapter_model.safetensors")
-    bank = AdapterManager(load_base(base_folder, dtype=torch.float32), tmp_path.joinpath, max_resident=1)
+    bank = AdapterManager(load_base(base_folder, dtype=torch.float32), lambda ref: tmp_path / str(ref), max_resident=1)
     with torch.inference_mode():
-        bank.assign([bank.acquire("patterned")])
+        bank.assign([bank.acquire(AdapterRef("patterned"))])
         ours = bank.model(input_ids=PROMPTS[:1]).logits
     torch.testing.assert_close(ours, logits_by_peft(base_folder, folder, PROMPTS[:1]), atol=2e-4, rtol=2e-4)
 
@@ -87,21 +90,21 @@ def test_ranks_by_pattern_are_applied_as_peft_does(base_folder: Path, adapters_r
 def test_the_least_recently_used_idle_adapter_makes_room(bank: AdapterManager) -> None:
     bank.max_resident = 2
     for name in ("a", "b", "a"):
-        bank.release(bank.acquire(name))
-    bank.acquire("c")
-    assert list(bank.resident) == ["a", "c"]
+        bank.release(bank.acquire(AdapterRef(name)))
+    bank.acquire(AdapterRef("c"))
+    assert list(bank.resident) == [AdapterRef("a"), AdapterRef("c")]
 
 
 def test_an_adapter_in_use_is_never_dropped(bank: AdapterManager) -> None:
     bank.max_resident = 2
-    used = bank.acquire("a")
-    bank.release(bank.acquire("b"))
-    bank.acquire("c")
-    assert list(bank.resident) == ["a", "c"]
-    assert not bank.can_hold("b")
-    assert bank.can_hold("a")
+    used = bank.acquire(AdapterRef("a"))
+    bank.release(bank.acquire(AdapterRef("b")))
+    bank.acquire(AdapterRef("c"))
+    assert list(bank.resident) == [AdapterRef("a"), AdapterRef("c")]
+    assert not bank.can_hold(AdapterRef("b"))
+    assert bank.can_hold(AdapterRef("a"))
     bank.release(used)
-    assert bank.can_hold("b")
+    assert bank.can_hold(AdapterRef("b"))
 
 
 def changed(folder: Path, target: Path, **tensors: torch.Tensor | None) -> Path:
@@ -134,9 +137,9 @@ def test_a_tensor_that_would_not_be_applied_refuses_the_adapter(
     bank: AdapterManager, adapters_root: Path, tmp_path: Path, tensors: dict[str, torch.Tensor | None], named: str
 ) -> None:
     changed(adapters_root / "a", tmp_path / "bad", **tensors)
-    bank.folder_of = tmp_path.joinpath
+    bank.folder_of = lambda ref: tmp_path / str(ref)
     with pytest.raises(FailedPrecondition) as refused:
-        bank.acquire("bad")
+        bank.acquire(AdapterRef("bad"))
     assert named in refused.value.message
     assert str(tmp_path / "bad") in refused.value.message
 
@@ -158,20 +161,20 @@ def test_a_setting_that_would_not_take_effect_refuses_the_adapter(
     folder = shutil.copytree(adapters_root / "a", tmp_path / "bad")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | fields))
-    bank.folder_of = tmp_path.joinpath
+    bank.folder_of = lambda ref: tmp_path / str(ref)
     with pytest.raises(FailedPrecondition) as refused:
-        bank.acquire("bad")
+        bank.acquire(AdapterRef("bad"))
     assert named in refused.value.message
 
 
 def test_an_adapter_that_is_missing_or_cut_short_is_named(
     bank: AdapterManager, adapters_root: Path, tmp_path: Path
 ) -> None:
-    bank.folder_of = tmp_path.joinpath
+    bank.folder_of = lambda ref: tmp_path / str(ref)
     with pytest.raises(FailedPrecondition, match="There is no adapter"):
-        bank.acquire("gone")
+        bank.acquire(AdapterRef("gone"))
     cut = shutil.copytree(adapters_root / "a", tmp_path / "cut") / "adapter_model.safetensors"
     cut.write_bytes(cut.read_bytes()[:1000])
     with pytest.raises(FailedPrecondition, match=r"adapter_model.safetensors cannot be read"):
-        bank.acquire("cut")
+        bank.acquire(AdapterRef("cut"))
     assert not bank.resident

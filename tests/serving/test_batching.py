@@ -7,6 +7,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import FailedPrecondition, Internal, InvalidArgument, KastorError, Unavailable
 from kastor.domain.generation import Chunk, FinishReason, Sampling
 from support.stepping import Heard, Stepper
@@ -23,7 +24,7 @@ def reference(one: Stepper, text: str, adapter: str | None, num_tokens: int) -> 
     ids = one.renderer.text(text)
     start = len(ids)
     with torch.inference_mode():
-        held = None if adapter is None else batcher.adapters.acquire(adapter)
+        held = None if adapter is None else batcher.adapters.acquire(AdapterRef(adapter))
         while len(ids) < start + num_tokens and ids[-1] not in batcher.end_ids:
             batcher.adapters.assign([held])
             ids.append(int(batcher.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
@@ -126,7 +127,7 @@ def test_logprobs_are_told_of_every_token_once(stepper: MakeStepper) -> None:
     tokens = [step.chosen.token_id for step in steps]
     ids = one.renderer.text("über")
     with torch.inference_mode():
-        held = one.batcher.adapters.acquire("a")
+        held = one.batcher.adapters.acquire(AdapterRef("a"))
         one.batcher.adapters.assign([held])
         logits = one.batcher.model(input_ids=torch.tensor([[*ids, *tokens]])).logits[0, len(ids) - 1 : -1]
     expected = torch.log_softmax(logits, dim=-1)
@@ -228,7 +229,7 @@ def test_rows_wait_for_cache_memory_and_for_adapters(stepper: MakeStepper) -> No
     tight.steps(30)
     heard += [tight.ask("one", name)[1] for name in ("a", "b")]
     tight.steps(2)
-    assert [row.ticket.adapter_id for row in tight.batcher._rows] == ["a"]
+    assert [row.ticket.adapter for row in tight.batcher._rows] == [AdapterRef("a")]
     tight.steps(30)
     assert all(told.finish for told in heard)
 

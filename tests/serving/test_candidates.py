@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import Internal, InvalidArgument
 from kastor.domain.generation import FinishReason, Sampling
 from support.stepping import Heard, Stepper
@@ -85,8 +86,8 @@ def test_cancelling_a_request_ends_all_its_candidates(stepper: MakeStepper) -> N
     one.steps(3)
     ticket.cancel()
     one.steps(1)
-    assert [row.ticket.adapter_id for row in one.batcher._rows] == ["b"]
-    assert one.batcher.adapters.resident["a"].users == 0
+    assert [row.ticket.adapter for row in one.batcher._rows] == [AdapterRef("b")]
+    assert one.batcher.adapters.resident[AdapterRef("a")].users == 0
     one.steps(20)
     assert other.text == stepper().answer("two", "b").text
 

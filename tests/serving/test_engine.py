@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Prompt, Role
-from kastor.domain.errors import DataLoss, InvalidArgument, Unavailable
+from kastor.domain.errors import DataLoss, InvalidArgument, NotFound, Unavailable
 from kastor.domain.generation import FinishReason, GenerateRequest, ResponseFormat, Sampling
 from kastor.domain.job import Rendering
 from kastor.models.chat.tokenizer_files import SMOLLM
@@ -42,8 +43,10 @@ def engine(settings: Settings) -> Iterator[ProcessEngine]:
     made.close()
 
 
-def asked(text: str, adapter: str | None = None, sampling: Sampling = GREEDY, base: str = "tiny") -> GenerateRequest:
-    return GenerateRequest(base, Prompt.of(text), sampling, adapter)
+def asked(
+    text: str, adapter: str | None = None, sampling: Sampling = GREEDY, base: str = "tiny", step: int | None = None
+) -> GenerateRequest:
+    return GenerateRequest(base, Prompt.of(text), sampling, None if adapter is None else AdapterRef(adapter, step))
 
 
 def answer(engine: ProcessEngine, request: GenerateRequest) -> str:
@@ -57,6 +60,15 @@ def test_base_and_adapter_answer_side_by_side(engine: ProcessEngine) -> None:
         # not compared letter by letter: the base is in bf16, where the batch's size decides between near-equal tokens
         requests = [asked("one"), asked("one", "job1")] * 4
         assert all(pool.map(lambda request: answer(engine, request), requests))
+
+
+def test_every_checkpoint_can_be_called_beside_the_published_adapter(engine: ProcessEngine, settings: Settings) -> None:
+    for step in (7, 12):
+        tiny_adapter(settings.data_dir / "jobs" / "job1" / "checkpoints" / f"step-{step:06d}", seed=step)
+    answers = {step: answer(engine, asked("one", "job1", step=step)) for step in (None, 7, 12)}
+    assert len(set(answers.values())) == 3
+    with pytest.raises(NotFound, match=r"Job job1 has no checkpoint of step 8\."):
+        answer(engine, asked("one", "job1", step=8))
 
 
 def test_prompt_tokens_are_those_that_are_counted(engine: ProcessEngine) -> None:
@@ -148,7 +160,9 @@ def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: Proc
         top_logprobs=2,
         form=ResponseFormat("responseSchema", schema),
     )
-    chunks = list(engine.stream(GenerateRequest("tiny", Prompt.of("one"), sampling, "job1", num_candidates=3)))
+    chunks = list(
+        engine.stream(GenerateRequest("tiny", Prompt.of("one"), sampling, AdapterRef("job1"), num_candidates=3))
+    )
     assert sum(chunk.finish_reason is not None for chunk in chunks) == 3
     for index in range(3):
         own = [chunk for chunk in chunks if chunk.index == index]

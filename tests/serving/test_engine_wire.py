@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kastor.domain import errors
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Media, Prompt, Resolution, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
 from kastor.domain.generation import (
@@ -95,7 +96,7 @@ def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:
         ),
     }
     asked = Prompt((Content(Role.USER, (picture, Text("?"), video, picture)),), (video,))
-    body = engine_protocol.encode_request(GenerateRequest("base", asked, Sampling(), "job1", 2, shown))
+    body = engine_protocol.encode_request(GenerateRequest("base", asked, Sampling(), AdapterRef("job1", 19), 2, shown))
     assert b"files/x" not in body
     told = engine_protocol.decode_request(body)
     assert list(told.shown.values()) == list(shown.values())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from kastor.domain.generation import ResolvedMedia, Sampling
@@ -61,7 +62,9 @@ class World:
     def seeing(self, model: Any = None) -> PictureEmbedder:
         model = model or self.model()
         frames = MediaCache(self.folder / "frames")
-        return PictureEmbedder(model, self.vision, self.base, self.cache, frames, self.folder.joinpath, num_threads=1)
+        return PictureEmbedder(
+            model, self.vision, self.base, self.cache, frames, lambda ref: self.folder / str(ref), num_threads=1
+        )
 
     def shown(self, prompt: Prompt) -> ResolvedMedia:
         return shown_in(self.folder, prompt, self.family)
@@ -74,7 +77,7 @@ class World:
     def server(self) -> "Server":
         model = self.model()
         ends = frozenset({self.renderer.closing_id})
-        bank = AdapterManager(model, self.folder.joinpath, 8)
+        bank = AdapterManager(model, lambda ref: self.folder / str(ref), 8)
         batcher = ContinuousBatcher(model, bank, self.renderer.tokenizer, ends, BOUNDS, SlotKVCache.like(model))
         guides = GrammarCompiler(self.renderer.tokenizer.to_str(), ends, model.config.vocab_size)
         return Server(self, Stepper(batcher, self.renderer, guides), self.seeing(model))
@@ -93,9 +96,10 @@ class Server:
         rendered = self.world.rendered(prompt, shown)
         heard = Heard()
         asked = Sampling(**{"temperature": 0, "max_output_tokens": 6, "top_logprobs": 0} | changes)
-        pictures = self.seeing.embedded(rendered.pictures, shown, adapter) if rendered.pictures else ()
+        ref = None if adapter is None else AdapterRef(adapter)
+        pictures = self.seeing.embedded(rendered.pictures, shown, ref) if rendered.pictures else ()
         submit = self.stepper.batcher.submit
-        submit(rendered.token_ids, asked, adapter, heard, num_candidates=num_candidates, pictures=pictures)
+        submit(rendered.token_ids, asked, ref, heard, num_candidates=num_candidates, pictures=pictures)
         return heard
 
     def ended(self, *heard: Heard, num_candidates: int = 1) -> None:
@@ -137,7 +141,7 @@ def test_what_a_picture_shows_and_whose_projector_looks_decide_the_answer(world:
     world.tuned()
     server = world.server()
     other = make_picture(world.folder / "9.png", 3000)
-    asked = [(world.picture, "job1"), (other, "job1"), (world.picture, None)]
+    asked = [(world.picture, AdapterRef("job1")), (other, AdapterRef("job1")), (world.picture, None)]
     heard = [server.ask(prompt_of(picture, "?"), adapter) for picture, adapter in asked]
     server.ended(*heard)
     assert len({tuple(told(one)[1]) for one in heard}) == 3
@@ -146,8 +150,8 @@ def test_what_a_picture_shows_and_whose_projector_looks_decide_the_answer(world:
 def test_pictures_and_texts_side_by_side_are_answered_as_alone(world: World) -> None:
     world.tuned()
     prompts = [
-        (prompt_of(world.picture, "one"), "job1"),
-        (prompt_of("two"), "job1"),
+        (prompt_of(world.picture, "one"), AdapterRef("job1")),
+        (prompt_of("two"), AdapterRef("job1")),
         (prompt_of("when", world.video), None),
         (prompt_of("the twelve"), None),
         (prompt_of("three", world.picture), None),
@@ -274,4 +278,4 @@ def test_a_projector_made_for_other_pictures_is_refused(
     shown = world.shown(prompt)
     rendered = world.rendered(prompt, shown)
     with pytest.raises(FailedPrecondition, match=said):
-        world.seeing().embedded(rendered.pictures, shown, "job1")
+        world.seeing().embedded(rendered.pictures, shown, AdapterRef("job1"))

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.certificate import Certificate, Tolerance, golden_rows
 from kastor.domain.content import Example
 from kastor.domain.errors import Internal, KastorError
@@ -66,7 +67,7 @@ def prove(
     ) -> Certificate:
         folder = shutil.copytree(adapters_root / "a", tmp_path / "adapter")
         model = load_base(base_folder, dtype=torch.float32)
-        remembered = trained or load_adapter("a", folder, model, torch.float32).deltas
+        remembered = trained or load_adapter(AdapterRef("a"), folder, model, torch.float32).deltas
         harm(folder)
         return certify(ServedAdapter.open(model, renderer, folder), rows, remembered, folder, base_model="tiny")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import DataLoss
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.blobs.manifests import UNREAD, manifest, verify, write_manifest
@@ -57,7 +58,7 @@ def test_untouched_files_may_be_read(folder: Path) -> None:
 def test_whatever_is_damaged_is_named(folder: Path, harm: Callable[[Path], object], said: str) -> None:
     harm(folder)
     with pytest.raises(DataLoss, match=said) as caught:
-        JobFiles(folder.parents[2]).verified_adapter("job1")
+        JobFiles(folder.parents[2]).verified_adapter(AdapterRef("job1"))
     assert "job1/adapter" in caught.value.message and str(folder) not in caught.value.message
 
 

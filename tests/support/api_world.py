@@ -161,7 +161,7 @@ class World:
             generator=self.generator,
             limits=self.limits,
             sights=PromptMediaResolver(eyes, self.files.path_of, self.limits),
-            trained=SamplingRecordCache(self.blobs.adapter).get,
+            trained=SamplingRecordCache(lambda ref: self.blobs.adapter(ref.job_id)).get,
             prompts=TrainedPromptKinds(self.models, self.blobs.dataset),
         )
         self.shelf = self.folder / "shelf"  # datasets on the server's disk

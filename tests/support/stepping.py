@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling
 from kastor.models.chat.render import Renderer
@@ -62,7 +63,9 @@ class Stepper:
         asked = replace(Sampling(temperature=0, max_output_tokens=12), **sampling)
         guide = None if asked.form is None else self.guides.guide(asked.form)
         ids = self.renderer.text(text)
-        ticket = self.batcher.submit(ids, asked, adapter, heard, num_candidates=num_candidates, guide=guide)
+        ticket = self.batcher.submit(
+            ids, asked, adapter and AdapterRef(adapter), heard, num_candidates=num_candidates, guide=guide
+        )
         return ticket, heard
 
     def steps(self, num_steps: int) -> None:

@@ -156,7 +156,7 @@ def test_a_job_writes_down_how_it_showed_its_media_and_the_tuned_model_carries_i
     assert image["kind"] == "image" and "video" not in image
     manifest = json.loads((place.blobs.adapter("job1") / "manifest.json").read_bytes())
     assert SAMPLING_FILE in manifest["files"]
-    trained = SamplingRecordCache(place.blobs.adapter).get("job1")
+    trained = SamplingRecordCache(place.blobs.verified_adapter).get("job1")
     asked = prompt_of(Media("video/mp4", str(place.media / film), end_s=1.0))
     (shown,) = asked_of(place.media, asked, trained).values()
     assert shown.planned.view.num_pictures == 2  # at two frames a second, as it was tuned

@@ -11,6 +11,7 @@ import torch
 
 from kastor.dataset.formats.parse import decode_example
 from kastor.dataset.validation.example_plan import decode_row
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.generation import ResolvedMedium
 from kastor.domain.job import RequestedHyperparameters, State, StepMetrics, TuningJob
 from kastor.export.golden import GoldenJobFiles
@@ -114,23 +115,23 @@ def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
     base, cache = place.settings.data_dir / "base", place.settings.cache_dir
     model = load_base(base, dtype=torch.float32)
     stores = MediaCache(cache / "features"), MediaCache(cache / "frames")
-    seeing = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.adapter, num_threads=1)
+    seeing = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.verified_adapter, num_threads=1)
     example = decode_example(place.blobs.dataset("job1").read_bytes().splitlines()[1])
     planned = decode_row(place.blobs.plan("job1").read_bytes().splitlines()[1])
     rendered = Renderer.open(base, NANO_VL).example(example, planned.views(example))
     shown = {m: ResolvedMedium(p, place.media / m.uri, "contents[0]") for m, p in planned.by_media(example).items()}
-    (tuned,) = seeing.embedded(rendered.pictures, shown, "job1")
+    (tuned,) = seeing.embedded(rendered.pictures, shown, AdapterRef("job1"))
     (plain,) = seeing.embedded(rendered.pictures, shown, None)
     assert tuned.made_NC.shape == plain.made_NC.shape
     trained = sha256(place.blobs.adapter("job1") / TOWER_FILE)
     assert {tower.hash for tower in seeing._towers.values()} == {trained, sha256(base_tower(place))}
-    (again,) = seeing.embedded(rendered.pictures, shown, "job1")
+    (again,) = seeing.embedded(rendered.pictures, shown, AdapterRef("job1"))
     assert torch.equal(again.made_NC, tuned.made_NC)
     (place.blobs.adapter("job1") / TOWER_FILE).rename(cache / TOWER_FILE)
     try:  # without it the projector is refused: it knows nothing of the base's tower
-        fresh = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.adapter, num_threads=1)
+        fresh = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.verified_adapter, num_threads=1)
         with pytest.raises(Exception, match="was trained on the vision tower"):
-            fresh.embedded(rendered.pictures, shown, "job1")
+            fresh.embedded(rendered.pictures, shown, AdapterRef("job1"))
     finally:
         (cache / TOWER_FILE).rename(place.blobs.adapter("job1") / TOWER_FILE)
 

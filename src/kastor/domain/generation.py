@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import FunctionCall, Media, Prompt
 from kastor.domain.job import Rendering
 from kastor.domain.vision import MediumPlan
@@ -68,7 +69,7 @@ class GenerateRequest:
     base_model: str  # catalog id
     prompt: Prompt
     sampling: Sampling
-    adapter: str | None = None  # id of the job that trained it: never reused, unlike a tuned model's id
+    adapter: AdapterRef | None = None
     num_candidates: int = 1  # 1 to 8
     shown: ResolvedMedia = field(default_factory=dict)  # each medium of the prompt
     rendering: Rendering = Rendering.PUBLISHED  # that the adapter was trained with

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kastor.dataset.media.sampling_record import SamplingRecord
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Prompt
 from kastor.domain.counts import counted
 from kastor.domain.errors import DataLoss, FailedPrecondition
@@ -118,7 +119,7 @@ class GenerationService:
         """
         if name.startswith(TUNED):
             model, job = self._asked_model(name, ask, caller)
-            base, adapter, rendering = self._catalog.base(job.spec.base_model), job.id, job.spec.rendering
+            base, adapter, rendering = self._catalog.base(job.spec.base_model), AdapterRef(job.id), job.spec.rendering
             default = default_sampling(model, base.sampling)
         else:
             base, adapter, rendering = self._catalog.base(name), None, Rendering.PUBLISHED
@@ -152,7 +153,7 @@ class GenerationService:
             model = self._access.model(name.removeprefix(TUNED), caller)
             spec = self._jobs.get(model.job_id).spec
             validate_tuned_prompt(prompt, self._support(model, spec), self._limits)
-            adapter, base_name, rendering = model.job_id, spec.base_model, spec.rendering
+            adapter, base_name, rendering = AdapterRef(model.job_id), spec.base_model, spec.rendering
         base = self._catalog.base(base_name)
         self._check_base(base)
         validate_functions(prompt, base.family.functions, base.name)
@@ -161,12 +162,12 @@ class GenerationService:
         total = self._generator.count_tokens(base.id, prompt, shown, rendering)
         return TokenCounts(total, media_tokens(prompt, shown))
 
-    def _as_trained(self, adapter: str | None, name: str) -> abc.Callable[[], SamplingRecord | None]:
+    def _as_trained(self, adapter: AdapterRef | None, name: str) -> abc.Callable[[], SamplingRecord | None]:
         def trained() -> SamplingRecord | None:
             if adapter is None:
                 return None
             with _model_named(name):
-                return self._trained(adapter)
+                return self._trained(adapter.job_id)
 
         return trained
 

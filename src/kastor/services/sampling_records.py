@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from kastor.dataset.media.sampling_record import SAMPLING_FILE, SamplingRecord, versions
+from kastor.domain.adapter_ref import AdapterRef
 
 MAX_REMEMBERED = 8  # the plans of a thousand videos are some ten MB
 
@@ -15,7 +16,7 @@ MAX_REMEMBERED = 8  # the plans of a thousand videos are some ten MB
 class SamplingRecordCache:
     """Tells by the id of the job that tuned a model; safe to use from several threads at once."""
 
-    def __init__(self, adapter_folder: Callable[[str], Path]) -> None:
+    def __init__(self, adapter_folder: Callable[[AdapterRef], Path]) -> None:
         self._folder = adapter_folder
         self._lock = threading.Lock()
         self._lately: OrderedDict[str, SamplingRecord | None] = OrderedDict()
@@ -37,7 +38,7 @@ class SamplingRecordCache:
             return self._lately[job_id]
 
     def _read(self, job_id: str) -> SamplingRecord | None:
-        file = self._folder(job_id) / SAMPLING_FILE
+        file = self._folder(AdapterRef(job_id)) / SAMPLING_FILE
         try:
             text = file.read_bytes()
         except FileNotFoundError:

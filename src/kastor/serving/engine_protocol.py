@@ -14,6 +14,7 @@ import orjson
 
 from kastor.dataset.validation.example_plan import decode_medium, encode_medium
 from kastor.domain import errors
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Media, Part, Prompt, Role, Text
 from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
 from kastor.domain.generation import (
@@ -72,7 +73,7 @@ def encode_request(request: GenerateRequest) -> bytes:
     return orjson.dumps(
         {
             "base": request.base_model,
-            "adapter": request.adapter,
+            "adapter": _adapter_object(request.adapter),
             "candidates": request.num_candidates,
             "prompt": _prompt_object(request.prompt, request.shown),
             "sampling": sampling,
@@ -90,7 +91,7 @@ def decode_request(body: bytes) -> GenerateRequest:
         form = ResponseFormat(form["field"], form["schema"], tuple(form["choices"]))
     sampling = Sampling(**said | {"stop_sequences": tuple(said["stop_sequences"]), "form": form})
     prompt, shown = _prompt(fields["prompt"])
-    adapter, rendering = fields["adapter"], Rendering(fields["rendering"])
+    adapter, rendering = _adapter(fields["adapter"]), Rendering(fields["rendering"])
     return GenerateRequest(fields["base"], prompt, sampling, adapter, fields["candidates"], shown, rendering)
 
 
@@ -165,6 +166,14 @@ def _fields(line: str | bytes) -> dict[str, Any]:
         violations = tuple(FieldViolation(*pair) for pair in error["violations"])
         raise InvalidArgument(error["message"], violations=violations, reason=error["reason"])
     raise kind(error["message"], reason=error["reason"])
+
+
+def _adapter_object(ref: AdapterRef | None) -> dict[str, Any] | None:
+    return None if ref is None else {"job": ref.job_id, "step": ref.step}
+
+
+def _adapter(fields: dict[str, Any] | None) -> AdapterRef | None:
+    return None if fields is None else AdapterRef(fields["job"], fields["step"])
 
 
 def _logprob_list(one: TokenLogprob) -> list[object]:

@@ -55,7 +55,7 @@ class CheckpointWriter(CheckpointFolder):
             OSError: the disk is full or not writable; nothing half-written stays under a checkpoint's name.
 
         """
-        there = self._at(step)
+        there = self.at(step)
         target = there.folder
         if there.is_intact and (there.manifest["endsEpoch"] or not ends_epoch):
             return there

@@ -18,6 +18,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import Internal, InvalidArgument, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.generation import Chunk, Sampling
 from kastor.models.decoder.inputs import DecoderInputs, logits
@@ -75,7 +76,7 @@ class ContinuousBatcher:
         self,
         prompt_ids: list[int],
         sampling: Sampling,
-        adapter_id: str | None,
+        adapter: AdapterRef | None,
         sink: EventSink,
         *,
         num_candidates: int = 1,
@@ -94,7 +95,7 @@ class ContinuousBatcher:
 
         """
         most = self.room_for_answer(len(prompt_ids), sampling)
-        ticket = GenerationHandle(prompt_ids, sampling, adapter_id, sink, most, num_candidates, guide, pictures)
+        ticket = GenerationHandle(prompt_ids, sampling, adapter, sink, most, num_candidates, guide, pictures)
         if positions is not None:
             ticket.positions_3T = positions
             ticket.turn = int(positions.max()) + 1 - len(prompt_ids)
@@ -203,7 +204,7 @@ class ContinuousBatcher:
         num_rows = len(self._rows) + sum(row.ticket.num_candidates for row in self._entering) + ticket.num_candidates
         if num_rows > self.bounds.max_rows:
             return False
-        if ticket.adapter_id is not None and not self.adapters.can_hold(ticket.adapter_id):
+        if ticket.adapter is not None and not self.adapters.can_hold(ticket.adapter):
             return False
         entering = sum(len(row.ticket.prompt_ids) for row in self._entering)
         if self._entering and entering + len(ticket.prompt_ids) > PIECE_TOKENS:
@@ -213,7 +214,7 @@ class ContinuousBatcher:
 
     def _row(self, ticket: GenerationHandle, index: int) -> RunningSequence:
         self._progressed_at = time.monotonic()
-        adapter = None if ticket.adapter_id is None else self.adapters.acquire(ticket.adapter_id)
+        adapter = None if ticket.adapter is None else self.adapters.acquire(ticket.adapter)
         return RunningSequence.begin(ticket, index, self.tokens, adapter)
 
     def _leave(self, row: RunningSequence) -> None:
@@ -344,7 +345,7 @@ class ContinuousBatcher:
             if row.ticket.cancelled:
                 continue
             if not finite:
-                which = f"adapter {row.ticket.adapter_id}" if row.ticket.adapter_id else "base model"
+                which = f"adapter {row.ticket.adapter}" if row.ticket.adapter else "base model"
                 self._end_with(row, Internal(f"The {which} gives numbers that are not finite; it cannot be used."))
                 continue
             try:

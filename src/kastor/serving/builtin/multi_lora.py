@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import FailedPrecondition
 
 KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
@@ -59,7 +60,7 @@ class LoraDelta:
 class LoadedAdapter:
     """A resident adapter. `users` rows are being produced with it; it stays while there are any."""
 
-    id: str
+    ref: AdapterRef
     rank: int  # the largest of its layers; the others are padded to it when stacked
     deltas: Mapping[str, LoraDelta]  # by the layer's name in the base
     users: int = 0
@@ -107,43 +108,43 @@ class MultiLoraLinear(nn.Module):
 class AdapterManager:
     """The resident adapters of one base. Used by the generating thread only.
 
-    `folder_of` gives the PEFT directory of an adapter id; `dtype` is what deltas are computed in.
+    `folder_of` gives the PEFT directory of an adapter; `dtype` is what deltas are computed in.
     """
 
     model: nn.Module
-    folder_of: Callable[[str], Path]
+    folder_of: Callable[[AdapterRef], Path]
     max_resident: int
     dtype: torch.dtype = torch.float32
     lanes: AdapterMask = field(default_factory=AdapterMask)
-    resident: "OrderedDict[str, LoadedAdapter]" = field(default_factory=OrderedDict)  # least recently used first
+    resident: "OrderedDict[AdapterRef, LoadedAdapter]" = field(default_factory=OrderedDict)  # least recently used first
     _layers: dict[str, MultiLoraLinear] = field(default_factory=dict)
     _stacked: list[LoadedAdapter] = field(default_factory=list)
     _owner_R: torch.Tensor | None = None
 
-    def can_hold(self, adapter_id: str) -> bool:
+    def can_hold(self, ref: AdapterRef) -> bool:
         """Whether `acquire` can succeed now: it is resident, or there is room, or an idle one can go."""
         return (
-            adapter_id in self.resident
+            ref in self.resident
             or len(self.resident) < self.max_resident
             or any(adapter.users == 0 for adapter in self.resident.values())
         )
 
-    def acquire(self, adapter_id: str) -> LoadedAdapter:
+    def acquire(self, ref: AdapterRef) -> LoadedAdapter:
         """The adapter, loaded if need be, kept until `release`.
 
         Raises:
             FailedPrecondition: it is missing, broken, or does something that this engine would not apply.
 
         """
-        adapter = self.resident.get(adapter_id)
+        adapter = self.resident.get(ref)
         if adapter is None:
-            adapter = load_adapter(adapter_id, self.folder_of(adapter_id), self.model, self.dtype)
+            adapter = load_adapter(ref, self.folder_of(ref), self.model, self.dtype)
             while len(self.resident) >= self.max_resident:
                 idle = next(a for a in self.resident.values() if a.users == 0)
-                del self.resident[idle.id]
+                del self.resident[idle.ref]
             self._wrap(adapter)
-            self.resident[adapter_id] = adapter
-        self.resident.move_to_end(adapter_id)
+            self.resident[ref] = adapter
+        self.resident.move_to_end(ref)
         adapter.users += 1
         return adapter
 
@@ -179,7 +180,7 @@ class AdapterManager:
 
     def _stack(self, adapters: list[LoadedAdapter]) -> None:
         """Lay the matrices of these adapters along the rank; cheap when they are those of the last call."""
-        adapters.sort(key=lambda adapter: adapter.id)
+        adapters.sort(key=lambda adapter: str(adapter.ref))
         if adapters == self._stacked:
             return
         for name, layer in self._layers.items():
@@ -210,7 +211,7 @@ def _stacked(
     return torch.cat(downs), torch.cat(ups, dim=1)
 
 
-def load_adapter(adapter_id: str, folder: Path, model: nn.Module, dtype: torch.dtype) -> LoadedAdapter:
+def load_adapter(ref: AdapterRef, folder: Path, model: nn.Module, dtype: torch.dtype) -> LoadedAdapter:
     """The adapter in a PEFT directory, checked tensor by tensor against the base it is for.
 
     Raises:
@@ -233,7 +234,7 @@ def load_adapter(adapter_id: str, folder: Path, model: nn.Module, dtype: torch.d
         if down is None or up is None or found != wanted:
             raise _refused(folder, f"lora_A and lora_B of {name} have shapes {found}, the base needs {wanted}")
         deltas[name] = LoraDelta(down.to(dtype), (up.float() * scale).to(dtype))
-    return LoadedAdapter(adapter_id, max(delta.down_RI.shape[0] for delta in deltas.values()), deltas)
+    return LoadedAdapter(ref, max(delta.down_RI.shape[0] for delta in deltas.values()), deltas)
 
 
 def _config(folder: Path) -> dict[str, Any]:

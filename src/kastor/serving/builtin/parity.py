@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 
 import kastor
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance
 from kastor.domain.errors import Internal, KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, TokenStep
@@ -109,7 +110,14 @@ class ServedAdapter:
 
         """
         bank = AdapterManager(model, lambda _: folder, max_resident=1)
-        return cls(model, renderer, bank, SlotKVCache.like(model, renderer.vision), bank.acquire(folder.name), embed)
+        return cls(
+            model,
+            renderer,
+            bank,
+            SlotKVCache.like(model, renderer.vision),
+            bank.acquire(AdapterRef(folder.name)),
+            embed,
+        )
 
     @torch.inference_mode()
     def logprobs(self, examples: Sequence[RenderedExample], *, adapted: bool = True) -> list[torch.Tensor]:
@@ -204,7 +212,7 @@ class ServedAdapter:
         ticket: GenerationHandle = batcher.submit(
             prompt.token_ids,
             greedy,
-            self.adapter.id,
+            self.adapter.ref,
             events.append,
             pictures=self.pictures(prompt),
             positions=prompt.positions,

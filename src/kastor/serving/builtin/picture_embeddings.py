@@ -22,6 +22,7 @@ import numpy as np
 import structlog
 import torch
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
 from kastor.domain.generation import ResolvedMedia, ResolvedMedium
 from kastor.domain.media import MediumError
@@ -56,7 +57,7 @@ class PictureEmbedder:
         folder: Path,
         cache: MediaCache,
         frames: MediaCache,
-        adapter_folder: Callable[[str], Path],
+        adapter_folder: Callable[[AdapterRef], Path],
         *,
         num_threads: int,
     ) -> None:
@@ -71,11 +72,11 @@ class PictureEmbedder:
         self._encoding = threading.Lock()  # one medium goes through the tower at a time
         self._encoders: OrderedDict[str, VisionEncoder] = OrderedDict()
         self._loading = threading.Lock()
-        self._projectors: OrderedDict[str | None, Projector] = OrderedDict()
-        self._towers: OrderedDict[str | None, _TowerPlace] = OrderedDict()
+        self._projectors: OrderedDict[AdapterRef | None, Projector] = OrderedDict()
+        self._towers: OrderedDict[AdapterRef | None, _TowerPlace] = OrderedDict()
 
     def embedded(
-        self, pictures: Sequence[PictureSpan], shown: ResolvedMedia, adapter_id: str | None
+        self, pictures: Sequence[PictureSpan], shown: ResolvedMedia, adapter: AdapterRef | None
     ) -> tuple[PictureEmbeddings, ...]:
         """The pictures of a prompt, as the adapter sees them, or the base if `None`. Blocks: media may be decoded.
 
@@ -86,13 +87,13 @@ class PictureEmbedder:
             Unavailable: a medium has gone or changed since it was looked at.
 
         """
-        tower = self._tower(adapter_id)
+        tower = self._tower(adapter)
         features = {media: self._features(one, tower) for media, one in shown.items()}
         found = [features[p.media][p.index][p.offset : p.offset + p.num_tokens] for p in pictures]
         given, sizes = torch.from_numpy(np.concatenate(found)).to(self._table.device), [len(one) for one in found]
         if not self._vision.pretrained:
             with torch.inference_mode():
-                given = self._projector(adapter_id, tower, num_channels=given.shape[1])(given, sizes)
+                given = self._projector(adapter, tower, num_channels=given.shape[1])(given, sizes)
         made = given.to(self._table.dtype)
         parts = made.split(sizes)
         return tuple(PictureEmbeddings(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
@@ -129,33 +130,33 @@ class PictureEmbedder:
         with _blamed_on(shown), closing(decode.PictureDecoder()) as pictures:
             return load_frames(frames, shown.path, shown.planned, self._vision, pictures)
 
-    def _tower(self, adapter_id: str | None) -> "_TowerPlace":
+    def _tower(self, adapter: AdapterRef | None) -> "_TowerPlace":
         """The tower that an adapter sees with: its own, where it was trained along, else the base's."""
         with self._loading:
-            found = self._towers.get(adapter_id)
+            found = self._towers.get(adapter)
             if found is None:
-                folder = self._holding(TOWER_FILE, adapter_id) or self._folder
-                found = self._towers[adapter_id] = _TowerPlace(folder, tower_hash(folder, self._vision))
-            _bounded(self._towers, adapter_id, MAX_PROJECTORS)
+                folder = self._holding(TOWER_FILE, adapter) or self._folder
+                found = self._towers[adapter] = _TowerPlace(folder, tower_hash(folder, self._vision))
+            _bounded(self._towers, adapter, MAX_PROJECTORS)
             return found
 
-    def _holding(self, name: str, adapter_id: str | None) -> Path | None:
+    def _holding(self, name: str, adapter: AdapterRef | None) -> Path | None:
         """The folder with a file of that name: the adapter's, else the base's."""
-        adapter = () if adapter_id is None else (self._adapter_folder(adapter_id),)
-        return next((folder for folder in (*adapter, self._folder) if (folder / name).exists()), None)
+        folders = [] if adapter is None else [self._adapter_folder(adapter)]
+        return next((folder for folder in [*folders, self._folder] if (folder / name).exists()), None)
 
     # ---- projectors
 
-    def _projector(self, adapter_id: str | None, tower: "_TowerPlace", *, num_channels: int) -> Projector:
+    def _projector(self, adapter: AdapterRef | None, tower: "_TowerPlace", *, num_channels: int) -> Projector:
         with self._loading:
-            found = self._projectors.get(adapter_id)
+            found = self._projectors.get(adapter)
             if found is None:
-                found = self._projectors[adapter_id] = self._loaded(adapter_id, tower, num_channels)
-            _bounded(self._projectors, adapter_id, MAX_PROJECTORS)
+                found = self._projectors[adapter] = self._loaded(adapter, tower, num_channels)
+            _bounded(self._projectors, adapter, MAX_PROJECTORS)
             return found
 
-    def _loaded(self, adapter_id: str | None, tower: "_TowerPlace", num_channels: int) -> Projector:
-        folder = self._holding(PROJECTOR_FILE, adapter_id)
+    def _loaded(self, adapter: AdapterRef | None, tower: "_TowerPlace", num_channels: int) -> Projector:
+        folder = self._holding(PROJECTOR_FILE, adapter)
         own = None if folder is None else Projector.load(folder)
         if own is None or folder is None:
             plain = ChannelStats(np.zeros(num_channels), np.ones(num_channels))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import KastorError
 from kastor.domain.generation import Chunk, FinishReason, Sampling, TokenLogprob, TokenStep
 from kastor.models.decoder.inputs import DecoderInputs, Model
@@ -67,7 +68,7 @@ class GenerationHandle:
 
     prompt_ids: list[int]
     sampling: Sampling
-    adapter_id: str | None
+    adapter: AdapterRef | None
     sink: EventSink
     max_output_tokens: int
     num_candidates: int = 1

@@ -75,7 +75,8 @@ class CheckpointFolder:
                 on_damage(checkpoint)
         return None
 
-    def _at(self, step: int) -> Checkpoint:
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of that step; its folder need not exist."""
         return Checkpoint(self._root / f"step-{step:06d}", step)
 
     def _prune(self, *, newest: int) -> None:

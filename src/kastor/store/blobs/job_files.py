@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import DataLoss, FailedPrecondition, KastorError, NotFound, ResourceExhausted
+from kastor.store.blobs.checkpoint_folder import CheckpointFolder
 from kastor.store.blobs.manifests import UNREAD, sha256_of, verify
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -100,14 +102,20 @@ class JobFiles:
         """The published adapter; exists only once the job succeeded."""
         return self.job_dir(job_id) / "adapter"
 
-    def verified_adapter(self, job_id: str) -> Path:
-        """The published adapter, after its files were checked against its manifest.
+    def verified_adapter(self, ref: AdapterRef) -> Path:
+        """The folder of an adapter, after its files were checked against its manifest.
 
         Raises:
-            DataLoss: one is missing or damaged; names it.
+            NotFound: the job has no checkpoint of that step, or it was removed.
+            DataLoss: a file is missing or damaged; names it.
 
         """
-        folder = self.adapter(job_id)
+        if ref.step is None:
+            folder = self.adapter(ref.job_id)
+        else:
+            folder = CheckpointFolder(self.checkpoints(ref.job_id)).at(ref.step).folder
+            if not folder.is_dir():
+                raise NotFound(f"Job {ref.job_id} has no checkpoint of step {ref.step}.")
         verify(folder, unread=UNREAD)
         return folder
 
