@@ -48,7 +48,9 @@ CALLED = Prompt(
     [
         GenerateRequest("base", CALLED, Sampling()),
         GenerateRequest("base", PROMPT, Sampling()),
-        GenerateRequest("base", Prompt.of("x"), Sampling(0.5, 0.9, 40, ("END", "\n"), 12, 2**31), "job123", 8),
+        GenerateRequest(
+            "base", Prompt.of("x"), Sampling(0.5, 0.9, 40, ("END", "\n"), 12, 2**31), AdapterRef("job123"), 8
+        ),
         GenerateRequest(
             "base",
             PROMPT,

@@ -141,7 +141,7 @@ def test_what_a_picture_shows_and_whose_projector_looks_decide_the_answer(world:
     world.tuned()
     server = world.server()
     other = make_picture(world.folder / "9.png", 3000)
-    asked = [(world.picture, AdapterRef("job1")), (other, AdapterRef("job1")), (world.picture, None)]
+    asked = [(world.picture, "job1"), (other, "job1"), (world.picture, None)]
     heard = [server.ask(prompt_of(picture, "?"), adapter) for picture, adapter in asked]
     server.ended(*heard)
     assert len({tuple(told(one)[1]) for one in heard}) == 3
@@ -150,8 +150,8 @@ def test_what_a_picture_shows_and_whose_projector_looks_decide_the_answer(world:
 def test_pictures_and_texts_side_by_side_are_answered_as_alone(world: World) -> None:
     world.tuned()
     prompts = [
-        (prompt_of(world.picture, "one"), AdapterRef("job1")),
-        (prompt_of("two"), AdapterRef("job1")),
+        (prompt_of(world.picture, "one"), "job1"),
+        (prompt_of("two"), "job1"),
         (prompt_of("when", world.video), None),
         (prompt_of("the twelve"), None),
         (prompt_of("three", world.picture), None),
