@@ -19,16 +19,16 @@ MEASURED = """
 import resource, sys
 from kastor.api.google.content import GenerateIn
 from kastor.api.gemini.tuned_models import TunedModelIn
-from kastor.api.http.protojson import message
+from kastor.api.http.protojson import parse_message
 from kastor.domain.errors import InvalidArgument
 kind, body = {"generate": GenerateIn, "create": TunedModelIn}[sys.argv[1]], sys.stdin.buffer.read()
 try:
-    message(kind, b'{"contents":[{"parts":[{}]}]}')
+    parse_message(kind, b'{"contents":[{"parts":[{}]}]}')
 except InvalidArgument:
     pass
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    message(kind, body)
+    parse_message(kind, body)
     print("read")
 except InvalidArgument as error:
     print(error.message[:300], "violations:", len(error.violations))

@@ -193,11 +193,12 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from kastor.executors.local import LocalExecutor
-from kastor.store.blobs.job_files import Blobs
+from kastor.store.blobs.job_files import JobFiles
 from support.making import make_job
 WORKER = "import os, sys, time; from kastor.runtime.parent_death import watch_parent; \
 watch_parent(int(sys.argv[1]), lambda: os._exit(1)); print(os.getpid(), flush=True); time.sleep(60)"
-executor = LocalExecutor({}, Blobs(Path(sys.argv[1])), command=lambda job, fd: [sys.executable, "-c", WORKER, str(fd)])
+files = JobFiles(Path(sys.argv[1]))
+executor = LocalExecutor({}, files, command=lambda job, fd: [sys.executable, "-c", WORKER, str(fd)])
 executor.start(make_job("job1", attempt=1))
 time.sleep(60)
 """

@@ -9,8 +9,8 @@ import pytest
 
 PARENT = """
 import subprocess, sys, time
-from kastor.runtime.parent_death import Lifeline
-lifeline = Lifeline()
+from kastor.runtime.parent_death import ParentDeathPipe
+lifeline = ParentDeathPipe()
 command = [sys.executable, "-m", "kastor.export", "--parent-fd", str(lifeline.child_fd)]
 child = subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=(lifeline.child_fd,))
 print(child.pid, flush=True)

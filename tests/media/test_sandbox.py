@@ -48,8 +48,9 @@ def test_the_child_inherits_no_secret_no_socket_and_no_other_file(child: Sandbox
 
 def test_the_child_ends_when_its_input_does(child: SandboxProcess) -> None:
     script = (
-        "import os, sys; from kastor.media.decode_limits import Guards; from kastor.media.sandbox import Child\n"
-        "child = Child(Guards()); print(child.pid, flush=True); os._exit(0)"
+        "import os, sys; from kastor.media.decode_limits import DecodeLimits\n"
+        "from kastor.media.sandbox import SandboxProcess\n"
+        "child = SandboxProcess(DecodeLimits()); print(child.pid, flush=True); os._exit(0)"
     )
     orphan = int(subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, text=True).stdout)
     wait_until(lambda: not _alive(orphan))
@@ -80,7 +81,7 @@ def test_a_silent_child_is_not_waited_for_longer_than_allowed(child: SandboxProc
 
 
 def test_processor_time_beyond_the_allowance_ends_the_process() -> None:
-    script = "from kastor.media.decoder_process.process_limits import allow_cpu; allow_cpu(0)\nwhile True: pass"
+    script = "from kastor.media.decoder_process.process_limits import set_cpu_limit; set_cpu_limit(0)\nwhile True: pass"
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == -signal.SIGXCPU
 
 

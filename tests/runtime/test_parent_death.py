@@ -17,8 +17,8 @@ CHILD = "import os, sys, time; from kastor.runtime.parent_death import watch_par
 watch_parent(int(sys.argv[1]), lambda: os._exit(3)); print('watching', flush=True); time.sleep(60)"
 PARENT = f"""
 import subprocess, sys, time
-from kastor.runtime.parent_death import Lifeline
-lifeline = Lifeline()
+from kastor.runtime.parent_death import ParentDeathPipe
+lifeline = ParentDeathPipe()
 for _ in range(2):
     child = subprocess.Popen(
         [sys.executable, "-c", {CHILD!r}, str(lifeline.child_fd)],

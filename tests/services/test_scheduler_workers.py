@@ -46,7 +46,7 @@ if behaviour != "train":
 while True:
     if stopped:
         sys.exit(75)
-    if jobs.beat(job_id, attempt, at=datetime.now(UTC)) is State.CANCELLING:
+    if jobs.heartbeat(job_id, attempt, at=datetime.now(UTC)) is State.CANCELLING:
         jobs.move(jobs.get(job_id), State.CANCELLED, at=datetime.now(UTC))
         sys.exit(0)
     time.sleep(0.02)

@@ -48,7 +48,7 @@ class NoGenerator:
 class NoEyes:
     """Nothing is looked at here."""
 
-    def look(self, *given: object, **limits: object) -> Any:
+    def inspect(self, *given: object, **limits: object) -> Any:
         raise AssertionError("not asked to")
 
 

@@ -37,7 +37,7 @@ class Told:
         self.sizes = sizes
         self.asked: list[Media] = []
 
-    def look(
+    def inspect(
         self, media: tuple[Media, ...], uploads: Callable[[str], Path], *, max_bytes: int, max_s: float
     ) -> Mapping[Media, InspectionResult]:
         self.asked += media

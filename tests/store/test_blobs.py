@@ -68,10 +68,10 @@ def test_a_write_that_the_kernel_cuts_short_leaves_no_half_file(tmp_path: Path) 
     script = """
 import os, resource, signal, sys
 from pathlib import Path
-from kastor.store.blobs.job_files import Blobs
+from kastor.store.blobs.job_files import JobFiles
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-blobs = Blobs(Path(sys.argv[1]))
+blobs = JobFiles(Path(sys.argv[1]))
 try:
     blobs.write_dataset("job1", (b"x" * 1000 for _ in range(1000)))
 except Exception as error:

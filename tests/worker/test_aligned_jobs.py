@@ -97,7 +97,7 @@ def test_of_many_rows_about_few_pictures_only_some_are_read_for_it(
         asked_of.append(len(examples))
         return collect_observations(examples, *rest)
 
-    monkeypatch.setattr(vision_setup, "observed", watched)
+    monkeypatch.setattr(vision_setup, "collect_observations", watched)
     text = {"contents": [{"role": r, "parts": [{"text": "?"}]} for r in ("user", "model")]}
     place.add_file([*rows(place, NUM_ROWS) * 3, *[text] * 40], "job1", asked=RequestedHyperparameters(1, 80, 0.001))
     assert place.work(place.claim()) == 0

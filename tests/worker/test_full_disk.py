@@ -72,10 +72,11 @@ def test_the_reserve_needs_nothing_that_only_linux_has(tmp_path: Path, monkeypat
 def test_a_server_that_cannot_announce_itself_for_want_of_room_serves_all_the_same(tmp_path: Path) -> None:
     code = (
         "import resource, sys, pathlib\n"
-        "from kastor import announcement\n"
+        "from kastor.runtime import server_record\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
-        "announcement.Path.write_text = full\n"
-        "with announcement.announced(pathlib.Path(sys.argv[1]), 'http://127.0.0.1:1', 'x'): print('serves')\n"
+        "server_record.Path.write_text = full\n"
+        "with server_record.publish_server_record(pathlib.Path(sys.argv[1]), 'http://127.0.0.1:1', 'x'):\n"
+        "    print('serves')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment(), check=True

@@ -36,7 +36,7 @@ class Meddled(JobLease):
 
     happening: Callable[[], object] | None = None
 
-    def heed(self) -> None:
+    def raise_if_cancelled(self) -> None:
         happening, self.happening = self.happening, None
         if happening is not None:
             happening()

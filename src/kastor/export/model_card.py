@@ -54,22 +54,23 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kastor.domain.content import Content, Media, Prompt, Resolution, Role, Text
-from kastor.domain.vision import View
-from kastor.media.decode import picture
+from kastor.domain.vision import MediumLayout
+from kastor.media.decode import request_picture
 from kastor.models.chat.families import FAMILIES
 from kastor.models.vision.projector import Projector
 from kastor.models.chat.render import Renderer
-from kastor.models.vision.encoder import Encoder
+from kastor.models.vision.encoder import VisionEncoder
 
 folder, family = Path({folder}), FAMILIES["{family}"]
 model, projector = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), Projector.load(folder)
 
 image, grid = Media("image/jpeg", "picture.jpg"), family.vision.layout(family.vision.default, (1024, 1024))
 prompt = Prompt((Content(Role.USER, (image, Text("What is this?"))),))
-tokens = Renderer.open(folder, family).prompt_with_pictures(prompt, {{image: View(family.vision.default, (grid,))}})
+layouts = {{image: MediumLayout(family.vision.default, (grid,))}}
+tokens = Renderer.open(folder, family).prompt_with_pictures(prompt, layouts)
 
-pixels = picture(Path(image.uri), (grid.width, grid.height))
-features = Encoder.open(folder, family.vision, num_threads=2).encode([pixels], [grid])
+pixels = request_picture(Path(image.uri), (grid.width, grid.height))
+features = VisionEncoder.open(folder, family.vision, num_threads=2).encode([pixels], [grid])
 embeddings = model.get_input_embeddings()(torch.tensor(tokens.token_ids))
 start, size = tokens.pictures[0].start, tokens.pictures[0].num_tokens
 with torch.inference_mode():

@@ -282,8 +282,8 @@ def test_more_silent_connections_than_files_neither_deafen_a_server_nor_fill_its
 
 
 def test_the_bound_lies_below_the_limit_of_files_which_is_raised_where_it_may_be() -> None:
-    said = "import resource; from kastor.server.connection_limits import file_bounds; "
-    shown = "print(file_bounds(2048), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    said = "import resource; from kastor.server.connection_limits import connection_limits; "
+    shown = "print(connection_limits(2048), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     for limits, found in (((256, 256), "128 256"), ((256, 4096), "2048 2560"), ((64, 1000), "500 1000")):
         setting = f"resource.setrlimit(resource.RLIMIT_NOFILE, {limits}); "
         ran = subprocess.run([sys.executable, "-c", said + setting + shown], capture_output=True, text=True, check=True)
