@@ -41,7 +41,7 @@ def answers(settings: Settings, base: str, adapter: str, pairs: Sequence[Pair]) 
 
         def answer(pair: Pair) -> str:
             request = GenerateRequest(base, Prompt.of(pair.text_input), sampling, adapter, rendering=Rendering.TUNED)
-            return "".join(chunk.text for chunk in engine.stream(request))
+            return "".join(chunk.text for chunk in engine.generate(request))
 
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             return list(pool.map(answer, pairs))

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 import torch
@@ -29,7 +29,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from kastor.domain.content import Prompt
-from kastor.domain.errors import Internal, KastorError
+from kastor.domain.errors import Internal, InvalidArgument, KastorError
 from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
 from kastor.media.cache import MediaCache
@@ -48,10 +48,13 @@ from kastor.serving.builtin.continuous_batching import ContinuousBatcher, Engine
 from kastor.serving.builtin.kv_cache import SlotKVCache
 from kastor.serving.builtin.multi_lora import AdapterManager
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
+from kastor.serving.builtin.scoring import ScoreHandle
 from kastor.serving.builtin.sequence import PictureEmbeddings
+from kastor.serving.engine import ScoreRequest
 from kastor.settings import Settings, load_settings
 from kastor.store.blobs.job_files import JobFiles
 
+T = TypeVar("T")
 NDJSON = "application/x-ndjson"
 CACHE_SHARE = 0.25
 """Of the memory that is free once the base is loaded, the part that keys and values may take."""
@@ -78,6 +81,7 @@ class Service:
             routes=[
                 Route(engine_protocol.READY, self.ready, methods=["GET"]),
                 Route(engine_protocol.GENERATE, self.generate, methods=["POST"]),
+                Route(engine_protocol.SCORE, self.score, methods=["POST"]),
                 Route(engine_protocol.COUNT, self.count, methods=["POST"]),
             ]
         )
@@ -140,6 +144,42 @@ class Service:
             if ticket is not None:
                 ticket.cancel()
 
+    async def score(self, request: Request) -> Response:
+        """Log-probabilities, in one line; the scoring is cancelled when the connection closes."""
+        return StreamingResponse(self._score_lines(await request.body()), media_type=NDJSON)
+
+    async def _score_lines(self, body: bytes) -> AsyncIterator[bytes]:
+        outcomes: asyncio.Queue[list[torch.Tensor] | KastorError] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        handle = None
+        try:
+            request = engine_protocol.decode_score_request(body)
+            _check_token_ids(request, text_config(self.batcher.model).vocab_size)
+            embeddings = {id(one): await self._embeddings(one, request) for one in request.sequences if one.pictures}
+            handle = ScoreHandle(
+                request.sequences,
+                lambda sequence: embeddings[id(sequence)],
+                request.adapter,
+                lambda outcome: _hand_over(loop, outcomes, outcome),
+            )
+            self.batcher.submit_score(handle)
+            outcome = await outcomes.get()
+            if isinstance(outcome, KastorError):
+                raise outcome
+            yield engine_protocol.encode_scores([scores_S.tolist() for scores_S in outcome])
+        except KastorError as error:
+            yield engine_protocol.encode_error(error)
+        finally:
+            if handle is not None:
+                handle.cancel()
+
+    async def _embeddings(self, sequence: RenderedExample, request: ScoreRequest) -> tuple[PictureEmbeddings, ...]:
+        if self.seeing is None:
+            raise InvalidArgument.of("sequences", "this base reads text only; leave pictures out")
+        embedded = self.seeing.embedded
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.eyes, embedded, sequence.pictures, request.shown, request.adapter)
+
     async def _seen(self, prompt: RenderedExample, asked: GenerateRequest) -> tuple[PictureEmbeddings, ...]:
         """The prompt's pictures, if it is no longer than it may be; text is answered meanwhile."""
         self.batcher.room_for_answer(len(prompt.token_ids), asked.sampling)
@@ -149,10 +189,17 @@ class Service:
         return await loop.run_in_executor(self.eyes, embedded, prompt.pictures, asked.shown, asked.adapter)
 
 
-def _hand_over(
-    loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[Chunk | KastorError]", event: Chunk | KastorError
-) -> None:
+def _hand_over(loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[T]", event: T) -> None:
     loop.call_soon_threadsafe(events.put_nowait, event)
+
+
+def _check_token_ids(request: ScoreRequest, vocabulary_size: int) -> None:
+    for index, sequence in enumerate(request.sequences):
+        unknown = next((token for token in sequence.token_ids if not 0 <= token < vocabulary_size), None)
+        if unknown is not None:
+            raise InvalidArgument.of(
+                f"sequences[{index}]", f"{unknown} is no token of this base; use 0 to {vocabulary_size - 1}"
+            )
 
 
 def service(settings: Settings, base: BaseModel) -> Service:

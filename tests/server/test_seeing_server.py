@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.generation import GenerateRequest, Sampling
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import NANO_VL
+from kastor.serving.engine import ScoreRequest
 from kastor.serving.process_engine import ProcessEngine
 from kastor.settings import Settings, environment
 from support.seen_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
@@ -148,7 +150,7 @@ def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> 
     try:
         for prompt in prompts:
             shown = shown_in(root, prompt, NANO_VL)
-            chunks = list(engine.stream(GenerateRequest("tiny", prompt, greedy, AdapterRef("job1"), shown=shown)))
+            chunks = list(engine.generate(GenerateRequest("tiny", prompt, greedy, AdapterRef("job1"), shown=shown)))
             assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", prompt, shown)
             steps = [step.chosen for chunk in chunks for step in chunk.steps]
             views = {media: one.planned.view for media, one in shown.items()}
@@ -161,5 +163,10 @@ def test_the_process_serves_what_was_trained(settings: Settings, root: Path) -> 
             trained = trained_logprobs(model, projector, rendered, [step.token_id for step in steps], store.read)
             lease.close()
             np.testing.assert_allclose([step.logprob for step in steps], trained, atol=0.1)
+            ids = [*rendered.token_ids, *(step.token_id for step in steps)]
+            scored = [False] * len(rendered.token_ids) + [True] * len(steps)
+            sequence = replace(rendered, token_ids=ids, supervised=scored)
+            (scores,) = engine.score(ScoreRequest("tiny", (sequence,), AdapterRef("job1"), shown))
+            np.testing.assert_allclose(scores, trained, atol=0.1)
     finally:
         engine.close()

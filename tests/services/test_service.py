@@ -38,7 +38,7 @@ NEW = NewTuning("smollm2-135m-instruct", (Example.pair("1", "2"),), tuned_model_
 class NoGenerator:
     """Nothing is generated here."""
 
-    def stream(self, request: object) -> Any:
+    def generate(self, request: object) -> Any:
         raise AssertionError("not asked to")
 
     def count_tokens(self, base_model: str, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> int:

@@ -50,7 +50,7 @@ def asked(
 
 
 def answer(engine: ProcessEngine, request: GenerateRequest) -> str:
-    return "".join(chunk.text for chunk in engine.stream(request))
+    return "".join(chunk.text for chunk in engine.generate(request))
 
 
 def test_base_and_adapter_answer_side_by_side(engine: ProcessEngine) -> None:
@@ -72,7 +72,7 @@ def test_every_checkpoint_can_be_called_beside_the_published_adapter(engine: Pro
 
 
 def test_prompt_tokens_are_those_that_are_counted(engine: ProcessEngine) -> None:
-    chunks = list(engine.stream(asked("one")))
+    chunks = list(engine.generate(asked("one")))
     assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", Prompt.of("one"))
     assert chunks[-1].finish_reason in (FinishReason.MAX_TOKENS, FinishReason.STOP)
 
@@ -90,7 +90,7 @@ def test_a_model_of_the_first_release_is_answered_with_its_own_tokenizer(tmp_pat
     engine = ProcessEngine(environment(settings), log_dir=tmp_path, idle_timeout_s=60)
     try:
         first, now = (replace(asked("12"), rendering=one) for one in (Rendering.FIRST, Rendering.PUBLISHED))
-        counts = [list(engine.stream(request))[-1].prompt_tokens for request in (first, now)]
+        counts = [list(engine.generate(request))[-1].prompt_tokens for request in (first, now)]
         assert counts[0] + 1 == counts[1]
         assert counts == [engine.count_tokens("tiny", one.prompt, rendering=one.rendering) for one in (first, now)]
     finally:
@@ -116,7 +116,7 @@ def test_calls_and_their_responses_reach_the_process(engine: ProcessEngine) -> N
             Content(Role.USER, (FunctionResponse("f", '{"b":true}'),)),
         )
     )
-    chunks = list(engine.stream(GenerateRequest("tiny", answered, GREEDY)))
+    chunks = list(engine.generate(GenerateRequest("tiny", answered, GREEDY)))
     assert chunks[-1].prompt_tokens == engine.count_tokens("tiny", answered)
     fewer = Prompt((*answered.contents[:2], Content(Role.USER, (FunctionResponse("f", "{}"),))))
     assert engine.count_tokens("tiny", fewer) < chunks[-1].prompt_tokens
@@ -161,7 +161,7 @@ def test_candidates_penalties_logprobs_and_a_form_reach_the_process(engine: Proc
         form=ResponseFormat("responseSchema", schema),
     )
     chunks = list(
-        engine.stream(GenerateRequest("tiny", Prompt.of("one"), sampling, AdapterRef("job1"), num_candidates=3))
+        engine.generate(GenerateRequest("tiny", Prompt.of("one"), sampling, AdapterRef("job1"), num_candidates=3))
     )
     assert sum(chunk.finish_reason is not None for chunk in chunks) == 3
     for index in range(3):
@@ -181,7 +181,7 @@ def test_a_form_that_cannot_be_followed_is_refused_by_its_name(engine: ProcessEn
 def test_an_answer_nobody_waits_for_is_dropped(engine: ProcessEngine) -> None:
     long = Sampling(temperature=2, max_output_tokens=100)
     for _ in range(20):
-        begun = engine.stream(asked("one", sampling=long))
+        begun = engine.generate(asked("one", sampling=long))
         next(begun)
         begun.close()  # type: ignore[attr-defined]
     assert answer(engine, asked("one"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from kastor.domain import errors
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Media, Prompt, Resolution, Role, Text
-from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError
+from kastor.domain.errors import FieldViolation, Internal, InvalidArgument, KastorError, NotFound
 from kastor.domain.generation import (
     Chunk,
     FinishReason,
@@ -24,7 +25,9 @@ from kastor.domain.generation import (
 from kastor.domain.job import Rendering
 from kastor.domain.media import MediaKind, SamplingPlan
 from kastor.domain.vision import Grid, MediumLayout, MediumPlan
+from kastor.models.chat.render import PictureSpan, RenderedExample
 from kastor.serving import engine_protocol
+from kastor.serving.engine import ScoreRequest
 
 PROMPT = Prompt(
     (Content(Role.USER, (Text("a"), Text("ü\n"))), Content(Role.MODEL, (Text("b"),)), Content(Role.USER, (Text(""),))),
@@ -104,6 +107,28 @@ def test_media_of_a_prompt_arrive_as_what_is_shown_of_them() -> None:
     assert list(told.shown.values()) == list(shown.values())
     first, second = told.shown
     assert told.prompt == Prompt((Content(Role.USER, (second, Text("?"), first, second)),), (first,))
+
+
+def test_sequences_to_be_scored_arrive_with_their_pictures() -> None:
+    picture = Media("image/png", "files/x")
+    view = MediumLayout(Resolution.MEDIUM, (Grid(512, 512, 16, 16, (2, 2)),))
+    shown = {picture: ResolvedMedium(MediumPlan("cd" * 32, MediaKind.IMAGE, view, None), Path("/p"), "c[1]")}
+    spans = (PictureSpan(picture, 0, 1, 2, "key", offset=3, columns=2),)
+    seen = RenderedExample([1, 7, 7, 2], [False, False, False, True], spans, on_a_grid=True)
+    plain = RenderedExample([3, 4], [True, True])
+    request = ScoreRequest("base", (seen, plain), AdapterRef("job1", 19), shown)
+    told = engine_protocol.decode_score_request(engine_protocol.encode_score_request(request))
+    (named,) = told.shown
+    assert told.shown[named] == shown[picture]
+    pictures = (replace(spans[0], media=named, key=""),)  # the engine looks features up by itself
+    assert told == replace(request, sequences=(replace(seen, pictures=pictures), plain), shown=told.shown)
+
+
+def test_scores_arrive_to_the_last_bit() -> None:
+    scores = [[-0.1234567165374756, -17.25], []]
+    assert engine_protocol.decode_scores(engine_protocol.encode_scores(scores)) == scores
+    with pytest.raises(NotFound, match="gone"):
+        engine_protocol.decode_scores(engine_protocol.encode_error(NotFound("gone")))
 
 
 STEPS = (TokenStep(TokenLogprob("ü", 7, -0.25), (TokenLogprob("\n", 2, -0.125), TokenLogprob("ü", 7, -0.25))),)

@@ -63,14 +63,14 @@ def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
 
 
 def test_an_answer_arrives_piece_by_piece(remote: Callable[..., ProcessEngine]) -> None:
-    chunks = list(remote().stream(asked("one two three")))
+    chunks = list(remote().generate(asked("one two three")))
     assert [chunk.text for chunk in chunks] == ["one", "two", "three"]
     assert chunks[-1].finish_reason is FinishReason.STOP
 
 
 def test_line_separators_within_an_answer_do_not_end_a_line(remote: Callable[..., ProcessEngine]) -> None:
     words = ["one\u2028two", "three\x85four\x0bfive", "\u2029"]
-    assert [chunk.text for chunk in remote().stream(asked(" ".join(words)))] == words
+    assert [chunk.text for chunk in remote().generate(asked(" ".join(words)))] == words
 
 
 def test_tokens_are_counted(remote: Callable[..., ProcessEngine]) -> None:
@@ -82,7 +82,7 @@ def test_many_threads_share_one_process(remote: Callable[..., ProcessEngine]) ->
     answers: list[str] = []
 
     def ask(number: int) -> None:
-        answers.append("".join(chunk.text for chunk in engine.stream(asked(f"a b {number}"))))
+        answers.append("".join(chunk.text for chunk in engine.generate(asked(f"a b {number}"))))
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(12)]
     for thread in threads:
@@ -94,7 +94,7 @@ def test_many_threads_share_one_process(remote: Callable[..., ProcessEngine]) ->
 
 
 def test_closing_the_iterator_cancels(remote: Callable[..., ProcessEngine], tmp_path: Path) -> None:
-    answer = remote().stream(asked("word " * 1000))
+    answer = remote().generate(asked("word " * 1000))
     next(answer)
     answer.close()  # type: ignore[attr-defined]
     until((tmp_path / "told").exists)
@@ -102,37 +102,37 @@ def test_closing_the_iterator_cancels(remote: Callable[..., ProcessEngine], tmp_
 
 def test_an_error_of_the_request_arrives_as_it_was(remote: Callable[..., ProcessEngine]) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        next(remote().stream(asked("x", "refuses")))
+        next(remote().generate(asked("x", "refuses")))
     assert refused.value.violations[0].field == "contents"
 
 
 def test_a_process_that_cannot_start_says_why(remote: Callable[..., ProcessEngine]) -> None:
     with pytest.raises(Unavailable, match=r"models/broken could not start: The base does not fit; use a smaller one\."):
-        next(remote().stream(asked("x", "broken")))
+        next(remote().generate(asked("x", "broken")))
 
 
 def test_a_process_that_dies_in_mid_answer_is_reported_and_replaced(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote()
-    answer = engine.stream(asked("one two", "dies-midway"))
+    answer = engine.generate(asked("one two", "dies-midway"))
     assert next(answer).text == "one"
     with pytest.raises(Unavailable, match=r"dies-midway .*"):
         list(answer)
-    assert next(engine.stream(asked("one two", "dies-midway"))).text == "one"
+    assert next(engine.generate(asked("one two", "dies-midway"))).text == "one"
     assert engine._num_started == 2
 
 
 def test_a_killed_process_is_replaced(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote()
-    list(engine.stream(asked("one")))
+    list(engine.generate(asked("one")))
     (pid,) = pids(engine)
     os.kill(pid, 9)
     until(lambda: next(iter(engine._processes.values())).dead)
-    assert [chunk.text for chunk in engine.stream(asked("two"))] == ["two"]
+    assert [chunk.text for chunk in engine.generate(asked("two"))] == ["two"]
 
 
 def test_an_unused_process_ends_and_the_next_request_starts_another(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote(idle_timeout_s=0.3)
-    long = engine.stream(asked("word " * 60))
+    long = engine.generate(asked("word " * 60))
     next(long)
     (pid,) = pids(engine)
     assert len(list(long)) == 59  # longer than the idle time, and not cut off
@@ -208,12 +208,12 @@ def test_a_process_that_stays_frozen_is_ended_and_the_call_answered_by_another(
 
 def test_an_answer_whose_process_freezes_midway_ends_with_a_sentence(remote: Callable[..., ProcessEngine]) -> None:
     engine = remote(silence_timeout_s=1.0)
-    answer = engine.stream(asked("word " * 400))
+    answer = engine.generate(asked("word " * 400))
     next(answer)
     stopped(engine)
     with pytest.raises(Unavailable, match="did not answer for 1 s and was ended|ended in mid-answer; try again"):
         list(answer)
-    assert [chunk.text for chunk in engine.stream(asked("a b"))] == ["a", "b"]
+    assert [chunk.text for chunk in engine.generate(asked("a b"))] == ["a", "b"]
 
 
 def test_a_process_that_comes_back_in_time_answers(remote: Callable[..., ProcessEngine]) -> None:
@@ -233,7 +233,7 @@ def test_a_process_that_comes_back_when_nobody_waits_any_more_is_silent_no_more(
     remote: Callable[..., ProcessEngine],
 ) -> None:
     engine = remote(silence_timeout_s=30.0)
-    answer = engine.stream(asked("word " * 400))
+    answer = engine.generate(asked("word " * 400))
     next(answer)
     pid = stopped(engine)
     until(lambda: engine.silent() == ["good"])

@@ -19,9 +19,10 @@ from kastor.domain.errors import Internal, KastorError
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base
-from kastor.serving.builtin.continuous_batching import PIECE_TOKENS
+from kastor.serving.builtin.kv_cache import PIECE_TOKENS
 from kastor.serving.builtin.multi_lora import LoraDelta, load_adapter
-from kastor.serving.builtin.parity import GoldenExample, ServedAdapter, certify
+from kastor.serving.builtin.parity import ServedAdapter, certify
+from kastor.serving.score_comparison import GoldenExample
 
 TEXTS = [("one", "two"), ("twelve", "thirteen and more"), ("a longer question " * 12, "a longer answer " * 9)]
 

@@ -60,7 +60,7 @@ class FakeGenerator:
         self.closed = threading.Event()
         self.between: Callable[[], object] = lambda: None
 
-    def stream(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
+    def generate(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
         self.requests.append(request)
         try:
             for i, word in enumerate(self.words):

@@ -18,7 +18,8 @@ from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.chat.families import LLAMA_LINEARS, SMOLLM2
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import fp32_module_by_module, load_base, to_fp32
-from kastor.serving.builtin.parity import EXACT, ServedAdapter, certify, check_logprobs, rounded_tolerance
+from kastor.serving.builtin.parity import ServedAdapter, certify
+from kastor.serving.score_comparison import EXACT, check_logprobs, rounded_tolerance
 from kastor.store.blobs.manifests import write_manifest
 from kastor.training.fused_llama_cpu import use_stock_layers
 from kastor.training.loop import Trainer

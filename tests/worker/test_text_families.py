@@ -12,7 +12,8 @@ from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.chat.families import Family
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base, stop_token_ids
-from kastor.serving.builtin.parity import EXACT, ServedAdapter, certify
+from kastor.serving.builtin.parity import ServedAdapter, certify
+from kastor.serving.score_comparison import EXACT
 from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import add_lora, remove_lora
 from kastor.training.loss import sum_loss, use_packed_attention

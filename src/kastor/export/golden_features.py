@@ -28,8 +28,8 @@ from kastor.models.vision.encoder import Features, FeatureStore, VisionEncoder, 
 from kastor.models.vision.grids import layout_of
 from kastor.models.vision.media_frames import decode_frames, medium_feature_key
 from kastor.models.vision.projector import PROJECTOR_FILE, Projector
-from kastor.serving.builtin.parity import Embed
 from kastor.serving.builtin.picture_embeddings import MANIFEST_FILE, check_projector_manifest
+from kastor.serving.builtin.scoring import Embed
 from kastor.serving.builtin.sequence import PictureEmbeddings
 from kastor.training.vision_inputs import VisionInputs
 

@@ -3,14 +3,14 @@
 from collections import abc
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from kastor.dataset.media.sampling_record import SamplingRecord
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Prompt
 from kastor.domain.counts import counted
 from kastor.domain.errors import DataLoss, FailedPrecondition
-from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
+from kastor.domain.generation import Chunk, GenerateRequest
 from kastor.domain.job import Rendering, TuningJob, TuningSpec
 from kastor.domain.media import MediaKind
 from kastor.domain.permission import Principal
@@ -34,15 +34,8 @@ from kastor.services.prompt_media import PromptMediaResolver, media_tokens
 from kastor.services.trained_prompts import TrainedPromptKinds
 from kastor.store.jobs import JobStore
 
-
-class Engine(Protocol):
-    """What generates: an engine, wherever it runs."""
-
-    def stream(self, request: GenerateRequest) -> abc.Generator[Chunk, None, None]:
-        """The candidates as they are made. Blocks between pieces; closing it ends the generation."""
-
-    def count_tokens(self, base_model: str, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> int:
-        """How many tokens the prompt is for this base; `shown` has each of its media."""
+if TYPE_CHECKING:
+    from kastor.serving.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,7 @@ class GenerationService:
         access: ModelAccess,
         jobs: JobStore,
         catalog: Catalog,
-        generator: Engine,
+        generator: "Engine",
         limits: Limits,
         sights: PromptMediaResolver,
         trained: abc.Callable[[str], SamplingRecord | None],
@@ -133,7 +126,7 @@ class GenerationService:
         vision = base.family.vision
         shown = self._sights.resolve(ask.prompt, vision, base.name, caller, self._as_trained(adapter, name))
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown, rendering)
-        chunks = _chunks_of(name, self._generator.stream(request))
+        chunks = _chunks_of(name, self._generator.generate(request))
         if style is not None and ask.prompt.tools:
             names = {one.name for one in parse_declarations(ask.prompt.tools)}
             chunks = parse_tool_calls(chunks, style, names, must_call=ask.prompt.must_call)

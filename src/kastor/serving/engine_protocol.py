@@ -2,6 +2,7 @@
 
 `POST /generate` takes a request and answers one JSON object a line: chunks of each candidate as they come, then, if it
 went wrong, an error; it ends when every candidate has its last chunk.
+`POST /score` takes token sequences and answers with one line: their log-probabilities, or an error.
 `POST /count` takes a prompt and answers with one line: a count or an error. `GET /ready` answers once all is loaded.
 """
 
@@ -29,10 +30,12 @@ from kastor.domain.generation import (
     TokenStep,
 )
 from kastor.domain.job import Rendering
+from kastor.models.chat.render import PictureSpan, RenderedExample
+from kastor.serving.engine import ScoreRequest
 
 Listed = str | int | dict[str, str]
 """A part: text, the place of a medium in the list of media, or a function's call or response."""
-READY, GENERATE, COUNT = "/ready", "/generate", "/count"
+READY, GENERATE, SCORE, COUNT = "/ready", "/generate", "/score", "/count"
 SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
 
 ERRORS = {
@@ -143,6 +146,42 @@ def decode_count(line: str | bytes) -> int:
     return int(_fields(line)["tokens"])
 
 
+def encode_score_request(request: ScoreRequest) -> bytes:
+    """Token sequences to be scored, as JSON."""
+    places = {media: place for place, media in enumerate(request.shown)}
+    fields = {
+        "base": request.base_model,
+        "adapter": _adapter_object(request.adapter),
+        "media": [_medium(*one) for one in request.shown.items()],
+        "sequences": [_sequence_object(sequence, places) for sequence in request.sequences],
+    }
+    return orjson.dumps(fields)
+
+
+def decode_score_request(body: bytes) -> ScoreRequest:
+    """The request of a JSON body; its media are named by their place."""
+    fields = orjson.loads(body)
+    media = [_shown(place, held) for place, held in enumerate(fields["media"])]
+    sequences = tuple(_sequence(held, media) for held in fields["sequences"])
+    return ScoreRequest(fields["base"], sequences, _adapter(fields["adapter"]), dict(media))
+
+
+def encode_scores(scores: Sequence[list[float]]) -> bytes:
+    """The line that answers a request for scores."""
+    return orjson.dumps({"scores": scores}) + b"\n"
+
+
+def decode_scores(line: str | bytes) -> list[list[float]]:
+    """The scores of a line.
+
+    Raises:
+        KastorError: the line carries one.
+
+    """
+    scores: list[list[float]] = _fields(line)["scores"]
+    return scores
+
+
 def encode_error(error: KastorError) -> bytes:
     """An error as a line; a class the other side need not know travels as the one above it."""
     name = next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in ERRORS), Internal.__name__)
@@ -174,6 +213,22 @@ def _adapter_object(ref: AdapterRef | None) -> dict[str, Any] | None:
 
 def _adapter(fields: dict[str, Any] | None) -> AdapterRef | None:
     return None if fields is None else AdapterRef(fields["job"], fields["step"])
+
+
+def _sequence_object(sequence: RenderedExample, places: Mapping[Media, int]) -> dict[str, Any]:
+    pictures = [(places[p.media], p.index, p.start, p.num_tokens, p.offset, p.columns) for p in sequence.pictures]
+    supervised = [place for place, scored in enumerate(sequence.supervised) if scored]
+    return {"ids": sequence.token_ids, "scored": supervised, "pictures": pictures, "grid": sequence.on_a_grid}
+
+
+def _sequence(held: dict[str, Any], media: Sequence[tuple[Media, ResolvedMedium]]) -> RenderedExample:
+    supervised = set(held["scored"])
+    pictures = tuple(
+        PictureSpan(media[place][0], index, start, num_tokens, offset=offset, columns=columns)
+        for place, index, start, num_tokens, offset, columns in held["pictures"]
+    )
+    ids = held["ids"]
+    return RenderedExample(ids, [place in supervised for place in range(len(ids))], pictures, held["grid"])
 
 
 def _logprob_list(one: TokenLogprob) -> list[object]:

@@ -11,6 +11,7 @@ from kastor.domain.generation import Chunk, GenerateRequest, ResolvedMedia
 from kastor.domain.job import Rendering
 
 if TYPE_CHECKING:
+    from kastor.serving.engine import ScoreRequest
     from kastor.serving.process_engine import ProcessEngine
 
 
@@ -28,9 +29,13 @@ class LazyEngine:
         self._made: ProcessEngine | None = None
         self._closed = False
 
-    def stream(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
+    def generate(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
         """The answer as it is made."""
-        yield from self._client().stream(request)
+        yield from self._client().generate(request)
+
+    def score(self, request: "ScoreRequest") -> list[list[float]]:
+        """Log-probabilities as `kastor.serving.engine.Scorer` has them."""
+        return self._client().score(request)
 
     def count_tokens(self, base_model: str, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> int:
         """How many tokens the prompt is for this base, by this rendering."""

@@ -1,6 +1,7 @@
 """The server's side of generation: starts a process for each base in use, talks to it, ends it when it idles. No torch.
 
-Thread-safe: every thread that serves a request calls `stream` or `count_tokens`. What the processes say is `wire`.
+Thread-safe: every thread that serves a request calls `generate`, `score` or `count_tokens`. `engine_protocol` is the
+wire to the processes.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,7 @@ from kastor.domain.job import Rendering
 from kastor.runtime.ndjson import split_newlines
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.serving import engine_protocol
+from kastor.serving.engine import ScoreRequest
 from kastor.serving.socket_folder import SocketFolder
 
 START_TIMEOUT_S = 900.0
@@ -105,7 +107,7 @@ class ProcessEngine:
         self._sockets: SocketFolder | None = None
         self._num_started = 0
 
-    def stream(self, request: GenerateRequest) -> Iterator[Chunk]:
+    def generate(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
         """The answers, piece by piece, as they are made; closing the iterator cancels what is not made yet.
 
         Raises:
@@ -139,6 +141,21 @@ class ProcessEngine:
             for line in lines:
                 return engine_protocol.decode_count(line)
         raise Unavailable(f"The generation process for models/{base_model} gave no answer; try again.")
+
+    def score(self, request: ScoreRequest) -> list[list[float]]:
+        """Log-probabilities as `kastor.serving.engine.Scorer` has them.
+
+        Raises:
+            InvalidArgument: a sequence is too long, or a medium cannot be used.
+            FailedPrecondition: the adapter cannot be served.
+            Unavailable: the generation process cannot start, died or is ending; quotes its last words.
+
+        """
+        body = engine_protocol.encode_score_request(request)
+        with contextlib.closing(self._lines(request.base_model, engine_protocol.SCORE, body)) as lines:
+            for line in lines:
+                return engine_protocol.decode_scores(line)
+        raise Unavailable(f"The generation process for models/{request.base_model} gave no answer; try again.")
 
     def silent(self) -> list[str]:
         """The bases whose process does not answer at the moment."""

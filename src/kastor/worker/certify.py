@@ -28,17 +28,16 @@ from kastor.models.vision.projector import Projector
 from kastor.runtime.out_of_memory import out_of_memory_as
 from kastor.serving.builtin.kv_cache import SlotKVCache
 from kastor.serving.builtin.multi_lora import LoraDelta
-from kastor.serving.builtin.parity import (
+from kastor.serving.builtin.parity import ServedAdapter, certify
+from kastor.serving.builtin.scoring import Embed
+from kastor.serving.builtin.sequence import PictureEmbeddings
+from kastor.serving.score_comparison import (
     EXACT,
-    Embed,
     GoldenExample,
-    ServedAdapter,
-    certify,
     check_logprobs,
     measure_rounding,
     rounded_tolerance,
 )
-from kastor.serving.builtin.sequence import PictureEmbeddings
 from kastor.store.blobs.job_files import write_whole
 from kastor.training.checkpoints import load_adapter
 from kastor.training.fused_llama_cpu import use_fused_layers, use_stock_layers, uses_fused_layers
@@ -90,7 +89,7 @@ def certify_adapter(
             served = replace(served, cache=SlotKVCache.like(base, renderer.vision))
         proof = replace(proof, dtype=str(answers_in).removeprefix("torch."))
         if answers_in is not torch.float32:
-            proof = replace(proof, rounding=measure_rounding(served, golden))
+            proof = replace(proof, rounding=measure_rounding(served.as_model(base_model), golden, answers_in))
     heed()
     return proof
 

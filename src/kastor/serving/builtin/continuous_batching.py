@@ -14,19 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import structlog
 import torch
 from numpy.typing import NDArray
 
 from kastor.domain.adapter_ref import AdapterRef
-from kastor.domain.errors import Internal, InvalidArgument, KastorError, ResourceExhausted, Unavailable
+from kastor.domain.errors import Internal, InvalidArgument, KastorError, Unavailable
 from kastor.domain.generation import Chunk, Sampling
 from kastor.models.decoder.inputs import DecoderInputs, logits
 from kastor.models.decoder.masks import uncut_chunk_end
-from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.serving.builtin.constrained_decoding import GrammarMatcher
-from kastor.serving.builtin.kv_cache import Mask, PrefillChunk, SlotKVCache
+from kastor.serving.builtin.kv_cache import PIECE_TOKENS, Mask, PrefillChunk, SlotKVCache
 from kastor.serving.builtin.multi_lora import AdapterManager
+from kastor.serving.builtin.request_error import request_error
+from kastor.serving.builtin.scoring import ScoreHandle, ScoreQueue, SequenceScorer
 from kastor.serving.builtin.sequence import (
     EventSink,
     GenerationHandle,
@@ -34,10 +34,9 @@ from kastor.serving.builtin.sequence import (
     RunningSequence,
     TokenDecoder,
     chunk_inputs,
+    positions,
 )
 
-PIECE_TOKENS = 256
-"""Prompt tokens taken in between two steps: a quarter of a second for the embedded base on two cores."""
 MAX_WAITING = 1000
 """Requests that may wait; more are turned away at once."""
 
@@ -71,6 +70,11 @@ class ContinuousBatcher:
         default_factory=list
     )  # their slots follow; more than one only if all are short
     _progressed_at: float | None = None  # of `run`, on the monotonic clock; None while it waits for work
+    _scores: ScoreQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        scorer = SequenceScorer(self.model, self.adapters, self.cache.empty_like())
+        self._scores = ScoreQueue(scorer)
 
     def submit(
         self,
@@ -101,14 +105,33 @@ class ContinuousBatcher:
             ticket.turn = int(positions.max()) + 1 - len(prompt_ids)
         ticket.spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
         self._check_candidates(ticket)
+        self._enqueue(len(self._waiting), lambda: self._waiting.append(ticket))
+        return ticket
+
+    def submit_score(self, handle: ScoreHandle) -> None:
+        """Queue sequences to be scored, a pass of them between two steps of the answers; from any thread.
+
+        Raises:
+            InvalidArgument: a sequence has no tokens, or more than a prompt and its answer may have.
+            Unavailable: too many wait already, or the process is ending.
+
+        """
+        bounds = self.bounds
+        most = min(bounds.context_tokens, bounds.max_prompt_tokens + bounds.max_output_tokens)
+        for index, sequence in enumerate(handle.sequences):
+            if not 0 < len(sequence.token_ids) <= most:
+                told = f"{len(sequence.token_ids)} tokens; use 1 to {most}"
+                raise InvalidArgument.of(f"sequences[{index}]", told)
+        self._enqueue(len(self._scores), lambda: self._scores.add(handle))
+
+    def _enqueue(self, num_waiting: int, add: Callable[[], None]) -> None:
         with self._wake:
             if self._closing:
                 raise Unavailable("The generation process is ending; try again.")
-            if len(self._waiting) >= MAX_WAITING:
+            if num_waiting >= MAX_WAITING:
                 raise Unavailable(f"{MAX_WAITING} requests wait already; try again later.")
-            self._waiting.append(ticket)
+            add()
             self._wake.notify()
-        return ticket
 
     def room_for_answer(self, num_prompt: int, sampling: Sampling) -> int:
         """How many tokens an answer may have at most after a prompt of so many.
@@ -157,10 +180,11 @@ class ContinuousBatcher:
         error = Unavailable("The generation process is ending; try again.")
         for ticket in dict.fromkeys([*(row.ticket for row in [*self._rows, *self._entering]), *self._waiting]):
             self._tell(ticket, error)
+        self._scores.close(error)
 
     def _work_or_wait(self) -> bool:
         with self._wake:
-            while not (self._closing or self._waiting or self._rows or self._entering):
+            while not (self._closing or self._waiting or self._rows or self._entering or self._scores):
                 self.cache.clear()
                 self._progressed_at = None
                 self._wake.wait()
@@ -176,6 +200,9 @@ class ContinuousBatcher:
             self._drop()  # candidates of what failed
         if self._rows:
             self._guarded(self._decode, self._rows)
+        if self._scores:
+            self._progressed_at = time.monotonic()
+            self._scores.step()
 
     def _drop(self) -> None:
         for row in [*self._rows, *self._entering]:
@@ -193,7 +220,7 @@ class ContinuousBatcher:
             try:
                 row = self._row(ticket, 0)
             except Exception as error:  # noqa: BLE001 - the process loop: one bad request must not end the others
-                self._tell(ticket, _reported(error))
+                self._tell(ticket, request_error(error))
             else:
                 self._entering.append(row)
 
@@ -239,7 +266,7 @@ class ContinuousBatcher:
         try:
             act(rows)
         except Exception as error:  # noqa: BLE001 - the process loop: end what failed, go on
-            reported = _reported(error)
+            reported = request_error(error)
             for row in rows:
                 if len(rows) > 1 and row in self._entering:
                     self._guarded(act, [row])
@@ -351,7 +378,7 @@ class ContinuousBatcher:
             try:
                 chunk = row.accept(row.choose(logits_V, best), logits_V, self.end_ids)
             except Exception as error:  # noqa: BLE001 - the process loop: the other rows go on
-                self._end_with(row, _reported(error))
+                self._end_with(row, request_error(error))
                 continue
             if chunk is not None:
                 self._tell(row.ticket, chunk)
@@ -371,30 +398,3 @@ class ContinuousBatcher:
             ticket.sink(event)
         except Exception:  # noqa: BLE001 - the process loop: a consumer that fails is a consumer that is gone
             ticket.cancel()
-
-
-def positions(
-    own: Sequence[NDArray[np.int64] | None], pieces: Sequence[PrefillChunk], places_1T: torch.Tensor
-) -> torch.Tensor:
-    """Positions (1, T) of the pieces, or (3, 1, T) where a prompt has its `own`, (3, its tokens)."""
-    if all(one is None for one in own):
-        return places_1T
-    parts = places_1T[0].split([piece.num_tokens for piece in pieces])
-    found = [
-        part_T.expand(3, -1) if one is None else torch.from_numpy(one[:, piece.start : piece.end]).to(part_T.device)
-        for one, piece, part_T in zip(own, pieces, parts, strict=True)
-    ]
-    return torch.cat(found, dim=1)[:, None]
-
-
-def _reported(error: Exception) -> KastorError:
-    """The error as its request's caller sees it; one that is a bug goes to the log with its traceback."""
-    if isinstance(error, KastorError):
-        return error
-    structlog.get_logger().error("generation failed", exc_info=error)
-    text = str(error)
-    if is_out_of_memory(error):
-        return ResourceExhausted(
-            "The generation process is out of memory; send fewer or shorter requests, then try again."
-        )
-    return Internal(f"Generation failed: {type(error).__name__}: {text.splitlines()[0] if text else 'no message'}")

@@ -19,6 +19,7 @@ from kastor.models.decoder.inputs import DecoderInputs, Model
 from kastor.models.decoder.masks import Span
 from kastor.serving.builtin.constrained_decoding import GrammarMatcher
 from kastor.serving.builtin.detokenizer import Detokenizer, StopSequenceFilter
+from kastor.serving.builtin.kv_cache import PrefillChunk
 from kastor.serving.builtin.multi_lora import LoadedAdapter
 from kastor.serving.builtin.sampler import apply_penalties, candidate_seed, is_greedy, logprobs, sample_token
 
@@ -60,6 +61,20 @@ def chunk_inputs(
         made.append(picture.made_NC[first - picture.start : last - picture.start])
     made_VC = torch.cat(made) if made else None
     return DecoderInputs.of(model, token_ids_T, torch.cat(places).to(token_ids_T.device), made_VC)
+
+
+def positions(
+    own: Sequence[NDArray[np.int64] | None], pieces: Sequence[PrefillChunk], places_1T: torch.Tensor
+) -> torch.Tensor:
+    """Positions (1, T) of the pieces, or (3, 1, T) where a prompt has its `own`, (3, its tokens)."""
+    if all(one is None for one in own):
+        return places_1T
+    parts = places_1T[0].split([piece.num_tokens for piece in pieces])
+    found = [
+        part_T.expand(3, -1) if one is None else torch.from_numpy(one[:, piece.start : piece.end]).to(part_T.device)
+        for one, piece, part_T in zip(own, pieces, parts, strict=True)
+    ]
+    return torch.cat(found, dim=1)[:, None]
 
 
 @dataclass(slots=True, eq=False)
