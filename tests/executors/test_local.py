@@ -10,13 +10,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from kastor.domain.errors import FailedPrecondition, Unavailable
 from kastor.domain.job import State, TuningJob
-from kastor.executors.local import LocalExecutor, LocalWorkerExit, log_tail, worker_command
+from kastor.domain.worker_exit import ExitReason, ResourceRequest, WorkerExit
+from kastor.executors.local import LocalExecutor, exit_reason, log_tail, worker_command
 from kastor.store.blobs.job_files import JobFiles
 from support.making import make_job
 
+ANY = ResourceRequest()
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 ORDERLY = """
@@ -57,7 +60,7 @@ def claimed(job_id: str = "job1", attempt: int = 1) -> TuningJob:
     return make_job(job_id, state=State.PREPARING, attempt=attempt)
 
 
-def wait_for(executor: LocalExecutor, number: int = 1) -> list[LocalWorkerExit]:
+def wait_for(executor: LocalExecutor, number: int = 1) -> list[WorkerExit]:
     deadline, exits = time.monotonic() + 20, []
     while len(exits) < number and time.monotonic() < deadline:
         exits += executor.exited()
@@ -88,9 +91,9 @@ def test_a_worker_gets_the_settings_and_the_environment_and_writes_to_the_jobs_l
     script = "import os, sys; print(sys.argv[1:3], os.environ['KASTOR_PROFILE'], 'PATH' in os.environ); \
 print('to stderr', file=sys.stderr); print(os.getsid(0) == os.getpid(), sys.stdin.read())"
     executor = executor_of(script)
-    executor.start(claimed(attempt=2))
+    executor.start(claimed(attempt=2), ANY)
     (ended,) = wait_for(executor)
-    assert (ended.job_id, ended.attempt, ended.returncode) == ("job1", 2, 0)
+    assert (ended.job_id, ended.attempt, ended.reason) == ("job1", 2, ExitReason.FINISHED)
     assert sorted(blobs.log("job1").read_text().splitlines()) == ["True ", "['job1', '2'] open True", "to stderr"]
     assert executor.exited() == []
 
@@ -103,11 +106,11 @@ def test_the_last_words_are_this_attempts_lines_that_are_not_structured(
     executor = executor_of("""
 print('{"event": "step"}\\n\\n  raw  \\n{"event": "step"}\\n42', flush=True)
 raise RuntimeError('boom')""")
-    executor.start(claimed())
+    executor.start(claimed(), ANY)
     (ended,) = wait_for(executor)
-    assert ended.returncode == 1
-    assert ended.last_words[:2] == ("raw", "42")
-    assert ended.last_words[-1] == "RuntimeError: boom"
+    assert (ended.reason, ended.detail) == (ExitReason.CRASHED, "ended with exit code 1")
+    assert ended.log_tail[:2] == ("raw", "42")
+    assert ended.log_tail[-1] == "RuntimeError: boom"
     assert blobs.log("job1").read_text().startswith("words of an earlier attempt\n")
 
 
@@ -119,35 +122,68 @@ def test_last_words_are_few_and_short_however_much_was_said(tmp_path: Path) -> N
     assert log_tail(tmp_path / "removed", start=0) == ()
 
 
-def test_a_killed_worker_is_told_of_with_its_signal(
+def test_a_worker_that_somebody_else_killed_is_taken_to_be_out_of_memory(
     executor_of: Callable[[str], LocalExecutor], blobs: JobFiles
 ) -> None:
     executor = executor_of("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    executor.start(claimed())
-    assert wait_for(executor)[0].returncode == -signal.SIGKILL
+    executor.start(claimed(), ANY)
+    assert wait_for(executor)[0].reason is ExitReason.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("returncode", "reason", "detail"),
+    [
+        (0, ExitReason.FINISHED, ""),
+        (75, ExitReason.STOPPED, ""),
+        (76, ExitReason.SUPERSEDED, ""),
+        (69, ExitReason.DATABASE_UNREACHABLE, ""),
+        (-signal.SIGKILL, ExitReason.OUT_OF_MEMORY, "was killed (SIGKILL), as happens when memory runs out"),
+        (-signal.SIGSEGV, ExitReason.CRASHED, "was ended by SIGSEGV"),
+        (-40, ExitReason.CRASHED, "was ended by signal 40"),
+        (2, ExitReason.CRASHED, "ended with exit code 2"),
+    ],
+)
+def test_return_codes_and_signals_become_reasons(returncode: int, reason: ExitReason, detail: str) -> None:
+    assert exit_reason(returncode) == (reason, detail)
+
+
+def test_what_the_machine_lacks_of_a_request_is_logged_and_the_worker_starts(
+    executor_of: Callable[[str], LocalExecutor],
+) -> None:
+    executor = executor_of("")
+    with capture_logs() as logs:
+        executor.start(claimed("job1"), ResourceRequest(num_cores=1, num_gpus=0, memory_bytes=1))
+        executor.start(claimed("job2"), ResourceRequest(num_cores=5000, num_gpus=70, memory_bytes=1 << 60))
+    wait_for(executor, 2)
+    (entry,) = logs
+    assert (entry["log_level"], entry["event"], entry["job_id"]) == ("warning", "resources_missing", "job2")
+    cores, gpus, memory = entry["missing"]
+    assert cores.startswith("5,000 cores asked for, ")
+    assert gpus.startswith("70 GPUs asked for, ")
+    assert memory.startswith("1,152,921,504,606,846,976 bytes of memory asked for, ")
 
 
 def test_killing_ends_only_that_jobs_worker(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of(DEAF)
     for job_id in ("job1", "job2"):
-        executor.start(claimed(job_id))
+        executor.start(claimed(job_id), ANY)
         wait_until_up(blobs, job_id)
     executor.kill("job1")
     executor.kill("unknown")
-    assert [(ended.job_id, ended.returncode) for ended in executor.exited()] == [("job1", -signal.SIGKILL)]
+    assert [(ended.job_id, ended.reason) for ended in executor.exited()] == [("job1", ExitReason.KILLED)]
 
 
 def test_a_stopped_process_can_be_killed(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of("import os, signal; print('up', flush=True); os.kill(os.getpid(), signal.SIGSTOP)")
-    executor.start(claimed())
+    executor.start(claimed(), ANY)
     wait_until_up(blobs)
     executor.kill("job1")
-    assert [ended.returncode for ended in executor.exited()] == [-signal.SIGKILL]
+    assert [ended.reason for ended in executor.exited()] == [ExitReason.KILLED]
 
 
 def test_a_worker_that_ended_leaves_no_children(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of(PARENTAL)
-    executor.start(claimed())
+    executor.start(claimed(), ANY)
     wait_for(executor)
     child = int(blobs.log("job1").read_text())
     with suppress(psutil.NoSuchProcess):
@@ -157,33 +193,33 @@ def test_a_worker_that_ended_leaves_no_children(executor_of: Callable[[str], Loc
 
 def test_shutting_down_lets_workers_end_in_order(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of(ORDERLY)
-    executor.start(claimed())
+    executor.start(claimed(), ANY)
     wait_until_up(blobs)
     executor.shutdown(20)
-    assert [ended.returncode for ended in executor.exited()] == [75]
+    assert [ended.reason for ended in executor.exited()] == [ExitReason.STOPPED]
 
 
 def test_shutting_down_does_not_wait_for_the_deaf(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     executor = executor_of(DEAF)
-    executor.start(claimed())
+    executor.start(claimed(), ANY)
     wait_until_up(blobs)
     started = time.monotonic()
     executor.shutdown(0.2)
     assert time.monotonic() - started < 10
-    assert [ended.returncode for ended in executor.exited()] == [-signal.SIGKILL]
+    assert [ended.reason for ended in executor.exited()] == [ExitReason.KILLED]
 
 
 def test_a_log_that_cannot_be_written_is_named(executor_of: Callable[[str], LocalExecutor], blobs: JobFiles) -> None:
     blobs.job_dir("job1").parent.mkdir(parents=True)
     blobs.job_dir("job1").touch()
     with pytest.raises(FailedPrecondition, match=r"Cannot write the log .*job1/log\.jsonl"):
-        executor_of(SLEEP).start(claimed())
+        executor_of(SLEEP).start(claimed(), ANY)
 
 
 def test_a_machine_that_cannot_start_a_process_is_unavailable(blobs: JobFiles, tmp_path: Path) -> None:
     executor = LocalExecutor({}, blobs, command=lambda _job, _fd: [str(tmp_path / "missing")])
     with pytest.raises(Unavailable, match="cannot start a worker: No such file"):
-        executor.start(claimed())
+        executor.start(claimed(), ANY)
     assert executor.exited() == []
     executor.shutdown(0)
 
@@ -194,12 +230,13 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from kastor.executors.local import LocalExecutor
 from kastor.store.blobs.job_files import JobFiles
+from kastor.domain.worker_exit import ResourceRequest
 from support.making import make_job
 WORKER = "import os, sys, time; from kastor.runtime.parent_death import watch_parent; \
 watch_parent(int(sys.argv[1]), lambda: os._exit(1)); print(os.getpid(), flush=True); time.sleep(60)"
 files = JobFiles(Path(sys.argv[1]))
 executor = LocalExecutor({}, files, command=lambda job, fd: [sys.executable, "-c", WORKER, str(fd)])
-executor.start(make_job("job1", attempt=1))
+executor.start(make_job("job1", attempt=1), ResourceRequest())
 time.sleep(60)
 """
 

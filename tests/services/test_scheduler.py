@@ -1,8 +1,6 @@
 """Which job runs when, and what becomes of a job whose worker is gone: with a fake executor."""
 
 import contextlib
-import os
-import signal
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +11,7 @@ from structlog.testing import capture_logs
 
 from kastor.domain.errors import Code, FailedPrecondition, KastorError, ResourceExhausted, Unavailable
 from kastor.domain.job import JobError, State, TuningJob
-from kastor.executors.local import LocalWorkerExit
+from kastor.domain.worker_exit import ExitReason, ResourceRequest, WorkerExit
 from kastor.services.scheduler import START_RETRY_S, Scheduler, classify_exit
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
@@ -30,17 +28,19 @@ class FakeExecutor:
 
     started: list[tuple[str, int]] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
-    exits: list[LocalWorkerExit] = field(default_factory=list)
+    exits: list[WorkerExit] = field(default_factory=list)
     refusal: KastorError | None = None
-    code_at_shutdown: int = 75
+    reason_at_shutdown: ExitReason = ExitReason.STOPPED
+    resources: list[ResourceRequest] = field(default_factory=list)
     grace_s: float | None = None
 
-    def start(self, job: TuningJob) -> None:
+    def start(self, job: TuningJob, resources: ResourceRequest) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.started.append((job.id, job.attempt))
+        self.resources.append(resources)
 
-    def exited(self) -> list[LocalWorkerExit]:
+    def exited(self) -> list[WorkerExit]:
         exits, self.exits = self.exits, []
         return exits
 
@@ -49,10 +49,10 @@ class FakeExecutor:
 
     def shutdown(self, grace_s: float) -> None:
         self.grace_s = grace_s
-        self.exits += [LocalWorkerExit(job_id, attempt, self.code_at_shutdown, ()) for job_id, attempt in self.started]
+        self.exits += [WorkerExit(job_id, attempt, self.reason_at_shutdown) for job_id, attempt in self.started]
 
-    def end(self, returncode: int, *last_words: str, job_id: str = "job1", attempt: int = 1) -> None:
-        self.exits.append(LocalWorkerExit(job_id, attempt, returncode, last_words))
+    def end(self, reason: ExitReason, detail: str = "", *log_tail: str, job_id: str = "job1", attempt: int = 1) -> None:
+        self.exits.append(WorkerExit(job_id, attempt, reason, detail, log_tail))
 
 
 @dataclass
@@ -126,7 +126,7 @@ def test_jobs_start_in_the_order_they_came_while_there_is_room(
     scheduler.step()
     assert executor.started == [("a", 1), ("b", 1)]
     jobs.move(jobs.move(jobs.get("a"), State.RUNNING, at=clock()), State.SUCCEEDED, at=clock())
-    executor.end(0, job_id="a")
+    executor.end(ExitReason.FINISHED, job_id="a")
     scheduler.step()
     assert executor.started == [("a", 1), ("b", 1), ("c", 1)]
 
@@ -137,7 +137,7 @@ def test_a_worker_that_said_how_its_job_ended_is_believed(
     add(jobs)
     scheduler.step()
     failed = jobs.move(jobs.get("job1"), State.FAILED, at=clock(), error=JobError(Code.INVALID_ARGUMENT, "Bad row."))
-    executor.end(0)
+    executor.end(ExitReason.FINISHED)
     scheduler.step()
     assert jobs.get("job1") == failed
 
@@ -150,7 +150,7 @@ def test_a_job_whose_worker_died_runs_again(
     scheduler.step()
     if running:
         jobs.move(jobs.get("job1"), State.RUNNING, at=clock())
-    executor.end(-signal.SIGSEGV)
+    executor.end(ExitReason.CRASHED, "was ended by SIGSEGV")
     scheduler.step()
     job = jobs.get("job1")
     assert (job.state, job.attempt, job.deaths) == (State.PREPARING, 2, 1)
@@ -163,7 +163,7 @@ def test_a_job_whose_worker_died_too_often_fails_with_the_reason(
     add(jobs)
     for attempt in (1, 2, 3):
         scheduler.step()
-        executor.end(1, "Traceback …", "RuntimeError: boom", attempt=attempt)
+        executor.end(ExitReason.CRASHED, "ended with exit code 1", "Traceback …", "RuntimeError: boom", attempt=attempt)
     scheduler.step()
     job = jobs.get("job1")
     assert (job.state, job.deaths, len(executor.started)) == (State.FAILED, 3, 3)
@@ -184,41 +184,54 @@ def test_a_job_whose_worker_died_too_often_fails_with_the_reason(
 
 
 @pytest.mark.parametrize(
-    ("returncode", "reason"),
+    ("reason", "detail", "said"),
     [
-        (-signal.SIGKILL, "was killed (SIGKILL), as happens when memory runs out"),
-        (-signal.SIGSEGV, 'was ended by SIGSEGV, saying "words"'),
-        (-40, 'was ended by signal 40, saying "words"'),
-        (0, 'ended without finishing the job, saying "words"'),
-        (2, 'ended with exit code 2, saying "words"'),
+        (
+            ExitReason.OUT_OF_MEMORY,
+            "was evicted: its node ran out of memory",
+            "was evicted: its node ran out of memory",
+        ),
+        (ExitReason.CRASHED, "was ended by SIGSEGV", 'was ended by SIGSEGV, saying "words"'),
+        (ExitReason.KILLED, "was killed by its server", 'was killed by its server, saying "words"'),
+        (ExitReason.FINISHED, "", 'ended without finishing the job, saying "words"'),
+        (ExitReason.SUPERSEDED, "", 'ended without finishing the job, saying "words"'),
     ],
 )
-def test_each_way_to_die_has_its_reason(returncode: int, reason: str) -> None:
-    lost = classify_exit(LocalWorkerExit("job1", 1, returncode, ("more", "words")))
-    assert (lost.reason, lost.died) == (reason, True)
-    assert ("memory" in lost.advice) is (returncode == -signal.SIGKILL)
+def test_each_way_to_die_has_its_reason(reason: ExitReason, detail: str, said: str) -> None:
+    lost = classify_exit(WorkerExit("job1", 1, reason, detail, ("more", "words")))
+    assert (lost.reason, lost.died) == (said, True)
+    assert ("free memory" in lost.advice) is (reason is ExitReason.OUT_OF_MEMORY)
+
+
+def test_each_start_takes_the_resources_that_workers_need(jobs: JobStore, executor: FakeExecutor, clock: Clock) -> None:
+    add(jobs)
+    needed = ResourceRequest(num_cores=2, memory_bytes=1 << 30)
+    Scheduler(
+        jobs, executor, max_running=1, max_deaths=3, heartbeat_timeout_s=TIMEOUT_S, clock=clock, resources=needed
+    ).step()
+    assert executor.resources == [needed]
 
 
 def test_a_worker_stopped_in_order_is_no_death(jobs: JobStore, executor: FakeExecutor, scheduler: Scheduler) -> None:
     add(jobs)
     for attempt in range(1, 6):
         scheduler.step()
-        executor.end(75, attempt=attempt)
+        executor.end(ExitReason.STOPPED, attempt=attempt)
     scheduler.step()
     job = jobs.get("job1")
     assert (job.state, job.attempt, job.deaths) == (State.PREPARING, 6, 0)
 
 
-@pytest.mark.parametrize("returncode", [0, 1, 75, -signal.SIGKILL])
+@pytest.mark.parametrize("reason", list(ExitReason))
 def test_a_job_that_was_to_be_cancelled_is_cancelled_once_its_worker_is_gone(
-    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler, returncode: int
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, scheduler: Scheduler, reason: ExitReason
 ) -> None:
     add(jobs)
     scheduler.step()
     jobs.request_cancel("job1", at=clock())
     scheduler.step()
     assert state(jobs) is State.CANCELLING
-    executor.end(returncode)
+    executor.end(reason)
     scheduler.step()
     assert state(jobs) is State.CANCELLED
     assert executor.started == [("job1", 1)]
@@ -237,7 +250,9 @@ def test_a_silent_worker_is_killed_and_its_job_runs_again(
     assert (executor.killed, executor.started) == (["job1"], [("job1", 1), ("job1", 2)])
     assert jobs.get("job1").deaths == 1
     assert any("silent for more than 10 s" in event.message for event in jobs.events("job1"))
-    executor.end(-signal.SIGKILL)  # of the attempt that is over: says nothing about the present one
+    executor.end(
+        ExitReason.OUT_OF_MEMORY, "was killed"
+    )  # of the attempt that is over: says nothing about the present one
     scheduler.step()
     assert (jobs.get("job1").attempt, jobs.get("job1").deaths) == (2, 1)
 
@@ -315,7 +330,7 @@ def test_deaths_count_only_while_the_job_gets_no_further(
         scheduler.step()
         if attempt % 2 == 0:
             jobs.forget_deaths("job1", attempt)  # as the worker does when it has kept a newer checkpoint
-        executor.end(-signal.SIGKILL, attempt=attempt)
+        executor.end(ExitReason.OUT_OF_MEMORY, "was killed", attempt=attempt)
     scheduler.step()
     job = jobs.get("job1")
     assert (job.state, job.attempt, job.deaths) == (State.PREPARING, 9, 1)
@@ -327,7 +342,7 @@ def test_a_worker_that_gave_up_on_the_database_is_no_death(
     add(jobs)
     for attempt in range(1, 6):
         scheduler.step()
-        executor.end(os.EX_UNAVAILABLE, attempt=attempt)
+        executor.end(ExitReason.DATABASE_UNREACHABLE, attempt=attempt)
     scheduler.step()
     job = jobs.get("job1")
     assert (job.state, job.attempt, job.deaths) == (State.PREPARING, 6, 0)
@@ -438,7 +453,7 @@ def test_a_job_deleted_under_its_worker_is_forgotten(
     add(jobs)
     scheduler.step()
     jobs.delete("job1")
-    executor.end(-signal.SIGKILL)
+    executor.end(ExitReason.OUT_OF_MEMORY, "was killed")
     scheduler.step()
     assert jobs.page(limit=9) == []
 
@@ -458,7 +473,7 @@ def test_a_cancel_that_comes_in_while_a_death_is_settled_wins(
     add(jobs)
     scheduler = make_scheduler(CancelledMeanwhile(sqlite_database), executor, clock)
     scheduler.step()
-    executor.end(1)
+    executor.end(ExitReason.CRASHED, "ended with exit code 1")
     scheduler.step()
     assert state(jobs) is State.CANCELLED
 
@@ -481,7 +496,7 @@ def test_an_exit_is_settled_though_the_database_was_away(
     add(jobs)
     scheduler = make_scheduler(OftenAway(sqlite_database), executor, clock)
     scheduler.step()
-    executor.end(1)
+    executor.end(ExitReason.CRASHED, "ended with exit code 1")
     with pytest.raises(Unavailable):
         scheduler.step()
     scheduler.step()
@@ -495,7 +510,7 @@ def test_the_loop_outlives_a_step_that_failed(sqlite_database: Database, executo
     with capture_logs() as logs:
         loop.start()
         wait_until(lambda: executor.started == [("job1", 1)])
-        executor.end(1)
+        executor.end(ExitReason.CRASHED, "ended with exit code 1")
         wake.set()
         wait_until(lambda: executor.started == [("job1", 1), ("job1", 2)])
         stop.set()
@@ -509,7 +524,7 @@ def test_what_it_does_is_logged_with_the_job(jobs: JobStore, executor: FakeExecu
     add(jobs)
     with capture_logs() as logs:
         scheduler.step()
-        executor.end(1)
+        executor.end(ExitReason.CRASHED, "ended with exit code 1")
         scheduler.step()
     assert [(line["event"], line["job_id"], line["attempt"]) for line in logs] == [
         ("worker_started", "job1", 1),
@@ -519,16 +534,16 @@ def test_what_it_does_is_logged_with_the_job(jobs: JobStore, executor: FakeExecu
     ]
 
 
-@pytest.mark.parametrize("code", [75, 0, -signal.SIGTERM, -signal.SIGKILL])
+@pytest.mark.parametrize("reason", list(ExitReason))
 def test_a_shutdown_puts_jobs_back_into_the_queue_without_counting_a_death(
-    jobs: JobStore, executor: FakeExecutor, clock: Clock, code: int
+    jobs: JobStore, executor: FakeExecutor, clock: Clock, reason: ExitReason
 ) -> None:
     scheduler = make_scheduler(jobs, executor, clock, max_running=2)
     for job_id in ("job1", "job2", "job3"):
         add(jobs, job_id)
     scheduler.step()
     jobs.request_cancel("job2", at=clock())
-    executor.code_at_shutdown = code
+    executor.reason_at_shutdown = reason
     scheduler.shutdown()
     assert executor.grace_s == 5.0
     assert [state(jobs, f"job{n}") for n in (1, 2, 3)] == [State.QUEUED, State.CANCELLED, State.QUEUED]

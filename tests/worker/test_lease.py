@@ -8,12 +8,14 @@ import pytest
 
 from kastor.domain.errors import Unavailable
 from kastor.domain.job import State, StepMetrics
-from kastor.executors.local import LocalWorkerExit
+from kastor.domain.worker_exit import WorkerExit
+from kastor.executors.exit_codes import DATABASE_UNREACHABLE
+from kastor.executors.local import exit_reason
 from kastor.services.scheduler import classify_exit
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from kastor.worker.lease import JobLease
-from kastor.worker.outcome import DATABASE_GONE, run_job
+from kastor.worker.outcome import run_job
 from support.making import make_job, make_model, make_snapshot
 
 
@@ -64,6 +66,6 @@ def test_a_long_one_ends_the_worker_and_leaves_the_job_to_be_resumed(sqlite_data
         ownership.record(make_snapshot(1))
         return True
 
-    assert run_job(run, ownership, data_dir) == DATABASE_GONE
+    assert run_job(run, ownership, data_dir) == DATABASE_UNREACHABLE
     assert jobs.get("job1").state is State.RUNNING
-    assert classify_exit(LocalWorkerExit("job1", 1, DATABASE_GONE, ())).died is False
+    assert classify_exit(WorkerExit("job1", 1, *exit_reason(DATABASE_UNREACHABLE))).died is False

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from kastor.domain.job import State
+from kastor.executors.exit_codes import SUPERSEDED
 from kastor.executors.local import LocalExecutor
 from kastor.settings import environment
-from kastor.worker.lease import SUPERSEDED
 from kastor.worker.outcome import job_error
 from support.worker_place import PAIRS, Place, adapter, run_until, scheduler_of
 

@@ -1,9 +1,10 @@
 """Workers as child processes of this machine, one per job.
 
-Knows processes and their logs; what an end means for the job is `jobs.scheduler`'s business.
+Translates return codes and signals into reasons; `services.scheduler` decides what a reason means for the job.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,36 +13,75 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+import psutil
+import structlog
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.domain.job import TuningJob
+from kastor.domain.worker_exit import ExitReason, ResourceRequest, WorkerExit
+from kastor.executors import exit_codes
 from kastor.executors.process_group import Process, kill_process_group, wait_for_exit
 from kastor.executors.warm_worker import WarmWorker
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.store.blobs.job_files import NO_SPACE, JobFiles
 
-LAST_WORDS = 5  # lines
-LINE_CHARS = 300
+MAX_TAIL_LINES = 5
+MAX_LINE_CHARS = 300
 TAIL_BYTES = 64 * 1024
+EXIT_REASONS = {
+    0: ExitReason.FINISHED,
+    exit_codes.STOPPED: ExitReason.STOPPED,
+    exit_codes.SUPERSEDED: ExitReason.SUPERSEDED,
+    exit_codes.DATABASE_UNREACHABLE: ExitReason.DATABASE_UNREACHABLE,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class LocalWorkerExit:
-    """A worker's process ended."""
-
-    job_id: str
-    attempt: int
-    returncode: int  # negative: the signal that ended it
-    last_words: tuple[str, ...]  # what it printed last besides structured log lines
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Worker:
     job_id: str
     attempt: int
     process: Process
     log: Path
     log_start: int  # bytes in the log before this attempt
+    killed: bool = False  # by this executor
+
+
+def exit_reason(returncode: int) -> tuple[ExitReason, str]:
+    """Why a worker's process ended, and what completes "the worker …"; a negative code is the signal that ended it.
+
+    Nobody but the kernel, when memory runs out, and this executor, which knows when it did, sends SIGKILL.
+
+    >>> exit_reason(2)
+    (<ExitReason.CRASHED: 'crashed'>, 'ended with exit code 2')
+    """
+    if returncode in EXIT_REASONS:
+        return EXIT_REASONS[returncode], ""
+    if returncode == -signal.SIGKILL:
+        return ExitReason.OUT_OF_MEMORY, "was killed (SIGKILL), as happens when memory runs out"
+    if returncode < 0:
+        return ExitReason.CRASHED, f"was ended by {_signal_name(-returncode)}"
+    return ExitReason.CRASHED, f"ended with exit code {returncode}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def shortfalls(request: ResourceRequest) -> list[str]:
+    """What this machine cannot give of a request, one phrase each: asked for and present."""
+    present = {
+        "cores": (request.num_cores, os.cpu_count() or 1),
+        "GPUs": (request.num_gpus, len(list(Path("/dev").glob("nvidia[0-9]*")))),
+        "bytes of memory": (request.memory_bytes, psutil.virtual_memory().total),
+    }
+    return [
+        f"{asked:,} {unit} asked for, {found:,} present"
+        for unit, (asked, found) in present.items()
+        if asked is not None and asked > found
+    ]
 
 
 def worker_command(job: TuningJob, parent_fd: int) -> list[str]:
@@ -55,7 +95,7 @@ def warm_worker_command(parent_fd: int) -> list[str]:
 
 
 class LocalExecutor:
-    """Starts, watches and ends workers; they end with this process, too (`lifeline`).
+    """Starts, watches and ends workers; they end with this process, too (`ParentDeathPipe`).
 
     Not for several threads at once: it belongs to the scheduler's loop.
     """
@@ -75,14 +115,18 @@ class LocalExecutor:
         self._lifeline = ParentDeathPipe()
         self._workers: list[_Worker] = []
         self._spare = WarmWorker(self._spawn_spare, idle_s=spare_idle_s)
+        self._log = structlog.get_logger()
 
     @property
     def spare_waits(self) -> bool:
         """The next job will be served by a worker that has loaded everything."""
         return self._spare.is_ready
 
-    def start(self, job: TuningJob) -> None:
+    def start(self, job: TuningJob, resources: ResourceRequest) -> None:
         """Start a worker for the job's present attempt; its output goes to the end of the job's log.
+
+        The processes share this machine, so no resources are set aside: a request for more than the machine has is
+        logged, and the worker starts with what there is.
 
         Raises:
             ResourceExhausted: the disk is full.
@@ -90,6 +134,8 @@ class LocalExecutor:
             Unavailable: the machine cannot start a process.
 
         """
+        if missing := shortfalls(resources):
+            self._log.warning("resources_missing", job_id=job.id, attempt=job.attempt, missing=missing)
         log = self._blobs.log(job.id)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -103,24 +149,20 @@ class LocalExecutor:
         self._workers.append(_Worker(job.id, job.attempt, process, log, start))
         self._spare.job_started()
 
-    def exited(self) -> list[LocalWorkerExit]:
+    def exited(self) -> list[WorkerExit]:
         """The workers that ended since the last call; none of them left a child behind."""
         self._spare.poll(busy=bool(self._workers))
         ended = [worker for worker in self._workers if worker.process.poll() is not None]
         for worker in ended:
             self._workers.remove(worker)
             kill_process_group(worker.process)
-        return [
-            LocalWorkerExit(w.job_id, w.attempt, w.process.returncode, log_tail(w.log, start=w.log_start))
-            for w in ended
-        ]
+        return [_worker_exit(worker) for worker in ended]
 
     def kill(self, job_id: str) -> None:
         """End the job's worker at once, if it is one of ours; `exited` tells of it later."""
         for worker in self._workers:
             if worker.job_id == job_id:
-                kill_process_group(worker.process)
-                wait_for_exit(worker.process)
+                _kill(worker)
 
     def shutdown(self, grace_s: float) -> None:
         """Ask all workers to end, and end those that have not after `grace_s`; `exited` tells of them."""
@@ -131,8 +173,7 @@ class LocalExecutor:
         while time.monotonic() < deadline and any(w.process.poll() is None for w in self._workers):
             time.sleep(0.02)
         for worker in self._workers:
-            kill_process_group(worker.process)
-            wait_for_exit(worker.process)
+            _kill(worker)
         self._lifeline.close()
 
     def _spawn(self, job: TuningJob, output: int) -> Process:
@@ -158,6 +199,19 @@ class LocalExecutor:
             raise Unavailable(f"This machine cannot start a worker: {error.strerror or error}.") from error
 
 
+def _kill(worker: _Worker) -> None:
+    worker.killed = worker.process.poll() is None
+    kill_process_group(worker.process)
+    wait_for_exit(worker.process)
+
+
+def _worker_exit(worker: _Worker) -> WorkerExit:
+    reason, detail = exit_reason(worker.process.returncode)
+    if worker.killed and reason is ExitReason.OUT_OF_MEMORY:
+        reason, detail = ExitReason.KILLED, "was killed by its server"
+    return WorkerExit(worker.job_id, worker.attempt, reason, detail, log_tail(worker.log, start=worker.log_start))
+
+
 def log_tail(log: Path, *, start: int) -> tuple[str, ...]:
     """The last lines from byte `start` on that are not structured: a traceback's end, a C library's complaint."""
     try:
@@ -170,8 +224,8 @@ def log_tail(log: Path, *, start: int) -> tuple[str, ...]:
         return ()  # the job's files were removed
     if begin > start:
         del lines[:1]  # cut in the middle
-    raw = [line.strip()[:LINE_CHARS] for line in lines if line.strip() and not _is_structured(line)]
-    return tuple(raw[-LAST_WORDS:])
+    raw = [line.strip()[:MAX_LINE_CHARS] for line in lines if line.strip() and not _is_structured(line)]
+    return tuple(raw[-MAX_TAIL_LINES:])
 
 
 def _is_structured(line: str) -> bool:

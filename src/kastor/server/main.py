@@ -20,6 +20,7 @@ from kastor.api.app import Services, make_app
 from kastor.api.http.observability import Metrics
 from kastor.domain.errors import FailedPrecondition, KastorError
 from kastor.domain.request_limits import PROFILES
+from kastor.domain.worker_exit import ResourceRequest
 from kastor.executors.local import LocalExecutor
 from kastor.media.cache import MediaCache
 from kastor.models.catalog import load_catalog
@@ -152,6 +153,7 @@ class _Running:
             max_deaths=settings.max_worker_deaths,
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
             cancel_timeout_s=settings.cancel_timeout_s,
+            resources=ResourceRequest(num_cores=settings.num_threads),
             clock=_now,
         )
         models, catalog, limits = ModelStore(database), load_catalog(settings.catalog_file), PROFILES[settings.profile]

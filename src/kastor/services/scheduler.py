@@ -4,8 +4,6 @@ Keeps nothing of its own that matters: after any restart, the rows and their hea
 runs is the executor's business; a worker writes its job's end itself, so only unannounced ends are judged here.
 """
 
-import os
-import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +14,12 @@ import structlog
 
 from kastor.domain.errors import Code, KastorError, NotFound, Superseded
 from kastor.domain.job import JobError, State, TuningJob
+from kastor.domain.worker_exit import ExitReason, ResourceRequest, WorkerExit
 from kastor.runtime.logging import RepeatLimit
 from kastor.store.jobs import JobStore
 
 POLL_S = 0.25  # how soon a worker's death is noticed
 START_RETRY_S = 30.0  # a machine that could not start a worker is asked again after this
-STOPPED_IN_ORDER = os.EX_TEMPFAIL  # 75: ended by SIGTERM, after a checkpoint
-DATABASE_GONE = os.EX_UNAVAILABLE  # 69: could not reach the database for too long
 NOT_ITS_FAULT = frozenset({Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE})
 """What keeps a worker from being started: a full disk, too many processes. The job waits until that is over."""
 
@@ -31,30 +28,10 @@ LOST_BEFORE = "was lost with the server that started it"
 _Suspect = tuple[str, int, datetime]  # a job, its attempt, and its worker's last sign of life
 
 
-class WorkerExit(Protocol):
-    """A worker's process that ended."""
-
-    @property
-    def job_id(self) -> str:
-        """Whose worker it was."""
-
-    @property
-    def attempt(self) -> int:
-        """Of which attempt."""
-
-    @property
-    def returncode(self) -> int:
-        """Its exit code; negative: the signal that ended it."""
-
-    @property
-    def last_words(self) -> Sequence[str]:
-        """Lines it printed last."""
-
-
 class Executor(Protocol):
     """Where workers run."""
 
-    def start(self, job: TuningJob) -> None:
+    def start(self, job: TuningJob, resources: ResourceRequest) -> None:
         """Start a worker for the job's present attempt; a `KastorError` says why it could not."""
 
     def exited(self) -> Sequence[WorkerExit]:
@@ -79,27 +56,19 @@ class WorkerLoss:
 
 def classify_exit(worker: WorkerExit) -> WorkerLoss:
     """What a worker's end means for a job that it left unfinished."""
-    code = worker.returncode
-    if code == STOPPED_IN_ORDER:
-        return WorkerLoss("was stopped and kept a checkpoint", died=False)
-    if code == DATABASE_GONE:
-        return WorkerLoss("gave up on the database, which it could not use for too long", died=False)
-    said = f', saying "{worker.last_words[-1]}"' if worker.last_words else ""
-    if code == -signal.SIGKILL:
-        advice = "free memory, or choose a smaller base model or batch size, and tune again"
-        return WorkerLoss("was killed (SIGKILL), as happens when memory runs out", advice=advice)
-    if code < 0:
-        return WorkerLoss(f"was ended by {_signal_name(-code)}{said}")
-    if code == 0:
-        return WorkerLoss(f"ended without finishing the job{said}")
-    return WorkerLoss(f"ended with exit code {code}{said}")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
+    quoted = f', saying "{worker.log_tail[-1]}"' if worker.log_tail else ""
+    match worker.reason:
+        case ExitReason.STOPPED:
+            return WorkerLoss("was stopped and kept a checkpoint", died=False)
+        case ExitReason.DATABASE_UNREACHABLE:
+            return WorkerLoss("gave up on the database, which it could not use for too long", died=False)
+        case ExitReason.OUT_OF_MEMORY:
+            advice = "free memory, or choose a smaller base model or batch size, and tune again"
+            return WorkerLoss(worker.detail, advice=advice)
+        case ExitReason.KILLED | ExitReason.CRASHED:
+            return WorkerLoss(worker.detail + quoted)
+        case ExitReason.FINISHED | ExitReason.SUPERSEDED:
+            return WorkerLoss(f"ended without finishing the job{quoted}")
 
 
 class Scheduler:
@@ -114,6 +83,7 @@ class Scheduler:
         max_deaths: int,
         heartbeat_timeout_s: float,
         clock: Callable[[], datetime],
+        resources: ResourceRequest = ResourceRequest(),  # noqa: B008  # a frozen value
         cancel_timeout_s: float = 60.0,
         grace_s: float = 10.0,
     ) -> None:
@@ -123,6 +93,7 @@ class Scheduler:
         self._max_deaths = max_deaths
         self._timeout = timedelta(seconds=heartbeat_timeout_s)
         self._cancel_timeout = timedelta(seconds=cancel_timeout_s)
+        self._resources = resources
         self._clock = clock
         self._grace_s = grace_s
         self._unsettled: list[WorkerExit] = []  # survives a database that cannot be reached for a while
@@ -168,7 +139,7 @@ class Scheduler:
 
     def _started(self, job: TuningJob) -> bool:
         try:
-            self._executor.start(job)
+            self._executor.start(job, self._resources)
         except KastorError as error:
             self._start_again_at = self._clock() + timedelta(seconds=START_RETRY_S)
             died = error.code not in NOT_ITS_FAULT
@@ -184,7 +155,8 @@ class Scheduler:
         self._unsettled.extend(self._executor.exited())
         while self._unsettled:
             worker = self._unsettled[0]
-            self._log.info("worker_ended", job_id=worker.job_id, attempt=worker.attempt, returncode=worker.returncode)
+            about = {"job_id": worker.job_id, "attempt": worker.attempt, "reason": str(worker.reason)}
+            self._log.info("worker_ended", **about, detail=worker.detail)
             self._settle(worker.job_id, worker.attempt, classify_exit(worker))
             self._unsettled.pop(0)
 

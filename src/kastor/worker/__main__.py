@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from kastor.domain.job import TuningJob
+from kastor.executors.exit_codes import SUPERSEDED
 from kastor.executors.warm_worker import READY
 from kastor.runtime.logging import configure_logs
 from kastor.runtime.parent_death import watch_parent
@@ -24,7 +25,7 @@ from kastor.settings import Settings, load_settings
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import open_database
 from kastor.store.jobs import JobStore
-from kastor.worker.lease import SUPERSEDED, JobLease
+from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
 
 BEATS_PER_TIMEOUT = 5

@@ -14,11 +14,11 @@ import structlog
 
 from kastor.domain.errors import ResourceExhausted, Superseded, Unavailable
 from kastor.domain.job import JobError, JobEvent, State, StepMetrics, TuningJob, TuningSpec
+from kastor.executors.exit_codes import SUPERSEDED
 from kastor.runtime.logging import RepeatLimit
 from kastor.store.jobs import JobStore
 
 T = TypeVar("T")
-SUPERSEDED = 76  # exit code: somebody else owns the job
 PATIENCE_S = 600.0
 """So long a worker waits for a database that is locked, away or out of disk. It trains no further meanwhile and writes
 no checkpoint: the job may have been given to another, and only the database can say."""

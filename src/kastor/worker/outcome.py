@@ -1,6 +1,5 @@
 """How a run becomes its job's end, whatever it met. No torch."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +8,12 @@ import structlog
 
 from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
+from kastor.executors.exit_codes import DATABASE_UNREACHABLE, STOPPED, SUPERSEDED
 from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.security.redaction import without_folder
 from kastor.store.blobs.job_files import is_disk_full
-from kastor.worker.lease import SUPERSEDED, DatabaseUnreachable, JobInterrupted, JobLease
+from kastor.worker.lease import DatabaseUnreachable, JobInterrupted, JobLease
 
-DATABASE_GONE = os.EX_UNAVAILABLE  # exit code
 FULL_WAIT_S = 60.0
 ROOM_BYTES = 32 * 1024**2
 
@@ -49,7 +48,7 @@ def run_job(run: Callable[[], bool], ownership: JobLease, *folders: Path) -> int
         return SUPERSEDED
     except DatabaseUnreachable as error:
         log.error("database_gone", reason=str(error))
-        return DATABASE_GONE
+        return DATABASE_UNREACHABLE
     ownership.ignore_signals()
     return _ended_early(ownership)
 
@@ -63,14 +62,14 @@ def _waits_for_room(ownership: JobLease, folders: list[Path]) -> int:
         room=lambda: any(shutil.disk_usage(folder).free >= num_bytes for folder, num_bytes in enough.items()),
     )
     ownership.transition(State.QUEUED, note="it is tried again on a disk that was full")
-    return os.EX_TEMPFAIL
+    return STOPPED
 
 
 def _ended_early(ownership: JobLease) -> int:
     try:
         if not ownership.cancelled:
             ownership.transition(State.QUEUED)
-            return os.EX_TEMPFAIL
+            return STOPPED
     except JobInterrupted:
         pass  # cancelled at the last moment
     ownership.transition(State.CANCELLED)
