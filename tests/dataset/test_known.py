@@ -44,3 +44,18 @@ def test_another_content_or_another_question_is_looked_at_anew(tmp_path: Path) -
     assert InspectionCache(cache).get(file, film) == seen
     assert InspectionCache(cache).get(file, Media("video/mp4", film.uri, fps=2.0)) is None
     assert InspectionCache(cache).get(type(file)(file.path, "cd" * 32, file.num_bytes), film) is None
+
+
+def test_the_results_used_least_recently_leave_memory_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kastor.dataset.media.inspection_cache.MAX_REMEMBERED", 2)
+    pictures = [make_picture(tmp_path / f"{number}.png", number) for number in (1, 2, 3)]
+    first, second, third = looked(tmp_path, *pictures)
+    assert isinstance(first, InspectedMedium) and isinstance(second, InspectedMedium)
+    assert isinstance(third, InspectedMedium)
+    cache = InspectionCache()
+    cache.put(first, pictures[0])
+    cache.put(second, pictures[1])
+    cache.get(first.file, pictures[0])
+    cache.put(third, pictures[2])
+    assert cache.get(first.file, pictures[0]) == first
+    assert cache.get(second.file, pictures[1]) is None

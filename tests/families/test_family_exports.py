@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from kastor.dataset.formats.encode import encode_example
-from kastor.dataset.validation.example_plan import encode_medium
+from kastor.dataset.media.plan_codec import encode_medium
 from kastor.domain.content import Content, Example, Role, Text
 from kastor.domain.errors import Unimplemented
 from kastor.domain.media import MediaKind

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from kastor.dataset.media.inspection_result import InspectedMedium
+from kastor.dataset.media.plan_codec import decode_medium, encode_medium
 from kastor.dataset.media.sampling_record import SAMPLING_FILE, SamplingRecord, encode_sampling, versions
-from kastor.dataset.validation.example_plan import decode_medium, encode_medium
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.generation import ResolvedMedia

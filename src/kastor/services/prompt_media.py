@@ -11,7 +11,6 @@ from typing import Protocol
 
 from kastor.dataset.media.inspection_result import InspectedMedium, InspectionResult
 from kastor.dataset.media.sampling_record import SamplingRecord
-from kastor.dataset.validation.example_plan import plan_medium
 from kastor.dataset.validation.rules import (
     PDF,
     SEEING_BASE_HINT,
@@ -136,7 +135,7 @@ def _shown(
     prompt: Prompt, media: Media, seen: InspectedMedium, vision: VisionSpec, place: str, scaling: int
 ) -> ResolvedMedium:
     view = medium_layout(media, seen, media_resolution(media, prompt, vision), vision)
-    return ResolvedMedium(replace(plan_medium(seen, view), scaling=scaling), seen.file.path.absolute(), place)
+    return ResolvedMedium(replace(seen.medium_plan(view), scaling=scaling), seen.file.path.absolute(), place)
 
 
 def _declared_faults(prompt: Prompt, vision: VisionSpec | None, base: str, limits: Limits) -> Iterator[RuleViolation]:

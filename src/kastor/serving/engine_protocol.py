@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from kastor.dataset.validation.example_plan import decode_medium, encode_medium
+from kastor.dataset.media.plan_codec import decode_medium, encode_medium
 from kastor.domain import errors
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Content, FunctionCall, FunctionResponse, Media, Part, Prompt, Role, Text

@@ -1,13 +1,14 @@
-"""Media of a dataset as files on this machine that were looked at: fetched once, probed, frames chosen."""
+"""Inspection of a dataset's media: each file is fetched once and probed, and the frames of videos are chosen."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from cachetools import LRUCache
 
 from kastor.dataset.media.inspection_cache import MAX_REMEMBERED, InspectionCache
 from kastor.dataset.media.inspection_result import InspectedMedium, InspectionResult
@@ -35,32 +36,31 @@ def open_inspector(
     known: InspectionCache | None = None,
     guards: DecodeLimits | None = None,
 ) -> Iterator["DatasetMediaInspector"]:
-    """A looker over the cache for as long as the block lasts; `name` is whose it is, for people who look there.
+    """An inspector that fetches into the cache while the block lasts; `name` labels its lease for operators.
 
-    `known` is what other lookers have found out before, and gets what this one does; all that lies beside the cache
-    if absent.
+    `known` holds earlier results and receives new ones; by default those stored beside the cache.
     """
     lease = cache.lease(name)
     try:
         fetcher = Fetcher(cache, lease, places, guard=guard, uploads=uploads, limits=limits)
-        with DatasetMediaInspector(fetcher, MediaProber(guards), known or InspectionCache(cache)) as looker:
-            yield looker
+        with DatasetMediaInspector(fetcher, MediaProber(guards), known or InspectionCache(cache)) as inspector:
+            yield inspector
     finally:
         lease.close()
 
 
 class DatasetMediaInspector:
-    """Looks at media; for one thread at a time. Close it, or use it as a context.
+    """Inspects media; for one thread at a time. Close it, or use it as a context.
 
-    What it fetched may be evicted from the cache once it was looked at.
+    Fetched files may be evicted from the cache once they are inspected.
     """
 
-    def __init__(self, fetcher: Fetcher, inspector: MediaProber, known: InspectionCache | None = None) -> None:
+    def __init__(self, fetcher: Fetcher, prober: MediaProber, known: InspectionCache | None = None) -> None:
         self._fetcher = fetcher
-        self._inspector = inspector
-        self._known = known or InspectionCache()
+        self._prober = prober
+        self._cache = known or InspectionCache()
         self._threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
-        self._lately: OrderedDict[str, InspectionResult] = OrderedDict()
+        self._recent: LRUCache[str, InspectionResult] = LRUCache(MAX_REMEMBERED)
 
     def __enter__(self) -> Self:
         return self
@@ -69,75 +69,75 @@ class DatasetMediaInspector:
         self.close()
 
     def close(self) -> None:
-        """End the threads and the child process."""
+        """End the threads and the decoder process."""
         self._threads.shutdown(cancel_futures=True)
-        self._inspector.close()
+        self._prober.close()
 
     def look(self, media: Iterable[Media]) -> dict[Media, InspectionResult]:
-        """What each medium is, or why it cannot be used; every distinct one is read once.
+        """The properties of each medium, or why it cannot be used; each distinct one is read once.
 
         Raises:
             ResourceExhausted: the disk is full.
 
         """
-        wanted = {one: _key(one) for one in media}
-        unseen = list({key: one for one, key in wanted.items() if key not in self._lately}.items())
-        looked = self._looked([one for _, one in unseen])
-        found = {key: one for (key, _), one in zip(unseen, looked, strict=True)}
-        given = {one: found[key] if key in found else self._lately[key] for one, key in wanted.items()}
-        self._remember(found)
-        return given
+        keys = {medium: _key(medium) for medium in media}
+        new = {key: medium for medium, key in keys.items() if key not in self._recent}
+        results = dict(zip(new, self._inspect(list(new.values())), strict=True))
+        found = {medium: results[key] if key in results else self._recent[key] for medium, key in keys.items()}
+        self._recent.update(results)
+        return found
 
-    def _looked(self, media: Sequence[Media]) -> list[InspectionResult]:
-        files = list(self._threads.map(self._fetched, media))
+    def _inspect(self, media: Sequence[Media]) -> list[InspectionResult]:
+        files = list(self._threads.map(self._fetch, media))
         try:
-            return self._inspected(media, files)
+            return self._inspect_files(media, files)
         finally:
             for file in files:
                 if isinstance(file, CachedFile):
                     self._fetcher.release(file)
 
-    def _inspected(self, media: Sequence[Media], files: Sequence[CachedFile | MediaFault]) -> list[InspectionResult]:
-        looked: list[InspectionResult] = [
-            file if isinstance(file, MediaFault) else self._known.get(file, one) or _UNREAD
-            for one, file in zip(media, files, strict=True)
+    def _inspect_files(
+        self, media: Sequence[Media], files: Sequence[CachedFile | MediaFault]
+    ) -> list[InspectionResult]:
+        results: list[InspectionResult] = [
+            file if isinstance(file, MediaFault) else self._cache.get(file, medium) or _UNREAD
+            for medium, file in zip(media, files, strict=True)
         ]
-        held = [(at, file) for at, file in enumerate(files) if isinstance(file, CachedFile) and looked[at] is _UNREAD]
-        if not held:
-            return looked
-        probes = zip(held, self._inspector.probes(file.path for _, file in held), strict=True)
+        unread = [
+            (index, file)
+            for index, file in enumerate(files)
+            if isinstance(file, CachedFile) and results[index] is _UNREAD
+        ]
+        if not unread:
+            return results
         videos = []
-        for (place, file), probe in probes:
-            looked[place] = probe if isinstance(probe, MediaFault) else InspectedMedium(file, probe)
+        probes = self._prober.probes(file.path for _, file in unread)
+        for (index, file), probe in zip(unread, probes, strict=True):
+            results[index] = probe if isinstance(probe, MediaFault) else InspectedMedium(file, probe)
             if isinstance(probe, Probe) and probe.kind is MediaKind.VIDEO:
-                videos.append((place, file))
-        wanted = ((file.path, requested_sampling(media[place])) for place, file in videos)
-        for (place, file), planned in zip(videos, self._inspector.plans(wanted), strict=True):
-            looked[place] = (
+                videos.append((index, file))
+        requests = ((file.path, requested_sampling(media[index])) for index, file in videos)
+        for (index, file), planned in zip(videos, self._prober.plans(requests), strict=True):
+            results[index] = (
                 planned if isinstance(planned, MediaFault) else InspectedMedium(file, planned.probe, planned.plan)
             )
-        for place, _ in held:
-            found = looked[place]
-            if isinstance(found, InspectedMedium):
-                self._known.put(found, media[place])
-        return looked
+        for index, _ in unread:
+            inspected = results[index]
+            if isinstance(inspected, InspectedMedium):
+                self._cache.put(inspected, media[index])
+        return results
 
-    def _fetched(self, media: Media) -> CachedFile | MediaFault:
+    def _fetch(self, media: Media) -> CachedFile | MediaFault:
         try:
             return self._fetcher.fetch_bytes(media.data) if media.data else self._fetcher.fetch(media.uri)
         except MediumError as error:
             return error.fault
 
-    def _remember(self, found: dict[str, InspectionResult]) -> None:
-        self._lately.update(found)
-        while len(self._lately) > MAX_REMEMBERED:
-            self._lately.popitem(last=False)
 
-
-_UNREAD = MediaFault("media_unread", "It was not looked at.")
+_UNREAD = MediaFault("media_unread", "The file was not inspected.")
 
 
 def _key(media: Media) -> str:
-    """What decides the outcome of a look; the bytes of an inline medium by their hash."""
+    """All that decides the result; the bytes of an inline medium by their hash."""
     source = media.uri or hashlib.sha256(media.data).hexdigest()
     return f"{source}|{media.start_s}|{media.end_s}|{media.fps}"

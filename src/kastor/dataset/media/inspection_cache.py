@@ -1,16 +1,16 @@
-"""What is known of contents, whatever they are called: a few in memory, all beside the cache of media.
+"""Cache of media inspection results, keyed by content hash: some in memory, all beside the media cache.
 
-What is written there spares other processes opening the same file again: a second job on the same data starts no child.
+Stored results spare other processes opening the same file: a second job on the same data starts no decoder process.
 """
 
 import threading
-from collections import OrderedDict
 from dataclasses import asdict, replace
 from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
 
 import orjson
+from cachetools import LRUCache
 
 from kastor.dataset.media.inspection_result import InspectedMedium
 from kastor.dataset.media.sampling_record import requested_sampling
@@ -19,51 +19,49 @@ from kastor.domain.media import FrameSampling, MediaKind, Probe, SamplingPlan
 from kastor.media.cache import CachedFile, MediaCache
 from kastor.media.frame_sampling import SAMPLING
 
-MAX_REMEMBERED = 2048  # media looked at lately; the frames of a long video are some ten thousand numbers
-PROBING = 2  # counts changes to what a look finds; a part of the names
+MAX_REMEMBERED = 2048  # recent results; the frame times of a long video are some ten thousand numbers
+PROBING = 2  # version of the inspection's own results, part of the stored names: raise it when they change
 
 
 class InspectionCache:
-    """For any number of threads; with a `cache` for other processes as well."""
+    """Safe for any number of threads; with a `cache`, shared with other processes as well."""
 
     def __init__(self, cache: MediaCache | None = None) -> None:
         self._cache = cache
         self._lock = threading.Lock()
-        self._lately: OrderedDict[tuple[str, FrameSampling], InspectedMedium] = OrderedDict()
+        self._recent: LRUCache[tuple[str, FrameSampling], InspectedMedium] = LRUCache(MAX_REMEMBERED)
 
     def get(self, file: CachedFile, media: Media) -> InspectedMedium | None:
-        """What was found in this content, asked about as now."""
+        """The cached result for this file and sampling request, or `None`."""
         key = (file.sha256, requested_sampling(media))
         with self._lock:
-            found = self._lately.get(key)
-        if found is None:
-            found = self._read(file, key[1])
-            if found is None:
+            inspected = self._recent.get(key)
+        if inspected is None:
+            inspected = self._load(file, key[1])
+            if inspected is None:
                 return None
-        self._remember(key, found)
-        return replace(found, file=file)
+            self._remember(key, inspected)
+        return replace(inspected, file=file)
 
-    def put(self, seen: InspectedMedium, media: Media) -> None:
-        """Remember it."""
+    def put(self, inspected: InspectedMedium, media: Media) -> None:
+        """Store the result."""
         sampling = requested_sampling(media)
-        self._remember((seen.file.sha256, sampling), seen)
+        sha256 = inspected.file.sha256
+        self._remember((sha256, sampling), inspected)
         if self._cache is not None:
-            said = orjson.dumps({"probe": asdict(seen.probe), "plan": _object(seen.plan)}).decode()
-            self._cache.note(_name(seen.file.sha256, sampling), seen.file.sha256, seen=said)
+            encoded = orjson.dumps({"probe": asdict(inspected.probe), "plan": _object(inspected.plan)}).decode()
+            self._cache.note(_name(sha256, sampling), sha256, seen=encoded)
 
-    def _remember(self, key: tuple[str, FrameSampling], seen: InspectedMedium) -> None:
+    def _remember(self, key: tuple[str, FrameSampling], inspected: InspectedMedium) -> None:
         with self._lock:
-            self._lately[key] = seen
-            self._lately.move_to_end(key)
-            while len(self._lately) > MAX_REMEMBERED:
-                self._lately.popitem(last=False)
+            self._recent[key] = inspected
 
-    def _read(self, file: CachedFile, sampling: FrameSampling) -> InspectedMedium | None:
-        noted = None if self._cache is None else self._cache.known(_name(file.sha256, sampling))
-        if noted is None:
+    def _load(self, file: CachedFile, sampling: FrameSampling) -> InspectedMedium | None:
+        note = None if self._cache is None else self._cache.known(_name(file.sha256, sampling))
+        if note is None:
             return None
-        held = orjson.loads(noted["seen"])
-        return InspectedMedium(file, _probe(held["probe"]), _plan(held["plan"]))
+        stored = orjson.loads(note["seen"])
+        return InspectedMedium(file, _probe(stored["probe"]), _plan(stored["plan"]))
 
 
 def _name(sha256: str, sampling: FrameSampling) -> str:

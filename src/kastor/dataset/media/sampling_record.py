@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from kastor.dataset.media.inspection_result import InspectedMedium
-from kastor.dataset.validation.example_plan import decode_medium, encode_medium
+from kastor.dataset.media.plan_codec import decode_medium, encode_medium
 from kastor.domain.content import Media, Prompt, Resolution
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.media import FrameSampling, MediaKind, SamplingPlan

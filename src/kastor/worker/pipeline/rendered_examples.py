@@ -56,17 +56,17 @@ class MediumLocation(NamedTuple):
 
 
 class RenderedExamples(Sequence[RenderedExample]):
-    """The examples.
+    """The examples of a dataset with media, rendered from disk at every access.
 
-    `key_of` gives the keys of their pictures' features, and may be absent where there are none.
-    Held in memory are but the places of their lines, so that it stays the same size however many frames there are.
+    `key_of` gives the key of a medium's features. Only the offsets of lines are held in memory, so the size does not
+    grow with the number of frames.
     """
 
-    def __init__(self, files: PreparedFiles, renderer: Renderer, key_of: KeyOf | None = None) -> None:
-        """See to it that every example is what was planned.
+    def __init__(self, files: PreparedFiles, renderer: Renderer, key_of: KeyOf) -> None:
+        """Check every example against its plan.
 
         Raises:
-            Internal: one is not; names the line.
+            Internal: an example differs from its plan; names the line.
 
         """
         self._files = files
@@ -74,16 +74,14 @@ class RenderedExamples(Sequence[RenderedExample]):
         self._key_of = key_of
         self.media: dict[str, MediumLocation] = {}  # by key, in the order in which they first occur
         places: list[tuple[int, int]] = []
-        total, supervised = 0, 0
+        self.tokens = TokenCount(0, 0)  # of all examples
         for at, plan_at, planned in files.plans():
-            self._rendered(files.example(at), planned)
-            if key_of is not None:
-                for index, medium in enumerate(planned.media):
-                    self.media.setdefault(key_of(medium), MediumLocation(len(places), index, medium.view.num_pictures))
+            render_planned(files.example(at), planned, renderer)
+            for index, medium in enumerate(planned.media):
+                self.media.setdefault(key_of(medium), MediumLocation(len(places), index, medium.view.num_pictures))
             places.append((at, plan_at))
-            total, supervised = total + planned.tokens.total, supervised + planned.tokens.supervised
+            self.tokens = _sum(self.tokens, planned.tokens)
         self._places = np.array(places, np.int64).reshape(-1, 2)
-        self.tokens = TokenCount(total, supervised)  # of all examples
 
     def __len__(self) -> int:
         return len(self._places)
@@ -110,16 +108,42 @@ class RenderedExamples(Sequence[RenderedExample]):
         return list(media)[shown.place], self.from_plan(shown.row).media[shown.place]
 
     def _rendered(self, example: Example, planned: PlannedRow) -> RenderedExample:
-        by_media = planned.by_media(example)
-        rendered = self._renderer.example(example, planned.views(example))
-        if TokenCount(len(rendered.token_ids), rendered.num_supervised) != planned.tokens:
-            raise Internal(
-                f"Line {planned.line} became {len(rendered.token_ids)} tokens, {rendered.num_supervised} of "
-                f"them supervised; planned were {planned.tokens.total} and {planned.tokens.supervised}."
-            )
-        if self._key_of is None:
-            return rendered
-        return rendered.keyed({media: self._key_of(medium) for media, medium in by_media.items()})
+        rendered = render_planned(example, planned, self._renderer)
+        return rendered.keyed({media: self._key_of(medium) for media, medium in planned.by_media(example).items()})
+
+
+def load_text_examples(files: PreparedFiles, renderer: Renderer) -> tuple[list[RenderedExample], TokenCount]:
+    """All examples of a dataset without media, each rendered once and held in memory, and their tokens.
+
+    Raises:
+        Internal: an example differs from its plan; names the line.
+
+    """
+    examples, tokens = [], TokenCount(0, 0)
+    for at, _, planned in files.plans():
+        examples.append(render_planned(files.example(at), planned, renderer))
+        tokens = _sum(tokens, planned.tokens)
+    return examples, tokens
+
+
+def render_planned(example: Example, planned: PlannedRow, renderer: Renderer) -> RenderedExample:
+    """The example as tokens.
+
+    Raises:
+        Internal: the token counts differ from the plan; names the line.
+
+    """
+    rendered = renderer.example(example, planned.views(example))
+    if TokenCount(len(rendered.token_ids), rendered.num_supervised) != planned.tokens:
+        raise Internal(
+            f"Line {planned.line} became {len(rendered.token_ids)} tokens, {rendered.num_supervised} of "
+            f"them supervised; planned were {planned.tokens.total} and {planned.tokens.supervised}."
+        )
+    return rendered
+
+
+def _sum(one: TokenCount, other: TokenCount) -> TokenCount:
+    return TokenCount(one.total + other.total, one.supervised + other.supervised)
 
 
 def _line(path: Path, offset: int) -> bytes:

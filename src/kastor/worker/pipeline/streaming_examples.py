@@ -25,7 +25,7 @@ from kastor.worker.pipeline.feature_source import FeatureSource
 from kastor.worker.pipeline.frames import FrameSource
 from kastor.worker.pipeline.pixel_source import PixelSource
 from kastor.worker.pipeline.prefetch import FeaturePrefetcher, VisionInputSource
-from kastor.worker.pipeline.rendered_examples import PreparedFiles, RenderedExamples
+from kastor.worker.pipeline.rendered_examples import PreparedFiles, RenderedExamples, load_text_examples
 from kastor.worker.pipeline.unreadable_media import UnreadableMedia
 from kastor.worker.pipeline.validate import JobDatasetValidation
 
@@ -100,8 +100,7 @@ class ExamplePreparation:
         if vision is None or not any(row.media for _, _, row in files.plans()):
             if spec.train_tower:
                 raise InvalidArgument.of("trainTower", f"no row of {files.dataset.name} shows a picture: leave it out")
-            rows = RenderedExamples(files, renderer)
-            return PreparedExamples(spec, list(rows), rows.tokens, renderer)
+            return PreparedExamples(spec, *load_text_examples(files, renderer), renderer)
         if not self._blobs.sampling(self._job.id).exists():  # judged by a release that wrote it here
             self._blobs.write(self._blobs.sampling(self._job.id), encode_sampling(files.media()))
         job, own = replace(self._job, spec=spec), self._ownership
