@@ -1,8 +1,7 @@
-"""How tuned models were shown media when they were tuned: read from beside their adapters, a few remembered."""
+"""Sampling records of tuned models, read from beside their adapters; the last few are cached."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import structlog
@@ -10,32 +9,25 @@ import structlog
 from kastor.dataset.media.sampling_record import SAMPLING_FILE, SamplingRecord, versions
 from kastor.domain.adapter_ref import AdapterRef
 
-MAX_REMEMBERED = 8  # the plans of a thousand videos are some ten MB
+MAX_CACHED = 8  # the plans of a thousand videos take some 10 MB
 
 
 class SamplingRecordCache:
-    """Tells by the id of the job that tuned a model; safe to use from several threads at once."""
+    """Reads the record by the id of the job that tuned the model. Safe to use from several threads at once."""
 
     def __init__(self, adapter_folder: Callable[[AdapterRef], Path]) -> None:
         self._folder = adapter_folder
-        self._lock = threading.Lock()
-        self._lately: OrderedDict[str, SamplingRecord | None] = OrderedDict()
+        self._cached = lru_cache(MAX_CACHED)(self._read)
 
     def get(self, job_id: str) -> SamplingRecord | None:
-        """How the model was shown media; `None` where it was tuned on text alone, or before this was written down.
+        """How media were sampled for the model; `None` if it was tuned on text alone, or before records were kept.
 
         Raises:
             DataLoss: a file of the tuned model is damaged; names it.
-            FailedPrecondition: another version of this program would show it other pictures.
+            FailedPrecondition: this version of Kastor would sample other frames for it.
 
         """
-        with self._lock:
-            if job_id not in self._lately:
-                self._lately[job_id] = self._read(job_id)
-                while len(self._lately) > MAX_REMEMBERED:
-                    self._lately.popitem(last=False)
-            self._lately.move_to_end(job_id)
-            return self._lately[job_id]
+        return self._cached(job_id)
 
     def _read(self, job_id: str) -> SamplingRecord | None:
         file = self._folder(AdapterRef(job_id)) / SAMPLING_FILE

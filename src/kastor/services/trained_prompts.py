@@ -1,8 +1,7 @@
-"""What tuned models were tuned on, beyond text: read from the datasets of their jobs, and remembered."""
+"""Which kinds of prompt tuned models were trained on, beyond text: read from their jobs' datasets, then cached."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from kastor.dataset.validation.prompt_kinds import PromptKinds, prompt_kinds
@@ -11,21 +10,20 @@ from kastor.domain.tuned_model import TUNED, TunedModel
 from kastor.store.blobs.job_files import reading_errors, unreadable
 from kastor.store.models import ModelStore
 
-MAX_REMEMBERED = 10_000
+MAX_CACHED = 10_000
 
 
 class TrainedPromptKinds:
-    """Tells by the model; safe to use from several threads at once."""
+    """The prompt kinds of a model. Safe to use from several threads at once."""
 
     def __init__(self, models: ModelStore, dataset: Callable[[str], Path]) -> None:
-        """`dataset` is where a job keeps its examples, by the job's id."""
+        """`dataset` gives the path of a job's examples by the job's id."""
         self._models = models
         self._dataset = dataset
-        self._lock = threading.Lock()
-        self._known: OrderedDict[str, PromptKinds] = OrderedDict()
+        self._cached = lru_cache(MAX_CACHED)(self._read)
 
     def get(self, model: TunedModel) -> PromptKinds:
-        """What the model was tuned on, and those that it was tuned on top of, as far as they are still there.
+        """The kinds that the model was tuned on, with those of the models below it that still exist.
 
         Raises:
             DataLoss: a dataset cannot be read, or is damaged.
@@ -41,18 +39,13 @@ class TrainedPromptKinds:
         return found
 
     def _of_job(self, job_id: str) -> PromptKinds:
-        with self._lock:
-            known = self._known.get(job_id)
-        if known is None:
-            try:
-                with reading_errors("dataset", job_id):
-                    known = prompt_kinds(self._dataset(job_id))  # a second for each GB of text, once
-            except FileNotFoundError:
-                return PromptKinds()
-            except InvalidArgument as error:  # of the dataset, not of who asks
-                raise unreadable("dataset", job_id, "a line of it is no example") from error
-            with self._lock:
-                self._known[job_id] = known
-                while len(self._known) > MAX_REMEMBERED:
-                    self._known.popitem(last=False)
-        return known
+        try:
+            return self._cached(job_id)
+        except FileNotFoundError:  # not cached: the dataset may come back with a restored data folder
+            return PromptKinds()
+        except InvalidArgument as error:  # a fault of the dataset, not of the caller
+            raise unreadable("dataset", job_id, "a line of it is no example") from error
+
+    def _read(self, job_id: str) -> PromptKinds:
+        with reading_errors("dataset", job_id):
+            return prompt_kinds(self._dataset(job_id))  # takes a second for each GB of text
