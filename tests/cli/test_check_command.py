@@ -134,7 +134,7 @@ def test_the_report_sums_and_says_what_is_wrong_how_often_and_where(tmp_path: Pa
 def test_a_fine_dataset_is_said_to_be_fine_and_estimated(tmp_path: Path) -> None:
     code, out, _ = checked(dataset(tmp_path, *[GOOD] * 6), "--epochs", "3", "--batch-size", "2")
     assert code == 0
-    assert "Fine: 6 examples can be trained on." in out
+    assert "OK: 6 examples can be trained on." in out
     assert "9 (3 epochs, batch 2" in out
     assert "a rough calibration" in out
 
@@ -187,7 +187,7 @@ def test_the_validation_file_is_judged_too_and_leaks_are_told(tmp_path: Path) ->
     held_out.write_text(f"{GOOD}\n{FAULTY}")
     code, out, err = checked(data, "--validation", str(held_out))
     assert code == 1
-    assert "1 example stands in the validation file and in the training file" in out
+    assert "1 example is both in the validation and the training file" in out
     assert "held-out.jsonl, line 2, output" in err
 
 
@@ -203,7 +203,7 @@ def test_a_few_system_instructions_are_pointed_out_with_the_way_to_give_them(tmp
     turns = [{"role": role, "parts": [{"text": "a"}]} for role in ("user", "model")]
     row = json.dumps({"systemInstruction": {"parts": [{"text": "Be kind."}]}, "contents": turns})
     said = " ".join(CliRunner().invoke(app, ["check", dataset(tmp_path, GOOD, row), "--base", "tiny"]).stdout.split())
-    assert "1 of 2 examples has a system instruction: ask with one, too" in said
+    assert "1 of 2 examples has a system instruction: send one with each prompt, too" in said
     assert "kastor generate --system" in said
 
 

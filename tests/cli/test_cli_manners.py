@@ -73,7 +73,7 @@ def test_something_else_that_answers_is_said_not_to_be_kastor(
     server.on("GET", "/kastor/v1/jobs", Reply(body, status))
     ran = kastor("jobs", "list", "--server", server.url)
     assert ran.code == 1
-    assert "does not answer like a Kastor server" in ran.err
+    assert "did not answer like a Kastor server" in ran.err
 
 
 def test_a_wrong_setting_is_said_in_one_line(kastor: Kastor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +102,8 @@ def test_another_program_on_an_announced_servers_port_is_not_taken_for_it(
 
 
 REFUSALS = [
-    (403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers (callers without …).", "wants a key"),
-    (400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", "does not take this key"),
+    (403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers (callers without …).", "needs a key"),
+    (400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", "rejects this key"),
 ]
 
 

@@ -39,7 +39,7 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"x" * 3_000_000, "gives more than 2,000,000 bytes"), (bytes(5_000_000), "stdin is a binary file")],
+    [(b"x" * 3_000_000, "is larger than 2,000,000 bytes"), (bytes(5_000_000), "stdin is a binary file")],
 )
 def test_input_that_never_ends_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, data: bytes, said: str) -> None:
     standard_input(monkeypatch, data)

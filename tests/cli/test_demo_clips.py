@@ -32,14 +32,14 @@ def shown_in(path: Path, clip: Clip) -> list[bool]:
 def test_the_shape_is_in_every_frame_of_its_interval_and_in_no_other(tmp_path: Path) -> None:
     for index, clip in enumerate(generate_clips(5, 6, seed=3)):
         path = tmp_path / f"{index}.mp4"
-        clip_data.film(path, clip)
+        clip_data.encode_clip(path, clip)
         moments = [number / FRAMES_PER_S for number in range(clip.seconds * FRAMES_PER_S)]
         assert shown_in(path, clip) == [clip.start_s <= moment < clip.end_s for moment in moments]
 
 
 def test_what_is_seen_at_one_frame_a_second_tells_both_moments(tmp_path: Path) -> None:
     clip = Clip(7, 6, "ring", 2, 4)
-    clip_data.film(tmp_path / "clip.mp4", clip)
+    clip_data.encode_clip(tmp_path / "clip.mp4", clip)
     found = plan(tmp_path / "clip.mp4", FrameSampling())
     assert found.probe.duration_s == 6.0
     assert found.plan.shown_s == (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
@@ -72,7 +72,7 @@ def test_scores_tell_who_looked() -> None:
         assert values["tuned"] == 1.0
         assert values["base"] == 0.0
         assert 0 < values["one answer"] < 1
-    truth, tuned, base = found.said(0)
+    truth, tuned, base = found.answers_to(0)
     assert (truth.right, tuned.right, base.right) == (None, True, False)
     assert truth.span == tuned.span and base.span is None
 

@@ -84,4 +84,4 @@ def test_clips_and_the_film_are_learnt_asked_about_and_reported(kastor: Kastor, 
 def test_more_images_than_there_are_is_refused_before_anything_starts(kastor: Kastor, wheel: Path) -> None:
     ran = kastor("demo", "image", "--train", "1500", "--held-out", "30")
     assert ran.code == 1
-    assert "1500 + 30 images are more than the 1500 there are" in ran.err
+    assert "1500 + 30 images are more than the 1500 available" in ran.err

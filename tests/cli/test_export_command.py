@@ -55,14 +55,14 @@ def test_as_json_the_manifest_is_printed(kastor: Kastor, tmp_path: Path, name: s
 
 def test_another_data_folder_is_named_by_an_option(kastor: Kastor, tmp_path: Path) -> None:
     ran = kastor("export", "job1", "--out", str(tmp_path / "x"), "--data-dir", str(tmp_path / "elsewhere"))
-    assert ran.code == 1 and "holds no tuned model or job 'job1'" in ran.err and "--data-dir" in ran.err
+    assert ran.code == 1 and "has no tuned model or job 'job1'" in ran.err and "--data-dir" in ran.err
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("tunedModels/nobody", "holds no tuned model or job 'tunedModels/nobody'"),
-        ("model-of-job2", "The job job2 of model-of-job2 is QUEUED; only a success can be exported."),
+        ("tunedModels/nobody", "has no tuned model or job 'tunedModels/nobody'"),
+        ("model-of-job2", "The job job2 of model-of-job2 is QUEUED; only a job that succeeded can be exported."),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(kastor: Kastor, tmp_path: Path, name: str, said: str) -> None:
@@ -74,7 +74,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(kastor: Kastor, tmp_path: P
 
 def test_a_setting_without_effect_is_refused(kastor: Kastor, tmp_path: Path) -> None:
     ran = kastor("export", "job1", "--weights", "f16", "--out", str(tmp_path / "x"))
-    assert ran.code == 1 and "--weights f16 is for --format gguf" in ran.err
+    assert ran.code == 1 and "--weights f16 applies to --format gguf only" in ran.err
 
 
 def test_a_folder_with_something_in_it_is_left_alone(kastor: Kastor, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_an_answer_cut_by_the_limit_is_said_on_stderr(kastor: Kastor, answering:
     answering.on("POST", STREAM, Reply(event("forty", finish="MAX_TOKENS", usageMetadata=usage)))
     ran = kastor("generate", MODEL, "forty one", "--server", answering.url)
     assert ran.out == "forty\n"
-    assert "Cut after 1 token;" in ran.err
+    assert "Stopped after 1 token;" in ran.err
 
 
 def test_an_error_in_mid_stream_is_an_error(kastor: Kastor, answering: FakeServer) -> None:
@@ -133,4 +133,4 @@ def test_a_missing_model_is_an_error(kastor: Kastor, server: FakeServer, tmp_pat
 
 def test_an_empty_prompt_is_refused(kastor: Kastor, server: FakeServer) -> None:
     ran = kastor("generate", MODEL, "", "--server", server.url)
-    assert ran.code == 2 and "PROMPT: it is empty; give text, or - and text on stdin" in ran.err
+    assert ran.code == 2 and "PROMPT: It is empty; give a text, or - to read it from stdin" in ran.err

@@ -153,7 +153,7 @@ def test_a_prompt_on_stdin_that_is_not_utf8_is_said_with_the_byte(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
     ran = kastor("generate", "tunedModels/x", "-", "--server", server.url)
     assert (ran.code, server.seen) == (2, [])
-    assert ran.err == "Error: Invalid value for PROMPT: what came on stdin is not UTF-8: byte 4 is 0xe9.\n"
+    assert ran.err == "Error: Invalid value for PROMPT: The text on stdin is not UTF-8: byte 4 is 0xe9.\n"
 
 
 def command(*arguments: str | bytes, shell_ends: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -89,7 +89,7 @@ def test_show_finds_a_base_by_its_bare_name(kastor: Kastor, models: FakeServer) 
 def test_delete_asks_for_yes_where_nobody_can_answer(kastor: Kastor, models: FakeServer) -> None:
     ran = kastor("models", "delete", MODEL, "--server", models.url)
     assert ran.code == 1
-    assert "say --yes" in ran.err
+    assert "confirm with --yes" in ran.err
     assert not any(s.method == "DELETE" for s in models.seen)
 
 
@@ -105,7 +105,7 @@ def test_delete_of_a_missing_model_says_so_before_asking(kastor: Kastor, models:
 
 
 def test_a_base_is_not_deleted(kastor: Kastor, models: FakeServer) -> None:
-    assert "only tuned models are deleted" in kastor("models", "delete", BASE["name"], "--server", models.url).err
+    assert "only tuned models can be deleted" in kastor("models", "delete", BASE["name"], "--server", models.url).err
 
 
 def test_pull_of_an_unknown_base_gives_the_near_names(kastor: Kastor) -> None:

@@ -144,7 +144,7 @@ def test_check_overwrites_no_medium_that_its_dataset_shows(data: Path, kastor: K
         f'{{"contents": [{{"role": "user", "parts": [{part}]}}, {{"role": "model", "parts": [{{"text": "b"}}]}}]}}'
     )
     ran = kastor("check", str(data), "--base", "tiny", "--html", str(picture))
-    assert ran.code == 2 and "would overwrite a.png, which the dataset shows" in ran.err
+    assert ran.code == 2 and "would overwrite a.png, a medium of the dataset" in ran.err
     assert picture.read_bytes() == before
 
 
@@ -187,7 +187,7 @@ def test_a_folder_that_may_not_be_written_to_is_said(data: Path, kastor: Kastor)
     closed = data.with_name("closed")
     closed.mkdir(mode=0o500)
     ran = kastor("check", str(data), "--base", "tiny", "--html", "closed/report.html")
-    assert ran.code == 2 and "may not be written to" in ran.err
+    assert ran.code == 2 and "permission to write to" in ran.err
 
 
 def test_an_output_in_a_folder_that_is_not_there_makes_it(data: Path, kastor: Kastor) -> None:
@@ -209,7 +209,7 @@ def test_prepare_keeps_out_of_the_datasets_own_folder_however_it_is_called(data:
     data.parent.with_name("alias").symlink_to(data.parent)
     for read, folder in ((data, "."), (data, "../alias"), (elsewhere / "linked.jsonl", ".")):
         ran = kastor("prepare", str(read), "--out", folder)
-        assert ran.code == 2 and "the dataset's own folder" in ran.err, (read, folder)
+        assert ran.code == 2 and "is the folder of the dataset" in ran.err, (read, folder)
     assert [path.name for path in data.parent.iterdir()] == ["data.jsonl"]
 
 
@@ -224,7 +224,7 @@ def test_prepare_overwrites_nothing_that_it_did_not_make(data: Path, kastor: Kas
         assert ran.code == 0, ran.err
         assert kastor("prepare", str(data), "--out", "mine").code == 0, "a second run goes on in its own folder"
     else:
-        assert ran.code == 2 and "was not made by kastor prepare" in ran.err
+        assert ran.code == 2 and "was not created by kastor prepare" in ran.err
 
 
 def test_prepare_overwrites_its_dataset_not_even_through_a_hard_link(data: Path, kastor: Kastor) -> None:

@@ -40,7 +40,7 @@ def test_rows_are_prepared_and_each_one_is_accounted_for(kastor: Kastor, data: P
     assert ran.code == 0, ran.err
     assert (ran.json["rowsIn"], ran.json["rowsChanged"], ran.json["rowsLeftOut"]) == (2, 1, 1)
     assert (ran.json["rowsOut"], ran.json["refused"]) == (2, 0)
-    assert "2 rows: 0 pass as they are, 2 need something" in ran.err
+    assert "2 rows: 0 pass as they are, 2 need changes" in ran.err
     assert len((out / "dataset.jsonl").read_text().splitlines()) == 2
     assert "line-1" in (out / "changes.html").read_text()
     again = kastor("prepare", str(data), "--out", str(out), "--max-seconds", "4", "--untimed", "copy")
@@ -61,7 +61,7 @@ def test_limits_that_were_raised_hold_here_too(kastor: Kastor, data: Path, monke
 WRONG = {
     ("--raise", "max_films=3"): "max_films",
     ("--raise", "max_images=many"): "write NAME=NUMBER",
-    ("--strategy", "burn"): "--strategy burn: not known; use auto, drop, shrink, cut",
+    ("--strategy", "burn"): "--strategy burn is unknown; use auto, drop, shrink, cut",
     ("--times-from", "moon"): "use file, segment",
     ("--patterns", "absent.toml"): "Cannot read the patterns absent.toml",
     ("--profile", "none"): "There is no profile",

@@ -1,4 +1,4 @@
-"""Real processes: the CLI with a server of its own, interrupted and killed; afterwards nothing is left.
+"""Real processes: the CLI with a private server, interrupted and killed; afterwards nothing is left.
 
 The base is a tiny random model, so that the workers and engines here are the real ones too.
 """
@@ -127,7 +127,7 @@ def test_a_data_folder_that_is_a_file_is_said_in_one_line(kastor: Kastor, home: 
 def test_detach_is_refused_without_a_server_that_stays(kastor: Kastor, pairs_file: Path) -> None:
     ran = kastor("tune", str(pairs_file), "--detach")
     assert ran.code == 1
-    assert "--detach needs a server that stays" in ran.err
+    assert "--detach needs a running server" in ran.err
     assert kastor("jobs", "list", "--json").json == []
 
 
@@ -162,7 +162,7 @@ def test_ctrl_c_with_a_private_server_keeps_the_job_and_no_process(
     os.killpg(tuning.pid, signal.SIGINT)
     out, err = tuning.communicate(timeout=30)
     assert (tuning.returncode, out) == (130, "")
-    assert "is kept and goes on with the next" in err
+    assert "is kept and continues with the next" in err
     assert "Traceback" not in err
     assert processes_of(home) == []
     assert kastor("jobs", "show", "kept", "--json").json["state"] == "QUEUED"

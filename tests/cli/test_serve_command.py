@@ -130,9 +130,9 @@ def test_a_command_without_a_key_is_told_how_to_get_one(kastor: Kastor, serve: S
     key = kastor("keys", "create", "--email", "ada@example.org").out.strip()
     url, _ = serve()
     ran = kastor("jobs", "list")
-    assert ran.code == 1 and f"The server at {url} wants a key" in ran.err and "kastor keys create" in ran.err
+    assert ran.code == 1 and f"The server at {url} needs a key" in ran.err and "kastor keys create" in ran.err
     wrong = kastor("jobs", "list", "--api-key", key[:-1] + "~")
-    assert wrong.code == 1 and "does not take this key" in wrong.err and key[:-1] not in wrong.err
+    assert wrong.code == 1 and "rejects this key" in wrong.err and key[:-1] not in wrong.err
     assert kastor("jobs", "list", "--api-key", key, "--json").json == []
 
 

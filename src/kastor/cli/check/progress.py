@@ -1,4 +1,4 @@
-"""What `kastor check` says on stderr while it works: how far it is, and the first faults as they are found."""
+"""Progress of `kastor check` on stderr, with the first faults as they are found."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,20 +14,20 @@ from kastor.dataset.validation.validator import InspectMedia, RowOutcome, RowVer
 from kastor.domain.content import Media
 from kastor.domain.counts import counted
 
-MAX_TOLD = 20  # faults shown as they are found; all are counted
+MAX_FAULTS = 20  # shown as they are found; all are counted
 LINE_EVERY_S = 5.0
 SHOW_EVERY_S = 0.1
 
 
 class CheckProgress:
-    """Follows the judging of one or two files: a bar in a terminal, a line now and then elsewhere."""
+    """Shows the validation of one or two files: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, out: Output, files: Iterable[Path], clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._clock = clock
         self._sizes = {file: file.stat().st_size if file.is_file() else 0 for file in files}
         self._read = dict.fromkeys(self._sizes, 0)
-        self._num_rows = self._num_media = self._told = 0
+        self._num_rows = self._num_media = self._num_faults = 0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=28, complete_style="cyan", finished_style="green"),
@@ -47,34 +47,34 @@ class CheckProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
-    def looking(self, look: InspectMedia) -> InspectMedia:
-        """The same look, counted."""
+    def with_media_count(self, inspect: InspectMedia) -> InspectMedia:
+        """`inspect`, which also counts the media for this display."""
 
-        def counted(media: Iterable[Media]) -> dict[Media, InspectionResult]:
-            found = look(media)
+        def inspect_and_count(media: Iterable[Media]) -> dict[Media, InspectionResult]:
+            found = inspect(media)
             self._num_media += len(found)
             return found
 
-        return counted
+        return inspect_and_count
 
     def on_bytes(self, path: Path, num_bytes: int) -> None:
-        """So much of a file was read."""
+        """Record how many bytes of a file were read."""
         self._read[path] = num_bytes
         self._show()
 
     def on_verdict(self, path: Path, verdict: RowVerdict) -> None:
-        """A row was judged."""
+        """Count a validated row, and show its faults."""
         self._num_rows += 1
         if verdict.outcome is not RowOutcome.ACCEPTED:
-            self._tell(path, verdict)
+            self._show_faults(path, verdict)
         if not self._num_rows % 64:
             self._show()
 
-    def _tell(self, path: Path, verdict: RowVerdict) -> None:
-        self._told += 1
-        if self._told > MAX_TOLD:
-            if self._told == MAX_TOLD + 1:
-                self._out.say("more faults are counted, not shown; the report has them")
+    def _show_faults(self, path: Path, verdict: RowVerdict) -> None:
+        self._num_faults += 1
+        if self._num_faults > MAX_FAULTS:
+            if self._num_faults == MAX_FAULTS + 1:
+                self._out.say("Further faults are counted; the report lists them.")
             return
         style = "yellow" if verdict.outcome is RowOutcome.DROPPED else "red"
         where = f"{path.name}, " if len(self._sizes) > 1 else ""
@@ -93,5 +93,5 @@ class CheckProgress:
             self._bar.update(self._task, completed=sum(self._read.values()), counts=self._counts())
 
     def _counts(self) -> str:
-        media = f", {self._num_media:,} media looked at" if self._num_media else ""
+        media = f", {self._num_media:,} media inspected" if self._num_media else ""
         return f"{counted(self._num_rows, 'row')}{media}"

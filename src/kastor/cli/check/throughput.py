@@ -1,4 +1,4 @@
-"""How fast jobs train on a base model here: by this installation's earlier jobs, else by how fast it multiplies."""
+"""Training speed on this machine: measured on earlier jobs of the base model, else from a matrix benchmark."""
 
 import os
 import time
@@ -16,15 +16,15 @@ from kastor.store.jobs import JobStore
 
 NUM_JOBS = 5
 NUM_SEARCHED = 100
-NUM_STEPS = 500  # the latest ones of each
+NUM_STEPS = 500  # the latest of each job
 PROBE_S = 0.4
-PROBE_SIZE = 64  # matrices of this size, and as many, are multiplied in one thread: what others leave of one core
-MOST_JOB_S = 600.0  # beside its steps; more is waiting, not work
-START_S = 8.0  # of a job before its first step, for its process and the base; more of it goes to looking at media
+PROBE_SIZE = 64  # as many matrices of this size are multiplied in one thread
+MAX_OVERHEAD_S = 600.0  # of a job outside its steps; more than that is waiting
+START_S = 8.0  # to start a job's process and load its base; the rest before the first step is media work
 
 
 def measured_pace(base_id: str, settings: Settings, *, sees: bool = False) -> MeasuredPace | None:
-    """The pace of the latest jobs on the base; `None` if there were none, or the database cannot be read."""
+    """The pace of the latest jobs on the base model; `None` if there are none or the database cannot be read."""
     if settings.database_url is None and not (Path(settings.data_dir) / "kastor.db").is_file():
         return None
     try:
@@ -34,14 +34,14 @@ def measured_pace(base_id: str, settings: Settings, *, sees: bool = False) -> Me
         finally:
             database.close()
     except KastorError:
-        return None  # an estimate is no reason to fail
+        return None  # the check works without an estimate
 
 
 def machine_speed(settings: Settings) -> MachineSpeed:
-    """How fast numpy multiplies on the cores of a job just now, in less than half a second.
+    """Current matrix multiplication speed on the cores of a job, measured in less than half a second.
 
-    One thread is measured and taken for as many as there are cores: several would measure how they wait for each other
-    where other programs run.
+    One thread is measured and the result multiplied by the number of cores: on a busy machine, several threads would
+    measure how long they wait for each other.
     """
     import numpy as np
 
@@ -65,25 +65,29 @@ def _has_tiles() -> bool:
 
 
 def _pace(jobs: JobStore, base_id: str, *, sees: bool) -> MeasuredPace | None:
-    trained = [job for job in jobs.page(limit=NUM_SEARCHED) if job.spec.base_model == base_id and job.completed_steps]
-    latest = trained[:NUM_JOBS]
-    held = jobs.snapshots_of([job.id for job in latest], latest=NUM_STEPS)
-    of_jobs = {job.id: steps for job in latest if (steps := held.get(job.id))}
-    if sum(step.elapsed_s for steps in of_jobs.values() for step in steps) <= 0:
+    jobs_with_steps = [
+        job for job in jobs.page(limit=NUM_SEARCHED) if job.spec.base_model == base_id and job.completed_steps
+    ]
+    latest = jobs_with_steps[:NUM_JOBS]
+    snapshots = jobs.snapshots_of([job.id for job in latest], latest=NUM_STEPS)
+    steps_by_job = {job.id: steps for job in latest if (steps := snapshots.get(job.id))}
+    if sum(step.elapsed_s for steps in steps_by_job.values() for step in steps) <= 0:
         return None
-    named = "the last job" if len(of_jobs) == 1 else f"the last {len(of_jobs)} jobs"
-    ended = [job for job in latest if job.id in of_jobs and job.state is State.SUCCEEDED]
-    overheads = [_overhead(job, of_jobs[job.id], sees=sees) for job in ended]
-    return pace_of([step for steps in of_jobs.values() for step in steps], overheads, f"{named} on this base here")
+    source = "the last job" if len(steps_by_job) == 1 else f"the last {len(steps_by_job)} jobs"
+    ended = [job for job in latest if job.id in steps_by_job and job.state is State.SUCCEEDED]
+    overheads = [_overhead(job, steps_by_job[job.id], sees=sees) for job in ended]
+    return pace_of(
+        [step for steps in steps_by_job.values() for step in steps], overheads, f"{source} on this base here"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Seconds of one job that are in none of its steps: for media seen before the first, and for all else."""
+    """Seconds of one job outside its steps: for media before the first step, and for everything else."""
 
     media_s: float
     job_s: float
-    num_tokens: int  # of its first epoch
+    num_tokens: int  # of the first epoch
 
 
 def _overhead(job: TuningJob, steps: Sequence[StepMetrics], *, sees: bool) -> Overhead:
@@ -93,14 +97,14 @@ def _overhead(job: TuningJob, steps: Sequence[StepMetrics], *, sees: bool) -> Ov
     whole_s = (job.finished_at - job.started_at).total_seconds() - sum(step.elapsed_s for step in steps)
     begun = steps[0].computed_at - timedelta(seconds=steps[0].elapsed_s)
     media_s = (begun - job.started_at).total_seconds() - START_S if sees and steps[0].step == 1 else 0.0
-    media_s = min(MOST_JOB_S, max(0.0, media_s))
-    return Overhead(media_s, min(MOST_JOB_S, max(0.0, whole_s - media_s)), num_tokens)
+    media_s = min(MAX_OVERHEAD_S, max(0.0, media_s))
+    return Overhead(media_s, min(MAX_OVERHEAD_S, max(0.0, whole_s - media_s)), num_tokens)
 
 
 def pace_of(steps: Sequence[StepMetrics], overheads: Sequence[Overhead], source: str) -> MeasuredPace:
-    """The pace that explains these steps best: steps and tokens by the later epochs, media by the first and before."""
+    """Fit a pace to the steps: cost per step and token from the later epochs, per media token from the first."""
     later = [step for step in steps if step.epoch > 1] or list(steps)
-    step_s, token_s = _line([step.num_tokens for step in later], [step.elapsed_s for step in later])
+    step_s, token_s = _fit_line([step.num_tokens for step in later], [step.elapsed_s for step in later])
     first = [step for step in steps if step.epoch <= 1]
     beyond_s = sum(step.elapsed_s - step_s - token_s * step.num_tokens for step in first)
     media_token_s = max(0.0, beyond_s) / max(1, sum(step.num_tokens for step in first))
@@ -109,8 +113,8 @@ def pace_of(steps: Sequence[StepMetrics], overheads: Sequence[Overhead], source:
     return MeasuredPace(step_s, token_s, media_token_s, job_s, source)
 
 
-def _line(tokens: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
-    """Seconds a step and a token, neither below 0, by least squares."""
+def _fit_line(tokens: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+    """Least-squares seconds per step and per token, neither negative."""
     number, sum_x, sum_y = len(tokens), sum(tokens), sum(seconds)
     spread = number * sum(x * x for x in tokens) - sum_x**2
     product = sum(x * y for x, y in zip(tokens, seconds, strict=True))

@@ -1,4 +1,4 @@
-"""Rows as the model sees them: tokens with what is learnt, and small pictures of the frames that are taken."""
+"""Previews of rows as the model sees them: tokens, which of them are trained on, and thumbnails of sampled frames."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +15,18 @@ from kastor.media.decode import Pixels, request_frames, request_picture
 from kastor.models.chat.render import PictureSpan, RenderedExample, Renderer
 
 HALF_CHARACTER = "\ufffd"
-MAX_SHOWN_CHARS = 4000  # of one stretch of text
-MAX_FRAMES = 16  # of one medium
+MAX_SHOWN_CHARS = 4000  # of one piece of text
+MAX_FRAMES = 16  # per medium
 MAX_SIDE = 256
 JPEG_QUALITY = 70
 
 Pieces = list[tuple[str, bool]]
-"""Each token's text, and whether it is learnt."""
+"""The text of each token, and whether it is trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledRow:
-    """An accepted row, kept to be shown."""
+    """An accepted row to preview."""
 
     line: int
     verdict: RowVerdict
@@ -34,48 +34,48 @@ class SampledRow:
 
 
 class RowSampler:
-    """The first accepted rows."""
+    """Collects the first accepted rows."""
 
     def __init__(self, number: int) -> None:
         self._number = number
         self.rows: list[SampledRow] = []
 
     def add(self, verdict: RowVerdict) -> None:
-        """Keep the row, if it is one of the first."""
+        """Keep the row if it is accepted and fewer are kept than asked for."""
         if len(self.rows) < self._number and verdict.outcome is RowOutcome.ACCEPTED and verdict.example is not None:
             self.rows.append(SampledRow(verdict.line, verdict, verdict.example))
 
 
-def token_pieces(renderer: Renderer, kept: SampledRow) -> Pieces:
-    """The row's tokens as text; those that only together make a character are shown together."""
-    rendered = _rendered(renderer, kept)
-    return list(_decoded(renderer, rendered.token_ids, rendered.supervised))
+def token_pieces(renderer: Renderer, row: SampledRow) -> Pieces:
+    """The row's tokens as text; tokens that form one character together are one piece."""
+    rendered = _render(renderer, row)
+    return list(_token_texts(renderer, rendered.token_ids, rendered.supervised))
 
 
 def preview_sample(
-    kept: SampledRow, renderer: Renderer | None, supervise: SupervisedTurns, vision: VisionSpec | None = None
+    row: SampledRow, renderer: Renderer | None, supervise: SupervisedTurns, vision: VisionSpec | None = None
 ) -> PreviewSample:
-    """The row as segments; without the base's tokenizer as it was written. Pictures are laid out as `vision` does."""
-    views, filtered = _views(kept), Resampling.BICUBIC if vision is None else vision.resample
+    """The row as segments, of its source text if there is no tokenizer; thumbnails have the layout of `vision`."""
+    views, resampling = _views(row), Resampling.BICUBIC if vision is None else vision.resample
     thumbs = {
-        media: _thumbnails(media, seen, views[media].grids if media in views else (), filtered)
-        for media, seen in (kept.verdict.seen or {}).items()
+        media: _thumbnails(media, seen, views[media].grids if media in views else (), resampling)
+        for media, seen in (row.verdict.seen or {}).items()
     }
     if renderer is None:
-        return PreviewSample(kept.line, None, tuple(_written(kept.example, thumbs, supervise)))
-    rendered = _rendered(renderer, kept)
-    return PreviewSample(kept.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, views)))
+        return PreviewSample(row.line, None, tuple(_source_segments(row.example, thumbs, supervise)))
+    rendered = _render(renderer, row)
+    return PreviewSample(row.line, len(rendered.token_ids), tuple(_segments(renderer, rendered, thumbs, views)))
 
 
-def _rendered(renderer: Renderer, kept: SampledRow) -> RenderedExample:
-    return renderer.example(kept.example, _views(kept))
+def _render(renderer: Renderer, row: SampledRow) -> RenderedExample:
+    return renderer.example(row.example, _views(row))
 
 
-def _views(kept: SampledRow) -> MediaLayouts:
-    return kept.verdict.plan.views if kept.verdict.plan else NO_LAYOUTS
+def _views(row: SampledRow) -> MediaLayouts:
+    return row.verdict.plan.views if row.verdict.plan else NO_LAYOUTS
 
 
-def _decoded(renderer: Renderer, ids: Sequence[int], supervised: Sequence[bool]) -> Iterator[tuple[str, bool]]:
+def _token_texts(renderer: Renderer, ids: Sequence[int], supervised: Sequence[bool]) -> Iterator[tuple[str, bool]]:
     pending: list[int] = []
     for token, learnt in zip(ids, supervised, strict=True):
         pending.append(token)
@@ -86,7 +86,7 @@ def _decoded(renderer: Renderer, ids: Sequence[int], supervised: Sequence[bool])
 
 
 Thumbnails = Mapping[int, PreviewSegment] | PreviewSegment
-"""Of a medium's pictures some, by their number; or why there are none."""
+"""Some of a medium's pictures by index, or a note why they cannot be frames."""
 
 
 def _segments(
@@ -94,23 +94,23 @@ def _segments(
 ) -> Iterator[PreviewSegment]:
     at = 0
     for media, group in groupby(rendered.pictures, key=lambda one: one.media):
-        held = list(group)
+        spans = list(group)
         moments_s, vision = views[media].moments_s, renderer.vision
-        assert vision is not None  # noqa: S101  # there are pictures
-        # the moment of the first frame is its caption, as those of the others are
-        yield from _texts(
-            renderer, rendered, at, held[0].start, without=vision.moment(moments_s[0]) if moments_s else ""
+        assert vision is not None  # noqa: S101  # rows with pictures need a vision base
+        # the timestamp before the first frame is frames as its caption, like those of the others
+        yield from _text_segments(
+            renderer, rendered, at, spans[0].start, without=vision.moment(moments_s[0]) if moments_s else ""
         )
         found = thumbs.get(media, {})
-        yield from (found,) if isinstance(found, PreviewSegment) else _pictured(held, found)
-        at = held[-1].start + held[-1].num_tokens
-    yield from _texts(renderer, rendered, at, len(rendered.token_ids))
+        yield from (found,) if isinstance(found, PreviewSegment) else _thumbnail_segments(spans, found)
+        at = spans[-1].start + spans[-1].num_tokens
+    yield from _text_segments(renderer, rendered, at, len(rendered.token_ids))
 
 
-def _pictured(held: Sequence[PictureSpan], found: Mapping[int, PreviewSegment]) -> Iterator[PreviewSegment]:
-    """A medium's pictures; of those that are not shown only how many there are."""
+def _thumbnail_segments(spans: Sequence[PictureSpan], found: Mapping[int, PreviewSegment]) -> Iterator[PreviewSegment]:
+    """A medium's thumbnails, with notes that count the pictures between them."""
     left_out = 0
-    for one in held:
+    for one in spans:
         thumb = found.get(one.index)
         if thumb is None:
             left_out += 1
@@ -123,23 +123,23 @@ def _pictured(held: Sequence[PictureSpan], found: Mapping[int, PreviewSegment]) 
         yield PreviewSegment("note", f" … {left_out:,} more … ")
 
 
-def _texts(
+def _text_segments(
     renderer: Renderer, rendered: RenderedExample, begin: int, end: int, without: str = ""
 ) -> Iterator[PreviewSegment]:
-    """Tokens [begin, end) as stretches of what is given and what is learnt; `without` this at the end."""
+    """Tokens [begin, end) as runs of prompt and supervised text; `without` is cut off the end of each."""
     for learnt, group in groupby(range(begin, end), key=lambda index: rendered.supervised[index]):
         ids = [rendered.token_ids[index] for index in group]
         text = renderer.tokenizer.decode(ids, skip_special_tokens=False).removesuffix(without)
-        yield from _cut(text, "learnt" if learnt else "given")
+        yield from _truncated(text, "learnt" if learnt else "given")
 
 
-def _cut(text: str, kind: str) -> Iterator[PreviewSegment]:
+def _truncated(text: str, kind: str) -> Iterator[PreviewSegment]:
     yield PreviewSegment(kind, text[:MAX_SHOWN_CHARS])
     if len(text) > MAX_SHOWN_CHARS:
         yield PreviewSegment("note", f" … {len(text) - MAX_SHOWN_CHARS:,} more characters … ")
 
 
-def _written(
+def _source_segments(
     example: Example, thumbs: Mapping[Media, Thumbnails], supervise: SupervisedTurns
 ) -> Iterator[PreviewSegment]:
     learnt = example.supervised_turns(supervise)
@@ -154,36 +154,38 @@ def _written(
 
 def _part(part: Part, thumbs: Mapping[Media, Thumbnails], kind: str) -> Iterator[PreviewSegment]:
     if isinstance(part, Text):
-        yield from _cut(part.text, kind)
+        yield from _truncated(part.text, kind)
     elif isinstance(part, Media):
         found = thumbs.get(part, {})
         yield from (found,) if isinstance(found, PreviewSegment) else found.values()
     else:
-        yield from _cut(f"{part.name} {part.arguments if isinstance(part, FunctionCall) else part.response}", kind)
+        yield from _truncated(
+            f"{part.name} {part.arguments if isinstance(part, FunctionCall) else part.response}", kind
+        )
 
 
 def _thumbnails(media: Media, seen: InspectedMedium, grids: Sequence[Grid], resample: Resampling) -> Thumbnails:
-    """Its pictures, scaled to the shape in which the model sees them; grids are one a picture."""
+    """Thumbnails in the aspect ratio that the model sees; `grids` holds one grid per picture."""
     try:
-        return dict((_moving if seen.plan is not None else _still)(media, seen, grids, resample))
+        return dict((_video_frames if seen.plan is not None else _still_pictures)(media, seen, grids, resample))
     except (MediumError, OSError) as error:
         return PreviewSegment("note", f" [{media.name} cannot be shown: {error}] ")
 
 
-def _moving(
+def _video_frames(
     media: Media, seen: InspectedMedium, grids: Sequence[Grid], resample: Resampling
 ) -> Iterator[tuple[int, PreviewSegment]]:
     plan = seen.plan
-    assert plan is not None  # noqa: S101  # asked for by the caller
-    chosen = _spread(plan.num_frames)
+    assert plan is not None  # noqa: S101  # checked by the caller
+    chosen = _evenly_spaced(plan.num_frames)
     some = replace(
         plan,
         moments_s=tuple(plan.moments_s[index] for index in chosen),
         pts=tuple(plan.pts[index] for index in chosen),
     )
     size = _size(grids, 0, seen.probe.width, seen.probe.height)
-    shown = request_frames(seen.file.path, some, size, resample=resample)
-    for index, frame in zip(chosen, shown, strict=True):
+    frames = request_frames(seen.file.path, some, size, resample=resample)
+    for index, frame in zip(chosen, frames, strict=True):
         moment = clock_timestamp(frame.moment_s)
         yield (
             index,
@@ -191,11 +193,11 @@ def _moving(
         )
 
 
-def _still(
+def _still_pictures(
     media: Media, seen: InspectedMedium, grids: Sequence[Grid], resample: Resampling
 ) -> Iterator[tuple[int, PreviewSegment]]:
     pages = seen.probe.num_pages or 1
-    for index in _spread(pages):
+    for index in _evenly_spaced(pages):
         width, height = (seen.probe.width, seen.probe.height)
         if seen.probe.page_sizes:
             width, height = (round(side) for side in seen.probe.page_sizes[min(index, len(seen.probe.page_sizes) - 1)])
@@ -205,21 +207,21 @@ def _still(
 
 
 def _size(grids: Sequence[Grid], index: int, width: int | None, height: int | None) -> tuple[int, int]:
-    """Of one picture as it is shown: the model's, where that is known, or a smaller one of the same shape."""
+    """The thumbnail's size, with the aspect ratio of the model's grid if it is known."""
     if grids:
         grid = grids[min(index, len(grids) - 1)]
         width, height = grid.width, grid.height
-    return _fitting(width or MAX_SIDE, height or MAX_SIDE)
+    return _thumbnail_size(width or MAX_SIDE, height or MAX_SIDE)
 
 
 def _file_name(media: Media) -> str:
     return media.uri.rstrip("/").rsplit("/", 1)[-1] or "inline data"
 
 
-def _spread(number: int) -> list[int]:
-    """At most `MAX_FRAMES` of so many, evenly apart, the first and the last among them.
+def _evenly_spaced(number: int) -> list[int]:
+    """At most `MAX_FRAMES` evenly spaced indices, the first and the last among them.
 
-    >>> _spread(3), _spread(151)[:3], _spread(151)[-1]
+    >>> _evenly_spaced(3), _evenly_spaced(151)[:3], _evenly_spaced(151)[-1]
     ([0, 1, 2], [0, 10, 20], 150)
     """
     if number <= MAX_FRAMES:
@@ -227,10 +229,10 @@ def _spread(number: int) -> list[int]:
     return [index * (number - 1) // (MAX_FRAMES - 1) for index in range(MAX_FRAMES)]
 
 
-def _fitting(width: int, height: int) -> tuple[int, int]:
-    """The size, or one of the same shape that is small enough for a page.
+def _thumbnail_size(width: int, height: int) -> tuple[int, int]:
+    """The size, scaled down to `MAX_SIDE` if it is larger.
 
-    >>> _fitting(1024, 512), _fitting(90, 160)
+    >>> _thumbnail_size(1024, 512), _thumbnail_size(90, 160)
     ((256, 128), (90, 160))
     """
     scale = min(1.0, MAX_SIDE / max(width, height, 1))
@@ -238,9 +240,9 @@ def _fitting(width: int, height: int) -> tuple[int, int]:
 
 
 def jpeg(pixels: Pixels) -> bytes:
-    """The picture as a small file. What is encoded here was decoded elsewhere, in a child process."""
-    import PIL.Image  # only where pages are written
+    """Encode pixels as JPEG. They were decoded in a confined child process, so this handles no untrusted file."""
+    import PIL.Image  # only needed for HTML reports
 
-    held = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(held, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()

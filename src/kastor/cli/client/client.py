@@ -1,4 +1,4 @@
-"""A small client of a Kastor server: the wire on one side, values and `KastorError`s on the other."""
+"""HTTP client of a Kastor server: returns values and raises `KastorError`s."""
 
 import json
 import secrets
@@ -23,8 +23,8 @@ READ_TIMEOUT_S = 60.0
 GENERATE_TIMEOUT_S = 900.0  # the first answer may wait for a base model to be fetched and loaded
 PAGE_SIZE = 100
 MAX_SHOWN_CHARS = 80
-BOUNDARY = f"kastor-{secrets.token_hex(16)}"  # nobody who wrote the file can have known it
-CLOSING = f"\r\n--{BOUNDARY}--\r\n".encode()
+BOUNDARY = f"kastor-{secrets.token_hex(16)}"  # random, so that no file can contain it
+EPILOGUE = f"\r\n--{BOUNDARY}--\r\n".encode()
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -34,7 +34,7 @@ class Client:
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
         if api_key and not (api_key.isascii() and api_key.isprintable()):
-            raise InvalidArgument("The API key holds characters that no key has. Check KASTOR_API_KEY or --api-key.")
+            raise InvalidArgument("The API key contains characters that no key has. Check KASTOR_API_KEY or --api-key.")
         headers = {"x-goog-api-key": api_key} if api_key else {}
         try:
             parts = urlsplit(self.url)
@@ -43,11 +43,11 @@ class Client:
                 base_url=self.url,
                 headers=headers,
                 timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-                trust_env=not loopback,  # a proxy of the environment cannot reach our loopback
+                trust_env=not loopback,  # no proxy can reach this machine's loopback
                 verify=not loopback or parts.scheme == "https",  # plain HTTP needs no authorities: 25 ms to load
             )
         except (ValueError, httpx.InvalidURL) as error:
-            raise self._no_address() from error
+            raise self._invalid_address() from error
 
     def __enter__(self) -> Self:
         return self
@@ -56,17 +56,17 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._http.close()
 
     def instance(self, timeout_s: float) -> str | None:
-        """The id that the Kastor server there drew at its start; `None` if it tells none."""
+        """The instance id that the server drew when it started; `None` if it reports none."""
         return self._json("GET", "/healthz", timeout_s=timeout_s).get("instance")
 
     # jobs
 
     def create_tuning(self, new: NewTuning) -> tuple[str, str]:
-        """Start a tuning; the job's id and the tuned model's name."""
+        """Start tuning; returns the job's id and the tuned model's name."""
         params = {"tunedModelId": new.model_id} if new.model_id else {}
         operation = self._json("POST", "/v1beta/tunedModels", params=params, body=new.body())
         try:
@@ -75,24 +75,24 @@ class Client:
             raise self._not_kastor(json.dumps(operation)) from error
 
     def upload(self, path: Path, name: str) -> str:
-        """Upload a file; its resource name."""
+        """Upload a file; returns its resource name."""
         headers = {
             "X-Goog-Upload-Protocol": "multipart",
             "Content-Type": f"multipart/related; boundary={BOUNDARY}",
-            "Content-Length": str(len(_preamble(name)) + path.stat().st_size + len(CLOSING)),
+            "Content-Length": str(len(_preamble(name)) + path.stat().st_size + len(EPILOGUE)),
         }
-        with self._translated(), path.open("rb") as file:
-            body = chain([_preamble(name)], iter(lambda: file.read(1 << 20), b""), [CLOSING])
+        with self._translated_errors(), path.open("rb") as file:
+            body = chain([_preamble(name)], iter(lambda: file.read(1 << 20), b""), [EPILOGUE])
             answer = self._http.post("/upload/v1beta/files", content=body, headers=headers)
         self._raise_for(answer)
         return str(self._decoded(answer.text)["file"]["name"])
 
     def create_job(self, body: Mapping[str, object]) -> Job:
-        """Start a tuning on a dataset file."""
+        """Start tuning on a dataset file."""
         return Job.of(self._json("POST", "/kastor/v1/jobs", body=body))
 
     def job(self, job_id: str, *, full: bool = False) -> Job:
-        """The job; `full` with its events and snapshots."""
+        """The job; if `full`, with its events and snapshots."""
         params = {"view": "full"} if full else {}
         return Job.of(self._json("GET", f"/kastor/v1/jobs/{_segment(job_id)}", params=params))
 
@@ -101,17 +101,17 @@ class Client:
         return [Job.of(item) for item in self._pages("/kastor/v1/jobs", "jobs", limit)]
 
     def cancel(self, job_id: str) -> Job:
-        """Ask the job to stop; the job as it then is."""
+        """Ask the job to stop; returns its new state."""
         return Job.of(self._json("POST", f"/kastor/v1/jobs/{_segment(job_id)}:cancel", body={}))
 
     def resume(self, job_id: str) -> Job:
-        """The new job that goes on in the place of this one, which failed."""
+        """Start a new job that continues this failed one from its last checkpoint."""
         return Job.of(self._json("POST", f"/kastor/v1/jobs/{_segment(job_id)}:resume", body={}))
 
     def log(self, job_id: str, offset: int) -> tuple[bytes, int]:
-        """The job's log from byte `offset`, and the offset to go on from."""
+        """The job's log from byte `offset` on, and the offset of the next read."""
         path = f"/kastor/v1/jobs/{_segment(job_id)}/log"
-        with self._translated():
+        with self._translated_errors():
             answer = self._http.get(path, params={"offset": str(offset)})
         self._raise_for(answer)
         return answer.content, int(answer.headers.get("x-kastor-next-offset", offset + len(answer.content)))
@@ -119,7 +119,7 @@ class Client:
     # models
 
     def base_models(self) -> list[dict[str, Any]]:
-        """The bases that the server offers, as the wire gives them."""
+        """The base models that the server offers, as raw JSON."""
         return self._pages("/v1beta/models", "models", None)
 
     def tuned_models(self) -> list[TunedModelRecord]:
@@ -127,34 +127,34 @@ class Client:
         return [TunedModelRecord.of(item) for item in self._pages("/v1beta/tunedModels", "tunedModels", None)]
 
     def tuned_model(self, name: str) -> TunedModelRecord:
-        """The tuned model `tunedModels/…`."""
+        """The tuned model with this resource name, `tunedModels/…`."""
         return TunedModelRecord.of(self._json("GET", f"/v1beta/{_resource(name)}"))
 
     def base_model(self, name: str) -> dict[str, Any]:
-        """The base `models/…`, as the wire gives it."""
+        """The base model `models/…`, as raw JSON."""
         return self._json("GET", f"/v1beta/{_resource(name)}")
 
     def delete_tuned_model(self, name: str) -> None:
-        """Delete it with its job, checkpoints and log."""
+        """Delete the tuned model with its job, checkpoints and log."""
         self._json("DELETE", f"/v1beta/{_resource(name)}")
 
     # generation
 
     def generate(self, model: str, prompt: str, sampling: SamplingOptions) -> GeneratedAnswer:
-        """The whole answer."""
+        """The complete answer to a prompt."""
         return self.answer(model, sampling.body(prompt))
 
     def answer(self, model: str, body: Mapping[str, object]) -> GeneratedAnswer:
-        """The whole answer to a GenerateContentRequest."""
+        """The complete answer to a GenerateContentRequest."""
         path = f"/v1beta/{_resource(model)}:generateContent"
         return GeneratedAnswer.of(self._json("POST", path, body=body, timeout_s=GENERATE_TIMEOUT_S))
 
     def stream(self, model: str, prompt: str, sampling: SamplingOptions) -> Iterator[GeneratedAnswer]:
-        """The answer piece by piece, as it is made; counts and finish reason are in the last piece."""
+        """Stream the answer in chunks; token counts and the finish reason come with the last one."""
         path = f"/v1beta/{_resource(model)}:streamGenerateContent"
         timeout = httpx.Timeout(GENERATE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         with (
-            self._translated(),
+            self._translated_errors(),
             self._http.stream(
                 "POST", path, params={"alt": "sse"}, json=sampling.body(prompt), timeout=timeout
             ) as answer,
@@ -169,19 +169,19 @@ class Client:
                         raise _error_of(event)
                     yield GeneratedAnswer.of(event)
 
-    # below: the wire
+    # requests
 
     def _pages(self, path: str, field: str, limit: int | None) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        items: list[dict[str, Any]] = []
         token = ""
-        while limit is None or len(found) < limit:
-            size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - len(found))
+        while limit is None or len(items) < limit:
+            size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - len(items))
             page = self._json("GET", path, params={"pageSize": str(size)} | ({"pageToken": token} if token else {}))
-            found += page.get(field, [])
+            items += page.get(field, [])
             token = page.get("nextPageToken", "")
             if not token:
                 break
-        return found[:limit]
+        return items[:limit]
 
     def _json(
         self,
@@ -193,7 +193,7 @@ class Client:
         timeout_s: float = READ_TIMEOUT_S,
     ) -> dict[str, Any]:
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-        with self._translated():
+        with self._translated_errors():
             answer = self._http.request(method, path, params=params, json=body, timeout=timeout)
         self._raise_for(answer)
         return self._decoded(answer.text)
@@ -204,20 +204,18 @@ class Client:
         document = self._decoded(answer.text, status=answer.status_code)
         if "error" not in document:
             raise self._not_kastor(answer.text, answer.status_code)
-        raise self._about_key(_error_of(document))
+        raise self._with_key_hint(_error_of(document))
 
-    def _about_key(self, error: KastorError) -> KastorError:
-        """The error; one about a missing or wrong key says how to get a right one."""
+    def _with_key_hint(self, error: KastorError) -> KastorError:
+        """The error; if it is about a missing or wrong key, with the way to get a valid one."""
         if isinstance(error, PermissionDenied) and error.message.startswith(UNREGISTERED):
-            said = f"The server at {self.url} wants a key, and none was given: set KASTOR_API_KEY or --api-key."
+            message = f"The server at {self.url} needs a key, and none was given: set KASTOR_API_KEY or --api-key."
         elif error.reason == INVALID_KEY:
-            said = (
-                f"The server at {self.url} does not take this key: {error.message} Check KASTOR_API_KEY or --api-key."
-            )
+            message = f"The server at {self.url} rejects this key: {error.message} Check KASTOR_API_KEY or --api-key."
         else:
             return error
         return type(error)(
-            f"{said} On the server's machine, this makes one: kastor keys create --email you@example.com"
+            f"{message} To create one, run on the server's machine: kastor keys create --email you@example.com"
         )
 
     def _decoded(self, text: str, *, status: int = 200) -> dict[str, Any]:
@@ -231,14 +229,14 @@ class Client:
 
     def _not_kastor(self, text: str, status: int = 200) -> KastorError:
         start = " ".join(text.split())[:80] or "nothing"
-        return Internal(f"{self.url} does not answer like a Kastor server (HTTP {status}: {start}). Check --server.")
+        return Internal(f"{self.url} did not answer like a Kastor server (HTTP {status}: {start}). Check --server.")
 
-    def _no_address(self) -> KastorError:
+    def _invalid_address(self) -> KastorError:
         url = shortened(self.url, MAX_SHOWN_CHARS)
-        return InvalidArgument(f"{url!r} is not a server's address; write it as http://127.0.0.1:8080. Check --server.")
+        return InvalidArgument(f"{url!r} is not a server address; write it as http://127.0.0.1:8080. Check --server.")
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except httpx.ConnectError as error:
@@ -247,17 +245,17 @@ class Client:
             ) from error
         except httpx.TimeoutException as error:
             raise Unavailable(f"{self.url} did not answer in time. It may be busy: try again.") from error
-        except (UnicodeError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:  # no name that could be looked up
-            raise self._no_address() from error
+        except (UnicodeError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:  # the host name is malformed
+            raise self._invalid_address() from error
         except httpx.TransportError as error:
-            raise Unavailable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from error
+            raise Unavailable(f"The connection to {self.url} was lost: {error or type(error).__name__}.") from error
 
 
 def _preamble(name: str) -> bytes:
-    """What stands before the bytes of an uploaded file."""
-    told = json.dumps({"file": {"displayName": name}})
+    """The part of a multipart upload before the bytes of the file."""
+    metadata = json.dumps({"file": {"displayName": name}})
     return (
-        f"--{BOUNDARY}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{told}\r\n"
+        f"--{BOUNDARY}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{metadata}\r\n"
         f"--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\n\r\n"
     ).encode()
 
@@ -271,7 +269,7 @@ def _resource(name: str) -> str:
 
 
 def _error_of(document: Mapping[str, Any]) -> KastorError:
-    """The error in Google's shape as the class of the tree that carries its code."""
+    """An error of the wire as the `KastorError` subclass that has its code."""
     body = document["error"] if isinstance(document["error"], dict) else {"message": str(document["error"])}
     status, message = str(body.get("status", "")), str(body.get("message", "The server gave no reason."))
     by_code = {kind.code: kind for kind in KastorError.__subclasses__()}

@@ -1,4 +1,4 @@
-"""The one way to a server: the one named, else the one that runs on this data folder, else a private one."""
+"""Connecting to a server: the one given, else the one running on this data folder, else a private one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ HEALTH_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """What the user said about the server: nothing, or where it is and the key to it."""
+    """The server's URL and the key for it, each as far as the user gave them."""
 
     server: str | None = None
     api_key: str | None = None
@@ -25,53 +25,53 @@ class ServerAddress:
 
 @dataclass(frozen=True, slots=True)
 class ServerConnection:
-    """A server to talk to. `check` raises when it is known to be gone for good."""
+    """A connection to a server. `check` raises once the server is known to have ended for good."""
 
     client: Client
     private: bool
     check: Callable[[], None]
 
     def check_detachable(self) -> None:
-        """Nothing, if the server goes on after this command.
+        """Check that the server outlives this command.
 
         Raises:
-            FailedPrecondition: it is private to the command.
+            FailedPrecondition: it is private and ends with the command.
 
         """
         if self.private:
             raise FailedPrecondition(
-                f"--detach needs a server that stays. Start one first, in another terminal: {program()} serve --no-auth"
+                f"--detach needs a running server. Start one first, in another terminal: {program()} serve --no-auth"
             )
 
 
 @contextmanager
 def connect(
-    access: ServerAddress, out: Output, *, scheduler: bool = False, media_folder: Path | None = None
+    address: ServerAddress, out: Output, *, scheduler: bool = False, media_folder: Path | None = None
 ) -> Iterator[ServerConnection]:
-    """A link to a server, for as long as the block lasts; a private server ends with it.
+    """A connection to a server for the duration of the block; a private server ends with it.
 
-    `scheduler`: whether a private server shall train jobs; commands that only look do without. `media_folder` is one
+    `scheduler` says whether a private server runs jobs; commands that only read do without. `media_folder` is a folder
     that a private server may read media from.
     """
-    if access.server is not None:
-        with Client(_with_scheme(access.server), access.api_key) as client:
-            yield ServerConnection(client, private=False, check=_nothing)
+    if address.server is not None:
+        with Client(_with_scheme(address.server), address.api_key) as client:
+            yield ServerConnection(client, private=False, check=_no_check)
         return
     settings = load_settings()
     running = running_server(settings)
     if running is not None:
-        with Client(running, access.api_key or _own_key(settings)) as client:
-            yield ServerConnection(client, private=False, check=_nothing)
+        with Client(running, address.api_key or _own_key(settings)) as client:
+            yield ServerConnection(client, private=False, check=_no_check)
         return
     if media_folder is not None:
         settings = settings.model_copy(update={"media_folders": [*settings.media_folders, media_folder]})
-    with private_connection(settings, out, scheduler=scheduler) as link:
-        yield link
+    with private_connection(settings, out, scheduler=scheduler) as connection:
+        yield connection
 
 
 @contextmanager
 def private_connection(settings: Settings, out: Output, *, scheduler: bool) -> Iterator[ServerConnection]:
-    """A link to a server started for this block."""
+    """A connection to a server that is started for this block."""
     server: EphemeralServer | None = None
     try:
         with deferred_interrupts():
@@ -84,19 +84,19 @@ def private_connection(settings: Settings, out: Output, *, scheduler: bool) -> I
 
 
 def running_server(settings: Settings) -> str | None:
-    """The URL of the server that runs on this data folder, if it is really that one which answers there."""
-    announced = read_server_record(settings.data_dir)
-    if announced is None:
+    """The URL of the server that runs on this data folder, checked by its instance id; `None` if there is none."""
+    record = read_server_record(settings.data_dir)
+    if record is None:
         return None
     try:
-        with Client(announced.url) as client:
-            return announced.url if client.instance(HEALTH_TIMEOUT_S) == announced.instance else None
+        with Client(record.url) as client:
+            return record.url if client.instance(HEALTH_TIMEOUT_S) == record.instance else None
     except KastorError:
         return None
 
 
 def _own_key(settings: Settings) -> str | None:
-    """A key that our own server takes: it is on the same machine and reads the same settings."""
+    """A key that the local server accepts: it reads the same settings as this command."""
     first = next(iter(settings.api_keys.values()), None)
     return None if first is None else first.get_secret_value()
 
@@ -105,5 +105,5 @@ def _with_scheme(server: str) -> str:
     return server if "://" in server else f"http://{server}"
 
 
-def _nothing() -> None:
+def _no_check() -> None:
     return None

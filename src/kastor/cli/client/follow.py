@@ -1,4 +1,4 @@
-"""Following a job to its end by asking the server, over lost connections and restarts of its worker."""
+"""Polls a job until it ends, through lost connections and restarts of its worker."""
 
 import re
 import time
@@ -13,33 +13,33 @@ from kastor.domain.job import State
 
 POLL_S = 0.4
 PATIENCE_S = 120.0
-"""For so long a lost connection is tried again."""
+"""How long a lost connection is retried."""
 STALLED_S = 10.0
-"""Without a step for so long, a running job's events are looked at: they may say why."""
+"""Time without a step after which a running job's events are read: they may say why."""
 
-MOVE = re.compile(r"^[A-Z]+ -> [A-Z]+( \(attempt \d+\))?(: )?")
-AHEAD_LIMIT = 200  # jobs looked at to say how many stand before a queued one
+TRANSITION = re.compile(r"^[A-Z]+ -> [A-Z]+( \(attempt \d+\))?(: )?")
+AHEAD_LIMIT = 200  # jobs read to count those ahead of a queued one
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time as the following sees it."""
+    """The time source; tests pass their own."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(slots=True)
-class _Seen:
+class _FollowState:
     state: State | None = None
     attempt: int = 0
     events: int = 0
     steps: int = -1
-    advanced_at: float = 0.0  # or last asked why not
+    advanced_at: float = 0.0  # or when its events were last read
 
 
 def follow(client: Client, job_id: str, display: Display, check: Callable[[], None], clock: Clock | None = None) -> Job:
-    """The job once it has ended; until then it is shown.
+    """Display the job until it has ended, and return it.
 
     Raises:
         Unavailable: the server did not answer for two minutes.
@@ -47,36 +47,36 @@ def follow(client: Client, job_id: str, display: Display, check: Callable[[], No
 
     """
     clock = clock or Clock()
-    seen = _Seen()
+    last = _FollowState()
     while True:
-        job = _patiently(lambda: _looked_at(client, job_id, seen, clock.now()), display, check, clock)
-        _tell_troubles(job, seen, display)
+        job = _retried(lambda: _poll(client, job_id, last, clock.now()), display, check, clock)
+        _show_warnings(job, last, display)
         display.show(job, _note(client, job))
         if job.state.terminal:
             return job
         clock.sleep(POLL_S)
 
 
-def _looked_at(client: Client, job_id: str, seen: _Seen, now: float) -> Job:
-    """The job; with its events, unless it is running on as it was: then its numbers say all.
+def _poll(client: Client, job_id: str, last: _FollowState, now: float) -> Job:
+    """The job; with its events unless it is running as before, when its numbers are enough.
 
-    Of one that gets no further the events are asked for now and then: it may wait for room on the disk.
+    A job that makes no progress is read with its events from time to time: it may be waiting for disk space.
     """
-    stalled = now - seen.advanced_at > STALLED_S
-    job = client.job(job_id, full=seen.state is not State.RUNNING or stalled)
-    if stalled or job.completed_steps != seen.steps:
-        seen.steps, seen.advanced_at = job.completed_steps, now
+    stalled = now - last.advanced_at > STALLED_S
+    job = client.job(job_id, full=last.state is not State.RUNNING or stalled)
+    if stalled or job.completed_steps != last.steps:
+        last.steps, last.advanced_at = job.completed_steps, now
     if (
-        seen.state is State.RUNNING
+        last.state is State.RUNNING
         and not job.state.terminal
-        and (job.state, job.attempt) != (seen.state, seen.attempt)
+        and (job.state, job.attempt) != (last.state, last.attempt)
     ):
         job = client.job(job_id, full=True)
-    seen.state, seen.attempt = job.state, job.attempt
+    last.state, last.attempt = job.state, job.attempt
     return job
 
 
-def _patiently(ask: Callable[[], Job], display: Display, check: Callable[[], None], clock: Clock) -> Job:
+def _retried(ask: Callable[[], Job], display: Display, check: Callable[[], None], clock: Clock) -> Job:
     lost_at: float | None = None
     while True:
         try:
@@ -95,14 +95,14 @@ def _patiently(ask: Callable[[], Job], display: Display, check: Callable[[], Non
             return job
 
 
-def _tell_troubles(job: Job, seen: _Seen, display: Display) -> None:
-    """Warnings and errors among the events not seen so far; the last word of a failed job is told elsewhere."""
+def _show_warnings(job: Job, last: _FollowState, display: Display) -> None:
+    """Print new warnings and errors; the final error of a failed job is reported elsewhere."""
     if not job.events:
         return
-    for event in job.events[seen.events :]:
+    for event in job.events[last.events :]:
         if event.level in ("warning", "error") and not job.state.terminal:
-            display.say(without_state_move(event.message))
-    seen.events = len(job.events)
+            display.say(without_transition(event.message))
+    last.events = len(job.events)
 
 
 def _note(client: Client, job: Job) -> str:
@@ -110,28 +110,28 @@ def _note(client: Client, job: Job) -> str:
         ahead = _num_ahead(client, job)
         return f"{ahead} job{'s' if ahead > 1 else ''} ahead" if ahead else ""
     if job.state is State.PREPARING:
-        return (without_state_move(job.events[-1].message) if job.events else "") or "starting its process"
+        return (without_transition(job.events[-1].message) if job.events else "") or "starting its process"
     if job.state is State.RUNNING and not job.completed_steps:
         return "the first step"
     return ""
 
 
-def without_state_move(message: str) -> str:
-    """An event's message without the move of states, which is shown anyway.
+def without_transition(message: str) -> str:
+    """An event's message without its state transition, which is shown anyway.
 
-    >>> without_state_move("RUNNING -> QUEUED: the worker ended by SIGKILL")
+    >>> without_transition("RUNNING -> QUEUED: the worker ended by SIGKILL")
     'the worker ended by SIGKILL'
-    >>> without_state_move("QUEUED -> PREPARING (attempt 1)"), without_state_move("fetching")
+    >>> without_transition("QUEUED -> PREPARING (attempt 1)"), without_transition("fetching")
     ('', 'fetching')
     """
-    return MOVE.sub("", message)
+    return TRANSITION.sub("", message)
 
 
 def _num_ahead(client: Client, job: Job) -> int:
     try:
-        others = client.jobs(AHEAD_LIMIT)
+        jobs = client.jobs(AHEAD_LIMIT)
     except KastorError:
         return 0
-    ids = [other.id for other in others]
-    older = others[ids.index(job.id) + 1 :] if job.id in ids else []
+    ids = [other.id for other in jobs]
+    older = jobs[ids.index(job.id) + 1 :] if job.id in ids else []
     return sum(not other.state.terminal for other in older)

@@ -1,4 +1,9 @@
-"""What the server's JSON says, as values; and what the CLI asks for, as JSON. The CLI's own crossing of the wire."""
+"""The server's answers as values and the CLI's requests as JSON: the client side of the wire.
+
+Written by hand rather than shared with the server's pydantic models, for speed: importing `kastor.api.kastor.jobs`
+loads 600 modules in 0.7 s of processor time, where this module and all below it load 100 in 0.07 s, and a
+`kastor jobs list` takes some 0.4 s as a whole. Reading is lenient, too: the server may be of another version.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +21,7 @@ def _time(value: str | None) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A snapshot: what one optimizer step did."""
+    """Metrics of one optimizer step."""
 
     step: int
     epoch: int
@@ -25,13 +30,13 @@ class Step:
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> "Step":
-        """From the admin wire's snapshot."""
+        """Parse a snapshot of `/kastor/v1/jobs`."""
         return cls(item["step"], item.get("epoch", 1), item.get("meanLoss", 0.0), item.get("tokensPerSecond"))
 
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """One line of what happened to a job."""
+    """One entry in the history of a job."""
 
     at: datetime | None
     level: str
@@ -39,14 +44,14 @@ class JobEvent:
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> "JobEvent":
-        """From the admin wire's event."""
+        """Parse an event of `/kastor/v1/jobs`."""
         at = item.get("at") or item.get("time") or item.get("createTime")
         return cls(_time(at), item.get("level", "info"), item.get("message", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the admin wire gives it; `raw` is that answer, for `--json`."""
+    """A tuning job; `raw` is the server's JSON, printed by `--json`."""
 
     id: str
     tuned_model: str
@@ -69,7 +74,7 @@ class Job:
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> "Job":
-        """From the admin wire's job."""
+        """Parse a job of `/kastor/v1/jobs`."""
         last = item.get("lastSnapshot")
         return cls(
             id=item["id"],
@@ -94,7 +99,7 @@ class Job:
 
     @property
     def examples(self) -> str:
-        """How many examples are trained on; of how many rows, where some were left out."""
+        """Number of training examples; with the number of rows if some were left out."""
         rows = self.raw.get("rows")
         if not isinstance(rows, dict) or not rows.get("leftOut"):
             return f"{self.num_examples:,}"
@@ -103,7 +108,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class TunedModelRecord:
-    """A tuned model as the Gemini wire gives it."""
+    """A tuned model; `raw` is the server's JSON."""
 
     name: str
     display_name: str
@@ -114,7 +119,7 @@ class TunedModelRecord:
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> "TunedModelRecord":
-        """From the wire's TunedModel."""
+        """Parse a TunedModel."""
         return cls(
             item["name"],
             item.get("displayName", ""),
@@ -127,7 +132,7 @@ class TunedModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedAnswer:
-    """What a model said, or a piece of it."""
+    """A generated answer, or one chunk of it."""
 
     text: str
     finish_reason: str
@@ -136,7 +141,7 @@ class GeneratedAnswer:
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> "GeneratedAnswer":
-        """From the wire's GenerateContentResponse; only the first candidate exists."""
+        """Parse a GenerateContentResponse; the CLI asks for one candidate only."""
         candidate: Mapping[str, Any] = next(iter(item.get("candidates", [])), {})
         parts = candidate.get("content", {}).get("parts", [])
         text = "".join(part.get("text", "") for part in parts)
@@ -145,7 +150,7 @@ class GeneratedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """How to choose tokens, and by which system instruction; what is `None` is left to the model's defaults."""
+    """Sampling parameters and system instruction; `None` leaves a value to the model's defaults."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -156,7 +161,7 @@ class SamplingOptions:
     system: str | None = None
 
     def body(self, prompt: str) -> dict[str, object]:
-        """The wire's GenerateContentRequest."""
+        """A GenerateContentRequest."""
         config = {
             "temperature": self.temperature,
             "topP": self.top_p,
@@ -174,7 +179,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True, slots=True)
 class NewTuning:
-    """What `kastor tune` asks for; what is `None` is left to the service's defaults."""
+    """A request to start tuning; `None` leaves a value to the service's defaults."""
 
     base_model: str
     examples: Sequence[Example]
@@ -188,7 +193,7 @@ class NewTuning:
 
     @property
     def pairs_only(self) -> bool:
-        """Whether every example is one input and one output, which is all that the tunedModels API carries."""
+        """Whether every example is one input and one output: all that the tunedModels API can carry."""
         return all(
             [turn.role for turn in example.contents] == [Role.USER, Role.MODEL]
             and all(content.weight for content in example.contents)
@@ -199,33 +204,33 @@ class NewTuning:
         )
 
     def body(self) -> dict[str, object]:
-        """The wire's TunedModel; only of pairs."""
+        """A TunedModel to create; for pairs only."""
         task: dict[str, object] = {
-            "hyperparameters": self._asked(),
-            "trainingData": {"examples": {"examples": read_pairs(self.examples)}},
+            "hyperparameters": self._hyperparameters(),
+            "trainingData": {"examples": {"examples": text_pairs(self.examples)}},
         }
-        return self._described() | {"tuningTask": task}
+        return self._model_fields() | {"tuningTask": task}
 
     def job_body(self, dataset: str, media_folder: str, profile: str | None) -> dict[str, object]:
-        """The admin wire's new job, on an uploaded dataset file."""
+        """A new job for `/kastor/v1/jobs` on an uploaded dataset file."""
         beside = any(media.uri and "://" not in media.uri for example in self.examples for media in example.media)
         named: dict[str, object] = {"tunedModelId": self.model_id, "profile": profile, "trainTower": self.train_tower}
         named["mediaFolder"] = media_folder if beside else ""
         if self.supervise is not SupervisedTurns.ALL:
             named["supervise"] = self.supervise.value
         given = {name: value for name, value in named.items() if value}
-        return self._described() | given | {"dataset": dataset, "hyperparameters": self._asked()}
+        return self._model_fields() | given | {"dataset": dataset, "hyperparameters": self._hyperparameters()}
 
-    def _described(self) -> dict[str, object]:
+    def _model_fields(self) -> dict[str, object]:
         base = self.base_model if "/" in self.base_model else f"models/{self.base_model}"
         named: dict[str, object] = {"displayName": self.display_name} if self.display_name else {}
         return {"baseModel": base} | named
 
-    def _asked(self) -> dict[str, object]:
-        asked = {"epochCount": self.epochs, "batchSize": self.batch_size, "learningRate": self.learning_rate}
-        return {name: value for name, value in asked.items() if value is not None}
+    def _hyperparameters(self) -> dict[str, object]:
+        values = {"epochCount": self.epochs, "batchSize": self.batch_size, "learningRate": self.learning_rate}
+        return {name: value for name, value in values.items() if value is not None}
 
 
-def read_pairs(examples: Sequence[Example]) -> list[dict[str, str]]:
-    """The examples, each one input and one output, as the wire's `{textInput, output}`."""
+def text_pairs(examples: Sequence[Example]) -> list[dict[str, str]]:
+    """Single-turn examples as `{textInput, output}` objects."""
     return [{"textInput": example.contents[0].text, "output": example.contents[1].text} for example in examples]

@@ -1,4 +1,4 @@
-"""The limits of datasets that a command holds to: a profile, with what the operator and the user raised."""
+"""Dataset limits for a command: a profile with the values that the operator and the user raised."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from kastor.settings import Settings
 
 
 def raised_dataset_limits(profile: str, raised: Sequence[str], settings: Settings) -> DatasetLimits:
-    """The profile with KASTOR_DATASET_LIMITS, and then the NAME=NUMBER of `--raise`.
+    """The profile's limits, overridden by KASTOR_DATASET_LIMITS and then by `--raise NAME=NUMBER`.
 
     Raises:
-        typer.BadParameter: a profile, a name or a number is none.
+        typer.BadParameter: a profile or limit is unknown, or a value is not a number.
 
     """
     numbers: dict[str, float | None] = dict(settings.dataset_limits)
@@ -22,8 +22,8 @@ def raised_dataset_limits(profile: str, raised: Sequence[str], settings: Setting
         try:
             numbers[name.strip()] = None if number == "none" else float(number) if "." in number else int(number)
         except ValueError:
-            said = f"{item!r}; write NAME=NUMBER, as max_images=50, or NAME=none"
-            raise typer.BadParameter(said, param_hint="--raise") from None
+            message = f"{item!r}; write NAME=NUMBER, such as max_images=50, or NAME=none"
+            raise typer.BadParameter(message, param_hint="--raise") from None
     try:
         return dataset_limits(profile, numbers)
     except InvalidArgument as error:

@@ -1,4 +1,4 @@
-"""`kastor demo …`: options and help; what the demos do is in `demos`."""
+"""`kastor demo …`: options and help; `demos` implements the demos."""
 
 # ruff: noqa: D301  (a real \b in a docstring tells the help formatter to leave the paragraph as it is)
 
@@ -13,21 +13,21 @@ from kastor.cli.console.arguments import Commands
 
 app = Commands(rich_markup_mode=None, invoke_without_command=True)
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where the page with the pictures goes.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="How often each example is learnt from.")]
-Seed = Annotated[int, typer.Option(min=0, help="Another seed draws other examples.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Small numbers, for a look; learns little.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File for the HTML report.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the dataset.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed for the choice of examples.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Few examples, for a quick look; learns little.")]
 
 
 class ImageResolution(StrEnum):
-    """How closely images are looked at."""
+    """Resolution at which the model sees images."""
 
     LOW = "low"
     MEDIUM = "medium"
 
 
 class VideoTask(StrEnum):
-    """Which part of the video demo is run."""
+    """Part of the video demo to run."""
 
     CLIPS = "clips"
     FILM = "film"
@@ -38,16 +38,16 @@ class VideoTask(StrEnum):
 def demo(
     context: typer.Context,
     base: Annotated[
-        str, typer.Option(metavar="NAME", help="Base model that learns the numbers; gemma-3-270m knows more languages.")
+        str, typer.Option(metavar="NAME", help="Base model for the number demo; gemma-3-270m knows more languages.")
     ] = "smollm2-135m-instruct",
     accept_licence: options.AcceptLicence = False,
     as_json: options.Json = False,
 ) -> None:
-    """See it work: numbers (without a name), image, video.
+    """See Kastor at work: numbers (without a subcommand), image, video.
 
-    Without a name: tune the embedded base on 15 pairs, compare. Fetches the base model the first time (about 100 MB),
-    starts a server of its own on a free port, tunes through the HTTP API, draws the loss and asks both models 64 inputs
-    that they have not seen.
+    Without a subcommand, tunes the embedded base model on 15 number pairs: downloads the base the first time (about
+    100 MB), starts a private server on a free port, tunes through the HTTP API, draws the loss curve and compares both
+    models on 64 inputs that are not in the training data.
 
     \b
     Examples:
@@ -67,21 +67,21 @@ def demo(
 @app.command()
 def image(
     resolution: Annotated[
-        ImageResolution, typer.Option(help="low: 64 tokens an image; medium: 256, slower and better.")
+        ImageResolution, typer.Option(help="low: 64 tokens per image; medium: 256, slower and better.")
     ] = ImageResolution.LOW,
-    train: Annotated[int, typer.Option(min=6, help="Images to learn from, in equal parts of the three classes.")] = 300,
-    held_out: Annotated[int, typer.Option(min=3, help="Images to be asked about.")] = 150,
+    train: Annotated[int, typer.Option(min=6, help="Training images, divided equally among the three classes.")] = 300,
+    held_out: Annotated[int, typer.Option(min=3, help="Held-out images for the comparison.")] = 150,
     epochs: Epochs = None,
     seed: Seed = 0,
     quick: Quick = False,
     out: Out = None,
     as_json: options.Json = False,
 ) -> None:
-    """Inspect cloth: sound, a fault at one spot, a fault all over.
+    """Classify images of cloth: sound, with a local fault, or with a global one.
 
-    Tunes kastor-nano-vl on images of cloth (conformal-clip-data, MIT, 42 MB, fetched once), asks it and the untuned
-    base about others, and trains a linear classifier on the same features to hold both against. Writes a page with the
-    images and the answers.
+    Tunes kastor-nano-vl on images of cloth (conformal-clip-data, MIT, 42 MB, downloaded once), compares it with the
+    untuned base on held-out images, and trains a linear probe on the same features as a reference. Writes an HTML
+    report with the images and answers.
 
     \b
     Examples:
@@ -89,33 +89,38 @@ def image(
       kastor demo image --resolution medium --out cloth.html
     """
     from kastor.cli.console.output import Output
-    from kastor.cli.demos import image as doing
+    from kastor.cli.demos import image as image_demo
     from kastor.domain.content import Resolution
 
-    wanted = doing.ImageDemoOptions(
-        Resolution(resolution.upper()), train, held_out, epochs or doing.EPOCHS, seed, out or Path("kastor-image.html")
+    demo_options = image_demo.ImageDemoOptions(
+        Resolution(resolution.upper()),
+        train,
+        held_out,
+        epochs or image_demo.EPOCHS,
+        seed,
+        out or Path("kastor-image.html"),
     )
-    doing.run(wanted.quick() if quick else wanted, Output.of(as_json))
+    image_demo.run(demo_options.quick() if quick else demo_options, Output.of(as_json))
 
 
 @app.command()
 def video(
     task: Annotated[
-        VideoTask, typer.Option(help="clips: what appears, and when; film: which act of a film.")
+        VideoTask, typer.Option(help="clips: what appears, and when; film: the act of a film.")
     ] = VideoTask.BOTH,
-    train: Annotated[int | None, typer.Option(min=8, help="Clips to learn from.")] = None,
-    held_out: Annotated[int | None, typer.Option(min=4, help="Clips to be asked about.")] = None,
+    train: Annotated[int | None, typer.Option(min=8, help="Number of training clips.")] = None,
+    held_out: Annotated[int | None, typer.Option(min=4, help="Number of held-out clips.")] = None,
     epochs: Epochs = None,
     seed: Seed = 0,
     quick: Quick = False,
     out: Out = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what happens in clips, and when; tell the acts of a film apart.
+    """Locate events in clips, and classify the acts of a film.
 
-    Makes clips in which a shape comes and goes, with the exact truth; and takes segments of Big Buck Bunny (CC BY 3.0,
-    Blender Foundation), which comes with Kastor. Tunes kastor-nano-vl on each, and asks it and the untuned base about
-    what was held out. Writes a page with the frames and the answers.
+    Generates clips in which a shape appears and disappears, with exact annotations, and uses segments of Big Buck Bunny
+    (CC BY 3.0, Blender Foundation), which comes with Kastor. Tunes kastor-nano-vl on each, and compares it with the
+    untuned base on held-out data. Writes an HTML report with the frames and answers.
 
     \b
     Examples:
@@ -123,8 +128,8 @@ def video(
       kastor demo video --task film --out film.html
     """
     from kastor.cli.console.output import Output
-    from kastor.cli.demos import video as doing
+    from kastor.cli.demos import video as video_demo
 
-    tasks = tuple(one for one in doing.VideoTask if task.value in (one.value, VideoTask.BOTH.value))
-    wanted = doing.VideoDemoOptions(tasks, train, held_out, epochs, seed, out or Path("kastor-video.html"))
-    doing.run(wanted.quick() if quick else wanted, Output.of(as_json))
+    tasks = tuple(one for one in video_demo.VideoTask if task.value in (one.value, VideoTask.BOTH.value))
+    demo_options = video_demo.VideoDemoOptions(tasks, train, held_out, epochs, seed, out or Path("kastor-video.html"))
+    video_demo.run(demo_options.quick() if quick else demo_options, Output.of(as_json))

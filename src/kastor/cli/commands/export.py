@@ -1,4 +1,4 @@
-"""Writing a tuned model for other programs, out of the data folder: no server is asked, and one may run."""
+"""`kastor export`: writes a tuned model for other programs from the data folder; a server may run or not."""
 
 import json
 import os
@@ -27,40 +27,51 @@ from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
 from kastor.store.models import ModelStore
 
-STOP_TIMEOUT_S = 10.0  # for the exporting process to remove what is half written
+STOP_TIMEOUT_S = 10.0  # for the export process to remove incomplete files
 
 
 def run(name: str, kind: Format, weights: Weights | None, target: Path, data_dir: Path | None, out: Output) -> None:
-    """Export the model into the folder; `weights` are of a GGUF file only."""
+    """Export the model into a folder; `weights` applies to GGUF files only."""
     if weights is not None and kind is not Format.GGUF:
-        raise InvalidArgument(f"--weights {weights.value} is for --format gguf; {kind.value} keeps its own precision.")
+        raise InvalidArgument(
+            f"--weights {weights.value} applies to --format gguf only; {kind.value} keeps its own precision."
+        )
     settings = load_settings() if data_dir is None else load_settings(data_dir=data_dir)
     check_target(target)
     check_output_folder("--out", target.parent)
     job = _job(name, settings)
     if job.state is not State.SUCCEEDED:
-        raise FailedPrecondition(f"The job {job.id} of {name} is {job.state.value}; only a success can be exported.")
-    with golden_media(settings, job) as found:
-        order = _order(job, kind, weights or Weights.F16, target.absolute(), settings, found, out)
-        manifest = _made(order, settings, out)
+        raise FailedPrecondition(
+            f"The job {job.id} of {name} is {job.state.value}; only a job that succeeded can be exported."
+        )
+    with golden_media(settings, job) as located_media:
+        request = _export_request(job, kind, weights or Weights.F16, target.absolute(), settings, located_media, out)
+        manifest = _run_export_process(request, settings, out)
     size = megabytes(sum(file["bytes"] for file in manifest["files"].values()))
-    near = manifest["comparison"]
+    comparison = manifest["comparison"]
     shown = f"{target}  {kind.value}  {size}"
-    out.result({"folder": str(order.out), **manifest}, shown)
+    out.result({"folder": str(request.out), **manifest}, shown)
     if not out.as_json:
         out.say(
-            f"{counted(near['tokens'], 'token')} of {counted(near['rows'], 'example')}: log-probabilities at most "
-            f"{near['largestDifference']:.2g} from those served, {near['meanDifference']:.2g} on average"
+            f"{counted(comparison['tokens'], 'token')} of {counted(comparison['rows'], 'example')}: log-probabilities "
+            f"differ by at most {comparison['largestDifference']:.2g} from those served, "
+            f"{comparison['meanDifference']:.2g} on average"
         )
 
 
-def _order(
-    job: TuningJob, kind: Format, weights: Weights, target: Path, settings: Settings, found: LocatedMedia, out: Output
+def _export_request(
+    job: TuningJob,
+    kind: Format,
+    weights: Weights,
+    target: Path,
+    settings: Settings,
+    located_media: LocatedMedia,
+    out: Output,
 ) -> ExportRequest:
     base = load_catalog(settings.catalog_file).base(job.spec.base_model)
     hub = base.source if isinstance(base.source, HubSource) else None
     as_tuned = replace(base, family=rendering_of(base.family, job.spec.rendering))
-    said = f"{base.display_name}, tuned: the model {job.tuned_model_id} of job {job.id}."
+    description = f"{base.display_name}, tuned: the model {job.tuned_model_id} of job {job.id}."
     return ExportRequest(
         format=kind,
         weights=weights,
@@ -77,17 +88,17 @@ def _order(
         files=job_files(settings, job),
         supervise=job.spec.supervise,
         rendering=job.spec.rendering,
-        catalog_entry=entry(as_tuned, job.tuned_model_id, job.tuned_model_id, said, target),
+        catalog_entry=entry(as_tuned, job.tuned_model_id, job.tuned_model_id, description, target),
         feature_cache=settings.cache_dir / "features",
         feature_cache_bytes=settings.feature_cache_bytes,
-        media=found.media,
-        lost=found.lost,
+        media=located_media.media,
+        lost=located_media.lost,
         num_threads=settings.num_threads,
     )
 
 
 def _job(name: str, settings: Settings) -> TuningJob:
-    """The job that made the model, or has this id."""
+    """The job of the tuned model, or with this id."""
     with _stores(settings) as (jobs, models):
         model_id = name.removeprefix("tunedModels/")
         try:
@@ -99,8 +110,8 @@ def _job(name: str, settings: Settings) -> TuningJob:
                 except NotFound:
                     pass
             raise NotFound(
-                f"{settings.data_dir} holds no tuned model or job {name!r}. Export runs where the server's data is; "
-                "--data-dir names the folder."
+                f"{settings.data_dir} has no tuned model or job {name!r}. Run the export on the server's machine; "
+                "--data-dir names its data folder."
             ) from None
 
 
@@ -114,22 +125,22 @@ def _stores(settings: Settings) -> Iterator[tuple[JobStore, ModelStore]]:
         database.close()
 
 
-def _made(order: ExportRequest, settings: Settings, out: Output) -> dict[str, Any]:
-    """The manifest of the export, made by a process that may load torch."""
-    lifeline = ParentDeathPipe()  # it ends with this command, also where that is killed
-    command = [sys.executable, "-m", "kastor.export", "--parent-fd", str(lifeline.child_fd)]
-    surroundings = {**os.environ, **environment(settings)}
+def _run_export_process(request: ExportRequest, settings: Settings, out: Output) -> dict[str, Any]:
+    """Run the export in a child process, which may load torch; returns the manifest."""
+    parent_death_pipe = ParentDeathPipe()  # the process ends with this command, even if that is killed
+    command = [sys.executable, "-m", "kastor.export", "--parent-fd", str(parent_death_pipe.child_fd)]
+    child_environment = {**os.environ, **environment(settings)}
     with subprocess.Popen(  # noqa: S603
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=surroundings,
+        env=child_environment,
         text=True,
-        pass_fds=(lifeline.child_fd,),
+        pass_fds=(parent_death_pipe.child_fd,),
     ) as process:
         try:
-            return _followed(process, order, out)
+            return _read_messages(process, request, out)
         except BaseException:
             process.terminate()
             try:
@@ -138,18 +149,20 @@ def _made(order: ExportRequest, settings: Settings, out: Output) -> dict[str, An
                 process.kill()
             raise
         finally:
-            lifeline.close()
+            parent_death_pipe.close()
 
 
-def _followed(process: "subprocess.Popen[str]", order: ExportRequest, out: Output) -> dict[str, Any]:
+def _read_messages(process: "subprocess.Popen[str]", request: ExportRequest, out: Output) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None  # noqa: S101  # both are pipes
-    process.stdin.write(order.encode())
+    process.stdin.write(request.encode())
     process.stdin.close()
     for line in process.stdout:
-        said = json.loads(line)
-        if "result" in said:
-            return dict(said["result"])
-        if "error" in said:
-            raise FailedPrecondition(said["error"])
-        out.say(said["stage"])
-    raise FailedPrecondition(f"The exporting process ended with {process.wait()}: memory may have run out.")
+        message = json.loads(line)
+        if "result" in message:
+            return dict(message["result"])
+        if "error" in message:
+            raise FailedPrecondition(message["error"])
+        out.say(message["stage"])
+    raise FailedPrecondition(
+        f"The export process ended with exit code {process.wait()}; it may have run out of memory."
+    )

@@ -1,4 +1,4 @@
-"""An answer of a model, streamed to stdout as it is made."""
+"""`kastor generate`: streams a model's answer to stdout."""
 
 import sys
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from kastor.domain.errors import NotFound
 from kastor.domain.visible_text import visible_text
 
 
-def run(model: str, prompt: str, sampling: SamplingOptions, access: ServerAddress, out: Output) -> None:
-    """Ask `model`; `prompt` may be `-` for stdin."""
-    asked = _stdin_text().rstrip("\n") if prompt == "-" else prompt
-    if not asked:
-        raise typer.BadParameter("it is empty; give text, or - and text on stdin.", param_hint="PROMPT")
-    with connect(access, out) as link:
-        name = resource_name(link.client, model)
-        answer = _shown(link.client.stream(name, asked, sampling), out)
+def run(model: str, prompt: str, sampling: SamplingOptions, address: ServerAddress, out: Output) -> None:
+    """Send the prompt to the model; the prompt `-` is read from stdin."""
+    text = _stdin_text().rstrip("\n") if prompt == "-" else prompt
+    if not text:
+        raise typer.BadParameter("It is empty; give a text, or - to read it from stdin.", param_hint="PROMPT")
+    with connect(address, out) as connection:
+        name = resource_name(connection.client, model)
+        answer = _print_stream(connection.client.stream(name, text, sampling), out)
     if out.as_json:
         out.result(
             {
@@ -35,16 +35,15 @@ def run(model: str, prompt: str, sampling: SamplingOptions, access: ServerAddres
             }
         )
     if answer.finish_reason == "MAX_TOKENS":
-        out.say(
-            f"Cut after {counted(answer.usage.get('candidatesTokenCount', 0), 'token')}; --max-tokens sets the limit."
-        )
+        num_tokens = answer.usage.get("candidatesTokenCount", 0)
+        out.say(f"Stopped after {counted(num_tokens, 'token')}; --max-tokens sets the limit.")
 
 
 def system_instruction(given: str) -> str:
-    """The text, or that of the file which `@FILE` names, without the line ends after it.
+    """The text, or the content of the file named by `@FILE` without trailing line ends.
 
     Raises:
-        typer.BadParameter: the file cannot be read, or there is no text.
+        typer.BadParameter: the file cannot be read, or the text is empty.
 
     """
     text = given
@@ -52,17 +51,17 @@ def system_instruction(given: str) -> str:
         try:
             text = Path(given[1:]).read_text("utf-8").rstrip("\n")
         except OSError as error:
-            said = f"{given[1:]} cannot be read: {error.strerror}."
-            raise typer.BadParameter(said, param_hint="--system") from error
+            message = f"{given[1:]} cannot be read: {error.strerror}."
+            raise typer.BadParameter(message, param_hint="--system") from error
         except UnicodeDecodeError as error:
             raise typer.BadParameter(f"{given[1:]} is not UTF-8.", param_hint="--system") from error
     if not text:
-        raise typer.BadParameter("it is empty; leave it out, or give text.", param_hint="--system")
+        raise typer.BadParameter("It is empty; give a text, or leave the option out.", param_hint="--system")
     return text
 
 
 def _stdin_text() -> str:
-    """All that comes on stdin.
+    """Everything on stdin as text.
 
     Raises:
         typer.BadParameter: it is not UTF-8.
@@ -71,12 +70,12 @@ def _stdin_text() -> str:
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        said = f"what came on stdin is not UTF-8: byte {error.start + 1:,} is {error.object[error.start]:#04x}."
-        raise typer.BadParameter(said, param_hint="PROMPT") from error
+        message = f"The text on stdin is not UTF-8: byte {error.start + 1:,} is {error.object[error.start]:#04x}."
+        raise typer.BadParameter(message, param_hint="PROMPT") from error
 
 
 def resource_name(client: Client, model: str) -> str:
-    """The full name: a bare one is a tuned model's if there is one of that name, else a base's."""
+    """The resource name; a bare name is a tuned model if one has that name, else a base model."""
     if "/" in model:
         return model
     try:
@@ -85,15 +84,15 @@ def resource_name(client: Client, model: str) -> str:
         return f"models/{model}"
 
 
-def _shown(pieces: Iterator[GeneratedAnswer], out: Output) -> GeneratedAnswer:
-    """The whole answer, whose pieces went to stdout unless JSON is wanted."""
+def _print_stream(chunks: Iterator[GeneratedAnswer], out: Output) -> GeneratedAnswer:
+    """Print the chunks as they arrive, unless JSON is wanted; returns the complete answer."""
     text, last = "", GeneratedAnswer("", "", {}, "")
-    with out.err.status("loading the model", spinner="line"):  # draws in a terminal only
-        first = next(pieces, last)
-    for piece in chain([first], pieces):
-        text, last = text + piece.text, piece
+    with out.err.status("loading the model", spinner="line"):  # only shown on a terminal
+        first = next(chunks, last)
+    for chunk in chain([first], chunks):
+        text, last = text + chunk.text, chunk
         if not out.as_json:
-            sys.stdout.write(visible_text(piece.text) if sys.stdout.isatty() else piece.text)
+            sys.stdout.write(visible_text(chunk.text) if sys.stdout.isatty() else chunk.text)
             sys.stdout.flush()
     if not out.as_json and not text.endswith("\n"):
         sys.stdout.write("\n")

@@ -1,4 +1,4 @@
-"""`kastor jobs …`: options and help; what the commands do is in `jobs`."""
+"""`kastor jobs …`: options and help; `jobs` implements the commands."""
 
 # ruff: noqa: D301  (a real \b in a docstring tells the help formatter to leave the paragraph as it is)
 
@@ -9,12 +9,12 @@ import typer
 from kastor.cli.console import options
 from kastor.cli.console.arguments import Commands
 
-app = Commands(help="Tuning jobs: list, show, cancel, resume, read logs.", no_args_is_help=True, rich_markup_mode=None)
+app = Commands(help="Tuning jobs: list, show, cancel, resume, print logs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of jobs, newest first.")] = 20,
     server: options.Server = None,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
@@ -53,7 +53,7 @@ def show(
 def cancel(
     job: options.JobName, server: options.Server = None, api_key: options.ApiKey = None, as_json: options.Json = False
 ) -> None:
-    """Stop a job; a running one stops within one step. What has ended stays as it is.
+    """Cancel a job; a running one stops within one step. A job that has ended stays as it is.
 
     \b
     Example:
@@ -69,14 +69,14 @@ def cancel(
 @app.command()
 def resume(
     job: options.JobName,
-    detach: Annotated[bool, typer.Option("--detach", help="Start it and return; needs a running server.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start the job and return; needs a running server.")] = False,
     server: options.Server = None,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,
 ) -> None:
-    """Go on with a job that failed, from its last checkpoint, as a new job.
+    """Resume a failed job from its last checkpoint, as a new job.
 
-    The new job makes the same tuned model from the same data, with the result that the old one would have had.
+    The new job produces the same tuned model from the same data, with the result that the old one would have had.
 
     \b
     Example:
@@ -92,11 +92,11 @@ def resume(
 @app.command()
 def logs(
     job: options.JobName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the job has ended.")] = False,
     server: options.Server = None,
     api_key: options.ApiKey = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the log as it is kept: one JSON object a line.")
+        bool, typer.Option("--json", help="Print the log as it is stored: one JSON object per line.")
     ] = False,
 ) -> None:
     """Print a job's log.

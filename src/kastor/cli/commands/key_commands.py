@@ -1,4 +1,4 @@
-"""`kastor keys …`: options and help; what the commands do is in `keys`."""
+"""`kastor keys …`: options and help; `keys` implements the commands."""
 
 # ruff: noqa: D301  (a real \b in a docstring tells the help formatter to leave the paragraph as it is)
 
@@ -16,18 +16,20 @@ DataDir = Annotated[Path | None, typer.Option(help="The data folder of the serve
 
 @app.command()
 def create(
-    email: Annotated[str, typer.Option(metavar="EMAIL", help="Who calls with it: owner of what they make.")],
-    label: Annotated[str, typer.Option(help="A note on what it is for.")] = "",
-    operator: Annotated[bool, typer.Option("--operator", help="Its caller may do everything.")] = False,
+    email: Annotated[
+        str, typer.Option(metavar="EMAIL", help="The caller that the key identifies, who owns what they create.")
+    ],
+    label: Annotated[str, typer.Option(help="A note on what the key is for.")] = "",
+    operator: Annotated[bool, typer.Option("--operator", help="Give the caller access to everything.")] = False,
     expires: Annotated[
-        str | None, typer.Option(metavar="SPAN", help="For how long it works: 30m, 12h, 90d.  [default: for ever]")
+        str | None, typer.Option(metavar="SPAN", help="How long the key is valid: 30m, 12h, 90d.  [default: no expiry]")
     ] = None,
     data_dir: DataDir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a key and print it; it is not stored and cannot be shown again.
+    """Create a key and print it; only its hash is stored, so it cannot be shown again.
 
-    Works on the database itself, of a running server too, and takes effect at once.
+    Works on the database directly, also while a server runs, and takes effect at once.
 
     \b
     Examples:
@@ -42,7 +44,7 @@ def create(
 
 @app.command("list")
 def list_keys(data_dir: DataDir = None, as_json: options.Json = False) -> None:
-    """List the keys: whose, since when and until when; never the keys themselves.
+    """List the keys with owner, creation and expiry; never the keys themselves.
 
     \b
     Example:
@@ -60,7 +62,7 @@ def revoke(
     data_dir: DataDir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Revoke a key; from the next request on it lets nobody in.
+    """Revoke a key; it is rejected from the next request on.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The keys of an installation, on its database: no server is needed, and one that runs sees the change at once."""
+"""`kastor keys`: creates, lists and revokes API keys in the database; a running server sees changes at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from kastor.store.keys import KeyStore
 
 @dataclass(frozen=True, slots=True)
 class KeyOptions:
-    """The key that was asked for."""
+    """Options of a new key."""
 
     email: str
     label: str
@@ -24,46 +24,52 @@ class KeyOptions:
     expires: str | None  # a span such as 90d
 
 
-def create(wanted: KeyOptions, data_dir: Path | None, out: Output) -> None:
-    """Make a key, keep its digest, show it."""
-    lifetime = None if wanted.expires is None else lifetime_of(wanted.expires)
-    key, kept = new_key(
-        wanted.email, at=datetime.now(UTC), label=wanted.label, operator=wanted.operator, lifetime=lifetime
+def create(options: KeyOptions, data_dir: Path | None, out: Output) -> None:
+    """Create a key, store its digest and print it."""
+    lifetime = None if options.expires is None else lifetime_of(options.expires)
+    key, stored = new_key(
+        options.email, at=datetime.now(UTC), label=options.label, operator=options.operator, lifetime=lifetime
     )
-    with _stored(data_dir) as keys:
-        keys.add(kept)
-    out.result(_document(kept) | {"key": key}, key)
+    with _open_key_store(data_dir) as keys:
+        keys.add(stored)
+    out.result(_document(stored) | {"key": key}, key)
     if not out.as_json:
-        out.say(f"Key {kept.id} of {kept.email}. It is shown only now. To use it: export KASTOR_API_KEY=…")
+        out.say(f"Key {stored.id} of {stored.email}. It is not shown again. To use it: export KASTOR_API_KEY=…")
 
 
 def list_keys(data_dir: Path | None, out: Output) -> None:
-    """All keys, without what lets anybody in."""
+    """List all keys without their secrets."""
     now = datetime.now(UTC)
-    with _stored(data_dir) as keys:
+    with _open_key_store(data_dir) as keys:
         found = keys.all()
-    shown = table("id", "e-mail", "label", "may", "created", "expires", "revoked")
+    rows = table("id", "e-mail", "label", "access", "created", "expires", "revoked")
     for key in found:
-        may = "everything" if key.operator else "their own"
-        over = " (over)" if key.expired(now) else ""
-        shown.add_row(
-            key.id, key.email, key.label, may, _day(key.created_at), _day(key.expires_at) + over, _day(key.revoked_at)
+        access = "everything" if key.operator else "their own"
+        expired = " (expired)" if key.expired(now) else ""
+        rows.add_row(
+            key.id,
+            key.email,
+            key.label,
+            access,
+            _day(key.created_at),
+            _day(key.expires_at) + expired,
+            _day(key.revoked_at),
         )
-    out.result([_document(key) for key in found], *((shown,) if found else ()))
+    out.result([_document(key) for key in found], *((rows,) if found else ()))
     if not found:
-        out.say("No keys yet. Make one: kastor keys create --email you@example.com")
+        out.say("No keys yet. To create one: kastor keys create --email you@example.com")
 
 
 def revoke(key_id: str, data_dir: Path | None, out: Output) -> None:
-    """Make a key useless."""
-    with _stored(data_dir) as keys:
+    """Revoke a key."""
+    with _open_key_store(data_dir) as keys:
         key = keys.revoke(key_id, at=datetime.now(UTC))
     out.result(_document(key), f"revoked {key.id} of {key.email}")
 
 
 @contextmanager
-def _stored(data_dir: Path | None) -> Iterator[KeyStore]:
-    """The keys in the database that a server with the same settings uses."""
+def _open_key_store(data_dir: Path | None) -> Iterator[KeyStore]:
+    """The key store in the database of a server with the same settings."""
     settings = load_settings() if data_dir is None else load_settings(data_dir=data_dir)
     database = open_database(settings.resolved_database_url, timeout_s=settings.database_timeout_s)
     try:

@@ -1,4 +1,4 @@
-"""`kastor models …`: options and help; what the commands do is in `models`."""
+"""`kastor models …`: options and help; `models` implements the commands."""
 
 # ruff: noqa: D301  (a real \b in a docstring tells the help formatter to leave the paragraph as it is)
 
@@ -10,14 +10,14 @@ from kastor.cli.console import options
 from kastor.cli.console.arguments import Commands
 
 app = Commands(
-    help="Base models and tuned models: list, fetch, show, delete.", no_args_is_help=True, rich_markup_mode=None
+    help="Base models and tuned models: list, download, show, delete.", no_args_is_help=True, rich_markup_mode=None
 )
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="tunedModels/NAME, models/NAME, or NAME alone.")]
 
 
 @app.command("list")
 def list_models(server: options.Server = None, api_key: options.ApiKey = None, as_json: options.Json = False) -> None:
-    """List base models with their other names, and tuned models with their state.
+    """List base models with their aliases, and tuned models with their state.
 
     \b
     Example:
@@ -32,11 +32,11 @@ def list_models(server: options.Server = None, api_key: options.ApiKey = None, a
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A base model, by its name or another name for it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of a base model.")],
     accept_licence: options.AcceptLicence = False,
     as_json: options.Json = False,
 ) -> None:
-    """Fetch a base model's weights into the cache and print where they lie.
+    """Download a base model's weights into the cache and print their folder.
 
     \b
     Example:
@@ -69,7 +69,7 @@ def show(
 @app.command()
 def delete(
     model: ModelName,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     server: options.Server = None,
     api_key: options.ApiKey = None,
     as_json: options.Json = False,

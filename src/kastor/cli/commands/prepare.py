@@ -1,4 +1,4 @@
-"""`kastor prepare`: a dataset over the limits made into one within them; the plan is said before anything is done."""
+"""`kastor prepare`: rewrites a dataset to fit the limits; the plan is shown before anything is written."""
 
 import os
 from collections import Counter
@@ -42,13 +42,13 @@ from kastor.settings import Settings, load_settings
 
 MAX_SHOWN = 20
 OUTPUTS = (DATASET, CHANGES, LEDGER, STATE, f"{DATASET}.part")  # files that are overwritten
-MARKS = (LOCK, STATE)  # what an earlier run leaves
-ANY_TOKENS = 1 << 40  # without a base nobody knows
+RUN_FILES = (LOCK, STATE)  # files that identify the folder of an earlier run
+UNLIMITED_TOKENS = 1 << 40  # without a base model there is no token limit
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareOptions:
-    """Where it goes and what it is held to."""
+    """Output folder and limits, from the command line."""
 
     folder: Path
     profile: str
@@ -67,17 +67,17 @@ def options_of(
     num_jobs: int,
     leave_media: bool,
 ) -> Options:
-    """What the caller chose.
+    """The preparation options that the user chose.
 
     Raises:
-        InvalidArgument: a word is not known, or the patterns are wrong.
+        InvalidArgument: a choice is unknown, or the patterns are invalid.
 
     """
-    known = {"strategy": tuple(Strategy), "times_from": tuple(TimestampOrigin), "untimed": ("leave-out", "copy")}
+    choices = {"strategy": tuple(Strategy), "times_from": tuple(TimestampOrigin), "untimed": ("leave-out", "copy")}
     for name, word in words.items():
-        if word not in known[name]:
+        if word not in choices[name]:
             option = f"--{name.replace('_', '-')}"
-            raise InvalidArgument(f"{option} {word}: not known; use {', '.join(known[name])}.")
+            raise InvalidArgument(f"{option} {word} is unknown; use {', '.join(choices[name])}.")
     return Options(
         strategy=Strategy(words["strategy"]),
         drop_share=drop_share,
@@ -90,26 +90,29 @@ def options_of(
     )
 
 
-def run(data: Path, columns: Columns, wanted: PrepareOptions, options: Options, out: Output) -> None:
-    """Prepare the dataset; exits with 1 if no row is left, or one of the outcome would be refused."""
+def run(data: Path, columns: Columns, prepare_options: PrepareOptions, options: Options, out: Output) -> None:
+    """Prepare the dataset; exits with 1 if no row is left or an output row would be refused."""
     settings = load_settings()
-    _check_folder(wanted, data, settings)
+    _check_folder(prepare_options, data, settings)
     with dataset_file(data) as file:
-        _run(file, data.absolute().parent, columns, wanted, options, settings, out)
+        _run(file, data.absolute().parent, columns, prepare_options, options, settings, out)
 
 
 def _run(
     data: Path,
     folder: Path,
     columns: Columns,
-    wanted: PrepareOptions,
+    prepare_options: PrepareOptions,
     options: Options,
     settings: Settings,
     out: Output,
 ) -> None:
-    limits, base = raised_dataset_limits(wanted.profile, wanted.raised, settings), _base(wanted.base, settings)
-    target, facts = wanted.folder.absolute(), FileFacts()
-    with _media(settings, folder) as (looker, fetcher):
+    limits, base = (
+        raised_dataset_limits(prepare_options.profile, prepare_options.raised, settings),
+        _base(prepare_options.base, settings),
+    )
+    target, facts = prepare_options.folder.absolute(), FileFacts()
+    with _media(settings, folder) as (inspector, fetcher):
 
         def path_of(medium: Media) -> Path:
             return (fetcher.fetch_bytes(medium.data) if medium.data else fetcher.fetch(medium.uri)).path
@@ -118,68 +121,70 @@ def _run(
             lambda: read_rows(data, input_key=columns[0], output_key=columns[1], facts=facts),
             limits,
             base,
-            looker.look,
+            inspector.look,
             path_of,
             options,
             DecodeLimits(),
         )
-        plan = _planned(preparation, out)
+        plan = _plan_with_progress(preparation, out)
         if facts.sentence:
-            out.say(f"Read as {facts.sentence}; rows are written in Google's form.")
-        _tell_plan(plan, out)
-        if wanted.dry_run:
+            out.say(f"Read as {facts.sentence}; rows are written in Google's format.")
+        _print_plan_summary(plan, out)
+        if prepare_options.dry_run:
             out.result({"plan": _plan_document(plan)}, *_plan_lines(plan))
             return
         for line in _plan_lines(plan):
             out.err.print(line)
-        ledger = _done(preparation, plan, target, out)
-    refused = _refused(target, limits, base, settings)
+        ledger = _run_with_progress(preparation, plan, target, out)
+    refused = _count_refused(target, limits, base, settings)
     out.result(document(ledger) | {"dataset": str(target / DATASET), "refused": refused.total()}, _summary(ledger))
-    out.say(f"What was rewritten, before and after: {wanted.folder / CHANGES}")
+    out.say(f"Rewritten texts, before and after: {prepare_options.folder / CHANGES}")
     for rule, count in refused.items():
-        out.say(f"{counted(count, 'row')} of the outcome would be refused: {rule}", style="red")
+        out.say(f"{counted(count, 'output row')} would be refused: {rule}", style="red")
     if refused or not ledger.num_rows_out:
         raise typer.Exit(1)
 
 
-def _check_folder(wanted: PrepareOptions, data: Path, settings: Settings) -> None:
-    """See to it, before any work, that nothing of the user's is overwritten."""
-    folder = wanted.folder
+def _check_folder(prepare_options: PrepareOptions, data: Path, settings: Settings) -> None:
+    """Check before any work that no file of the user would be overwritten."""
+    folder = prepare_options.folder
     if is_same_file(folder, data.absolute().parent) or is_same_file(folder, Path(os.path.realpath(data)).parent):
-        said = f"{folder} is the dataset's own folder; name another, the originals stay there."
-        raise typer.BadParameter(said, param_hint="--out")
+        message = f"{folder} is the folder of the dataset, which stays unchanged; name another folder."
+        raise typer.BadParameter(message, param_hint="--out")
     check_output_folder("--out", folder)
-    if not any((folder / name).exists() for name in MARKS):
+    if not any((folder / name).exists() for name in RUN_FILES):
         found = next((name for name in (*OUTPUTS, MEDIA) if os.path.lexists(folder / name)), None)
         if found is not None:
-            said = f"{folder / found} was not made by kastor prepare and would be overwritten; name another folder."
-            raise typer.BadParameter(said, param_hint="--out")
+            message = (
+                f"{folder / found} was not created by kastor prepare and would be overwritten; name another folder."
+            )
+            raise typer.BadParameter(message, param_hint="--out")
     for name in OUTPUTS:
-        check_output_files({"--out": folder / name}, {"DATA": data, "--patterns": wanted.patterns}, settings)
+        check_output_files({"--out": folder / name}, {"DATA": data, "--patterns": prepare_options.patterns}, settings)
 
 
 def _base(name: str | None, settings: Settings) -> BaseModelLimits:
     if name is None:
-        return BaseModelLimits("the base model", ANY_TOKENS, NANO_VL.vision, calling=NANO_VL.calling)
+        return BaseModelLimits("the base model", UNLIMITED_TOKENS, NANO_VL.vision, calling=NANO_VL.calling)
     base = load_catalog(settings.catalog_file).base(name)
     renderer = None
     if download.is_local(base, settings.cache_dir):
         renderer = Renderer.open(
             download.ensure_local(base, settings.cache_dir), base.family, rendering=Rendering.TUNED
         )
-    most = base.input_token_limit + base.output_token_limit
-    return BaseModelLimits(base.name, most, base.family.vision, renderer, base.family.calling)
+    max_tokens = base.input_token_limit + base.output_token_limit
+    return BaseModelLimits(base.name, max_tokens, base.family.vision, renderer, base.family.calling)
 
 
 @contextmanager
 def _media(settings: Settings, folder: Path) -> Iterator[tuple[DatasetMediaInspector, Fetcher]]:
-    """Media are looked for beside the dataset, and wherever its owner may read."""
+    """An inspector and a fetcher of media from any folder the user can read."""
     cache = MediaCache(settings.cache_dir / "media")
     lease = cache.lease("prepare")
     try:
         fetcher = Fetcher(cache, lease, AllowedSources(folders=(Path("/"),), buckets=("gs://", "s3://"), base=folder))
-        with DatasetMediaInspector(fetcher, MediaProber()) as looker:
-            yield looker, fetcher
+        with DatasetMediaInspector(fetcher, MediaProber()) as inspector:
+            yield inspector, fetcher
     finally:
         lease.close()
 
@@ -192,49 +197,49 @@ def _bar(out: Output, what: str, total: int | None) -> Iterator[Any]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _planned(preparation: DatasetPreparation, out: Output) -> PreparePlan:
-    with _bar(out, "looking at the rows", None) as show:
+def _plan_with_progress(preparation: DatasetPreparation, out: Output) -> PreparePlan:
+    with _bar(out, "inspecting rows", None) as show:
         return preparation.plan(show)
 
 
-def _done(preparation: DatasetPreparation, plan: PreparePlan, folder: Path, out: Output) -> PrepareLedger:
+def _run_with_progress(preparation: DatasetPreparation, plan: PreparePlan, folder: Path, out: Output) -> PrepareLedger:
     total = sum(step.makes_files for step in plan.steps.values())
     finished = 0
-    with _bar(out, "making media", total) as show:
+    with _bar(out, "converting media", total) as show:
 
-        def on_done(step: MediaStep, made: object) -> None:
+        def on_done(step: MediaStep, result: object) -> None:
             nonlocal finished
             finished += 1
             show(finished)
-            if isinstance(made, MediaFault):
-                out.say(f"{step.need.source.key}: {made.message}", style="red")
+            if isinstance(result, MediaFault):
+                out.say(f"{step.need.source.key}: {result.message}", style="red")
             elif not out.err.is_terminal:
                 out.say(f"{finished}/{total}  {step.act}  {step.need.source.key}")
 
         return preparation.run(plan, folder, on_done)
 
 
-def _refused(folder: Path, limits: DatasetLimits, base: BaseModelLimits, settings: Settings) -> Counter[str]:
-    """What the gate says of the outcome, by rule: nothing, if all is well."""
-    with _media(settings, folder) as (looker, _):
-        verdicts = DatasetValidator(limits, base, looker.look).verdicts(read_rows(folder / DATASET))
+def _count_refused(folder: Path, limits: DatasetLimits, base: BaseModelLimits, settings: Settings) -> Counter[str]:
+    """The number of output rows that the validator refuses, by rule."""
+    with _media(settings, folder) as (inspector, _):
+        verdicts = DatasetValidator(limits, base, inspector.look).verdicts(read_rows(folder / DATASET))
         return Counter(v.issues[0].rule for v in verdicts if v.outcome is not RowOutcome.ACCEPTED)
 
 
-def _tell_plan(plan: PreparePlan, out: Output) -> None:
+def _print_plan_summary(plan: PreparePlan, out: Output) -> None:
     survey = plan.survey
     num_mended, num_unchanged = len(survey.to_mend), plan.num_unchanged
     out.say(
         f"{counted(survey.num_rows, 'row')}: "
         f"{num_unchanged:,} {'passes as it is' if num_unchanged == 1 else 'pass as they are'}, "
-        f"{num_mended:,} {'needs' if num_mended == 1 else 'need'} something, {len(survey.left_out):,} cannot be used."
+        f"{num_mended:,} {'needs' if num_mended == 1 else 'need'} changes, {len(survey.left_out):,} cannot be used."
     )
     if any(step.makes_files for step in plan.steps.values()):
-        out.say("Sound is left out of files that are made: it is not trained on.")
+        out.say("Converted files have no sound, as models are not trained on it.")
 
 
 def _plan_lines(plan: PreparePlan) -> list[Any]:
-    shown = table("medium", "size", "rows", "what is done", right=("size", "rows"))
+    shown = table("medium", "size", "rows", "action", right=("size", "rows"))
     for step in list(plan.steps.values())[:MAX_SHOWN]:
         need = step.need
         shown.add_row(
@@ -272,7 +277,7 @@ def _summary(ledger: PrepareLedger) -> Any:  # noqa: ANN401  # a rich table
         ("left out", f"{sum(ledger.left_out.values()):,}"),
         *((f"  {rule}", f"{count:,}") for rule, count in ledger.left_out.most_common()),
         ("rows out", f"{ledger.num_rows_out:,}"),
-        *((f"to look at: {rule}", f"{count:,}") for rule, count in ledger.findings.most_common()),
+        *((f"to review: {rule}", f"{count:,}") for rule, count in ledger.findings.most_common()),
         *([("parts without rows", f"{ledger.num_empty_parts:,}")] if ledger.num_empty_parts else []),
         *((f"media: {what}", f"{count:,}") for what, count in ledger.media.most_common()),
     ]

@@ -1,4 +1,4 @@
-"""`kastor tune`: start a tuning and stay with it until it ends."""
+"""`kastor tune`: starts a tuning job and follows it until it ends."""
 
 import os
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ BODY_TOO_LARGE = "Request payload size exceeds the limit"  # the wording of the 
 
 @dataclass(frozen=True, slots=True)
 class TuneOptions:
-    """What was asked for on the command line."""
+    """Options of the command line."""
 
     base: str
     epochs: int | None
@@ -45,87 +45,87 @@ class TuneOptions:
     accept_licence: bool = False
 
 
-def run(data: Path, columns: Columns, wanted: TuneOptions, detach: bool, access: ServerAddress, out: Output) -> None:
+def run(data: Path, columns: Columns, options: TuneOptions, detach: bool, address: ServerAddress, out: Output) -> None:
     """Tune on the examples in `data`."""
     with dataset_file(data) as file:
-        _run(file, data.absolute().parent, columns, wanted, detach, access, out)
+        _run(file, data.absolute().parent, columns, options, detach, address, out)
 
 
 def _run(
-    data: Path, folder: Path, columns: Columns, wanted: TuneOptions, detach: bool, access: ServerAddress, out: Output
+    data: Path, folder: Path, columns: Columns, options: TuneOptions, detach: bool, address: ServerAddress, out: Output
 ) -> None:
     facts = FileFacts()
     examples = read_examples(data, input_key=columns[0], output_key=columns[1], facts=facts)
-    _say_facts(facts, out)
+    _print_file_facts(facts, out)
     new = NewTuning(
-        wanted.base,
+        options.base,
         examples,
-        wanted.epochs,
-        wanted.batch_size,
-        wanted.learning_rate,
-        wanted.model_id,
-        wanted.display_name or _display_name(data),
-        wanted.supervise,
-        wanted.train_tower,
+        options.epochs,
+        options.batch_size,
+        options.learning_rate,
+        options.model_id,
+        options.display_name or _display_name(data),
+        options.supervise,
+        options.train_tower,
     )
-    if access.server is None:
-        _with_licence(wanted, out)
-    with connect(access, out, scheduler=True, media_folder=folder) as link:
+    if address.server is None:
+        _accept_licence(options, out)
+    with connect(address, out, scheduler=True, media_folder=folder) as connection:
         if detach:
-            link.check_detachable()
-        job_id, name = _created(link, new, data, folder, columns, wanted.profile)
+            connection.check_detachable()
+        job_id, name = _create_job(connection, new, data, folder, columns, options.profile)
         if detach:
             out.result({"name": name, "job": job_id}, name)
             return
-        out.say(f"Tuning {name} (job {job_id}) on {counted(len(examples), 'row')}" + _where(link))
-        job = follow_to_end(link, job_id, out)
+        out.say(f"Tuning {name} (job {job_id}) on {counted(len(examples), 'row')}" + _server_text(connection))
+        job = follow_to_end(connection, job_id, out)
     report(job, name, out, how=' "…" --system "…"' if any(example.system for example in examples) else ' "…"')
 
 
-def _say_facts(facts: FileFacts, out: Output) -> None:
-    """How the file was read, where that is not plain, and what of it plays no part."""
+def _print_file_facts(facts: FileFacts, out: Output) -> None:
+    """Print how the file was read, if that is not obvious, and which of its parts are ignored."""
     if facts.sentence:
         out.say(f"Read as {facts.sentence}")
-    for said, number in facts.notes.most_common(MAX_NOTES):
-        out.say(f"{said} ({number:,} of the rows)", style="yellow")
+    for note, number in facts.notes.most_common(MAX_NOTES):
+        out.say(f"{note} ({number:,} of the rows)", style="yellow")
 
 
-def _with_licence(wanted: TuneOptions, out: Output) -> None:
-    """Fetch the base now if its licence is to be agreed to: later nobody can be asked."""
+def _accept_licence(options: TuneOptions, out: Output) -> None:
+    """Download the base now if its licence needs consent: the server could not ask for it later."""
     settings = load_settings()
     try:
-        base = load_catalog(settings.catalog_file).base(wanted.base)
+        base = load_catalog(settings.catalog_file).base(options.base)
     except NotFound:
-        return  # a tuned model, or a name that the server refuses
+        return  # a tuned model, or a name that the server will refuse
     if base.terms is not None:
-        fetch_base(base, settings, out, accept_licence=wanted.accept_licence)
+        fetch_base(base, settings, out, accept_licence=options.accept_licence)
 
 
 def _display_name(data: Path) -> str:
-    """The dataset's name without its endings, which may be bytes that are no text."""
+    """The dataset's file name without its extensions; bytes that are not UTF-8 are replaced."""
     stem = os.fsencode(data.name).decode("utf-8", "replace").lstrip(".").partition(".")[0]
     return stem[: GEMINI_API.max_display_name_chars]
 
 
-def _created(
-    link: ServerConnection, new: NewTuning, data: Path, folder: Path, columns: Columns, profile: str | None
+def _create_job(
+    connection: ServerConnection, new: NewTuning, data: Path, folder: Path, columns: Columns, profile: str | None
 ) -> tuple[str, str]:
-    """The job and the tuned model; what the tunedModels API cannot carry goes as a dataset file."""
+    """Create the job; returns its id and tuned model. What the tunedModels API cannot carry is uploaded as a file."""
     if new.pairs_only and profile is None and not new.train_tower:
         try:
-            return link.client.create_tuning(new)
+            return connection.client.create_tuning(new)
         except InvalidArgument as error:
             if BODY_TOO_LARGE not in error.message:
                 raise
-    with _uploadable(new, data, columns) as path:
-        dataset = link.client.upload(path, path.name)
-    job = link.client.create_job(new.job_body(dataset, str(folder), profile))
+    with _uploadable_file(new, data, columns) as path:
+        dataset = connection.client.upload(path, path.name)
+    job = connection.client.create_job(new.job_body(dataset, str(folder), profile))
     return job.id, job.tuned_model
 
 
 @contextmanager
-def _uploadable(new: NewTuning, data: Path, columns: Columns) -> Iterator[Path]:
-    """The dataset as a file that the server reads without being told its columns."""
+def _uploadable_file(new: NewTuning, data: Path, columns: Columns) -> Iterator[Path]:
+    """The dataset as a file with the standard field names."""
     if columns == (None, None):
         yield data
         return
@@ -136,22 +136,22 @@ def _uploadable(new: NewTuning, data: Path, columns: Columns) -> Iterator[Path]:
         yield path
 
 
-def follow_to_end(link: ServerConnection, job_id: str, out: Output) -> Job:
-    """The ended job; on Ctrl-C says what becomes of it."""
+def follow_to_end(connection: ServerConnection, job_id: str, out: Output) -> Job:
+    """Follow the job until it has ended; on Ctrl-C, print what happens to it."""
     try:
         with create_display(out.err) as display:
-            return follow(link.client, job_id, display, link.check)
+            return follow(connection.client, job_id, display, connection.check)
     except KeyboardInterrupt:
-        if link.private:
+        if connection.private:
             out.say(
-                f"\nInterrupted. Job {job_id} is kept and goes on with the next `{program()} serve`; "
-                f"to drop it: {program()} jobs cancel {job_id}",
+                f"\nInterrupted. Job {job_id} is kept and continues with the next `{program()} serve`; "
+                f"to cancel it: {program()} jobs cancel {job_id}",
                 style="",
             )
         else:
             out.say(
-                f"\nDetached; job {job_id} goes on. Watch it: {program()} jobs logs -f {job_id}; "
-                f"stop it: {program()} jobs cancel {job_id}",
+                f"\nDetached; job {job_id} continues. To watch it: {program()} jobs logs -f {job_id}; "
+                f"to cancel it: {program()} jobs cancel {job_id}",
                 style="",
             )
         raise
@@ -160,15 +160,15 @@ def follow_to_end(link: ServerConnection, job_id: str, out: Output) -> Job:
 
 
 def report(job: Job, name: str, out: Output, how: str = ' "…"') -> None:
-    """The result of an ended job; `how` is what follows the model's name when it is asked.
+    """Print the result of an ended job; `how` follows the model's name in the suggested command.
 
     Raises:
-        KastorError: it did not succeed.
+        KastorError: the job did not succeed.
 
     """
     if job.state is not State.SUCCEEDED:
         out.result({"name": name, "job": dict(job.raw)})
-        raise KastorError(_why(job))
+        raise KastorError(_failure_text(job))
     took = (job.ended_at - job.started_at).total_seconds() if job.ended_at and job.started_at else None
     loss = f", last loss {job.last.mean_loss:.3f}" if job.last else ""
     out.say(
@@ -181,15 +181,15 @@ def report(job: Job, name: str, out: Output, how: str = ' "…"') -> None:
     out.result({"name": name, "job": dict(job.raw)}, name)
 
 
-def _where(link: ServerConnection) -> str:
-    return ", with a server of its own" if link.private else f", on {link.client.url}"
+def _server_text(connection: ServerConnection) -> str:
+    return ", with a private server" if connection.private else f", on {connection.client.url}"
 
 
-def _why(job: Job) -> str:
-    """One or two sentences on a job without a model."""
+def _failure_text(job: Job) -> str:
+    """One or two sentences on why a job produced no model."""
     if job.state is State.CANCELLED:
         return f"Job {job.id} was cancelled after {job.completed_steps} of {counted(job.total_steps, 'step')}."
     reason = (job.error or "no reason was given").rstrip(".")
     log = "" if "jobs logs" in reason else f" Its log: {program()} jobs logs {job.id}"
-    more = f" To go on from its last checkpoint: {program()} jobs resume {job.id}" if job.raw.get("resumable") else ""
+    more = f" To resume from its last checkpoint: {program()} jobs resume {job.id}" if job.raw.get("resumable") else ""
     return f"Job {job.id} failed: {reason}.{log}{more}"

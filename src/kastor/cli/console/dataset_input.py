@@ -1,4 +1,4 @@
-"""A dataset that comes from standard input or a pipe, kept in a file for as long as a command reads it."""
+"""Datasets from standard input or a pipe, copied to a temporary file while a command reads them."""
 
 import sys
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ STDIN = "-"
 CHUNK_BYTES = 1 << 20
 MAX_BYTES = 1 << 30
 DATASET_FOLDER_PREFIX = "kastor-dataset-"
-"""Of the temporary folders of copies; those of killed commands go with the next copy."""
+"""Prefix of the temporary folders of copies; leftovers of killed commands are deleted by the next copy."""
 
 
 @contextmanager
 def dataset_file(path: Path, *, is_read_once: bool = False, max_bytes: int = MAX_BYTES) -> Iterator[Path]:
-    """The file at `path`; of `-` and of a pipe that is read more than once a copy, at most so large.
+    """The file at `path`; for `-`, and for a pipe that is read more than once, a copy of at most `max_bytes`.
 
     Raises:
-        InvalidArgument: what comes holds no text, or never ends.
+        InvalidArgument: the input is no text file, or larger than `max_bytes`.
 
     """
     is_stdin = str(path) == STDIN
@@ -49,8 +49,10 @@ def _copy(source: BinaryIO, target: BinaryIO, name: str, max_bytes: int) -> None
     num_bytes = 0
     while chunk := source.read(CHUNK_BYTES):
         if not num_bytes and not chunk.startswith(GZIP) and not is_zstd(chunk[:4]):
-            check_text_file(Path(name), chunk[:HEAD_BYTES])  # before an endless rest is waited for
+            check_text_file(Path(name), chunk[:HEAD_BYTES])  # before the rest, which may be endless
         num_bytes += len(chunk)
         if num_bytes > max_bytes:
-            raise InvalidArgument(f"{name} gives more than {max_bytes:,} bytes; write them into a file and name that.")
+            raise InvalidArgument(
+                f"{name} is larger than {max_bytes:,} bytes; write it to a file and pass the file's name."
+            )
         target.write(chunk)

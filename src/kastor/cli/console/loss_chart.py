@@ -1,4 +1,4 @@
-"""The loss curve, drawn in the terminal."""
+"""Draws the loss curve in the terminal."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from kastor.cli.client.messages import Step
 MAX_WIDTH = 78
 HEIGHT = 14
 NUM_TICKS = 4
-MOST_POINTS = 400  # several steps share a column beyond this: their mean is drawn
+MAX_POINTS = 400  # beyond this, several steps share a point, which is their mean
 
 
 def loss_chart(steps: Sequence[Step], width: int) -> str:
-    """The mean loss over the steps, `width` columns wide at most; empty where there are fewer than two steps."""
+    """A chart of the mean loss per step, at most `width` columns wide; empty for fewer than two steps."""
     if len(steps) < 2:
         return ""
     import plotext  # slow to import
 
-    points = _thinned(steps)
+    points = _averaged_points(steps)
     figure = plotext.figure
     figure.clear()  # the library has one figure per process
     figure.theme("colorless")
@@ -29,11 +29,11 @@ def loss_chart(steps: Sequence[Step], width: int) -> str:
     figure.ruler("x").ticks(places, [str(place) for place in places])
     figure.axes(False, side=1)
     figure.title("mean loss per step")
-    drawn = str(figure.build().string(colorless=True))
-    return "\n".join(line.rstrip() for line in drawn.splitlines())
+    chart = str(figure.build().string(colorless=True))
+    return "\n".join(line.rstrip() for line in chart.splitlines())
 
 
-def _thinned(steps: Sequence[Step]) -> list[tuple[float, float]]:
-    group = -(-len(steps) // MOST_POINTS)
+def _averaged_points(steps: Sequence[Step]) -> list[tuple[float, float]]:
+    group = -(-len(steps) // MAX_POINTS)
     groups = [steps[i : i + group] for i in range(0, len(steps), group)]
     return [(some[-1].step, sum(step.mean_loss for step in some) / len(some)) for some in groups]

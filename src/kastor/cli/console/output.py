@@ -1,4 +1,4 @@
-"""Where words go: results to stdout, talk to stderr; with `--json` the result is JSON and nothing else is on stdout."""
+"""Output of commands: results go to stdout, messages to stderr; with `--json`, stdout holds the result as JSON only."""
 
 import os
 import shutil
@@ -19,9 +19,9 @@ from kastor.domain.tuned_model import ModelState
 from kastor.domain.visible_text import json_text
 
 PIPED_COLUMNS = 160
-"""Width of tables that go into a pipe or a file: nobody wants them cut at 80 there."""
+"""Width of tables in a pipe or file, where cutting them at 80 columns would lose data."""
 
-LEAST_COLUMN = 6  # characters of a column that is cut
+MIN_COLUMN_WIDTH = 6  # characters of a truncated column
 GAP = 3  # between columns
 
 STATE_STYLE: dict[str, str] = {
@@ -38,7 +38,7 @@ STATE_STYLE: dict[str, str] = {
 
 
 def console(*, stderr: bool) -> Console:
-    """A console that colours only what goes to a terminal, and never guesses at markup or numbers."""
+    """A console that uses colours on a terminal only, and interprets neither markup nor numbers."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_COLUMNS
     return VisibleConsole(
@@ -48,7 +48,7 @@ def console(*, stderr: bool) -> Console:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Both streams, and whether the result is wanted as JSON."""
+    """Both output streams, and whether the result is printed as JSON."""
 
     as_json: bool
     out: Console
@@ -56,11 +56,11 @@ class Output:
 
     @classmethod
     def of(cls, as_json: bool) -> "Output":
-        """On this process's stdout and stderr."""
+        """The output on this process's stdout and stderr."""
         return cls(as_json, console(stderr=False), console(stderr=True))
 
     def result(self, value: object, *shown: RenderableType) -> None:
-        """The command's result: `value` as JSON, or what is `shown`."""
+        """Print the command's result: `value` as JSON, or the `shown` renderables."""
         if self.as_json:
             sys.stdout.write(json_text(value, indent=2) + "\n")
             sys.stdout.flush()
@@ -69,16 +69,16 @@ class Output:
             self.out.print(item)
 
     def say(self, text: str, *, style: str = "dim") -> None:
-        """Talk: a line on stderr."""
-        self.err.print(Text(text, style=style), soft_wrap=True)  # commands in it stay whole
+        """Print a message on stderr."""
+        self.err.print(Text(text, style=style), soft_wrap=True)  # so that commands in it can be copied
 
     def say_prose(self, text: str) -> None:
-        """Sentences on stderr: on a terminal, lines end between words."""
+        """Print sentences on stderr, wrapped at words on a terminal."""
         self.err.print(Text(text))
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table in the house's look; columns named in `right` hold numbers."""
+    """An empty table in Kastor's style; the columns named in `right` are right-aligned."""
     empty = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     for column in columns:
         empty.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -87,7 +87,7 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a list; one that is `whole` is never cut or wrapped, so that what is in it can be copied."""
+    """A column of a list; a `whole` column is never truncated, so that its values can be copied."""
 
     title: str
     whole: bool = False
@@ -97,7 +97,9 @@ class Column:
 def list_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
     """A table with a line for each row, the most important columns first; what finds no room in `width` is left out."""
     natural = [max(map(cell_len, (column.title, *(str(row[at]) for row in rows)))) for at, column in enumerate(columns)]
-    least = [wide if column.whole else min(wide, LEAST_COLUMN) for column, wide in zip(columns, natural, strict=True)]
+    least = [
+        wide if column.whole else min(wide, MIN_COLUMN_WIDTH) for column, wide in zip(columns, natural, strict=True)
+    ]
     while len(least) > 1 and sum(least) + GAP * (len(least) - 1) > width and not columns[len(least) - 1].whole:
         least.pop()
     left = width - sum(least) - GAP * (len(least) - 1)
@@ -116,7 +118,7 @@ def list_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], 
 
 
 def fields(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
-    """Names and values, one a line."""
+    """Names and values, one pair per line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -126,12 +128,12 @@ def fields(pairs: Sequence[tuple[str, RenderableType]]) -> Table:
 
 
 def state_text(state: str) -> Text:
-    """The state in lower case and its colour."""
+    """The state in lower case, in its colour."""
     return Text(state.lower(), style=STATE_STYLE.get(state, ""))
 
 
 def program() -> str:
-    """How this program was called, so that commands we print work as printed: `kastor`, or the path to it."""
+    """`kastor`, or the path by which it was called, so that printed commands can be copied and run."""
     called = Path(sys.argv[0])
     found = shutil.which("kastor")
     if called == Path(__file__).with_name("__main__.py"):
@@ -144,7 +146,7 @@ def program() -> str:
 
 
 def duration(seconds: float) -> str:
-    """A span of time as people write it.
+    """A duration in its two largest units.
 
     >>> duration(8.4), duration(75), duration(3725), duration(90061)
     ('8s', '1m15s', '1h02m', '1d01h')

@@ -1,7 +1,7 @@
-"""Files that a command writes where its user says.
+"""Files that a command writes to a path given by the user.
 
-Before any work, `check_output_files` refuses one that is also read, or that cannot be written. `replacing_file` then
-writes it whole or not at all. Every option that names such a file goes through both; a test finds options that do not.
+Before any work, `check_output_files` rejects a file that is also read or cannot be written. `replacing_file` then
+writes it completely or not at all. Every option that names an output file uses both; a test finds options that do not.
 """
 
 import os
@@ -21,16 +21,16 @@ from kastor.store.blobs.job_files import NO_SPACE
 
 MAX_NAME_BYTES = 255
 PathsByOption = Mapping[str, Path | None]
-"""Files by the option or argument that names them; `None` where it was not given."""
+"""Files by the option or argument that names them; `None` if it was not given."""
 OWN_STREAMS = (Path("/dev/stdout"), Path("/dev/stderr"))
-STDIN_FILE = Path("/dev/stdin")  # what stdin was redirected from, by a name that can be compared
+STDIN_FILE = Path("/dev/stdin")  # names the file that stdin is redirected from
 
 
 def check_output_files(outputs: PathsByOption, inputs: PathsByOption, settings: Settings) -> None:
-    """Nothing, if every output can be written and none of them is read, whatever links lead to it.
+    """Check that every output can be written and is not also read, through whichever links.
 
     Raises:
-        typer.BadParameter: an output is also an input, another output or a file of Kastor's own, or cannot be written.
+        typer.BadParameter: an output is also an input, another output or one of Kastor's files, or cannot be written.
 
     """
     given = {option: path for option, path in outputs.items() if path is not None}
@@ -54,13 +54,13 @@ def check_output_files(outputs: PathsByOption, inputs: PathsByOption, settings: 
 
 
 def check_output_folder(option: str, folder: Path) -> None:
-    """Nothing, if files can be written into a folder, which need not exist yet.
+    """Check that files can be written into a folder, which need not exist yet.
 
     Raises:
         typer.BadParameter: they cannot.
 
     """
-    if folder.exists() and not folder.is_dir():  # of a pipe's name, such as /dev/stdout, nothing is left to look at
+    if folder.exists() and not folder.is_dir():  # realpath of a pipe such as /dev/stdout names no file
         raise _refusal(option, f"{folder} cannot be written: it is not a folder.")
     place = Path(os.path.realpath(folder))
     while not os.path.lexists(place):
@@ -68,30 +68,30 @@ def check_output_folder(option: str, folder: Path) -> None:
     if not place.is_dir():
         raise _refusal(option, f"{folder} cannot be written: {place} is not a folder.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise _refusal(option, f"{folder} cannot be written: {place} may not be written to.")
+        raise _refusal(option, f"{folder} cannot be written: no permission to write to {place}.")
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether both names lead to one file: by name, through a symlink or through a hard link."""
+    """Whether both paths name the same file, directly or through symbolic or hard links."""
     try:
         return one.samefile(other)
-    except (OSError, ValueError):  # one of them does not exist, so they are the same only if they are spelt the same
+    except (OSError, ValueError):  # one does not exist, so they are the same only if they resolve to the same path
         return Path(os.path.realpath(one)) == Path(os.path.realpath(other))
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write to, which takes the place of `path` when the block has ended well.
+    """A text file that replaces `path` when the block ends without an error.
 
-    Missing folders are made. A symlink stays, and the file that it leads to is replaced. What is no regular file, such
-    as a pipe, is written to directly.
+    Missing folders are created. A symbolic link stays, and the file that it points to is replaced. A pipe or another
+    file that is not regular is written to directly.
 
     Raises:
-        ResourceExhausted: there is no room for it; names it.
+        ResourceExhausted: the disk is full; names the file.
 
     """
     try:
-        with _written_file(path) as file:
+        with _temporary_file(path) as file:
             yield file
     except OSError as error:
         if error.errno not in NO_SPACE or error.filename is not None:
@@ -100,7 +100,7 @@ def replacing_file(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _written_file(path: Path) -> Iterator[TextIO]:
+def _temporary_file(path: Path) -> Iterator[TextIO]:
     if path.exists() and not path.is_file():
         with path.open("w", encoding="utf-8") as file:
             yield file
@@ -125,15 +125,15 @@ def _check_writable(option: str, path: Path) -> None:
         raise _refusal(option, f"{path} is a folder; name a file in it.")
     if path.exists() and not path.is_file():  # written to directly; a regular file is replaced in its folder
         if not os.access(path, os.W_OK):
-            raise _refusal(option, f"{path} may not be written to.")
+            raise _refusal(option, f"No permission to write to {path}.")
         return
-    if any(is_same_file(path, stream) for stream in OWN_STREAMS):  # replaced, it would lose what the command prints
+    if any(is_same_file(path, stream) for stream in OWN_STREAMS):  # replacing it would lose what the command prints
         raise _refusal(option, f"{path} is where this command's own output goes; name another.")
     check_output_folder(option, Path(os.path.realpath(path)).parent)
 
 
-def _refusal(option: str, said: str) -> typer.BadParameter:
-    return typer.BadParameter(said, param_hint=option)
+def _refusal(option: str, message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint=option)
 
 
 def _umask() -> int:

@@ -13,19 +13,19 @@ from kastor.cli.client.messages import Job
 from kastor.cli.console.output import duration
 from kastor.domain.job import State
 
-LINE_EVERY_S = 5.0  # plain lines are never closer than this
-LINE_AT_LEAST_EVERY_S = 60.0
-LINES_PER_JOB = 20  # roughly, for jobs that take long
+LINE_EVERY_S = 5.0  # minimum interval between plain lines
+MAX_SILENCE_S = 60.0
+LINES_PER_JOB = 20  # roughly, for long jobs
 
 
 class Display(Protocol):
-    """Shows a job as it goes on."""
+    """Shows the progress of a job."""
 
     def show(self, job: Job, note: str) -> None:
-        """The job's newest state; `note` says what it waits for, or is empty."""
+        """Show the job's latest state; `note` says what it waits for, or is empty."""
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
 
     def __enter__(self) -> Self: ...
 
@@ -35,30 +35,30 @@ class Display(Protocol):
 
 
 def create_display(err: Console, clock: Callable[[], float] = time.monotonic) -> Display:
-    """The display that suits where stderr goes."""
+    """A bar if stderr is a terminal, else plain lines."""
     return BarDisplay(err) if err.is_terminal else LineDisplay(err, clock)
 
 
 def progress_metrics(job: Job) -> str:
-    """Epoch, loss, speed and time left, as far as known."""
-    said = []
+    """Epoch, loss, speed and remaining time, as far as known."""
+    parts = []
     if job.last is not None:
         epochs = f"/{job.num_epochs}" if job.num_epochs else ""
-        said += [f"epoch {job.last.epoch}{epochs}", f"loss {job.last.mean_loss:.3f}"]
+        parts += [f"epoch {job.last.epoch}{epochs}", f"loss {job.last.mean_loss:.3f}"]
         if job.last.tokens_per_second:
-            said.append(f"{job.last.tokens_per_second:.0f} tokens/s")
+            parts.append(f"{job.last.tokens_per_second:.0f} tokens/s")
     if job.eta_s is not None and not job.state.terminal:
-        said.append(f"{duration(job.eta_s)} left")
-    return "  ".join(said)
+        parts.append(f"{duration(job.eta_s)} left")
+    return "  ".join(parts)
 
 
 def waiting_text(job: Job, note: str) -> str:
-    """What to say of a job that does not take steps just now."""
+    """The status of a job that is not taking steps."""
     return f"{job.state.lower()}: {note}" if note else job.state.lower()
 
 
 class _StepBar(BarColumn):
-    """A bar where there are steps to count, nothing else."""
+    """A bar that is empty while there are no steps to count."""
 
     def render(self, task: Task) -> ProgressBar:
         """The bar of `task`."""
@@ -66,7 +66,7 @@ class _StepBar(BarColumn):
 
 
 class BarDisplay:
-    """A bar that redraws itself."""
+    """A progress bar for terminals."""
 
     def __init__(self, err: Console) -> None:
         self._progress = Progress(
@@ -81,7 +81,7 @@ class BarDisplay:
         self._steps = self._progress.add_task("", total=1, measures="", visible=False)
 
     def show(self, job: Job, note: str) -> None:
-        """The bar with the job's newest numbers."""
+        """Redraw the bar with the job's latest numbers."""
         stepping = job.completed_steps > 0 and (job.state is State.RUNNING or job.state.terminal)
         self._progress.update(self._waiting, description=waiting_text(job, note), visible=not stepping)
         width = len(str(job.total_steps))
@@ -95,7 +95,7 @@ class BarDisplay:
         )
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(text, style="dim")
 
     def __enter__(self) -> Self:
@@ -107,38 +107,38 @@ class BarDisplay:
 
 
 class LineDisplay:
-    """Lines for logs and pipes: each change of state, then about twenty more, and one a minute at least."""
+    """Lines for logs and pipes: each state transition, about twenty steps, and at least one line a minute."""
 
     def __init__(self, err: Console, clock: Callable[[], float]) -> None:
         self._err = err
         self._clock = clock
-        self._said = ""
-        self._said_at = clock()
-        self._said_step = 0
+        self._last_status = ""
+        self._last_line_at = clock()
+        self._last_step = 0
 
     def show(self, job: Job, note: str) -> None:
-        """A line, if it is time for one."""
+        """Print a line if one is due."""
         if not job.state.terminal and (job.state is not State.RUNNING or not job.completed_steps):
             waiting = waiting_text(job, note)
-            if waiting != self._said:
+            if waiting != self._last_status:
                 self.say(waiting)
-                self._said = waiting
+                self._last_status = waiting
             return
         if self._due(job):
-            self._said_at, self._said_step = self._clock(), job.completed_steps
+            self._last_line_at, self._last_step = self._clock(), job.completed_steps
             self.say(f"step {job.completed_steps}/{job.total_steps}  {progress_metrics(job)}")
 
     def _due(self, job: Job) -> bool:
-        silent_s, steps = self._clock() - self._said_at, job.completed_steps - self._said_step
+        silent_s, steps = self._clock() - self._last_line_at, job.completed_steps - self._last_step
         if steps <= 0:
             return False
-        if self._said_step == 0 or job.state.terminal:
+        if self._last_step == 0 or job.state.terminal:
             return True
         enough = steps * LINES_PER_JOB >= job.total_steps
-        return (enough and silent_s >= LINE_EVERY_S) or silent_s >= LINE_AT_LEAST_EVERY_S
+        return (enough and silent_s >= LINE_EVERY_S) or silent_s >= MAX_SILENCE_S
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         self._err.print(text)
 
     def __enter__(self) -> Self:

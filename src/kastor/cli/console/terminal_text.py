@@ -1,4 +1,4 @@
-"""A console that shows text of datasets, models and servers and obeys none of it."""
+"""A console that prints control characters of untrusted text visibly instead of obeying them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,14 +11,14 @@ from kastor.domain.visible_text import visible_text
 
 
 class VisibleConsole(Console):
-    """A console whose texts go through `visible_text`, whatever they are rendered from; its own colours do not."""
+    """A console that passes all text, but not its own colour codes, through `visible_text`."""
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401  # as they are handed on
-        """As of any console; symbols are put in before the text is laid out."""
+        """Render a string; characters are replaced before the text is laid out."""
         return super().render_str(visible_text(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As of any console."""
+        """Render anything else."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment

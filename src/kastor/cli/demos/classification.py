@@ -1,4 +1,4 @@
-"""Answers that are one of a few labels, held against one another: on the terminal, as JSON, and for the page."""
+"""Results of a classification task: scores for the terminal, for JSON and for the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,41 +15,41 @@ BASE, TUNED, PROBE, GUESS = "base", "tuned", "probe", "one answer"
 
 @dataclass(frozen=True, slots=True)
 class ClassificationResult:
-    """The right labels, and what each said: base, tuned, and others to hold them against, in the order to be shown."""
+    """The true labels, and the answers of each model and reference in display order."""
 
     truths: Sequence[str]
     answers: Mapping[str, Sequence[str]]
 
     @property
     def scores(self) -> dict[str, float]:
-        """Balanced accuracy of each; first of who always gives one answer, whichever."""
+        """Balanced accuracy of each, preceded by that of a constant answer."""
         guessing = {GUESS: 1 / len(set(self.truths))}
-        return guessing | {who: balanced_accuracy(self.truths, said) for who, said in self.answers.items()}
+        return guessing | {who: balanced_accuracy(self.truths, labels) for who, labels in self.answers.items()}
 
     def metric(self, notes: Mapping[str, str]) -> Metric:
-        """For the page."""
+        """The scores for the report."""
         scores = tuple(Score(who, value, notes.get(who, "")) for who, value in self.scores.items())
         return Metric("Balanced accuracy", scores)
 
     def by_class(self) -> Table:
-        """Of each class the share that each recognised."""
-        shares = {who: recalls(self.truths, said) for who, said in self.answers.items()}
+        """The recall of each model per class."""
+        shares = {who: recalls(self.truths, labels) for who, labels in self.answers.items()}
         rows = [
             (label, str(self.truths.count(label)), *[decimal(found[label]) for found in shares.values()])
             for label in sorted(set(self.truths))
         ]
         return Table(("class", "held out", *self.answers), tuple(rows))
 
-    def said(self, index: int) -> tuple[ModelAnswer, ...]:
-        """What was said to one question, the truth first."""
+    def answers_to(self, index: int) -> tuple[ModelAnswer, ...]:
+        """The answers to one example, preceded by the true label."""
         truth = self.truths[index]
-        given = [ModelAnswer(who, said[index], exact_match(said[index], truth)) for who, said in self.answers.items()][
-            ::-1
-        ]
+        given = [
+            ModelAnswer(who, labels[index], exact_match(labels[index], truth)) for who, labels in self.answers.items()
+        ][::-1]
         return (ModelAnswer("truth", truth), *given)
 
-    def shown(self) -> TerminalTable:
-        """For the terminal."""
+    def terminal_table(self) -> TerminalTable:
+        """The recalls and scores for the terminal."""
         classes = self.by_class()
         rows = table(*classes.columns, right=classes.columns[1:])
         for row in classes.rows:
@@ -61,9 +61,9 @@ class ClassificationResult:
         return rows
 
     def document(self) -> dict[str, object]:
-        """For `--json`."""
+        """The scores for `--json`."""
         return {
             "balancedAccuracy": {who: round(value, 4) for who, value in self.scores.items()},
-            "recall": {who: dict(recalls(self.truths, said)) for who, said in self.answers.items()},
+            "recall": {who: dict(recalls(self.truths, labels)) for who, labels in self.answers.items()},
             "numHeldOut": len(self.truths),
         }

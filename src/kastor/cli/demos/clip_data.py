@@ -1,7 +1,7 @@
-"""Short annotated clips, made on the spot: one shape comes and goes over a moving background.
+"""Generates short annotated clips in which one shape appears and disappears over a moving background.
 
-The truth is exact: the shape is in every frame of [start_s, end_s) and in no other, and the moments are whole seconds,
-which is what a model sees at one frame a second. Nothing here knows what is asked of the clips.
+The annotations are exact: the shape is in every frame of [start_s, end_s) and in no other. Both times are whole
+seconds, as a model sees one frame per second. Questions and answers are not this module's concern.
 """
 
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 SHAPES = ("circle", "cross", "ring", "square", "triangle")
 COLOURS = ((225, 40, 40), (40, 190, 70), (50, 80, 235), (240, 215, 40), (235, 235, 235), (235, 120, 200))
-SIDE = 256  # pixels, what the embedded base sees at LOW
+SIDE = 256  # pixels, the size that the embedded base sees at LOW
 FRAMES_PER_S = 4
 GRAIN = 9  # blobs of the background along a side
-LONGEST_S = 4  # that a shape stays
+LONGEST_S = 4  # longest time that a shape is visible
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What a clip shows: a shape from `start_s` until just before `end_s`. `seed` draws all else, its colour, too."""
+    """A clip with a shape from `start_s` until just before `end_s`; `seed` determines everything else."""
 
     seed: int
     seconds: int
@@ -34,14 +34,14 @@ class Clip:
     end_s: int
 
     def shown_at(self, moment_s: float) -> bool:
-        """Whether the shape is there."""
+        """Whether the shape is visible."""
         return self.start_s <= moment_s < self.end_s
 
 
 def generate_clips(num_clips: int, seconds: int, seed: int) -> list[Clip]:
-    """So many clips of `seconds` each, shapes in equal parts, all intervals equally likely.
+    """`num_clips` clips of `seconds` each, with equal numbers of shapes and equally likely intervals.
 
-    A clip neither begins nor ends with its shape, so that both moments can be seen.
+    The shape is absent at the beginning and end of a clip, so that both times can be seen.
     """
     source = np.random.default_rng([seed, seconds])
     spans = [
@@ -55,7 +55,7 @@ def generate_clips(num_clips: int, seconds: int, seed: int) -> list[Clip]:
 
 
 def pictures(clip: Clip) -> Iterator[Pixels]:
-    """The frames of a clip, (SIDE, SIDE, 3), `FRAMES_PER_S` a second."""
+    """The frames of a clip, (SIDE, SIDE, 3), `FRAMES_PER_S` per second."""
     source = np.random.default_rng(clip.seed)
     tint = source.uniform(70, 150, 3)
     blobs = source.uniform(-38, 38, (GRAIN, GRAIN))
@@ -73,8 +73,8 @@ def pictures(clip: Clip) -> Iterator[Pixels]:
         yield np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def film(path: Path, clip: Clip) -> None:
-    """Write the clip as an MP4 file."""
+def encode_clip(path: Path, clip: Clip) -> None:
+    """Encode the clip as an MP4 file."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_S, options={"preset": "veryfast", "crf": "26"})
         stream.width = stream.height = SIDE
@@ -88,16 +88,16 @@ def film(path: Path, clip: Clip) -> None:
 
 
 def _background(blobs: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The blobs as a smooth surface (SIDE, SIDE) that repeats itself, moved by `shift` blobs."""
+    """The blobs as a smooth periodic surface (SIDE, SIDE), shifted by `shift` blobs."""
     size = len(blobs)
     ys, xs = (np.arange(SIDE) * (size / SIDE) + moved for moved in shift)
-    rows = _between(blobs, ys % size, size)
-    surface: NDArray[np.float64] = _between(rows.T, xs % size, size).T
+    rows = _interpolate(blobs, ys % size, size)
+    surface: NDArray[np.float64] = _interpolate(rows.T, xs % size, size).T
     return surface
 
 
-def _between(values: NDArray[np.float64], places: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """`values` along their first axis at `places`, smoothly."""
+def _interpolate(values: NDArray[np.float64], places: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Smooth periodic interpolation of `values` along the first axis at `places`."""
     low = places.astype(int) % size
     part = (places - places.astype(int))[:, None]
     smooth = part * part * (3 - 2 * part)
@@ -106,13 +106,13 @@ def _between(values: NDArray[np.float64], places: NDArray[np.float64], size: int
 
 
 def _cover(shape: str, centre: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
-    """How much of each pixel the shape covers, 0 to 1, (SIDE, SIDE)."""
+    """The fraction of each pixel that the shape covers, (SIDE, SIDE)."""
     down, right = np.mgrid[:SIDE, :SIDE] - centre[:, None, None]
     far = np.hypot(down, right)
     inside = {
         "circle": lambda: radius - far,
         "ring": lambda: radius / 4 - abs(far - 0.85 * radius),
-        "square": lambda: 0.89 * radius - np.maximum(abs(down), abs(right)),  # of about the circle's area
+        "square": lambda: 0.89 * radius - np.maximum(abs(down), abs(right)),  # about the area of the circle
         "cross": lambda: np.minimum(
             radius - np.maximum(abs(down), abs(right)), radius / 3 - np.minimum(abs(down), abs(right))
         ),

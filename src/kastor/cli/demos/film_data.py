@@ -1,7 +1,7 @@
-"""Big Buck Bunny, which comes with Kastor, cut by its annotation into short windows of which each belongs to an act.
+"""Windows of Big Buck Bunny, which comes with Kastor, each labelled with its act of the film.
 
-A window is a segment of the one file, as `videoMetadata` names it; nothing is cut out. Windows are held out in blocks,
-so that what is asked is not the second after what was learnt.
+A window is a segment of the one file, given by `videoMetadata`; no files are cut. Windows are held out in blocks, so
+that a held-out window does not directly follow a training window.
 """
 
 import json
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 WINDOW_S = 4
-BORDER_S = 5  # left out at each end of an act, as the annotation is not exact
+BORDER_S = 5  # left out at each end of an act, because the annotation is coarse
 BLOCK = 3  # windows
-EVERY = 3  # of so many blocks, one is held out
+EVERY = 3  # every third block is held out
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of the film, in seconds, and its act."""
+    """A segment of the film, in seconds, and its act."""
 
     start_s: int
     end_s: int
@@ -27,19 +27,19 @@ class Window:
 
 
 def unpack_film(folder: Path) -> Path:
-    """The film as a file in `folder`."""
+    """Write the bundled film into `folder`."""
     path = folder / "big_buck_bunny.mp4"
     path.write_bytes(resources.files("kastor.cli").joinpath("assets", path.name).read_bytes())
     return path
 
 
 def credit() -> str:
-    """Who made it, and its licence."""
+    """The film's attribution and licence."""
     return str(_annotation()["credit"])
 
 
 def film_windows() -> tuple[list[Window], list[Window]]:
-    """Those to learn from and those held out, of every act some."""
+    """The training windows and the held-out ones; both contain every act."""
     learnt: list[Window] = []
     held_out: list[Window] = []
     for act, span in _acts():
@@ -52,7 +52,7 @@ def film_windows() -> tuple[list[Window], list[Window]]:
 
 
 def _acts() -> list[tuple[str, tuple[int, int]]]:
-    """Each act with its span: neighbouring segments of one act are one."""
+    """Each act with its time span; adjacent segments of an act are merged."""
     segments = [segment for segment in _annotation()["segments"] if segment["act"]]
     spans = []
     for act, group in groupby(segments, key=lambda segment: str(segment["act"])):

@@ -1,4 +1,4 @@
-"""The film of `kastor demo video`: its windows as rows of a dataset, and shown with what was said to them."""
+"""The film task of `kastor demo video`: windows of a film as a dataset, and their part of the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,34 +13,34 @@ from kastor.cli.demos.runner import AnswerSchema, DemoExample, DemoResult, DemoT
 from kastor.domain.media import FrameSampling
 from kastor.domain.vision import clock_timestamp
 
-FPS = 0.5  # two frames of a window
+FPS = 0.5  # two frames per window
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 3, 4, 1e-3
 QUESTION = "Which act of the film is this: morning, teasing, forest, flight or credits?"
 MAX_SHOWN = 18
 THUMB_SIZE = (240, 135)
 LEAD = (
-    "Windows of four seconds from Big Buck Bunny, of which two frames are seen. Blocks of twelve seconds were held "
-    "out: the same film and its figures, other moments. The annotation is coarse; five seconds at both ends of each "
-    "act are left out."
+    "Windows of four seconds from Big Buck Bunny, two frames each. Blocks of twelve seconds were held out: the same "
+    "film and characters at other times. The annotation is coarse, so five seconds at both ends of each act are left "
+    "out."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """The film as a file, and its windows."""
+    """The film file and its held-out windows."""
 
     path: Path
     held_out: Sequence[Window]
-    studies: tuple[DemoTask, ...]
+    tasks: tuple[DemoTask, ...]
 
     @classmethod
     def make(cls, folder: Path, num_trained: int | None, num_held_out: int | None, epochs: int | None) -> "Film":
-        """Into `folder`; what is `None` as the demo has it, and never more windows than there are."""
+        """Unpack the film into `folder`; `None` takes the demo's defaults, and numbers are capped at what there is."""
         path = film_data.unpack_film(folder)
         all_learnt, all_held_out = film_data.film_windows()
         learnt, held_out = evenly_spaced(all_learnt, num_trained), evenly_spaced(all_held_out, num_held_out)
         acts = tuple(dict.fromkeys(window.act for window in all_learnt))
-        study = DemoTask(
+        task = DemoTask(
             "acts",
             folder,
             [_row(path, window) for window in learnt],
@@ -50,36 +50,36 @@ class Film:
             BATCH_SIZE,
             LEARNING_RATE,
         )
-        return cls(path, held_out, (study,))
+        return cls(path, held_out, (task,))
 
     @property
     def about(self) -> str:
-        """In a few words."""
-        number = len(self.studies[-1].trained) + len(self.held_out)
+        """A short description."""
+        number = len(self.tasks[-1].trained) + len(self.held_out)
         return f"Big Buck Bunny (CC BY 3.0), {number} windows of {film_data.WINDOW_S} s"
 
-    def judged(self, outcome: DemoResult) -> ClassificationResult:
-        """What was said, scored."""
+    def scored(self, outcome: DemoResult) -> ClassificationResult:
+        """Score the answers."""
         return ClassificationResult(
             [window.act for window in self.held_out], {BASE: outcome.base, TUNED: outcome.tuned}
         )
 
     def part(self, outcome: DemoResult) -> ReportPart:
-        """For the page."""
-        found = self.judged(outcome)
+        """The film's part of the report."""
+        result = self.scored(outcome)
         chosen = evenly_spaced(list(range(len(self.held_out))), MAX_SHOWN)
         shown = [
-            PageItem(_name(window), thumbnails(self.path, _sampling(window), THUMB_SIZE), found.said(index))
+            PageItem(_name(window), thumbnails(self.path, _sampling(window), THUMB_SIZE), result.answers_to(index))
             for index, window in ((index, self.held_out[index]) for index in chosen)
         ]
         return ReportPart(
             "Acts of a film",
             QUESTION,
             LEAD,
-            (found.metric({GUESS: "whichever it is", BASE: "untuned: it guesses"}),),
-            found.by_class(),
+            (result.metric({GUESS: "always the same label", BASE: "untuned: it guesses"}),),
+            result.by_class(),
             outcome.job.steps,
-            facts(self.studies[-1], outcome.job),
+            facts(self.tasks[-1], outcome.job),
             tuple(shown),
             film_data.credit(),
         )

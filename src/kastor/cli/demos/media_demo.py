@@ -1,4 +1,4 @@
-"""What the demos on media have in common besides the job: folders, settings, the end of what they say."""
+"""Shared by the image and video demos: folders, settings, thumbnails, closing messages."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,33 +22,34 @@ from kastor.settings import Settings, load_settings
 T = TypeVar("T")
 
 CLOSING = (
-    "kastor-nano-vl is a small language model (SmolLM2-135M-Instruct) with a small frozen tower (EfficientNet-lite0) "
-    "and a projector that each job trains. It makes every path real on a laptop, and is no general assistant.",
-    "Both models were asked greedily and kept to the form of the answers: the untuned one, too, says what it would "
-    "choose.",
+    "kastor-nano-vl is a small language model (SmolLM2-135M-Instruct) with a small frozen vision tower "
+    "(EfficientNet-lite0) and a projector that each job trains. It exercises the whole pipeline on a laptop and is no "
+    "general assistant.",
+    "Both models answered with greedy decoding, constrained to the form of the training answers, so that the untuned "
+    "model is scored on what it would choose.",
 )
 
 
-def evenly_spaced(held: Sequence[T], number: int | None) -> list[T]:
-    """At most so many, evenly from all of them.
+def evenly_spaced(items: Sequence[T], number: int | None) -> list[T]:
+    """At most `number` items, evenly spaced.
 
     >>> evenly_spaced(range(10), 3), evenly_spaced("ab", None)
     ([0, 3, 6], ['a', 'b'])
     """
-    if number is None or number >= len(held):
-        return list(held)
-    return [held[index * len(held) // number] for index in range(number)]
+    if number is None or number >= len(items):
+        return list(items)
+    return [items[index * len(items) // number] for index in range(number)]
 
 
 def settings_for(name: str) -> tuple[Settings, Path]:
-    """The user's settings with the profile that lets media through, and a folder that may be named."""
+    """The user's settings with the `open` profile, and a folder whose media examples may refer to."""
     settings = load_settings(profile="open")
     folder = settings.cache_dir / "demo" / name
     return settings.model_copy(update={"media_folders": [*settings.media_folders, folder]}), folder
 
 
 def recreate_folder(folder: Path) -> Path:
-    """The folder, without what an earlier run left in it."""
+    """Create the folder anew, without the files of an earlier run."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
@@ -60,35 +61,38 @@ def thumbnails(
     size: tuple[int, int],
     marked: Callable[[float], bool] = lambda moment_s: False,
 ) -> tuple[Thumbnail, ...]:
-    """Small pictures of the frames that are looked at, each with its moment."""
+    """Thumbnails of the sampled frames with their timestamps."""
     found = request_frames(path, plan(path, sampling).plan, size)
     return tuple(
         Thumbnail(jpeg(frame.pixels), clock_timestamp(frame.moment_s), marked(frame.moment_s)) for frame in found
     )
 
 
-def facts(study: DemoTask, job: Job) -> tuple[tuple[str, str], ...]:
-    """What a job was given and took."""
+def facts(task: DemoTask, job: Job) -> tuple[tuple[str, str], ...]:
+    """The job's base, data, settings and duration."""
     took = (job.ended_at - job.started_at).total_seconds() if job.ended_at and job.started_at else 0.0
     return (
         ("base", job.base_model),
-        ("examples", f"{len(study.trained)} to learn from, {len(study.held_out)} held out"),
-        ("settings", study.settings),
+        ("examples", f"{len(task.trained)} for training, {len(task.held_out)} held out"),
+        ("settings", task.settings),
         ("took", duration(took)),
         ("tuned model", job.tuned_model),
     )
 
 
-def tell_end(name: str, job: Job, report: Path, study: DemoTask, seconds: float, out: Output) -> None:
-    """Where the report lies, and what may be tried next."""
-    assert job.state is State.SUCCEEDED  # noqa: S101  # else we would not be here
-    me = program()
+def print_next_steps(name: str, job: Job, report: Path, task: DemoTask, seconds: float, out: Output) -> None:
+    """Print where the report is, and what to try next."""
+    assert job.state is State.SUCCEEDED  # noqa: S101  # `follow_job` raises otherwise
+    kastor_command = program()
     out.say(f"Done in {duration(seconds)}. The tuned model is {job.tuned_model}.", style="bold")
-    out.say(f"The report with pictures: {report}\n", style="bold")
+    out.say(f"HTML report: {report}\n", style="bold")
     commands: Sequence[tuple[str, str]] = (
-        ("judge the dataset, with its pictures", f"{me} check {study.dataset} --base {SEEING_BASE} --html check.html"),
-        ("tune on it again, your way", f"{me} tune {study.dataset} --base {SEEING_BASE} --epochs 2"),
-        ("take the model with you", f"{me} export {job.tuned_model} --out {name}-adapter"),
+        (
+            "check the dataset, with its images",
+            f"{kastor_command} check {task.dataset} --base {SEEING_BASE} --html check.html",
+        ),
+        ("tune on it with other settings", f"{kastor_command} tune {task.dataset} --base {SEEING_BASE} --epochs 2"),
+        ("export the model", f"{kastor_command} export {job.tuned_model} --out {name}-adapter"),
     )
     out.say("What to try next:", style="")
     for what, command in commands:

@@ -1,11 +1,11 @@
-"""`kastor demo`: a base model learns to count on, through the HTTP API, and both are asked the same.
+"""`kastor demo`: tunes a base model to continue numbers, through the HTTP API, and compares both models.
 
-It works in the ordinary data folder, so that the commands it prints at the end find the tuned model; the server is
-private to the demo, on a free port, so that it disturbs none that runs.
+It uses the ordinary data folder, so that the commands printed at the end find the tuned model. The server is private
+to the demo and listens on a free port, so that a running server is not disturbed.
 
-The held-out inputs are of the kinds of the training set (digits, negatives, thousands, words), drawn before any model
-was asked them, and none of them is in it. The first ones are shown, all are counted. Beside them stand the three that
-Google's notebook asks in other languages and scripts, of which the examples have none: they are not counted.
+The held-out inputs are of the same kinds as the training set (digits, negatives, thousands, words) and not in it; they
+were drawn before any model was evaluated. The first ones are shown, all are scored. The three inputs in other languages
+and scripts are those of Google's notebook; the training set has no such examples, so they are shown but not scored.
 """
 
 import json
@@ -22,7 +22,7 @@ from kastor.cli.client.connection import ServerConnection, private_connection, r
 from kastor.cli.client.messages import Job, NewTuning, SamplingOptions
 from kastor.cli.commands.models import fetch_base
 from kastor.cli.console.output import Output, duration, program, table
-from kastor.cli.demos.runner import Step, ask_all, follow_job, interruption_told
+from kastor.cli.demos.runner import Step, ask_all, follow_job, interruption_notice
 from kastor.domain.content import Example
 from kastor.domain.excerpt import shortened
 from kastor.metrics.labels import exact_match
@@ -41,7 +41,7 @@ NUM_STEPS = 4
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An input and the right answer."""
+    """An input and its correct answer."""
 
     text_input: str
     output: str
@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What both models say to a held-out input."""
+    """Both models' answers to a held-out input."""
 
     pair: Pair
     base: str
@@ -57,61 +57,62 @@ class Comparison:
 
     @property
     def base_right(self) -> bool:
-        """To the letter, but for white space around."""
+        """Whether the answer matches exactly, apart from surrounding white space."""
         return exact_match(self.base, self.pair.output)
 
     @property
     def tuned_right(self) -> bool:
-        """To the letter, but for white space around."""
+        """Whether the answer matches exactly, apart from surrounding white space."""
         return exact_match(self.tuned, self.pair.output)
 
 
 def number_pairs(name: str) -> list[Pair]:
-    """The bundled pairs of a file."""
+    """The pairs of a bundled file."""
     text = resources.files("kastor.cli").joinpath("assets", name).read_text("utf-8")
     return [Pair(**json.loads(line)) for line in text.splitlines()]
 
 
 def run(out: Output, base_name: str = BASE, *, accept_licence: bool = False) -> None:
-    """The whole demo, on this base; `accept_licence` agrees to what its licence asks for."""
-    begun = time.monotonic()
+    """Run the demo on this base model; `accept_licence` agrees to its licence."""
+    started = time.monotonic()
     settings = load_settings()
     base = load_catalog(settings.catalog_file).base(base_name)
     out.say("Kastor demo: a small language model learns from 15 pairs which number is next.\n", style="bold")
     step = Step(out, NUM_STEPS)
-    with interruption_told(out):
+    with interruption_notice(out):
         step.say(1, "base model", f"{base.name}, {base.num_parameters / 1e6:.0f} M parameters, {base.licence}")
         fetch_base(base, settings, out, accept_licence=accept_licence)
-        with private_connection(settings, out, scheduler=True) as link:
-            step.say(2, "server", f"{link.client.url}, for this demo only")
-            job = _tuned(link, base, step)
+        with private_connection(settings, out, scheduler=True) as connection:
+            step.say(2, "server", f"{connection.client.url}, for this demo only")
+            job = _tune(connection, base, step)
             held_out, others = number_pairs(HELD_OUT_FILE), number_pairs(OTHERS_FILE)
-            step.say(4, "answers", f"{len(held_out)} inputs that were not in the examples, asked of both models")
-            found = _compared(link.client, base, job.tuned_model, [*held_out, *others], step)
-            compared, beyond = found[: len(held_out)], found[len(held_out) :]
-    seconds = time.monotonic() - begun
+            step.say(4, "answers", f"{len(held_out)} inputs that are not in the training data, for both models")
+            comparisons = _compare(connection.client, base, job.tuned_model, [*held_out, *others], step)
+            scored, unscored = comparisons[: len(held_out)], comparisons[len(held_out) :]
+    seconds = time.monotonic() - started
     if out.as_json:
-        out.result(_document(base, job, compared, beyond, seconds))
+        out.result(_document(base, job, scored, unscored, seconds))
         return
-    _show_table(compared, beyond, out)
+    _show_table(scored, unscored, out)
     _show_next(settings, job, seconds, out)
 
 
-def _tuned(link: ServerConnection, base: BaseModel, step: Step) -> Job:
-    """The job, succeeded."""
+def _tune(connection: ServerConnection, base: BaseModel, step: Step) -> Job:
+    """Tune the base model; returns the succeeded job."""
     pairs = number_pairs(TRAINING_FILE)
     examples = [Example.pair(pair.text_input, pair.output) for pair in pairs]
-    few = ", ".join(f"{pair.text_input} → {pair.output}" for pair in pairs[:4])
-    job_id, _ = link.client.create_tuning(NewTuning(base.id, examples, display_name=DISPLAY_NAME))
-    asked = link.client.job(job_id).raw["hyperparameters"]
-    settings = f"{asked['epochCount']} epochs, batch {asked['batchSize']}, rate {asked['learningRate']:g}"
-    step.say(3, "tuning", f"POST {link.client.url}/v1beta/tunedModels")
-    step.out.say(f"               {len(pairs)} pairs ({few} …)\n               the defaults: {settings}")
-    return follow_job(link, job_id, step.out)
+    samples = ", ".join(f"{pair.text_input} → {pair.output}" for pair in pairs[:4])
+    job_id, _ = connection.client.create_tuning(NewTuning(base.id, examples, display_name=DISPLAY_NAME))
+    hyperparameters = connection.client.job(job_id).raw["hyperparameters"]
+    batch_size, rate = hyperparameters["batchSize"], hyperparameters["learningRate"]
+    settings = f"{hyperparameters['epochCount']} epochs, batch {batch_size}, rate {rate:g}"
+    step.say(3, "tuning", f"POST {connection.client.url}/v1beta/tunedModels")
+    step.out.say(f"               {len(pairs)} pairs ({samples} …)\n               the defaults: {settings}")
+    return follow_job(connection, job_id, step.out)
 
 
-def _compared(client: Client, base: BaseModel, tuned: str, pairs: Sequence[Pair], step: Step) -> list[Comparison]:
-    """Both models' answers."""
+def _compare(client: Client, base: BaseModel, tuned: str, pairs: Sequence[Pair], step: Step) -> list[Comparison]:
+    """Ask both models all inputs."""
     requests = [(model, GREEDY.body(pair.text_input)) for model in (base.name, tuned) for pair in pairs]
     answers = ask_all(client, requests, step.out)
     return [
@@ -120,20 +121,22 @@ def _compared(client: Client, base: BaseModel, tuned: str, pairs: Sequence[Pair]
     ]
 
 
-def _show_table(compared: Sequence[Comparison], beyond: Sequence[Comparison], out: Output) -> None:
+def _show_table(scored: Sequence[Comparison], unscored: Sequence[Comparison], out: Output) -> None:
     rows = table("input", "expected", "base model", "", "tuned model", "")
-    for item in compared[:NUM_SHOWN]:
+    for item in scored[:NUM_SHOWN]:
         rows.add_row(*_cells(item))
     rows.add_section()
-    base_score, tuned_score = _scores(compared)
-    total = len(compared)
+    base_score, tuned_score = _scores(scored)
+    total = len(scored)
     rows.add_row(
         f"all {total}", "right", f"{base_score} of {total}", "", Text(f"{tuned_score} of {total}", style="bold"), ""
     )
     rows.add_section()
-    for item in beyond:
+    for item in unscored:
         rows.add_row(*_cells(item))
-    out.result(None, "", rows, Text("The last ones are of kinds that no example shows.", style="dim"), "")
+    out.result(
+        None, "", rows, Text("The last three are of kinds that the training data does not contain.", style="dim"), ""
+    )
 
 
 def _cells(item: Comparison) -> tuple[str | Text, ...]:
@@ -148,8 +151,8 @@ def _cells(item: Comparison) -> tuple[str | Text, ...]:
     )
 
 
-def _scores(compared: Sequence[Comparison]) -> tuple[int, int]:
-    return sum(item.base_right for item in compared), sum(item.tuned_right for item in compared)
+def _scores(scored: Sequence[Comparison]) -> tuple[int, int]:
+    return sum(item.base_right for item in scored), sum(item.tuned_right for item in scored)
 
 
 def _mark(right: bool) -> Text:
@@ -161,20 +164,20 @@ def _short(answer: str) -> str:
 
 
 def _show_next(settings: Settings, job: Job, seconds: float, out: Output) -> None:
-    me, name = program(), job.tuned_model
+    kastor_command, name = program(), job.tuned_model
     running = running_server(settings)
     url = running or f"http://{settings.host}:{settings.port}"
     body = shlex.quote(json.dumps({"contents": [{"parts": [{"text": "forty one"}]}]}))
     key = ' -H "x-goog-api-key: $KASTOR_API_KEY"' if settings.api_keys else ""
     commands = [
-        ("ask it something else", f'{me} generate {name} "forty one"'),
-        ("look at the job again", f"{me} jobs show {job.id}"),
-        ("tune on your own data", f"{me} tune data.jsonl"),
+        ("ask it something else", f'{kastor_command} generate {name} "forty one"'),
+        ("show the job again", f"{kastor_command} jobs show {job.id}"),
+        ("tune on your own data", f"{kastor_command} tune data.jsonl"),
     ]
     if running is None:
         without = "" if settings.api_keys or settings.no_auth else " --no-auth"
-        commands.append(("keep a server running", f"{me} serve{without}"))
-    commands.append(("and talk to it as to Google's", f"curl {url}/v1beta/{name}:generateContent{key} -d {body}"))
+        commands.append(("keep a server running", f"{kastor_command} serve{without}"))
+    commands.append(("and call it like Google's API", f"curl {url}/v1beta/{name}:generateContent{key} -d {body}"))
     out.say(f"Done in {duration(seconds)}. The tuned model is {name}.\n", style="bold")
     out.say("What to try next:", style="")
     for what, command in commands:
@@ -182,15 +185,15 @@ def _show_next(settings: Settings, job: Job, seconds: float, out: Output) -> Non
 
 
 def _document(
-    base: BaseModel, job: Job, compared: Sequence[Comparison], beyond: Sequence[Comparison], seconds: float
+    base: BaseModel, job: Job, scored: Sequence[Comparison], unscored: Sequence[Comparison], seconds: float
 ) -> dict[str, object]:
-    base_score, tuned_score = _scores(compared)
+    base_score, tuned_score = _scores(scored)
     return {
         "tunedModel": job.tuned_model,
         "baseModel": base.name,
         "job": dict(job.raw),
-        "heldOut": [_answer_object(item) for item in compared],
-        "otherLanguages": [_answer_object(item) for item in beyond],
+        "heldOut": [_answer_object(item) for item in scored],
+        "otherLanguages": [_answer_object(item) for item in unscored],
         "baseScore": base_score,
         "tunedScore": tuned_score,
         "seconds": round(seconds, 1),

@@ -1,4 +1,4 @@
-"""What a demo found, as one HTML page that needs nothing else: pictures stand in it as text, no script, no network."""
+"""The report of a demo as one self-contained HTML page: embedded images, no scripts, no network."""
 
 import base64
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from kastor.cli.client.messages import Step
 from kastor.cli.console.output_files import replacing_file
 
 CURVE_WIDTH, CURVE_HEIGHT = 640, 150
-MOST_POINTS = 120
+MAX_POINTS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How good somebody is, from 0 to 1; `who` is base, tuned, or what they are held against."""
+    """A score from 0 to 1; `who` is the base, the tuned model or a reference."""
 
     who: str
     value: float
@@ -26,7 +26,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One way to be good, and how good each is in it."""
+    """A metric with the score of each model and reference."""
 
     name: str
     scores: tuple[Score, ...]
@@ -34,7 +34,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small picture; `marked` where it shows what was asked for."""
+    """A small JPEG; `marked` if it shows the event in question."""
 
     jpeg: bytes
     caption: str = ""
@@ -42,13 +42,13 @@ class Thumbnail:
 
     @property
     def source(self) -> str:
-        """The picture as an address that holds it."""
+        """The image as a data URL."""
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """An answer; `right` is absent for the truth itself; `span` is from where to where, as shares of the clip."""
+    """An answer; `right` is `None` for the ground truth; `span` is an interval in fractions of the clip."""
 
     who: str
     text: str
@@ -59,7 +59,7 @@ class ModelAnswer:
 
 @dataclass(frozen=True, slots=True)
 class PageItem:
-    """One question that was held out: what was seen and what was said to it."""
+    """A held-out example: its images and the answers."""
 
     name: str
     thumbs: tuple[Thumbnail, ...]
@@ -68,7 +68,7 @@ class PageItem:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Names of columns, and rows of cells; all but the first column hold numbers."""
+    """Column names and rows; all but the first column are numeric."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -76,7 +76,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ReportPart:
-    """One task: how it was asked, what came out, what was said."""
+    """The results of one task."""
 
     title: str
     question: str
@@ -91,7 +91,7 @@ class ReportPart:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The loss as a line in a box of `CURVE_WIDTH` by `CURVE_HEIGHT`."""
+    """The loss curve as a polyline in a box of `CURVE_WIDTH` by `CURVE_HEIGHT`."""
 
     points: str
     most: float
@@ -106,15 +106,15 @@ class DemoReport:
     title: str
     lead: str
     parts: tuple[ReportPart, ...]
-    closing: tuple[str, ...] = ()  # what is worth knowing about all of it
+    closing: tuple[str, ...] = ()  # remarks on all parts
 
     def write(self, path: Path) -> None:
-        """The page, into a file."""
+        """Write the page to a file."""
         with replacing_file(path) as file:
             file.write(self.html())
 
     def html(self) -> str:
-        """The page."""
+        """Render the page."""
         source = resources.files("kastor.cli").joinpath("assets", "demo.html").read_text("utf-8")
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
@@ -124,7 +124,7 @@ class DemoReport:
 
 
 def decimal(share: float) -> str:
-    """A share as scores are written.
+    """A score with two decimals and no leading zero.
 
     >>> decimal(0.7), decimal(1), decimal(0)
     ('.70', '1.00', '.00')
@@ -133,14 +133,14 @@ def decimal(share: float) -> str:
 
 
 def curve(steps: Sequence[Step]) -> Curve | None:
-    """The loss of the steps; of many, means of neighbours. `None` of fewer than two.
+    """The loss curve; many steps are averaged in groups. `None` for fewer than two steps.
 
     >>> curve([Step(1, 1, 2.0, None), Step(2, 1, 1.0, None)])
     Curve(points='0.0,0.0 640.0,75.0', most=2.0, last=1.0, num_steps=2)
     """
     if len(steps) < 2:
         return None
-    group = -(-len(steps) // MOST_POINTS)
+    group = -(-len(steps) // MAX_POINTS)
     cut = [steps[at : at + group] for at in range(0, len(steps), group)]
     losses = [sum(step.mean_loss for step in some) / len(some) for some in cut]
     most = max(losses) or 1.0

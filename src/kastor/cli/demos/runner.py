@@ -1,4 +1,4 @@
-"""What the demos share: steps that are told, a job that is followed, many questions asked at once, rows with media."""
+"""Shared by the demos: numbered steps, running and following a job, parallel requests, examples with media."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,24 +23,24 @@ from kastor.domain.errors import KastorError
 from kastor.domain.job import State
 
 SEEING_BASE = "kastor-nano-vl"
-MAX_ASKED_AT_ONCE = 16  # what the engine answers side by side
+MAX_PARALLEL_REQUESTS = 16  # the engine's batch size
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Tells which of a demo's steps begins."""
+    """Announces the steps of a demo."""
 
     out: Output
     total: int
 
     def say(self, number: int, what: str, detail: str) -> None:
-        """The `number`-th, from 1."""
+        """Announce step `number`, counted from 1."""
         self.out.err.print(Text.assemble((f"{number}/{self.total} ", "cyan"), (f"{what:<11}", "bold"), detail))
 
 
 @dataclass(frozen=True, slots=True)
 class DemoExample:
-    """A question about media and its right answer; `media` are parts as both wires write them."""
+    """A question about media and its correct answer; `media` are parts as in datasets and requests."""
 
     media: tuple[Mapping[str, object], ...]
     question: str
@@ -49,17 +49,17 @@ class DemoExample:
 
     @property
     def turn(self) -> dict[str, object]:
-        """The user's."""
+        """The user turn."""
         return {"role": "user", "parts": [*self.media, {"text": self.question}]}
 
     @property
     def line(self) -> dict[str, object]:
-        """A line of a dataset."""
+        """The example as a dataset row."""
         answer = {"role": "model", "parts": [{"text": self.answer}]}
         return {"contents": [self.turn, answer], "generationConfig": {"mediaResolution": self._level}}
 
     def request(self, form: "AnswerSchema") -> dict[str, object]:
-        """The same to a model, greedily: a GenerateContentRequest."""
+        """The question as a GenerateContentRequest with greedy sampling."""
         config = {"temperature": 0, "mediaResolution": self._level} | form.config
         return {"contents": [self.turn], "generationConfig": config}
 
@@ -70,7 +70,7 @@ class DemoExample:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSchema:
-    """Which answers are let through: of at most so many tokens, one of `choices` or by a `schema` if there is any."""
+    """Constraints on answers: a maximum of tokens, and one of `choices` or a JSON `schema`."""
 
     max_tokens: int
     choices: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class AnswerSchema:
 
     @property
     def config(self) -> dict[str, object]:
-        """As part of a generationConfig."""
+        """The constraints as part of a generationConfig."""
         config: dict[str, object] = {"maxOutputTokens": self.max_tokens}
         if self.choices:
             schema = {"type": "STRING", "enum": list(self.choices)}
@@ -90,10 +90,10 @@ class AnswerSchema:
 
 @dataclass(frozen=True, slots=True)
 class DemoTask:
-    """What is learnt from, what is asked, and how: all that an outcome depends on."""
+    """Training data, held-out data and hyperparameters: everything that a result depends on."""
 
-    name: str  # of the tuned model, for people
-    folder: Path  # where its files go; media in it may be named
+    name: str  # display name of the tuned model
+    folder: Path  # for the task's files; examples may refer to media in it
     trained: Sequence[DemoExample]
     held_out: Sequence[DemoExample]
     form: AnswerSchema
@@ -103,19 +103,19 @@ class DemoTask:
 
     @property
     def dataset(self) -> Path:
-        """The rows to learn from, as a file."""
+        """The file with the training examples."""
         return self.folder / "train.jsonl"
 
     @property
     def settings(self) -> str:
-        """How long and how fast is learnt, for people."""
+        """The hyperparameters in words."""
         epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
         return f"{epochs}, batch {self.batch_size}, rate {self.learning_rate:g}"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """A study's job, and what both models said to what was held out."""
+    """The task's job, and both models' answers to the held-out examples."""
 
     job: Job
     base: list[str]
@@ -123,56 +123,61 @@ class DemoResult:
 
 
 def local_file(path: Path, mime_type: str) -> dict[str, object]:
-    """A part that names a file of this machine."""
+    """A part that refers to a local file."""
     return {"fileData": {"mimeType": mime_type, "fileUri": str(path.absolute())}}
 
 
-def write_dataset(study: DemoTask) -> None:
-    """Both parts of the dataset, each as a JSONL file in the study's folder."""
-    study.folder.mkdir(exist_ok=True)
-    for path, rows in ((study.dataset, study.trained), (study.folder / "held-out.jsonl", study.held_out)):
+def write_dataset(task: DemoTask) -> None:
+    """Write the training and held-out examples as JSONL files into the task's folder."""
+    task.folder.mkdir(exist_ok=True)
+    for path, rows in ((task.dataset, task.trained), (task.folder / "held-out.jsonl", task.held_out)):
         path.write_text("".join(json.dumps(row.line) + "\n" for row in rows), "utf-8")
 
 
-def start_job(study: DemoTask, link: ServerConnection, base: str, out: Output) -> Job:
-    """The study's job, succeeded; its dataset must have been written."""
-    asked = {"epochCount": study.epochs, "batchSize": study.batch_size, "learningRate": study.learning_rate}
-    body = {"baseModel": base, "displayName": study.name, "dataset": str(study.dataset), "hyperparameters": asked}
-    return follow_job(link, link.client.create_job(body).id, out)
+def start_job(task: DemoTask, connection: ServerConnection, base: str, out: Output) -> Job:
+    """Run the task's job and return it succeeded; its dataset must have been written."""
+    hyperparameters = {"epochCount": task.epochs, "batchSize": task.batch_size, "learningRate": task.learning_rate}
+    body = {
+        "baseModel": base,
+        "displayName": task.name,
+        "dataset": str(task.dataset),
+        "hyperparameters": hyperparameters,
+    }
+    return follow_job(connection, connection.client.create_job(body).id, out)
 
 
-def compare_models(study: DemoTask, job: Job, link: ServerConnection, base: str, out: Output) -> DemoResult:
-    """Both models' answers to the rows that were held out."""
-    requests = [(model, row.request(study.form)) for model in (base, job.tuned_model) for row in study.held_out]
-    answers = ask_all(link.client, requests, out)
-    return DemoResult(job, answers[: len(study.held_out)], answers[len(study.held_out) :])
+def compare_models(task: DemoTask, job: Job, connection: ServerConnection, base: str, out: Output) -> DemoResult:
+    """Ask both models the held-out questions."""
+    requests = [(model, row.request(task.form)) for model in (base, job.tuned_model) for row in task.held_out]
+    answers = ask_all(connection.client, requests, out)
+    return DemoResult(job, answers[: len(task.held_out)], answers[len(task.held_out) :])
 
 
-def follow_job(link: ServerConnection, job_id: str, out: Output) -> Job:
-    """The job, succeeded, with its curve drawn. On Ctrl-C it is cancelled: nobody wants to find it in the queue later.
+def follow_job(connection: ServerConnection, job_id: str, out: Output) -> Job:
+    """Follow the job until it has succeeded, and draw its loss curve. Ctrl-C cancels it.
 
     Raises:
-        KastorError: it did not succeed.
+        KastorError: the job did not succeed.
 
     """
     try:
         with create_display(out.err) as display:
-            job = follow(link.client, job_id, display, link.check)
+            job = follow(connection.client, job_id, display, connection.check)
     except KeyboardInterrupt:
         with suppress(KastorError):
-            link.client.cancel(job_id)
+            connection.client.cancel(job_id)
         raise
     if job.state is not State.SUCCEEDED:
         report(job, job.tuned_model, out)
-    full = link.client.job(job_id, full=True)
+    full = connection.client.job(job_id, full=True)
     if not out.as_json:
         out.result(None, "", loss_chart(full.steps, out.out.width), "")
     return full
 
 
 def ask_all(client: Client, requests: Sequence[tuple[str, Mapping[str, Any]]], out: Output) -> list[str]:
-    """Each model's answer to its request, many asked for at once: the engine batches them."""
-    pool = ThreadPoolExecutor(min(len(requests), MAX_ASKED_AT_ONCE))
+    """The answer to each request, in order; requests run in parallel, so that the engine can batch them."""
+    pool = ThreadPoolExecutor(min(len(requests), MAX_PARALLEL_REQUESTS))
     try:
         futures = [pool.submit(client.answer, model, body) for model, body in requests]
         with out.err.status("loading the model", spinner="line") as status:
@@ -181,14 +186,14 @@ def ask_all(client: Client, requests: Sequence[tuple[str, Mapping[str, Any]]], o
                 status.update(f"{number} of {len(requests)} answers")
         return [future.result().text for future in futures]
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C nobody waits for answers
+        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, do not wait for answers
 
 
 @contextmanager
-def interruption_told(out: Output) -> Iterator[None]:
-    """Says, on Ctrl-C, that nothing is left running."""
+def interruption_notice(out: Output) -> Iterator[None]:
+    """On Ctrl-C, print that nothing is left running."""
     try:
         yield
     except KeyboardInterrupt:
-        out.say("\nInterrupted; the demo's processes are ended. Run it again at any time.", style="")
+        out.say("\nInterrupted; the demo's processes have ended. You can run it again at any time.", style="")
         raise

