@@ -171,7 +171,7 @@ def test_resume_follows_the_new_job_to_its_end(kastor: Kastor, server: FakeServe
     server.on_job(make_job("RUNNING", 12), make_job("SUCCEEDED", 19))
     ran = kastor("jobs", "resume", "failed", "--server", server.url)
     assert ran.code == 0
-    assert f"Job {JOB_ID} goes on from step 8 of 19" in " ".join(ran.err.split())
+    assert f"Job {JOB_ID} continues from step 8 of 19" in " ".join(ran.err.split())
     assert MODEL in ran.out
 
 
