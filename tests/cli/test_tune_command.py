@@ -252,7 +252,7 @@ def test_ctrl_c_detaches_from_a_shared_server(home: Path, tuning: FakeServer, pa
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (130, "")
-    assert f"Detached; job {JOB_ID} goes on." in err
+    assert f"Detached; job {JOB_ID} continues." in err
     assert "Traceback" not in err
     assert not any(s.path.endswith(":cancel") for s in tuning.seen)
 
