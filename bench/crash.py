@@ -33,8 +33,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support.tiny import tiny_base
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_base
 
 KINDS = {"short": (8, 20), "long": (24, 60)}  # examples, epochs
 FAULTS = ("worker", "worker", "server", "all", "freeze", "lock")

@@ -19,5 +19,5 @@ def test_a_file_that_computes_in_this_process_is_not(name: str) -> None:
 
 def test_what_a_builder_imports_counts_where_a_test_imports_it_within_itself(tmp_path: Path) -> None:
     file = tmp_path / "test_it.py"
-    file.write_text("def test_it():\n    from support.worker_place import Place\n")
+    file.write_text("def test_it():\n    from support.worker_environment import Place\n")
     assert is_heavy(file)

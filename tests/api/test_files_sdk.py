@@ -10,7 +10,7 @@ from google import genai
 from google.genai import errors, types
 
 from support.api_world import World, listening
-from support.waiting import wait_until
+from support.polling import wait_until
 
 BIG = 20 * 1024 * 1024 + 17  # three of its chunks
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from kastor.cli import run
+from support.command_result import CommandResult, Kastor
 from support.fake_kastor import JOB_ID, MODEL, FakeServer, fake_server, make_job
 from support.kastor_process import Serve, servers
-from support.ran_command import Kastor, Ran
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def kastor(home: Path, capsys: pytest.CaptureFixture[str]) -> Kastor:
     """Run `kastor ARGUMENTS…` in this process."""
 
-    def ran(*arguments: str) -> Ran:
+    def ran(*arguments: str) -> CommandResult:
         code = run(arguments)
         said = capsys.readouterr()
-        return Ran(code, said.out, said.err)
+        return CommandResult(code, said.out, said.err)
 
     return ran
 

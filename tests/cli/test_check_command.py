@@ -22,9 +22,9 @@ from kastor.domain.job import State, default_hyperparameters
 from kastor.models.chat.families import NANO_VL
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
-from support.making import after, make_job, make_model, make_snapshot
-from support.tiny import tiny_tokenizer
+from support.domain_values import after, make_job, make_model, make_snapshot
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)

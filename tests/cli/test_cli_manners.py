@@ -12,8 +12,8 @@ import typer
 from typer.main import get_command
 
 from kastor.cli.app import app
+from support.command_result import Kastor
 from support.fake_kastor import INSTANCE, FakeServer, Reply, error_body
-from support.ran_command import Kastor
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], list[str], str]]:

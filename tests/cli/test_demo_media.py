@@ -9,9 +9,9 @@ import pytest
 
 from kastor.cli.demos import textile_data
 from kastor.models.chat.families import NANO_VL
-from support.ran_command import Kastor
-from support.tiny import tiny_seeing_base
+from support.command_result import Kastor
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_seeing_base
 
 TEXTILE = Path(__file__).parent.parent / "data" / "textile"
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from kastor.domain.job import State
+from support.command_result import Kastor
 from support.films import painted
-from support.ran_command import Kastor
-from support.worker_place import Place
+from support.worker_environment import Place
 
 
 @pytest.fixture(scope="module")

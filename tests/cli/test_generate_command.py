@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support.command_result import Kastor
 from support.fake_kastor import MODEL, FakeServer, Reply, error_body
-from support.ran_command import Kastor
 
 STREAM = f"/v1beta/{MODEL}:streamGenerateContent"
 

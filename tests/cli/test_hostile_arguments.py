@@ -16,10 +16,10 @@ import pytest
 from typer.main import get_command
 
 from kastor.cli.app import app
+from support.command_result import Kastor
 from support.fake_kastor import FakeServer
-from support.ran_command import Kastor
-from support.tiny import tiny_tokenizer
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_tokenizer
 
 NOT_UTF8 = "caf\udce9"
 TEXTS = (

@@ -7,7 +7,7 @@ import pytest
 from kastor.cli.check.throughput import Overhead, machine_speed, pace_of
 from kastor.domain.job import StepMetrics
 from kastor.settings import load_settings
-from support.making import make_snapshot
+from support.domain_values import make_snapshot
 
 
 def job(num_epochs: int, *, step_s: float, token_s: float, media_token_s: float = 0.0) -> list[StepMetrics]:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from kastor.domain.certificate import Certificate, Distance, GoldenRow, Rounding, Tolerance, unreadable_certificate
+from support.command_result import Kastor
 from support.fake_kastor import JOB_ID, MODEL, FakeServer, Reply, make_job, snapshot
-from support.ran_command import Kastor
 
 LOG = f"/kastor/v1/jobs/{JOB_ID}/log"
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from kastor.security.api_keys import KEY_PATTERN
+from support.command_result import Kastor
 from support.kastor_process import Serve
-from support.ran_command import Kastor
 
 
 def test_a_key_is_printed_alone_and_nowhere_kept(kastor: Kastor, home: Path) -> None:

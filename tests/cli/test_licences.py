@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kastor.settings import Settings
-from support.ran_command import Kastor
+from support.command_result import Kastor
 
 GEMMA = "gemma-3-270m"
 TERMS = "https://ai.google.dev/gemma/terms"

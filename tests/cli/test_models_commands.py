@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from support.command_result import Kastor
 from support.fake_kastor import MODEL, FakeServer, Reply, error_body
-from support.ran_command import Kastor
 
 TUNED = {
     "name": MODEL,

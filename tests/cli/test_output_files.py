@@ -12,10 +12,10 @@ from typer.main import get_command
 
 from kastor.cli.app import app
 from kastor.cli.console.output_files import replacing_file
-from support.ran_command import Kastor
-from support.seen_media import make_picture
-from support.tiny import tiny_tokenizer
+from support.command_result import Kastor
+from support.prompt_media import make_picture
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_tokenizer
 
 ROWS = '{"text_input": "1", "output": "2"}\n{"q": 1}\n'
 READ = {

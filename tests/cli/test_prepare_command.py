@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from support.command_result import Kastor
 from support.films import Recipe, make_film
-from support.ran_command import Kastor
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from kastor.cli.client.ephemeral_server import deferred_interrupts
-from support.ran_command import Kastor
-from support.tiny import tiny_base
+from support.command_result import Kastor
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_base
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

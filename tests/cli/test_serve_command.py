@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.command_result import Kastor
 from support.kastor_process import Serve
-from support.little_issuer import RSA, Issuer
-from support.little_issuer import serving as little_issuer
-from support.ran_command import Kastor
-from support.waiting import wait_until
+from support.oidc_issuer import RSA, Issuer
+from support.oidc_issuer import serving as little_issuer
+from support.polling import wait_until
 
 KEY_OF_SETTINGS = "AIza-secret-of-ada"
 BODY = {"contents": [{"parts": [{"text": "x"}]}]}

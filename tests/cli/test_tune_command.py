@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.command_result import Kastor
 from support.fake_kastor import JOB_ID, MODEL, FakeServer, Reply, error_body, make_job
-from support.ran_command import Kastor
 
 
 def test_tune_prints_only_the_name_on_stdout(kastor: Kastor, tuning: FakeServer, pairs_file: Path) -> None:

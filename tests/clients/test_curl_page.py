@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.client_runs import Ran, run_shell
+from support.client_runs import ProgramResult, run_shell
 from support.guide_page import program
 from support.kastor_server import Kastor
 
@@ -16,23 +16,23 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def page(kastor: Kastor, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def page(kastor: Kastor, tmp_path_factory: pytest.TempPathFactory) -> ProgramResult:
     folder, variables = tmp_path_factory.mktemp("page"), {"GOOGLE_API_KEY": kastor.key("emil")}
     return run_shell(program("curl.md", "sh", at=kastor.url), folder, variables)
 
 
-def left(page: Ran, file: str) -> Any:
+def left(page: ProgramResult, file: str) -> Any:
     """The JSON in a file that the page wrote."""
     return json.loads((page.folder / file).read_bytes())
 
 
-def test_the_loop_ends_with_100_percent_and_a_line_that_says_active(page: Ran) -> None:
+def test_the_loop_ends_with_100_percent_and_a_line_that_says_active(page: ProgramResult) -> None:
     assert left(page, "tunemodel.json")["metadata"]["totalSteps"] == 13
     assert "Tuning...100%\n" in page.out
     assert '  "state": "ACTIVE",\n' in page.out
 
 
-def test_it_generates_at_once_and_piece_by_piece(page: Ran) -> None:
+def test_it_generates_at_once_and_piece_by_piece(page: ProgramResult) -> None:
     whole = left(page, "answer.json")["candidates"][0]
     assert whole["content"]["role"] == "model"
     events = (page.folder / "stream.txt").read_bytes().decode().split("\r\n\r\n")
@@ -42,21 +42,21 @@ def test_it_generates_at_once_and_piece_by_piece(page: Ran) -> None:
     assert pieces[-1]["usageMetadata"]["totalTokenCount"] > 0
 
 
-def test_a_cancelled_job_ends_with_code_1(page: Ran) -> None:
+def test_a_cancelled_job_ends_with_code_1(page: ProgramResult) -> None:
     assert left(page, "cancelled.json") == {}
     operation = left(page, "other_operation.json")
     assert operation["done"] is True
     assert operation["error"]["code"] == 1
 
 
-def test_pages_follow_one_another_with_the_key_glued_to_the_token(page: Ran) -> None:
+def test_pages_follow_one_another_with_the_key_glued_to_the_token(page: ProgramResult) -> None:
     name, other = (left(page, f"{which}model.json")["metadata"]["tunedModel"] for which in ("tune", "other"))
     assert f'"{other}"\n' in page.out  # the newest first
     assert [model["name"] for model in left(page, "more_models.json")["tunedModels"]] == [name]
     assert "nextPageToken" not in left(page, "more_models.json")
 
 
-def test_it_is_edited_deleted_and_gone(page: Ran) -> None:
+def test_it_is_edited_deleted_and_gone(page: ProgramResult) -> None:
     name = left(page, "tunemodel.json")["metadata"]["tunedModel"]
     assert left(page, "patched.json")["description"] == "Says the next number."
     assert left(page, "deleted.json") == {}

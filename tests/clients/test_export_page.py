@@ -9,9 +9,9 @@ from kastor.dataset.formats.encode import encode_example
 from kastor.domain.content import Example
 from kastor.export.request import Format
 from kastor.export.run import run_export
-from support.exporting import make_order
+from support.export_requests import make_order
 from support.guide_page import GUIDE, blocks
-from support.tiny import tiny_adapter, tiny_base
+from support.tiny_models import tiny_adapter, tiny_base
 
 
 def test_the_programs_load_what_is_exported(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.client_runs import Ran, run_python, script
+from support.client_runs import ProgramResult, run_python, script
 from support.guide_page import program
 from support.kastor_server import WITHOUT_WEIGHTS, Kastor
 
@@ -47,13 +47,13 @@ def python(release: str, environment: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(kastor: Kastor, release: str, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def page(kastor: Kastor, release: str, python: Path, tmp_path_factory: pytest.TempPathFactory) -> ProgramResult:
     whole = program("google-genai.md", "python", at=kastor.url, variant=release)
     variables = {"GEMINI_API_KEY": kastor.key(CALLERS[release])}
     return run_python(python, whole, tmp_path_factory.mktemp("page"), variables, TELL)
 
 
-def test_it_tunes_and_polls_until_the_job_has_succeeded(page: Ran, release: str) -> None:
+def test_it_tunes_and_polls_until_the_job_has_succeeded(page: ProgramResult, release: str) -> None:
     told = page.told
     assert told["version"].startswith(release)
     assert told["state"] == "JOB_STATE_SUCCEEDED"
@@ -62,7 +62,7 @@ def test_it_tunes_and_polls_until_the_job_has_succeeded(page: Ran, release: str)
     assert told["times"]
 
 
-def test_it_generates_streams_and_counts(page: Ran) -> None:
+def test_it_generates_streams_and_counts(page: ProgramResult) -> None:
     assert page.told["answer"]
     assert page.told["served_by"] == "smollm2-135m-instruct"
     assert 1 <= page.told["usage"] <= 8
@@ -70,7 +70,7 @@ def test_it_generates_streams_and_counts(page: Ran) -> None:
     assert page.told["tokens"] > 2
 
 
-def test_answers_have_the_form_that_was_asked_for(page: Ran) -> None:
+def test_answers_have_the_form_that_was_asked_for(page: ProgramResult) -> None:
     for answer in page.told["formed"]:
         assert json.loads(answer)["parity"] in ("even", "odd")
     assert len(page.told["formed"]) == 2
@@ -78,20 +78,20 @@ def test_answers_have_the_form_that_was_asked_for(page: Ran) -> None:
     assert page.told["logprobs"] == 2
 
 
-def test_it_lists_edits_and_deletes(page: Ran) -> None:
+def test_it_lists_edits_and_deletes(page: ProgramResult) -> None:
     model = page.told["model"][0]
     assert page.told["mine"] == [page.told["cancelled"][0], model]  # the newest first
     assert page.told["description"] == "Says the next number."
     assert model not in page.told["left"]
 
 
-def test_a_cancelled_job_has_ended(page: Ran) -> None:
+def test_a_cancelled_job_has_ended(page: ProgramResult) -> None:
     name, state = page.told["cancelled"]
     assert state == "JOB_STATE_FAILED"
     assert page.told["left"] == [name]
 
 
-def test_a_file_goes_up_comes_down_and_is_deleted(page: Ran) -> None:
+def test_a_file_goes_up_comes_down_and_is_deleted(page: ProgramResult) -> None:
     assert page.told["file"] == ["numbers", "text/plain", 5, "ACTIVE"]
     assert page.told["same"]
     assert page.told["content"] == "1 2 3"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.client_runs import Ran, run_python, script
+from support.client_runs import ProgramResult, run_python, script
 from support.guide_page import program
 from support.kastor_server import Kastor
 
@@ -45,12 +45,12 @@ def python(environment: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(kastor: Kastor, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def page(kastor: Kastor, python: Path, tmp_path_factory: pytest.TempPathFactory) -> ProgramResult:
     whole = program("google-generativeai.md", "python", at=kastor.url)
     return run_python(python, whole, tmp_path_factory.mktemp("page"), {"GEMINI_API_KEY": kastor.key("ada")}, TELL)
 
 
-def test_the_notebook_tunes_a_model_from_creating_to_active(page: Ran) -> None:
+def test_the_notebook_tunes_a_model_from_creating_to_active(page: ProgramResult) -> None:
     told = page.told
     assert told["base"] == "models/gemini-1.5-flash-001-tuning"
     assert told["operation"].startswith(f"tunedModels/{told['id']}/operations/")
@@ -58,21 +58,21 @@ def test_the_notebook_tunes_a_model_from_creating_to_active(page: Ran) -> None:
     assert (told["total_steps"], told["percent"], told["rate"]) == (19, 100, 0.001)
 
 
-def test_the_snapshots_make_a_frame_that_can_be_plotted(page: Ran) -> None:
+def test_the_snapshots_make_a_frame_that_can_be_plotted(page: ProgramResult) -> None:
     assert page.told["columns"] == ["compute_time", "epoch", "mean_loss", "step"]
     assert page.told["steps"] == list(range(1, 20))
     assert page.told["epochs"] == [1, 2, 3, 4, 5]
     assert all(loss > 0 for loss in page.told["losses"])
 
 
-def test_the_tuned_model_answers_and_streams(page: Ran) -> None:
+def test_the_tuned_model_answers_and_streams(page: ProgramResult) -> None:
     assert page.told["answer"]
     assert page.told["finish"] in ("STOP", "MAX_TOKENS")
     assert 1 <= page.told["usage"] <= 8
     assert page.told["tokens"] > 2
 
 
-def test_it_is_listed_edited_and_tuned_further(page: Ran) -> None:
+def test_it_is_listed_edited_and_tuned_further(page: ProgramResult) -> None:
     model = f"tunedModels/{page.told['id']}"
     assert model in page.told["mine"]
     assert page.told["description"] == "Says the next number."
@@ -80,12 +80,12 @@ def test_it_is_listed_edited_and_tuned_further(page: Ran) -> None:
     assert page.told["further"] == ["models/gemini-1.5-flash-001-tuning", "ACTIVE"]
 
 
-def test_permissions_go_there_and_back(page: Ran) -> None:
+def test_permissions_go_there_and_back(page: ProgramResult) -> None:
     assert page.told["roles"] == {"ada@example.org": "OWNER", "ben@example.org": "WRITER"}
     assert page.told["everyone"] == ["EVERYONE", "READER", None]
 
 
-def test_a_file_goes_up_is_listed_and_deleted(page: Ran) -> None:
+def test_a_file_goes_up_is_listed_and_deleted(page: ProgramResult) -> None:
     name, kind, size, state, uri = page.told["file"]
     assert (name, kind, size, state) == ("numbers", "text/plain", 5, "ACTIVE")
     assert uri.startswith("http://")
@@ -93,7 +93,7 @@ def test_a_file_goes_up_is_listed_and_deleted(page: Ran) -> None:
     assert page.told["files"] == []
 
 
-def test_what_was_deleted_is_not_found_in_googles_words(page: Ran) -> None:
+def test_what_was_deleted_is_not_found_in_googles_words(page: ProgramResult) -> None:
     kind, message = page.told["gone"]
     assert kind == "NotFound"
     assert message.endswith(f": Tuned model tunedModels/{page.told['id']} does not exist.")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.client_runs import Ran, run_python
+from support.client_runs import ProgramResult, run_python
 from support.guide_page import PRINTED_ENDPOINT, program
 from support.kastor_server import Kastor
 
@@ -28,14 +28,14 @@ TELL = {
 
 
 @pytest.fixture(scope="module")
-def page(kastor: Kastor, environment: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def page(kastor: Kastor, environment: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> ProgramResult:
     python = environment("google-generativeai") / "bin" / "python"
     whole = program("grpc.md", "python", printed=PRINTED_ENDPOINT, at=kastor.grpc)
     variables = {"GEMINI_API_KEY": kastor.key("hana"), "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": kastor.grpc_ca}
     return run_python(python, whole, tmp_path_factory.mktemp("page"), variables, TELL)
 
 
-def test_a_script_that_says_nothing_of_transports_tunes(page: Ran) -> None:
+def test_a_script_that_says_nothing_of_transports_tunes(page: ProgramResult) -> None:
     told = page.told
     assert told["base"] == "models/gemini-1.5-flash-001-tuning"
     assert told["operation"].startswith(f"tunedModels/{told['id']}/operations/")
@@ -43,23 +43,23 @@ def test_a_script_that_says_nothing_of_transports_tunes(page: Ran) -> None:
     assert told["steps"] == [1, 2, 3, 4, 5]
 
 
-def test_it_generates_streams_and_counts_also_without_waiting(page: Ran) -> None:
+def test_it_generates_streams_and_counts_also_without_waiting(page: ProgramResult) -> None:
     assert page.told["answer"]
     assert "".join(page.told["pieces"]) == page.told["answer"] == page.told["later"]
     assert page.told["tokens"] > 2
 
 
-def test_operations_are_listed(page: Ran) -> None:
+def test_operations_are_listed(page: ProgramResult) -> None:
     assert page.told["operation"] in page.told["running"]
 
 
-def test_a_name_that_is_taken_already_exists(page: Ran) -> None:
+def test_a_name_that_is_taken_already_exists(page: ProgramResult) -> None:
     kind, message = page.told["taken"]
     assert kind == "AlreadyExists"
     assert f"tunedModels/{page.told['id']}" in message
 
 
-def test_it_is_edited_shared_and_gone(page: Ran) -> None:
+def test_it_is_edited_shared_and_gone(page: ProgramResult) -> None:
     assert page.told["description"] == "Says the next number."
     assert page.told["roles"] == {"hana@example.org": "OWNER", "ben@example.org": "READER"}
     assert page.told["gone"] == ["NotFound", f"Tuned model tunedModels/{page.told['id']} does not exist."]

@@ -10,7 +10,7 @@ from kastor.dataset.media.inspection_result import InspectedMedium, InspectionRe
 from kastor.domain.content import Media
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import AllowedSources
-from support.seen_media import make_picture, make_video
+from support.prompt_media import make_picture, make_video
 
 
 def looked(folder: Path, *media: Media) -> list[InspectionResult]:

@@ -11,7 +11,7 @@ from kastor.domain.content import Resolution
 from kastor.evaluation.linear_probe import fit_linear_probe, pool_features
 from kastor.evaluation.linear_probe_client import run_linear_probe
 from kastor.metrics.labels import balanced_accuracy
-from support.tiny import tiny_seeing_base
+from support.tiny_models import tiny_seeing_base
 
 TEXTILE = Path(__file__).parent.parent / "data" / "textile"
 

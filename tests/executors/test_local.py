@@ -17,7 +17,7 @@ from kastor.domain.job import State, TuningJob
 from kastor.domain.worker_exit import ExitReason, ResourceRequest, WorkerExit
 from kastor.executors.local import LocalExecutor, exit_reason, log_tail, worker_command
 from kastor.store.blobs.job_files import JobFiles
-from support.making import make_job
+from support.domain_values import make_job
 
 ANY = ResourceRequest()
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
@@ -231,7 +231,7 @@ sys.path.insert(0, sys.argv[2])
 from kastor.executors.local import LocalExecutor
 from kastor.store.blobs.job_files import JobFiles
 from kastor.domain.worker_exit import ResourceRequest
-from support.making import make_job
+from support.domain_values import make_job
 WORKER = "import os, sys, time; from kastor.runtime.parent_death import watch_parent; \
 watch_parent(int(sys.argv[1]), lambda: os._exit(1)); print(os.getpid(), flush=True); time.sleep(60)"
 files = JobFiles(Path(sys.argv[1]))

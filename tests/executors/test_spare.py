@@ -10,8 +10,8 @@ import pytest
 
 from kastor.domain.errors import Unavailable
 from kastor.executors.warm_worker import AFTER_S, READY, WarmWorker
-from support.making import make_job
-from support.waiting import wait_until
+from support.domain_values import make_job
+from support.polling import wait_until
 
 WAITING = f"""
 import json, sys

@@ -31,8 +31,8 @@ from kastor.models.chat.tokenizer_files import repair_tokenizer, tokenizer_file
 from kastor.models.load import load_base
 from kastor.serving.builtin.parity import ServedAdapter
 from kastor.store.blobs.manifests import write_manifest
-from support.exporting import files_in, make_order
-from support.tiny import tiny_adapter, tiny_base, tiny_gemma_base
+from support.export_requests import files_in, make_order
+from support.tiny_models import tiny_adapter, tiny_base, tiny_gemma_base
 
 PAIRS = [("one", "two"), ("twelve", "thirteen"), ("a longer question", "and a longer answer")]
 

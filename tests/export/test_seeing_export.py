@@ -34,10 +34,10 @@ from kastor.models.vision.encoder import PREPROCESSING, FeatureStore, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
-from support.exporting import make_order
+from support.export_requests import make_order
 from support.films import Recipe, make_film, painted
 from support.guide_page import blocks
-from support.worker_place import Place, adapter
+from support.worker_environment import Place, adapter
 
 ROUNDED = 0.01
 """Trained and certified is on the tiny base in bf16, where the machine is fast in it; its files are in fp32."""

@@ -24,13 +24,13 @@ from kastor.media.cache import MediaCache
 from kastor.models.vision.encoder import FeatureStore, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
 from kastor.store.blobs.manifests import write_manifest
-from support.exporting import files_in, make_order
-from support.seers import STILL, Seer
+from support.export_requests import files_in, make_order
+from support.vision_models import STILL, TinyVisionModel
 
 NAMES = ("gemma3", "gemma4-e", "gemma4-moe", "qwen3-vl", "smolvlm", "llava")
 
 
-def ordered(seer: Seer, folder: Path) -> ExportRequest:
+def ordered(seer: TinyVisionModel, folder: Path) -> ExportRequest:
     """A tuned model of the family on two examples, one of them with a picture, whose features are stored."""
     vision = seer.family.vision
     assert vision is not None
@@ -55,7 +55,7 @@ def ordered(seer: Seer, folder: Path) -> ExportRequest:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_adapter_and_merged_model_are_whole_models_that_see(name: str, tmp_path: Path) -> None:
-    seer = Seer.make(name, tmp_path / "base")
+    seer = TinyVisionModel.make(name, tmp_path / "base")
     order = ordered(seer, tmp_path)
     near = run_export(order, lambda _: None)["comparison"]
     assert near["rows"] == 2 and near["largestDifference"] < 1e-3
@@ -77,6 +77,6 @@ def test_adapter_and_merged_model_are_whole_models_that_see(name: str, tmp_path:
 
 
 def test_it_is_no_gguf_file(tmp_path: Path) -> None:
-    order = ordered(Seer.make("gemma3", tmp_path / "base"), tmp_path)
+    order = ordered(TinyVisionModel.make("gemma3", tmp_path / "base"), tmp_path)
     with pytest.raises(Unimplemented, match="sees"):
         run_export(replace(order, format=Format.GGUF), lambda _: None)

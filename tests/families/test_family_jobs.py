@@ -22,9 +22,9 @@ from kastor.models.vision.encoder import VisionEncoder
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from support.films import Recipe, make_film, painted
-from support.seen_media import shown_in
-from support.seers import BUILDERS, FAMILY_OF
-from support.worker_place import Place
+from support.prompt_media import shown_in
+from support.vision_models import BUILDERS, FAMILY_OF
+from support.worker_environment import Place
 
 
 def row(answer: str, *files: str, resolution: str = "LOW") -> dict[str, object]:

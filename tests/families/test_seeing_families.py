@@ -20,16 +20,16 @@ from kastor.training.loop import Trainer
 from kastor.training.lora import add_lora
 from kastor.training.loss import sum_loss, target_logprobs, use_packed_attention
 from kastor.training.packing import pack
-from support.seers import FAMILY_OF, FILM, SEERS, SHAPE, STILL, Seer
+from support.vision_models import FAMILY_OF, FILM, SEERS, SHAPE, STILL, TinyVisionModel
 
 
 @pytest.fixture(name="seer", scope="module", params=SEERS)
-def a_seer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seer:
-    return Seer.make(request.param, tmp_path_factory.mktemp(request.param))
+def a_seer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyVisionModel:
+    return TinyVisionModel.make(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @torch.no_grad()
-def test_stored_features_give_the_loss_of_the_whole_model_from_the_pixels(seer: Seer) -> None:
+def test_stored_features_give_the_loss_of_the_whole_model_from_the_pixels(seer: TinyVisionModel) -> None:
     whole = load_base(seer.folder, dtype=torch.float32, whole=True)
     packed = load_base(seer.folder, dtype=torch.float32)
     use_packed_attention(packed)
@@ -45,7 +45,7 @@ def test_stored_features_give_the_loss_of_the_whole_model_from_the_pixels(seer: 
 
 
 @torch.no_grad()
-def test_what_a_picture_shows_matters(seer: Seer) -> None:
+def test_what_a_picture_shows_matters(seer: TinyVisionModel) -> None:
     model = load_base(seer.folder, dtype=torch.float32)
     use_packed_attention(model)
     one, other = (seer.example(media, Text("?")) for media in (STILL, FILM))
@@ -57,7 +57,7 @@ def test_what_a_picture_shows_matters(seer: Seer) -> None:
     assert len(other.pictures) >= 2
 
 
-def test_packed_gradients_are_those_of_each_example_alone(seer: Seer) -> None:
+def test_packed_gradients_are_those_of_each_example_alone(seer: TinyVisionModel) -> None:
     model = seer.tuned()
     use_packed_attention(model)
 
@@ -76,7 +76,7 @@ def test_packed_gradients_are_those_of_each_example_alone(seer: Seer) -> None:
         assert (gradient - alone[name]).abs().max() / scale < 2e-3, name
 
 
-def test_only_the_language_model_is_tuned_and_the_adapter_says_so(seer: Seer, tmp_path: Path) -> None:
+def test_only_the_language_model_is_tuned_and_the_adapter_says_so(seer: TinyVisionModel, tmp_path: Path) -> None:
     model = seer.tuned()
     named = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert named
@@ -87,7 +87,7 @@ def test_only_the_language_model_is_tuned_and_the_adapter_says_so(seer: Seer, tm
     assert found == {name for name, _ in model.named_parameters() if "lora_" in name}
 
 
-def test_served_logprobs_are_the_trained_ones(seer: Seer, tmp_path: Path) -> None:
+def test_served_logprobs_are_the_trained_ones(seer: TinyVisionModel, tmp_path: Path) -> None:
     model = seer.tuned()
     use_packed_attention(model)
     sight = seer.sight()
@@ -117,7 +117,7 @@ def test_served_logprobs_are_the_trained_ones(seer: Seer, tmp_path: Path) -> Non
         torch.testing.assert_close(at_once, one_by_one, atol=5e-4, rtol=1e-3)
 
 
-def test_twenty_steps_overfit_what_only_pictures_tell(seer: Seer) -> None:
+def test_twenty_steps_overfit_what_only_pictures_tell(seer: TinyVisionModel) -> None:
     shape = replace(SHAPE, rank=8, alpha=16.0)
     examples = [seer.example(STILL, Text("?"), answer="a"), seer.example(FILM, Text("?"), answer="b")]
     model = add_lora(load_base(seer.folder, dtype=torch.float32), shape, seed=1)

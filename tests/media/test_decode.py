@@ -17,7 +17,7 @@ from kastor.media.decode import PictureDecoder, request_frames, request_picture
 from kastor.media.decode_limits import DecodeLimits
 from kastor.media.probe import MediaProber, plan, probe
 from support.films import Recipe, make_film, number_in, numbers_on_screen, painted
-from support.leftovers import child_processes, open_files
+from support.open_resources import child_processes, open_files
 
 QUIET = {"x265-params": "log-level=none"}
 FILMS = {

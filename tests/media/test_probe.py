@@ -18,7 +18,7 @@ from kastor.media.decode_limits import DecodeLimits
 from kastor.media.probe import MediaProber, ProbedVideo, plan, probe
 from kastor.media.sandbox import SandboxCrashed
 from support.films import Recipe, make_film, make_sound, number_in, painted
-from support.leftovers import child_processes, open_files
+from support.open_resources import child_processes, open_files
 
 SHARED = Path(__file__).parents[3] / "shared" / "media"
 VP8 = Recipe(codec="libvpx", codec_options={"deadline": "realtime", "cpu-used": "8"})

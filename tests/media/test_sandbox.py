@@ -9,7 +9,7 @@ import pytest
 
 from kastor.media.decode_limits import DecodeLimits
 from kastor.media.sandbox import SandboxCrashed, SandboxProcess, TimeBudget
-from support.waiting import wait_until
+from support.polling import wait_until
 
 REQUEST = {"do": "probe", "path": "/absent", "cpu_s": 10}
 

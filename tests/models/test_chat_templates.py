@@ -11,7 +11,7 @@ from kastor.models.chat.families import FAMILIES, SMOLLM2, rendering_of
 from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
 from kastor.models.chat.render import Renderer
 from support.family_bases import family_renderer
-from support.tiny import tiny_tokenizer
+from support.tiny_models import tiny_tokenizer
 
 TALKS = [["Hi"], ["Hi", "Hello", "Bye"]]
 

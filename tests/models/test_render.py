@@ -28,7 +28,7 @@ from kastor.domain.vision import Grid, MediumLayout, VisionSpec
 from kastor.models.chat.families import FAMILIES, SMOLLM2
 from kastor.models.chat.render import LONG_TEXT_CHARS, Renderer
 from kastor.models.vision.grids import SquareLayout
-from support.tiny import tiny_tokenizer
+from support.tiny_models import tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer(), tiny_tokenizer(), SMOLLM2)
 

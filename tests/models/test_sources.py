@@ -20,8 +20,8 @@ from kastor.models.chat.render import Renderer
 from kastor.models.download import Progress, check_agreement, ensure_local, is_local
 from kastor.models.load import load_base
 from kastor.store.blobs.job_files import is_disk_full
-from support.exporting import make_order
-from support.tiny import tiny_adapter, tiny_base
+from support.export_requests import make_order
+from support.tiny_models import tiny_adapter, tiny_base
 
 NUM_PARTS = 3
 

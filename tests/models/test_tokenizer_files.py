@@ -14,7 +14,7 @@ from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import Renderer
 from kastor.models.chat.tokenizer_files import is_repaired, repair_tokenizer, tokenizer_file
 from kastor.models.download import ensure_local
-from support.tiny import tiny_tokenizer
+from support.tiny_models import tiny_tokenizer
 
 
 def rebuilt(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from kastor.models.vision import specs
 from kastor.models.vision.efficientnet import BN_EPSILON, STRIDES, EfficientNetLite, fold_batch_norm
 from kastor.models.vision.efficientnet_onnx import OnnxEfficientNetLite
 from kastor.models.vision.encoder import VisionEncoder
-from support.tiny import TOWER_CHANNELS, tiny_tower
+from support.tiny_models import TOWER_CHANNELS, tiny_tower
 
 
 def pictures(number: int, size: int) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from kastor.models.vision.grids import LAYOUTS, layout_of
 from kastor.models.vision.preprocess import PREPROCESS_CONFIGS, normalise_pixels, split_tiles
 from kastor.models.vision.pretrained import PretrainedTower, tower_hash
 from kastor.models.vision.pretrained_modules import PARTS
-from support.tiny_vl import TINY_VL, WIDTH
+from support.tiny_vision_models import TINY_VL, WIDTH
 
 SIZE = (300, 200)  # width and height of the pictures
 

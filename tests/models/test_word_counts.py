@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from kastor.models.chat.token_count import CachedTokenCounter, splits_at_spaces
-from support.tiny import tiny_tokenizer
+from support.tiny_models import tiny_tokenizer
 
 
 def plain_tokenizer() -> Tokenizer:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from kastor.domain.errors import Unauthenticated, Unavailable
 from kastor.domain.permission import Principal
 from kastor.security.oidc import RETRY_S, OidcVerifier
-from support.little_issuer import EC, ED, OTHER, RSA, Issuer, public_jwk, serving
+from support.oidc_issuer import EC, ED, OTHER, RSA, Issuer, public_jwk, serving
 
 
 @pytest.fixture

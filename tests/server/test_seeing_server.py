@@ -20,9 +20,9 @@ from kastor.models.chat.families import NANO_VL
 from kastor.serving.engine import ScoreRequest
 from kastor.serving.process_engine import ProcessEngine
 from kastor.settings import Settings, environment
-from support.seen_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
-from support.tiny import tiny_seeing_base
+from support.prompt_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_seeing_base
 
 SERVE = """
 from kastor.server.main import serve

@@ -18,9 +18,9 @@ from google.ai import generativelanguage_v1beta as glm
 from kastor.domain.errors import FailedPrecondition, InvalidArgument
 from kastor.server import main
 from kastor.settings import Settings
-from support.tiny import tiny_base
+from support.polling import wait_until
 from support.tiny_catalog import tiny_catalog
-from support.waiting import wait_until
+from support.tiny_models import tiny_base
 
 DEADLINE_S = 120
 SERVE = """

@@ -12,7 +12,7 @@ from kastor.domain.job import State
 from kastor.executors.local import LocalExecutor
 from kastor.services.scheduler import Scheduler
 from kastor.settings import environment
-from support.worker_place import Place, adapter
+from support.worker_environment import Place, adapter
 
 KILLS = 12
 

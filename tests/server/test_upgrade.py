@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from support.polling import wait_until
 from support.tiny_catalog import tiny_catalog
-from support.waiting import wait_until
 
 RECORDING = Path(__file__).parents[1] / "data" / "release-0.1" / "recording.tar.xz"
 FINISHED = {"numbers", "further", "images", "videos"}

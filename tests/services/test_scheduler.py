@@ -15,8 +15,8 @@ from kastor.domain.worker_exit import ExitReason, ResourceRequest, WorkerExit
 from kastor.services.scheduler import START_RETRY_S, Scheduler, classify_exit
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
-from support.making import after, make_job, make_model
-from support.waiting import wait_until
+from support.domain_values import after, make_job, make_model
+from support.polling import wait_until
 
 TIMEOUT_S = 10.0
 CANCEL_TIMEOUT_S = 30.0

@@ -19,8 +19,8 @@ from kastor.services.scheduler import Scheduler
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
-from support.making import make_job, make_model
-from support.waiting import wait_until
+from support.domain_values import make_job, make_model
+from support.polling import wait_until
 
 WORKER = """
 import os, signal, sys, time

@@ -18,7 +18,7 @@ from kastor.store.database import Database, migrate, open_database
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.models import ModelStore
-from support.making import START, make_job, make_model
+from support.domain_values import START, make_job, make_model
 
 TEAM = "team@example.org"
 ADA = Principal("ada@example.org")  # owns the model

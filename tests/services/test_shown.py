@@ -23,7 +23,7 @@ from kastor.services.generation_request import (
 )
 from kastor.services.media_inspector import LocalMediaInspector
 from kastor.services.prompt_media import PromptMediaResolver, media_tokens
-from support.seen_media import ADA, make_picture, make_video, prompt_of, shown_in
+from support.prompt_media import ADA, make_picture, make_video, prompt_of, shown_in
 
 VISION = NANO_VL.vision
 PICTURE, VIDEO = Media("image/png", "gs://b/1.png"), Media("video/mp4", "gs://b/1.mp4")

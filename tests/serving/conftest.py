@@ -14,8 +14,8 @@ from kastor.serving.builtin.constrained_decoding import GrammarCompiler
 from kastor.serving.builtin.continuous_batching import ContinuousBatcher, EngineLimits
 from kastor.serving.builtin.kv_cache import SlotKVCache
 from kastor.serving.builtin.multi_lora import AdapterManager
-from support.stepping import Stepper
-from support.tiny import CONTEXT_TOKENS, tiny_adapter, tiny_base
+from support.manual_batcher import ManualBatcher
+from support.tiny_models import CONTEXT_TOKENS, tiny_adapter, tiny_base
 
 BOUNDS = EngineLimits(
     max_rows=8, max_prompt_tokens=400, max_output_tokens=64, context_tokens=CONTEXT_TOKENS, max_cache_tokens=8192
@@ -39,15 +39,15 @@ def adapters_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stepper(base_folder: Path, adapters_root: Path) -> Callable[..., Stepper]:
-    def make(max_resident: int = 8, **bounds: int) -> Stepper:
+def stepper(base_folder: Path, adapters_root: Path) -> Callable[..., ManualBatcher]:
+    def make(max_resident: int = 8, **bounds: int) -> ManualBatcher:
         model = load_base(base_folder, dtype=torch.float32)
         renderer = Renderer.open(base_folder, SMOLLM2)
         bank = AdapterManager(model, lambda ref: adapters_root / str(ref), max_resident)
         cache = SlotKVCache.like(model)
         end_ids = frozenset({renderer.closing_id})
         batcher = ContinuousBatcher(model, bank, renderer.tokenizer, end_ids, replace(BOUNDS, **bounds), cache)
-        return Stepper(
+        return ManualBatcher(
             batcher, renderer, GrammarCompiler(renderer.tokenizer.to_str(), end_ids, model.config.vocab_size)
         )
 

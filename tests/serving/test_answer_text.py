@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kastor.serving.builtin.detokenizer import Detokenizer, StopSequenceFilter
-from support.tiny import tiny_tokenizer
+from support.tiny_models import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 TOKENIZER.encode_special_tokens = True  # control tokens in a text are plain text

@@ -10,15 +10,15 @@ from structlog.testing import capture_logs
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import FailedPrecondition, Internal, InvalidArgument, KastorError, Unavailable
 from kastor.domain.generation import Chunk, FinishReason, Sampling
-from support.stepping import Heard, Stepper
+from support.manual_batcher import ManualBatcher, ReceivedChunks
 
-MakeStepper = Callable[..., Stepper]
+MakeStepper = Callable[..., ManualBatcher]
 
 PROMPTS = ("one", "the twelve in the on", "x" * 90, "über 😀", "on")
 ADAPTERS = ("a", None, "b", "c", None)
 
 
-def reference(one: Stepper, text: str, adapter: str | None, num_tokens: int) -> list[int]:
+def reference(one: ManualBatcher, text: str, adapter: str | None, num_tokens: int) -> list[int]:
     """Greedy tokens by full recomputation, without a cache, one at a time."""
     batcher = one.batcher
     ids = one.renderer.text(text)
@@ -108,7 +108,7 @@ def test_counts_are_totals_so_far_and_only_the_last_chunk_finishes(stepper: Make
 
 
 def test_a_presence_penalty_keeps_an_answer_from_repeating_itself(stepper: MakeStepper) -> None:
-    def repeats(told: Heard) -> int:
+    def repeats(told: ReceivedChunks) -> int:
         ids = [step.chosen.token_id for chunk in told.chunks for step in chunk.steps]
         return len(ids) - len(set(ids))
 
@@ -180,7 +180,7 @@ def test_an_adapter_that_cannot_be_loaded_fails_its_own_request_only(stepper: Ma
 def test_a_prompt_that_breaks_the_model_fails_alone(stepper: MakeStepper) -> None:
     mixed = stepper()
     heard = [mixed.ask("one")[1], mixed.ask("two")[1]]
-    bad = Heard()
+    bad = ReceivedChunks()
     mixed.batcher.submit([5, 10_000_000], Sampling(temperature=0, max_output_tokens=5), "b", bad)
     with capture_logs() as logged:
         mixed.steps(15)

@@ -8,13 +8,13 @@ from structlog.testing import capture_logs
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import Internal, InvalidArgument
 from kastor.domain.generation import FinishReason, Sampling
-from support.stepping import Heard, Stepper
+from support.manual_batcher import ManualBatcher, ReceivedChunks
 
-MakeStepper = Callable[..., Stepper]
+MakeStepper = Callable[..., ManualBatcher]
 WARM = {"temperature": 1.3, "seed": 5, "max_output_tokens": 14}
 
 
-def shapes_passed(one: Stepper) -> list[tuple[int, ...]]:
+def shapes_passed(one: ManualBatcher) -> list[tuple[int, ...]]:
     """The shapes of what goes through the model from now on: rows, tokens."""
     passed: list[tuple[int, ...]] = []
     one.batcher.model.get_decoder().register_forward_pre_hook(
@@ -94,7 +94,7 @@ def test_cancelling_a_request_ends_all_its_candidates(stepper: MakeStepper) -> N
 
 def test_a_failure_is_told_once_for_all_candidates(stepper: MakeStepper) -> None:
     one = stepper()
-    bad = Heard()
+    bad = ReceivedChunks()
     one.batcher.submit([5, 10_000_000], Sampling(temperature=0), "a", bad, num_candidates=3)
     _, good = one.ask("two")
     with capture_logs():

@@ -21,8 +21,8 @@ from kastor.models.chat.tokenizer_files import SMOLLM
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.serving.process_engine import ProcessEngine, engine_command
 from kastor.settings import Settings, environment
-from support.tiny import tiny_adapter, tiny_base
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_adapter, tiny_base
 
 GREEDY = Sampling(temperature=0, max_output_tokens=12)
 

@@ -14,9 +14,9 @@ from kastor.models.chat.tool_format import HERMES
 from kastor.models.chat.tool_parser import parse_tool_calls
 from kastor.services.generation_request import forced_call_format
 from kastor.serving.builtin.constrained_decoding import GrammarCompiler
-from support.stepping import Heard, Stepper
+from support.manual_batcher import ManualBatcher, ReceivedChunks
 
-MakeStepper = Callable[..., Stepper]
+MakeStepper = Callable[..., ManualBatcher]
 FIELD = "generationConfig.responseSchema"
 COLOURS = ("red", "blue", "red-ish", "über 😀", "a.b*")
 
@@ -56,7 +56,7 @@ def form(schema: object) -> ResponseFormat:
     return ResponseFormat(FIELD, json.dumps(schema))
 
 
-def check(told: Heard, schema: dict[str, Any], most: int) -> bool:
+def check(told: ReceivedChunks, schema: dict[str, Any], most: int) -> bool:
     """Whether the answer came to its end; it is checked to be valid, or cut off at its greatest length."""
     if told.finish is FinishReason.MAX_TOKENS:
         assert told.chunks[-1].output_tokens == most

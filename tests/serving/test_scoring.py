@@ -20,9 +20,9 @@ from kastor.serving.engine import ScoreRequest
 from kastor.serving.process_engine import ProcessEngine
 from kastor.serving.score_comparison import EXACT, GoldenExample, ServedModel, check_logprobs, compare_scores
 from kastor.settings import Settings, environment
-from support.stepping import Stepper
-from support.tiny import tiny_adapter
+from support.manual_batcher import ManualBatcher
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_adapter
 
 TEXTS = [("one", "two"), ("twelve", "thirteen and more"), ("a longer question " * 12, "a longer answer " * 9)]
 Scores = list[torch.Tensor]
@@ -132,7 +132,7 @@ def test_sequences_that_cannot_be_scored_are_refused_by_number(
 
 
 def test_answers_move_on_between_the_passes_of_a_long_sequence(
-    stepper: Callable[..., Stepper], in_process: ServedAdapter, examples: list[RenderedExample]
+    stepper: Callable[..., ManualBatcher], in_process: ServedAdapter, examples: list[RenderedExample]
 ) -> None:
     one = stepper()
     alone = stepper().answer("one", "b", max_output_tokens=6).text
@@ -153,7 +153,7 @@ def test_answers_move_on_between_the_passes_of_a_long_sequence(
 
 
 def test_scores_wait_for_room_for_their_adapter_and_cancelled_ones_go(
-    stepper: Callable[..., Stepper], examples: list[RenderedExample]
+    stepper: Callable[..., ManualBatcher], examples: list[RenderedExample]
 ) -> None:
     one = stepper(max_resident=1)
     _, heard = one.ask("one", "b", max_output_tokens=3)
@@ -172,7 +172,7 @@ def test_scores_wait_for_room_for_their_adapter_and_cancelled_ones_go(
 
 
 def test_a_request_cancelled_in_mid_sequence_frees_its_adapter(
-    stepper: Callable[..., Stepper], examples: list[RenderedExample]
+    stepper: Callable[..., ManualBatcher], examples: list[RenderedExample]
 ) -> None:
     one = stepper()
     handle, scored = asked([examples[2]], "a")
@@ -186,7 +186,7 @@ def test_a_request_cancelled_in_mid_sequence_frees_its_adapter(
 
 
 def test_a_failing_pass_and_a_failing_consumer_leave_the_others_be(
-    stepper: Callable[..., Stepper], examples: list[RenderedExample]
+    stepper: Callable[..., ManualBatcher], examples: list[RenderedExample]
 ) -> None:
     one = stepper()
     missing, told = asked([examples[0]], "nowhere")
@@ -206,7 +206,7 @@ def test_a_failing_pass_and_a_failing_consumer_leave_the_others_be(
 
 
 def test_whoever_waits_for_scores_is_told_when_the_process_ends(
-    stepper: Callable[..., Stepper], examples: list[RenderedExample]
+    stepper: Callable[..., ManualBatcher], examples: list[RenderedExample]
 ) -> None:
     one = stepper()
     begun, first = asked([examples[2]], "a")
@@ -222,7 +222,7 @@ def test_whoever_waits_for_scores_is_told_when_the_process_ends(
 
 
 def test_numbers_that_are_not_finite_are_no_scores(
-    stepper: Callable[..., Stepper], examples: list[RenderedExample]
+    stepper: Callable[..., ManualBatcher], examples: list[RenderedExample]
 ) -> None:
     one = stepper()
     with torch.no_grad():

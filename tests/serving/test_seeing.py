@@ -27,9 +27,9 @@ from kastor.serving.builtin.kv_cache import SlotKVCache
 from kastor.serving.builtin.multi_lora import AdapterManager
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from support.films import make_torn_film
-from support.seen_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
-from support.stepping import Heard, Stepper
-from support.tiny import CONTEXT_TOKENS, tiny_seeing_base
+from support.manual_batcher import ManualBatcher, ReceivedChunks
+from support.prompt_media import make_picture, make_video, prompt_of, shown_in, trained_logprobs, tuned_on_pictures
+from support.tiny_models import CONTEXT_TOKENS, tiny_seeing_base
 
 SEEING = [family for family in FAMILIES.values() if family.vision is not None and not family.vision.pretrained]
 BOUNDS = EngineLimits(8, 400, 64, CONTEXT_TOKENS, 8192)
@@ -80,7 +80,7 @@ class World:
         bank = AdapterManager(model, lambda ref: self.folder / str(ref), 8)
         batcher = ContinuousBatcher(model, bank, self.renderer.tokenizer, ends, BOUNDS, SlotKVCache.like(model))
         guides = GrammarCompiler(self.renderer.tokenizer.to_str(), ends, model.config.vocab_size)
-        return Server(self, Stepper(batcher, self.renderer, guides), self.seeing(model))
+        return Server(self, ManualBatcher(batcher, self.renderer, guides), self.seeing(model))
 
 
 @dataclass
@@ -88,13 +88,15 @@ class Server:
     """What an engine is made of, stepped by hand."""
 
     world: World
-    stepper: Stepper
+    stepper: ManualBatcher
     seeing: PictureEmbedder
 
-    def ask(self, prompt: Prompt, adapter: str | None = "job1", num_candidates: int = 1, **changes: Any) -> Heard:
+    def ask(
+        self, prompt: Prompt, adapter: str | None = "job1", num_candidates: int = 1, **changes: Any
+    ) -> ReceivedChunks:
         shown = self.world.shown(prompt)
         rendered = self.world.rendered(prompt, shown)
-        heard = Heard()
+        heard = ReceivedChunks()
         asked = Sampling(**{"temperature": 0, "max_output_tokens": 6, "top_logprobs": 0} | changes)
         ref = None if adapter is None else AdapterRef(adapter)
         pictures = self.seeing.embedded(rendered.pictures, shown, ref) if rendered.pictures else ()
@@ -102,7 +104,7 @@ class Server:
         submit(rendered.token_ids, asked, ref, heard, num_candidates=num_candidates, pictures=pictures)
         return heard
 
-    def ended(self, *heard: Heard, num_candidates: int = 1) -> None:
+    def ended(self, *heard: ReceivedChunks, num_candidates: int = 1) -> None:
         for _ in range(100):
             if all(one.num_ended == num_candidates for one in heard):
                 return
@@ -115,7 +117,7 @@ def a_world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     return World(tmp_path, request.param)
 
 
-def told(heard: Heard) -> tuple[list[int], list[float]]:
+def told(heard: ReceivedChunks) -> tuple[list[int], list[float]]:
     steps = [step.chosen for chunk in heard.chunks for step in chunk.steps]
     return [step.token_id for step in steps], [step.logprob for step in steps]
 

@@ -15,7 +15,7 @@ from kastor.domain.errors import InvalidArgument, ResourceExhausted, Unavailable
 from kastor.domain.job import JobEvent
 from kastor.store.database import Database, migrate, open_database
 from kastor.store.jobs import JobStore
-from support.making import START, make_job, make_model
+from support.domain_values import START, make_job, make_model
 from support.postgres import fresh_schema
 
 

@@ -12,7 +12,7 @@ from kastor.store.database import Database
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.models import ModelStore
-from support.making import after, make_job, make_model
+from support.domain_values import after, make_job, make_model
 
 ADA, BOB, CLEO = (Principal(f"{name}@example.org") for name in ("ada", "bob", "cleo"))
 TEAM = "team@example.org"

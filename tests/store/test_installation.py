@@ -13,7 +13,7 @@ from kastor.store.database import Database, migrate, open_database
 from kastor.store.installation import ID_FILE, check_installation
 from kastor.store.jobs import JobStore
 from kastor.store.tables import installation
-from support.making import make_job, make_model
+from support.domain_values import make_job, make_model
 
 
 @pytest.fixture(name="folder")

@@ -17,7 +17,7 @@ from kastor.domain.job import ACTIVE, MOVES, TERMINAL, JobError, JobEvent, State
 from kastor.store import tables
 from kastor.store.database import Database, open_database
 from kastor.store.jobs import JobStore
-from support.making import START, after, make_job, make_model, make_snapshot
+from support.domain_values import START, after, make_job, make_model, make_snapshot
 
 FAILURE = JobError(Code.INTERNAL, "It broke; mend it.")
 

@@ -8,7 +8,7 @@ from kastor.domain.errors import NotFound
 from kastor.security.api_keys import ApiKey, digest, new_key
 from kastor.store.database import Database
 from kastor.store.keys import KeyStore
-from support.making import START, after
+from support.domain_values import START, after
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from kastor.store.database import Database
 from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.models import ModelStore, page_query
-from support.making import START, after, make_job, make_model, make_snapshot
+from support.domain_values import START, after, make_job, make_model, make_snapshot
 
 ADA, BOB, CLEO = (Principal(f"{name}@example.org") for name in ("ada", "bob", "cleo"))
 DAN = Principal("dan@example.org", groups=frozenset({"team@example.org", "more@example.org"}))

@@ -16,7 +16,7 @@ from kastor.domain.errors import FailedPrecondition
 from kastor.store.database import MIGRATIONS, Database, migrate, newest_revision, open_database
 from kastor.store.jobs import JobStore
 from kastor.store.tables import metadata
-from support.making import make_job, make_model
+from support.domain_values import make_job, make_model
 
 
 def differences(database: Database) -> list[object]:

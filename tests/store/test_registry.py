@@ -13,7 +13,7 @@ from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from kastor.store.models import ModelStore
 from kastor.store.tables import metadata
-from support.making import START, after, make_job, make_model, make_snapshot
+from support.domain_values import START, after, make_job, make_model, make_snapshot
 
 OPERATOR = Principal("root@example.org", operator=True)
 

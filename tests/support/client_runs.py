@@ -1,4 +1,4 @@
-"""Programs of real clients run in processes of their own, with an environment that holds no more than a reader's."""
+"""Runs programs that use real clients, each in a process with no more environment than a reader would have."""
 
 import json
 import os
@@ -15,7 +15,7 @@ OUTCOME = "outcome.json"
 
 
 @dataclass(frozen=True)
-class Ran:
+class ProgramResult:
     """What a program did: its streams, what it was asked to tell, and the folder it ran in."""
 
     out: str
@@ -31,7 +31,7 @@ def script(name: str) -> str:
 
 def run_python(
     python: Path, program: str, folder: Path, variables: Mapping[str, str], tell: Mapping[str, str] | None = None
-) -> Ran:
+) -> ProgramResult:
     """Run the program, then note the value of each expression in `tell` (JSON, by name)."""
     noted = ", ".join(f"{name!r}: {expression}" for name, expression in (tell or {}).items())
     note = f"import json as _json\nopen({OUTCOME!r}, 'w').write(_json.dumps({{{noted}}}))\n"
@@ -39,7 +39,9 @@ def run_python(
     return _run([str(python), "program.py"], folder, variables)
 
 
-def run_node(modules: Path, program: str, folder: Path, variables: Mapping[str, str], tell: Sequence[str]) -> Ran:
+def run_node(
+    modules: Path, program: str, folder: Path, variables: Mapping[str, str], tell: Sequence[str]
+) -> ProgramResult:
     """Run the program as a module beside these node_modules, then note the variables named in `tell`."""
     written = f'writeFileSync("{OUTCOME}", JSON.stringify({{ {", ".join(tell)} }}));'
     note = f'import {{ writeFileSync }} from "node:fs";\n{written}'
@@ -48,13 +50,13 @@ def run_node(modules: Path, program: str, folder: Path, variables: Mapping[str, 
     return _run(["node", "program.mjs"], folder, variables)
 
 
-def run_shell(program: str, folder: Path, variables: Mapping[str, str]) -> Ran:
+def run_shell(program: str, folder: Path, variables: Mapping[str, str]) -> ProgramResult:
     """Run the program by bash, ended by the first command that fails."""
     (folder / "program.sh").write_text(program, "utf-8")
     return _run(["bash", "-eu", "program.sh"], folder, variables)
 
 
-def _run(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Ran:
+def _run(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> ProgramResult:
     reader = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "NO_PROXY": "127.0.0.1,localhost"}
     done = subprocess.run(
         command, cwd=folder, env=reader | variables, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
@@ -62,4 +64,4 @@ def _run(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> 
     said = textwrap.indent(f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}", "  ")
     assert done.returncode == 0, f"{' '.join(command)} exited with {done.returncode}:\n{said}"
     outcome = folder / OUTCOME
-    return Ran(done.stdout, done.stderr, json.loads(outcome.read_bytes()) if outcome.exists() else {}, folder)
+    return ProgramResult(done.stdout, done.stderr, json.loads(outcome.read_bytes()) if outcome.exists() else {}, folder)

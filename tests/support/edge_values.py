@@ -1,4 +1,4 @@
-"""Values at the edges of what JSON, integers and names can hold, as raw text of a body, a query or a path."""
+"""Boundary values of JSON, integers and names, as raw text for a body, a query or a path."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Tiny bases of the text families: the family's own architecture, random, and a tokenizer with its control tokens."""
+"""Tiny bases of the text families: random weights of the family's architecture, a tokenizer with its control tokens."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 from kastor.models.chat.families import GEMMA3, LLAMA3, QWEN3, QWEN3_INSTRUCT, SMOLLM2, Family
 from kastor.models.chat.render import Renderer
 from kastor.models.chat.tokenizer import load_tokenizers
-from support.tiny import MERGES, SPECIAL_TOKENS
+from support.tiny_models import MERGES, SPECIAL_TOKENS
 
 QWEN_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 MARKED: Mapping[str, tuple[str, ...]] = MappingProxyType(

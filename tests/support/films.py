@@ -1,4 +1,4 @@
-"""Little films whose frames carry their number as a picture, in any container and codec that PyAV can write."""
+"""Short videos whose frames show their own number, in any container and codec that PyAV can write."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

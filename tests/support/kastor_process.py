@@ -1,4 +1,4 @@
-"""A real `kastor serve` in a process of its own, whose every word is kept."""
+"""Runs a real `kastor serve` process and keeps its output."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A real `kastor serve` on a socket of its own: a tiny base instead of the embedded one, keys for several people."""
+"""Runs a real `kastor serve` with a tiny base instead of the embedded one, and keys for several callers."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.tiny import tiny_base
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_base
 
 PEOPLE = ("ada", "ben", "cleo", "dora", "emil", "finn", "gus", "hana")
 WITHOUT_WEIGHTS = "models/without-weights"  # a job on it fails

@@ -1,4 +1,4 @@
-"""A server of this test's own, in a process that prints its address."""
+"""Runs a server in a process of its own, which prints its address."""
 
 import os
 import subprocess

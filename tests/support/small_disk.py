@@ -1,4 +1,4 @@
-"""A small file system of its own for tests that fill a disk, where this process may mount one."""
+"""A small mounted file system for tests that fill a disk, if this process may mount one."""
 
 import os
 import subprocess

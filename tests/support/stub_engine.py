@@ -1,4 +1,4 @@
-"""Stands in for `python -m kastor.engine`: the same arguments and wire, no model. The base's id says how it behaves."""
+"""A fake `python -m kastor.engine`: same arguments and protocol, no model. The base's id selects its behaviour."""
 
 import argparse
 import os

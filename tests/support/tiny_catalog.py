@@ -1,4 +1,4 @@
-"""A catalog file of tiny bases in local folders: the one text of its kind in the tests."""
+"""Writes a catalog file of tiny bases in local folders."""
 
 import json
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ from kastor.store.blobs.manifests import STATE_FILE
 from kastor.training import checkpoints as module
 from kastor.training.checkpoints import Checkpoint, CheckpointWriter, restore
 from kastor.training.lora import add_lora
-from support.tiny import tiny_model
+from support.tiny_models import tiny_model
 
 SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
 STATE = {"step": torch.tensor(3)}

@@ -15,8 +15,8 @@ from kastor.training.checkpoints import CheckpointWriter, restore
 from kastor.training.loop import Trainer
 from kastor.training.lora import add_lora
 from kastor.training.packing import MAX_ROW_TOKENS
-from support.small_training import SHAPE, examples, spec, tuned_model, wide_model
-from support.tiny import tiny_model
+from support.tiny_models import tiny_model
+from support.training_examples import SHAPE, examples, spec, tuned_model, wide_model
 
 LENGTHS = (20, 11, 11)  # in rows of 22 tokens the second row is the longest
 
@@ -131,7 +131,7 @@ LIMITED = """\
     import torch
     from kastor.domain.errors import ResourceExhausted
     from kastor.training.loop import Trainer
-    from support.small_training import examples, spec, wide_model
+    from support.training_examples import examples, spec, wide_model
 
     torch.set_num_threads(1)
     lengths = (int(sys.argv[1]),) * int(sys.argv[2])

@@ -15,7 +15,7 @@ from kastor.training.fused_llama_cpu import QUERY_BLOCK, FusedDecoderLayer, Fuse
 from kastor.training.lora import add_lora
 from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import PackedRow, pack
-from support.tiny import tiny_model
+from support.tiny_models import tiny_model
 
 
 def row(*lengths: int) -> PackedRow:

@@ -19,8 +19,8 @@ from kastor.training.loop import StepReport, Trainer, train
 from kastor.training.lora import add_lora
 from kastor.training.loss import sum_loss, use_packed_attention
 from kastor.training.packing import epoch_order, pack
-from support.small_training import SHAPE, examples, spec, tuned_model
-from support.tiny import tiny_model
+from support.tiny_models import tiny_model
+from support.training_examples import SHAPE, examples, spec, tuned_model
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import structlog
 from kastor.domain.request_limits import PROFILES
 from kastor.store.database import migrate, open_database
 from support.api_world import World
-from support.replaying import OWNER
+from support.capture_replay import OWNER
 
 
 @pytest.fixture(autouse=True)

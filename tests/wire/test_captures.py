@@ -10,9 +10,9 @@ import pytest
 from kastor.api.http.endpoint import parse_query
 from kastor.services.tuning_request import NO_EXAMPLES
 from support.api_world import World
+from support.capture_replay import NUM_SEVERAL, credential, prepared, replay
 from support.captures import FOLDER, Capture, Decision, capture, captured, decisions
 from support.google_messages import message_of, strict_error, strictly
-from support.replaying import NUM_SEVERAL, credential, prepared, replay
 
 needs_captures = pytest.mark.skipif(
     not FOLDER.is_dir(), reason=f"the recorded exchanges are not beside this clone ({FOLDER})"

@@ -15,8 +15,8 @@ from kastor.domain.request_limits import OPEN
 from kastor.security.auth import Authenticator
 from kastor.store.database import open_database
 from support.api_world import BASE, World
+from support.capture_replay import add_model, finish, train
 from support.edge_values import VALUES, places, values, with_edge, words
-from support.replaying import add_model, finish, train
 
 VARIABLE = re.compile(r"\{(\w+)\}")
 KNOWN = {"model": "ready", "operation": "job1", "job": "job1", "permission": "owner", "file": "seen"}

@@ -12,8 +12,8 @@ from google.rpc import error_details_pb2
 
 from kastor.domain.errors import ResourceExhausted, Unavailable
 from support.api_world import ALIAS, World, tuning_body
+from support.capture_replay import OWNER, add_model, finish, train
 from support.google_messages import strict_error
-from support.replaying import OWNER, add_model, finish, train
 
 KEY = "a-key"
 CREATE = "/v1beta/tunedModels"

@@ -22,8 +22,8 @@ from kastor.api.http.openapi import openapi_document
 from kastor.security.auth import Authenticator
 from kastor.store.database import open_database
 from support.api_world import World
+from support.capture_replay import add_model, finish, train
 from support.google_messages import strict_error
-from support.replaying import add_model, finish, train
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 VERSION = ("/v1beta/", "/kastor/v1/")  # the other versions are the same handlers

@@ -19,8 +19,8 @@ from kastor.settings import environment
 from kastor.training.projector_init import MIN_OBSERVATIONS, collect_observations
 from kastor.worker import vision_setup
 from support.films import Recipe, make_film
-from support.waiting import wait_until
-from support.worker_place import Place, adapter, run_until, scheduler_of
+from support.polling import wait_until
+from support.worker_environment import Place, adapter, run_until, scheduler_of
 
 NUM_ROWS = MIN_OBSERVATIONS + 8
 

@@ -34,7 +34,7 @@ from kastor.worker.certify import (
     golden_rows_module_by_module,
     lora_deltas,
 )
-from support.tiny import tiny_base
+from support.tiny_models import tiny_base
 
 SCRIPTS = {
     "Latin": ("maison", "house"),

@@ -13,7 +13,7 @@ from kastor.models.catalog import load_catalog
 from kastor.models.chat.render import Renderer
 from kastor.worker.lease import JobLease
 from kastor.worker.pipeline.validate import JobDatasetValidation
-from support.worker_place import Place
+from support.worker_environment import Place
 
 
 @pytest.fixture(name="place")

@@ -11,9 +11,9 @@ import pytest
 
 from kastor.runtime.server_record import publish_server_record
 from kastor.store.blobs.disk_reserve import NUM_BYTES, PLENTY, DiskReserve
+from support.polling import wait_until
 from support.server_process import environment, serving
 from support.small_disk import fill, needs_mount, small_disk
-from support.waiting import wait_until
 
 PAIRS = {"tuningTask": {"trainingData": {"examples": {"examples": [{"textInput": "1", "output": "2"}]}}}}
 BODY = {"displayName": "n", "baseModel": "models/smollm2-135m-instruct"} | PAIRS

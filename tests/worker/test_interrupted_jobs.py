@@ -28,9 +28,9 @@ from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import run
 from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
+from support.polling import wait_until
 from support.small_disk import fill, needs_mount, small_disk
-from support.waiting import wait_until
-from support.worker_place import Place, adapter, run_until, scheduler_of
+from support.worker_environment import Place, adapter, run_until, scheduler_of
 
 
 @pytest.fixture(name="place")

@@ -16,7 +16,7 @@ from kastor.store.database import Database
 from kastor.store.jobs import JobStore
 from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
-from support.making import make_job, make_model, make_snapshot
+from support.domain_values import make_job, make_model, make_snapshot
 
 
 class Flaky(JobStore):

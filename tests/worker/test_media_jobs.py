@@ -21,8 +21,8 @@ from kastor.settings import environment
 from kastor.worker.lease import JobLease
 from kastor.worker.pipeline.validate import JobDatasetValidation
 from support.films import Recipe, make_film, make_torn_film, painted
-from support.waiting import wait_until
-from support.worker_place import Place, adapter, run_until, scheduler_of
+from support.polling import wait_until
+from support.worker_environment import Place, adapter, run_until, scheduler_of
 
 TRAINED = ("adapter_model.safetensors", PROJECTOR_FILE)
 

@@ -25,8 +25,8 @@ from kastor.services.media_inspector import LocalMediaInspector
 from kastor.services.prompt_media import PromptMediaResolver
 from kastor.services.sampling_records import SamplingRecordCache
 from support.films import Recipe, make_film
-from support.seen_media import ADA, make_picture, make_video, no_uploads, prompt_of, shown_in
-from support.worker_place import Place
+from support.prompt_media import ADA, make_picture, make_video, no_uploads, prompt_of, shown_in
+from support.worker_environment import Place
 
 VISION = NANO_VL.vision
 assert VISION is not None

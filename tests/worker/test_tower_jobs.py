@@ -27,9 +27,9 @@ from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
 from kastor.worker.run import JobRunner
-from support.exporting import make_order
+from support.export_requests import make_order
 from support.films import Recipe, make_film, painted
-from support.worker_place import Place, adapter
+from support.worker_environment import Place, adapter
 
 TRAINED = ("adapter_model.safetensors", PROJECTOR_FILE, TOWER_FILE)
 ASKED = RequestedHyperparameters(10, 2, 0.02)

@@ -16,8 +16,8 @@ from kastor.executors import warm_worker
 from kastor.executors.local import LocalExecutor, warm_worker_command
 from kastor.runtime.parent_death import ParentDeathPipe
 from kastor.settings import environment
-from support.waiting import wait_until
-from support.worker_place import Place, adapter, run_until, scheduler_of
+from support.polling import wait_until
+from support.worker_environment import Place, adapter, run_until, scheduler_of
 
 
 @pytest.fixture(name="place")

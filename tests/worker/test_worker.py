@@ -17,7 +17,7 @@ from kastor.executors.exit_codes import SUPERSEDED
 from kastor.executors.local import LocalExecutor
 from kastor.settings import environment
 from kastor.worker.outcome import job_error
-from support.worker_place import PAIRS, Place, adapter, run_until, scheduler_of
+from support.worker_environment import PAIRS, Place, adapter, run_until, scheduler_of
 
 
 @pytest.fixture(name="place")

@@ -19,9 +19,9 @@ from kastor.worker.certify import certify_adapter
 from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
 from kastor.worker.run import JobRunner
-from support.small_training import examples, tuned_model
-from support.tiny import tiny_base
-from support.worker_place import Place, adapter
+from support.tiny_models import tiny_base
+from support.training_examples import examples, tuned_model
+from support.worker_environment import Place, adapter
 
 
 @pytest.fixture(name="place")

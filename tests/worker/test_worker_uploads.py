@@ -19,7 +19,7 @@ from kastor.store.grants import GrantStore
 from kastor.store.jobs import JobStore
 from kastor.store.models import ModelStore
 from kastor.worker.media_config import upload_resolver
-from support.making import SPEC, make_job, make_model
+from support.domain_values import SPEC, make_job, make_model
 
 ADA, MALLORY = Principal("ada@example.org"), Principal("mallory@example.org")
 

@@ -216,7 +216,7 @@ def check(
     \b
     Examples:
       kastor check data.jsonl --show-tokens 2
-      kastor check videos.jsonl --validation held-out.jsonl --profile vertex-gemini-2.5 --html report.html
+      kastor check videos.jsonl --validation held-out.jsonl --html report.html
     """
     from kastor.cli.commands import check as command
     from kastor.cli.console.output import Output

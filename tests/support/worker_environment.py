@@ -1,4 +1,4 @@
-"""A data folder with a tiny base and jobs on it, for tests that run workers."""
+"""A data folder with a tiny base model and jobs, for tests that run workers."""
 
 import json
 import time
@@ -30,9 +30,9 @@ from kastor.store.jobs import JobStore
 from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
 from kastor.worker.run import JobRunner
-from support.making import make_job, make_model
-from support.tiny import tiny_base, tiny_seeing_base
+from support.domain_values import make_job, make_model
 from support.tiny_catalog import tiny_catalog
+from support.tiny_models import tiny_base, tiny_seeing_base
 
 PAIRS = [(f"{number}", f"{number + 1}") for number in range(12)]
 

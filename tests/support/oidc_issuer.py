@@ -1,4 +1,4 @@
-"""A real little OpenID provider on loopback, with keys made here."""
+"""A minimal OpenID provider on a loopback port, with its own keys."""
 
 import json
 import threading

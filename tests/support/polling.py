@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process is about to do."""
+"""Waits until another thread or process has done something."""
 
 import time
 from collections.abc import Callable

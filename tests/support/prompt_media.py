@@ -1,4 +1,4 @@
-"""Media as a server finds them, and a tuned model that was trained on such: for tests of generation with pictures."""
+"""Media in prompts, and a model tuned on images, for tests of generation with media."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from kastor.models.chat.families import LLAMA_LINEARS, Family
 from kastor.services.media_inspector import LocalMediaInspector
 from kastor.services.prompt_media import PromptMediaResolver
 from support.films import Recipe, make_film, painted
-from support.tiny import TOWER_CHANNELS
+from support.tiny_models import TOWER_CHANNELS
 
 ADA = Principal("ada@example.org")
 

@@ -1,4 +1,4 @@
-"""Worlds in which the captured requests make sense, and the sending of them."""
+"""Replays captured requests against an API that is first brought into the state they expect."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from kastor.store import tables
 from kastor.store.blobs.manifests import write_manifest
 from support.api_world import ALIAS, World
 from support.captures import Capture, Decision, before
-from support.making import after, make_job, make_model
+from support.domain_values import after, make_job, make_model
 
 IN_PATH = re.compile(r"/tunedModels/(?P<model>[^/:?]+)(?:/operations/(?P<job>[a-z0-9]+))?")
 OWNER = "ada@example.org"

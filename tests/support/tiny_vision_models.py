@@ -1,6 +1,6 @@
-"""Small random vision-language models of the true architectures, built in the test as `tiny.py` builds the text ones.
+"""Tiny randomly initialised vision-language models of the real architectures; `tiny_models` has the text ones.
 
-Each has few, narrow layers, and as many tokens a picture as the published models: 64 and 256 where those have them.
+Each has few, narrow layers, and as many tokens per image as the published models: 64 and 256 where those have them.
 Importing this module is cheap; torch and transformers load when a builder is called.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from support.tiny import tiny_tokenizer
+from support.tiny_models import tiny_tokenizer
 
 CONTEXT_TOKENS = 4096
 WIDTH = 64  # of the language models

@@ -1,4 +1,4 @@
-"""Domain values for tests: valid as they come, each field changeable."""
+"""Factories of valid domain values for tests; every field can be overridden."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

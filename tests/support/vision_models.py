@@ -1,4 +1,4 @@
-"""One tiny model of each pretrained family that sees, with examples: a still, a film of two frames, both, text."""
+"""A tiny model of each pretrained vision family, with examples: an image, a video of two frames, both, text only."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from kastor.models.vision.grids import layout_of
 from kastor.models.vision.preprocess import PREPROCESS_CONFIGS, normalise_pixels, patches, plain_patches, split_tiles
 from kastor.training.lora import add_lora
 from kastor.training.vision_inputs import VisionInputs
-from support.tiny_vl import TINY_VL, tiny_gemma4_e, tiny_gemma4_moe
+from support.tiny_vision_models import TINY_VL, tiny_gemma4_e, tiny_gemma4_moe
 
 FAMILY_OF = {"gemma3": "gemma3-vl", "gemma4-moe": "gemma4"}  # by the name of the tower, where the family has another
 BUILDERS = {**TINY_VL, "gemma4-e": tiny_gemma4_e, "gemma4-moe": tiny_gemma4_moe}
@@ -35,7 +35,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Seer:
+class TinyVisionModel:
     """A base of one family in a folder, and pictures for it at one resolution."""
 
     name: str
@@ -43,7 +43,7 @@ class Seer:
     resolution: Resolution
 
     @classmethod
-    def make(cls, name: str, folder: Path, resolution: Resolution | None = None) -> "Seer":
+    def make(cls, name: str, folder: Path, resolution: Resolution | None = None) -> "TinyVisionModel":
         """A fresh one, at the resolution that transformers' model has, too."""
         return cls(name, BUILDERS[name](folder), resolution or NATIVE.get(name, Resolution.LOW))
 

@@ -1,4 +1,4 @@
-"""Orders to export, for tests: a tiny base, an adapter on it, and the examples that it is compared on."""
+"""Export requests for tests: a tiny base, an adapter on it, and the examples for the comparison."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Small random models, built in the test: CI reaches no hub, and a tiny Llama tells right from wrong just as well.
+"""Tiny randomly initialised models, built by the tests: CI reaches no hub, and a tiny Llama finds faults as well.
 
 Importing this module is cheap; torch and transformers load when a builder is called.
 """

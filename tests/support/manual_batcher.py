@@ -1,4 +1,4 @@
-"""A batcher that tests step by hand, and consumers that remember what they were told."""
+"""A batcher that tests step manually, and consumers that record the chunks they receive."""
 
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +14,7 @@ from kastor.serving.builtin.sequence import GenerationHandle
 
 
 @dataclass
-class Heard:
+class ReceivedChunks:
     """What one consumer was told."""
 
     events: list[Chunk | KastorError] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Heard:
 
 
 @dataclass
-class Stepper:
+class ManualBatcher:
     """A batcher, and short ways to use it."""
 
     batcher: ContinuousBatcher
@@ -58,8 +58,8 @@ class Stepper:
 
     def ask(
         self, text: str, adapter: str | None = None, num_candidates: int = 1, **sampling: object
-    ) -> tuple[GenerationHandle, Heard]:
-        heard = Heard()
+    ) -> tuple[GenerationHandle, ReceivedChunks]:
+        heard = ReceivedChunks()
         asked = replace(Sampling(temperature=0, max_output_tokens=12), **sampling)
         guide = None if asked.form is None else self.guides.guide(asked.form)
         ids = self.renderer.text(text)
@@ -73,7 +73,9 @@ class Stepper:
             for _ in range(num_steps):
                 self.batcher.step()
 
-    def answer(self, text: str, adapter: str | None = None, num_candidates: int = 1, **sampling: object) -> Heard:
+    def answer(
+        self, text: str, adapter: str | None = None, num_candidates: int = 1, **sampling: object
+    ) -> ReceivedChunks:
         _, heard = self.ask(text, adapter, num_candidates, **sampling)
         for _ in range(200):
             self.steps(1)

@@ -1,4 +1,4 @@
-"""What this process has open and running, to see that nothing is left behind."""
+"""Open files and child processes of the test process, to check that nothing is left behind."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A tiny model with an adapter and random examples, for tests of training."""
+"""A tiny model with an adapter, and random examples, for tests of training."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from kastor.domain.job import AdapterShape, Hyperparameters, TuningSpec
 from kastor.models.chat.families import LLAMA_LINEARS
 from kastor.models.chat.render import RenderedExample
 from kastor.training.lora import add_lora
-from support.tiny import tiny_config, tiny_model
+from support.tiny_models import tiny_config, tiny_model
 
 SHAPE = AdapterShape(rank=4, alpha=8.0, targets=LLAMA_LINEARS)
 

@@ -1,4 +1,4 @@
-"""What a command that a test ran did."""
+"""The exit code and output of a command that a test ran."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     """What a command did."""
 
     code: int
@@ -20,4 +20,4 @@ class Ran:
         return json.loads(self.out)
 
 
-Kastor = Callable[..., Ran]
+Kastor = Callable[..., CommandResult]
