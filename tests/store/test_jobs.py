@@ -254,6 +254,15 @@ def test_a_worker_of_an_older_attempt_may_not_write(jobs: JobStore) -> None:
     assert (jobs.get("job1"), jobs.snapshots("job1")) == (present, [])
 
 
+def test_a_step_is_kept_with_its_learning_rate_and_gradient_norm(jobs: JobStore) -> None:
+    bring_to(jobs, State.RUNNING)
+    step = make_snapshot(1, learning_rate=2e-4, grad_norm=0.75)
+    jobs.record_step("job1", 1, step)
+    (found,) = jobs.snapshots("job1")
+    assert (found.learning_rate, found.grad_norm) == (2e-4, 0.75)
+    assert found == step
+
+
 def test_a_step_is_kept_with_the_progress_and_counts_as_a_heartbeat(jobs: JobStore) -> None:
     bring_to(jobs, State.RUNNING)
     steps = [make_snapshot(step) for step in (1, 2, 3)]

@@ -94,6 +94,29 @@ def test_owners_of_an_old_database_are_compared_in_lower_case_from_now_on(empty_
     database.close()
 
 
+def test_steps_of_an_old_database_have_neither_learning_rate_nor_gradient_norm(empty_database_url: str) -> None:
+    database = open_database(empty_database_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    job = (
+        "INSERT INTO jobs (id, tuned_model_id, state, spec, created_at, updated_at, attempt, deaths, completed_steps) "
+        "VALUES ('j', 'm', 'QUEUED', '{}', '2026-03-01 12:00', '2026-03-01 12:00', 0, 0, 1)"
+    )
+    step = (
+        "INSERT INTO snapshots (job_id, step, epoch, mean_loss, num_tokens, num_supervised, elapsed_s, computed_at) "
+        "VALUES ('j', 1, 1, 2.5, 120, 14, 0.5, '2026-03-01 12:00')"
+    )
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        for statement in (job, step):
+            connection.exec_driver_sql(statement)
+    migrate(database)
+    (found,) = JobStore(database).snapshots("j")
+    assert (found.mean_loss, found.learning_rate, found.grad_norm) == (2.5, None, None)
+    database.close()
+
+
 def test_a_database_of_a_newer_kastor_is_refused(database: Database) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from kastor.domain.errors import ResourceExhausted
+from kastor.domain.job import MAX_ROW_TOKENS
 from kastor.training.checkpoints import CheckpointWriter, restore
 from kastor.training.loop import Trainer
 from kastor.training.lora import add_lora
-from kastor.training.packing import MAX_ROW_TOKENS
 from support.tiny_models import tiny_model
 from support.training_examples import SHAPE, examples, spec, tuned_model, wide_model
 
@@ -42,7 +42,7 @@ def test_a_step_that_memory_does_not_hold_is_done_again_in_shorter_rows(error: t
     whole, halved, told = tuned_model(), tuned_model(), list[str]()
     expected = Trainer(whole, examples(LENGTHS), spec(3, batch_size=3)).run_step()
     asked = narrow(halved, 21, error)
-    trainer = Trainer(halved, examples(LENGTHS), spec(3, batch_size=3), row_tokens=22, tell=told.append)
+    trainer = Trainer(halved, examples(LENGTHS), spec(3, batch_size=3), row_tokens=22, on_event=told.append)
     report = trainer.run_step()
     assert asked == [20, 22, 20, 11, 11]
     assert trainer.row_tokens == 11
@@ -60,7 +60,7 @@ def test_a_step_that_memory_does_not_hold_is_done_again_in_shorter_rows(error: t
 def test_later_steps_begin_with_the_shorter_rows() -> None:
     model, told = tuned_model(), list[str]()
     asked = narrow(model, 16)
-    trainer = Trainer(model, examples((4,) * 8), spec(8, batch_size=8), tell=told.append)
+    trainer = Trainer(model, examples((4,) * 8), spec(8, batch_size=8), on_event=told.append)
     trainer.run_step()
     trainer.run_step()
     assert asked == [32, 16, 16, 16, 16]
@@ -87,7 +87,7 @@ def test_another_error_is_not_taken_for_a_full_memory() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     model.get_decoder().register_forward_pre_hook(fail)
-    trainer = Trainer(model, examples(), spec(5), tell=told.append)
+    trainer = Trainer(model, examples(), spec(5), on_event=told.append)
     with pytest.raises(RuntimeError, match="shapes"):
         trainer.run_step()
     assert trainer.row_tokens == MAX_ROW_TOKENS
@@ -137,7 +137,8 @@ LIMITED = """\
     lengths = (int(sys.argv[1]),) * int(sys.argv[2])
     Trainer(wide_model(), examples((64,)), spec(1)).run_step()  # whatever is loaded or started at a first step is there
     told = []
-    trainer = Trainer(wide_model(), examples(lengths), spec(len(lengths), batch_size=len(lengths)), tell=told.append)
+    asked = spec(len(lengths), batch_size=len(lengths))
+    trainer = Trainer(wide_model(), examples(lengths), asked, on_event=told.append)
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, resource.RLIM_INFINITY))

@@ -181,7 +181,7 @@ def test_divergence_is_an_error_that_names_the_rate_and_leaves_the_adapter_whole
 
 
 def test_a_dataset_of_another_size_is_refused() -> None:
-    with pytest.raises(FailedPrecondition, match="made for 6 examples, not for 5"):
+    with pytest.raises(FailedPrecondition, match="created for 6 examples, but its dataset has 5"):
         Trainer(tuned_model(), examples(), replace(spec(5), num_examples=6))
 
 

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.domain.job import total_steps
+from kastor.domain.job import MAX_ROW_TOKENS, total_steps
 from kastor.models.chat.render import RenderedExample
-from kastor.training.packing import MAX_ROW_TOKENS, bin_pack, pack, pack_step, step_examples
+from kastor.training.packing import bin_pack, pack, pack_step, step_examples
 from kastor.training.schedule import learning_rate
 
 sizes = st.integers(1, 40)
@@ -60,7 +60,7 @@ def test_a_row_predicts_exactly_the_supervised_tokens(examples: list[list[tuple[
 def test_an_example_longer_than_the_budget_has_a_row_of_its_own() -> None:
     long = RenderedExample([1] * (MAX_ROW_TOKENS + 1), [False, *[True] * MAX_ROW_TOKENS])
     short = RenderedExample([1, 2, 3], [False, True, True])
-    assert sorted(row.lengths for row in pack_step([short, long, short])) == [(3, 3), (MAX_ROW_TOKENS + 1,)]
+    assert sorted(row.lengths for _, row in pack_step([[short], [long], [short]])) == [(3, 3), (MAX_ROW_TOKENS + 1,)]
 
 
 @given(total=st.integers(1, 500), peak=st.floats(1e-6, 1))
@@ -71,3 +71,9 @@ def test_the_rate_rises_to_the_peak_and_falls_to_a_tenth(total: int, peak: float
     assert all(a < b for a, b in zip(rates[:top], rates[1 : top + 1], strict=True))
     assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
     assert min(rates) > 0
+
+
+def test_a_group_stays_together_and_in_order_in_one_row() -> None:
+    one, two, three = (RenderedExample([n] * n, [True] * n) for n in (5, 4, 3))
+    rows = pack_step([[one, three], [two], [three, two]], budget=12)
+    assert [(indices, row.lengths) for indices, row in rows] == [([0, 1], (5, 3, 4)), ([2], (3, 4))]

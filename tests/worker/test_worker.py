@@ -16,6 +16,7 @@ from kastor.domain.job import State
 from kastor.executors.exit_codes import SUPERSEDED
 from kastor.executors.local import LocalExecutor
 from kastor.settings import environment
+from kastor.training.schedule import learning_rate
 from kastor.worker.outcome import job_error
 from support.worker_environment import PAIRS, Place, adapter, run_until, scheduler_of
 
@@ -38,6 +39,9 @@ def test_a_job_is_trained_and_its_adapter_published_before_it_is_called_a_succes
     assert [s.epoch for s in snapshots] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert snapshots[-1].mean_loss < snapshots[0].mean_loss
     assert all(s.num_supervised >= 8 for s in snapshots)
+    peak = job.spec.hyperparameters.learning_rate
+    assert [s.learning_rate for s in snapshots] == [learning_rate(s.step, 9, peak) for s in snapshots]
+    assert all(s.grad_norm is not None and s.grad_norm > 0 for s in snapshots)
     assert any(tensor.any() for name, tensor in adapter(place, "job1").items() if "lora_B" in name)
 
 

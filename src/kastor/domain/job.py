@@ -56,6 +56,10 @@ TERMINAL = frozenset(state for state, targets in MOVES.items() if not targets)
 HYPERPARAMETERS = "tuningTask.hyperparameters."
 ACTIVE = frozenset({State.PREPARING, State.RUNNING, State.CANCELLING})
 
+MAX_ROW_TOKENS = 4096
+"""Token budget of a row, in which training packs examples end to end; a longer example has a row of its own. It bounds
+the memory of a forward pass."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestedHyperparameters:
@@ -312,6 +316,8 @@ class StepMetrics:
     num_supervised: int  # tokens with a loss
     elapsed_s: float  # wall time of the step
     computed_at: datetime
+    learning_rate: float | None = None  # of the adapter; absent in steps of release 0.1
+    grad_norm: float | None = None  # over adapter and projector, before clipping; absent in steps of release 0.1
 
 
 @dataclass(frozen=True, slots=True)

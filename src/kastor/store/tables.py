@@ -172,6 +172,8 @@ snapshots = Table(
     Column("num_supervised", BigInteger, nullable=False),
     Column("elapsed_s", Double, nullable=False),
     Column("computed_at", UtcDateTime, nullable=False),
+    Column("learning_rate", Double),  # NULL in steps of release 0.1, as is the next
+    Column("grad_norm", Double),
 )
 
 events = Table(

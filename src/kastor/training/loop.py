@@ -1,35 +1,40 @@
-"""The training loop: examples in, a trained adapter out. Knows neither where jobs are kept nor who asked.
+"""The training loop: trains an adapter on examples. It knows nothing of job storage or of the API.
 
-Loss of a step = sum over its supervised tokens / their number in the whole step, however the step is cut into rows. So
-where memory runs out the step is done again in shorter rows, and stays the step that it was.
+The loss of a step is the sum over all its rows divided by the objective's denominator for the whole step, so it does
+not depend on how the step is cut into rows. When memory runs out, the step is repeated in shorter rows with the same
+result.
 """
 
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic
 
 import torch
 
 from kastor.domain.counts import counted
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
-from kastor.domain.job import TuningSpec, epoch_of_step
-from kastor.models.chat.render import RenderedExample
+from kastor.domain.job import MAX_ROW_TOKENS, TuningSpec, epoch_of_step
 from kastor.runtime.out_of_memory import is_out_of_memory
 from kastor.training.fused_llama_cpu import use_fused_layers
-from kastor.training.loss import sum_loss, use_packed_attention
-from kastor.training.packing import MAX_ROW_TOKENS, PackedRow, pack_step, step_examples
+from kastor.training.held_out import Evaluation, HeldOut
+from kastor.training.loss import row_outputs, use_packed_attention
+from kastor.training.objectives.objective import Example, Objective
+from kastor.training.objectives.sft import SupervisedFineTuning
+from kastor.training.packing import PackedRow, pack_step, step_examples
 from kastor.training.schedule import learning_rate
 from kastor.training.vision_inputs import PROJECTOR, TOWER, VisionInputs
 
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.0
 BETAS = (0.9, 0.999)
-ROW_TOKENS, CORRECTION = "row_tokens", "correction."  # of a training state; the latter before a medium's key
+ROW_TOKENS, CORRECTION = "row_tokens", "correction."  # keys of a training state; the second is a prefix of media keys
 SAVE_EVERY_S = 120.0
-FACTOR = "factor"  # of an optimizer's group: its learning rate as a multiple of the step's
+FACTOR = "factor"  # key of an optimizer group: its learning rate as a multiple of the step's
+SFT = SupervisedFineTuning()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,51 +43,63 @@ class StepReport:
 
     step: int  # from 1
     epoch: int  # from 1
-    mean_loss: float  # nats per supervised token
+    mean_loss: float  # summed loss over the objective's denominator; for SFT nats per supervised token
     learning_rate: float
-    grad_norm: float  # of adapter and projector, before clipping
+    grad_norm: float  # L2 norm over adapter and projector, before clipping
     num_tokens: int
     num_supervised: int
     elapsed_s: float
-    ends_epoch: bool  # the step took the last example of an epoch
+    ends_epoch: bool  # the step contains the last example of an epoch
+    metrics: Mapping[str, float] = field(default_factory=dict)  # the objective's own, as means
+    evaluation: Evaluation | None = None  # on held-out examples, after steps at which they are evaluated
 
 
-class Trainer:
-    """One job's model, optimizer and place in the stream of examples.
+@dataclass(frozen=True, slots=True)
+class _MeanLoss:
+    loss: float
+    metrics: dict[str, float]
 
-    `step` is the number of steps done, `row_tokens` the budget of a row. `state()` and `restore()` carry everything
-    that the next step depends on.
+
+class Trainer(Generic[Example]):
+    """One job's model, optimizer and position in the stream of examples.
+
+    `step` is the number of finished steps, `row_tokens` the token budget of a row. `state()` and `restore()` carry
+    everything that the next step depends on.
     """
 
     def __init__(
         self,
         model: Any,  # noqa: ANN401  # peft model
-        examples: Sequence[RenderedExample],
+        examples: Sequence[Example],
         spec: TuningSpec,
-        sight: VisionInputs | None = None,
+        vision: VisionInputs | None = None,
         *,
+        objective: Objective[Example] = SFT,  # type: ignore[assignment]  # for examples of other types give another
+        held_out: HeldOut[Example] | None = None,
         row_tokens: int = MAX_ROW_TOKENS,
-        tell: Callable[[str], None] = lambda _: None,
+        on_event: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`sight` is needed where examples hold pictures; its projector is trained along, and its tower, if it has one.
+        """Examples with pictures need `vision`; its projector, and its tower if it has one, are trained as well.
 
-        An example without tokens has been left out: its step is made of the others. `tell` is told in a sentence when
-        memory ran out and rows have become shorter.
+        Examples with no tokens are skipped. `on_event` receives a sentence when rows are shortened after running out of
+        memory. The default objective takes `RenderedExample`s.
         """
         if len(examples) != spec.num_examples:
             raise FailedPrecondition(
-                f"The job was made for {counted(spec.num_examples, 'example')}, not for {len(examples)}."
+                f"The job was created for {counted(spec.num_examples, 'example')}, but its dataset has {len(examples)}."
             )
         self._model = model
         self._examples = examples
         self._spec = spec
-        self._sight = sight
-        self._tell = tell
+        self._vision = vision
+        self._objective = objective
+        self._held_out = held_out
+        self._on_event = on_event
         self.row_tokens = row_tokens
         adapter = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups: list[dict[str, Any]] = [{"params": list(adapter.values()), FACTOR: 1.0}]
         self._parameters = adapter
-        for factor, parameters in () if sight is None else sight.param_groups:
+        for factor, parameters in () if vision is None else vision.param_groups:
             groups.append({"params": list(parameters.values()), FACTOR: factor})
             self._parameters = self._parameters | parameters
         self._optimizer = torch.optim.AdamW(
@@ -95,16 +112,16 @@ class Trainer:
         self.step = 0
         use_packed_attention(model)
         use_fused_layers(model)
-        model.eval()  # the base has no dropout to train with; the adapter has none
+        model.eval()  # neither base nor adapter uses dropout
 
     @property
     def done(self) -> bool:
-        """No step is left."""
+        """Whether all steps are finished."""
         return self.step >= self._spec.total_steps
 
     @property
     def ends_epoch(self) -> bool:
-        """The step that was done last was the last of an epoch."""
+        """Whether the last finished step was the last of an epoch."""
         asked, size = self._spec.hyperparameters, len(self._examples)
         seen = min(self.step * asked.batch_size, size * asked.num_epochs)
         return seen // size > (self.step - 1) * asked.batch_size // size
@@ -113,53 +130,75 @@ class Trainer:
         """Train on the next step's examples.
 
         Raises:
-            FailedPrecondition: the loss is not a number any more; the adapter is unchanged by this step.
-            ResourceExhausted: memory does not hold one example by itself; so is it then.
+            FailedPrecondition: the loss is no longer a finite number; the step leaves the adapter unchanged.
+            ResourceExhausted: memory does not hold a single example; the step leaves the adapter unchanged.
 
         """
         started = time.perf_counter()
         number, asked = self.step + 1, self._spec.hyperparameters
-        chosen = [one for index in self._indices(number) if (one := self._examples[index]).token_ids]
-        num_supervised = sum(sum(example.supervised[1:]) for example in chosen)
-        total = self._gradients(chosen, num_supervised)
+        chosen = self._with_tokens([self._examples[index] for index in self._indices(number)])
+        mean = self._mean_loss(chosen, self._gradients)
         rate = learning_rate(number, self._spec.total_steps, asked.learning_rate)
-        grad_norm = self._update(total, rate) if chosen else 0.0  # nothing is left of the step: it only counts
+        grad_norm = self._update(mean.loss, rate) if chosen else 0.0  # a step with no tokens left only counts
         self.step = number
+        elapsed_s = time.perf_counter() - started
+        sequences = [one for example in chosen for one in self._objective.sequences(example)]
         return StepReport(
             step=number,
             epoch=epoch_of_step(number, len(self._examples), asked.batch_size),
-            mean_loss=total,
+            mean_loss=mean.loss,
             learning_rate=rate,
             grad_norm=grad_norm,
-            num_tokens=sum(len(example.token_ids) for example in chosen),
-            num_supervised=num_supervised,
-            elapsed_s=time.perf_counter() - started,
+            num_tokens=sum(len(one.token_ids) for one in sequences),
+            num_supervised=sum(sum(one.supervised[1:]) for one in sequences),
+            elapsed_s=elapsed_s,
             ends_epoch=self.ends_epoch,
+            metrics=mean.metrics,
+            evaluation=self._held_out_evaluation(),
         )
 
+    def evaluate(self, examples: Sequence[Example]) -> Evaluation:
+        """The objective on these examples, as the adapter would be served, without gradients.
+
+        Training is not affected, except that its rows too become shorter if memory runs out here.
+
+        Raises:
+            FailedPrecondition: there is nothing in these examples to compute a loss on.
+            ResourceExhausted: memory does not hold a single example.
+
+        """
+        started = time.perf_counter()
+        chosen = self._with_tokens(examples)
+        if not self._objective.denominator(chosen):
+            raise FailedPrecondition(
+                f"The held-out dataset of {counted(len(examples), 'example')} has no supervised tokens to evaluate."
+            )
+        mean = self._mean_loss(chosen, self._loss_as_served)
+        return Evaluation(mean.loss, mean.metrics, len(chosen), time.perf_counter() - started)
+
     def state(self) -> dict[str, torch.Tensor]:
-        """Optimizer state by parameter name, for a checkpoint. The adapter's weights are saved as an adapter."""
+        """Optimizer state by parameter name, for a checkpoint. The adapter's weights are saved apart."""
         tensors = {"step": torch.tensor(self.step), ROW_TOKENS: torch.tensor(self.row_tokens)}
         for name, parameter in self._parameters.items():
-            kept = self._optimizer.state.get(parameter, {})
-            tensors |= {f"{key}.{name}": value.contiguous() for key, value in kept.items()}
-        corrections = {} if self._sight is None else self._sight.corrections
+            moments = self._optimizer.state.get(parameter, {})
+            tensors |= {f"{key}.{name}": value.contiguous() for key, value in moments.items()}
+        corrections = {} if self._vision is None else self._vision.corrections
         return tensors | {CORRECTION + key: tensor for key, tensor in corrections.items()}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on where `state` was taken; the adapter's weights must have been loaded before."""
+        """Continue from `state`; the adapter's weights must have been loaded before."""
         self.step = int(state["step"])
-        self.row_tokens = int(state.get(ROW_TOKENS, self.row_tokens))  # states of the first versions have none
+        self.row_tokens = int(state.get(ROW_TOKENS, self.row_tokens))  # absent in states of the first versions
         for name, parameter in self._parameters.items():
-            if f"step.{name}" in state or not name.startswith((PROJECTOR, TOWER)):  # else no step had pictures so far
-                # laid out in memory as the parameter is, as they were before
+            if f"step.{name}" in state or not name.startswith((PROJECTOR, TOWER)):  # else no step had pictures yet
+                # the same memory layout as the parameter, as before the interruption
                 like = {key: torch.empty_like(parameter, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
-                mine = {key: tensor.copy_(state[f"{key}.{name}"]) for key, tensor in like.items()}
-                self._optimizer.state[parameter] = {"step": state[f"step.{name}"].clone(), **mine}
-        if self._sight is not None:
-            held = {name: tensor for name, tensor in state.items() if name.startswith(CORRECTION)}
-            corrections = {name.removeprefix(CORRECTION): tensor for name, tensor in held.items()}
-            self._sight = replace(self._sight, corrections=corrections)
+                moments = {key: tensor.copy_(state[f"{key}.{name}"]) for key, tensor in like.items()}
+                self._optimizer.state[parameter] = {"step": state[f"step.{name}"].clone(), **moments}
+        if self._vision is not None:
+            prefixed = {name: tensor for name, tensor in state.items() if name.startswith(CORRECTION)}
+            corrections = {name.removeprefix(CORRECTION): tensor for name, tensor in prefixed.items()}
+            self._vision = replace(self._vision, corrections=corrections)
 
     def _indices(self, step: int) -> list[int]:
         asked = self._spec.hyperparameters
@@ -171,52 +210,78 @@ class Trainer:
             batch_size=asked.batch_size,
         )
 
-    def _gradients(self, chosen: Sequence[RenderedExample], num_supervised: int) -> float:
-        """The step's mean loss, its gradients left in the parameters, in rows that memory holds."""
+    def _with_tokens(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples of which no sequence is empty; one is empty if its medium could not be read."""
+        return [one for one in examples if all(part.token_ids for part in self._objective.sequences(one))]
+
+    def _held_out_evaluation(self) -> Evaluation | None:
+        if self._held_out is None or self.step not in self._held_out.at_steps:
+            return None
+        return self.evaluate(self._held_out.examples)
+
+    def _mean_loss(
+        self, examples: Sequence[Example], row_loss: Callable[[PackedRow, Sequence[Example], int], _MeanLoss]
+    ) -> _MeanLoss:
+        """Loss and metrics over rows that memory holds; `row_loss` computes the contribution of one row."""
+        denominator = self._objective.denominator(examples)
+        groups = [self._objective.sequences(example) for example in examples]
         while True:
-            rows, losses = pack_step(chosen, self.row_tokens), list[float]()
+            rows, losses = pack_step(groups, self.row_tokens), list[_MeanLoss]()
             try:
-                for row in rows:
-                    losses.append(self._row_loss(row, num_supervised))
-                return sum(losses)
+                for indices, row in rows:
+                    losses.append(row_loss(row, [examples[index] for index in indices], denominator))
+                return _total(losses)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # only out here does nothing refer to what the pass had in memory any more
+            # after the except clause, because the traceback holds references to the tensors of the failed pass
             self._optimizer.zero_grad(set_to_none=True)
-            self._shorten(rows[len(losses)])
+            indices, row = rows[len(losses)]
+            self._shorten(row, is_single=len(indices) == 1)
 
-    def _row_loss(self, row: PackedRow, num_supervised: int) -> float:
-        loss = sum_loss(self._model, row, self._sight) / num_supervised
+    def _gradients(self, row: PackedRow, examples: Sequence[Example], denominator: int) -> _MeanLoss:
+        """Add the row's gradients to those of the parameters."""
+        computed = self._objective.row_loss(row_outputs(self._model, row, self._vision), examples)
+        loss = computed.loss / denominator
         loss.backward()
-        return loss.item()
+        return _MeanLoss(loss.item(), {name: value / denominator for name, value in computed.metrics.items()})
 
-    def _shorten(self, row: PackedRow) -> None:
-        """Make rows half as long as this one, which memory did not hold."""
+    def _loss_as_served(self, row: PackedRow, examples: Sequence[Example], denominator: int) -> _MeanLoss:
+        vision = None if self._vision is None else self._vision.without_corrections()
+        with torch.no_grad():
+            computed = self._objective.row_loss(row_outputs(self._model, row, vision), examples)
+        loss = (computed.loss / denominator).item()
+        return _MeanLoss(loss, {name: value / denominator for name, value in computed.metrics.items()})
+
+    def _shorten(self, row: PackedRow, *, is_single: bool) -> None:
+        """Halve the row budget from the length of this row, which did not fit in memory."""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         num_tokens = len(row.token_ids_T)
-        if len(row.lengths) == 1:
+        if is_single:
             raise ResourceExhausted(
                 f"Memory ran out in step {self.step + 1} on an example of {num_tokens:,} tokens, alone in its row: a "
                 "smaller batch would not help. Shorten or leave out examples of this length (media at a lower "
                 "resolution, fewer frames), close other programs, or tune a smaller base."
             )
         self.row_tokens = num_tokens // 2
-        self._tell(
+        self._on_event(
             f"memory ran out in step {self.step + 1} on a row of {num_tokens:,} tokens: from here on rows have at most "
             f"{self.row_tokens:,}; batch size and results stay the same"
         )
 
-    def _clipped(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-        """What is clipped together: adapter and projector; a tower, whose gradients are 25 times theirs, by itself."""
+    def _clipping_groups(self) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+        """Parameters clipped together: adapter and projector; and the tower, whose gradients are 25 times larger."""
         tower = {name for name in self._parameters if name.startswith(TOWER)}
         others = [parameter for name, parameter in self._parameters.items() if name not in tower]
         return others, [self._parameters[name] for name in sorted(tower)]
 
     def _update(self, loss: float, rate: float) -> float:
-        norm, tower_norm = (torch.nn.utils.clip_grad_norm_(part, MAX_GRAD_NORM).item() for part in self._clipped())
+        """Do the optimizer step and return the gradient norm."""
+        norm, tower_norm = (
+            torch.nn.utils.clip_grad_norm_(group, MAX_GRAD_NORM).item() for group in self._clipping_groups()
+        )
         if not all(map(math.isfinite, (loss, norm, tower_norm))):
             self._optimizer.zero_grad(set_to_none=True)
             raise FailedPrecondition(
@@ -230,25 +295,32 @@ class Trainer:
         return norm
 
 
+def _total(rows: Sequence[_MeanLoss]) -> _MeanLoss:
+    metrics = Counter[str]()
+    for row in rows:
+        metrics.update(row.metrics)
+    return _MeanLoss(sum(row.loss for row in rows), dict(metrics))
+
+
 def train(
-    trainer: Trainer,
+    trainer: Trainer[Example],
     *,
     on_step: Callable[[StepReport], bool],
     save: Callable[[int, bool], None],
     save_every_s: float = SAVE_EVERY_S,
 ) -> bool:
-    """Run the steps that are left and say whether the end was reached.
+    """Run the remaining steps and return whether all are finished.
 
-    `on_step` returns whether to go on. `save(step, ends_epoch)` is called at the end of every epoch, every
-    `save_every_s` between, and when `on_step` ends the run early, so that nothing learnt is lost.
+    `on_step` returns whether to continue. `save(step, ends_epoch)` is called at the end of every epoch, every
+    `save_every_s` seconds in between, and when `on_step` stops the run early, so that no step is lost.
     """
     saved_at = time.monotonic()
     while not trainer.done:
         report = trainer.run_step()
-        goes_on = on_step(report)
-        if report.ends_epoch or not goes_on or time.monotonic() - saved_at >= save_every_s:
+        continues = on_step(report)
+        if report.ends_epoch or not continues or time.monotonic() - saved_at >= save_every_s:
             save(report.step, report.ends_epoch)
             saved_at = time.monotonic()
-        if not goes_on:
+        if not continues:
             return trainer.done
     return True

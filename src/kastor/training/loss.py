@@ -1,9 +1,10 @@
-"""The loss of a packed row: attention kept inside each example, logits only where there is a target.
+"""The forward pass of a packed row: attention stays inside each example, logits are computed only for targets.
 
 Shapes: T tokens of a row, S targets, C model width, V vocabulary, H heads, D head width.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,10 +20,10 @@ from kastor.training.packing import PackedRow
 from kastor.training.vision_inputs import VisionInputs
 
 ATTENTION = "kastor_packed"
-"""Name under which `packed_attention` is known to transformers."""
+"""The name of `packed_attention` in the registry of transformers."""
 
 HEAD_CHUNK = 512
-"""Targets whose logits are in memory at once: 512 x 49,152 x 4 bytes is 100 MB."""
+"""Number of targets whose logits are in memory at once: 512 x 49,152 x 4 bytes is 100 MB."""
 
 
 def packed_attention(
@@ -38,7 +39,7 @@ def packed_attention(
     visible: "AttentionMasks | None" = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention inside each example, by one call of the fused kernel an example; a mask only where it must be.
+    """Attention inside each example: one call of the fused kernel per example, with a mask only where one is needed.
 
     Registered with transformers; `example_lengths` and `visible` arrive through the model's keyword arguments.
     """
@@ -56,10 +57,10 @@ def packed_attention(
 
 
 class AttentionMasks:
-    """Which tokens of each example of a row see which, where that is not simply all before; worked out once a pass."""
+    """Attention masks of a row's examples that are not plain causal; each is computed once per forward pass."""
 
     def __init__(self, row: PackedRow, device: torch.device, *, both_ways: frozenset[Window]) -> None:
-        """`both_ways` are the windows of the layers in which pictures' tokens attend to one another both ways."""
+        """`both_ways` are the windows of layers in which the tokens of one picture attend to each other both ways."""
         self._lengths = row.lengths
         self._device = device
         self._both_ways = both_ways
@@ -68,12 +69,12 @@ class AttentionMasks:
         self._masks: dict[tuple[int, Window], torch.Tensor | None] = {}
 
     def mask(self, example: int, window: Window) -> torch.Tensor | None:
-        """(L, L) of one example for layers of this window; `None` where the plain causal mask says the same."""
+        """The mask (L, L) of one example in layers with this window; `None` where it would equal the causal mask."""
         if (example, window) not in self._masks:
-            self._masks[example, window] = self._made(example, window)
+            self._masks[example, window] = self._build_mask(example, window)
         return self._masks[example, window]
 
-    def _made(self, example: int, window: Window) -> torch.Tensor | None:
+    def _build_mask(self, example: int, window: Window) -> torch.Tensor | None:
         length, blocks = self._lengths[example], self._blocks[example]
         two_way = window in self._both_ways and bool((blocks >= 0).any())
         if (window is None or length <= window) and not two_way:
@@ -83,66 +84,90 @@ class AttentionMasks:
 
 
 def use_packed_attention(model: Any) -> None:  # noqa: ANN401  # a transformers model; see models.load.CausalModel
-    """Make the model attend inside examples only; it then needs `example_lengths` in every forward."""
+    """Keep attention inside examples; every forward pass of the model then needs `example_lengths`."""
     AttentionInterface.register(ATTENTION, packed_attention)
     model.get_decoder().config._attn_implementation = ATTENTION
 
 
 def use_stock_attention(model: Any) -> None:  # noqa: ANN401  # as above
-    """Make a base model attend as transformers would have it after loading."""
+    """Give a base model back the attention implementation that transformers chooses on loading."""
     decoder = model.get_decoder()
     decoder.config._attn_implementation = "sdpa" if decoder._supports_sdpa else "eager"
 
 
-def sum_loss(model: Any, row: PackedRow, sight: VisionInputs | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
-    """Summed cross entropy in nats over the row's S targets, a scalar in fp32; divide by the step's targets, not S.
+@dataclass(frozen=True, slots=True)
+class RowOutputs:
+    """The model's outputs for one packed row, up to the language-model head.
 
-    `sight` gives the embeddings of the row's pictures; it may be absent where there are none.
+    Logits are computed `HEAD_CHUNK` targets at a time, because those of a whole row would not fit in memory.
     """
-    hidden_SC, targets_S = _predicting(model, row, sight)
-    to_logits = lm_head(model)
-    if len(targets_S) <= HEAD_CHUNK:
-        return _head_loss(to_logits, hidden_SC, targets_S)
-    chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
-    losses = [checkpoint(_head_loss, to_logits, hidden, targets, use_reentrant=False) for hidden, targets in chunks]
-    return torch.stack([loss for loss in losses if isinstance(loss, torch.Tensor)]).sum()
+
+    row: PackedRow
+    hidden_SC: torch.Tensor  # the decoder's last hidden states where a target is predicted
+    targets_S: torch.Tensor
+    to_logits: Callable[[torch.Tensor], torch.Tensor]
+
+    def cross_entropy(self) -> torch.Tensor:
+        """Summed cross entropy in nats over the targets, a scalar in fp32."""
+        losses = self._head_losses("sum")
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def logprobs(self) -> torch.Tensor:
+        """Log-probabilities in nats of the targets, (S,) in fp32."""
+        return -torch.cat(self._head_losses("none"))
+
+    def sequence_logprobs(self) -> torch.Tensor:
+        """Log-probabilities in nats of the targets of each sequence together, one number per sequence of the row."""
+        ends = torch.as_tensor(self.row.lengths).cumsum(0)
+        sequence_S = torch.searchsorted(ends, torch.from_numpy(self.row.predicting_S), right=True)
+        logprobs_S = self.logprobs()
+        sums = logprobs_S.new_zeros(len(self.row.lengths))
+        return sums.index_add(0, sequence_S.to(logprobs_S.device), logprobs_S)
+
+    def _head_losses(self, reduction: str) -> list[torch.Tensor]:
+        if len(self.targets_S) <= HEAD_CHUNK:
+            return [_head_loss(self.to_logits, self.hidden_SC, self.targets_S, reduction)]
+        chunks = zip(self.hidden_SC.split(HEAD_CHUNK), self.targets_S.split(HEAD_CHUNK), strict=True)
+        losses = [checkpoint(_head_loss, self.to_logits, *chunk, reduction, use_reentrant=False) for chunk in chunks]
+        return [loss for loss in losses if isinstance(loss, torch.Tensor)]
 
 
-def target_logprobs(model: Any, row: PackedRow, sight: VisionInputs | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
-    """Log-probabilities in nats of the row's targets, (S,) in fp32, by the pass that `sum_loss` makes."""
-    hidden_SC, targets_S = _predicting(model, row, sight)
-    to_logits = lm_head(model)
-    chunks = zip(hidden_SC.split(HEAD_CHUNK), targets_S.split(HEAD_CHUNK), strict=True)
-    found = [F.cross_entropy(to_logits(hidden).float(), targets, reduction="none") for hidden, targets in chunks]
-    return -torch.cat(found)
-
-
-def _predicting(model: Any, row: PackedRow, sight: VisionInputs | None) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
-    """What the decoder gives where a target is predicted, (S, C), and the targets (S,)."""
+def row_outputs(model: Any, row: PackedRow, vision: VisionInputs | None = None) -> RowOutputs:  # noqa: ANN401  # as above
+    """Run the decoder on a row. `vision` computes the embeddings of its pictures; a row without pictures needs none."""
     device = model.get_input_embeddings().weight.device
-    both_ways = frozenset() if sight is None else bidirectional_windows(text_config(model), sight.both_ways)
+    both_ways = frozenset() if vision is None else bidirectional_windows(text_config(model), vision.both_ways)
     hidden_1TC = model.get_decoder()(
-        **_input(model, row, sight),
+        **_input(model, row, vision),
         position_ids=torch.from_numpy(row.positions_T).to(device).unsqueeze(-2),  # (1, T) or (3, 1, T)
         use_cache=False,
         example_lengths=row.lengths,
         visible=AttentionMasks(row, device, both_ways=both_ways),
     ).last_hidden_state
     hidden_SC = hidden_1TC[0, torch.from_numpy(row.predicting_S).to(device)]
-    return hidden_SC, torch.from_numpy(row.targets_S).to(device)
+    return RowOutputs(row, hidden_SC, torch.from_numpy(row.targets_S).to(device), lm_head(model))
 
 
-def _input(model: Any, row: PackedRow, sight: VisionInputs | None) -> dict[str, Any]:  # noqa: ANN401  # as above
-    """The row's tokens or, where pictures stand among them, embeddings (1, T, C)."""
+def sum_loss(model: Any, row: PackedRow, vision: VisionInputs | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
+    """Summed cross entropy in nats over the row's targets; divide it by the targets of the step, not of the row."""
+    return row_outputs(model, row, vision).cross_entropy()
+
+
+def target_logprobs(model: Any, row: PackedRow, vision: VisionInputs | None = None) -> torch.Tensor:  # noqa: ANN401  # as above
+    """Log-probabilities in nats of the row's targets, (S,) in fp32, computed by the same forward pass as the loss."""
+    return row_outputs(model, row, vision).logprobs()
+
+
+def _input(model: Any, row: PackedRow, vision: VisionInputs | None) -> dict[str, Any]:  # noqa: ANN401  # as above
+    """Keyword arguments of the decoder: the token ids of the row or, if it has pictures, embeddings (1, T, C)."""
     token_ids_T = torch.from_numpy(row.token_ids_T).to(model.get_input_embeddings().weight.device)
     if not row.pictures:
         return {"input_ids": token_ids_T[None]}
-    if sight is None:
-        raise Internal(f"{len(row.pictures)} pictures are to be trained on, and nothing gives their embeddings.")
-    return sight.decoder_inputs(model, token_ids_T, row.pictures).inputs
+    if vision is None:
+        raise Internal(f"The row has {len(row.pictures)} pictures, but no vision inputs were given to embed them.")
+    return vision.decoder_inputs(model, token_ids_T, row.pictures).inputs
 
 
 def _head_loss(
-    to_logits: Callable[[torch.Tensor], torch.Tensor], hidden_SC: torch.Tensor, targets_S: torch.Tensor
+    to_logits: Callable[[torch.Tensor], torch.Tensor], hidden_SC: torch.Tensor, targets_S: torch.Tensor, reduction: str
 ) -> torch.Tensor:
-    return F.cross_entropy(to_logits(hidden_SC).float(), targets_S, reduction="sum")
+    return F.cross_entropy(to_logits(hidden_SC).float(), targets_S, reduction=reduction)

@@ -11,10 +11,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from kastor.domain.job import MAX_ROW_TOKENS
 from kastor.models.chat.render import PictureSpan, RenderedExample
-
-MAX_ROW_TOKENS = 4096
-"""Token budget of a row; a longer example has a row of its own. Bounds the memory of a forward pass."""
 
 
 @lru_cache(maxsize=4)
@@ -97,7 +95,9 @@ def _positions(examples: Sequence[RenderedExample]) -> npt.NDArray[np.int64]:
     return np.concatenate([np.tile(p, (3, 1)) if one is None else one for one, p in pairs], axis=1)
 
 
-def pack_step(examples: Sequence[RenderedExample], budget: int = MAX_ROW_TOKENS) -> list[PackedRow]:
-    """The rows of one step; every example is in exactly one."""
-    rows = bin_pack([len(example.token_ids) for example in examples], budget)
-    return [pack([examples[index] for index in row]) for row in rows]
+def pack_step(
+    groups: Sequence[Sequence[RenderedExample]], budget: int = MAX_ROW_TOKENS
+) -> list[tuple[list[int], PackedRow]]:
+    """The rows of one step, each with the indices of its groups. A group is never split across rows."""
+    rows = bin_pack([sum(len(one.token_ids) for one in group) for group in groups], budget)
+    return [(row, pack([one for index in row for one in groups[index]])) for row in rows]

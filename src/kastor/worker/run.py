@@ -14,6 +14,7 @@ import torch
 from kastor.domain.counts import counted
 from kastor.domain.job import StepMetrics, TuningJob
 from kastor.models.catalog import load_catalog
+from kastor.models.chat.render import RenderedExample
 from kastor.models.download import TOWER_FILE, Progress, ensure_local
 from kastor.models.load import compute_dtype, compute_threads, load_base
 from kastor.models.vision.encoder import PREPROCESSING
@@ -70,7 +71,7 @@ class JobRunner:
         if self._job.spec.from_tuned:
             load_adapter(self._blobs.initial_adapter(self._job.id), model)
         eyes = self._sight(model, prepared, folder, checkpoint)
-        trainer = Trainer(model, prepared.examples, self._job.spec, eyes, tell=self._ownership.log_event)
+        trainer = Trainer(model, prepared.examples, self._job.spec, eyes, on_event=self._ownership.log_event)
         self._resume(model, trainer, checkpoint)
         self._ownership.begin_training()
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
@@ -79,7 +80,7 @@ class JobRunner:
         self._publish(lambda adapter: self._certificate(model, prepared, eyes, adapter))
         return True
 
-    def _trained(self, trainer: Trainer, save: Callable[[int, bool], None]) -> bool:
+    def _trained(self, trainer: Trainer[RenderedExample], save: Callable[[int, bool], None]) -> bool:
         try:
             every_s = SAVE_EVERY_S if self._job.deaths == 0 else SAVE_EVERY_S_AFTER_DEATH
             return train(trainer, on_step=self._on_step, save=save, save_every_s=every_s)
@@ -122,7 +123,7 @@ class JobRunner:
             tell=self._ownership.log_event,
         )
 
-    def _resume(self, model: Any, trainer: Trainer, checkpoint: Checkpoint | None) -> None:  # noqa: ANN401  # peft model
+    def _resume(self, model: Any, trainer: Trainer[RenderedExample], checkpoint: Checkpoint | None) -> None:  # noqa: ANN401  # peft model
         if checkpoint is not None:
             trainer.restore(restore(checkpoint, model))
             self._ownership.log_event(f"going on from the checkpoint of step {checkpoint.step}")
@@ -138,6 +139,8 @@ class JobRunner:
                 num_supervised=report.num_supervised,
                 elapsed_s=report.elapsed_s,
                 computed_at=now(),
+                learning_rate=report.learning_rate,
+                grad_norm=report.grad_norm,
             )
         )
         self._log.info(
@@ -154,7 +157,7 @@ class JobRunner:
     def _saver(
         self,
         model: Any,  # noqa: ANN401  # peft model
-        trainer: Trainer,
+        trainer: Trainer[RenderedExample],
         prepared: PreparedExamples,
         eyes: VisionInputs | None,
     ) -> Callable[[int, bool], None]:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from kastor.domain.job import Hyperparameters, total_steps
+from kastor.domain.job import MAX_ROW_TOKENS, Hyperparameters, total_steps
 
 MEASURED_PARAMETERS = 134_515_008
 MEASURED_GFLOPS = 260.0  # what two cores multiplied in fp32 where the figures below were measured
@@ -28,7 +28,6 @@ BASE_BYTES = 2  # a parameter, in bf16
 TRAINED_BYTES = 16  # a parameter of the adapter: fp32 with its gradient and two moments
 CHECKPOINT_BYTES = 12  # a parameter of the adapter on disk: fp32 with two moments
 ADAPTER_BYTES = 4
-MAX_ROW_TOKENS = 4096  # as training.packing lays examples end to end; a longer one has a row of its own
 KEPT_CHECKPOINTS = 10  # about one an epoch, ten at most
 
 

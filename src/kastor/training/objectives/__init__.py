@@ -1,0 +1,1 @@
+"""Training objectives: what the loop minimises over packed rows."""
