@@ -9,9 +9,9 @@ from kastor.cli.demos import clip_data, film_data, localisation
 from kastor.cli.demos.clip_data import FRAMES_PER_S, SHAPES, Clip, generate_clips, pictures
 from kastor.domain.media import FrameSampling
 from kastor.domain.vision import clock_timestamp
+from kastor.evaluation.interval_parser import parse_interval
 from kastor.media.decode import request_frames
 from kastor.media.probe import plan
-from kastor.metrics.intervals import parse_interval
 
 
 def shown_in(path: Path, clip: Clip) -> list[bool]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kastor.metrics.intervals import Interval, best_constant, parse_interval, temporal_iou
+from kastor.evaluation.interval_parser import parse_interval
+from kastor.metrics.intervals import Interval, best_constant, temporal_iou
 from kastor.metrics.json_fields import extract_json_object, field_f1
 from kastor.metrics.labels import accuracy, balanced_accuracy, majority_label, recalls
 

@@ -28,11 +28,11 @@ from kastor.media.cache import MediaCache
 from kastor.models.catalog import entry, load_catalog
 from kastor.models.chat.families import NANO_VL
 from kastor.models.chat.render import PictureSpan, RenderedExample, Renderer
-from kastor.models.download import TOWER_FILE
 from kastor.models.load import load_base
 from kastor.models.vision.encoder import PREPROCESSING, FeatureStore, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
 from kastor.models.vision.projector import PROJECTOR_FILE
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from support.export_requests import make_order
 from support.films import Recipe, make_film, painted

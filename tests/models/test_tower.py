@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.vision import Grid
 from kastor.models.convert import convert_tower
-from kastor.models.download import TOWER_FILE
 from kastor.models.vision import specs
 from kastor.models.vision.efficientnet import BN_EPSILON, STRIDES, EfficientNetLite, fold_batch_norm
 from kastor.models.vision.efficientnet_onnx import OnnxEfficientNetLite
 from kastor.models.vision.encoder import VisionEncoder
+from kastor.models.vision.specs import TOWER_FILE
 from support.tiny_models import TOWER_CHANNELS, tiny_tower
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kastor.models.chat.families import LLAMA_LINEARS, NANO_VL
-from kastor.models.download import TOWER_FILE
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.store.blobs.manifests import write_manifest
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -18,10 +18,10 @@ from kastor.domain.vision import Grid
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import LLAMA_LINEARS
 from kastor.models.chat.render import PictureSpan, RenderedExample
-from kastor.models.download import TOWER_FILE
 from kastor.models.vision import specs
 from kastor.models.vision.encoder import FeatureStore, VisionEncoder
 from kastor.models.vision.projector import ChannelStats, Projector
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.training.checkpoints import CheckpointWriter, load_projector, restore
 from kastor.training.loop import Trainer
 from kastor.training.lora import add_lora

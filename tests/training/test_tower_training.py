@@ -11,10 +11,10 @@ from kastor.domain.content import Media
 from kastor.domain.job import Hyperparameters, TuningSpec
 from kastor.domain.vision import Grid
 from kastor.models.chat.render import PictureSpan, RenderedExample
-from kastor.models.download import TOWER_FILE
 from kastor.models.vision.efficientnet import EfficientNetLite
 from kastor.models.vision.encoder import load_efficientnet
 from kastor.models.vision.projector import ChannelStats, Projector
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.training.checkpoints import CheckpointWriter, load_projector, restore
 from kastor.training.loop import Trainer
 from kastor.training.lora import add_lora

@@ -20,9 +20,9 @@ from kastor.export.run import run_export
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import NANO_VL
 from kastor.models.chat.render import Renderer
-from kastor.models.download import TOWER_FILE
 from kastor.models.load import load_base
 from kastor.models.vision.projector import PROJECTOR_FILE
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
 from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job

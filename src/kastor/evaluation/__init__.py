@@ -1,5 +1,4 @@
-"""How good answers are: metrics of tasks as pure functions, and what they are compared with.
+"""Evaluation of answers: parsing them for the metrics, and a linear probe as a baseline.
 
-The metrics know neither models nor files; only `looked_at` loads a vision tower, and `probing` runs it in a process
-of its own.
+Only `linear_probe_main` loads a vision tower; `linear_probe_client` runs it in its own process.
 """

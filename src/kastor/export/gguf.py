@@ -29,7 +29,7 @@ from kastor.export.gguf_tokenizer import INSTEAD, add_tokenizer
 from kastor.export.hf_formats import chat_template, merge_adapter
 from kastor.export.request import ExportRequest, Weights
 from kastor.models.chat.tokenizer_files import tokenizer_file
-from kastor.models.load import best_device
+from kastor.models.device import best_device
 
 FILE = "model.gguf"
 BLOCK = 32  # numbers that share a scale in Q8_0

@@ -22,12 +22,13 @@ from kastor.media import decode
 from kastor.media.cache import MediaCache
 from kastor.models.chat.families import FAMILIES, Family
 from kastor.models.chat.render import RenderedExample, Renderer
-from kastor.models.download import TOWER_FILE
-from kastor.models.load import best_device, compute_threads, has_vision_tower
+from kastor.models.device import best_device
+from kastor.models.load import compute_threads, has_vision_tower
 from kastor.models.vision.encoder import Features, FeatureStore, VisionEncoder, tower_hash
 from kastor.models.vision.grids import layout_of
 from kastor.models.vision.media_frames import decode_frames, medium_feature_key
 from kastor.models.vision.projector import PROJECTOR_FILE, Projector
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.serving.builtin.picture_embeddings import MANIFEST_FILE, check_projector_manifest
 from kastor.serving.builtin.scoring import Embed
 from kastor.serving.builtin.sequence import PictureEmbeddings

@@ -17,10 +17,11 @@ from kastor.export.request import ExportRequest
 from kastor.models.chat.families import FAMILIES, rendering_of
 from kastor.models.chat.jinja_templates import CHAT_TEMPLATES
 from kastor.models.chat.tokenizer_files import TOKENIZER_FILE, tokenizer_file
-from kastor.models.download import NOTICE_FILE, TERMS_FILE, TOWER_FILE
+from kastor.models.download import NOTICE_FILE, TERMS_FILE
 from kastor.models.load import load_base
 from kastor.models.vision.encoder import tower_hash
 from kastor.models.vision.projector import PROJECTOR_FILE
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.serving.builtin.picture_embeddings import MANIFEST_FILE
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

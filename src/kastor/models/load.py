@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted
 from kastor.domain.vision import VisionSpec
 from kastor.models.decoder.inputs import text_config
+from kastor.models.device import best_device
 
 CausalModel = Any  # transformers.PreTrainedModel; its types are not checked (pyproject: follow_imports = skip)
 
@@ -51,11 +52,6 @@ def compute_dtype(name: str) -> torch.dtype:
 def compute_threads() -> int:
     """The cores this process may use; more threads than that only wait for one another."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def best_device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def stop_token_ids(model: CausalModel, closing_id: int) -> frozenset[int]:

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import FailedPrecondition
-from kastor.models.download import TOWER_FILE
 from kastor.models.vision.efficientnet import EfficientNetLite
 from kastor.models.vision.projector import PROJECTOR_FILE, Projector
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.store.blobs.checkpoint_folder import Checkpoint, CheckpointFolder, remove_folder
 from kastor.store.blobs.manifests import STATE_FILE, UNREAD, sha256_of, short_name, verify, write_manifest
 

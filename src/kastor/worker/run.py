@@ -15,9 +15,10 @@ from kastor.domain.counts import counted
 from kastor.domain.job import StepMetrics, TuningJob
 from kastor.models.catalog import load_catalog
 from kastor.models.chat.render import RenderedExample
-from kastor.models.download import TOWER_FILE, Progress, ensure_local
+from kastor.models.download import Progress, ensure_local
 from kastor.models.load import compute_dtype, compute_threads, load_base
 from kastor.models.vision.encoder import PREPROCESSING
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.settings import Settings
 from kastor.store.blobs.checkpoint_folder import Checkpoint
 from kastor.store.blobs.job_files import JobFiles, is_disk_full

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from kastor.domain.errors import FailedPrecondition, Internal
 from kastor.models.chat.render import RenderedExample
-from kastor.models.download import TOWER_FILE
 from kastor.models.vision.efficientnet import EfficientNetLite
 from kastor.models.vision.encoder import to_half_precision
 from kastor.models.vision.projector import ChannelStats, Projector
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.training.checkpoints import load_projector
 from kastor.training.projector_init import collect_observations, fit_alignment
 from kastor.training.vision_inputs import VisionInputs, encode_picture

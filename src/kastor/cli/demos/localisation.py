@@ -17,7 +17,8 @@ from kastor.cli.demos.clip_data import SHAPES, Clip
 from kastor.cli.demos.report_html import Metric, ModelAnswer, Score, Table, decimal
 from kastor.cli.demos.runner import AnswerSchema, DemoExample, local_file
 from kastor.domain.vision import clock_timestamp
-from kastor.metrics.intervals import Interval, best_constant, parse_interval, temporal_iou
+from kastor.evaluation.interval_parser import parse_interval
+from kastor.metrics.intervals import Interval, best_constant, temporal_iou
 from kastor.metrics.json_fields import extract_json_object, field_f1
 from kastor.metrics.labels import accuracy, exact_match, majority_label
 

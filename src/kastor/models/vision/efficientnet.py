@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import conv2d, pad, relu6
 
 from kastor.domain.errors import FailedPrecondition
-from kastor.models.download import TOWER_FILE
+from kastor.models.vision.specs import TOWER_FILE
 
 STRIDE = 32  # pixels to a cell of the grid
 BN_EPSILON = 1e-3

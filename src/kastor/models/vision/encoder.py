@@ -24,10 +24,10 @@ from kastor.domain.media import MediumError
 from kastor.domain.vision import Grid, VisionSpec
 from kastor.media.cache import Lease, MediaCache
 from kastor.media.frame_sampling import SCALING
-from kastor.models.download import TOWER_FILE
-from kastor.models.load import best_device
+from kastor.models.device import best_device
 from kastor.models.vision.efficientnet import EfficientNetLite
 from kastor.models.vision.grids import layout_of
+from kastor.models.vision.specs import TOWER_FILE
 
 PREPROCESSING = 2  # counts changes to how pictures are scaled; part of every key
 BATCH_PIXELS = 8 * 256 * 256  # go through the tower at once

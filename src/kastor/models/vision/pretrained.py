@@ -22,7 +22,7 @@ from transformers.initialization import no_init_weights
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.vision import Grid
-from kastor.models.load import best_device
+from kastor.models.device import best_device
 from kastor.models.vision.preprocess import PREPROCESS_CONFIGS, Pixels, PreprocessConfig
 from kastor.models.vision.pretrained_modules import PARTS, VisionPart
 

@@ -1,13 +1,16 @@
-"""How each family sees, as values. Its turns are in `families`, its arithmetic of pixels in `layouts`.
+"""The vision specification of each model family. Chat templates are in `families`, token grids in `grids`.
 
-Frames of videos are pictures of their own in every family: what a picture is given does not depend on its neighbours,
-so that it is computed once. Qwen-VL, which was trained on pairs of frames, sees a frame as it sees a still.
+In every family each video frame is a picture of its own: its features do not depend on neighbouring frames, so they are
+computed once. Qwen-VL, which was trained on pairs of frames, encodes a frame like a still picture.
 """
 
 from kastor.domain.content import Resolution
 from kastor.domain.media import Resampling
 from kastor.domain.vision import BidirectionalAttention, VisionSpec
 from kastor.models.vision.grids import DynamicLayout, FittedLayout, PooledLayout, SquareLayout, TiledLayout
+
+TOWER_FILE = "tower.safetensors"
+"""File name of a vision tower's weights, beside those of the language model or of an adapter."""
 
 SQUARE_SIDES = {Resolution.LOW: 256, Resolution.MEDIUM: 512, Resolution.HIGH: 512}
 

@@ -31,10 +31,10 @@ from kastor.media import decode
 from kastor.media.cache import MediaCache
 from kastor.media.frame_store import FrameStore
 from kastor.models.chat.render import PictureSpan
-from kastor.models.download import TOWER_FILE
 from kastor.models.vision.encoder import PREPROCESSING, Features, FeatureStore, Pixels, VisionEncoder, tower_hash
 from kastor.models.vision.media_frames import load_frames, medium_feature_key, medium_frames_key
 from kastor.models.vision.projector import PROJECTOR_FILE, ChannelStats, Projector
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.serving.builtin.sequence import PictureEmbeddings
 
 MANIFEST_FILE = "manifest.json"  # beside a projector; says what that was trained on

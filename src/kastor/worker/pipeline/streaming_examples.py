@@ -15,9 +15,9 @@ from kastor.domain.job import TuningJob, TuningSpec
 from kastor.domain.vision import TokenCount, VisionSpec
 from kastor.models.catalog import BaseModel
 from kastor.models.chat.render import RenderedExample, Renderer
-from kastor.models.download import TOWER_FILE
 from kastor.models.vision.encoder import tower_hash
 from kastor.models.vision.media_frames import medium_frames_key
+from kastor.models.vision.specs import TOWER_FILE
 from kastor.settings import Settings
 from kastor.store.blobs.job_files import JobFiles
 from kastor.worker.lease import JobLease
