@@ -1,4 +1,4 @@
-"""What a measurement is held to: a number, the bound it must keep, and the line that says whether it does."""
+"""Pass criteria of benchmarks: a measurement, its bound, and a line that says whether the bound holds."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bound and what was measured; `at_most` says on which side of the bound it must lie."""
+    """A measurement and its bound; `at_most` says whether the bound is an upper one."""
 
     what: str
     measured: float
@@ -30,12 +30,12 @@ class Bar:
 
 
 def at_most(what: str, measured: float, bound: float, unit: str = "") -> Bar:
-    """A bar that `measured` must not pass."""
+    """A bar with an upper bound."""
     return Bar(what, measured, bound, at_most=True, unit=unit)
 
 
 def at_least(what: str, measured: float, bound: float, unit: str = "") -> Bar:
-    """A bar that `measured` must reach."""
+    """A bar with a lower bound."""
     return Bar(what, measured, bound, at_most=False, unit=unit)
 
 

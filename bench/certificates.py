@@ -1,8 +1,8 @@
-"""Distances that certificates report, over many adapters of the real base: `python -m bench.certificates [NUMBER]`.
+"""Distances in the certificates of many adapters of the real base: `python -m bench.certificates [NUMBER]`.
 
 Tunes adapters of 1 to 30 steps, rates 1e-5 to 1e-2 and ranks 1 to 64 on pairs in eleven scripts, certifies each, and
-prints a line for each: the largest and the mean difference of a token's log-probability, and the seconds of a
-processor that it took. The last line has the largest of all. Ends with an error if one is refused.
+prints a line for each: the largest and the mean difference of a token's log-probability, and the processor seconds
+that it took. The last line has the largest of all. Exits with an error if one is refused.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PAIRS = (
 
 
 def adapter(base: BaseModel, folder: Path, chance: random.Random) -> tuple[str, Certificate, float]:
-    """What was tuned, its certificate, and the seconds of a processor that this took."""
+    """Tune one adapter; returns its description, certificate and the processor seconds of certification."""
     steps, rank, rate = chance.randint(1, 30), chance.choice((1, 2, 4, 8, 16, 64)), 10 ** chance.uniform(-5, -2)
     pairs = chance.sample(PAIRS, chance.randint(1, 8))
     renderer = Renderer.open(folder, base.family)

@@ -1,14 +1,14 @@
-"""Faults at seeded instants against a real server: `python -m bench.crash [--kills 20] [--seed 1] [--folder DIR]`.
+"""Seeded fault injection against a real server: `python -m bench.crash [--kills 20] [--seed 1] [--folder DIR]`.
 
 A client creates, cancels and deletes tuned models on a tiny base while server, worker, or all of them are killed with
-SIGKILL, workers are frozen, and the database is locked by another process. Afterwards an auditor looks from outside:
+SIGKILL, workers are frozen, and the database is locked by another process. Afterwards an audit checks from outside:
 
-- every create that was answered, and not deleted, is there, and its job has ended;
-- a job that succeeded has the adapter of an undisturbed one, byte for byte; one that failed is told, with its reason;
-- no process of the installation is left, and no file that belongs to no job, or to something that was cut short.
+- every model whose create was answered, and that was not deleted, exists, and its job has ended;
+- a succeeded job has the same adapter as an undisturbed one, byte for byte; failed jobs are reported with their reason;
+- no process of the installation is left, and no file without a job.
 
-Prints what was done and every fault found; the exit code is 1 if there is one. The same seed makes the same plan, not
-the same instants: those depend on the machine.
+Prints the actions and every violation; the exit code is 1 if there is one. The same seed gives the same plan, but not
+the same timing, which depends on the machine.
 """
 
 import argparse
@@ -39,14 +39,14 @@ from support.tiny_models import tiny_base
 KINDS = {"short": (8, 20), "long": (24, 60)}  # examples, epochs
 FAULTS = ("worker", "worker", "server", "all", "freeze", "lock")
 KILLS = frozenset({"worker", "server", "all"})
-LOCK_S = 12.0  # longer than the heartbeat's time-out
+LOCK_S = 12.0  # longer than the heartbeat timeout
 WAIT_S = 900.0
 LEFT_OVERS = ("**/*.partial", "**/.step-*", "**/*.removed", ".removed-*")
 
 
 @dataclass
 class Installation:
-    """A data folder with a server on it that is started again when it was killed."""
+    """A data folder with a server that is restarted after it was killed."""
 
     folder: Path
     port: int
@@ -87,19 +87,19 @@ class Installation:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End the server in order."""
+        """Stop the server gracefully."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
 
     def ask(self, method: str, target: str, body: object = None) -> httpx.Response | None:
-        """The answer; `None` where the connection was refused or lost."""
+        """The answer; `None` if the connection was refused or lost."""
         with contextlib.suppress(httpx.TransportError):
             return httpx.request(method, f"http://127.0.0.1:{self.port}{target}", json=body, timeout=60)
         return None
 
     def processes(self) -> list[psutil.Process]:
-        """All that work on the data folder, by what their environment says."""
+        """All processes on the data folder, identified by their environment."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -114,7 +114,7 @@ class Installation:
 
 @dataclass
 class Client:
-    """What was asked for, and what was answered."""
+    """A client that records its requests and the answers."""
 
     installation: Installation
     chance: random.Random
@@ -125,7 +125,7 @@ class Client:
     count: int = 0
 
     def create(self, kind: str) -> str | None:
-        """A new tuned model; its id if that was answered."""
+        """Create a tuned model; returns its id if the request was answered."""
         self.count += 1
         model, (examples, epochs) = f"m{self.count}", KINDS[kind]
         pairs = [{"textInput": str(n), "output": str(n + 1)} for n in range(examples)]
@@ -142,7 +142,7 @@ class Client:
         return model
 
     def act(self) -> None:
-        """One action by chance: mostly a create, as long as few jobs wait."""
+        """One random action: usually a create, as long as few jobs are queued."""
         known = sorted(self.kinds.keys() - self.cancelled - self.deleted)
         action = self.chance.choices(("create", "cancel", "delete", "nothing"), (5, 1, 1, 3))[0]
         if action == "create" and len(known) < 12:
@@ -164,7 +164,7 @@ class Client:
 
 
 def strike(installation: Installation, fault: str, chance: random.Random) -> bool:
-    """Do the fault; whether there was something to do it to."""
+    """Inject the fault; returns whether there was a target."""
     if fault == "lock":
         connection = sqlite3.connect(installation.data / "kastor.db", timeout=30, isolation_level=None)
         connection.execute("BEGIN EXCLUSIVE")
@@ -207,7 +207,7 @@ def ended_jobs(client: Client, models: list[str]) -> dict[str, dict[str, object]
 
 
 def audit(client: Client, expected: dict[str, str]) -> Iterator[str]:
-    """Each fault in a sentence."""
+    """Each violation in a sentence."""
     installation = client.installation
     wanted = sorted(client.kinds.keys() - client.deleted)
     jobs = ended_jobs(client, [*wanted, *sorted(client.unanswered), *sorted(client.deleted)])
@@ -235,7 +235,7 @@ def audit(client: Client, expected: dict[str, str]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run the plan and print what was found."""
+    """Run the plan and print the violations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,9 +1,9 @@
-"""How long jobs take against what `kastor check` says before: `python -m bench.estimate [--only KIND] [--rows SHARE]`.
+"""Duration of jobs against the estimate of `kastor check`: `python -m bench.estimate [--only KIND] [--rows SHARE]`.
 
-One job of text, one of images and one of video, each from the command line in a data folder of its own, so that no
-earlier job helps; then the estimate once more, now from what the job left. Some three minutes each on two quiet cores.
-The figures below each job are those of `kastor.dataset.validation.cost_estimate`: seconds per step and per token, what
-encoding a picture's tokens costs besides, and what a job takes besides its steps.
+One job on text, one on images and one on video, each from the command line in a data folder of its own without earlier
+jobs; then the estimate again, now based on that job. Some three minutes each on two idle cores. The figures below each
+job are those of `kastor.dataset.validation.cost_estimate`: seconds per step and per token, the additional cost of a
+media token, and the overhead of a job.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Films to measure with, made once by PyAV and kept: scenes joined, light noise, x264, looped by stream copy.
+"""Videos for benchmarks, generated once by PyAV and kept: joined scenes, light noise, x264, looped by stream copy.
 
-Scenes are real clips out of a folder or, without one, textured noise that moves. The length of a loop, the bit rate and
-the groups of pictures are those of common footage: what a decoder spends depends on them.
+Scenes are real clips from a folder or, without one, moving textured noise. The loop length, bit rate and groups of
+pictures are those of common footage, because decoding time depends on them.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """What to make."""
+    """Parameters of a video."""
 
     width: int = 1920
     height: int = 1080
@@ -41,7 +41,7 @@ class Film:
 
 
 def made(film: Film, cache: Path, clips: Path | None) -> Path:
-    """The film's file, made if it is not there."""
+    """The video's file, generated if it does not exist."""
     sources = sorted(path for path in clips.iterdir() if _moves(path))[: len(SCENES)] if clips is not None else []
     if clips is not None and not sources:
         raise SystemExit(f"{clips} holds no video that can be decoded.")

@@ -1,9 +1,9 @@
-"""How fast the dataset gate judges: `python -m bench.gate [--tokenizer FOLDER] [--large] [--videos]`.
+"""Throughput of dataset validation: `python -m bench.gate [--tokenizer FOLDER] [--large] [--videos]`.
 
-Rows of text are made on the fly, in the form of Vertex, in several sizes: words of English, a line end or a quotation
-mark now and then. Printed is megabytes of the file in a second of processor time, on one core, best of five, beside
-`orjson.loads` alone on the same lines in the same run. `--large` judges a file of 1 GB in a process of its own and
-prints its peak memory; `--videos` probes 1,000 small videos, headers only.
+Generates text rows in Vertex AI's format in several sizes: English words with occasional line ends and quotation marks.
+Prints megabytes per second of processor time on one core, best of five, and for comparison `orjson.loads` alone on the
+same lines in the same run. `--large` validates a file of 1 GB in a process of its own and prints its peak memory;
+`--videos` probes the headers of 1,000 small videos.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def lines(size: int, num_bytes: int) -> Iterator[bytes]:
 
 
 def gate(tokenizer: Path | None) -> DatasetValidator:
-    """A gate that nothing is looked at for."""
+    """A validator for datasets without media."""
     renderer = None if tokenizer is None else Renderer.open(tokenizer, SMOLLM2)
     return DatasetValidator(
         DATASET_PROFILES["vertex-gemini-2.5"], BaseModelLimits("models/x", MAX_TOKENS, None, renderer), lambda media: {}
@@ -129,7 +129,7 @@ def large(folder: Path, tokenizer: Path | None) -> None:
 
 
 def one(path: Path, tokenizer: Path | None) -> None:
-    """Judge one file and say what it took."""
+    """Validate one file and print the cost."""
     began = time.perf_counter()
     cpu_s = _judged_s(path, gate(tokenizer))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

@@ -1,8 +1,8 @@
-"""What large hostile bodies cost a server: its memory, and how long `/healthz` waits meanwhile.
+"""Cost of large hostile request bodies: the server's memory, and the latency of `/healthz` meanwhile.
 
     python -m bench.hostile_bodies [NAME…]
 
-Each body is sent to a server of its own (profile `open`, which takes the largest). Prints a JSON line for each.
+Each body is sent to a fresh server (profile `open`, which accepts the largest). Prints a JSON line for each.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Jobs of the worker on a dataset file: what the benchmarks tune with."""
+"""Runs worker jobs on dataset files for the benchmarks."""
 
 import os
 import time
@@ -31,7 +31,7 @@ SPARE_WITHIN_S = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a job left."""
+    """The results of a job."""
 
     job: TuningJob
     snapshots: list[StepMetrics]

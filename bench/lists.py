@@ -1,7 +1,7 @@
-"""How long a page of tuned models takes, the first and the last of 10,000: `python -m bench.lists`.
+"""Latency of the first and the last page of 10,000 tuned models: `python -m bench.lists`.
 
-Runs on SQLite in a temporary folder, and on PostgreSQL where `KASTOR_BENCH_POSTGRES` is the URL of an empty one (its
-tables are made, and stay). Prints the median of 5 for callers who see all and who see few, in milliseconds.
+Runs on SQLite in a temporary folder, and on PostgreSQL if `KASTOR_BENCH_POSTGRES` is the URL of an empty database (its
+tables are created and stay). Prints the median of 5 in milliseconds, for callers who see all models and who see few.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Fresh held-out numbers: pairs that nobody has looked at, of the same kinds as the demo's 64.
+"""Draws fresh held-out number pairs of the same kinds as the demo's 64.
 
-Settings were chosen while the demo's held-out pairs were looked at, so their accuracy flatters. A draw has as many
-pairs of each kind and length as they have, and none of an earlier draw; where no number of a length is left, it takes
-the next longer ones.
+The demo's held-out pairs were evaluated while settings were chosen, so their accuracy is optimistic. A draw has as many
+pairs of each kind and length as they have, and none of an earlier draw; if no number of a length is left, it takes the
+next longer ones.
 """
 
 import random

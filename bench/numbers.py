@@ -1,10 +1,10 @@
-"""What the number data set teaches: `python -m bench.numbers [--base gemma-3-270m] [--seeds 3] [--rate 0.001] …`.
+"""Accuracy on the number dataset: `python -m bench.numbers [--base gemma-3-270m] [--seeds 3] [--rate 0.001] …`.
 
-A job of the worker a seed, on the 15 pairs of `kastor demo`, at the defaults a user sees (5 epochs, batch 4, rate 1e-3)
-unless told otherwise; then 64 held-out inputs are asked of the tuned model greedily, as the demo asks them. Prints how
-many are right, by kind, and the mean of the seeds. `--rank` and `--alpha` try another adapter than the catalog's.
+Runs one worker job per seed on the 15 pairs of `kastor demo`, with the user's defaults (5 epochs, batch 4, rate 1e-3)
+unless options change them; then the tuned model answers 64 held-out inputs greedily, as in the demo. Prints how many
+are correct, by kind, and the mean of the seeds. `--rank` and `--alpha` replace the catalog's adapter.
 
-Choose settings on `--draw 0`, the demo's own held-out pairs, and measure them on a draw that nobody has looked at.
+Choose settings on `--draw 0`, the demo's own held-out pairs, and measure them on a fresh draw.
 """
 
 import argparse

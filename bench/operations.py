@@ -1,14 +1,14 @@
-"""Latency of the HTTP side: `python -m bench.operations [--seconds 20] [--clients 8] [--models 10000] [--idle]`.
+"""Latency of the HTTP API: `python -m bench.operations [--seconds 20] [--clients 8] [--models 10000] [--idle]`.
 
-Starts a real server (`kastor serve`) in a folder of its own and measures over its socket:
+Starts a real server (`kastor serve`) in a temporary folder and measures over its socket:
 
-1. GET operation, asked by several client processes without any delay while a job of 375 steps trains on the embedded
-   base (`--idle` leaves the job out: a finished one is asked for);
-2. create with 500 examples, meanwhile;
-3. the pages of a list of very many tuned models, from the first to the last, on a second server.
+1. GET operation by several client processes without any delay, while a job of 375 steps trains on the embedded base
+   (`--idle` polls a finished job instead);
+2. create with 500 examples at the same time;
+3. all pages of a list of very many tuned models on a second server.
 
-Clients are bare sockets, so that they take little of the cores they share with the server and the training; what they
-took is printed beside the figures, and so is the load of the machine, without which the figures mean nothing.
+Clients are bare sockets, so that they take little of the cores they share with the server and the training. Their own
+CPU time is printed with the figures, and so is the load of the machine, without which the figures mean nothing.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Frames of a video against ffmpeg: `python -m bench.sampling [--clips FOLDER]`. Some 6 minutes on two quiet cores.
+"""Frames of a video against ffmpeg: `python -m bench.sampling [--clips FOLDER]`. Some 6 minutes on two idle cores.
 
 Five minutes of 1080p at one frame a second, scaled to 256 x 256 in RGB: by Kastor (which frames to take, and their
-decoding, both in child processes as the worker has them) and by the ffmpeg command that gives the same frames. Films
-are made once (3 minutes each) from the clips of a folder, or from moving noise, in groups of at most 250 pictures and
-of 30, with a keyframe at each cut. Printed are processor seconds of all processes (user and system) and wall time,
-medians of runs taken in turn, and how far the pictures are apart.
+decoding, both in child processes as in the worker) and by the ffmpeg command that gives the same frames. Videos are
+generated once (3 minutes each) from the clips of a folder, or from moving noise, in groups of at most 250 pictures and
+of 30, with a keyframe at each cut. Prints processor seconds of all processes (user and system) and wall time, as
+medians of interleaved runs, and how far the frames differ.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Tokens a second of the serving engine: `python -m bench.serving [--folder BASE] [--threads N]`.
+"""Throughput of the serving engine in tokens per second: `python -m bench.serving [--folder BASE] [--threads N]`.
 
-Decodes greedily with the real batcher, without HTTP, for 1, 4 and 8 answers side by side, with no adapter, one for all,
-and four different ones, in bf16 and fp32, and takes in a long prompt; prints a table of each. Set OMP_WAIT_POLICY to
+Decodes greedily with the real batcher, without HTTP, for 1, 4 and 8 parallel answers, with no adapter, one for all,
+and four different ones, in bf16 and fp32, and prefills a long prompt; prints a table of each. Set OMP_WAIT_POLICY to
 PASSIVE to measure what the generation process does (`serving.remote` sets it there).
 """
 

@@ -1,9 +1,8 @@
-"""Text tuning against TRL: `python -m bench.text`. Same model, adapter, precision and examples, a process a run.
+"""Text tuning against TRL: `python -m bench.text`. Same model, adapter, precision and examples, one process per run.
 
-Draws a set of mixed lengths (prompts log-normal around 180 tokens, short answers), lets Kastor's loop and TRL's
-SFTTrainer train on the same examples, one after the other, several times over, and prints tokens a second, peak memory
-and the share of the machine's bf16 matmul peak. Only true tokens count, never padding. TRL runs at several settings;
-the ratio is to its fastest.
+Draws examples of mixed lengths (prompts log-normal around 180 tokens, short answers), trains Kastor's loop and TRL's
+SFTTrainer on them in turn, several times over, and prints tokens per second, peak memory and the share of the machine's
+bf16 matmul peak. Only true tokens count, never padding. TRL runs with several settings; the ratio is to its fastest.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Visual inspection of cloth: `python -m bench.textile`. A job of the worker on some images, judged on others.
+"""Visual inspection of cloth: `python -m bench.textile`. A worker job on some images, evaluated on others.
 
 Takes the textile images of the package conformal-clip-data (MIT; sound cloth, a local fault, a global fault), tunes
-kastor-nano-vl on a few of each class, and asks it about as many others: the answer is the label whose log-probability
-is highest. Prints balanced accuracy of the tuned model, of the untuned one (a projector that has learnt nothing), and
-what guessing reaches. On two cores without matrix tiles the job takes 4 minutes at LOW and 11 at MEDIUM, an epoch, and
-judging as long again; the bars are for the job, with one epoch.
+kastor-nano-vl on a few of each class, and classifies as many others by the label with the highest log-probability.
+Prints the balanced accuracy of the tuned model, of the untuned one (with an untrained projector), and of guessing. On
+two cores without matrix tiles the job takes 4 minutes per epoch at LOW and 11 at MEDIUM, and the evaluation as long
+again; the bars apply to the job, with one epoch.
 """
 
 import argparse

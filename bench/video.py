@@ -1,16 +1,16 @@
-"""Tuning on videos: `python -m bench.video [--only PART] [--clips FOLDER]`. Some 20 minutes on two quiet cores.
+"""Tuning on videos: `python -m bench.video [--only PART] [--clips FOLDER]`. Some 20 minutes on two idle cores.
 
-Everything runs as a user has it: a job of the worker on a dataset file, in a process of its own, with an empty cache of
-features; figures come from the job's snapshots and from the processes. Parts:
+Everything runs as it does for users: a worker job on a dataset file, in a process of its own, with an empty feature
+cache; figures come from the job's snapshots and from the processes. Parts:
 
     job         5 epochs on 12 films of 60 s of 1080p: what epochs 2 to 5 spend on decoding and on the tower, and the
                 whole job against a loop with the same model, examples and training step that decodes and encodes each
                 film whenever it is used (2 epochs are run and counted for 5). Frames are taken at `--fps`: the fewer a
                 second of film, the more decoding weighs against training. The loop is run with a reader that decodes
                 one frame after the other on all cores, which the bar is for, and with Kastor's own (`--readers`).
-    second      how soon a job begins its first step whose data an earlier one has looked at, where a spare worker
-                waits for it, as the server has it, and where none does
-    resolution  seconds an epoch at LOW and at MEDIUM
+    second      time to the first step of a job whose data an earlier job has processed, with a warm worker, as on the
+                server, and without one
+    resolution  seconds per epoch at LOW and at MEDIUM
     memory      peak memory of the worker with 1,000 rows and with 10, the videos hard links of one
 
 Films are made once (3 minutes) from the clips of a folder, or from moving noise.

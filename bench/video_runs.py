@@ -1,6 +1,6 @@
-"""What `bench.video` measures, each in a process of its own: jobs of the worker, or a loop that looks anew each epoch.
+"""The processes that `bench.video` measures: worker jobs, or a loop that decodes and encodes again in each epoch.
 
-`python -m bench.video_runs ORDER` does what the order, a JSON object, says, and prints what it saw as its last line.
+`python -m bench.video_runs ORDER` runs the order, a JSON object, and prints its measurements as the last line.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 Written by hand rather than shared with the server's pydantic models, for speed: importing `kastor.api.kastor.jobs`
 loads 600 modules in 0.7 s of processor time, where this module and all below it load 100 in 0.07 s, and a
-`kastor jobs list` takes some 0.4 s as a whole. Reading is lenient, too: the server may be of another version.
+`kastor jobs list` takes 0.5 to 0.7 s as a whole. Reading is lenient, too: the server may be of another version.
 """
 
 from collections.abc import Mapping, Sequence
