@@ -1,7 +1,8 @@
 """Composition root of a generation process: one base model, its adapters, HTTP on a unix socket.
 
-Started by `serving.remote` in the server process, one for each base in use: `python -m kastor.engine --base ID --socket
-PATH --parent-fd N`. It ends on SIGTERM and with its parent. If it cannot serve, its last line on stderr says why.
+`serving.process_engine` in the server process starts one for each base in use, by `python -m kastor.engine --base ID
+--socket PATH --parent-fd N`. It ends on SIGTERM and with its parent. If it cannot serve, its last line on stderr says
+why.
 """
 
 import argparse
@@ -57,23 +58,23 @@ from kastor.store.blobs.job_files import JobFiles
 T = TypeVar("T")
 NDJSON = "application/x-ndjson"
 CACHE_SHARE = 0.25
-"""Of the memory that is free once the base is loaded, the part that keys and values may take."""
-EYES = 2
-"""Requests whose media are decoded side by side."""
+"""The share of the memory that is free once the base is loaded which the KV cache may take."""
+MEDIA_THREADS = 2
+"""Requests whose media are embedded concurrently."""
 GRACE_S = 5.0
-"""An orphaned process that has not ended by itself by then is killed, with whatever it started."""
+"""An orphaned process that has not ended by then is killed, with its children."""
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """The endpoints; each is a few lines between `serving.wire` and the batcher."""
+class EngineServer:
+    """The endpoints; each is a few lines between `serving.engine_protocol` and the batcher."""
 
     renderers: Callable[[Rendering], Renderer]
     batcher: ContinuousBatcher
-    guides: GrammarCompiler
+    grammars: GrammarCompiler
     stall_timeout_s: float
-    seeing: PictureEmbedder | None = None  # where the base sees
-    eyes: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(EYES, thread_name_prefix="seeing"))
+    embedder: PictureEmbedder | None = None  # None: the base reads text only
+    media_pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MEDIA_THREADS, "media"))
 
     def app(self) -> Starlette:
         """The HTTP application."""
@@ -87,7 +88,7 @@ class Service:
         )
 
     async def ready(self, request: Request) -> Response:
-        """Says that the base is loaded, as nobody listens on the socket before, and that answers are being made."""
+        """204 while the generating thread makes progress; before the base is loaded, nobody listens on the socket."""
         stalled_s = self.batcher.stalled_s()
         if stalled_s <= self.stall_timeout_s:
             return Response(status_code=204)
@@ -97,41 +98,41 @@ class Service:
     async def count(self, request: Request) -> Response:
         """The number of tokens of a prompt."""
         try:
-            rendered = await run_in_threadpool(self._rendered, *engine_protocol.decode_prompt(await request.body()))
+            rendered = await run_in_threadpool(self._render, *engine_protocol.decode_prompt(await request.body()))
         except KastorError as error:
             return Response(engine_protocol.encode_error(error), media_type=NDJSON)
         return Response(engine_protocol.encode_count(len(rendered.token_ids)), media_type=NDJSON)
 
-    def _rendered(self, prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) -> RenderedExample:
-        views = {media: one.planned.view for media, one in shown.items()}
+    def _render(self, prompt: Prompt, media: ResolvedMedia, rendering: Rendering) -> RenderedExample:
+        layouts = {medium: resolved.planned.view for medium, resolved in media.items()}
         renderer = self.renderers(rendering)
         renderer.check_length(prompt, self.batcher.bounds.max_prompt_tokens)
-        return renderer.prompt_with_pictures(prompt, views)
+        return renderer.prompt_with_pictures(prompt, layouts)
 
     async def generate(self, request: Request) -> Response:
-        """An answer, a line for each piece of it; it is cancelled when the connection closes."""
-        return StreamingResponse(self._lines(await request.body()), media_type=NDJSON)
+        """An answer, a line for each chunk; it is cancelled when the connection closes."""
+        return StreamingResponse(self._answer_lines(await request.body()), media_type=NDJSON)
 
-    async def _lines(self, body: bytes) -> AsyncIterator[bytes]:
+    async def _answer_lines(self, body: bytes) -> AsyncIterator[bytes]:
         events: asyncio.Queue[Chunk | KastorError] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        ticket = None
+        handle = None
         try:
-            asked = engine_protocol.decode_request(body)
-            prompt = await run_in_threadpool(self._rendered, asked.prompt, asked.shown, asked.rendering)
-            form = asked.sampling.form
-            pictures = await self._seen(prompt, asked) if prompt.pictures else ()
-            ticket = self.batcher.submit(
+            request = engine_protocol.decode_request(body)
+            prompt = await run_in_threadpool(self._render, request.prompt, request.shown, request.rendering)
+            form = request.sampling.form
+            pictures = await self._prompt_embeddings(prompt, request) if prompt.pictures else ()
+            handle = self.batcher.submit(
                 prompt.token_ids,
-                asked.sampling,
-                asked.adapter,
+                request.sampling,
+                request.adapter,
                 lambda event: _hand_over(loop, events, event),
-                num_candidates=asked.num_candidates,
-                guide=None if form is None else await run_in_threadpool(self.guides.guide, form),
+                num_candidates=request.num_candidates,
+                guide=None if form is None else await run_in_threadpool(self.grammars.guide, form),
                 pictures=pictures,
                 positions=prompt.positions,
             )
-            num_open = asked.num_candidates
+            num_open = request.num_candidates
             while num_open:
                 event = await events.get()
                 yield engine_protocol.encode_event(event)
@@ -141,8 +142,8 @@ class Service:
         except KastorError as error:
             yield engine_protocol.encode_error(error)
         finally:
-            if ticket is not None:
-                ticket.cancel()
+            if handle is not None:
+                handle.cancel()
 
     async def score(self, request: Request) -> Response:
         """Log-probabilities, in one line; the scoring is cancelled when the connection closes."""
@@ -173,20 +174,21 @@ class Service:
             if handle is not None:
                 handle.cancel()
 
-    async def _embeddings(self, sequence: RenderedExample, request: ScoreRequest) -> tuple[PictureEmbeddings, ...]:
-        if self.seeing is None:
-            raise InvalidArgument.of("sequences", "this base reads text only; leave pictures out")
-        embedded = self.seeing.embedded
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.eyes, embedded, sequence.pictures, request.shown, request.adapter)
+    async def _prompt_embeddings(
+        self, prompt: RenderedExample, request: GenerateRequest
+    ) -> tuple[PictureEmbeddings, ...]:
+        """The prompt's pictures, unless it is too long; the batcher goes on with other answers meanwhile."""
+        self.batcher.room_for_answer(len(prompt.token_ids), request.sampling)
+        return await self._embeddings(prompt, request)
 
-    async def _seen(self, prompt: RenderedExample, asked: GenerateRequest) -> tuple[PictureEmbeddings, ...]:
-        """The prompt's pictures, if it is no longer than it may be; text is answered meanwhile."""
-        self.batcher.room_for_answer(len(prompt.token_ids), asked.sampling)
-        assert self.seeing is not None  # noqa: S101  # the renderer refused
-        embedded = self.seeing.embedded
+    async def _embeddings(
+        self, sequence: RenderedExample, request: GenerateRequest | ScoreRequest
+    ) -> tuple[PictureEmbeddings, ...]:
+        if self.embedder is None:
+            raise InvalidArgument.of("sequences", "this base reads text only; leave pictures out")
+        embed = self.embedder.embed
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.eyes, embedded, prompt.pictures, asked.shown, asked.adapter)
+        return await loop.run_in_executor(self.media_pool, embed, sequence.pictures, request.shown, request.adapter)
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[T]", event: T) -> None:
@@ -202,16 +204,16 @@ def _check_token_ids(request: ScoreRequest, vocabulary_size: int) -> None:
             )
 
 
-def service(settings: Settings, base: BaseModel) -> Service:
-    """The base loaded and everything put together; fetches the base if need be.
+def load_engine_server(settings: Settings, base: BaseModel) -> EngineServer:
+    """The server of a base, which is loaded, and downloaded first if it is not on this machine.
 
     Raises:
-        KastorError: the base is missing, broken or too large; one sentence that says what to do.
+        KastorError: the base is missing, broken or too large; one sentence says what to do.
 
     """
     log = structlog.get_logger()
     folder = ensure_local(base, settings.cache_dir, _StageLog(), accepted=settings.accepted_licences)
-    began = time.monotonic()
+    started_at = time.monotonic()
     renderers = lru_cache(lambda rendering: Renderer.open(folder, base.family, rendering=rendering))
     renderer = renderers(Rendering.PUBLISHED)
     model = cast_for_serving(load_base(folder, dtype=compute_dtype(settings.base_dtype)), base.family.vision)
@@ -223,16 +225,21 @@ def service(settings: Settings, base: BaseModel) -> Service:
         context_tokens=text_config(model).max_position_embeddings,
         max_cache_tokens=int(free_bytes() * CACHE_SHARE) // cache.bytes_per_token,
     )
-    bank = AdapterManager(model, JobFiles(settings.data_dir).verified_adapter, settings.max_resident_adapters)
-    log.info("base_loaded", seconds=round(time.monotonic() - began, 1), dtype=str(model.dtype), bounds=str(bounds))
+    adapters = AdapterManager(model, JobFiles(settings.data_dir).verified_adapter, settings.max_resident_adapters)
+    log.info("base_loaded", seconds=round(time.monotonic() - started_at, 1), dtype=str(model.dtype), bounds=str(bounds))
     ends = stop_token_ids(model, renderer.closing_id)
-    guides = GrammarCompiler(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
-    batcher = ContinuousBatcher(model, bank, renderer.tokenizer, ends, bounds, cache)
+    grammars = GrammarCompiler(renderer.tokenizer.to_str(), ends, text_config(model).vocab_size)
+    batcher = ContinuousBatcher(model, adapters, renderer.tokenizer, ends, bounds, cache)
     stall_timeout_s = settings.engine_stall_timeout_s
-    return Service(renderers, batcher, guides, stall_timeout_s, _seeing(settings, base, folder, model))
+    return EngineServer(renderers, batcher, grammars, stall_timeout_s, _picture_embedder(settings, base, folder, model))
 
 
-def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> PictureEmbedder | None:  # noqa: ANN401  # transformers is untyped
+def _picture_embedder(
+    settings: Settings,
+    base: BaseModel,
+    folder: Path,
+    model: Any,  # noqa: ANN401  # transformers is untyped
+) -> PictureEmbedder | None:
     if base.family.vision is None:
         return None
     return PictureEmbedder(
@@ -247,7 +254,7 @@ def _seeing(settings: Settings, base: BaseModel, folder: Path, model: Any) -> Pi
 
 
 class _StageLog:
-    """Logs each stage of a fetch once."""
+    """Logs each stage of a download once."""
 
     def __init__(self) -> None:
         self._stage = ""
@@ -261,36 +268,36 @@ class _StageLog:
 def serve(settings: Settings, base_id: str, socket: Path) -> None:
     """Load the base, then answer on the socket until SIGTERM."""
     torch.set_num_threads(settings.num_threads or compute_threads())
-    served = service(settings, load_catalog(settings.catalog_file).base(base_id))
-    thread = threading.Thread(target=_generate_until_closed, args=(served.batcher,), name="generating", daemon=True)
+    server = load_engine_server(settings, load_catalog(settings.catalog_file).base(base_id))
+    thread = threading.Thread(target=_generate_until_closed, args=(server.batcher,), name="generating", daemon=True)
     thread.start()
     config = uvicorn.Config(
-        served.app(),
+        server.app(),
         uds=str(socket),
         log_config=None,
         log_level="warning",
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=1,  # whoever still listens is told by the closed connection
+        timeout_graceful_shutdown=1,  # clients still connected learn of the end from the closed connection
     )
     try:
         uvicorn.Server(config).run()
     finally:
-        served.batcher.close()
-        served.eyes.shutdown(wait=False, cancel_futures=True)
+        server.batcher.close()
+        server.media_pool.shutdown(wait=False, cancel_futures=True)
         thread.join(GRACE_S)
 
 
 def _generate_until_closed(batcher: ContinuousBatcher) -> None:
     try:
         batcher.run()
-    except BaseException as error:  # noqa: BLE001 - without this thread the process is of no use
+    except BaseException as error:  # noqa: BLE001 - the process is useless without this thread
         structlog.get_logger().error("generating_thread_died", exc_info=error)
-        _say(f"The generating thread died of {type(error).__name__}: {error}")
-        os._exit(1)  # the server starts another process when it is next asked
+        _print_reason(f"The generating thread died of {type(error).__name__}: {error}")
+        os._exit(1)  # the server starts another process for the next request
 
 
-def _say(sentence: str) -> None:
+def _print_reason(sentence: str) -> None:
     sys.stderr.write(sentence.strip() + "\n")
     sys.stderr.flush()
 
@@ -306,7 +313,7 @@ def _reason(error: Exception) -> str:
 
 
 def _end_with_parent() -> None:
-    """Ask the main thread to end; if it cannot, end the whole session: a converter, a download."""
+    """Ask the main thread to end; if it does not, kill the process group, with a converter or a download in it."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     if os.getpgrp() == os.getpid():
@@ -320,21 +327,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--base", required=True, help="id of the base model in the catalog")
     parser.add_argument("--socket", required=True, type=Path, help="unix socket to listen on")
     parser.add_argument("--parent-fd", type=int, help="ends this process when the pipe's other end closes")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     configure_logs("json")
-    structlog.contextvars.bind_contextvars(base=given.base)
+    structlog.contextvars.bind_contextvars(base=options.base)
     os.umask(PRIVATE_UMASK)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if given.parent_fd is not None:
-        watch_parent(given.parent_fd, _end_with_parent)
+    if options.parent_fd is not None:
+        watch_parent(options.parent_fd, _end_with_parent)
     try:
-        serve(load_settings(), given.base, given.socket)
-    except Exception as error:  # noqa: BLE001 - the process's outermost loop: whatever it was, the server is told
-        _say(_reason(error))
+        serve(load_settings(), options.base, options.socket)
+    except Exception as error:  # noqa: BLE001 - the outermost loop of the process: the server learns of any error
+        _print_reason(_reason(error))
         sys.exit(1)
     finally:
         with contextlib.suppress(OSError):
-            given.socket.unlink(missing_ok=True)
+            options.socket.unlink(missing_ok=True)
     sys.exit(0)
 
 

@@ -76,7 +76,7 @@ def test_a_job_on_images_a_video_and_pages_is_certified_and_seen_in_answers(name
         rendered = Renderer.open(tmp_path / "base", base.family).prompt_with_pictures(
             asked, {media: one.planned.view for media, one in shown.items()}
         )
-        found = seeing.embedded(rendered.pictures, shown, AdapterRef("job1"))
+        found = seeing.embed(rendered.pictures, shown, AdapterRef("job1"))
         assert sum(len(one.made_NC) for one in found) == rendered.token_ids.count(_placeholder(base, tmp_path))
         assert all(np.isfinite(one.made_NC.numpy()).all() for one in found)
 

@@ -99,7 +99,7 @@ class Server:
         heard = ReceivedChunks()
         asked = Sampling(**{"temperature": 0, "max_output_tokens": 6, "top_logprobs": 0} | changes)
         ref = None if adapter is None else AdapterRef(adapter)
-        pictures = self.seeing.embedded(rendered.pictures, shown, ref) if rendered.pictures else ()
+        pictures = self.seeing.embed(rendered.pictures, shown, ref) if rendered.pictures else ()
         submit = self.stepper.batcher.submit
         submit(rendered.token_ids, asked, ref, heard, num_candidates=num_candidates, pictures=pictures)
         return heard
@@ -211,7 +211,7 @@ def test_each_resolution_has_its_own_number_of_tokens(world: World) -> None:
         prompt = prompt_of(world.picture, "?", resolution=resolution)
         shown = world.shown(prompt)
         rendered = world.rendered(prompt, shown)
-        (made,) = world.seeing().embedded(rendered.pictures, shown, None)
+        (made,) = world.seeing().embed(rendered.pictures, shown, None)
         assert len(made.made_NC) == world.vision.num_tokens(resolution)
 
 
@@ -219,9 +219,9 @@ def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:
     prompt = prompt_of("when", world.video)
     shown = world.shown(prompt)
     rendered = world.rendered(prompt, shown)
-    first = world.seeing().embedded(rendered.pictures, shown, None)
+    first = world.seeing().embed(rendered.pictures, shown, None)
     Path(world.video.uri).unlink()
-    second = world.seeing().embedded(rendered.pictures, shown, None)
+    second = world.seeing().embed(rendered.pictures, shown, None)
     assert len(first) == 3
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.made_NC, other.made_NC)
@@ -231,10 +231,10 @@ def test_pictures_that_a_job_decoded_are_not_decoded_again_for_an_answer(world: 
     prompt = prompt_of("when", world.video)
     shown = world.shown(prompt)
     rendered = world.rendered(prompt, shown)
-    first = world.seeing().embedded(rendered.pictures, shown, None)
+    first = world.seeing().embed(rendered.pictures, shown, None)
     shutil.rmtree(world.folder / "features")  # what another tower would see is not there either
     Path(world.video.uri).unlink()
-    second = world.seeing().embedded(rendered.pictures, shown, None)
+    second = world.seeing().embed(rendered.pictures, shown, None)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.made_NC, other.made_NC)
 
@@ -245,10 +245,10 @@ def test_a_medium_that_changed_since_it_was_looked_at_is_not_taken_for_it(world:
     rendered = world.rendered(prompt, shown)
     make_picture(Path(world.picture.uri), 7)
     with pytest.raises(Unavailable, match=r"contents\[0\]\.parts\[0\]: the medium was changed"):
-        world.seeing().embedded(rendered.pictures, shown, None)
+        world.seeing().embed(rendered.pictures, shown, None)
     Path(world.picture.uri).unlink()
     with pytest.raises(Unavailable, match="taken away"):
-        world.seeing().embedded(rendered.pictures, shown, None)
+        world.seeing().embed(rendered.pictures, shown, None)
 
 
 def test_a_medium_that_is_damaged_further_in_is_the_callers_fault_and_named(world: World) -> None:
@@ -256,7 +256,7 @@ def test_a_medium_that_is_damaged_further_in_is_the_callers_fault_and_named(worl
     shown = world.shown(prompt)
     rendered = world.rendered(prompt, shown)
     with pytest.raises(InvalidArgument, match=r"contents\[0\]\.parts\[1\]") as caught:
-        world.seeing().embedded(rendered.pictures, shown, None)
+        world.seeing().embed(rendered.pictures, shown, None)
     assert caught.value.reason
 
 
@@ -280,4 +280,4 @@ def test_a_projector_made_for_other_pictures_is_refused(
     shown = world.shown(prompt)
     rendered = world.rendered(prompt, shown)
     with pytest.raises(FailedPrecondition, match=said):
-        world.seeing().embedded(rendered.pictures, shown, AdapterRef("job1"))
+        world.seeing().embed(rendered.pictures, shown, AdapterRef("job1"))

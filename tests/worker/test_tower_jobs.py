@@ -120,18 +120,18 @@ def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
     planned = decode_row(place.blobs.plan("job1").read_bytes().splitlines()[1])
     rendered = Renderer.open(base, NANO_VL).example(example, planned.views(example))
     shown = {m: ResolvedMedium(p, place.media / m.uri, "contents[0]") for m, p in planned.by_media(example).items()}
-    (tuned,) = seeing.embedded(rendered.pictures, shown, AdapterRef("job1"))
-    (plain,) = seeing.embedded(rendered.pictures, shown, None)
+    (tuned,) = seeing.embed(rendered.pictures, shown, AdapterRef("job1"))
+    (plain,) = seeing.embed(rendered.pictures, shown, None)
     assert tuned.made_NC.shape == plain.made_NC.shape
     trained = sha256(place.blobs.adapter("job1") / TOWER_FILE)
     assert {tower.hash for tower in seeing._towers.values()} == {trained, sha256(base_tower(place))}
-    (again,) = seeing.embedded(rendered.pictures, shown, AdapterRef("job1"))
+    (again,) = seeing.embed(rendered.pictures, shown, AdapterRef("job1"))
     assert torch.equal(again.made_NC, tuned.made_NC)
     (place.blobs.adapter("job1") / TOWER_FILE).rename(cache / TOWER_FILE)
     try:  # without it the projector is refused: it knows nothing of the base's tower
         fresh = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.verified_adapter, num_threads=1)
         with pytest.raises(Exception, match="was trained on the vision tower"):
-            fresh.embedded(rendered.pictures, shown, AdapterRef("job1"))
+            fresh.embed(rendered.pictures, shown, AdapterRef("job1"))
     finally:
         (cache / TOWER_FILE).rename(place.blobs.adapter("job1") / TOWER_FILE)
 

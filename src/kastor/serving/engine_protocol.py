@@ -1,9 +1,10 @@
 """The private wire between the server and a generation process: JSON over HTTP on a unix socket. No torch.
 
-`POST /generate` takes a request and answers one JSON object a line: chunks of each candidate as they come, then, if it
-went wrong, an error; it ends when every candidate has its last chunk.
+`POST /generate` takes a request and answers one JSON object a line: chunks of each candidate as they come, then an
+error if the request failed; the answer ends when every candidate has its last chunk.
 `POST /score` takes token sequences and answers with one line: their log-probabilities, or an error.
-`POST /count` takes a prompt and answers with one line: a count or an error. `GET /ready` answers once all is loaded.
+`POST /count` takes a prompt and answers with one line: a count or an error.
+`GET /ready` answers once the base is loaded.
 """
 
 import dataclasses
@@ -33,8 +34,8 @@ from kastor.domain.job import Rendering
 from kastor.models.chat.render import PictureSpan, RenderedExample
 from kastor.serving.engine import ScoreRequest
 
-Listed = str | int | dict[str, str]
-"""A part: text, the place of a medium in the list of media, or a function's call or response."""
+EncodedPart = str | int | dict[str, str]
+"""A part: text, the index of a medium in the list of media, or a function's call or response."""
 READY, GENERATE, SCORE, COUNT = "/ready", "/generate", "/score", "/count"
 SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
 
@@ -62,7 +63,7 @@ def encode_prompt(prompt: Prompt, shown: ResolvedMedia, rendering: Rendering) ->
 
 
 def decode_prompt(body: bytes) -> tuple[Prompt, ResolvedMedia, Rendering]:
-    """The prompt of a JSON body, its media, which are named by their place now, and the rendering."""
+    """The prompt of a JSON body, its media, which are now named by their index, and the rendering."""
     fields = orjson.loads(body)
     return (*_prompt(fields), Rendering(fields["rendering"]))
 
@@ -88,11 +89,11 @@ def encode_request(request: GenerateRequest) -> bytes:
 def decode_request(body: bytes) -> GenerateRequest:
     """The request of a JSON body."""
     fields = orjson.loads(body)
-    said = fields["sampling"]
-    form = said["form"]
+    values = fields["sampling"]
+    form = values["form"]
     if form is not None:
         form = ResponseFormat(form["field"], form["schema"], tuple(form["choices"]))
-    sampling = Sampling(**said | {"stop_sequences": tuple(said["stop_sequences"]), "form": form})
+    sampling = Sampling(**values | {"stop_sequences": tuple(values["stop_sequences"]), "form": form})
     prompt, shown = _prompt(fields["prompt"])
     adapter, rendering = _adapter(fields["adapter"]), Rendering(fields["rendering"])
     return GenerateRequest(fields["base"], prompt, sampling, adapter, fields["candidates"], shown, rendering)
@@ -159,9 +160,9 @@ def encode_score_request(request: ScoreRequest) -> bytes:
 
 
 def decode_score_request(body: bytes) -> ScoreRequest:
-    """The request of a JSON body; its media are named by their place."""
+    """The request of a JSON body; its media are named by their index."""
     fields = orjson.loads(body)
-    media = [_shown(place, held) for place, held in enumerate(fields["media"])]
+    media = [_decode_shown(place, held) for place, held in enumerate(fields["media"])]
     sequences = tuple(_sequence(held, media) for held in fields["sequences"])
     return ScoreRequest(fields["base"], sequences, _adapter(fields["adapter"]), dict(media))
 
@@ -183,7 +184,7 @@ def decode_scores(line: str | bytes) -> list[list[float]]:
 
 
 def encode_error(error: KastorError) -> bytes:
-    """An error as a line; a class the other side need not know travels as the one above it."""
+    """An error as a line; a class that is not in `ERRORS` is sent as its nearest base class that is."""
     name = next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in ERRORS), Internal.__name__)
     violations = error.violations if isinstance(error, InvalidArgument) else ()
     fields = {
@@ -243,19 +244,19 @@ def _prompt_object(prompt: Prompt, shown: ResolvedMedia) -> dict[str, Any]:
     places = {media: place for place, media in enumerate(shown)}
     turns = [{"role": turn.role, "parts": _parts_list(turn.parts, places)} for turn in prompt.contents]
     system = None if prompt.system is None else _parts_list(prompt.system, places)
-    found: dict[str, Any] = {"system": system, "turns": turns}
+    fields: dict[str, Any] = {"system": system, "turns": turns}
     if shown:
-        found["media"] = [_medium(*one) for one in shown.items()]
+        fields["media"] = [_medium(*one) for one in shown.items()]
     if prompt.tools:
-        found |= {"tools": prompt.tools, "call": prompt.must_call}
-    return found
+        fields |= {"tools": prompt.tools, "call": prompt.must_call}
+    return fields
 
 
-def _parts_list(parts: tuple[Part, ...], places: Mapping[Media, int]) -> list[Listed]:
-    return [_listed(part, places) for part in parts]
+def _parts_list(parts: tuple[Part, ...], places: Mapping[Media, int]) -> list[EncodedPart]:
+    return [_encode_part(part, places) for part in parts]
 
 
-def _listed(part: Part, places: Mapping[Media, int]) -> Listed:
+def _encode_part(part: Part, places: Mapping[Media, int]) -> EncodedPart:
     if isinstance(part, Text):
         return part.text
     if isinstance(part, Media):
@@ -270,23 +271,23 @@ def _medium(media: Media, shown: ResolvedMedium) -> dict[str, Any]:
 
 
 def _prompt(fields: dict[str, Any]) -> tuple[Prompt, ResolvedMedia]:
-    media = [_shown(place, held) for place, held in enumerate(fields.get("media", ()))]
+    media = [_decode_shown(place, held) for place, held in enumerate(fields.get("media", ()))]
     turns = tuple(Content(Role(turn["role"]), _parts(turn["parts"], media)) for turn in fields["turns"])
     system = fields["system"]
-    said = None if system is None else _parts(system, media)
-    return Prompt(turns, said, fields.get("tools", ""), must_call=fields.get("call", False)), dict(media)
+    instruction = None if system is None else _parts(system, media)
+    return Prompt(turns, instruction, fields.get("tools", ""), must_call=fields.get("call", False)), dict(media)
 
 
-def _shown(place: int, held: dict[str, Any]) -> tuple[Media, ResolvedMedium]:
-    """The medium named by its place, which tells apart what is shown of one file in two ways."""
+def _decode_shown(place: int, held: dict[str, Any]) -> tuple[Media, ResolvedMedium]:
+    """The medium named by its index, which tells apart one file that is shown in two ways."""
     return Media(held["type"], str(place)), ResolvedMedium(decode_medium(held), Path(held["path"]), held["place"])
 
 
-def _parts(listed: list[Listed], media: Sequence[tuple[Media, ResolvedMedium]]) -> tuple[Part, ...]:
-    return tuple(_part(one, media) for one in listed)
+def _parts(encoded: list[EncodedPart], media: Sequence[tuple[Media, ResolvedMedium]]) -> tuple[Part, ...]:
+    return tuple(_part(one, media) for one in encoded)
 
 
-def _part(one: Listed, media: Sequence[tuple[Media, ResolvedMedium]]) -> Part:
+def _part(one: EncodedPart, media: Sequence[tuple[Media, ResolvedMedium]]) -> Part:
     if isinstance(one, str):
         return Text(one)
     if isinstance(one, int):

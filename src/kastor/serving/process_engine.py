@@ -1,4 +1,4 @@
-"""The server's side of generation: starts a process for each base in use, talks to it, ends it when it idles. No torch.
+"""The server's side of generation: starts a process for each base in use, sends requests, ends idle ones. No torch.
 
 Thread-safe: every thread that serves a request calls `generate`, `score` or `count_tokens`. `engine_protocol` is the
 wire to the processes.
@@ -33,21 +33,21 @@ from kastor.serving.socket_folder import SocketFolder
 START_TIMEOUT_S = 900.0
 """The first start may have to fetch and convert the base."""
 SILENCE_TIMEOUT_S = 60.0
-"""A process that has not answered whether it is there for so long is ended: it hangs, or was stopped."""
-ASK_TIMEOUT_S = 2.0
+"""A process that has not answered readiness checks for this long is killed: it hangs, or was stopped."""
+READY_TIMEOUT_S = 2.0
 POLL_S = 0.05
 STOP_GRACE_S = 5.0
 MAX_LOG_BYTES = 4 * 1024 * 1024
 TAIL_BYTES = 16 * 1024
-NOTHING: ResolvedMedia = MappingProxyType({})
+NO_MEDIA: ResolvedMedia = MappingProxyType({})
 
 Command = Callable[[str, Path, int], list[str]]
 
 
 def engine_command(base_model: str, socket: Path, parent_fd: int) -> list[str]:
-    """How a generation process is started with this interpreter."""
-    own = [sys.executable, "-m", "kastor.engine"]
-    return [*own, "--base", base_model, "--socket", str(socket), "--parent-fd", str(parent_fd)]
+    """The command that starts a generation process with this interpreter."""
+    program = [sys.executable, "-m", "kastor.engine"]
+    return [*program, "--base", base_model, "--socket", str(socket), "--parent-fd", str(parent_fd)]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +64,8 @@ class _Process:
     in_use: int = 0
     ready: bool = False
     ending: bool = False
-    silent_since: float | None = None  # the watching thread's
-    hung: bool = False  # ended for its silence
+    silent_since: float | None = None  # written by the watch thread
+    hung: bool = False  # killed because it did not answer
     starting: threading.Lock = field(default_factory=threading.Lock)  # held by the thread that waits until it is ready
 
     @property
@@ -73,12 +73,12 @@ class _Process:
         return self.popen.poll() is not None
 
 
-class _DiedUnheard(Unavailable):
-    """The process was dying when it was asked, and began no answer: another may be asked the same."""
+class _DiedBeforeAnswer(Unavailable):
+    """The process died before it began to answer: the request may be sent to another."""
 
 
 class ProcessEngine:
-    """Generates text in processes of its own, one for each base model, started when first asked for.
+    """An engine in processes of its own, one for each base model, started at its first request.
 
     `environment` carries the settings to them (`kastor.settings.environment`); their stderr goes to
     `log_dir/engine-BASE.log`.
@@ -108,13 +108,13 @@ class ProcessEngine:
         self._num_started = 0
 
     def generate(self, request: GenerateRequest) -> Generator[Chunk, None, None]:
-        """The answers, piece by piece, as they are made; closing the iterator cancels what is not made yet.
+        """The candidates, chunk by chunk; closing the generator cancels the rest.
 
         Raises:
-            InvalidArgument: the prompt is too long, more is asked for than the base gives, or the form asked for
+            InvalidArgument: the prompt is too long, the request exceeds the base's limits, or the response format
                 cannot be followed.
             FailedPrecondition: the adapter cannot be served.
-            Unavailable: the generation process cannot start, died or is ending; says what it said last.
+            Unavailable: the generation process cannot start, died or is ending; quotes its last words.
 
         """
         body = engine_protocol.encode_request(request)
@@ -132,10 +132,10 @@ class ProcessEngine:
         self,
         base_model: str,
         prompt: Prompt,
-        shown: ResolvedMedia = NOTHING,
+        shown: ResolvedMedia = NO_MEDIA,
         rendering: Rendering = Rendering.PUBLISHED,
     ) -> int:
-        """The number of tokens the base sees of a prompt, its system instruction and control tokens included."""
+        """How many tokens the prompt is for the base, with its system instruction and control tokens."""
         body = engine_protocol.encode_prompt(prompt, shown, rendering)
         with contextlib.closing(self._lines(base_model, engine_protocol.COUNT, body)) as lines:
             for line in lines:
@@ -158,7 +158,7 @@ class ProcessEngine:
         raise Unavailable(f"The generation process for models/{request.base_model} gave no answer; try again.")
 
     def silent(self) -> list[str]:
-        """The bases whose process does not answer at the moment."""
+        """The bases whose process does not answer readiness checks at the moment."""
         with self._lock:
             return sorted(p.base_model for p in self._processes.values() if p.silent_since is not None and not p.dead)
 
@@ -178,18 +178,18 @@ class ProcessEngine:
         if sockets is not None:
             sockets.close()
 
-    # ---- talking
+    # ---- requests
 
     def _lines(self, base_model: str, path: str, body: bytes) -> Generator[bytes]:
         try:
-            yield from self._asked(self._taken(base_model), path, body)
-        except _DiedUnheard:
+            yield from self._exchange(self._acquire(base_model), path, body)
+        except _DiedBeforeAnswer:
             try:
-                yield from self._asked(self._taken(base_model), path, body)
-            except _DiedUnheard as again:
+                yield from self._exchange(self._acquire(base_model), path, body)
+            except _DiedBeforeAnswer as again:
                 raise Unavailable(again.message) from again
 
-    def _asked(self, process: _Process, path: str, body: bytes) -> Generator[bytes]:
+    def _exchange(self, process: _Process, path: str, body: bytes) -> Generator[bytes]:
         begun = False
         try:
             self._await_ready(process)
@@ -200,31 +200,31 @@ class ProcessEngine:
                     raise Unavailable(f"{name} failed; its log is {process.log}.")
                 yield from split_newlines(response.iter_bytes())
         except httpx.HTTPError as error:
-            raise self._gone(process, error, begun=begun) from error
+            raise self._broken_connection(process, error, begun=begun) from error
         finally:
             with self._lock:
                 process.in_use -= 1
                 process.used_at = time.monotonic()
                 self._close_client(process)
 
-    def _gone(self, process: _Process, error: httpx.HTTPError, *, begun: bool) -> Unavailable:
+    def _broken_connection(self, process: _Process, error: httpx.HTTPError, *, begun: bool) -> Unavailable:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.popen.wait(1)  # a process whose connection broke is about to be seen dead
+            process.popen.wait(1)  # a process whose connection broke is usually about to exit
         name = f"The generation process for models/{process.base_model}"
         if self._closed.is_set() or process.ending:
             return Unavailable(f"{name} is ending; try again later.")
         if process.hung:
-            kind = Unavailable if begun else _DiedUnheard
+            kind = Unavailable if begun else _DiedBeforeAnswer
             return kind(f"{name} did not answer for {self._silence_timeout_s:.0f} s and was ended. Try again.")
         if process.dead:
-            kind = Unavailable if begun else _DiedUnheard
-            return kind(f"{name} died ({_end_of(process)}). Try again.")
+            kind = Unavailable if begun else _DiedBeforeAnswer
+            return kind(f"{name} died ({_last_words(process)}). Try again.")
         return Unavailable(f"{name} did not answer ({error}); try again.")
 
     # ---- starting
 
-    def _taken(self, base_model: str) -> _Process:
-        """The base's process, started if there is none alive, marked as in use."""
+    def _acquire(self, base_model: str) -> _Process:
+        """The base's process, marked as in use; it is started if none is alive."""
         with self._lock:
             if self._closed.is_set():
                 raise Unavailable("The server is ending; try again later.")
@@ -233,11 +233,11 @@ class ProcessEngine:
                 if process is not None:
                     _reap(process)
                     self._close_client(process)
-                process = self._processes[base_model] = self._started(base_model)
+                process = self._processes[base_model] = self._start(base_model)
             process.in_use += 1
             return process
 
-    def _started(self, base_model: str) -> _Process:
+    def _start(self, base_model: str) -> _Process:
         if self._lifeline is None or self._sockets is None:
             self._lifeline, self._sockets = ParentDeathPipe(), SocketFolder()
             threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
@@ -255,7 +255,7 @@ class ProcessEngine:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     pass_fds=(self._lifeline.child_fd,),
-                    start_new_session=True,  # Ctrl-C in a terminal is the server's, which ends its children in order
+                    start_new_session=True,  # Ctrl-C in a terminal goes to the server, which ends its children in order
                 )
         except OSError as error:
             reason = error.strerror or str(error)
@@ -264,12 +264,12 @@ class ProcessEngine:
         client = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None)),
             base_url="http://engine",
-            timeout=httpx.Timeout(None, connect=10.0),  # an answer may wait for its turn as long as it has to
+            timeout=httpx.Timeout(None, connect=10.0),  # a request may queue for as long as it has to
         )
         return _Process(base_model, popen, socket, log, start, client, used_at=time.monotonic())
 
     def _await_ready(self, process: _Process) -> None:
-        """Wait until it answers; one thread asks, the others wait for that one."""
+        """Wait until the process answers; one thread polls it, the others wait for that thread."""
         if process.ready:
             return
         name = f"The generation process for models/{process.base_model}"
@@ -279,32 +279,32 @@ class ProcessEngine:
                 if self._closed.is_set() or process.ending:
                     raise Unavailable("The server is ending; try again later.")
                 if process.dead:
-                    raise Unavailable(f"{name} could not start: {_end_of(process)}")
+                    raise Unavailable(f"{name} could not start: {_last_words(process)}")
                 if time.monotonic() > deadline:
                     process.popen.kill()
                     raise Unavailable(
                         f"{name} was not ready after {self._start_timeout_s:.0f} s; its log is {process.log}."
                     )
-                process.ready = _answers(process)
+                process.ready = _poll_ready(process)
 
     # ---- ending
 
     def _watch(self) -> None:
-        """End processes that nobody used for the idle time, and those that hang; runs until `close`."""
+        """End processes that were idle for too long, and those that hang; runs until `close`."""
         while not self._closed.wait(min(1.0, self._idle_timeout_s / 4, self._silence_timeout_s / 4)):
             self._end_hung()
             self._end_idle()
 
     def _end_hung(self) -> None:
-        """Ask those in use, and those that were silent, whether they are there.
+        """Check the processes that are in use or did not answer before; kill those that are silent for too long.
 
-        Who waits for an answer learns of an end by the connection.
+        Threads that wait for a killed process learn of it from their connection.
         """
         with self._lock:
-            asked = [p for p in self._processes.values() if p.in_use or p.silent_since is not None]
-        for process in (p for p in asked if p.ready and not p.dead):
+            suspects = [p for p in self._processes.values() if p.in_use or p.silent_since is not None]
+        for process in (p for p in suspects if p.ready and not p.dead):
             now = time.monotonic()
-            if _is_there(process):
+            if _is_alive(process):
                 process.silent_since = None
             elif process.silent_since is None:
                 process.silent_since = now
@@ -331,30 +331,30 @@ class ProcessEngine:
             self._close_client(process)
 
     def _close_client(self, process: _Process) -> None:
-        """Close a dead process's connections, unless another thread still reads from one and will do it."""
+        """Close a dead process's connections, unless a thread still reads from one and will close them itself."""
         if process.dead and not process.in_use:
             process.client.close()
 
 
-def _answers(process: _Process) -> bool:
+def _poll_ready(process: _Process) -> bool:
     if not process.socket.exists():
         time.sleep(POLL_S)
         return False
-    if _is_there(process):
+    if _is_alive(process):
         return True
     time.sleep(POLL_S)  # bound, not listening yet
     return False
 
 
-def _is_there(process: _Process) -> bool:
+def _is_alive(process: _Process) -> bool:
     try:
-        return process.client.get(engine_protocol.READY, timeout=ASK_TIMEOUT_S).is_success
-    except (httpx.HTTPError, RuntimeError):  # the latter: closed meanwhile
+        return process.client.get(engine_protocol.READY, timeout=READY_TIMEOUT_S).is_success
+    except (httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed meanwhile
         return False
 
 
 def _reap(process: _Process) -> None:
-    """See a process that was asked to end to its end, and whatever it started."""
+    """Wait for a process that was asked to end, then kill it and its children."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.popen.wait(STOP_GRACE_S)
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the latter for a group of zombies
@@ -363,16 +363,16 @@ def _reap(process: _Process) -> None:
     process.socket.unlink(missing_ok=True)
 
 
-def _end_of(process: _Process) -> str:
-    """What a dead process said last, else how it ended."""
-    said = ""
+def _last_words(process: _Process) -> str:
+    """The last sentence that a dead process printed, else how it ended."""
+    sentence = ""
     with contextlib.suppress(OSError), process.log.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(process.log_start, end - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-        said = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("{")), "")
+        sentence = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("{")), "")
     code = process.popen.poll()
     if code is not None and code < 0:
-        hint = ", probably for want of memory" if -code == signal.SIGKILL else ""
+        hint = ", probably because memory ran out" if -code == signal.SIGKILL else ""
         return f"killed by {signal.Signals(-code).name}{hint}"
-    return said or f"exit code {code}"
+    return sentence or f"exit code {code}"

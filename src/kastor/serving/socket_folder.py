@@ -1,4 +1,4 @@
-"""The folder of one server's sockets; those of killed servers go at the next start."""
+"""The folder of one server's sockets; folders that killed servers left are removed at the next start."""
 
 import os
 import tempfile
@@ -8,12 +8,12 @@ from kastor.runtime.temporary_folder import TemporaryFolder
 
 PREFIX = "kastor-run-"
 SOCKET_PATH_BYTES = 100
-"""The kernel takes 108 (macOS: 104) with the closing zero."""
-SHORT = Path("/tmp")  # noqa: S108  # for sockets only, in folders of our own
+"""The kernel allows 108 (macOS: 104), with the terminating zero."""
+SHORT = Path("/tmp")  # noqa: S108  # for sockets only, in private folders
 
 
 class SocketFolder(TemporaryFolder):
-    """A private folder with a path short enough for a socket in it, whatever TMPDIR is; `close` removes it."""
+    """A private folder whose path is short enough for sockets, whatever TMPDIR is; `close` removes it."""
 
     def __init__(self) -> None:
         longest = Path(tempfile.gettempdir()) / f"{PREFIX}12345678" / "999999.sock"

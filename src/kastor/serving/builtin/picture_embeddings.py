@@ -1,9 +1,9 @@
-"""What an engine sees with: media of prompts -> embeddings in the places of their pictures.
+"""Embeds the media of prompts: decode, encode with the vision tower, project into the language model's embeddings.
 
-All of it happens beside the generating thread, which goes on with other answers. Features and pictures come from the
-stores that training fills and reads, so a second question about a medium decodes nothing. What makes embeddings of
-features is the adapter's own projector, or that in the base's folder (an exported model is such a base); a base without
-has a random one, always the same, by which pictures mean nothing.
+This runs outside the generating thread, which goes on with other answers. Features and frames come from the stores that
+training fills and reads, so a second question about a medium decodes nothing. The projector is the adapter's own, or
+the one in the base's folder (an exported model is such a base). A base without one gets a random projector, always the
+same, which carries no meaning.
 
 Shapes: P pictures of a medium, N tokens of a picture, C channels of the tower, W width of the language model.
 """
@@ -11,16 +11,16 @@ Shapes: P pictures of a medium, N tokens of a picture, C channels of the tower, 
 import hashlib
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import structlog
 import torch
+from cachetools import LRUCache
 
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -37,14 +37,10 @@ from kastor.models.vision.projector import PROJECTOR_FILE, ChannelStats, Project
 from kastor.models.vision.specs import TOWER_FILE
 from kastor.serving.builtin.sequence import PictureEmbeddings
 
-MANIFEST_FILE = "manifest.json"  # beside a projector; says what that was trained on
+MANIFEST_FILE = "manifest.json"  # beside a projector; says what it was trained on
 MAX_PROJECTORS = 32
 MAX_ENCODERS = 4  # the base's, and those of adapters whose tower was trained
 SEED = 0  # of a base's own projector
-
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class PictureEmbedder:
@@ -61,7 +57,7 @@ class PictureEmbedder:
         *,
         num_threads: int,
     ) -> None:
-        """`cache` is that of features, `frames` that of the pictures they are made of."""
+        """`cache` holds features, `frames` the pictures that they are computed from."""
         self._table = model.get_input_embeddings().weight
         self._vision = vision
         self._folder = folder
@@ -70,56 +66,55 @@ class PictureEmbedder:
         self._adapter_folder = adapter_folder
         self._num_threads = num_threads
         self._encoding = threading.Lock()  # one medium goes through the tower at a time
-        self._encoders: OrderedDict[str, VisionEncoder] = OrderedDict()
+        self._encoders: LRUCache[str, VisionEncoder] = LRUCache(MAX_ENCODERS)
         self._loading = threading.Lock()
-        self._projectors: OrderedDict[AdapterRef | None, Projector] = OrderedDict()
-        self._towers: OrderedDict[AdapterRef | None, _TowerPlace] = OrderedDict()
+        self._projectors: LRUCache[AdapterRef | None, Projector] = LRUCache(MAX_PROJECTORS)
+        self._towers: LRUCache[AdapterRef | None, _Tower] = LRUCache(MAX_PROJECTORS)
 
-    def embedded(
+    def embed(
         self, pictures: Sequence[PictureSpan], shown: ResolvedMedia, adapter: AdapterRef | None
     ) -> tuple[PictureEmbeddings, ...]:
-        """The pictures of a prompt, as the adapter sees them, or the base if `None`. Blocks: media may be decoded.
+        """Embeddings of a prompt's pictures by this adapter, or by the base if `None`. Blocks while media are decoded.
 
         Raises:
             InvalidArgument: a medium is damaged; names its part.
             FailedPrecondition: the adapter's projector cannot be used with this base.
             ResourceExhausted: there is no room for features.
-            Unavailable: a medium has gone or changed since it was looked at.
+            Unavailable: a medium was removed or changed since it was inspected.
 
         """
         tower = self._tower(adapter)
         features = {media: self._features(one, tower) for media, one in shown.items()}
-        found = [features[p.media][p.index][p.offset : p.offset + p.num_tokens] for p in pictures]
-        given, sizes = torch.from_numpy(np.concatenate(found)).to(self._table.device), [len(one) for one in found]
+        spans = [features[p.media][p.index][p.offset : p.offset + p.num_tokens] for p in pictures]
+        sizes = [len(span) for span in spans]
+        embeddings = torch.from_numpy(np.concatenate(spans)).to(self._table.device)
         if not self._vision.pretrained:
             with torch.inference_mode():
-                given = self._projector(adapter, tower, num_channels=given.shape[1])(given, sizes)
-        made = given.to(self._table.dtype)
-        parts = made.split(sizes)
+                embeddings = self._projector(adapter, tower, num_channels=embeddings.shape[1])(embeddings, sizes)
+        parts = embeddings.to(self._table.dtype).split(sizes)
         return tuple(PictureEmbeddings(picture.start, part) for picture, part in zip(pictures, parts, strict=True))
 
     # ---- features
 
-    def _features(self, shown: ResolvedMedium, tower: "_TowerPlace") -> list[Features]:
+    def _features(self, shown: ResolvedMedium, tower: "_Tower") -> list[Features]:
         key = medium_feature_key(shown.planned, tower.hash)
         with closing(self._cache.lease("engine")) as lease:
             store = FeatureStore(self._cache, lease)
             if not store.hold(key):
-                with self._cache.fetching(key):  # who asks the same meanwhile waits for this
+                with self._cache.fetching(key):  # whoever asks for the same meanwhile waits here
                     if not store.hold(key):
                         store.put(key, self._encoded(shown, tower))
             return [store.read(key, index) for index in range(shown.planned.view.num_pictures)]
 
-    def _encoded(self, shown: ResolvedMedium, tower: "_TowerPlace") -> list[Features]:
+    def _encoded(self, shown: ResolvedMedium, tower: "_Tower") -> list[Features]:
         with closing(self._frames.lease("engine")) as lease:
-            pixels = self._pixels(shown, FrameStore(self._frames, lease, _not_kept))
+            pixels = self._pixels(shown, FrameStore(self._frames, lease, _log_not_kept))
             with self._encoding:
                 encoder = self._encoders.get(tower.hash)
                 if encoder is None:
                     encoder = VisionEncoder.open(tower.folder, self._vision, num_threads=self._num_threads)
                     self._encoders[tower.hash] = encoder
-                _bounded(self._encoders, tower.hash, MAX_ENCODERS)
-                with _blamed_on(shown):
+                with _caller_fault(shown):
                     return encoder.encode(pixels, shown.planned.view.grids)
 
     def _pixels(self, shown: ResolvedMedium, frames: FrameStore) -> Sequence[Pixels]:
@@ -127,116 +122,106 @@ class PictureEmbedder:
         if kept is not None:
             return kept
         _check_content(shown)
-        with _blamed_on(shown), closing(decode.PictureDecoder()) as pictures:
+        with _caller_fault(shown), closing(decode.PictureDecoder()) as pictures:
             return load_frames(frames, shown.path, shown.planned, self._vision, pictures)
 
-    def _tower(self, adapter: AdapterRef | None) -> "_TowerPlace":
-        """The tower that an adapter sees with: its own, where it was trained along, else the base's."""
+    def _tower(self, adapter: AdapterRef | None) -> "_Tower":
+        """The vision tower of an adapter: its own, if it was trained with the adapter, else the base's."""
         with self._loading:
             found = self._towers.get(adapter)
             if found is None:
-                folder = self._holding(TOWER_FILE, adapter) or self._folder
-                found = self._towers[adapter] = _TowerPlace(folder, tower_hash(folder, self._vision))
-            _bounded(self._towers, adapter, MAX_PROJECTORS)
+                folder = self._folder_with(TOWER_FILE, adapter) or self._folder
+                found = self._towers[adapter] = _Tower(folder, tower_hash(folder, self._vision))
             return found
 
-    def _holding(self, name: str, adapter: AdapterRef | None) -> Path | None:
-        """The folder with a file of that name: the adapter's, else the base's."""
+    def _folder_with(self, name: str, adapter: AdapterRef | None) -> Path | None:
+        """The folder that holds this file: the adapter's, else the base's."""
         folders = [] if adapter is None else [self._adapter_folder(adapter)]
         return next((folder for folder in [*folders, self._folder] if (folder / name).exists()), None)
 
     # ---- projectors
 
-    def _projector(self, adapter: AdapterRef | None, tower: "_TowerPlace", *, num_channels: int) -> Projector:
+    def _projector(self, adapter: AdapterRef | None, tower: "_Tower", *, num_channels: int) -> Projector:
         with self._loading:
             found = self._projectors.get(adapter)
             if found is None:
-                found = self._projectors[adapter] = self._loaded(adapter, tower, num_channels)
-            _bounded(self._projectors, adapter, MAX_PROJECTORS)
+                found = self._projectors[adapter] = self._load_projector(adapter, tower, num_channels)
             return found
 
-    def _loaded(self, adapter: AdapterRef | None, tower: "_TowerPlace", num_channels: int) -> Projector:
-        folder = self._holding(PROJECTOR_FILE, adapter)
+    def _load_projector(self, adapter: AdapterRef | None, tower: "_Tower", num_channels: int) -> Projector:
+        folder = self._folder_with(PROJECTOR_FILE, adapter)
         own = None if folder is None else Projector.load(folder)
         if own is None or folder is None:
-            plain = ChannelStats(np.zeros(num_channels), np.ones(num_channels))
+            stats = ChannelStats(np.zeros(num_channels), np.ones(num_channels))
             scale = float(self._table.float().std())
-            own = Projector.fresh(plain, self._table.shape[1], scale=scale, seed=SEED)
+            own = Projector.fresh(stats, self._table.shape[1], scale=scale, seed=SEED)
         else:
             check_projector_manifest(folder, tower.hash)
-        wanted, has = (num_channels, self._table.shape[1]), (len(own.mean_C), own.width)
-        if has != wanted:
+        expected, actual = (num_channels, self._table.shape[1]), (len(own.mean_C), own.width)
+        if actual != expected:
             raise FailedPrecondition(
-                f"The projector in {folder} leads from {has[0]} channels to {has[1]}, this base needs {wanted[0]} and "
-                f"{wanted[1]}: it is another model's."
+                f"The projector in {folder} maps {actual[0]} channels to {actual[1]}, this base needs {expected[0]} "
+                f"and {expected[1]}: it belongs to another model."
             )
         return own.requires_grad_(False).to(self._table.device)
 
 
 @dataclass(frozen=True, slots=True)
-class _TowerPlace:
-    """Where a tower lies, and its hash."""
+class _Tower:
+    """The folder of a vision tower, and the hash of its weights."""
 
     folder: Path
     hash: str
 
 
-def _bounded(held: OrderedDict[K, V], lately: K, most: int) -> None:
-    """Let go of what was not used for longest; `lately` is used now."""
-    held.move_to_end(lately)
-    while len(held) > most:
-        held.popitem(last=False)
-
-
-def _not_kept(why: str) -> None:
+def _log_not_kept(why: str) -> None:
     structlog.get_logger().warning("pictures_not_kept", reason=why)
 
 
 @contextmanager
-def _blamed_on(shown: ResolvedMedium) -> Iterator[None]:
-    """A medium's fault as the caller's, with the place of its part."""
+def _caller_fault(shown: ResolvedMedium) -> Iterator[None]:
+    """Turns a fault of the medium into an error of the caller, which names the part."""
     try:
         yield
     except MediumError as bad:
-        said = f"{bad.fault.message} {bad.fault.hint}".strip()
-        refused = InvalidArgument.of(shown.place, said)
+        error = InvalidArgument.of(shown.place, f"{bad.fault.message} {bad.fault.hint}".strip())
         reason = bad.fault.rule.upper()
-        raise InvalidArgument(refused.message, violations=refused.violations, reason=reason) from bad
+        raise InvalidArgument(error.message, violations=error.violations, reason=reason) from bad
 
 
 def _check_content(shown: ResolvedMedium) -> None:
-    """Nothing, if the file still is what was looked at; one named by its hash is never written to again."""
+    """Check that the file still is what was inspected; a file named by its hash is never written to again."""
     try:
         with shown.path.open("rb") as file:
             sha256 = shown.planned.sha256
             same = shown.path.name == sha256 or hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except OSError as error:
-        raise Unavailable(f"{shown.place}: the medium was taken away just now; ask again.") from error
+        raise Unavailable(f"{shown.place}: the medium was removed after it was inspected; ask again.") from error
     if not same:
-        raise Unavailable(f"{shown.place}: the medium was changed just now; ask again.")
+        raise Unavailable(f"{shown.place}: the medium was changed after it was inspected; ask again.")
 
 
 def check_projector_manifest(folder: Path, tower: str) -> None:
-    """See to it that the projector in `folder` was trained on what this program makes of pictures with that tower.
+    """Check that the projector in `folder` was trained on features that this program computes with that tower.
 
     Raises:
-        FailedPrecondition: it was not, or nothing says so.
+        FailedPrecondition: it was not, or no manifest says so.
 
     """
     try:
         vision = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))["vision"]
-        made_for = (int(vision["preprocessing"]), str(vision["tower"]))
+        preprocessing, trained_tower = int(vision["preprocessing"]), str(vision["tower"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FailedPrecondition(
             f"{folder / MANIFEST_FILE} does not say what its projector was trained on. Tune the model again."
         ) from error
-    if made_for[0] != PREPROCESSING:
+    if preprocessing != PREPROCESSING:
         raise FailedPrecondition(
-            f"The projector in {folder} was trained on pictures prepared by version {made_for[0]} of this program's "
+            f"The projector in {folder} was trained on pictures prepared by version {preprocessing} of this program's "
             f"rules; they are at version {PREPROCESSING} now. Tune the model again."
         )
-    if made_for[1] != tower:
+    if trained_tower != tower:
         raise FailedPrecondition(
-            f"The projector in {folder} was trained on the vision tower {made_for[1][:12]}…; this base has "
+            f"The projector in {folder} was trained on the vision tower {trained_tower[:12]}…; this base has "
             f"{tower[:12]}…. Tune the model again."
         )
