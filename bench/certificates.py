@@ -50,7 +50,7 @@ def adapter(base: BaseModel, folder: Path, chance: random.Random) -> tuple[str, 
         model.save_pretrained(place)
         began = time.process_time()
         proof = certify_adapter(
-            model, examples, None, renderer, Path(place), base_model=base.id, seed=1, heed=lambda: None
+            model, examples, None, renderer, Path(place), base_model=base.id, seed=1, check_cancelled=lambda: None
         )
     return f"{len(pairs)} pairs, {steps} steps, rank {rank}, {rate:.1e}", proof, time.process_time() - began
 

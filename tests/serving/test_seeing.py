@@ -247,7 +247,7 @@ def test_a_medium_that_changed_since_it_was_looked_at_is_not_taken_for_it(world:
     with pytest.raises(Unavailable, match=r"contents\[0\]\.parts\[0\]: the medium was changed"):
         world.seeing().embed(rendered.pictures, shown, None)
     Path(world.picture.uri).unlink()
-    with pytest.raises(Unavailable, match="taken away"):
+    with pytest.raises(Unavailable, match="was removed"):
         world.seeing().embed(rendered.pictures, shown, None)
 
 

@@ -125,9 +125,12 @@ def test_pieces_and_neighbours_do_not_change_what_an_example_scores(
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (changed_config(lora_alpha=16), "in its numbers or their scale"),
-        (changed_config(use_rslora=True), "in its numbers or their scale"),
-        (changed_tensors(lambda t: t[Q0.format("A")].mul_(1.001)), "what model.layers.0.self_attn.q_proj is given"),
+        (changed_config(lora_alpha=16), "in their numbers or their scale"),
+        (changed_config(use_rslora=True), "in their numbers or their scale"),
+        (
+            changed_tensors(lambda t: t[Q0.format("A")].mul_(1.001)),
+            "matrices of model.layers.0.self_attn.q_proj differ",
+        ),
         (
             changed_tensors(lambda t: [t.pop(Q0.format(side)) for side in "AB"]),
             "2 tensors differ between those stored and those that were trained",
@@ -176,7 +179,7 @@ def test_a_request_to_end_is_heeded_between_the_parts(
 
     served = ServedAdapter.open(load_base(base_folder, dtype=torch.float32), renderer, adapters_root / "a")
     with pytest.raises(Cancelled):
-        certify(served, golden, served.adapter.deltas, adapters_root / "a", base_model="tiny", heed=heed)
+        certify(served, golden, served.adapter.deltas, adapters_root / "a", base_model="tiny", check_cancelled=heed)
 
 
 def test_golden_rows_are_spread_over_the_lengths_and_repeatable() -> None:

@@ -74,7 +74,7 @@ class Tuned:
             self.folder,
             base_model="tiny",
             seed=0,
-            heed=lambda: None,
+            check_cancelled=lambda: None,
             in_fp32=lambda _: in_fp32,
         )
 

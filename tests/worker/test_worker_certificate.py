@@ -73,9 +73,9 @@ def test_a_success_has_a_certificate_beside_its_adapter(place: Place) -> None:
 @pytest.mark.parametrize(
     ("name", "harm", "said"),
     [
-        ("adapter_model.safetensors", "other numbers", "is not what was trained"),
+        ("adapter_model.safetensors", "other numbers", "differ from the trained ones"),
         ("adapter_model.safetensors", "cut short", "cannot be read"),
-        ("adapter_config.json", "other scale", "is not what was trained"),
+        ("adapter_config.json", "other scale", "differ from the trained ones"),
     ],
 )
 def test_an_adapter_that_changes_on_disk_fails_the_job_and_is_not_published(
@@ -156,5 +156,5 @@ def test_a_full_memory_is_said_with_the_length_of_the_examples(tmp_path: Path) -
     model.get_decoder().register_forward_pre_hook(refuse)
     with pytest.raises(ResourceExhausted, match="trained, on examples of up to 20 tokens: close other programs"):
         certify_adapter(
-            model, examples((7, 20)), None, renderer, tmp_path, base_model="tiny", seed=1, heed=lambda: None
+            model, examples((7, 20)), None, renderer, tmp_path, base_model="tiny", seed=1, check_cancelled=lambda: None
         )

@@ -1,4 +1,4 @@
-"""The exporting process: an order on stdin; on stdout a JSON object a line, stages, then a result or an error."""
+"""The exporting process: a request on stdin; on stdout one JSON object a line: stages, then a result or an error."""
 
 import argparse
 import contextlib
@@ -22,7 +22,7 @@ GRACE_S = 10.0
 
 
 def main() -> None:
-    """Read, make, tell."""
+    """Read the request, run the export, print its progress and its result."""
     parser = argparse.ArgumentParser(prog="kastor.export")
     parser.add_argument("--parent-fd", type=int, help="ends this process when the pipe's other end closes")
     parent_fd = parser.parse_args().parent_fd
@@ -33,31 +33,31 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     lines = sys.stdout
 
-    def tell(**said: object) -> None:
-        lines.write(json.dumps(said) + "\n")
+    def print_line(**fields: object) -> None:
+        lines.write(json.dumps(fields) + "\n")
         lines.flush()
 
-    with contextlib.redirect_stdout(sys.stderr):  # whatever the libraries say
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print
         try:
             order = ExportRequest.decode(sys.stdin.read())
             torch.set_num_threads(order.num_threads or compute_threads())
-            tell(result=run_export(order, lambda stage: tell(stage=stage)))
+            print_line(result=run_export(order, lambda stage: print_line(stage=stage)))
         except KastorError as error:
-            tell(error=error.message)
-        except Exception as error:  # the process's outermost loop: the command is told whatever it was
+            print_line(error=error.message)
+        except Exception as error:  # the outermost loop of the process: the command learns of any error
             first = (str(error).strip() or "no message").splitlines()[0]
-            tell(error=Internal(f"Exporting failed with {type(error).__name__}: {first}").message)
+            print_line(error=Internal(f"Exporting failed with {type(error).__name__}: {first}").message)
             raise
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """What is half written is removed on the way out, which a second signal must not cut short."""
+    """Exit, which removes what is half written; a second signal must not cut that short."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(143)
 
 
 def _end() -> None:
-    """Remove what is half written; where that does not come about, as in a long computation, end all the same."""
+    """Ask the main thread to end and clean up; if it does not, as in a long computation, exit regardless."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os._exit(143)

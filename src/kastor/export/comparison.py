@@ -1,4 +1,4 @@
-"""Golden rows, scored by the serving engine and by whatever reads an export: how far they are apart.
+"""Compares the scores of golden rows by the serving engine with those by the library that reads an export.
 
 Shapes: T tokens of an example, S of them supervised, W width of the language model.
 """
@@ -28,7 +28,7 @@ class Comparison:
     tolerance: Tolerance
 
     def document(self) -> dict[str, object]:
-        """As JSON has it."""
+        """The comparison for the export's manifest."""
         return {
             "rows": self.rows,
             "tokens": self.tokens,
@@ -42,26 +42,26 @@ class Comparison:
 def reference_logprobs(
     model: Any,  # noqa: ANN401  # transformers, peft
     examples: Sequence[RenderedExample],
-    sight: VisionInputs | None = None,
+    vision: VisionInputs | None = None,
 ) -> list[torch.Tensor]:
-    """Log-probabilities (S,) of each one's supervised tokens, by the model's own forward and nothing of ours.
+    """Log-probabilities (S,) of each example's supervised tokens, by the model's own forward pass alone.
 
-    With pictures, too, which `sight` gives the embeddings of; but where the places of a pretrained model's tokens, what
-    they attend to and what its layers are given depend on pictures, its decoder is called as in training.
+    `vision` computes the embeddings of pictures. In a pretrained vision model pictures change positions, attention and
+    layer inputs as well, so its decoder is called as in training.
     """
     return [
-        _trained_way(model, example, sight)
-        if example.pictures and sight is not None and sight.projector is None
-        else _plain(model, example, sight)
+        _training_forward(model, example, vision)
+        if example.pictures and vision is not None and vision.projector is None
+        else _plain_forward(model, example, vision)
         for example in examples
     ]
 
 
-def _plain(model: Any, example: RenderedExample, sight: VisionInputs | None) -> torch.Tensor:  # noqa: ANN401
+def _plain_forward(model: Any, example: RenderedExample, vision: VisionInputs | None) -> torch.Tensor:  # noqa: ANN401
     ids = torch.tensor(example.token_ids, device=model.device)
     at = torch.tensor(example.supervised, device=ids.device).nonzero()[:, 0]
     at = at[at > 0]
-    logits_SV = model(**_input(model, example, ids, sight)).logits[0, at - 1]
+    logits_SV = model(**_input(model, example, ids, vision)).logits[0, at - 1]
     logprobs_S: torch.Tensor = logits_SV.float().log_softmax(-1).gather(-1, ids[at, None])[:, 0].cpu()
     return logprobs_S
 
@@ -70,23 +70,23 @@ def _input(
     model: Any,  # noqa: ANN401  # transformers, peft
     example: RenderedExample,
     ids_T: torch.Tensor,
-    sight: VisionInputs | None,
+    vision: VisionInputs | None,
 ) -> dict[str, torch.Tensor]:
-    """The tokens or, where pictures stand among them, embeddings (1, T, W)."""
+    """The token ids or, if the example has pictures, embeddings (1, T, W)."""
     if not example.pictures:
         return {"input_ids": ids_T[None]}
-    if sight is None:
+    if vision is None:
         raise Internal(f"An example shows {example.pictures[0].media.name}, and nothing gives its embeddings.")
     embeddings_TW = model.get_input_embeddings()(ids_T)
     for picture in example.pictures:
-        embeddings_TW[picture.start : picture.start + picture.num_tokens] = sight.embed([picture], ids_T.device)
+        embeddings_TW[picture.start : picture.start + picture.num_tokens] = vision.embed([picture], ids_T.device)
     return {"inputs_embeds": embeddings_TW[None]}
 
 
-def _trained_way(model: Any, example: RenderedExample, sight: VisionInputs) -> torch.Tensor:  # noqa: ANN401
+def _training_forward(model: Any, example: RenderedExample, vision: VisionInputs) -> torch.Tensor:  # noqa: ANN401
     use_packed_attention(model)
     try:
-        return target_logprobs(model, pack([example]), sight).cpu()
+        return target_logprobs(model, pack([example]), vision).cpu()
     finally:
         use_stock_attention(model)
 
@@ -94,10 +94,10 @@ def _trained_way(model: Any, example: RenderedExample, sight: VisionInputs) -> t
 def compare_logprobs(
     served: Sequence[torch.Tensor], found: Sequence[torch.Tensor], tolerance: Tolerance, what: str
 ) -> Comparison:
-    """How far the export, called `what`, is from what is served.
+    """How far the export, called `what` in messages, differs from what is served.
 
     Raises:
-        Internal: further than tolerated, or not a number.
+        Internal: by more than is tolerated, or a score is not a number.
 
     """
     apart = torch.cat([(one - other).abs() for one, other in zip(served, found, strict=True)])

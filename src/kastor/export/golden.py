@@ -1,6 +1,6 @@
-"""The examples that a model was certified on, found again in its job's files, with what was planned of their media.
+"""Reads the examples that a model was certified on from its job's files, with the plan of their media.
 
-No torch: the command asks which media they show, the exporting process renders them.
+No torch: the command collects their media, the exporting process renders them.
 """
 
 import json
@@ -19,7 +19,7 @@ from kastor.domain.errors import DataLoss
 
 @dataclass(frozen=True, slots=True)
 class GoldenInput:
-    """One of them; jobs on examples that came with the request have no plan, and no media."""
+    """One golden example; jobs on inline examples have no plan, and no media."""
 
     example: Example
     planned: PlannedRow | None = None
@@ -33,21 +33,21 @@ class GoldenJobFiles:
     plan: Path
 
     def golden(self, adapter: Path) -> list[GoldenInput]:
-        """The examples that the adapter's certificate names; the first ones where it is older than certificates.
+        """The examples that the adapter's certificate names; the first examples if the adapter is older than certificates.
 
         Raises:
             DataLoss: the certificate is damaged.
 
         """
         file = adapter / CERTIFICATE_FILE
-        wanted = set(range(MAX_GOLDEN_ROWS))
+        numbers = set(range(MAX_GOLDEN_ROWS))
         if file.is_file():
-            wanted = _certified_examples(file)
-        numbered = enumerate(islice(self._examples(), max(wanted) + 1))
-        return [GoldenInput(decode_example(line), planned) for number, (line, planned) in numbered if number in wanted]
+            numbers = _certified_examples(file)
+        numbered = enumerate(islice(self._examples(), max(numbers) + 1))
+        return [GoldenInput(decode_example(line), planned) for number, (line, planned) in numbered if number in numbers]
 
     def _examples(self) -> Iterator[tuple[bytes, PlannedRow | None]]:
-        """The lines of the examples and their plans; those that were left out count, and are never golden."""
+        """The lines of the examples and their plans; unreadable examples count as well, but are never golden."""
         with ExitStack() as stack:
             examples = stack.enter_context(self.dataset.open("rb"))
             if not self.plan.is_file():

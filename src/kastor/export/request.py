@@ -1,4 +1,4 @@
-"""What is to be exported, and where from: made by the command, read by the process that does it. No torch."""
+"""What to export, and where from: written by the command, read by the exporting process. No torch."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from kastor.export.golden import GoldenJobFiles
 
 
 class Format(StrEnum):
-    """What a model can be exported as."""
+    """The formats of exports."""
 
     PEFT = "peft"
     MERGED = "merged"
@@ -22,7 +22,7 @@ class Format(StrEnum):
 
 
 class Weights(StrEnum):
-    """How a GGUF file holds the matrices; vectors are fp32."""
+    """The dtype of a GGUF file's matrices; vectors are fp32."""
 
     BF16 = "bf16"
     F16 = "f16"
@@ -30,10 +30,10 @@ class Weights(StrEnum):
 
 
 def check_target(out: Path) -> None:
-    """See to it that nothing lies where the export is to be.
+    """Check that the target folder is free.
 
     Raises:
-        FailedPrecondition: something does.
+        FailedPrecondition: it is not.
 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -52,18 +52,18 @@ class ExportRequest:
     base_model: str
     family: str
     base_folder: Path
-    base_hub: str  # repository of the hub that the base is from, or empty
+    base_hub: str  # the base's repository on the model hub, or empty
     base_revision: str
     licence: str
     adapter: Path
     files: GoldenJobFiles
     supervise: SupervisedTurns
-    rendering: Rendering  # that the model was tuned with
-    catalog_entry: str  # by which the merged model is a base of Kastor's
+    rendering: Rendering  # the one that the model was tuned with
+    catalog_entry: str  # makes the merged model a base for Kastor
     feature_cache: Path
     feature_cache_bytes: int
-    media: Mapping[str, str]  # content hash -> path, of what golden rows show
-    lost: Mapping[str, str]  # content hash -> why it cannot be had
+    media: Mapping[str, str]  # content hash -> path, for the media of golden rows
+    lost: Mapping[str, str]  # content hash -> why the medium is not available
     num_threads: int | None = None
 
     def encode(self) -> str:
@@ -73,8 +73,8 @@ class ExportRequest:
     @classmethod
     def decode(cls, text: str) -> "ExportRequest":
         """From JSON."""
-        found: dict[str, Any] = json.loads(text)
-        found |= {name: Path(found[name]) for name in ("out", "base_folder", "adapter", "feature_cache")}
-        found["files"] = GoldenJobFiles(**{name: Path(path) for name, path in found["files"].items()})
-        found |= {"supervise": SupervisedTurns(found["supervise"]), "rendering": Rendering(found["rendering"])}
-        return cls(**found | {"format": Format(found["format"]), "weights": Weights(found["weights"])})
+        fields: dict[str, Any] = json.loads(text)
+        fields |= {name: Path(fields[name]) for name in ("out", "base_folder", "adapter", "feature_cache")}
+        fields["files"] = GoldenJobFiles(**{name: Path(path) for name, path in fields["files"].items()})
+        fields |= {"supervise": SupervisedTurns(fields["supervise"]), "rendering": Rendering(fields["rendering"])}
+        return cls(**fields | {"format": Format(fields["format"]), "weights": Weights(fields["weights"])})

@@ -1,4 +1,4 @@
-"""One export from the order to the folder: written beside its place, read back, compared, then given its name."""
+"""Runs one export: write beside the target, read back, compare with what is served, then rename into place."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from kastor.export.gguf import check_gguf_support, read_gguf, write_gguf
 from kastor.export.golden_features import family_of, load_golden_features, projector_origin
 from kastor.export.hf_formats import read_adapter, read_merged, stored_dtype, write_adapter, write_merged, write_notice
 from kastor.export.request import ExportRequest, Format, Weights, check_target
-from kastor.models.chat.families import FAMILIES
+from kastor.models.chat.families import FAMILIES, Family
 from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
 from kastor.serving.builtin.parity import ServedAdapter
@@ -36,10 +36,10 @@ TOLERANCES: Mapping[torch.dtype | Weights, Tolerance] = {
     Weights.BF16: Tolerance(largest=1.0, mean=0.1),
     Weights.Q8_0: Tolerance(largest=1.0, mean=0.1),
 }
-"""How far an export may be from what is served, both computed in fp32, by what its weights were rounded to; what was
-measured, and the margin: docs/log.md."""
-SEEING_BF16 = Tolerance(largest=2.0, mean=0.2)
-"""Among a picture's tokens rounding the weights to bf16 tells twice as much, as rounding in the certificate does."""
+"""How far an export may differ from what is served, both computed in fp32, by the dtype that its weights were rounded
+to. Measurements and margin: docs/log.md."""
+VISION_BF16 = Tolerance(largest=2.0, mean=0.2)
+"""With pictures, rounding the weights to bf16 has twice the effect, as it has in the certificate."""
 OnProgress = Callable[[str], None]
 
 
@@ -49,7 +49,7 @@ class FormatHandler:
 
     write: Callable[[ExportRequest, Path], None]
     read: Callable[[ExportRequest, Path], Any]
-    library: str  # that reads it
+    library: str  # the reader's name, for progress
 
 
 FORMAT_HANDLERS: Mapping[Format, FormatHandler] = {
@@ -59,43 +59,34 @@ FORMAT_HANDLERS: Mapping[Format, FormatHandler] = {
 }
 
 
-def run_export(order: ExportRequest, tell: OnProgress) -> dict[str, Any]:
-    """Make the export and return its manifest; `tell` is told of each stage.
+def run_export(order: ExportRequest, on_progress: OnProgress) -> dict[str, Any]:
+    """Write the export and return its manifest; `on_progress` receives each stage.
 
     Raises:
         DataLoss: a file of the tuned model is damaged; names it.
         FailedPrecondition: the folder is not empty or cannot be written to, or a part of the model is broken.
-        Internal: what was written gives other numbers than the tuned model.
-        Unimplemented: this model cannot be had in this format.
+        Internal: the written files give other numbers than the tuned model.
+        Unimplemented: this model cannot be exported in this format.
 
     """
     check_target(order.out)
     verify(order.adapter)
-    way, family = FORMAT_HANDLERS[order.format], family_of(order)
-    if family.vision is not None and order.format is Format.GGUF:
-        raise Unimplemented(
-            f"{order.base_model} sees, and llama.cpp would need its vision tower as a file of its own (mmproj), of a "
-            "kind that it does not know: export it as peft or merged."
-        )
-    if order.format is Format.GGUF:
-        check_gguf_support(order.base_folder)
-    tell("scoring golden rows as they are served")
+    family = family_of(order)
+    _check_format(order, family)
+    on_progress("scoring golden rows as they are served")
     renderer = Renderer.open(order.base_folder, family, order.supervise, order.rendering)
     golden = order.files.golden(order.adapter)
-    seen = load_golden_features(golden, order)
-    examples = seen.rendered(golden, renderer)
-    base, embed = load_base(order.base_folder, dtype=torch.float32), seen.as_served(order)
+    features = load_golden_features(golden, order)
+    examples = features.rendered(golden, renderer)
+    base, embed = load_base(order.base_folder, dtype=torch.float32), features.as_served(order)
     served = ServedAdapter.open(base, renderer, order.adapter, embed).logprobs(examples)
     scratch = order.out.parent / f".{order.out.name}.partial"
     with translate_storage_errors(order.out.parent):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
-            tell(f"writing {order.format.value}")
-            way.write(order, scratch)
-            write_notice(order, scratch)
-            tell(f"reading it back by {way.library} and comparing")
-            found = reference_logprobs(way.read(order, scratch), examples, seen.by(scratch))
+            _write(order, scratch, on_progress)
+            found = reference_logprobs(_read_back(order, scratch, on_progress), examples, features.by(scratch))
             comparison = compare_logprobs(served, found, _tolerance(order), f"{order.format.value} export")
             manifest = _manifest(order, comparison, scratch)
             (scratch / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
@@ -105,12 +96,35 @@ def run_export(order: ExportRequest, tell: OnProgress) -> dict[str, Any]:
     return manifest
 
 
+def _check_format(order: ExportRequest, family: Family) -> None:
+    if order.format is not Format.GGUF:
+        return
+    if family.vision is not None:
+        raise Unimplemented(
+            f"{order.base_model} reads pictures, and llama.cpp would need its vision tower as a separate file "
+            "(mmproj), of a kind that it does not know: export it as peft or merged."
+        )
+    check_gguf_support(order.base_folder)
+
+
+def _write(order: ExportRequest, folder: Path, on_progress: OnProgress) -> None:
+    on_progress(f"writing {order.format.value}")
+    FORMAT_HANDLERS[order.format].write(order, folder)
+    write_notice(order, folder)
+
+
+def _read_back(order: ExportRequest, folder: Path, on_progress: OnProgress) -> Any:  # noqa: ANN401  # a library's model
+    handler = FORMAT_HANDLERS[order.format]
+    on_progress(f"reading it back by {handler.library} and comparing")
+    return handler.read(order, folder)
+
+
 def _tolerance(order: ExportRequest) -> Tolerance:
     if order.format is Format.GGUF:
         return TOLERANCES[order.weights]
     dtype = stored_dtype(order.base_folder) if order.format is Format.MERGED else torch.float32
-    sees = FAMILIES[order.family].vision is not None
-    return SEEING_BF16 if sees and dtype is torch.bfloat16 else TOLERANCES[dtype]
+    has_vision = FAMILIES[order.family].vision is not None
+    return VISION_BF16 if has_vision and dtype is torch.bfloat16 else TOLERANCES[dtype]
 
 
 def _manifest(order: ExportRequest, comparison: Comparison, folder: Path) -> dict[str, Any]:
@@ -118,7 +132,7 @@ def _manifest(order: ExportRequest, comparison: Comparison, folder: Path) -> dic
     return {
         "format": order.format.value,
         **weights,
-        **_needed_to_see(order),
+        **_vision_manifest(order),
         "model": order.model,
         "job": order.job,
         "baseModel": order.base_model,
@@ -131,12 +145,12 @@ def _manifest(order: ExportRequest, comparison: Comparison, folder: Path) -> dic
     }
 
 
-def _needed_to_see(order: ExportRequest) -> dict[str, Any]:
-    """Which tower the model needs, and what pictures become; nothing where the tuned model sees nothing."""
-    vision, seen_with = FAMILIES[order.family].vision, projector_origin(order)
-    if vision is None or seen_with is None:
+def _vision_manifest(order: ExportRequest) -> dict[str, Any]:
+    """The tower and the placeholder that the model needs for pictures; empty for a model that reads text only."""
+    vision, origin = FAMILIES[order.family].vision, projector_origin(order)
+    if vision is None or origin is None:
         return {}
-    return {"vision": {**seen_with, "placeholder": vision.placeholder}}
+    return {"vision": {**origin, "placeholder": vision.placeholder}}
 
 
 def _sha256(file: Path) -> str:

@@ -1,7 +1,7 @@
-"""The trainer's part of the certificate: golden rows, their log-probabilities as trained, and the base laid bare."""
+"""The trainer's side of the certificate: golden rows, the trained model's log-probabilities, then the bare base."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +50,21 @@ from kastor.training.vision_inputs import Read, VisionInputs
 def certify_adapter(
     model: Any,  # noqa: ANN401  # peft model
     examples: Sequence[RenderedExample],
-    eyes: VisionInputs | None,
+    vision: VisionInputs | None,
     renderer: Renderer,
     folder: Path,
     *,
     base_model: str,
     seed: int,
-    heed: Callable[[], None],
+    check_cancelled: Callable[[], None],
     in_fp32: Callable[[Any], bool] = fits_in_fp32,
 ) -> Certificate:
-    """The proof that the adapter in `folder` is served as `model` was trained; `model` is of no use afterwards.
+    """The proof that the adapter in `folder` is served as `model` was trained; `model` is used up by it.
 
-    Where memory has room (`in_fp32`), trainer and engine both compute in fp32, so that nothing but a fault tells them
-    apart; elsewhere they may be from fp32 by a multiple of what transformers and peft are on the same rows.
-    The base is held once, and used for serving when training's side is done. `heed` is called between the parts.
+    Where memory has room (`in_fp32`), trainer and engine both compute in fp32, so only a fault can tell them apart.
+    Elsewhere each may differ from fp32 by a multiple of what transformers and peft do on the same rows. The base is in
+    memory once: training's side is scored first, then the engine gets the base. `check_cancelled` is called between
+    the parts.
 
     Raises:
         FailedPrecondition: the engine refuses the adapter.
@@ -71,41 +72,71 @@ def certify_adapter(
         ResourceExhausted: memory ran out; names how long the examples are.
 
     """
-    heed()
+    check_cancelled()
     chosen = golden_examples(examples, seed)
-    answers_in = serving_dtype(model, renderer.vision)
+    dtype = serving_dtype(model, renderer.vision)
     exact = in_fp32(model)
     with out_of_memory_as(_comparing(chosen.values())):
-        golden, tolerance, dtypes = _golden_rows(model, chosen, eyes, exact=exact)
-    deltas = lora_deltas(model)
-    heed()
+        trained = _score_trained(model, chosen, vision, exact=exact)
+    check_cancelled()
     base = remove_lora(model)
     with out_of_memory_as(_comparing(chosen.values())):
         served_base = base if exact else cast_for_serving(base, renderer.vision)
-        served = ServedAdapter.open(served_base, renderer, folder, _embed(eyes, folder, base.device))
-        proof = certify(served, golden, deltas, folder, base_model=base_model, tolerance=tolerance, heed=heed)
-        if exact and answers_in is not torch.float32:
-            restore_dtypes(dtypes)
-            served = replace(served, cache=SlotKVCache.like(base, renderer.vision))
-        proof = replace(proof, dtype=str(answers_in).removeprefix("torch."))
-        if answers_in is not torch.float32:
-            proof = replace(proof, rounding=measure_rounding(served.as_model(base_model), golden, answers_in))
-    heed()
+        served = ServedAdapter.open(served_base, renderer, folder, _served_embed(vision, folder, base.device))
+        proof = _certify_served(served, trained, folder, base_model, dtype, check_cancelled)
+    check_cancelled()
     return proof
 
 
-def _golden_rows(
+@dataclass(frozen=True, slots=True)
+class _TrainedScores:
+    """The trainer's side of the comparison."""
+
+    golden: Sequence[GoldenExample]
+    tolerance: Tolerance
+    dtypes: Mapping[torch.nn.Parameter, torch.dtype]  # of the weights that are in fp32 for the comparison
+    deltas: Mapping[str, LoraDelta]
+
+
+def _score_trained(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, RenderedExample],
-    eyes: VisionInputs | None,
+    vision: VisionInputs | None,
     *,
     exact: bool,
-) -> tuple[list[GoldenExample], Tolerance, Mapping[torch.nn.Parameter, torch.dtype]]:
-    """The golden rows, how far from them what is served may be, and what the weights were that are in fp32 now."""
+) -> _TrainedScores:
     if exact:
-        golden, dtypes = golden_rows_in_fp32(model, chosen, eyes)
-        return golden, EXACT, dtypes
-    return *golden_rows_module_by_module(model, chosen, eyes), {}
+        golden, dtypes = golden_rows_in_fp32(model, chosen, vision)
+        return _TrainedScores(golden, EXACT, dtypes, lora_deltas(model))
+    golden, tolerance = golden_rows_module_by_module(model, chosen, vision)
+    return _TrainedScores(golden, tolerance, {}, lora_deltas(model))
+
+
+def _certify_served(
+    served: ServedAdapter,
+    trained: _TrainedScores,
+    folder: Path,
+    base_model: str,
+    dtype: torch.dtype,
+    check_cancelled: Callable[[], None],
+) -> Certificate:
+    """The certificate, with the dtype that answers are computed in and what rounding to it does."""
+    proof = certify(
+        served,
+        trained.golden,
+        trained.deltas,
+        folder,
+        base_model=base_model,
+        tolerance=trained.tolerance,
+        check_cancelled=check_cancelled,
+    )
+    proof = replace(proof, dtype=str(dtype).removeprefix("torch."))
+    if dtype is torch.float32:
+        return proof
+    if trained.dtypes:
+        restore_dtypes(trained.dtypes)
+        served = replace(served, cache=SlotKVCache.like(served.model, served.renderer.vision))
+    return replace(proof, rounding=measure_rounding(served.as_model(base_model), trained.golden, dtype))
 
 
 def certify_checkpoint(
@@ -113,16 +144,16 @@ def certify_checkpoint(
     shape: AdapterShape,
     checkpoint: Path,
     examples: Sequence[RenderedExample],
-    eyes: VisionInputs | None,
+    vision: VisionInputs | None,
     renderer: Renderer,
     *,
     base_model: str,
     seed: int,
-    heed: Callable[[], None] = lambda: None,
+    check_cancelled: Callable[[], None] = lambda: None,
 ) -> Certificate:
-    """Certify the adapter of any checkpoint and write the certificate beside it; `base` is of no use afterwards.
+    """Certify the adapter of any checkpoint and write the certificate beside it; `base` is used up by it.
 
-    The trainer's side is the checkpoint as training would go on from it; `eyes` are those of that checkpoint.
+    The trainer's side is the model as training would resume from the checkpoint; `vision` belongs to the checkpoint.
 
     Raises:
         DataLoss: a file of the checkpoint is damaged.
@@ -134,14 +165,21 @@ def certify_checkpoint(
     use_packed_attention(model)
     use_fused_layers(model)
     proof = certify_adapter(
-        model.eval(), examples, eyes, renderer, checkpoint, base_model=base_model, seed=seed, heed=heed
+        model.eval(),
+        examples,
+        vision,
+        renderer,
+        checkpoint,
+        base_model=base_model,
+        seed=seed,
+        check_cancelled=check_cancelled,
     )
     write_whole(checkpoint / CERTIFICATE_FILE, [proof.encoded().encode()])
     return proof
 
 
 def golden_examples(examples: Sequence[RenderedExample], seed: int) -> dict[int, RenderedExample]:
-    """The golden ones, by their index; examples without tokens have been left out."""
+    """The golden examples by their index; examples without tokens are never golden."""
     lengths = {index: len(example.token_ids) for index, example in enumerate(examples) if example.token_ids}
     chosen = [list(lengths)[place] for place in golden_rows(list(lengths.values()), seed)]
     return {index: examples[index] for index in chosen}
@@ -151,22 +189,22 @@ def golden_examples(examples: Sequence[RenderedExample], seed: int) -> dict[int,
 def golden_rows_in_fp32(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, RenderedExample],
-    eyes: VisionInputs | None = None,
+    vision: VisionInputs | None = None,
 ) -> tuple[list[GoldenExample], dict[torch.nn.Parameter, torch.dtype]]:
-    """The golden rows as the trainer's code scores them in fp32, and as stock does in the base's own dtype.
+    """The golden rows as the trainer's code scores them in fp32, and stock in the base's own dtype.
 
-    The model is in fp32 afterwards; what its weights were is returned, too.
+    The model is in fp32 afterwards; the dtypes that its weights had are returned as well.
     """
     row = pack(list(chosen.values()))
     stock: list[torch.Tensor] | None = None
     fused = uses_fused_layers(model)
     if model.dtype is not torch.float32:
         use_stock_layers(model)
-        stock = _by_example(target_logprobs(model, row, eyes), chosen)
+        stock = _by_example(target_logprobs(model, row, vision), chosen)
     dtypes = to_fp32(model)
     if fused and stock is not None:
         use_fused_layers(model)
-    trained = _by_example(target_logprobs(model, row, eyes), chosen)
+    trained = _by_example(target_logprobs(model, row, vision), chosen)
     rows = [GoldenExample(i, e, part) for (i, e), part in zip(chosen.items(), trained, strict=True)]
     if stock is not None:
         rows = [replace(row, stock_S=part) for row, part in zip(rows, stock, strict=True)]
@@ -177,23 +215,23 @@ def golden_rows_in_fp32(
 def golden_rows_module_by_module(
     model: Any,  # noqa: ANN401  # as above
     chosen: Mapping[int, RenderedExample],
-    eyes: VisionInputs | None = None,
+    vision: VisionInputs | None = None,
 ) -> tuple[list[GoldenExample], Tolerance]:
-    """The golden rows in fp32, module by module, and how far from them rounding takes the base in its own dtype.
+    """The golden rows in fp32, module by module, and the tolerance for the base in its own dtype.
 
-    Every token of text is scored: a few supervised ones would not tell how much is rounded.
+    Every token of text is scored: a few supervised ones would not show how much rounding does.
 
     Raises:
-        Internal: the trainer's own compute is further away than rounding explains.
+        Internal: the trainer's own scores are further away than rounding explains.
 
     """
     whole = {index: _all_text(example) for index, example in chosen.items()}
     row = pack(list(whole.values()))
-    trained = _by_example(target_logprobs(model, row, eyes), whole)
+    trained = _by_example(target_logprobs(model, row, vision), whole)
     use_stock_layers(model)
-    stock = _by_example(target_logprobs(model, row, eyes), whole)
+    stock = _by_example(target_logprobs(model, row, vision), whole)
     with fp32_module_by_module(model):
-        exact = _by_example(target_logprobs(model, row, eyes), whole)
+        exact = _by_example(target_logprobs(model, row, vision), whole)
     parts = zip(whole.items(), exact, stock, strict=True)
     golden = [GoldenExample(i, e, x, s, num_prompt=chosen[i].supervised.index(True)) for (i, e), x, s in parts]
     tolerance = rounded_tolerance(golden)
@@ -202,9 +240,9 @@ def golden_rows_module_by_module(
 
 
 def _all_text(example: RenderedExample) -> RenderedExample:
-    """The example with each token supervised that is not a picture's."""
-    seen = {place for p in example.pictures for place in range(p.start, p.start + p.num_tokens)}
-    return replace(example, supervised=[place not in seen for place in range(len(example.token_ids))])
+    """The example with every token supervised that belongs to no picture."""
+    of_pictures = {place for p in example.pictures for place in range(p.start, p.start + p.num_tokens)}
+    return replace(example, supervised=[place not in of_pictures for place in range(len(example.token_ids))])
 
 
 def _by_example(logprobs_S: torch.Tensor, chosen: Mapping[int, RenderedExample]) -> list[torch.Tensor]:
@@ -216,25 +254,25 @@ def _comparing(rendered: Iterable[RenderedExample]) -> str:
     return f"comparing what is served with what was trained, on examples of up to {longest:,} tokens"
 
 
-def _embed(eyes: VisionInputs | None, folder: Path, device: torch.device) -> Embed | None:
-    """How the served model sees: with the projector in `folder`, if there is one, read as the engine reads it."""
-    if eyes is None:
+def _served_embed(vision: VisionInputs | None, folder: Path, device: torch.device) -> Embed | None:
+    """Embeds pictures with the projector in `folder`, if there is one, read as the engine reads it."""
+    if vision is None:
         return None
     projector = Projector.load(folder)
-    stored = replace(eyes.without_corrections(), projector=None if projector is None else projector.to(device))
-    if eyes.tower is not None:
-        stored = replace(stored, tower=None, read=_by_stored_tower(folder, eyes.read))
+    stored = replace(vision.without_corrections(), projector=None if projector is None else projector.to(device))
+    if vision.tower is not None:
+        stored = replace(stored, tower=None, read=_stored_tower_features(folder, vision.read))
 
     @torch.no_grad()
-    def embedded(example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
+    def embed(example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
         parts = stored.embed(example.pictures, device).split([picture.num_tokens for picture in example.pictures])
         return tuple(PictureEmbeddings(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
-    return embedded
+    return embed
 
 
-def _by_stored_tower(folder: Path, pixels: Read) -> Read:
-    """Features of pictures by the tower in `folder`, as the engine makes them."""
+def _stored_tower_features(folder: Path, pixels: Read) -> Read:
+    """Reads features computed by the tower in `folder`, as the engine computes them."""
     tower = load_efficientnet(folder, num_threads=torch.get_num_threads())
 
     def read(key: str, index: int) -> NDArray[Any]:

@@ -219,7 +219,7 @@ class JobRunner:
             adapter,
             base_model=spec.base_model,
             seed=spec.seed,
-            heed=self._ownership.raise_if_cancelled,
+            check_cancelled=self._ownership.raise_if_cancelled,
         )
         self._ownership.log_event(
             f"served as trained: {counted(proof.num_tokens, 'token')} of {counted(len(proof.rows), 'example')}, "

@@ -38,11 +38,11 @@ MAX_GENERATED = 16
 
 @dataclass(frozen=True, slots=True)
 class ServedAdapter:
-    """A base with one adapter, as an engine has them."""
+    """A base with one adapter, served in this process: a `Scorer` for any caller, and what the certificate checks."""
 
     model: Any  # transformers.PreTrainedModel, untyped
     renderer: Renderer
-    bank: AdapterManager
+    adapters: AdapterManager
     cache: SlotKVCache
     adapter: LoadedAdapter
     embed: Embed | None = None
@@ -55,26 +55,26 @@ class ServedAdapter:
         folder: Path,
         embed: Embed | None = None,
     ) -> "ServedAdapter":
-        """The adapter in `folder` on `model`, as `load_base` gives it; `embed` puts pictures in their places.
+        """The adapter in `folder` on `model`, as `load_base` gives it; `embed` computes the embeddings of pictures.
 
         Raises:
             FailedPrecondition: the engine refuses the adapter; says why.
 
         """
-        bank = AdapterManager(model, lambda _: folder, max_resident=1)
+        adapters = AdapterManager(model, lambda _: folder, max_resident=1)
         return cls(
             model,
             renderer,
-            bank,
+            adapters,
             SlotKVCache.like(model, renderer.vision),
-            bank.acquire(AdapterRef(folder.name)),
+            adapters.acquire(AdapterRef(folder.name)),
             embed,
         )
 
     @torch.inference_mode()
     def logprobs(self, examples: Sequence[RenderedExample], *, adapted: bool = True) -> list[torch.Tensor]:
-        """Log-probabilities (S,) of each one's supervised tokens, prefilled as prompts are."""
-        scorer = SequenceScorer(self.model, self.bank, self.cache)
+        """Log-probabilities (S,) of each example's supervised tokens, prefilled as prompts are."""
+        scorer = SequenceScorer(self.model, self.adapters, self.cache)
         passes = scorer.passes(examples, self.pictures, self.adapter if adapted else None)
         while True:
             try:
@@ -91,21 +91,21 @@ class ServedAdapter:
         return [scores_S.tolist() for scores_S in scores]
 
     def pictures(self, example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
-        """The example's pictures as the batcher takes them."""
+        """The embeddings of the example's pictures, for the batcher."""
         return () if self.embed is None or not example.pictures else self.embed(example)
 
     @torch.inference_mode()
     def answer(self, prompt: RenderedExample) -> tuple[FinishReason, list[TokenStep]]:
-        """A greedy answer to the prompt, by the batcher: how it ended, and its tokens.
+        """A greedy answer to the prompt by the batcher: its finish reason and its tokens.
 
         Raises:
-            KastorError: the batcher could not give one, as when numbers are not finite.
+            KastorError: the batcher failed, for example because numbers are not finite.
 
         """
         context, events = text_config(self.model).max_position_embeddings, list[Chunk | KastorError]()
         bounds = EngineLimits(1, context, MAX_GENERATED, context, max_cache_tokens=context)
         tokens, ends = self.renderer.tokenizer, stop_token_ids(self.model, self.renderer.closing_id)
-        batcher = ContinuousBatcher(self.model, self.bank, tokens, ends, bounds, self.cache)
+        batcher = ContinuousBatcher(self.model, self.adapters, tokens, ends, bounds, self.cache)
         greedy = Sampling(temperature=0, top_logprobs=0)
         ticket: GenerationHandle = batcher.submit(
             prompt.token_ids,
@@ -141,22 +141,22 @@ def certify(
     *,
     base_model: str,
     tolerance: Tolerance = EXACT,
-    heed: Callable[[], None] = lambda: None,
+    check_cancelled: Callable[[], None] = lambda: None,
 ) -> Certificate:
-    """The proof that `served`, opened from `folder`, is what was trained; `heed` is called between its parts.
+    """The proof that `served`, opened from `folder`, is what was trained.
 
-    `trained` holds the trainer's own matrices for each layer of the base: all of them are applied, bit for bit, so only
-    the arithmetic is left for the scores to prove. `served` computes in the dtype in which the golden rows were scored.
+    `trained` holds the trainer's own matrices for each layer of the base: all are applied, bit for bit, so the scores
+    have only the arithmetic to prove. `served` computes in the dtype in which the golden rows were scored.
 
     Raises:
         Internal: what is served is not what was trained; says in which way.
 
     """
     num_tensors = _check_tensors(served, folder, trained)
-    compared = compare_scores(served.as_model(base_model), golden, tolerance, heed)
-    heed()
-    finish, num_generated, decode_difference = _check_answer(served, golden[0].prompt, tolerance)
-    dtype = str(served.model.dtype).removeprefix("torch.")
+    compared = compare_scores(served.as_model(base_model), golden, tolerance, check_cancelled)
+    check_cancelled()
+    finish, num_generated, difference = _check_answer(served, golden[0].prompt, tolerance)
+    dtype, libraries = str(served.model.dtype).removeprefix("torch."), ("torch", "transformers", "peft")
     return Certificate(
         base_model=base_model,
         dtype=dtype,
@@ -164,19 +164,19 @@ def certify(
         rows=compared.rows,
         largest_difference=compared.largest,
         mean_difference=compared.mean,
-        decode_difference=decode_difference,
+        decode_difference=difference,
         tolerance=tolerance,
         rounding=None,
         effect=compared.effect,
         num_tensors=num_tensors,
         finish_reason=finish,
         num_generated=num_generated,
-        versions={"kastor": kastor.__version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
+        versions={"kastor": kastor.__version__} | {name: version(name) for name in libraries},
     )
 
 
 def _check_tensors(served: ServedAdapter, folder: Path, trained: Mapping[str, LoraDelta]) -> int:
-    """How many tensors the file holds: each is applied, and each is what was trained."""
+    """How many tensors the file holds, once each of them is known to be applied and to be what was trained."""
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     wrapped = {n for n in served.adapter.deltas if isinstance(served.model.get_submodule(n), MultiLoraLinear)}
@@ -184,18 +184,20 @@ def _check_tensors(served: ServedAdapter, folder: Path, trained: Mapping[str, Lo
         unlike = sorted(stored ^ {f"base_model.model.{name}.lora_{side}.weight" for name in layers for side in "AB"})
         if unlike:
             raise served_otherwise(
-                f"{len(unlike)} tensors differ between those stored and those that {what}, as {unlike[0]}"
+                f"{len(unlike)} tensors differ between those stored and those that {what}, for example {unlike[0]}"
             )
     for name, delta in trained.items():
         loaded = served.adapter.deltas[name]
         same = torch.equal(loaded.down_RI, delta.down_RI) and torch.equal(loaded.up_OR, delta.up_OR)
         if not same:
-            raise served_otherwise(f"what {name} is given is not what was trained, in its numbers or their scale")
+            raise served_otherwise(
+                f"the LoRA matrices of {name} differ from the trained ones in their numbers or their scale"
+            )
     return len(stored)
 
 
 def _check_answer(served: ServedAdapter, prompt: RenderedExample, tolerance: Tolerance) -> tuple[str, int, float]:
-    """How an answer to the prompt ended, its tokens, and how far they differ when taken in at once."""
+    """Finish reason and length of an answer, and how far its tokens' scores differ from those in a prompt."""
     prompt_ids = prompt.token_ids
     if len(prompt_ids) >= text_config(served.model).max_position_embeddings:
         return "", 0, 0.0
@@ -203,8 +205,8 @@ def _check_answer(served: ServedAdapter, prompt: RenderedExample, tolerance: Tol
     if not steps:
         return finish.value, 0, 0.0
     ids = [step.chosen.token_id for step in steps]
-    learnt = [False] * len(prompt_ids) + [True] * len(ids)
-    (at_once,) = served.logprobs([replace(prompt, token_ids=prompt_ids + ids, supervised=learnt)])
+    supervised = [False] * len(prompt_ids) + [True] * len(ids)
+    (at_once,) = served.logprobs([replace(prompt, token_ids=prompt_ids + ids, supervised=supervised)])
     one_by_one = torch.tensor([step.chosen.logprob for step in steps])
     largest = float((at_once - one_by_one).abs().max())
     if not largest <= tolerance.largest:
