@@ -128,7 +128,7 @@ class EngineServer:
                 request.adapter,
                 lambda event: _hand_over(loop, events, event),
                 num_candidates=request.num_candidates,
-                guide=None if form is None else await run_in_threadpool(self.grammars.guide, form),
+                grammar=None if form is None else await run_in_threadpool(self.grammars.matcher, form),
                 pictures=pictures,
                 positions=prompt.positions,
             )

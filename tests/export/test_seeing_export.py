@@ -213,7 +213,7 @@ def test_a_merged_export_is_a_base_that_sees_as_the_tuned_model_did(
             for media, planned in one.planned.by_media(one.example).items()
         }
         embedded = seeing.embed(rendered.pictures, shown, None) if shown else ()
-        made = {part.start: part.made_NC for part in embedded}
+        made = {part.start: part.embeddings_NC for part in embedded}
         found = mean_logprobs(model, rendered, lambda p, made=made: made[p.start])
         assert found == pytest.approx(expected, abs=ROUNDED)
 

@@ -77,8 +77,8 @@ def test_a_job_on_images_a_video_and_pages_is_certified_and_seen_in_answers(name
             asked, {media: one.planned.view for media, one in shown.items()}
         )
         found = seeing.embed(rendered.pictures, shown, AdapterRef("job1"))
-        assert sum(len(one.made_NC) for one in found) == rendered.token_ids.count(_placeholder(base, tmp_path))
-        assert all(np.isfinite(one.made_NC.numpy()).all() for one in found)
+        assert sum(len(one.embeddings_NC) for one in found) == rendered.token_ids.count(_placeholder(base, tmp_path))
+        assert all(np.isfinite(one.embeddings_NC.numpy()).all() for one in found)
 
 
 def test_a_pretrained_tower_is_opened_before_another_thread_makes_the_adapter(

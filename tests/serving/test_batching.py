@@ -62,7 +62,7 @@ def test_rows_that_join_and_leave_at_any_step_do_not_disturb_the_others(stepper:
 
 def test_a_long_prompt_taken_in_pieces_answers_as_in_one(stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = stepper().answer("a long prompt " * 15, "b").text
-    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.PIECE_TOKENS", 32)
+    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.CHUNK_TOKENS", 32)
     pieces = stepper()
     _, short = pieces.ask("short", "a", max_output_tokens=8)
     pieces.steps(2)
@@ -212,12 +212,12 @@ def test_a_consumer_that_raises_is_dropped(stepper: MakeStepper) -> None:
 
 def test_no_more_rows_than_allowed_and_first_come_first_served(stepper: MakeStepper) -> None:
     few = stepper(max_rows=2)
-    tickets = [few.ask("one", max_output_tokens=n)[0] for n in (4, 9, 4, 4)]
+    handles = [few.ask("one", max_output_tokens=n)[0] for n in (4, 9, 4, 4)]
     begun: list[int] = []
     for _ in range(20):
         few.steps(1)
         assert len(few.batcher._rows) <= 2
-        begun += [i for row in few.batcher._rows if (i := tickets.index(row.ticket)) not in begun]
+        begun += [i for row in few.batcher._rows if (i := handles.index(row.handle)) not in begun]
     assert begun == [0, 1, 2, 3]
 
 
@@ -229,7 +229,7 @@ def test_rows_wait_for_cache_memory_and_for_adapters(stepper: MakeStepper) -> No
     tight.steps(30)
     heard += [tight.ask("one", name)[1] for name in ("a", "b")]
     tight.steps(2)
-    assert [row.ticket.adapter for row in tight.batcher._rows] == [AdapterRef("a")]
+    assert [row.handle.adapter for row in tight.batcher._rows] == [AdapterRef("a")]
     tight.steps(30)
     assert all(told.finish for told in heard)
 

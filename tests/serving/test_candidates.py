@@ -69,7 +69,7 @@ def test_a_long_prompt_taken_in_pieces_has_candidates_too(
     stepper: MakeStepper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = stepper().answer("a long prompt " * 12, "b", 3, **WARM).texts
-    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.PIECE_TOKENS", 32)
+    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.CHUNK_TOKENS", 32)
     pieces = stepper()
     _, short = pieces.ask("short", max_output_tokens=4)
     pieces.steps(1)
@@ -81,12 +81,12 @@ def test_a_long_prompt_taken_in_pieces_has_candidates_too(
 
 def test_cancelling_a_request_ends_all_its_candidates(stepper: MakeStepper) -> None:
     one = stepper()
-    ticket, _ = one.ask("one", "a", 4, max_output_tokens=60)
+    handle, _ = one.ask("one", "a", 4, max_output_tokens=60)
     _, other = one.ask("two", "b")
     one.steps(3)
-    ticket.cancel()
+    handle.cancel()
     one.steps(1)
-    assert [row.ticket.adapter for row in one.batcher._rows] == [AdapterRef("b")]
+    assert [row.handle.adapter for row in one.batcher._rows] == [AdapterRef("b")]
     assert one.batcher.adapters.resident[AdapterRef("a")].users == 0
     one.steps(20)
     assert other.text == stepper().answer("two", "b").text

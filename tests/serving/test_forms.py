@@ -91,13 +91,13 @@ def test_an_answer_ends_as_soon_as_its_form_is_complete(stepper: MakeStepper) ->
 
 def test_white_space_between_parts_never_goes_on_for_ever(stepper: MakeStepper) -> None:
     one = stepper()
-    guide = one.guides.guide(form({"type": "array", "items": {"type": "boolean"}}))
+    grammar = one.grammars.matcher(form({"type": "array", "items": {"type": "boolean"}}))
     space = one.renderer.text(" ")[0]
-    guide.accept(one.renderer.text("[")[0])
+    grammar.accept(one.renderer.text("[")[0])
     logits = torch.full((one.batcher.model.config.vocab_size,), 0.0)
     num_spaces = 0
-    while bool(guide.mask_logits(logits)[space].isfinite()):
-        guide.accept(space)
+    while bool(grammar.mask_logits(logits)[space].isfinite()):
+        grammar.accept(space)
         num_spaces += 1
     assert num_spaces == 16
 
@@ -175,8 +175,8 @@ def test_a_form_that_becomes_too_complex_ends_its_own_request_only(stepper: Make
 def test_logits_beyond_the_vocabulary_are_never_chosen(stepper: MakeStepper) -> None:
     one = stepper()
     tokenizer = one.renderer.tokenizer
-    guide = GrammarCompiler(tokenizer.to_str(), [2], tokenizer.get_vocab_size()).guide(form({}))
-    masked = guide.mask_logits(torch.zeros(tokenizer.get_vocab_size() + 50))
+    grammar = GrammarCompiler(tokenizer.to_str(), [2], tokenizer.get_vocab_size()).matcher(form({}))
+    masked = grammar.mask_logits(torch.zeros(tokenizer.get_vocab_size() + 50))
     assert not bool(masked[tokenizer.get_vocab_size() :].isfinite().any())
     assert bool(masked.isfinite().any())
 

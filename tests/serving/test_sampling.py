@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kastor.domain.generation import Sampling
 from kastor.serving.builtin.sampler import (
     COLDEST,
-    FIRST_LOOK,
+    TOP_P_CANDIDATES,
     apply_penalties,
     candidate_seed,
     is_greedy,
@@ -55,8 +55,8 @@ def test_top_p_counts_within_the_top_k() -> None:
 
 
 def test_top_p_looks_further_when_the_first_look_does_not_hold_it() -> None:
-    flat = torch.zeros(4 * FIRST_LOOK)
-    assert top_candidates(flat, Sampling(top_p=0.5))[0].numel() == 2 * FIRST_LOOK
+    flat = torch.zeros(4 * TOP_P_CANDIDATES)
+    assert top_candidates(flat, Sampling(top_p=0.5))[0].numel() == 2 * TOP_P_CANDIDATES
 
 
 def test_draws_follow_the_probabilities() -> None:

@@ -13,7 +13,7 @@ from kastor.domain.generation import GenerateRequest, Sampling
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base
-from kastor.serving.builtin.kv_cache import PIECE_TOKENS
+from kastor.serving.builtin.kv_cache import CHUNK_TOKENS
 from kastor.serving.builtin.parity import ServedAdapter
 from kastor.serving.builtin.scoring import ScoreHandle
 from kastor.serving.engine import ScoreRequest
@@ -137,13 +137,13 @@ def test_answers_move_on_between_the_passes_of_a_long_sequence(
     one = stepper()
     alone = stepper().answer("one", "b", max_output_tokens=6).text
     handle, scored = asked([examples[2]], "a")
-    num_passes = -(-len(examples[2].token_ids) // PIECE_TOKENS)
+    num_passes = -(-len(examples[2].token_ids) // CHUNK_TOKENS)
     assert num_passes > 1
-    ticket, heard = one.ask("one", "b", max_output_tokens=6)
+    handle, heard = one.ask("one", "b", max_output_tokens=6)
     one.batcher.submit_score(handle)
     one.steps(num_passes)
     assert not scored.outcomes
-    assert one.batcher._rows[0].cached_tokens > len(ticket.prompt_ids)
+    assert one.batcher._rows[0].cached_tokens > len(handle.prompt_ids)
     one.steps(6)
     assert heard.text == alone
     (scores,) = scored.outcomes

@@ -79,8 +79,8 @@ class World:
         ends = frozenset({self.renderer.closing_id})
         bank = AdapterManager(model, lambda ref: self.folder / str(ref), 8)
         batcher = ContinuousBatcher(model, bank, self.renderer.tokenizer, ends, BOUNDS, SlotKVCache.like(model))
-        guides = GrammarCompiler(self.renderer.tokenizer.to_str(), ends, model.config.vocab_size)
-        return Server(self, ManualBatcher(batcher, self.renderer, guides), self.seeing(model))
+        grammars = GrammarCompiler(self.renderer.tokenizer.to_str(), ends, model.config.vocab_size)
+        return Server(self, ManualBatcher(batcher, self.renderer, grammars), self.seeing(model))
 
 
 @dataclass
@@ -180,11 +180,11 @@ def test_a_prompt_in_pieces_that_cut_through_pictures_is_answered_as_in_one(
 ) -> None:
     world.tuned()
     prompt = prompt_of("when", world.video, "and", world.picture)
-    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.PIECE_TOKENS", 400)
+    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.CHUNK_TOKENS", 400)
     whole = world.server()
     at_once = whole.ask(prompt)
     whole.ended(at_once)
-    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.PIECE_TOKENS", 37)
+    monkeypatch.setattr("kastor.serving.builtin.continuous_batching.CHUNK_TOKENS", 37)
     pieces = world.server()
     short = pieces.ask(prompt_of("short"))
     pieces.stepper.steps(1)
@@ -212,7 +212,7 @@ def test_each_resolution_has_its_own_number_of_tokens(world: World) -> None:
         shown = world.shown(prompt)
         rendered = world.rendered(prompt, shown)
         (made,) = world.seeing().embed(rendered.pictures, shown, None)
-        assert len(made.made_NC) == world.vision.num_tokens(resolution)
+        assert len(made.embeddings_NC) == world.vision.num_tokens(resolution)
 
 
 def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:
@@ -224,7 +224,7 @@ def test_a_second_question_about_a_video_decodes_nothing(world: World) -> None:
     second = world.seeing().embed(rendered.pictures, shown, None)
     assert len(first) == 3
     for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.made_NC, other.made_NC)
+        assert torch.equal(one.embeddings_NC, other.embeddings_NC)
 
 
 def test_pictures_that_a_job_decoded_are_not_decoded_again_for_an_answer(world: World) -> None:
@@ -236,7 +236,7 @@ def test_pictures_that_a_job_decoded_are_not_decoded_again_for_an_answer(world: 
     Path(world.video.uri).unlink()
     second = world.seeing().embed(rendered.pictures, shown, None)
     for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.made_NC, other.made_NC)
+        assert torch.equal(one.embeddings_NC, other.embeddings_NC)
 
 
 def test_a_medium_that_changed_since_it_was_looked_at_is_not_taken_for_it(world: World) -> None:

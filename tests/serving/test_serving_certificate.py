@@ -19,7 +19,7 @@ from kastor.domain.errors import Internal, KastorError
 from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.load import load_base
-from kastor.serving.builtin.kv_cache import PIECE_TOKENS
+from kastor.serving.builtin.kv_cache import CHUNK_TOKENS
 from kastor.serving.builtin.multi_lora import LoraDelta, load_adapter
 from kastor.serving.builtin.parity import ServedAdapter, certify
 from kastor.serving.score_comparison import GoldenExample
@@ -116,7 +116,7 @@ def test_what_is_served_as_trained_gets_a_certificate_with_the_figures(
 def test_pieces_and_neighbours_do_not_change_what_an_example_scores(
     base_folder: Path, adapters_root: Path, renderer: Renderer, golden: list[GoldenExample]
 ) -> None:
-    assert len(golden[2].rendered.token_ids) > PIECE_TOKENS > sum(len(g.rendered.token_ids) for g in golden[:2])
+    assert len(golden[2].rendered.token_ids) > CHUNK_TOKENS > sum(len(g.rendered.token_ids) for g in golden[:2])
     served = ServedAdapter.open(load_base(base_folder, dtype=torch.float32), renderer, adapters_root / "a")
     for row, scored in zip(golden, served.logprobs([row.rendered for row in golden]), strict=True):
         torch.testing.assert_close(scored, row.trained_S, atol=2e-4, rtol=2e-4)

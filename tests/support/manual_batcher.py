@@ -54,19 +54,19 @@ class ManualBatcher:
 
     batcher: ContinuousBatcher
     renderer: Renderer
-    guides: GrammarCompiler
+    grammars: GrammarCompiler
 
     def ask(
         self, text: str, adapter: str | None = None, num_candidates: int = 1, **sampling: object
     ) -> tuple[GenerationHandle, ReceivedChunks]:
         heard = ReceivedChunks()
         asked = replace(Sampling(temperature=0, max_output_tokens=12), **sampling)
-        guide = None if asked.form is None else self.guides.guide(asked.form)
+        grammar = None if asked.form is None else self.grammars.matcher(asked.form)
         ids = self.renderer.text(text)
-        ticket = self.batcher.submit(
-            ids, asked, adapter and AdapterRef(adapter), heard, num_candidates=num_candidates, guide=guide
+        handle = self.batcher.submit(
+            ids, asked, adapter and AdapterRef(adapter), heard, num_candidates=num_candidates, grammar=grammar
         )
-        return ticket, heard
+        return handle, heard
 
     def steps(self, num_steps: int) -> None:
         with torch.inference_mode():

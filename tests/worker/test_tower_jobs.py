@@ -122,11 +122,11 @@ def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
     shown = {m: ResolvedMedium(p, place.media / m.uri, "contents[0]") for m, p in planned.by_media(example).items()}
     (tuned,) = seeing.embed(rendered.pictures, shown, AdapterRef("job1"))
     (plain,) = seeing.embed(rendered.pictures, shown, None)
-    assert tuned.made_NC.shape == plain.made_NC.shape
+    assert tuned.embeddings_NC.shape == plain.embeddings_NC.shape
     trained = sha256(place.blobs.adapter("job1") / TOWER_FILE)
     assert {tower.hash for tower in seeing._towers.values()} == {trained, sha256(base_tower(place))}
     (again,) = seeing.embed(rendered.pictures, shown, AdapterRef("job1"))
-    assert torch.equal(again.made_NC, tuned.made_NC)
+    assert torch.equal(again.embeddings_NC, tuned.embeddings_NC)
     (place.blobs.adapter("job1") / TOWER_FILE).rename(cache / TOWER_FILE)
     try:  # without it the projector is refused: it knows nothing of the base's tower
         fresh = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.verified_adapter, num_threads=1)

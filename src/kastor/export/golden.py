@@ -33,7 +33,7 @@ class GoldenJobFiles:
     plan: Path
 
     def golden(self, adapter: Path) -> list[GoldenInput]:
-        """The examples that the adapter's certificate names; the first examples if the adapter is older than certificates.
+        """The examples that the adapter's certificate names; the first ones if it is older than certificates.
 
         Raises:
             DataLoss: the certificate is damaged.

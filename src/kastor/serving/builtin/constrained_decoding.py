@@ -1,8 +1,8 @@
-"""Which tokens may come next so that an answer takes the form asked for: JSON by a schema, or one of several texts.
+"""Constrained decoding: JSON by a schema, or one of several texts.
 
-The grammar is llguidance's, in its home module. Its work for one grammar, and for one step of it, is bounded below, so
-a hostile schema is refused or ends its own answer and holds up nobody. Between the parts of a JSON answer there is at
-most one line end with indentation: a model cannot go on with white space for ever.
+This is the only module that uses llguidance. Its work for a grammar, and for one step of it, is limited below, so a
+hostile schema is refused or ends its own answer, and delays nobody else. Between the parts of a JSON answer at most one
+line end with indentation is allowed: a model cannot go on with white space for ever.
 """
 
 import json
@@ -33,7 +33,7 @@ LIMITS = LLParserLimits(
 
 @dataclass(slots=True, eq=False)
 class GrammarMatcher:
-    """Where one answer stands in its grammar."""
+    """The state of one answer in its grammar."""
 
     matcher: LLMatcher
     field: str
@@ -55,7 +55,7 @@ class GrammarMatcher:
         return logits_V.masked_fill(~allowed_V, -torch.inf)
 
     def accept(self, token: int) -> bool:
-        """Go on by this token, which `mask_logits` allowed; whether the answer is complete and nothing may follow.
+        """Advance by this token, which `mask_logits` allowed; returns whether the answer is complete.
 
         Raises:
             InvalidArgument: the form is too complex to go on.
@@ -66,7 +66,7 @@ class GrammarMatcher:
         return self.matcher.is_stopped()
 
     def copy(self) -> "GrammarMatcher":
-        """The same place, to go on from by another way."""
+        """A copy of the state, which advances independently."""
         return GrammarMatcher(self.matcher.deep_copy(), self.field)
 
     def _check(self) -> None:
@@ -75,7 +75,7 @@ class GrammarMatcher:
 
 
 class GrammarCompiler:
-    """Makes guides for one base. Thread-safe; to be called outside the generating thread, for it takes its time."""
+    """Compiles response formats for one base. Thread-safe; slow, so call it outside the generating thread."""
 
     def __init__(self, tokenizer: str, end_ids: Iterable[int], vocabulary_size: int) -> None:
         """For the tokenizer in `tokenizer` (the text of its tokenizer.json) and logits of `vocabulary_size`."""
@@ -83,20 +83,20 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
 
-    def guide(self, form: ResponseFormat) -> GrammarMatcher:
-        """The beginning of an answer of this form.
+    def matcher(self, form: ResponseFormat) -> GrammarMatcher:
+        """The matcher of an answer in this format, in its initial state.
 
         Raises:
             InvalidArgument: the form cannot be compiled; names the caller's field and the reason.
 
         """
-        matcher = LLMatcher(self._made_tokenizer(), _grammar(form), log_level=0, limits=LIMITS)
+        matcher = LLMatcher(self._lazy_tokenizer(), _grammar(form), log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise _refused(form.field, matcher.get_error())
         return GrammarMatcher(matcher, form.field)
 
-    def _made_tokenizer(self) -> LLTokenizer:
-        with self._lock:  # half a second for a vocabulary of 50,000: made when first needed
+    def _lazy_tokenizer(self) -> LLTokenizer:
+        with self._lock:  # half a second for a vocabulary of 50,000: created at the first use
             if self._tokenizer is None:
                 self._tokenizer = LLTokenizer(self._text, n_vocab=self._vocabulary_size, eos_token=self._end_ids)
             return self._tokenizer
@@ -114,6 +114,6 @@ def _grammar(form: ResponseFormat) -> str:
 
 
 def _refused(field: str, reason: str) -> InvalidArgument:
-    said = reason.partition("\n<")[0].strip()  # its own state follows in a tag
-    said = said.splitlines()[-1].removeprefix("error: ")  # a pattern stands before what is wrong with it
-    return InvalidArgument.of(field, f"cannot be followed: {shortened(said, MAX_REASON_CHARS)}")
+    message = reason.partition("\n<")[0].strip()  # llguidance's own state follows in a tag
+    message = message.splitlines()[-1].removeprefix("error: ")  # a pattern precedes what is wrong with it
+    return InvalidArgument.of(field, f"cannot be followed: {shortened(message, MAX_REASON_CHARS)}")

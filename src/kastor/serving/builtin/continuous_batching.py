@@ -1,9 +1,9 @@
-"""The generating thread: requests queue up, join the batch, give a token a step, and leave, each at its own time.
+"""Continuous batching: requests wait, join the batch, produce a token a step, and leave, each independently.
 
-One loop: waiting prompts are taken in (several short ones end to end in one pass; a long one in pieces, so that it does
-not hold up the others), then every answer in the batch moves on by one token. An error in a request ends that request.
-A prompt with several candidates is taken in once, its keys and values then copied. What becomes of a row's logits is
-`rows`; adapters and the cache keep themselves.
+One loop in one thread: it prefills waiting prompts (several short ones in one pass; a long one in chunks, so that it
+does not hold up the others), then decodes one token for every sequence in the batch, then runs one pass of scoring. An
+error in a request ends that request alone. A prompt with several candidates is prefilled once and copied. `sequence`
+turns logits into output; `multi_lora` and `kv_cache` hold adapters and cache.
 """
 
 import threading
@@ -23,7 +23,7 @@ from kastor.domain.generation import Chunk, Sampling
 from kastor.models.decoder.inputs import DecoderInputs, logits
 from kastor.models.decoder.masks import uncut_chunk_end
 from kastor.serving.builtin.constrained_decoding import GrammarMatcher
-from kastor.serving.builtin.kv_cache import PIECE_TOKENS, Mask, PrefillChunk, SlotKVCache
+from kastor.serving.builtin.kv_cache import CHUNK_TOKENS, Mask, PrefillChunk, SlotKVCache
 from kastor.serving.builtin.multi_lora import AdapterManager
 from kastor.serving.builtin.request_error import request_error
 from kastor.serving.builtin.scoring import ScoreHandle, ScoreQueue, SequenceScorer
@@ -43,13 +43,13 @@ MAX_WAITING = 1000
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """How much may be asked for and how much is done side by side."""
+    """Limits of requests and of the batch."""
 
     max_rows: int
     max_prompt_tokens: int
     max_output_tokens: int  # of one answer
     context_tokens: int  # prompt and answer together; an answer ends where the context does
-    max_cache_tokens: int  # over all rows; a single row is always taken in
+    max_cache_tokens: int  # over all rows; a single row is always admitted
 
 
 @dataclass
@@ -66,9 +66,7 @@ class ContinuousBatcher:
     _wake: threading.Condition = field(default_factory=threading.Condition)
     _closing: bool = False
     _rows: list[RunningSequence] = field(default_factory=list)  # a row's index is its slot
-    _entering: list[RunningSequence] = field(
-        default_factory=list
-    )  # their slots follow; more than one only if all are short
+    _entering: list[RunningSequence] = field(default_factory=list)  # in the slots after; several only if all are short
     _progressed_at: float | None = None  # of `run`, on the monotonic clock; None while it waits for work
     _scores: ScoreQueue = field(init=False)
 
@@ -84,29 +82,29 @@ class ContinuousBatcher:
         sink: EventSink,
         *,
         num_candidates: int = 1,
-        guide: GrammarMatcher | None = None,
+        grammar: GrammarMatcher | None = None,
         pictures: tuple[PictureEmbeddings, ...] = (),
         positions: NDArray[np.int64] | None = None,
     ) -> GenerationHandle:
-        """Queue a request; from any thread. `guide` is the beginning of the form that its answers must take.
+        """Queue a request; from any thread. `grammar` is the initial matcher of the answers' response format.
 
-        `pictures` stand in the places of some of the prompt's tokens, whose `positions` are then (3, T) if they do not
-        count up from 0.
+        `pictures` replace the embeddings of some of the prompt's tokens, whose `positions` are then (3, T) if they do
+        not count up from 0.
 
         Raises:
-            InvalidArgument: the prompt, or what is asked for, is more than the base allows.
+            InvalidArgument: the prompt, or the output that is asked for, exceeds the base's limits.
             Unavailable: too many wait already, or the process is ending.
 
         """
         most = self.room_for_answer(len(prompt_ids), sampling)
-        ticket = GenerationHandle(prompt_ids, sampling, adapter, sink, most, num_candidates, guide, pictures)
+        handle = GenerationHandle(prompt_ids, sampling, adapter, sink, most, num_candidates, grammar, pictures)
         if positions is not None:
-            ticket.positions_3T = positions
-            ticket.turn = int(positions.max()) + 1 - len(prompt_ids)
-        ticket.spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
-        self._check_candidates(ticket)
-        self._enqueue(len(self._waiting), lambda: self._waiting.append(ticket))
-        return ticket
+            handle.positions_3T = positions
+            handle.position_offset = int(positions.max()) + 1 - len(prompt_ids)
+        handle.spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
+        self._check_candidates(handle)
+        self._enqueue(len(self._waiting), lambda: self._waiting.append(handle))
+        return handle
 
     def submit_score(self, handle: ScoreHandle) -> None:
         """Queue sequences to be scored, a pass of them between two steps of the answers; from any thread.
@@ -120,8 +118,8 @@ class ContinuousBatcher:
         most = min(bounds.context_tokens, bounds.max_prompt_tokens + bounds.max_output_tokens)
         for index, sequence in enumerate(handle.sequences):
             if not 0 < len(sequence.token_ids) <= most:
-                told = f"{len(sequence.token_ids)} tokens; use 1 to {most}"
-                raise InvalidArgument.of(f"sequences[{index}]", told)
+                problem = f"{len(sequence.token_ids)} tokens; use 1 to {most}"
+                raise InvalidArgument.of(f"sequences[{index}]", problem)
         self._enqueue(len(self._scores), lambda: self._scores.add(handle))
 
     def _enqueue(self, num_waiting: int, add: Callable[[], None]) -> None:
@@ -134,10 +132,10 @@ class ContinuousBatcher:
             self._wake.notify()
 
     def room_for_answer(self, num_prompt: int, sampling: Sampling) -> int:
-        """How many tokens an answer may have at most after a prompt of so many.
+        """The largest number of output tokens after a prompt of `num_prompt`.
 
         Raises:
-            InvalidArgument: the prompt, or what is asked for, is more than the base allows.
+            InvalidArgument: the prompt, or the output that is asked for, exceeds the base's limits.
 
         """
         most = min(self.bounds.max_prompt_tokens, self.bounds.context_tokens - 1)
@@ -146,31 +144,32 @@ class ContinuousBatcher:
                 "contents",
                 f"The input token count ({num_prompt}) exceeds the maximum number of tokens allowed ({most}).",
             )
-        asked, limit = sampling.max_output_tokens, self.bounds.max_output_tokens
-        if asked is not None and asked > limit:
+        requested, limit = sampling.max_output_tokens, self.bounds.max_output_tokens
+        if requested is not None and requested > limit:
             raise InvalidArgument.of(
-                "generationConfig.maxOutputTokens", f"{asked} is out of range; use a whole number from 1 to {limit}"
+                "generationConfig.maxOutputTokens", f"{requested} is out of range; use a whole number from 1 to {limit}"
             )
-        return min(limit if asked is None else asked, self.bounds.context_tokens - num_prompt)
+        return min(limit if requested is None else requested, self.bounds.context_tokens - num_prompt)
 
-    def _check_candidates(self, ticket: GenerationHandle) -> None:
-        num, rows, memory = ticket.num_candidates, self.bounds.max_rows, self.bounds.max_cache_tokens
+    def _check_candidates(self, handle: GenerationHandle) -> None:
+        num, rows, memory = handle.num_candidates, self.bounds.max_rows, self.bounds.max_cache_tokens
         if num > rows:
             raise InvalidArgument.of("generationConfig.candidateCount", f"{num}; at most {rows} are made side by side")
-        if num > 1 and num * ticket.reserved_tokens > memory:
-            said = f"{num} answers of up to {ticket.reserved_tokens} tokens with their prompt do not fit into memory"
-            raise InvalidArgument.of("generationConfig.candidateCount", said + "; ask for fewer, or for shorter ones")
+        if num > 1 and num * handle.reserved_tokens > memory:
+            problem = f"{num} answers of up to {handle.reserved_tokens} tokens with their prompt do not fit into memory"
+            problem += "; ask for fewer, or for shorter ones"
+            raise InvalidArgument.of("generationConfig.candidateCount", problem)
 
     def close(self) -> None:
-        """End `run` before its next step; whoever is still waiting is told so. From any thread."""
+        """End `run` before its next step; requests that still wait end with `Unavailable`. From any thread."""
         with self._wake:
             self._closing = True
             self._wake.notify()
 
     def stalled_s(self) -> float:
-        """For how long `run` has been at the same piece of work; 0 while there is none. From any thread."""
-        began = self._progressed_at
-        return 0.0 if began is None else time.monotonic() - began
+        """How long the current pass of `run` has taken; 0 while it waits for work. From any thread."""
+        started_at = self._progressed_at
+        return 0.0 if started_at is None else time.monotonic() - started_at
 
     def run(self) -> None:
         """The loop; returns after `close`."""
@@ -178,8 +177,8 @@ class ContinuousBatcher:
             while self._work_or_wait():
                 self.step()
         error = Unavailable("The generation process is ending; try again.")
-        for ticket in dict.fromkeys([*(row.ticket for row in [*self._rows, *self._entering]), *self._waiting]):
-            self._tell(ticket, error)
+        for handle in dict.fromkeys([*(row.handle for row in [*self._rows, *self._entering]), *self._waiting]):
+            self._deliver(handle, error)
         self._scores.close(error)
 
     def _work_or_wait(self) -> bool:
@@ -192,12 +191,12 @@ class ContinuousBatcher:
             return not self._closing
 
     def step(self) -> None:
-        """Drop who is gone, take in some of who waits, and move every answer on by one token."""
+        """Drop cancelled requests, prefill waiting ones, decode a token for every row, and score for one pass."""
         self._drop()
         self._admit()
         if self._entering:
             self._guarded(self._prefill, self._entering)
-            self._drop()  # candidates of what failed
+            self._drop()  # the other candidates of a request that failed
         if self._rows:
             self._guarded(self._decode, self._rows)
         if self._scores:
@@ -206,51 +205,51 @@ class ContinuousBatcher:
 
     def _drop(self) -> None:
         for row in [*self._rows, *self._entering]:
-            if row.ticket.cancelled:
+            if row.handle.cancelled:
                 self._leave(row)
 
     # ---- joining and leaving
 
     def _admit(self) -> None:
-        """Let waiting requests enter, in their order, as far as rows, memory and one pass go."""
+        """Admit waiting requests in their order, as far as rows, memory and one pass allow."""
         while self._waiting and self._fits(self._waiting[0]):
-            ticket = self._waiting.popleft()
-            if ticket.cancelled:
+            handle = self._waiting.popleft()
+            if handle.cancelled:
                 continue
             try:
-                row = self._row(ticket, 0)
+                row = self._row(handle, 0)
             except Exception as error:  # noqa: BLE001 - the process loop: one bad request must not end the others
-                self._tell(ticket, request_error(error))
+                self._deliver(handle, request_error(error))
             else:
                 self._entering.append(row)
 
-    def _fits(self, ticket: GenerationHandle) -> bool:
-        tickets = [row.ticket for row in [*self._rows, *self._entering]]
-        if not tickets:
+    def _fits(self, handle: GenerationHandle) -> bool:
+        handles = [row.handle for row in [*self._rows, *self._entering]]
+        if not handles:
             return True
-        num_rows = len(self._rows) + sum(row.ticket.num_candidates for row in self._entering) + ticket.num_candidates
+        num_rows = len(self._rows) + sum(row.handle.num_candidates for row in self._entering) + handle.num_candidates
         if num_rows > self.bounds.max_rows:
             return False
-        if ticket.adapter is not None and not self.adapters.can_hold(ticket.adapter):
+        if handle.adapter is not None and not self.adapters.can_hold(handle.adapter):
             return False
-        entering = sum(len(row.ticket.prompt_ids) for row in self._entering)
-        if self._entering and entering + len(ticket.prompt_ids) > PIECE_TOKENS:
+        entering = sum(len(row.handle.prompt_ids) for row in self._entering)
+        if self._entering and entering + len(handle.prompt_ids) > CHUNK_TOKENS:
             return False
-        longest = max(one.reserved_tokens for one in [*tickets, ticket])
+        longest = max(one.reserved_tokens for one in [*handles, handle])
         return num_rows * longest <= self.bounds.max_cache_tokens
 
-    def _row(self, ticket: GenerationHandle, index: int) -> RunningSequence:
+    def _row(self, handle: GenerationHandle, index: int) -> RunningSequence:
         self._progressed_at = time.monotonic()
-        adapter = None if ticket.adapter is None else self.adapters.acquire(ticket.adapter)
-        return RunningSequence.begin(ticket, index, self.tokens, adapter)
+        adapter = None if handle.adapter is None else self.adapters.acquire(handle.adapter)
+        return RunningSequence.begin(handle, index, self.tokens, adapter)
 
     def _leave(self, row: RunningSequence) -> None:
-        """Take a row out and close the hole it leaves."""
+        """Remove a row and close the gap that it leaves in the slots."""
         if row.adapter is not None:
             self.adapters.release(row.adapter)
         if row in self._entering:
             index = self._entering.index(row)
-            del self._entering[index]  # several enter only together, and nothing of theirs is cached before they join
+            del self._entering[index]  # rows that enter together have nothing cached before they join
             return
         index, last = self._rows.index(row), len(self._rows) - 1
         if index != last:
@@ -261,11 +260,11 @@ class ContinuousBatcher:
             self.cache.move(last + 1, last, self._entering[0].cached_tokens)
 
     def _guarded(self, act: Callable[[list[RunningSequence]], None], rows: Sequence[RunningSequence]) -> None:
-        """Do it for all rows at once; if that fails, entering rows are tried one by one, so the bad one fails alone."""
+        """Run a pass for all rows; if it fails, retry entering rows one by one, so that the bad one fails alone."""
         rows = list(rows)
         try:
             act(rows)
-        except Exception as error:  # noqa: BLE001 - the process loop: end what failed, go on
+        except Exception as error:  # noqa: BLE001 - the process loop: end the failed request, go on
             reported = request_error(error)
             for row in rows:
                 if len(rows) > 1 and row in self._entering:
@@ -273,59 +272,60 @@ class ContinuousBatcher:
                 else:
                     self._end_with(row, reported)
 
-    # ---- the two kinds of pass
+    # ---- prefill and decode
 
     def _prefill(self, rows: list[RunningSequence]) -> None:
-        """Take in the prompts of these entering rows, or the next piece of the only one; those complete join."""
-        pieces = []
+        """Prefill the prompts of these entering rows, or the next chunk of a single long one; complete ones join."""
+        chunks = []
         for slot, row in enumerate(rows, start=len(self._rows)):
-            start, ticket = row.cached_tokens, row.ticket
-            end = uncut_chunk_end(start, min(len(ticket.prompt_ids), start + PIECE_TOKENS), ticket.spans)
-            pieces.append(PrefillChunk(slot, start, end - start, ticket.spans))
-        num_slots = len(self._rows) + sum(row.ticket.num_candidates for row in rows)
-        self.cache.reserve(num_slots, max(piece.end for piece in pieces))
-        sizes = [piece.num_tokens for piece in pieces]
+            start, handle = row.cached_tokens, row.handle
+            end = uncut_chunk_end(start, min(len(handle.prompt_ids), start + CHUNK_TOKENS), handle.spans)
+            chunks.append(PrefillChunk(slot, start, end - start, handle.spans))
+        num_slots = len(self._rows) + sum(row.handle.num_candidates for row in rows)
+        self.cache.reserve(num_slots, max(chunk.end for chunk in chunks))
+        sizes = [chunk.num_tokens for chunk in chunks]
         ids = [
             token
-            for row, piece in zip(rows, pieces, strict=True)
-            for token in row.ticket.prompt_ids[piece.start : piece.end]
+            for row, chunk in zip(rows, chunks, strict=True)
+            for token in row.handle.prompt_ids[chunk.start : chunk.end]
         ]
-        mask, places = self.cache.prefill(pieces)
+        mask, places = self.cache.prefill(chunks)
         self.adapters.assign([row.adapter for row in rows], sizes)
         ends = torch.tensor(sizes, device=places.device).cumsum(0) - 1
-        given = self._placed(rows, pieces, ids) if any(row.ticket.pictures for row in rows) else self._tokens([ids])
-        at = positions([row.ticket.positions_3T for row in rows], pieces, places)
-        logits_NV = self._forward(given, mask, at, keep=ends)[0]
+        pictures = any(row.handle.pictures for row in rows)
+        inputs = self._chunk_inputs(rows, chunks, ids) if pictures else self._tokens([ids])
+        at = positions([row.handle.positions_3T for row in rows], chunks, places)
+        logits_NV = self._forward(inputs, mask, at, keep=ends)[0]
         complete = []
         for row, size in zip(rows, sizes, strict=True):
             row.cached_tokens += size
-            if row.cached_tokens == len(row.ticket.prompt_ids):
+            if row.cached_tokens == len(row.handle.prompt_ids):
                 complete.append(row)
-        if complete:  # a prompt in pieces is alone, so it is all of them or none
+        if complete:  # a prompt in chunks is alone, so all are complete or none
             self._join(complete, logits_NV)
 
-    def _placed(self, rows: list[RunningSequence], pieces: list[PrefillChunk], ids: list[int]) -> dict[str, Any]:
-        """The pieces' tokens as embeddings, with the pictures among them in their places."""
-        parts = torch.tensor(ids, device=self.model.device).split([piece.num_tokens for piece in pieces])
-        trios = zip(parts, pieces, rows, strict=True)
+    def _chunk_inputs(self, rows: list[RunningSequence], chunks: list[PrefillChunk], ids: list[int]) -> dict[str, Any]:
+        """The embeddings of the chunks' tokens, with those of pictures in place."""
+        parts = torch.tensor(ids, device=self.model.device).split([chunk.num_tokens for chunk in chunks])
+        trios = zip(parts, chunks, rows, strict=True)
         return DecoderInputs.joined(
-            [chunk_inputs(self.model, part, piece.start, row.ticket.pictures) for part, piece, row in trios]
+            [chunk_inputs(self.model, part, chunk.start, row.handle.pictures) for part, chunk, row in trios]
         ).inputs
 
     def _tokens(self, ids: list[list[int]]) -> dict[str, Any]:
         return {"input_ids": torch.tensor(ids, device=self.model.device)}
 
     def _join(self, rows: list[RunningSequence], logits_NV: torch.Tensor) -> None:
-        """Prompts that are taken in begin to be answered: each as often as it was asked for."""
+        """Start decoding prefilled prompts, each with as many candidates as were asked for."""
         for row in rows:
             self._entering.remove(row)
             self._rows.append(row)
-            row.ticket.pictures = ()
+            row.handle.pictures = ()
         joined, places = list(rows), list(range(len(rows)))
         for place, row in enumerate(rows):
             slot = self._rows.index(row)
-            for index in range(1, row.ticket.num_candidates):
-                other = self._row(row.ticket, index)
+            for index in range(1, row.handle.num_candidates):
+                other = self._row(row.handle, index)
                 self.cache.move(slot, len(self._rows), row.cached_tokens)
                 other.cached_tokens = row.cached_tokens
                 self._rows.append(other)
@@ -334,45 +334,45 @@ class ContinuousBatcher:
         self._choose(joined, logits_NV[places])
 
     def _decode(self, rows: list[RunningSequence]) -> None:
-        """One token for every row."""
+        """Decode one token for every row."""
         lengths = [row.cached_tokens for row in rows]
         self.cache.reserve(len(rows) + len(self._entering), max(lengths) + 1)
         mask, places_N1 = self.cache.decode(lengths)
         self.adapters.assign([row.adapter for row in rows])
-        turns = [[row.ticket.turn] for row in rows]
-        positions_N1 = places_N1 + torch.tensor(turns, device=places_N1.device)
-        given = self._tokens([[row.last_token] for row in rows])
-        logits_NV = self._forward(given, mask, positions_N1, keep=None)[:, -1]
+        offsets = [[row.handle.position_offset] for row in rows]
+        positions_N1 = places_N1 + torch.tensor(offsets, device=places_N1.device)
+        inputs = self._tokens([[row.last_token] for row in rows])
+        logits_NV = self._forward(inputs, mask, positions_N1, keep=None)[:, -1]
         for row in rows:
             row.cached_tokens += 1
         self._choose(rows, logits_NV)
 
     def _forward(
-        self, given: dict[str, Any], mask: Mask, positions: torch.Tensor, *, keep: torch.Tensor | None
+        self, inputs: dict[str, Any], mask: Mask, positions: torch.Tensor, *, keep: torch.Tensor | None
     ) -> torch.Tensor:
         """Logits of the tokens `keep`, or of each row's last."""
         self._progressed_at = time.monotonic()
         return logits(
             self.model,
             keep=keep,
-            **given,
+            **inputs,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
         )
 
-    # ---- what becomes of the logits
+    # ---- logits to output
 
     def _choose(self, rows: list[RunningSequence], logits_NV: torch.Tensor) -> None:
         logits_NV = logits_NV.float().cpu()
         best_N = logits_NV.argmax(dim=-1).tolist()
         finite_N = torch.isfinite(logits_NV).all(dim=-1).tolist()
         for row, logits_V, best, finite in zip(rows, logits_NV, best_N, finite_N, strict=True):
-            if row.ticket.cancelled:
+            if row.handle.cancelled:
                 continue
             if not finite:
-                which = f"adapter {row.ticket.adapter}" if row.ticket.adapter else "base model"
+                which = f"adapter {row.handle.adapter}" if row.handle.adapter else "base model"
                 self._end_with(row, Internal(f"The {which} gives numbers that are not finite; it cannot be used."))
                 continue
             try:
@@ -381,20 +381,20 @@ class ContinuousBatcher:
                 self._end_with(row, request_error(error))
                 continue
             if chunk is not None:
-                self._tell(row.ticket, chunk)
+                self._deliver(row.handle, chunk)
                 if chunk.finish_reason is not None:
                     self._leave(row)
 
     def _end_with(self, row: RunningSequence, error: KastorError) -> None:
-        """End a row's request; other candidates of it leave before the next pass."""
-        if not row.ticket.cancelled:
-            self._tell(row.ticket, error)
-            row.ticket.cancel()
+        """End a row's request; its other candidates leave before the next pass."""
+        if not row.handle.cancelled:
+            self._deliver(row.handle, error)
+            row.handle.cancel()
         if row in self._rows or row in self._entering:
             self._leave(row)
 
-    def _tell(self, ticket: GenerationHandle, event: Chunk | KastorError) -> None:
+    def _deliver(self, handle: GenerationHandle, event: Chunk | KastorError) -> None:
         try:
-            ticket.sink(event)
+            handle.sink(event)
         except Exception:  # noqa: BLE001 - the process loop: a consumer that fails is a consumer that is gone
-            ticket.cancel()
+            handle.cancel()

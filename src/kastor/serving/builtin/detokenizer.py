@@ -1,4 +1,4 @@
-"""Token ids -> text that can be sent: whole characters only, and nothing of a stop sequence."""
+"""Token ids -> text that can be sent: whole characters only, without stop sequences."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,29 +11,31 @@ MAX_HELD_TOKENS = 4
 
 
 class Detokenizer:
-    """Text of a growing list of token ids, piece by piece; half a character waits for its other half."""
+    """Decodes a growing list of token ids step by step; an incomplete character waits for its other tokens."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
-        self._window: list[int] = []  # the tokens of the last piece, then those not yet given out
-        self._given = 0  # tokens of the window that were given out: they decide on the next one's leading space
+        self._window: list[int] = []  # the tokens of the last text, then those still held back
+        self._num_returned = (
+            0  # tokens of the window whose text was returned: the next one's leading space depends on them
+        )
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; often a word, sometimes nothing."""
         self._window.append(token_id)
-        text = self._fresh()
-        if text.endswith(REPLACEMENT) and len(self._window) - self._given < MAX_HELD_TOKENS:
+        text = self._pending_text()
+        if text.endswith(REPLACEMENT) and len(self._window) - self._num_returned < MAX_HELD_TOKENS:
             return ""
-        del self._window[: self._given]
-        self._given = len(self._window)
+        del self._window[: self._num_returned]
+        self._num_returned = len(self._window)
         return text
 
     def end(self) -> str:
-        """What was held back, without the half character at its end."""
-        return self._fresh().rstrip(REPLACEMENT)
+        """The text that was held back, without an incomplete character at its end."""
+        return self._pending_text().rstrip(REPLACEMENT)
 
-    def _fresh(self) -> str:
-        before = self._decode(self._window[: self._given])
+    def _pending_text(self) -> str:
+        before = self._decode(self._window[: self._num_returned])
         return self._decode(self._window)[len(before) :]
 
 
@@ -48,14 +50,14 @@ class StopSequenceFilter:
 
     def push(self, token_id: int) -> str:
         """The text to send after this token."""
-        return self._checked(self.detokenizer.push(token_id))
+        return self._filter(self.detokenizer.push(token_id))
 
     def end(self) -> str:
         """The text to send when no token follows."""
-        text = self._checked(self.detokenizer.end())
+        text = self._filter(self.detokenizer.end())
         return text if self.stopped else text + self._pending
 
-    def _checked(self, text: str) -> str:
+    def _filter(self, text: str) -> str:
         text = self._pending + text
         at = find_stop(text, self.stops)
         if at is not None:

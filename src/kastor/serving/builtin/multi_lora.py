@@ -1,8 +1,8 @@
-"""Adapters next to the base: loaded when first asked for, applied row by row, the least recently used one dropped.
+"""Several LoRA adapters on one base: loaded at first use, applied row by row, the least recently used one dropped.
 
 A plain PEFT directory (adapter_config.json, adapter_model.safetensors) is read strictly: every tensor is applied or the
-adapter is refused. The deltas of all adapters in use are computed at once: their A and B matrices lie stacked along the
-rank, and a mask gives each row its own part. Rows without an adapter get the base's numbers untouched.
+adapter is refused. The deltas of all adapters in use are computed at once: their A and B matrices are stacked along the
+rank, and a mask gives each row its own part. Rows without an adapter get the base's output unchanged.
 
 Shapes: B rows, T tokens, R summed rank of the adapters in use, I and O a linear layer's width in and out.
 """
@@ -42,7 +42,7 @@ UNSUPPORTED = (
     "use_dora",
     "use_qalora",
 )
-"""Fields of peft's LoraConfig that change what an adapter computes and that this engine does not do."""
+"""Fields of peft's LoraConfig that change what an adapter computes and that this engine does not support."""
 
 NEUTRAL_INITS = (True, False, "gaussian", "orthogonal", "eva")
 """Ways to start training that leave the base as it is; others (PiSSA, OLoRA, …) save a delta to a changed base."""
@@ -50,7 +50,7 @@ NEUTRAL_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 @dataclass(frozen=True, slots=True)
 class LoraDelta:
-    """What an adapter adds to one linear layer: x A^T B^T, the scale already in B."""
+    """The delta of an adapter to one linear layer: x A^T B^T, with the scale already in B."""
 
     down_RI: torch.Tensor
     up_OR: torch.Tensor
@@ -58,17 +58,17 @@ class LoraDelta:
 
 @dataclass(slots=True, eq=False)
 class LoadedAdapter:
-    """A resident adapter. `users` rows are being produced with it; it stays while there are any."""
+    """A resident adapter. `users` rows are decoded with it; it stays while there are any."""
 
     ref: AdapterRef
-    rank: int  # the largest of its layers; the others are padded to it when stacked
+    rank: int  # the largest of its layers; other layers are padded to it when stacked
     deltas: Mapping[str, LoraDelta]  # by the layer's name in the base
     users: int = 0
 
 
 @dataclass(slots=True)
 class AdapterMask:
-    """Which part of the stacked ranks each row of the coming pass may use; `None`: no row has an adapter."""
+    """The part of the stacked ranks that each row of the next pass uses; `None`: no row has an adapter."""
 
     mask_BTR: torch.Tensor | None = None
 
@@ -76,21 +76,21 @@ class AdapterMask:
 class MultiLoraLinear(nn.Module):
     """A linear layer of the base plus the deltas of the adapters in use."""
 
-    def __init__(self, base: nn.Linear, lanes: AdapterMask) -> None:
+    def __init__(self, base: nn.Linear, mask: AdapterMask) -> None:
         super().__init__()
         self.base = base
-        self.lanes = lanes
+        self.mask = mask
         self.down_RI: torch.Tensor | None = None
         self.up_OR: torch.Tensor | None = None
 
     def forward(self, x_BTI: torch.Tensor) -> torch.Tensor:
-        """The base's output, plus each row's own delta computed in the adapters' precision, rounded once.
+        """The base's output plus each row's own delta, computed in the adapters' precision and rounded once.
 
-        In bf16 the sum must not be of a rounded output: what is less than half its last bit would be lost, and much of
-        what few steps teach is. So the delta is added to the product inside the matmul, which sums in fp32: log-
-        probabilities are 2 to 10 times nearer to fp32 than by peft (docs/log.md).
+        In bf16 the delta must not be added to a rounded output: what is less than half its last bit would be lost, and
+        much of what a few steps teach is. So the matmul adds the delta, as it sums in fp32: log-probabilities are 2 to
+        10 times nearer to fp32 than with peft (docs/log.md).
         """
-        mask_BTR = self.lanes.mask_BTR
+        mask_BTR = self.mask.mask_BTR
         if mask_BTR is None or self.down_RI is None or self.up_OR is None:
             out_BTO: torch.Tensor = self.base(x_BTI)
             return out_BTO
@@ -115,7 +115,7 @@ class AdapterManager:
     folder_of: Callable[[AdapterRef], Path]
     max_resident: int
     dtype: torch.dtype = torch.float32
-    lanes: AdapterMask = field(default_factory=AdapterMask)
+    mask: AdapterMask = field(default_factory=AdapterMask)
     resident: "OrderedDict[AdapterRef, LoadedAdapter]" = field(default_factory=OrderedDict)  # least recently used first
     _layers: dict[str, MultiLoraLinear] = field(default_factory=dict)
     _stacked: list[LoadedAdapter] = field(default_factory=list)
@@ -133,7 +133,7 @@ class AdapterManager:
         """The adapter, loaded if need be, kept until `release`.
 
         Raises:
-            FailedPrecondition: it is missing, broken, or does something that this engine would not apply.
+            FailedPrecondition: it is missing, broken, or needs something that this engine does not support.
 
         """
         adapter = self.resident.get(ref)
@@ -149,37 +149,37 @@ class AdapterManager:
         return adapter
 
     def release(self, adapter: LoadedAdapter) -> None:
-        """One row less uses it."""
+        """Note that one row fewer uses it."""
         adapter.users -= 1
 
     def assign(self, adapters: Sequence[LoadedAdapter | None], counts: Sequence[int] | None = None) -> None:
-        """Say which adapter each row of the coming pass uses.
+        """Set the adapter of each row for the next pass.
 
-        With `counts`, the pass is one row of tokens instead, and `counts[i]` of them in turn belong to `adapters[i]`.
+        With `counts`, the pass is one row of tokens instead, of which `counts[i]` in turn belong to `adapters[i]`.
         """
         if all(adapter is None for adapter in adapters):
-            self.lanes.mask_BTR = None
+            self.mask.mask_BTR = None
             return
         self._stack([adapter for adapter in self.resident.values() if adapter.users])
-        assert self._owner_R is not None  # noqa: S101 - somebody uses an adapter
+        assert self._owner_R is not None  # noqa: S101 - a row uses an adapter
         place = {id(adapter): index for index, adapter in enumerate(self._stacked)}
         owners = torch.tensor([-1 if a is None else place[id(a)] for a in adapters], device=self._owner_R.device)
         if counts is not None:
             owners = torch.repeat_interleave(owners, torch.tensor(counts, device=owners.device))
         mask = (owners[:, None] == self._owner_R).to(self.dtype)
-        self.lanes.mask_BTR = mask[:, None, :] if counts is None else mask[None]
+        self.mask.mask_BTR = mask[:, None, :] if counts is None else mask[None]
 
     def _wrap(self, adapter: LoadedAdapter) -> None:
         for name in adapter.deltas:
             if name not in self._layers:
                 parent, _, attribute = name.rpartition(".")
                 base = self.model.get_submodule(name)
-                assert isinstance(base, nn.Linear)  # noqa: S101 - load_adapter saw to it
-                self._layers[name] = MultiLoraLinear(base, self.lanes)
+                assert isinstance(base, nn.Linear)  # noqa: S101 - load_adapter checked it
+                self._layers[name] = MultiLoraLinear(base, self.mask)
                 setattr(self.model.get_submodule(parent), attribute, self._layers[name])
 
     def _stack(self, adapters: list[LoadedAdapter]) -> None:
-        """Lay the matrices of these adapters along the rank; cheap when they are those of the last call."""
+        """Stack the matrices of these adapters along the rank; cheap if they are those of the last call."""
         adapters.sort(key=lambda adapter: str(adapter.ref))
         if adapters == self._stacked:
             return
@@ -212,7 +212,7 @@ def _stacked(
 
 
 def load_adapter(ref: AdapterRef, folder: Path, model: nn.Module, dtype: torch.dtype) -> LoadedAdapter:
-    """The adapter in a PEFT directory, checked tensor by tensor against the base it is for.
+    """The adapter in a PEFT directory, checked tensor by tensor against its base.
 
     Raises:
         FailedPrecondition: names the file, field, tensor or layer that is wrong.
@@ -220,19 +220,20 @@ def load_adapter(ref: AdapterRef, folder: Path, model: nn.Module, dtype: torch.d
     """
     config = _config(folder)
     pairs = _pairs(folder, next(model.parameters()).device)
-    named = config.get("target_modules")
-    idle = [t for t in named if not any(f".{n}".endswith(f".{t}") for n in pairs)] if isinstance(named, list) else []
-    if idle or not pairs:
-        raise _refused(folder, f"it holds no tensors for {', '.join(sorted(idle)) or 'any layer'}")
+    targets = config.get("target_modules")
+    names = targets if isinstance(targets, list) else []
+    missing = [t for t in names if not any(f".{n}".endswith(f".{t}") for n in pairs)]
+    if missing or not pairs:
+        raise _refused(folder, f"it holds no tensors for {', '.join(sorted(missing)) or 'any layer'}")
     deltas = {}
     for name, sides in pairs.items():
         linear = _linear(model, name, folder)
         rank, scale = _scale(config, name)
         down, up = sides.get("A"), sides.get("B")
-        wanted = ((rank, linear.in_features), (linear.out_features, rank))
+        expected = ((rank, linear.in_features), (linear.out_features, rank))
         found = (None if down is None else tuple(down.shape), None if up is None else tuple(up.shape))
-        if down is None or up is None or found != wanted:
-            raise _refused(folder, f"lora_A and lora_B of {name} have shapes {found}, the base needs {wanted}")
+        if down is None or up is None or found != expected:
+            raise _refused(folder, f"lora_A and lora_B of {name} have shapes {found}, the base needs {expected}")
         deltas[name] = LoraDelta(down.to(dtype), (up.float() * scale).to(dtype))
     return LoadedAdapter(ref, max(delta.down_RI.shape[0] for delta in deltas.values()), deltas)
 
@@ -273,7 +274,7 @@ def _pairs(folder: Path, device: torch.device) -> dict[str, dict[str, torch.Tens
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key)
         if match is None:
-            raise _refused(folder, f"the tensor {key} is none that this engine would apply")
+            raise _refused(folder, f"the tensor {key} is not one that this engine applies")
         if not bool(torch.isfinite(tensor).all()):
             raise _refused(folder, f"the tensor {key} holds numbers that are not finite")
         pairs.setdefault(match["layer"], {})[match["side"]] = tensor

@@ -107,7 +107,7 @@ class ServedAdapter:
         tokens, ends = self.renderer.tokenizer, stop_token_ids(self.model, self.renderer.closing_id)
         batcher = ContinuousBatcher(self.model, self.adapters, tokens, ends, bounds, self.cache)
         greedy = Sampling(temperature=0, top_logprobs=0)
-        ticket: GenerationHandle = batcher.submit(
+        handle: GenerationHandle = batcher.submit(
             prompt.token_ids,
             greedy,
             self.adapter.ref,
@@ -116,7 +116,7 @@ class ServedAdapter:
             positions=prompt.positions,
         )
         steps: list[TokenStep] = []
-        for _ in range(len(ticket.prompt_ids) + MAX_GENERATED):
+        for _ in range(len(handle.prompt_ids) + MAX_GENERATED):
             batcher.step()
             for event in events:
                 if isinstance(event, KastorError):

@@ -11,18 +11,18 @@ import torch
 from kastor.domain.generation import Sampling
 
 COLDEST = 1e-6
-"""Temperatures below choose the likeliest token, as 0 does: logits divided by much less are no 32-bit numbers."""
-FIRST_LOOK = 1024
-"""Candidates looked at before the whole vocabulary: top-p seldom needs more, and a full sort costs ten times that."""
+"""Lower temperatures choose the likeliest token, as 0 does: logits divided by much less overflow 32 bits."""
+TOP_P_CANDIDATES = 1024
+"""Candidates tried for top-p before the whole vocabulary: it rarely needs more; a full sort takes ten times that."""
 
 
 def is_greedy(sampling: Sampling) -> bool:
-    """Whether the draw plays no part."""
+    """Whether the likeliest token is always chosen."""
     return sampling.temperature < COLDEST or sampling.top_k == 1
 
 
 def candidate_seed(seed: int, index: int) -> int:
-    """The seed of one of several answers to a prompt; the first has the request's own.
+    """The seed of one of several answers to a prompt; the first uses the request's own.
 
     >>> candidate_seed(7, 0), candidate_seed(7, 1) == candidate_seed(7, 2)
     (7, False)
@@ -33,7 +33,7 @@ def candidate_seed(seed: int, index: int) -> int:
 
 
 def apply_penalties(logits_V: torch.Tensor, counts: Mapping[int, int], sampling: Sampling) -> torch.Tensor:
-    """The logits, less the penalties of the tokens that an answer holds already, `counts` times each.
+    """The logits minus the penalties of the tokens that the answer already contains, `counts` times each.
 
     The formula that OpenAI documents, and Google describes: frequency x count + presence.
 
@@ -78,8 +78,8 @@ def top_candidates(logits_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Te
         probabilities_K = torch.softmax(values_K, dim=0)
     else:
         normaliser = torch.logsumexp(scaled_V, dim=0)
-        look = FIRST_LOOK if sampling.top_p < 1 else size
-        values_K, ids_K = scaled_V.topk(min(look, size))
+        num_candidates = TOP_P_CANDIDATES if sampling.top_p < 1 else size
+        values_K, ids_K = scaled_V.topk(min(num_candidates, size))
         if sampling.top_p < 1 and (values_K - normaliser).exp().sum() < sampling.top_p:
             values_K, ids_K = scaled_V.sort(descending=True)
         probabilities_K = (values_K - normaliser).exp()
@@ -91,13 +91,13 @@ def top_candidates(logits_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Te
 
 
 def sample_token(logits_V: torch.Tensor, sampling: Sampling, uniform: float) -> int:
-    """The token at `uniform`, in [0, 1), of the candidates' cumulated probability.
+    """The token at `uniform`, in [0, 1), of the candidates' cumulative probability.
 
     >>> (sample_token(torch.tensor([0.0, 2.0, 1.0]), Sampling(), 0.5),
     ...  sample_token(torch.tensor([0.0, 2.0, 1.0]), Sampling(), 0.95))
     (1, 0)
     """
     ids_K, probabilities_K = top_candidates(logits_V, sampling)
-    cumulated_K = probabilities_K.double().cumsum(0)
-    index = int(torch.searchsorted(cumulated_K, uniform * float(cumulated_K[-1]), right=True))
+    cumulative_K = probabilities_K.double().cumsum(0)
+    index = int(torch.searchsorted(cumulative_K, uniform * float(cumulative_K[-1]), right=True))
     return int(ids_K[min(index, ids_K.numel() - 1)])

@@ -1,6 +1,6 @@
 """Log-probabilities of given tokens, computed as prompts are prefilled: adapters, cache and chunks are the batcher's.
 
-A sequence is scored in passes of at most `PIECE_TOKENS`; short sequences share a pass. Between two passes the
+A sequence is scored in passes of at most `CHUNK_TOKENS`; short sequences share a pass. Between two passes the
 generating thread moves its answers on, so a long sequence holds nobody up for longer than a prompt does.
 
 Shapes: S supervised tokens of a sequence.
@@ -18,7 +18,7 @@ from kastor.domain.errors import Internal, KastorError
 from kastor.models.chat.render import RenderedExample
 from kastor.models.decoder.inputs import DecoderInputs, logits
 from kastor.models.decoder.masks import uncut_chunk_end
-from kastor.serving.builtin.kv_cache import PIECE_TOKENS, PrefillChunk, SlotKVCache
+from kastor.serving.builtin.kv_cache import CHUNK_TOKENS, PrefillChunk, SlotKVCache
 from kastor.serving.builtin.multi_lora import AdapterManager, LoadedAdapter
 from kastor.serving.builtin.request_error import request_error
 from kastor.serving.builtin.sequence import PictureEmbeddings, chunk_inputs, positions
@@ -36,9 +36,9 @@ def prefill_batches(lengths: Sequence[int]) -> list[list[int]]:
     [[0, 1], [2], [3]]
     """
     batches: list[list[int]] = []
-    num_tokens = PIECE_TOKENS
+    num_tokens = CHUNK_TOKENS
     for index, length in enumerate(lengths):
-        if num_tokens + length > PIECE_TOKENS:
+        if num_tokens + length > CHUNK_TOKENS:
             batches.append([])
             num_tokens = 0
         batches[-1].append(index)
@@ -79,7 +79,7 @@ class SequenceScorer:
     ) -> PrefillChunk:
         """The sequence's tokens from `start`, as many as one pass takes."""
         spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
-        end = uncut_chunk_end(start, min(len(sequence.token_ids), start + PIECE_TOKENS), spans)
+        end = uncut_chunk_end(start, min(len(sequence.token_ids), start + CHUNK_TOKENS), spans)
         return PrefillChunk(slot, start, end - start, spans)
 
     def _forward(
