@@ -241,7 +241,7 @@ def test_what_was_evicted_is_looked_at_again_and_what_is_gone_is_named(place: Pl
     lost = planned[0].sha256
     shutil.rmtree(tmp_path / "features")
     held = {sha256: path for sha256, path in media.items() if sha256 != lost}
-    with pytest.raises(FailedPrecondition, match=rf"sha256 {lost}\) cannot be had any more: '0.png' does not exist"):
+    with pytest.raises(FailedPrecondition, match=rf"sha256 {lost}\) is not available any more: '0.png' does not exist"):
         run_export(order(place, tmp_path / "gone", media=held, lost={lost: "'0.png' does not exist."}, **empty), print)
     assert not (tmp_path / "gone").exists()
 
@@ -276,4 +276,4 @@ def test_a_model_tuned_on_text_alone_is_exported_without_a_projector(place: Plac
         own = GoldenJobFiles(blobs.dataset("text"), blobs.plan("text"))
         manifest = run_export(order(place, out, format=kind, files=own, **told), lambda _: None)
         assert "vision" not in manifest and PROJECTOR_FILE not in manifest["files"]
-    assert "It sees nothing yet" in (tmp_path / "merged" / "README.md").read_text()
+    assert "It cannot read pictures yet" in (tmp_path / "merged" / "README.md").read_text()

@@ -1,6 +1,6 @@
-"""What golden rows show, for the comparison: features of their pictures, and the projector that an export holds.
+"""Features of the pictures in golden rows, and the projectors that turn them into embeddings, for the comparison.
 
-A pretrained model that sees has its projector in the base: an export has none of its own.
+A pretrained vision model has its projector in the base, so its export has none of its own.
 Shapes: N tokens of a picture, C channels of the features, W width of the language model.
 """
 
@@ -36,7 +36,7 @@ from kastor.training.vision_inputs import VisionInputs
 
 
 def family_of(order: ExportRequest) -> Family:
-    """The base's family; of a pretrained one that sees, with the layout that is written in the base's folder."""
+    """The base's family; for a pretrained vision model, with the layout in the base's configuration."""
     family = FAMILIES[order.family]
     vision = family.vision
     if vision is None or not vision.pretrained:
@@ -46,20 +46,20 @@ def family_of(order: ExportRequest) -> Family:
 
 
 def projector_folder(order: ExportRequest) -> Path | None:
-    """Where the tuned model's projector lies: beside its adapter, or in a base that has one of its own."""
+    """The folder of the tuned model's projector: its adapter's, or the base's if the base has one."""
     return next((f for f in (order.adapter, order.base_folder) if (f / PROJECTOR_FILE).is_file()), None)
 
 
 def tower_folder(order: ExportRequest) -> Path:
-    """Where the tuned model's tower lies: beside its adapter, where it was trained along, or in the base."""
+    """The folder of the tuned model's vision tower: its adapter's, if the tower was trained, else the base's."""
     return order.adapter if (order.adapter / TOWER_FILE).is_file() else order.base_folder
 
 
 def projector_origin(order: ExportRequest) -> dict[str, Any] | None:
-    """Of what pictures the model was tuned, as the manifest beside it says; `None` where it was on text alone.
+    """The vision part of the manifest: tower and preprocessing of training; `None` if it was on text alone.
 
     Raises:
-        FailedPrecondition: of others than this program makes with the base's tower.
+        FailedPrecondition: this program computes other features with the base's tower.
 
     """
     vision = family_of(order).vision
@@ -75,55 +75,55 @@ def projector_origin(order: ExportRequest) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class GoldenFeatures:
-    """The features (N, C) of the pictures of media that golden rows show, by the media's keys."""
+    """The features (N, C) of the pictures in golden rows, by the keys of their media."""
 
-    vision: VisionSpec | None  # of models that read text alone, `None`
+    vision: VisionSpec | None  # None: the model reads text only
     tower: str = ""  # hash of its weights
     features: Mapping[str, Sequence[Features]] | None = None
 
     def rendered(self, golden: Sequence[GoldenInput], renderer: Renderer) -> list[RenderedExample]:
-        """The examples as tokens, at each picture the key of its features."""
+        """The examples as tokens, with the key of its features at each picture."""
         return [self._rendered(one, renderer) for one in golden]
 
     def _rendered(self, one: GoldenInput, renderer: Renderer) -> RenderedExample:
         if one.planned is None:
             return renderer.example(one.example)
-        made = renderer.example(one.example, one.planned.views(one.example))
+        rendered = renderer.example(one.example, one.planned.views(one.example))
         planned = one.planned.by_media(one.example)
-        return made.keyed({media: medium_feature_key(its, self.tower) for media, its in planned.items()})
+        return rendered.keyed({media: medium_feature_key(plan, self.tower) for media, plan in planned.items()})
 
     def as_served(self, order: ExportRequest) -> Embed | None:
-        """How the engine makes embeddings of the tuned model's pictures."""
-        sight = self._sight(projector_folder(order))
-        if sight is None:
+        """How the engine computes the embeddings of the tuned model's pictures."""
+        inputs = self._vision_inputs(projector_folder(order))
+        if inputs is None:
             return None
 
         @torch.no_grad()
-        def embedded(example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
-            made = sight.embed(example.pictures, best_device())
-            parts = made.split([picture.num_tokens for picture in example.pictures])
+        def embed(example: RenderedExample) -> tuple[PictureEmbeddings, ...]:
+            embeddings = inputs.embed(example.pictures, best_device())
+            parts = embeddings.split([picture.num_tokens for picture in example.pictures])
             return tuple(PictureEmbeddings(p.start, part) for p, part in zip(example.pictures, parts, strict=True))
 
-        return embedded
+        return embed
 
     def by(self, export: Path) -> VisionInputs | None:
-        """How a reader of the export sees: by the projector in its folder, where that is not in the model.
+        """How a reader of the export embeds pictures: by the projector in its folder, if that is not in the model.
 
         Raises:
-            Internal: the projector is missing, or the tower of the export is another one.
+            Internal: the projector is missing, or the export has another tower.
 
         """
         vision = self.vision
         if not self.features or vision is None:
             return None
         if not vision.pretrained and not (export / PROJECTOR_FILE).is_file():
-            raise Internal(f"The export holds no {PROJECTOR_FILE}, and its model is to see.")
+            raise Internal(f"The export holds no {PROJECTOR_FILE}, which its model needs for pictures.")
         has_tower = (export / TOWER_FILE).is_file() or has_vision_tower(export)
         if has_tower and tower_hash(export, vision) != self.tower:
             raise Internal("The vision tower of the export is not the one that the model was tuned with.")
-        return self._sight(export)
+        return self._vision_inputs(export)
 
-    def _sight(self, folder: Path | None) -> VisionInputs | None:
+    def _vision_inputs(self, folder: Path | None) -> VisionInputs | None:
         features, vision = self.features, self.vision
         if not features or vision is None:
             return None
@@ -134,35 +134,35 @@ class GoldenFeatures:
 
 
 def load_golden_features(golden: Sequence[GoldenInput], order: ExportRequest) -> GoldenFeatures:
-    """What the examples show: from the store of features, or made of the media anew where they were evicted.
+    """The features of the examples' pictures: from the feature store, or computed again if they were evicted.
 
     Raises:
-        FailedPrecondition: they were evicted, and the medium cannot be had any more.
+        FailedPrecondition: they were evicted, and the medium is not available any more.
 
     """
     vision = family_of(order).vision
     if vision is None:
         return GoldenFeatures(None)
-    tower, found = tower_hash(tower_folder(order), vision), dict[str, list[Features]]()
-    shown = [planned for one in golden if one.planned is not None for planned in one.planned.media]
+    tower, features = tower_hash(tower_folder(order), vision), dict[str, list[Features]]()
+    media = [planned for one in golden if one.planned is not None for planned in one.planned.media]
     cache = MediaCache(order.feature_cache, max_bytes=order.feature_cache_bytes)
     with closing(cache.lease("export")) as lease:
         store = FeatureStore(cache, lease)
-        for planned in shown:
+        for planned in media:
             key = medium_feature_key(planned, tower)
             if not store.hold(key):
-                store.put(key, _made(planned, order, vision))
-            found[key] = [store.read(key, index) for index in range(planned.view.num_pictures)]
-    return GoldenFeatures(vision, tower, found)
+                store.put(key, _computed_features(planned, order, vision))
+            features[key] = [store.read(key, index) for index in range(planned.view.num_pictures)]
+    return GoldenFeatures(vision, tower, features)
 
 
-def _made(planned: MediumPlan, order: ExportRequest, vision: VisionSpec) -> list[Features]:
+def _computed_features(planned: MediumPlan, order: ExportRequest, vision: VisionSpec) -> list[Features]:
     path = order.media.get(planned.sha256)
     if path is None:
         why = order.lost.get(planned.sha256, "nothing says where it is.")
         raise FailedPrecondition(
-            "An export is compared on examples that the model was certified on, and a medium that one of them shows "
-            f"(sha256 {planned.sha256}) cannot be had any more: {why} Put it back, and export again."
+            "An export is compared on examples that the model was certified on, and a medium of one of them "
+            f"(sha256 {planned.sha256}) is not available any more: {why} Put it back, and export again."
         )
     try:
         with closing(decode.PictureDecoder()) as pictures:

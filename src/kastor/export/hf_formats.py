@@ -1,4 +1,4 @@
-"""Exports that are folders in the libraries' own formats: the adapter as peft reads it, the merged model."""
+"""Exports in the libraries' own formats: a PEFT adapter folder, and a merged transformers model."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ TOKENIZER_FILES = (
 
 
 def write_adapter(order: ExportRequest, folder: Path) -> None:
-    """The adapter with its tokenizer; its base is named as this machine, or anybody with the hub, finds it."""
+    """Write the adapter with its tokenizer; its base is named by hub repository, or by path on this machine."""
     config = json.loads((order.adapter / ADAPTER_CONFIG).read_text("utf-8"))
     config["base_model_name_or_path"] = order.base_hub or str(order.base_folder.absolute())
     config["revision"] = order.base_revision if order.base_hub else None
@@ -54,12 +54,12 @@ def write_adapter(order: ExportRequest, folder: Path) -> None:
 
 
 def read_adapter(order: ExportRequest, folder: Path) -> Any:  # noqa: ANN401  # peft model
-    """The exported adapter on its base, by peft."""
+    """The exported adapter on its base, loaded by peft."""
     return load_peft(load_base(order.base_folder, dtype=torch.float32, whole=True), folder)
 
 
 def load_peft(base: Any, adapter: Path) -> Any:  # noqa: ANN401  # transformers model -> peft model
-    """The base with the adapter in a folder, by peft."""
+    """The base with the adapter in a folder, loaded by peft."""
     with warnings.catch_warnings():
         # peft 0.21 reads an attribute that transformers 5.23 deprecates
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -67,29 +67,29 @@ def load_peft(base: Any, adapter: Path) -> Any:  # noqa: ANN401  # transformers 
 
 
 def merge_adapter(order: ExportRequest) -> Any:  # noqa: ANN401  # transformers model
-    """The base with the adapter added to its weights, in fp32: rounding is left to whoever stores them."""
+    """The base with the adapter added to its weights, in fp32; the writer rounds them."""
     base = load_base(order.base_folder, dtype=torch.float32, whole=True)
     return load_peft(base, order.adapter).merge_and_unload(safe_merge=True)
 
 
 def write_merged(order: ExportRequest, folder: Path) -> None:
-    """The merged model in the precision of the base's own files, with its tokenizer, a card, and what it sees with."""
+    """Write the merged model in the base's own dtype, with its tokenizer, model card, and vision files."""
     merge_adapter(order).to(stored_dtype(order.base_folder)).save_pretrained(folder, safe_serialization=True)
     write_tokenizer(order, folder)
     _copy((TOWER_FILE,), tower_folder(order), folder)
-    vision, seen_with, source = family_of(order).vision, projector_origin(order), projector_folder(order)
+    vision, origin, source = family_of(order).vision, projector_origin(order), projector_folder(order)
     if vision is not None and vision.pretrained:
-        # the configuration word for word: its vision part is among what the features' keys are made of
+        # the configuration byte for byte: the keys of features are computed from its vision part
         _copy(("config.json",), order.base_folder, folder)
-    elif seen_with is not None and source is not None:
+    elif origin is not None and source is not None:
         _copy((PROJECTOR_FILE,), source, folder)
-        (folder / MANIFEST_FILE).write_text(json.dumps({"vision": seen_with}, indent=2) + "\n", "utf-8")
+        (folder / MANIFEST_FILE).write_text(json.dumps({"vision": origin}, indent=2) + "\n", "utf-8")
     tower = "" if vision is None else tower_hash(folder, vision)
     (folder / CARD_FILE).write_text(model_card(order, vision, tower, has_projector=source is not None), "utf-8")
 
 
 def write_tokenizer(order: ExportRequest, folder: Path) -> None:
-    """The tokenizer that the model was tuned with, as transformers names its files."""
+    """Write the tokenizer that the model was tuned with, under the names that transformers uses."""
     _copy(TOKENIZER_FILES, order.base_folder, folder)
     if (folder / TOKENIZER_FILE).is_file():
         shutil.copyfile(tokenizer_file(order.base_folder, order.rendering), folder / TOKENIZER_FILE)
@@ -103,7 +103,7 @@ def write_tokenizer(order: ExportRequest, folder: Path) -> None:
 
 
 def chat_template(order: ExportRequest) -> str | None:
-    """The template that writes turns as the model was tuned with them, if there is one."""
+    """The chat template that the model was tuned with, if there is one."""
     family = rendering_of(FAMILIES[order.family], order.rendering)
     if family.name != order.family:
         return CHAT_TEMPLATES[family.name]
@@ -112,7 +112,7 @@ def chat_template(order: ExportRequest) -> str | None:
 
 
 def write_notice(order: ExportRequest, folder: Path) -> None:
-    """The licence's text and the notice that it wants to go along with what is made of the base, if it wants any."""
+    """Write the licence's text and its notice for derived works, if the base has them."""
     _copy((TERMS_FILE,), order.base_folder, folder)
     if (order.base_folder / NOTICE_FILE).is_file():
         notice = (order.base_folder / NOTICE_FILE).read_text("utf-8").rstrip()
@@ -121,19 +121,19 @@ def write_notice(order: ExportRequest, folder: Path) -> None:
 
 
 def read_merged(_: ExportRequest, folder: Path) -> Any:  # noqa: ANN401  # transformers model
-    """The merged model, by transformers."""
+    """The merged model, loaded by transformers."""
     return load_base(folder, dtype=torch.float32, whole=True)
 
 
 def stored_dtype(base_folder: Path) -> torch.dtype:
-    """The precision that a base's configuration says its files have."""
+    """The dtype of the base's files, by its configuration."""
     config = json.loads((base_folder / "config.json").read_text("utf-8"))
-    named = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(named, torch.float32)
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name, torch.float32)
 
 
 def _copy(names: Sequence[str], source: Path, folder: Path) -> None:
-    """Those that are there."""
+    """Copy the files that exist."""
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

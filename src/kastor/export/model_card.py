@@ -1,4 +1,4 @@
-"""The model card of a merged export: what it is and how it is used, with Kastor and without. No torch."""
+"""The model card of a merged export: what it is, and how to use it with and without Kastor. No torch."""
 
 from kastor.domain.vision import VisionSpec
 from kastor.export.request import ExportRequest
@@ -7,13 +7,12 @@ CARD = """\
 # {name}
 
 {what}, written by `kastor export --format merged` from job {job}.
-How near it comes to what Kastor serves, and the sha256 of each file, stand in `kastor-export.json`.
+`kastor-export.json` says how near it comes to what Kastor serves, and holds the sha256 of each file.
 Licence of the base: {licence}
 
 ## As a base of Kastor
 
-A catalog file with this entry (its path is named by the setting `catalog_file`) makes it a base that is served, and
-tuned further:
+With this entry in a catalog file (the setting `catalog_file` names its path), Kastor serves it and tunes it further:
 
 ```toml
 {entry}```
@@ -27,16 +26,16 @@ model, {reads} = {auto}.from_pretrained({folder}), {reader}.from_pretrained({fol
 ```
 """
 
-SIGHT = """
-## How it sees
+VISION_CARD = """
+## How it reads pictures
 
-transformers alone reads the language model, which is what `config.json` and `model.safetensors` hold. Pictures take two
-more files:
+transformers alone reads the language model, which `config.json` and `model.safetensors` hold. Pictures need two more
+files:
 
 - `tower.safetensors`: the vision tower, sha256 {tower}.
-  An RGB picture, scaled to a square of {sizes} pixels (bicubic, without regard to its proportions), becomes {tokens}
+  An RGB picture, scaled to a square of {sizes} pixels (bicubic, ignoring its aspect ratio), becomes {tokens}
   features.
-- `projector.safetensors`: makes embeddings of the language model of features, in 32 bits:
+- `projector.safetensors`: turns features into embeddings of the language model, in 32 bits:
   `outer(gelu(inner(x))) * scale + average @ aligned_CW + aligned_W`, where `x` is `(features - mean_C) / deviation_C`
   and `average` that of the picture's features; without the last two where the file has no `aligned_CW`.
 
@@ -79,17 +78,18 @@ with torch.inference_mode():
 ```
 """
 
-READING = {"auto": "AutoModelForCausalLM", "reader": "AutoTokenizer", "reads": "tokenizer"}
-SEEING_WHOLE = {"auto": "AutoModelForImageTextToText", "reader": "AutoProcessor", "reads": "processor"}
+TEXT_READERS = {"auto": "AutoModelForCausalLM", "reader": "AutoTokenizer", "reads": "tokenizer"}
+VISION_READERS = {"auto": "AutoModelForImageTextToText", "reader": "AutoProcessor", "reads": "processor"}
 SQUARE = (1024, 1024)
 
 NO_PROJECTOR = """
-It sees nothing yet: it was tuned on text alone, and there is no `projector.safetensors`. Tune it on pictures first.
+It cannot read pictures yet: it was tuned on text alone, so there is no `projector.safetensors`. Tune it on pictures
+first.
 """
 
 
 def model_card(order: ExportRequest, vision: VisionSpec | None, tower: str, *, has_projector: bool) -> str:
-    """The text of README.md; `tower` is the hash of the tower's weights where the model sees."""
+    """The text of README.md; `tower` is the hash of the vision tower's weights, if there is one."""
     folder = repr(str(order.out))
     what = f"`{order.base_model}` with the adapter of `{order.model}` added to its weights"
     text = CARD.format(
@@ -99,7 +99,7 @@ def model_card(order: ExportRequest, vision: VisionSpec | None, tower: str, *, h
         licence=order.licence,
         entry=order.catalog_entry,
         folder=folder,
-        **(SEEING_WHOLE if vision is not None and vision.pretrained else READING),
+        **(VISION_READERS if vision is not None and vision.pretrained else TEXT_READERS),
     )
     if vision is None or vision.pretrained:
         return text
@@ -111,7 +111,7 @@ def model_card(order: ExportRequest, vision: VisionSpec | None, tower: str, *, h
     around = [
         f"{said} {edge!r}" for said, edge in (("preceded by", vision.before), ("followed by", vision.after)) if edge
     ]
-    return text + SIGHT.format(
+    return text + VISION_CARD.format(
         tower=tower,
         sizes=sizes,
         tokens=tokens,
