@@ -262,7 +262,7 @@ def test_another_projector_than_the_certified_one_is_not_kept(place: Place, tmp_
 
 
 def test_a_model_that_sees_is_no_gguf_file_and_it_is_said_why(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(Unimplemented, match=r"models/tiny sees.*mmproj.*export it as peft or merged"):
+    with pytest.raises(Unimplemented, match=r"models/tiny reads pictures.*mmproj.*export it as peft or merged"):
         run_export(order(place, tmp_path / "out", format=Format.GGUF), lambda _: None)
 
 

@@ -139,11 +139,11 @@ def test_answers_move_on_between_the_passes_of_a_long_sequence(
     handle, scored = asked([examples[2]], "a")
     num_passes = -(-len(examples[2].token_ids) // CHUNK_TOKENS)
     assert num_passes > 1
-    handle, heard = one.ask("one", "b", max_output_tokens=6)
+    answer, heard = one.ask("one", "b", max_output_tokens=6)
     one.batcher.submit_score(handle)
     one.steps(num_passes)
     assert not scored.outcomes
-    assert one.batcher._rows[0].cached_tokens > len(handle.prompt_ids)
+    assert one.batcher._rows[0].cached_tokens > len(answer.prompt_ids)
     one.steps(6)
     assert heard.text == alone
     (scores,) = scored.outcomes
