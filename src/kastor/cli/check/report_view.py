@@ -112,7 +112,7 @@ def _histogram(name: str, distribution: Distribution) -> Iterator[Text]:
 def _duplicate_notices(report: DatasetReport) -> Iterator[str]:
     if report.duplicates.number:
         pairs = _pairs(report.duplicates, report.training)
-        yield f"{_rows(report.duplicates.number)} in the training file more than once: {pairs}."
+        yield f"{counted(report.duplicates.number, 'duplicate')} in the training file: {pairs}."
     if report.leaked.number:
         yield (
             f"{_rows(report.leaked.number)} both in the validation and the training file, so validation "
@@ -143,8 +143,8 @@ def _pairs(found: Duplicates, file: ValidatedFile) -> str:
 
 
 def _estimate_fields(estimate: Estimate) -> Iterator[tuple[str, RenderableType]]:
-    asked = estimate.hyperparameters
-    how = f"{counted(asked.num_epochs, 'epoch')}, batch {asked.batch_size}, learning rate {asked.learning_rate:g}"
+    chosen = estimate.hyperparameters
+    how = f"{counted(chosen.num_epochs, 'epoch')}, batch {chosen.batch_size}, learning rate {chosen.learning_rate:g}"
     yield "  steps", f"{estimate.num_steps:,} ({how})"
     if estimate.duration_s is not None and estimate.tokens_per_s is not None:
         pace = f"{estimate.tokens_per_s:,.0f} tokens/s ({estimate.pace_source})"

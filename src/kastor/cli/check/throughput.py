@@ -46,10 +46,10 @@ def machine_speed(settings: Settings) -> MachineSpeed:
     import numpy as np
 
     ones = np.ones((PROBE_SIZE, PROBE_SIZE, PROBE_SIZE), np.float32)
-    made = np.matmul(ones, ones)
+    product = np.matmul(ones, ones)
     started, number = time.perf_counter(), 0
     while (elapsed_s := time.perf_counter() - started) < PROBE_S or not number:
-        np.matmul(ones, ones, out=made)
+        np.matmul(ones, ones, out=product)
         number += 1
     gflops = 2 * PROBE_SIZE**4 * number / elapsed_s / 1e9
     cores = os.cpu_count() or 1

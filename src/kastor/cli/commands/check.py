@@ -150,9 +150,9 @@ def _limits(options: CheckOptions, settings: Settings, base: BaseModel) -> Datas
 def _hyperparameters(
     options: CheckOptions, settings: Settings, num_examples: int, *, has_media: bool = False
 ) -> Hyperparameters:
-    asked = RequestedHyperparameters(num_epochs=options.epochs, batch_size=options.batch_size)
+    requested = RequestedHyperparameters(num_epochs=options.epochs, batch_size=options.batch_size)
     try:
-        return resolve_hyperparameters(asked, num_examples, PROFILES[settings.profile], has_media=has_media)
+        return resolve_hyperparameters(requested, num_examples, PROFILES[settings.profile], has_media=has_media)
     except InvalidArgument as error:
         raise typer.BadParameter(error.message) from error
 

@@ -127,8 +127,10 @@ def _pictures(
 def _demo_task(
     folder: Path, trained: Sequence[Picture], held_out: Sequence[Picture], options: ImageDemoOptions
 ) -> DemoTask:
-    learnt, asked = ([_row(picture, options.resolution) for picture in part] for part in (trained, held_out))
-    return DemoTask("cloth", folder, learnt, asked, FORM, options.epochs, BATCH_SIZE, LEARNING_RATE)
+    training_rows, held_out_rows = (
+        [_row(picture, options.resolution) for picture in part] for part in (trained, held_out)
+    )
+    return DemoTask("cloth", folder, training_rows, held_out_rows, FORM, options.epochs, BATCH_SIZE, LEARNING_RATE)
 
 
 def _row(picture: Picture, resolution: Resolution) -> DemoExample:
