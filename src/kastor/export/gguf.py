@@ -1,8 +1,8 @@
-"""A merged model as one GGUF file, for llama.cpp and what is built on it: Llama's form, and Gemma 3 that reads text.
+"""Writes a merged model as one GGUF file for llama.cpp: the Llama architecture, and the text-only Gemma 3.
 
-Tensor names come from the `gguf` package; what is written here is what llama.cpp's converter does for these forms: the
-rows of q and k in its rotary order (Llama), norms with the 1 that the model adds to them (Gemma), the hyperparameters
-as keys. The tokenizer is `gguf_tokenizer`.
+Tensor names come from the `gguf` package. This module does what llama.cpp's converter does for these architectures: the
+rows of q and k in its rotary order (Llama), norms plus the 1 that the model adds (Gemma), hyperparameters as keys.
+`gguf_tokenizer` writes the tokenizer.
 """
 
 import json
@@ -38,21 +38,21 @@ TYPES: Mapping[Weights, tuple[GGMLQuantizationType, LlamaFileType]] = {
     Weights.BF16: (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     Weights.Q8_0: (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-GEMMA_FULL_EVERY = 6  # layers; the others see a window
+GEMMA_FULL_EVERY = 6  # layers; the others have a sliding window
 GEMMA_LOCAL_ROPE = 10_000.0  # base of the rotary embedding in layers with a window
 
 
 def write_gguf(order: ExportRequest, folder: Path) -> None:
-    """The merged model as `model.gguf`.
+    """Write the merged model as `model.gguf`.
 
     Raises:
-        Unimplemented: its tokenizer cannot be written soundly; names what it has.
+        Unimplemented: its tokenizer cannot be expressed in GGUF; names the part.
 
     """
     model = merge_adapter(order)
     tokenizer = json.loads(tokenizer_file(order.base_folder, order.rendering).read_text("utf-8"))
     kind, file_type = TYPES[order.weights]
-    writer = GGUFWriter(folder / FILE, FORMS[type(model.config)].arch)
+    writer = GGUFWriter(folder / FILE, ARCHITECTURES[type(model.config)].arch)
     try:
         writer.add_name(order.model or order.job)
         _add_shape(writer, model.config)
@@ -67,32 +67,32 @@ def write_gguf(order: ExportRequest, folder: Path) -> None:
 
 
 def read_gguf(_: ExportRequest, folder: Path) -> Any:  # noqa: ANN401  # transformers model
-    """The file, by transformers."""
+    """The exported file, loaded by transformers."""
     model = AutoModelForCausalLM.from_pretrained(str(folder), gguf_file=FILE, dtype=torch.float32)
     return model.eval().to(best_device())
 
 
 def check_gguf_support(base_folder: Path) -> None:
-    """Nothing, if models of this base's form are written as GGUF.
+    """Check that models of this base's architecture can be written as GGUF.
 
     Raises:
-        Unimplemented: they are not; names what the base has.
+        Unimplemented: they cannot; names the architecture or the fields.
 
     """
     config = AutoConfig.from_pretrained(str(base_folder))
-    wanted = FORMS.get(type(config))
-    if wanted is None:
-        form = (config.architectures or [config.model_type])[0]
-        raise Unimplemented(f"{form} cannot be written as GGUF here, only Llama's and Gemma 3's forms. {INSTEAD}")
-    found = {name: _value(config, name) for name in wanted.fixed(config)}
-    other = ", ".join(f"{name} {found[name]!r}" for name, value in wanted.fixed(config).items() if found[name] != value)
-    if other:
-        raise Unimplemented(f"A {wanted.arch} with {other} cannot be written as GGUF here. {INSTEAD}")
+    architecture = ARCHITECTURES.get(type(config))
+    if architecture is None:
+        name = (config.architectures or [config.model_type])[0]
+        raise Unimplemented(f"{name} cannot be written as GGUF here, only Llama and Gemma 3. {INSTEAD}")
+    values = {name: (_value(config, name), fixed) for name, fixed in architecture.fixed(config).items()}
+    different = ", ".join(f"{name} {value!r}" for name, (value, fixed) in values.items() if value != fixed)
+    if different:
+        raise Unimplemented(f"A {architecture.arch} with {different} cannot be written as GGUF here. {INSTEAD}")
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A form of models that GGUF knows: its name there, and what the format takes for granted."""
+class Architecture:
+    """A model architecture that GGUF knows: its name there, and the values that the format assumes."""
 
     arch: str
     tensors: MODEL_ARCH
@@ -104,7 +104,7 @@ def _llama_fixed(_: Any) -> Mapping[str, Any]:  # noqa: ANN401  # LlamaConfig
 
 
 def _gemma_fixed(config: Any) -> Mapping[str, Any]:  # noqa: ANN401  # Gemma3TextConfig
-    """llama.cpp has these numbers in its code for gemma3, not in the file."""
+    """llama.cpp has these values in its code for gemma3, not in the file."""
     full = [(layer + 1) % GEMMA_FULL_EVERY == 0 for layer in range(config.num_hidden_layers)]
     return {
         "rope": {
@@ -122,14 +122,14 @@ def _gemma_fixed(config: Any) -> Mapping[str, Any]:  # noqa: ANN401  # Gemma3Tex
     }
 
 
-FORMS: Mapping[type, Form] = {
-    LlamaConfig: Form("llama", MODEL_ARCH.LLAMA, _llama_fixed),
-    Gemma3TextConfig: Form("gemma3", MODEL_ARCH.GEMMA3, _gemma_fixed),
+ARCHITECTURES: Mapping[type, Architecture] = {
+    LlamaConfig: Architecture("llama", MODEL_ARCH.LLAMA, _llama_fixed),
+    Gemma3TextConfig: Architecture("gemma3", MODEL_ARCH.GEMMA3, _gemma_fixed),
 }
 
 
 def _value(config: Any, name: str) -> Any:  # noqa: ANN401  # of a configuration
-    """A field; of the rotary embedding all but the base that the file has a key for."""
+    """A field of the configuration; `rope` is the rotary embedding without its base, which has a key in the file."""
     if name != "rope":
         return getattr(config, name)
     rope = config.rope_parameters or {}
@@ -140,7 +140,7 @@ def _value(config: Any, name: str) -> Any:  # noqa: ANN401  # of a configuration
     return written
 
 
-def _add_shape(writer: Any, config: Any) -> None:  # noqa: ANN401  # GGUFWriter, one of FORMS
+def _add_shape(writer: Any, config: Any) -> None:  # noqa: ANN401  # GGUFWriter, one of ARCHITECTURES
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     rope = config.rope_parameters
     writer.add_block_count(config.num_hidden_layers)
@@ -161,7 +161,7 @@ def _add_shape(writer: Any, config: Any) -> None:  # noqa: ANN401  # GGUFWriter,
 
 def _add_tensors(writer: Any, model: Any, kind: GGMLQuantizationType) -> None:  # noqa: ANN401  # GGUFWriter, transformers
     config = model.config
-    names = get_tensor_name_map(FORMS[type(config)].tensors, config.num_hidden_layers)
+    names = get_tensor_name_map(ARCHITECTURES[type(config)].tensors, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -179,7 +179,7 @@ def _add_tensors(writer: Any, model: Any, kind: GGMLQuantizationType) -> None:  
 
 
 def _as_stored(name: str, numbers: npt.NDArray[np.float32], config: Any) -> npt.NDArray[np.float32]:  # noqa: ANN401
-    """A tensor's numbers as llama.cpp computes with them."""
+    """A tensor's numbers in the layout that llama.cpp computes with."""
     if isinstance(config, Gemma3TextConfig):
         return numbers + 1 if name.endswith("norm.weight") else numbers
     if name.endswith("q_proj.weight"):

@@ -1,4 +1,4 @@
-"""tokenizer.json as GGUF has it: byte-level BPE with its merges, or BPE over characters with scores, as Gemma's."""
+"""Writes tokenizer.json into GGUF: byte-level BPE with merges, or BPE over characters with scores, as in Gemma."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,18 +8,19 @@ from gguf import TokenType
 from kastor.domain.errors import Unimplemented
 
 INSTEAD = (
-    "Export it as merged; llama.cpp's convert_hf_to_gguf.py converts such a folder if it knows its form and tokenizer."
+    "Export it as merged; llama.cpp's convert_hf_to_gguf.py converts such a folder if it knows its architecture and "
+    "tokenizer."
 )
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 SPACES_REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-NO_SCORE = -1e6  # of a token that no merge makes
+NO_SCORE = -1e6  # of a token that no merge produces
 
 
 def add_tokenizer(writer: Any, tokenizer: Mapping[str, Any], config: Any, template: str | None) -> None:  # noqa: ANN401
     """Write tokens, merges or scores, and the tokens that begin and end a text (`writer` is a GGUFWriter).
 
     Raises:
-        Unimplemented: it is a tokenizer of another kind.
+        Unimplemented: the tokenizer is of another kind.
 
     """
     model = tokenizer["model"]
@@ -74,7 +75,7 @@ def _tokens(tokenizer: Mapping[str, Any], vocab_size: int) -> tuple[list[str], l
 
 
 def scores(texts: Sequence[str], merges: Sequence[tuple[str, ...]]) -> list[float]:
-    """Scores by which llama.cpp joins pieces in the order of the merges: the earlier, the higher.
+    """Scores by which llama.cpp merges pieces in the order of `merges`: the earlier, the higher.
 
     >>> scores(["a", "b", "ab", "aba"], [("a", "b"), ("ab", "a")])
     [-1000000.0, -1000000.0, -0.0, -1.0]
@@ -86,24 +87,24 @@ def scores(texts: Sequence[str], merges: Sequence[tuple[str, ...]]) -> list[floa
 
 
 def _check_scored(tokenizer: Mapping[str, Any], merges: Sequence[tuple[str, ...]]) -> None:
-    """Nothing, if scores say all that the merges say: those that make one token stand together."""
-    made = ["".join(merge) for merge in merges]
-    groups = 1 + sum(one != other for one, other in zip(made, made[1:], strict=False))
+    """Check that scores can express the merges: those that produce the same token must be adjacent."""
+    products = ["".join(merge) for merge in merges]
+    groups = 1 + sum(one != other for one, other in zip(products, products[1:], strict=False))
     sound = tokenizer["model"].get("byte_fallback") and tokenizer["normalizer"] == SPACES_REPLACED
-    if not sound or groups > len(set(made)):
+    if not sound or groups > len(set(products)):
         raise Unimplemented(f"The tokenizer's normalizer or merges cannot be written as GGUF here. {INSTEAD}")
 
 
-def pre_tokenizer(found: Mapping[str, Any] | None) -> str:
-    """llama.cpp's name for the way in which tokenizer.json cuts text into words.
+def pre_tokenizer(config: Mapping[str, Any] | None) -> str:
+    """llama.cpp's name for the pre-tokenizer in tokenizer.json.
 
-    What the file does counts, not what the model family is known for: another cut gives tokens never trained on.
+    The file decides, not the model family: another pre-tokenizer would produce tokens that were never trained on.
 
     Raises:
-        Unimplemented: it is none that has a name here.
+        Unimplemented: the pre-tokenizer has no name here.
 
     """
-    parts = list((found or {}).get("pretokenizers", [found or {}]))
+    parts = list((config or {}).get("pretokenizers", [config or {}]))
     *before, last = parts
     plain = last.get("type") == "ByteLevel" and not last.get("add_prefix_space") and last.get("use_regex", True)
     if plain and not before:

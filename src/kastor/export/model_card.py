@@ -109,7 +109,7 @@ def model_card(order: ExportRequest, vision: VisionSpec | None, tower: str, *, h
     ordered = sorted((grid.width, grid.num_tokens) for grid in grids)
     sizes, tokens = (" or ".join(str(pair[which]) for pair in ordered) for which in (0, 1))
     around = [
-        f"{said} {edge!r}" for said, edge in (("preceded by", vision.before), ("followed by", vision.after)) if edge
+        f"{verb} {edge!r}" for verb, edge in (("preceded by", vision.before), ("followed by", vision.after)) if edge
     ]
     return text + VISION_CARD.format(
         tower=tower,

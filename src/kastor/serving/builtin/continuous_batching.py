@@ -9,7 +9,7 @@ turns logits into output; `multi_lora` and `kv_cache` hold adapters and cache.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +103,7 @@ class ContinuousBatcher:
             handle.position_offset = int(positions.max()) + 1 - len(prompt_ids)
         handle.spans = self.cache.spans((picture.start, picture.end) for picture in pictures)
         self._check_candidates(handle)
-        self._enqueue(len(self._waiting), lambda: self._waiting.append(handle))
+        self._enqueue(self._waiting, lambda: self._waiting.append(handle))
         return handle
 
     def submit_score(self, handle: ScoreHandle) -> None:
@@ -120,13 +120,13 @@ class ContinuousBatcher:
             if not 0 < len(sequence.token_ids) <= most:
                 problem = f"{len(sequence.token_ids)} tokens; use 1 to {most}"
                 raise InvalidArgument.of(f"sequences[{index}]", problem)
-        self._enqueue(len(self._scores), lambda: self._scores.add(handle))
+        self._enqueue(self._scores, lambda: self._scores.add(handle))
 
-    def _enqueue(self, num_waiting: int, add: Callable[[], None]) -> None:
+    def _enqueue(self, waiting: Sized, add: Callable[[], None]) -> None:
         with self._wake:
             if self._closing:
                 raise Unavailable("The generation process is ending; try again.")
-            if num_waiting >= MAX_WAITING:
+            if len(waiting) >= MAX_WAITING:
                 raise Unavailable(f"{MAX_WAITING} requests wait already; try again later.")
             add()
             self._wake.notify()

@@ -1,4 +1,4 @@
-"""What the caller of a request is told when its pass through the model failed."""
+"""Turns an exception in a pass through the model into an error for the caller of the request."""
 
 import structlog
 

@@ -1,7 +1,7 @@
-"""Log-probabilities of given tokens, computed as prompts are prefilled: adapters, cache and chunks are the batcher's.
+"""Log-probabilities of given tokens, computed the way prompts are prefilled.
 
 A sequence is scored in passes of at most `CHUNK_TOKENS`; short sequences share a pass. Between two passes the
-generating thread moves its answers on, so a long sequence holds nobody up for longer than a prompt does.
+generating thread decodes its answers, so a long sequence delays them no longer than a prompt does.
 
 Shapes: S supervised tokens of a sequence.
 """
@@ -26,11 +26,11 @@ from kastor.serving.builtin.sequence import PictureEmbeddings, chunk_inputs, pos
 Embed = Callable[[RenderedExample], tuple[PictureEmbeddings, ...]]
 """The embeddings of a sequence's pictures."""
 ScoreSink = Callable[[list[torch.Tensor] | KastorError], None]
-"""Where scores go, from the generating thread: must return at once."""
+"""Receives scores in the generating thread: must return at once."""
 
 
 def prefill_batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Which sequences share a pass: consecutive ones, as many as one pass holds; a longer one is alone.
+    """The sequences that share a pass: consecutive ones, as many as fit; a longer one is alone.
 
     >>> prefill_batches([100, 100, 100, 300])
     [[0, 1], [2], [3]]
@@ -144,13 +144,13 @@ class ScoreHandle:
     cancelled: bool = False
 
     def cancel(self) -> None:
-        """Nobody waits for the scores any more: they are dropped before the next pass."""
+        """Drop the request before its next pass: nobody waits for its scores any more."""
         self.cancelled = True
 
 
 @dataclass(slots=True, eq=False)
 class _Scoring:
-    """The request whose passes are under way."""
+    """The request that is being scored."""
 
     handle: ScoreHandle
     adapter: LoadedAdapter | None
