@@ -86,7 +86,7 @@ def _token_texts(renderer: Renderer, ids: Sequence[int], supervised: Sequence[bo
 
 
 Thumbnails = Mapping[int, PreviewSegment] | PreviewSegment
-"""Some of a medium's pictures by index, or a note why they cannot be frames."""
+"""Some of a medium's pictures by index, or a note why they cannot be shown."""
 
 
 def _segments(
@@ -97,7 +97,7 @@ def _segments(
         spans = list(group)
         moments_s, vision = views[media].moments_s, renderer.vision
         assert vision is not None  # noqa: S101  # rows with pictures need a vision base
-        # the timestamp before the first frame is frames as its caption, like those of the others
+        # the timestamp before the first frame is shown as its caption, like those of the others
         yield from _text_segments(
             renderer, rendered, at, spans[0].start, without=vision.moment(moments_s[0]) if moments_s else ""
         )
