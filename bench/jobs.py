@@ -79,7 +79,7 @@ class Queue:
         self._blobs.keep_source(name, source, source.name)
         self.jobs.add(
             TuningJob(name, name, spec, State.QUEUED, at, at, "bench@example.org"),
-            TunedModel(name, name, f"models/{base_model}", "bench", at, at),
+            TunedModel(name, name, base_model, "bench", at, at),
         )
 
     def run_here(self) -> None:

@@ -20,7 +20,6 @@ from sqlalchemy import insert, text
 from kastor.domain.job import AdapterShape, Hyperparameters, State, StepMetrics, TuningJob, TuningSpec
 from kastor.domain.model_filter import ModelFilter
 from kastor.domain.permission import Grant, GranteeType, Principal, Role
-from kastor.domain.request_limits import GEMINI_API
 from kastor.domain.tuned_model import TunedModel
 from kastor.models.catalog import load_catalog
 from kastor.services.tuning import TuningService
@@ -51,7 +50,7 @@ def fill(database: Database) -> None:
         names = (f"job{number}", f"model-{number}")
         job = TuningJob(*names, SPEC, State.SUCCEEDED, at, at, owner.email, completed_steps=NUM_STEPS)
         name = f"numbers {number}"
-        model = TunedModel(job.tuned_model_id, job.id, "models/x", owner.email, at, at, display_name=name)
+        model = TunedModel(job.tuned_model_id, job.id, "x", owner.email, at, at, display_name=name)
         values = asdict(job)
         values.pop("error")
         jobs.append(values)
@@ -120,7 +119,6 @@ def run(url: str, folder: Path) -> None:
             models=ModelStore(database),
             blobs=JobFiles(folder),
             catalog=load_catalog(),
-            limits=GEMINI_API,
             clock=lambda: datetime.now(UTC),
             wake=lambda: None,
         )

@@ -100,7 +100,7 @@ def tuning(num_examples: int, num_epochs: int) -> dict[str, Any]:
         "trainingData": {"examples": {"examples": pairs}},
         "hyperparameters": {"epochCount": num_epochs, "batchSize": 4, "learningRate": 0.001},
     }
-    return {"displayName": "bench", "baseModel": f"models/{BASE}", "tuningTask": task}
+    return {"displayName": "bench", "baseModel": BASE, "tuningTask": task}
 
 
 def poll(netloc: str, target: str, seconds: float, report: Connection) -> None:
@@ -213,7 +213,7 @@ def fill(folder: Path, count: int) -> None:
         row = asdict(job)
         row.pop("error")
         jobs.append(row | {"error_code": None, "error_message": None})
-        models.append(asdict(TunedModel(job.tuned_model_id, job.id, f"models/{BASE}", "local@kastor", at, at)))
+        models.append(asdict(TunedModel(job.tuned_model_id, job.id, BASE, "local@kastor", at, at)))
         steps = (StepMetrics(n, 1 + n // 4, 2.5 / n, 120, 14, 0.5, at) for n in range(1, SNAPSHOTS_A_MODEL + 1))
         snapshots += [asdict(step) | {"job_id": job.id} for step in steps]
     with database.write() as connection:

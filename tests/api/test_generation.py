@@ -135,14 +135,14 @@ def test_a_model_that_is_not_ready_says_how_far_it_is(world: World) -> None:
     world.step(job, 1)
     answer = ask(world, TUNED)
     assert (answer.status_code, error_of(answer)["status"]) == (400, "FAILED_PRECONDITION")
-    assert "CREATING" in error_of(answer)["message"] and "1 of 19 steps" in error_of(answer)["message"]
+    assert "is not ready" in error_of(answer)["message"] and "1 of 19 steps" in error_of(answer)["message"]
 
 
 def test_a_failed_model_says_why(world: World) -> None:
     world.failed()
     answer = ask(world, TUNED)
     assert (answer.status_code, error_of(answer)["status"]) == (400, "FAILED_PRECONDITION")
-    assert "FAILED: No space left" in error_of(answer)["message"]
+    assert "cannot be used: No space left" in error_of(answer)["message"]
 
 
 @pytest.mark.parametrize("model", ["tunedModels/nope", "models/nope"])

@@ -71,7 +71,7 @@ def test_a_source_that_is_not_ready_is_refused_with_its_state(world: World) -> N
     world.create()
     answer = create(world, baseModel="tunedModels/numbers")
     assert answer.status_code == 400
-    assert "tunedModels/numbers is CREATING" in error_of(answer)["message"]
+    assert "tunedModels/numbers is not ready" in error_of(answer)["message"]
 
 
 def test_a_source_whose_adapter_is_gone_leaves_nothing_behind(world: World) -> None:

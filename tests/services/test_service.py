@@ -14,6 +14,7 @@ from kastor.domain.content import Example, Prompt
 from kastor.domain.errors import FailedPrecondition, KastorError, NotFound, Unavailable
 from kastor.domain.generation import ResolvedMedia
 from kastor.domain.job import Rendering, State, TuningJob
+from kastor.domain.model_ref import ModelRef
 from kastor.domain.permission import Principal
 from kastor.domain.request_limits import GEMINI_API
 from kastor.domain.tuned_model import TunedModel, random_model_id
@@ -32,7 +33,7 @@ from kastor.store.jobs import JobStore
 from kastor.store.models import ModelStore
 
 ADA = Principal("ada@example.org")
-NEW = NewTuning("smollm2-135m-instruct", (Example.pair("1", "2"),), tuned_model_id="numbers")
+NEW = NewTuning(ModelRef("smollm2-135m-instruct"), GEMINI_API, (Example.pair("1", "2"),), tuned_model_id="numbers")
 
 
 class NoGenerator:
@@ -66,7 +67,6 @@ def make_service(store: Database, folder: Path, **parts: Any) -> TuningService:
         "models": ModelStore(store),
         "blobs": JobFiles(folder),
         "catalog": load_catalog(),
-        "limits": GEMINI_API,
         "clock": lambda: datetime.now(UTC),
         "wake": lambda: None,
     }
@@ -137,14 +137,13 @@ def test_a_model_whose_base_left_the_catalog_is_still_listed_but_not_served(
         jobs=jobs,
         catalog=nothing,
         generator=NoGenerator(),
-        limits=GEMINI_API,
-        sights=PromptMediaResolver(NoEyes(), Path, GEMINI_API),
+        sights=PromptMediaResolver(NoEyes(), Path),
         trained=SamplingRecordCache(lambda ref: tmp_path / str(ref)).get,
         prompts=TrainedPromptKinds(ModelStore(store), JobFiles(tmp_path).dataset),
     )
     assert [tuning.job.id for tuning in emptied.models(ADA, limit=5).items] == [job.id]
     with pytest.raises(NotFound):
-        generation.stream("tunedModels/numbers", GenerationParams(Prompt.of("1")), ADA)
+        generation.stream(ModelRef("numbers", tuned=True), GenerationParams(Prompt.of("1")), ADA, GEMINI_API)
 
 
 def test_an_interrupted_tidying_is_finished_by_the_next(

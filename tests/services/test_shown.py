@@ -59,13 +59,13 @@ def nobodys(name: str, caller: Principal) -> Path:
     raise PermissionDenied(f"{name} is not {caller.email}'s")
 
 
-def sights(eyes: Told, limits: Limits = TINY) -> PromptMediaResolver:
-    return PromptMediaResolver(eyes, nobodys, limits)
+def sights(eyes: Told) -> PromptMediaResolver:
+    return PromptMediaResolver(eyes, nobodys)
 
 
 def refused(prompt: Prompt, eyes: Told, limits: Limits = TINY) -> tuple[str, list[str]]:
     with pytest.raises(InvalidArgument) as caught:
-        sights(eyes, limits).resolve(prompt, VISION, "models/nano", ADA)
+        sights(eyes).resolve(prompt, VISION, "models/nano", ADA, limits)
     return caught.value.reason, [violation.field for violation in caught.value.violations]
 
 
@@ -73,18 +73,18 @@ def test_a_base_that_reads_text_only_names_each_part_and_looks_at_nothing() -> N
     eyes = Told()
     prompt = Prompt((Content(Role.USER, (Text("x"), PICTURE)),), system=(Media("image/png", data=b"x"),))
     with pytest.raises(InvalidArgument, match="models/smol reads text only") as caught:
-        sights(eyes).resolve(prompt, None, "models/smol", ADA)
+        sights(eyes).resolve(prompt, None, "models/smol", ADA, TINY)
     fields = [violation.field for violation in caught.value.violations]
     assert fields == ["systemInstruction.parts[0].inlineData", "contents[0].parts[1].fileData"]
     assert eyes.asked == []
-    with pytest.raises(InvalidArgument, match="mediaResolution"):
-        sights(eyes).resolve(prompt_of("x", resolution=Resolution.LOW), None, "models/smol", ADA)
-    assert sights(eyes).resolve(prompt_of("x"), None, "models/smol", ADA) == {}
+    with pytest.raises(InvalidArgument, match="resolution"):
+        sights(eyes).resolve(prompt_of("x", resolution=Resolution.LOW), None, "models/smol", ADA, TINY)
+    assert sights(eyes).resolve(prompt_of("x"), None, "models/smol", ADA, TINY) == {}
 
 
 def test_a_text_to_a_base_that_sees_is_not_looked_at() -> None:
     eyes = Told()
-    assert sights(eyes).resolve(prompt_of("x", resolution=Resolution.LOW), VISION, "models/nano", ADA) == {}
+    assert sights(eyes).resolve(prompt_of("x", resolution=Resolution.LOW), VISION, "models/nano", ADA, TINY) == {}
     assert eyes.asked == []
 
 
@@ -100,13 +100,13 @@ def test_what_is_missing_of_another_kind_or_unheard_of_is_said_of_its_part() -> 
 def test_a_request_holds_so_many_media_bytes_and_seconds_and_no_more() -> None:
     sizes = {"1_png": 600, "2_png": 300, "3_png": 600, "1_mp4": 5, "2_mp4": 5}
     two, three = replace(PICTURE, uri="gs://b/2.png"), replace(PICTURE, uri="gs://b/3.png")
-    assert len(sights(Told(**sizes)).resolve(prompt_of(PICTURE, two), VISION, "models/nano", ADA)) == 2
+    assert len(sights(Told(**sizes)).resolve(prompt_of(PICTURE, two), VISION, "models/nano", ADA, TINY)) == 2
     assert refused(prompt_of(PICTURE, two, three), Told(**sizes))[0] == "TOO_MANY_MEDIA"
     assert refused(prompt_of(PICTURE, three), Told(**sizes))[0] == "MEDIA_TOO_LARGE"
     films = prompt_of(VIDEO, replace(VIDEO, uri="gs://b/2.mp4"))
     assert refused(films, Told(**sizes))[0] == "VIDEO_TOO_LONG"
     cut = prompt_of(VIDEO, replace(VIDEO, uri="gs://b/2.mp4", start_s=6.5))
-    assert len(sights(Told(**sizes)).resolve(cut, VISION, "models/nano", ADA)) == 2
+    assert len(sights(Told(**sizes)).resolve(cut, VISION, "models/nano", ADA, TINY)) == 2
 
 
 def test_the_address_that_an_upload_was_answered_with_means_the_upload(tmp_path: Path) -> None:
@@ -161,11 +161,11 @@ def test_a_tuned_model_of_the_strict_profile_sees_if_its_examples_showed_media_a
     shown: bool,
 ) -> None:
     ask = GenerationParams(prompt_of("x", PICTURE))
-    support = PromptSupport("tunedModels/x", True, lambda: PromptKinds(media=shown))
+    support = PromptSupport("x", True, lambda: PromptKinds(media=shown))
     if shown:
         validate_tuned_request(ask, support, GEMINI_API)
     else:
-        with pytest.raises(InvalidArgument, match=r"contents\[0\]\.parts\[1\]: tunedModels/x was tuned on text alone"):
+        with pytest.raises(InvalidArgument, match=r"contents\[0\]\.parts\[1\]: x was tuned on text alone"):
             validate_tuned_request(ask, support, GEMINI_API)
     validate_tuned_request(ask, support, OPEN)
     validate_tuned_prompt(prompt_of("x"), support, GEMINI_API)

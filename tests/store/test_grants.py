@@ -69,7 +69,7 @@ def test_a_grant_comes_back_as_it_was_kept_and_goes(grants: GrantStore, make: Ca
     assert grants.get(model.id, "g1").role is Role.WRITER
     grants.remove(model.id, "g1")
     for act in (grants.get, grants.remove, lambda m, g: grants.set_role(m, g, Role.READER)):
-        with pytest.raises(NotFound, match="Permission tunedModels/numbers/permissions/g1 does not exist"):
+        with pytest.raises(NotFound, match="Permission numbers/permissions/g1 does not exist"):
             act(model.id, "g1")
 
 

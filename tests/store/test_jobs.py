@@ -93,7 +93,7 @@ def test_a_naive_moment_is_refused(jobs: JobStore) -> None:
 def test_a_taken_model_id_is_refused_and_leaves_no_job(jobs: JobStore) -> None:
     first = add(jobs)
     second = make_job("job2")
-    with pytest.raises(AlreadyExists, match=r"tunedModels/model-of-job1 already exists"):
+    with pytest.raises(AlreadyExists, match=r"model-of-job1 already exists"):
         jobs.add(second, make_model(second, id=first.tuned_model_id))
     with pytest.raises(NotFound, match="job2"):
         jobs.get("job2")

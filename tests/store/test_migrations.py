@@ -117,6 +117,32 @@ def test_steps_of_an_old_database_have_neither_learning_rate_nor_gradient_norm(e
     database.close()
 
 
+def test_models_of_an_old_database_name_their_base_and_source_by_ids_from_now_on(empty_database_url: str) -> None:
+    database = open_database(empty_database_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    job = (
+        "INSERT INTO jobs (id, tuned_model_id, state, spec, created_at, updated_at, attempt, deaths, completed_steps) "
+        "VALUES (:job, :job, 'QUEUED', '{}', '2026-03-01 12:00', '2026-03-01 12:00', 0, 0, 0)"
+    )
+    model = (
+        "INSERT INTO tuned_models (id, job_id, base_model, source, owner, created_at, updated_at, display_name, "
+        "description) VALUES (:job, :job, :base, :source, 'a@b.c', '2026-03-01 12:00', '2026-03-01 12:00', '', '')"
+    )
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        for row in (("first", "models/smollm2", None), ("second", "smollm2", "tunedModels/first")):
+            values = dict(zip(("job", "base", "source"), row, strict=True))
+            connection.execute(text(job), values)
+            connection.execute(text(model), values)
+    migrate(database)
+    with database.read() as connection:
+        rows = connection.execute(text("SELECT id, base_model, source FROM tuned_models ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [("first", "smollm2", None), ("second", "smollm2", "first")]
+    database.close()
+
+
 def test_a_database_of_a_newer_kastor_is_refused(database: Database) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -59,7 +59,7 @@ def test_an_unknown_model_is_not_found(models: ModelStore) -> None:
         lambda: models.release(nobody),
         lambda: models.update(nobody, {"top_k": 1}, at=START),
     ):
-        with pytest.raises(NotFound, match=r"Tuned model tunedModels/nobody does not exist\."):
+        with pytest.raises(NotFound, match=r"Tuned model nobody does not exist\."):
             ask()
 
 

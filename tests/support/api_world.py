@@ -139,7 +139,6 @@ class World:
             models=self.models,
             blobs=self.blobs,
             catalog=load_catalog(),
-            limits=self.limits,
             clock=self.clock,
             wake=self.woken.set,
         )
@@ -159,8 +158,7 @@ class World:
             jobs=self.jobs,
             catalog=load_catalog(),
             generator=self.generator,
-            limits=self.limits,
-            sights=PromptMediaResolver(eyes, self.files.path_of, self.limits),
+            sights=PromptMediaResolver(eyes, self.files.path_of),
             trained=SamplingRecordCache(lambda ref: self.blobs.adapter(ref.job_id)).get,
             prompts=TrainedPromptKinds(self.models, self.blobs.dataset),
         )
@@ -172,6 +170,7 @@ class World:
             self.authenticator or Authenticator(self.keys, no_auth=not self.keys),
             Metrics(CollectorRegistry()),
             self.closing,
+            limits=self.limits,
             instance="this-one",
             cors_origins=self.cors_origins,
             public_metrics=self.public_metrics,

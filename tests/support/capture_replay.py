@@ -21,7 +21,7 @@ IN_PATH = re.compile(r"/tunedModels/(?P<model>[^/:?]+)(?:/operations/(?P<job>[a-
 OWNER = "ada@example.org"
 NUM_SEVERAL = 5
 NUM_STEPS = 3
-SOURCE = "tunedModels/increment-1"
+SOURCE = "increment-1"
 
 
 def credential(asked: Capture) -> str:
@@ -64,7 +64,8 @@ def add_model(world: World, model_id: str, job_id: str, **changes: Any) -> Tunin
     """A tuned model of the caller's, its job queued."""
     number = len(world.jobs.page(limit=100))
     job = make_job(job_id, tuned_model_id=model_id, created_at=after(number), updated_at=after(number))
-    named = {"base_model": ALIAS, "owner": OWNER, "display_name": "increment", "description": "d"}
+    base = ALIAS.removeprefix("models/")
+    named = {"base_model": base, "owner": OWNER, "display_name": "increment", "description": "d"}
     world.jobs.add(job, make_model(job, **named | changes))
     return job
 

@@ -41,7 +41,7 @@ def make_model(job: TuningJob, **changes: Any) -> TunedModel:
     model = TunedModel(
         id=job.tuned_model_id,
         job_id=job.id,
-        base_model="models/gemini-1.5-flash-001-tuning",
+        base_model="gemini-1.5-flash-001-tuning",
         owner="ada@example.org",
         created_at=job.created_at,
         updated_at=job.created_at,

@@ -48,7 +48,7 @@ def shown_in(
 ) -> ResolvedMedia:
     """What the family is shown of a prompt's media, which lie in `folder`."""
     eyes = LocalMediaInspector(MediaCache(folder / "cache" / "media"), [folder])
-    return PromptMediaResolver(eyes, path_of, OPEN).resolve(prompt, family.vision, "models/tiny", ADA)
+    return PromptMediaResolver(eyes, path_of).resolve(prompt, family.vision, "models/tiny", ADA, OPEN)
 
 
 def tuned_on_pictures(base: Any, folder: Path, *, tower: str, preprocessing: int, seed: int = 3) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from kastor.api.gemini.wire_names import HOW_TO_SEND_EXAMPLES
 from kastor.api.http.endpoint import parse_query
-from kastor.services.tuning_request import NO_EXAMPLES
 from support.api_world import World
 from support.capture_replay import NUM_SEVERAL, credential, prepared, replay
 from support.captures import FOLDER, Capture, Decision, capture, captured, decisions
@@ -43,7 +43,7 @@ def check_refusal(answer: httpx.Response, decision: Decision) -> None:
     """The refusal is Google's error message, and says what the client needs to know."""
     status = strict_error(answer.json(), decision.status)
     if decision.why.startswith("no examples"):
-        assert NO_EXAMPLES in status.message
+        assert HOW_TO_SEND_EXAMPLES in status.message
     if decision.why.startswith("defaultCheckpointId"):
         assert "Unknown name \"defaultCheckpointId\" at 'tuned_model': Cannot find field." in status.message
 

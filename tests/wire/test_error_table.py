@@ -165,7 +165,7 @@ ROWS = (
         while_creating,
         400,
         "FAILED_PRECONDITION",
-        "Tuned model tunedModels/mine is CREATING",
+        "Tuned model tunedModels/mine is not ready",
     ),
     Row(
         "JSON mode on a tuned model",

@@ -15,7 +15,6 @@ import torch
 
 from kastor.domain.job import State, StepMetrics, TuningJob
 from kastor.domain.permission import Principal
-from kastor.domain.request_limits import OPEN
 from kastor.executors.local import LocalExecutor
 from kastor.models.catalog import load_catalog
 from kastor.models.download import ensure_local
@@ -301,7 +300,6 @@ def test_a_failed_job_that_is_resumed_ends_with_the_bits_of_an_undisturbed_one(p
         models=ModelStore(place.database),
         blobs=place.blobs,
         catalog=load_catalog(place.settings.catalog_file),
-        limits=OPEN,
         clock=lambda: datetime.now(UTC),
         wake=lambda: None,
     )

@@ -34,10 +34,8 @@ assert VISION is not None
 
 def asked_of(folder: Path, prompt: Prompt, trained: SamplingRecord | None) -> ResolvedMedia:
     """What a model that was so trained is shown of the prompt's media."""
-    sights = PromptMediaResolver(
-        LocalMediaInspector(MediaCache(folder / "cache" / "media"), [folder]), no_uploads, OPEN
-    )
-    return sights.resolve(prompt, VISION, "models/tiny", ADA, lambda: trained)
+    sights = PromptMediaResolver(LocalMediaInspector(MediaCache(folder / "cache" / "media"), [folder]), no_uploads)
+    return sights.resolve(prompt, VISION, "models/tiny", ADA, OPEN, lambda: trained)
 
 
 def written(folder: Path, *prompts: Prompt) -> SamplingRecord:

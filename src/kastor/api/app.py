@@ -19,6 +19,7 @@ from kastor.api.gemini.files import FileRoutes
 from kastor.api.gemini.permissions import PermissionRoutes
 from kastor.api.gemini.routes import GeminiRoutes
 from kastor.api.gemini.uploads import UploadRoutes
+from kastor.api.gemini.wire_names import GEMINI_NAMES
 from kastor.api.google.generate import GenerateRoutes
 from kastor.api.google.methods import VERSIONS, MethodRoutes
 from kastor.api.http.browser_guard import LoopbackOnlyMiddleware, with_cors
@@ -28,7 +29,9 @@ from kastor.api.http.observability import REQUEST_ID, Metrics, RequestLogMiddlew
 from kastor.api.http.openapi import PATH as OPENAPI
 from kastor.api.http.openapi import OpenApiEndpoint
 from kastor.api.kastor.jobs import AdminRoutes
+from kastor.api.kastor.wire_names import KASTOR_NAMES
 from kastor.domain.errors import Internal, KastorError, NotFound, Unimplemented
+from kastor.domain.request_limits import Limits
 from kastor.security.auth import Authenticator
 from kastor.services.datasets import DatasetService
 from kastor.services.files import FileService
@@ -86,20 +89,22 @@ def make_app(
     metrics: Metrics,
     closing: threading.Event,
     *,
+    limits: Limits,
     instance: str = "",
     cors_origins: Collection[str] = (),
     public_metrics: bool = False,
     faults: Callable[[], Sequence[str]] = tuple,
 ) -> Application:
-    """The application; `closing`, once set, ends the streams under way.
+    """The application; `closing`, once set, ends the streams under way, and requests keep to `limits`.
 
     `instance` is what `/healthz` calls it, and `faults` what it tells of parts that do not answer.
     """
     tuning, generation = services.tuning, services.generation
     metrics.watch_jobs(tuning.job_counts, tuning.total_steps)
-    endpoints = RouteFactory(authenticator, tuning.limits.max_body_bytes, closing, tuning.version)
-    gemini, generate = GeminiRoutes(tuning, generation), GenerateRoutes(generation, metrics)
-    admin = AdminRoutes(tuning, services.datasets)
+    shared = RouteFactory(authenticator, limits.max_body_bytes, closing, tuning.version)
+    endpoints = shared.with_names(GEMINI_NAMES)
+    gemini, generate = GeminiRoutes(tuning, generation, limits), GenerateRoutes(generation, metrics, limits)
+    admin = AdminRoutes(tuning, services.datasets, limits)
     permissions, files = PermissionRoutes(services.sharing), FileRoutes(services.files)
     routes: list[BaseRoute] = [Route("/healthz", healthz(instance, faults))]
     routes.append(metrics_route(metrics, endpoints, public=public_metrics))
@@ -109,7 +114,7 @@ def make_app(
             routes += part.routes(methods)
     routes += UploadRoutes(services.files).routes(endpoints, VERSIONS)
     routes.append(Route(DISCOVERY, DiscoveryEndpoint(services.files.max_file_bytes).answer))
-    routes += admin.routes(endpoints)
+    routes += admin.routes(shared.with_names(KASTOR_NAMES))
     routes.append(Route(OPENAPI, OpenApiEndpoint(routes).answer))
     routes.sort(key=lambda route: not _polled(route))  # the router tries one after the other: these come first
     app = Starlette(

@@ -18,9 +18,13 @@
 A message names the thing, the value, and what would work. HTTP statuses are given in `kastor.api.http.errors` only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Self
+
+MAX_LISTED_VIOLATIONS = 3
+MODEL = "{model}"
+"""In a message, the place of a tuned model's name: its id, until a dialect puts the name on its wire there."""
 
 
 class Code(IntEnum):
@@ -42,24 +46,32 @@ class Code(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One wrong field: its path as the caller would write it, and what is wrong with it."""
+    """One wrong field and what is wrong with it. The core names fields as its own values do; dialects translate."""
 
     field: str
     description: str
+
+
+def named(template: str, model_name: str | None) -> str:
+    """The message with the model's name in its place, if it is about one."""
+    return template if model_name is None else template.replace(MODEL, model_name)
 
 
 class KastorError(Exception):
     """Base of every error a caller may see.
 
     `reason` is a stable upper-case word for programs (google.rpc.ErrorInfo.reason), empty where the code says enough.
+    Messages about a tuned model write `MODEL` for its name and pass its id as `model_id`.
     """
 
     code: ClassVar[Code] = Code.INTERNAL
 
-    def __init__(self, message: str, *, reason: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str, *, reason: str = "", model_id: str | None = None) -> None:
+        self.template = message
+        self.message = named(message, model_id)
         self.reason = reason
+        self.model_id = model_id
+        super().__init__(self.message)
 
 
 class InvalidArgument(KastorError):
@@ -67,21 +79,41 @@ class InvalidArgument(KastorError):
 
     code = Code.INVALID_ARGUMENT
 
-    def __init__(self, message: str, *, violations: tuple[FieldViolation, ...] = (), reason: str = "") -> None:
-        super().__init__(message, reason=reason)
-        self.violations = violations
+    def __init__(
+        self,
+        message: str,
+        *,
+        violations: tuple[FieldViolation, ...] = (),
+        reason: str = "",
+        model_id: str | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, model_id=model_id)
+        self.violation_templates = violations
+        self.violations = named_violations(violations, model_id)
 
     @classmethod
     def of(cls, field: str, description: str) -> "InvalidArgument":
         """One wrong field."""
-        return cls(f"{field}: {description}", violations=(FieldViolation(field, description),))
+        return cls.of_all((FieldViolation(field, description),))
 
     @classmethod
-    def of_all(cls, violations: tuple[FieldViolation, ...], *, shown: int = 3) -> "InvalidArgument":
-        """Several wrong fields; the message spells out the first `shown`."""
-        said = "; ".join(f"{v.field}: {v.description}" for v in violations[:shown])
-        more = len(violations) - shown
-        return cls(said + (f"; and {more} more" if more > 0 else ""), violations=violations)
+    def of_all(cls, violations: tuple[FieldViolation, ...], *, reason: str = "", model_id: str | None = None) -> Self:
+        """Several wrong fields; the message spells out the first ones."""
+        return cls(list_violations(violations), violations=violations, reason=reason, model_id=model_id)
+
+
+def list_violations(violations: tuple[FieldViolation, ...]) -> str:
+    """The message of an error that is nothing but its violations."""
+    listed = "; ".join(f"{v.field}: {v.description}" for v in violations[:MAX_LISTED_VIOLATIONS])
+    more = len(violations) - MAX_LISTED_VIOLATIONS
+    return listed + (f"; and {more} more" if more > 0 else "")
+
+
+def named_violations(violations: tuple[FieldViolation, ...], model_name: str | None) -> tuple[FieldViolation, ...]:
+    """The violations with the model's name in its place, if they are about one."""
+    if model_name is None:
+        return violations
+    return tuple(replace(v, description=v.description.replace(MODEL, model_name)) for v in violations)
 
 
 class MalformedJson(InvalidArgument):

@@ -53,7 +53,6 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
 }
 TERMINAL = frozenset(state for state, targets in MOVES.items() if not targets)
-HYPERPARAMETERS = "tuningTask.hyperparameters."
 ACTIVE = frozenset({State.PREPARING, State.RUNNING, State.CANCELLING})
 
 MAX_ROW_TOKENS = 4096
@@ -114,13 +113,13 @@ def resolve_hyperparameters(
     if wrong:
         raise InvalidArgument.of_all(tuple(wrong))
     default = default_hyperparameters(num_examples, has_media=has_media)
-    rate, field = asked.learning_rate, "learningRate"
+    rate, name = asked.learning_rate, "learning_rate"
     if rate is None:
         multiplier = 1.0 if asked.learning_rate_multiplier is None else asked.learning_rate_multiplier
-        rate, field = default.learning_rate * multiplier, "learningRateMultiplier"
+        rate, name = default.learning_rate * multiplier, "learning_rate_multiplier"
     if not _float32(rate) > 0:
         said = f"makes a learning rate of {rate:g}, which is 0 in the 32-bit numbers of training; use a larger one"
-        raise InvalidArgument.of(HYPERPARAMETERS + field, said)
+        raise InvalidArgument.of(name, said)
     return Hyperparameters(
         num_epochs=default.num_epochs if asked.num_epochs is None else asked.num_epochs,
         batch_size=default.batch_size if asked.batch_size is None else asked.batch_size,
@@ -138,25 +137,20 @@ def _float32(value: float) -> float:
 
 
 def _violations(asked: RequestedHyperparameters, limits: Limits) -> list[FieldViolation]:
-    at = HYPERPARAMETERS
     wrong = []
     for name, value, most in (
-        ("epochCount", asked.num_epochs, limits.max_epochs),
-        ("batchSize", asked.batch_size, limits.max_batch_size),
+        ("num_epochs", asked.num_epochs, limits.max_epochs),
+        ("batch_size", asked.batch_size, limits.max_batch_size),
     ):
         if value is not None and not 1 <= value <= most:
-            wrong.append(FieldViolation(at + name, f"{value} is out of range; use a whole number from 1 to {most}"))
+            wrong.append(FieldViolation(name, f"{value} is out of range; use a whole number from 1 to {most}"))
     rate, multiplier, most_rate = asked.learning_rate, asked.learning_rate_multiplier, limits.max_learning_rate
     if rate is not None and multiplier is not None:
-        wrong.append(FieldViolation(at + "learningRateMultiplier", "set either it or learningRate, not both"))
+        wrong.append(FieldViolation("learning_rate_multiplier", "set either it or a learning rate, not both"))
     if rate is not None and not 0 < rate <= most_rate:
-        wrong.append(
-            FieldViolation(at + "learningRate", f"{rate} is out of range; use one above 0, at most {most_rate}")
-        )
+        wrong.append(FieldViolation("learning_rate", f"{rate} is out of range; use one above 0, at most {most_rate}"))
     if multiplier is not None and not 0 < multiplier <= 1000:
-        wrong.append(
-            FieldViolation(at + "learningRateMultiplier", f"{multiplier} is out of range (0, 1000]; 1 is usual")
-        )
+        wrong.append(FieldViolation("learning_rate_multiplier", f"{multiplier} is out of range (0, 1000]; 1 is usual"))
     return wrong
 
 

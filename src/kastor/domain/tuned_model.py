@@ -4,45 +4,23 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.job import State
 from kastor.domain.request_limits import Limits
 
 ID_PATTERN = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 MAX_ID_CHARS = 40
 ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 """Without letters that are taken for one another, and without vowels, so that no words come out."""
-TUNED = "tunedModels/"
-
-
-class ModelState(StrEnum):
-    """State of a tuned model on the Gemini wire; it has no CANCELLED."""
-
-    CREATING = "CREATING"
-    ACTIVE = "ACTIVE"
-    FAILED = "FAILED"
-
-
-MODEL_STATE = {
-    State.QUEUED: ModelState.CREATING,
-    State.PREPARING: ModelState.CREATING,
-    State.RUNNING: ModelState.CREATING,
-    State.CANCELLING: ModelState.CREATING,
-    State.SUCCEEDED: ModelState.ACTIVE,
-    State.FAILED: ModelState.FAILED,
-    State.CANCELLED: ModelState.FAILED,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class TunedModel:
     """A tuned model as stored. Sampling values are defaults for generation; `None` means the base model's."""
 
-    id: str  # without the `tunedModels/` prefix
+    id: str
     job_id: str
-    base_model: str  # as the user named it, alias included: what the wire gives back
+    base_model: str  # the id or alias that the user named: what a dialect gives back
     owner: str  # e-mail of the principal that made it
     created_at: datetime
     updated_at: datetime
@@ -51,12 +29,7 @@ class TunedModel:
     temperature: float | None = None  # [0, 1]
     top_p: float | None = None  # (0, 1]
     top_k: int | None = None  # >= 1
-    source: str | None = None  # resource name of the tuned model it was tuned on
-
-    @property
-    def name(self) -> str:
-        """The resource name."""
-        return f"{TUNED}{self.id}"
+    source: str | None = None  # id of the tuned model that it was tuned on
 
 
 def validated_model_id(model_id: str, limits: Limits) -> str:
@@ -67,12 +40,10 @@ def validated_model_id(model_id: str, limits: Limits) -> str:
 
     """
     if len(model_id) > limits.max_id_chars:
-        raise InvalidArgument.of(
-            "tunedModelId", f"{len(model_id)} characters, at most {limits.max_id_chars} are allowed"
-        )
+        raise InvalidArgument.of("model_id", f"{len(model_id)} characters, at most {limits.max_id_chars} are allowed")
     if not ID_PATTERN.fullmatch(model_id):
         raise InvalidArgument.of(
-            "tunedModelId",
+            "model_id",
             f"{model_id!r} is not an id; use lower-case letters, digits and hyphens, a letter first and no hyphen last",
         )
     return model_id

@@ -93,7 +93,7 @@ def model_card(order: ExportRequest, vision: VisionSpec | None, tower: str, *, h
     folder = repr(str(order.out))
     what = f"`{order.base_model}` with the adapter of `{order.model}` added to its weights"
     text = CARD.format(
-        name=order.model.removeprefix("tunedModels/") or order.job,
+        name=order.model.rpartition("/")[2] or order.job,
         what=what,
         job=order.job,
         licence=order.licence,

@@ -47,7 +47,7 @@ class ExportRequest:
     format: Format
     weights: Weights
     out: Path
-    model: str  # tunedModels/NAME, empty where it was deleted
+    model: str  # its name, empty where it was deleted
     job: str
     base_model: str
     family: str

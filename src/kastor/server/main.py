@@ -156,14 +156,13 @@ class _Running:
             resources=ResourceRequest(num_cores=settings.num_threads),
             clock=_now,
         )
-        models, catalog, limits = ModelStore(database), load_catalog(settings.catalog_file), PROFILES[settings.profile]
+        models, catalog = ModelStore(database), load_catalog(settings.catalog_file)
         check_base = partial(check_agreement, cache_dir=settings.cache_dir, accepted=settings.accepted_licences)
         self._tuning = TuningService(
             jobs=jobs,
             models=models,
             blobs=blobs,
             catalog=catalog,
-            limits=limits,
             clock=_now,
             wake=self._wake.set,
             make_room=reserve.release,
@@ -182,8 +181,7 @@ class _Running:
             jobs=jobs,
             catalog=catalog,
             generator=self._engine,
-            limits=limits,
-            sights=PromptMediaResolver(_eyes(settings), self._files.path_of, limits),
+            sights=PromptMediaResolver(_eyes(settings), self._files.path_of),
             trained=SamplingRecordCache(blobs.verified_adapter).get,
             check_base=check_base,
             prompts=TrainedPromptKinds(models, blobs.dataset),
@@ -197,6 +195,7 @@ class _Running:
             _authenticator(settings, database),
             self._metrics,
             closing,
+            limits=PROFILES[settings.profile],
             instance=instance,
             cors_origins=settings.cors_origins,
             public_metrics=settings.metrics == "open",

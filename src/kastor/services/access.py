@@ -6,10 +6,10 @@
 | WRITER | the same, and change the model, cancel its job, read the job's log, see and change permissions |
 | OWNER | the same, and delete the model and give it to another owner |
 
-An operator may do everything. Lists hold what `store.grants.listed_for` says.
+An operator may do everything. Lists hold what `store.grants.visible_to` says.
 """
 
-from kastor.domain.errors import PermissionDenied
+from kastor.domain.errors import MODEL, PermissionDenied
 from kastor.domain.permission import Principal, Role, effective_role
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.models import ModelStore
@@ -32,9 +32,10 @@ class ModelAccess:
         model, granted = self._models.for_caller(model_id, caller)
         has = effective_role(caller, model.owner, granted)
         if has is None:
-            raise PermissionDenied(f"You do not have permission to access tuned model {model.name}")
+            raise PermissionDenied(f"You do not have permission to access tuned model {MODEL}", model_id=model.id)
         if has.rank < role.rank:
             raise PermissionDenied(
-                f"You do not have permission to access tuned model {model.name} as {role}: you are its {has}."
+                f"You do not have permission to access tuned model {MODEL} as {role}: you are its {has}.",
+                model_id=model.id,
             )
         return model

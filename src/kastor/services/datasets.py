@@ -48,7 +48,7 @@ class DatasetService:
             What `TuningService.create` raises.
 
         """
-        base = None if media_folder is None else self._allowed(media_folder, "mediaFolder")
+        base = None if media_folder is None else self._allowed(media_folder, "media_folder")
         if dataset.startswith(FILES):
             file = self._files.get(dataset, caller)
             path, name = self._files.path_of(dataset, caller), file.display_name or dataset

@@ -9,14 +9,15 @@ from kastor.dataset.media.sampling_record import SamplingRecord
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.content import Prompt
 from kastor.domain.counts import counted
-from kastor.domain.errors import DataLoss, FailedPrecondition
+from kastor.domain.errors import MODEL, DataLoss, FailedPrecondition
 from kastor.domain.generation import Chunk, GenerateRequest
-from kastor.domain.job import Rendering, TuningJob, TuningSpec
+from kastor.domain.job import Rendering, State, TuningJob, TuningSpec
 from kastor.domain.media import MediaKind
+from kastor.domain.model_ref import ModelRef
 from kastor.domain.permission import Principal
 from kastor.domain.request_limits import Limits
 from kastor.domain.tools import parse_declarations
-from kastor.domain.tuned_model import MODEL_STATE, TUNED, ModelState, TunedModel
+from kastor.domain.tuned_model import TunedModel
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.models.chat.tool_parser import parse_tool_calls
 from kastor.services.access import ModelAccess
@@ -65,7 +66,6 @@ class GenerationService:
         jobs: JobStore,
         catalog: Catalog,
         generator: "Engine",
-        limits: Limits,
         sights: PromptMediaResolver,
         trained: abc.Callable[[str], SamplingRecord | None],
         prompts: TrainedPromptKinds,
@@ -80,7 +80,6 @@ class GenerationService:
         self._jobs = jobs
         self._catalog = catalog
         self._generator = generator
-        self._limits = limits
         self._sights = sights
         self._trained = trained
         self._prompts = prompts
@@ -99,8 +98,8 @@ class GenerationService:
         """
         return self._catalog.base(name)
 
-    def stream(self, name: str, ask: GenerationParams, caller: Principal) -> GenerationStream:
-        """An answer by the base model `models/…` or the tuned model `tunedModels/…`; made as its chunks are read.
+    def stream(self, ref: ModelRef, ask: GenerationParams, caller: Principal, limits: Limits) -> GenerationStream:
+        """The model's answer, generated while its chunks are read; `limits` are those of the caller's dialect.
 
         Raises:
             InvalidArgument: the prompt or a value is out of bounds, or a medium cannot be used.
@@ -110,12 +109,12 @@ class GenerationService:
             ResourceExhausted: there is no room for media.
 
         """
-        if name.startswith(TUNED):
-            model, job = self._asked_model(name, ask, caller)
+        if ref.tuned:
+            model, job = self._asked_model(ref.id, ask, caller, limits)
             base, adapter, rendering = self._catalog.base(job.spec.base_model), AdapterRef(job.id), job.spec.rendering
             default = default_sampling(model, base.sampling)
         else:
-            base, adapter, rendering = self._catalog.base(name), None, Rendering.PUBLISHED
+            base, adapter, rendering = self._catalog.base(ref.id), None, Rendering.PUBLISHED
             default = base.sampling
         self._check_base(base)
         style = base.family.functions
@@ -124,16 +123,16 @@ class GenerationService:
         if style is not None and ask.must_call:
             chosen = replace(chosen, form=forced_call_format(ask.must_call, style))
         vision = base.family.vision
-        shown = self._sights.resolve(ask.prompt, vision, base.name, caller, self._as_trained(adapter, name))
+        shown = self._sights.resolve(ask.prompt, vision, base.name, caller, limits, self._as_trained(adapter, ref.id))
         request = GenerateRequest(base.id, ask.prompt, chosen, adapter, ask.num_candidates, shown, rendering)
-        chunks = _chunks_of(name, self._generator.generate(request))
+        chunks = _chunks_of(ref, base, self._generator.generate(request))
         if style is not None and ask.prompt.tools:
             names = {one.name for one in parse_declarations(ask.prompt.tools)}
             chunks = parse_tool_calls(chunks, style, names, must_call=ask.prompt.must_call)
         return GenerationStream(base, chunks, media_tokens(ask.prompt, shown))
 
-    def count_tokens(self, name: str, prompt: Prompt, caller: Principal) -> TokenCounts:
-        """How many tokens the prompt is for the model.
+    def count_tokens(self, ref: ModelRef, prompt: Prompt, caller: Principal, limits: Limits) -> TokenCounts:
+        """How many tokens the prompt has for the model; `limits` are those of the caller's dialect.
 
         Raises:
             InvalidArgument: a medium cannot be used.
@@ -141,48 +140,61 @@ class GenerationService:
             ResourceExhausted: there is no room for media.
 
         """
-        adapter, base_name, rendering = None, name, Rendering.PUBLISHED
-        if name.startswith(TUNED):
-            model = self._access.model(name.removeprefix(TUNED), caller)
+        adapter, base_name, rendering = None, ref.id, Rendering.PUBLISHED
+        if ref.tuned:
+            model = self._access.model(ref.id, caller)
             spec = self._jobs.get(model.job_id).spec
-            validate_tuned_prompt(prompt, self._support(model, spec), self._limits)
+            validate_tuned_prompt(prompt, self._support(model, spec), limits)
             adapter, base_name, rendering = AdapterRef(model.job_id), spec.base_model, spec.rendering
         base = self._catalog.base(base_name)
         self._check_base(base)
         validate_functions(prompt, base.family.functions, base.name)
         vision = base.family.vision
-        shown = self._sights.resolve(prompt, vision, base.name, caller, self._as_trained(adapter, name))
+        shown = self._sights.resolve(prompt, vision, base.name, caller, limits, self._as_trained(adapter, ref.id))
         total = self._generator.count_tokens(base.id, prompt, shown, rendering)
         return TokenCounts(total, media_tokens(prompt, shown))
 
-    def _as_trained(self, adapter: AdapterRef | None, name: str) -> abc.Callable[[], SamplingRecord | None]:
+    def _as_trained(self, adapter: AdapterRef | None, model_id: str) -> abc.Callable[[], SamplingRecord | None]:
         def trained() -> SamplingRecord | None:
             if adapter is None:
                 return None
-            with _model_named(name):
+            with _tuned_model_named(model_id):
                 return self._trained(adapter.job_id)
 
         return trained
 
-    def _asked_model(self, name: str, ask: GenerationParams, caller: Principal) -> tuple[TunedModel, TuningJob]:
-        model = self._access.model(name.removeprefix(TUNED), caller)
+    def _asked_model(
+        self, model_id: str, ask: GenerationParams, caller: Principal, limits: Limits
+    ) -> tuple[TunedModel, TuningJob]:
+        model = self._access.model(model_id, caller)
         job = self._jobs.get(model.job_id)
         require_active(model, job)
-        validate_tuned_request(ask, self._support(model, job.spec), self._limits)
+        validate_tuned_request(ask, self._support(model, job.spec), limits)
         return model, job
 
     def _support(self, model: TunedModel, spec: TuningSpec) -> PromptSupport:
-        return PromptSupport(model.name, spec.file is not None, lambda: self._prompts.get(model))
+        return PromptSupport(model.id, spec.file is not None, lambda: self._prompts.get(model))
 
 
-def _chunks_of(name: str, chunks: abc.Generator[Chunk, None, None]) -> abc.Generator[Chunk, None, None]:
-    with _model_named(name):
+def _chunks_of(
+    ref: ModelRef, base: BaseModel, chunks: abc.Generator[Chunk, None, None]
+) -> abc.Generator[Chunk, None, None]:
+    with _tuned_model_named(ref.id) if ref.tuned else _base_model_named(base.name):
         yield from chunks
 
 
 @contextmanager
-def _model_named(name: str) -> abc.Iterator[None]:
-    """Put the model's name before what is said of its files: those know the model by its job."""
+def _tuned_model_named(model_id: str) -> abc.Iterator[None]:
+    """Name the model in errors about its files, which know it by its job only."""
+    try:
+        yield
+    except DataLoss as error:
+        raise DataLoss(f"{MODEL} cannot answer. {error.message}", model_id=model_id) from error
+
+
+@contextmanager
+def _base_model_named(name: str) -> abc.Iterator[None]:
+    """Name the base in errors about its files."""
     try:
         yield
     except DataLoss as error:
@@ -193,15 +205,15 @@ def require_active(model: TunedModel, job: TuningJob) -> None:
     """Nothing, if the model can be used.
 
     Raises:
-        FailedPrecondition: it is still being made, or failed; says how far, or why.
+        FailedPrecondition: its job has not ended, which says how far it is, or failed, which says why.
 
     """
-    state = MODEL_STATE[job.state]
-    if state is ModelState.CREATING:
+    if not job.state.terminal:
         raise FailedPrecondition(
-            f"Tuned model {model.name} is CREATING (its job is {job.state}, {job.completed_steps} of "
-            f"{counted(job.spec.total_steps, 'step')} done). Try again when its state is ACTIVE."
+            f"Tuned model {MODEL} is not ready: its job is {job.state}, {job.completed_steps} of "
+            f"{counted(job.spec.total_steps, 'step')} done. Try again when the job has succeeded.",
+            model_id=model.id,
         )
-    if state is ModelState.FAILED:
+    if job.state is not State.SUCCEEDED:
         why = job.error.message if job.error else "its tuning was cancelled."
-        raise FailedPrecondition(f"Tuned model {model.name} is FAILED: {why} Tune a new one.")
+        raise FailedPrecondition(f"Tuned model {MODEL} cannot be used: {why} Tune a new one.", model_id=model.id)

@@ -1,6 +1,6 @@
-"""What callers ask to be generated, as values, and the rules it is held to. Arithmetic only.
+"""Requests for generation, as values, and their rules. Arithmetic only.
 
-Fields are named as the caller wrote them, so that a refusal can be understood; defaults are filled in from the base.
+Defaults come from the base model. Errors name fields by the names of the values here; dialects translate them.
 """
 
 import json
@@ -11,15 +11,15 @@ from kastor.dataset.validation.function_rules import tool_order_violations
 from kastor.dataset.validation.prompt_kinds import PromptKinds
 from kastor.dataset.validation.rules import parts_with_paths, too_long
 from kastor.domain.content import FunctionCall, FunctionResponse, Media, Prompt
-from kastor.domain.errors import FieldViolation, InvalidArgument
+from kastor.domain.errors import MODEL, FieldViolation, InvalidArgument
 from kastor.domain.generation import ResponseFormat, Sampling
 from kastor.domain.request_limits import Limits
 from kastor.domain.tools import Json
 from kastor.domain.tuned_model import TunedModel
 from kastor.models.chat.tool_format import ToolFormat
 
-AT = "generationConfig."
-CALLING = "toolConfig.functionCallingConfig"
+SAMPLING = "sampling."
+CALLING = "must_call"
 MAX_STOP_SEQUENCES = 5
 MAX_CANDIDATES = 8
 MAX_TOP_LOGPROBS = 20
@@ -50,8 +50,8 @@ class GenerationParams:
 class PromptSupport:
     """What decides which prompts a tuned model takes."""
 
-    model: str
-    on_file: bool  # tuned on a dataset file, which may hold what Google's tunedModels cannot
+    model_id: str
+    on_file: bool  # tuned on a dataset file, which may hold what the Gemini API's examples cannot
     prompt_kinds: Callable[[], PromptKinds]  # of its examples; called only where it matters
 
 
@@ -66,13 +66,16 @@ def validate_tuned_request(ask: GenerationParams, support: PromptSupport, limits
     if ask.form is not None and not limits.json_on_tuned:
         said = f"tuned models give plain text in the profile {limits.name}; leave it out, or ask a base model; {OPEN}"
         raise InvalidArgument(
-            f"Json mode is not enabled for {support.model}", violations=(FieldViolation(AT + "responseMimeType", said),)
+            f"Json mode is not enabled for {MODEL}",
+            model_id=support.model_id,
+            violations=(FieldViolation("response_format", said),),
         )
     if prompt.system is not None and not limits.system_on_tuned and not support.prompt_kinds().system:
         said = f"it was tuned without one, so the profile {limits.name} takes none; write it into the prompt; {OPEN}"
         raise InvalidArgument(
-            f"Developer instruction is not enabled for {support.model}",
-            violations=(FieldViolation("systemInstruction", said),),
+            f"Developer instruction is not enabled for {MODEL}",
+            model_id=support.model_id,
+            violations=(FieldViolation("system", said),),
         )
     validate_tuned_prompt(prompt, support, limits)
     most = limits.max_input_chars
@@ -90,17 +93,19 @@ def validate_tuned_prompt(prompt: Prompt, support: PromptSupport, limits: Limits
     """
     media = [path for path, part in parts_with_paths(prompt) if isinstance(part, Media)]
     if media and not limits.media_on_tuned and not support.prompt_kinds().media:
-        said = f"{support.model} was tuned on text alone, and reads no media in the profile {limits.name}; {OPEN}"
-        raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in media))
+        said = f"{MODEL} was tuned on text alone, and reads no media in the profile {limits.name}; {OPEN}"
+        raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in media), model_id=support.model_id)
     calls = [path for path, part in parts_with_paths(prompt) if isinstance(part, FunctionCall | FunctionResponse)]
     if not (prompt.tools or calls) or limits.functions_on_tuned or support.prompt_kinds().functions:
         return
-    said = f"{support.model} was tuned without functions, and has none in the profile {limits.name}; {OPEN}"
+    said = f"{MODEL} was tuned without functions, and has none in the profile {limits.name}; {OPEN}"
     if prompt.tools:
         raise InvalidArgument(
-            f"Function calling is not enabled for {support.model}", violations=(FieldViolation("tools", said),)
+            f"Function calling is not enabled for {MODEL}",
+            model_id=support.model_id,
+            violations=(FieldViolation("tools", said),),
         )
-    raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in calls))
+    raise InvalidArgument.of_all(tuple(FieldViolation(path, said) for path in calls), model_id=support.model_id)
 
 
 def validate_functions(prompt: Prompt, style: ToolFormat | None, base: str) -> None:
@@ -150,11 +155,11 @@ def resolve_sampling(ask: GenerationParams, default: Sampling, max_output_tokens
         InvalidArgument: a value is out of range; names each.
 
     """
-    wrong = sampling_violations(AT, ask.temperature, ask.top_p, ask.top_k, max_temperature=2.0)
+    wrong = sampling_violations(SAMPLING, ask.temperature, ask.top_p, ask.top_k, max_temperature=2.0)
     wrong += _stop_violations(ask.stop_sequences)
     asked = ask.max_output_tokens
     if asked is not None and asked < 1:
-        wrong.append(FieldViolation(AT + "maxOutputTokens", f"{asked} is out of range; use 1 or more"))
+        wrong.append(FieldViolation(SAMPLING + "max_output_tokens", f"{asked} is out of range; use 1 or more"))
     wrong += _other_violations(ask)
     if wrong:
         raise InvalidArgument.of_all(tuple(wrong))
@@ -176,9 +181,9 @@ def _stop_violations(stops: tuple[str, ...]) -> list[FieldViolation]:
     wrong = []
     if len(stops) > MAX_STOP_SEQUENCES:
         said = f"{len(stops)} sequences, at most {MAX_STOP_SEQUENCES} are allowed"
-        wrong.append(FieldViolation(AT + "stopSequences", said))
+        wrong.append(FieldViolation(SAMPLING + "stop_sequences", said))
     if any(not stop for stop in stops):
-        wrong.append(FieldViolation(AT + "stopSequences", "holds an empty text; leave it out"))
+        wrong.append(FieldViolation(SAMPLING + "stop_sequences", "holds an empty text; leave it out"))
     return wrong
 
 
@@ -186,14 +191,14 @@ def _other_violations(ask: GenerationParams) -> list[FieldViolation]:
     wrong = []
     if not 1 <= ask.num_candidates <= MAX_CANDIDATES:
         said = f"{ask.num_candidates} is out of range; use 1 to {MAX_CANDIDATES}"
-        wrong.append(FieldViolation(AT + "candidateCount", said))
-    for name, value in (("presencePenalty", ask.presence_penalty), ("frequencyPenalty", ask.frequency_penalty)):
+        wrong.append(FieldViolation("num_candidates", said))
+    for name, value in (("presence_penalty", ask.presence_penalty), ("frequency_penalty", ask.frequency_penalty)):
         if not -PENALTY <= value < PENALTY:
             said = f"{value} is out of range; use one from -{PENALTY:g} on, below {PENALTY:g}"
-            wrong.append(FieldViolation(AT + name, said))
+            wrong.append(FieldViolation(SAMPLING + name, said))
     if ask.top_logprobs is not None and not 0 <= ask.top_logprobs <= MAX_TOP_LOGPROBS:
         said = f"{ask.top_logprobs} is out of range; use 0 to {MAX_TOP_LOGPROBS}"
-        wrong.append(FieldViolation(AT + "logprobs", said))
+        wrong.append(FieldViolation(SAMPLING + "top_logprobs", said))
     return wrong
 
 
@@ -215,9 +220,9 @@ def sampling_violations(
         said = f"{temperature} is out of range; use 0 to {max_temperature}"
         wrong.append(FieldViolation(f"{at}temperature", said))
     if top_p is not None and not 0 < top_p <= 1:
-        wrong.append(FieldViolation(f"{at}topP", f"{top_p} is out of range; use one above 0, at most 1"))
+        wrong.append(FieldViolation(f"{at}top_p", f"{top_p} is out of range; use one above 0, at most 1"))
     if top_k is not None and top_k < 1:
-        wrong.append(FieldViolation(f"{at}topK", f"{top_k} is out of range; use a whole number from 1"))
+        wrong.append(FieldViolation(f"{at}top_k", f"{top_k} is out of range; use a whole number from 1"))
     return wrong
 
 

@@ -32,7 +32,6 @@ from kastor.domain.permission import Principal
 from kastor.domain.request_limits import Limits
 from kastor.domain.vision import VisionSpec
 
-RESOLUTION = "generationConfig.mediaResolution"
 OWN_FILE = re.compile(rf"https?://[^/?#]+/v1[a-z0-9]*/(?P<name>{FILES}[a-z0-9-]+)")
 """The address that an upload was answered with. Whoever reaches this server by another name means the same file."""
 
@@ -55,11 +54,10 @@ class MediaInspector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptMediaResolver:
-    """Looks at the media of prompts, within limits."""
+    """Inspects the media of prompts."""
 
     eyes: MediaInspector
     path_of: Callable[[str, Principal], Path]  # of an uploaded file, for who may see it
-    limits: Limits
 
     def resolve(
         self,
@@ -67,6 +65,7 @@ class PromptMediaResolver:
         vision: VisionSpec | None,
         base: str,
         caller: Principal,
+        limits: Limits,
         trained: Callable[[], SamplingRecord | None] = lambda: None,
     ) -> ResolvedMedia:
         """What the base model called `base`, which sees by `vision`, is shown of the prompt's media.
@@ -84,14 +83,13 @@ class PromptMediaResolver:
         media = media_of(prompt)
         if not media:
             if prompt.resolution is not None and vision is None:
-                raise InvalidArgument.of(RESOLUTION, f"{base} reads text only; leave it out")
+                raise InvalidArgument.of("resolution", f"{base} reads text only; leave it out")
             return {}
-        _refuse(_declared_faults(prompt, vision, base, self.limits))
+        _refuse(_declared_faults(prompt, vision, base, limits))
         assert vision is not None  # noqa: S101  # refused above
         as_then = trained() or SamplingRecord()
         prompt = as_then.completed(prompt)
         named = {one: as_then.sampled(_named(one)) for one in media}
-        limits = self.limits
         found = self.eyes.inspect(
             tuple(named.values()),
             lambda name: self.path_of(name, caller),
@@ -168,5 +166,4 @@ def _refuse(faults: Iterator[RuleViolation]) -> None:
     found = list(faults)
     if found:
         said = [FieldViolation(f.path, f.message + (f" ({f.hint})" if f.hint else "")) for f in found]
-        refused = InvalidArgument.of_all(tuple(said))
-        raise InvalidArgument(refused.message, violations=refused.violations, reason=found[0].rule.upper())
+        raise InvalidArgument.of_all(tuple(said), reason=found[0].rule.upper())

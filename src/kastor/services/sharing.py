@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from kastor.domain.errors import FailedPrecondition, InvalidArgument
+from kastor.domain.errors import MODEL, FailedPrecondition, FieldViolation, InvalidArgument
 from kastor.domain.permission import (
     OWNER_ID,
     Grant,
@@ -23,7 +23,7 @@ from kastor.services.access import ModelAccess
 from kastor.services.views import Page
 from kastor.store.grants import GrantStore
 
-EMAIL = "emailAddress"
+EMAIL = "email"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,8 @@ class SharingService:
         model = self._access.model(model_id, caller, Role.OWNER)
         to = validated_email(email, EMAIL)
         if to == model.owner:
-            raise InvalidArgument.of(EMAIL, f"{to} owns {model.name} already")
+            violation = FieldViolation(EMAIL, f"{to} owns {MODEL} already")
+            raise InvalidArgument.of_all((violation,), model_id=model.id)
         left = Grant(random_model_id(), model.id, GranteeType.USER, model.owner, Role.WRITER, self._clock())
         self._grants.transfer(model, to, left)
 
@@ -150,5 +151,6 @@ def _owners(model: TunedModel) -> Grant:
 def _refuse_owners(model: TunedModel, permission_id: str) -> None:
     if permission_id == OWNER_ID:
         raise FailedPrecondition(
-            f"The owner's permission on {model.name} stays as it is; give the model to another by :transferOwnership."
+            f"The owner's permission on {MODEL} stays as it is; give the model to another by :transferOwnership.",
+            model_id=model.id,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kastor.dataset.validation.prompt_kinds import PromptKinds, prompt_kinds
 from kastor.domain.errors import InvalidArgument, NotFound
-from kastor.domain.tuned_model import TUNED, TunedModel
+from kastor.domain.tuned_model import TunedModel
 from kastor.store.blobs.job_files import reading_errors, unreadable
 from kastor.store.models import ModelStore
 
@@ -32,7 +32,7 @@ class TrainedPromptKinds:
         found, source = self._of_job(model.job_id), model.source
         while source is not None:
             try:
-                earlier = self._models.get(source.removeprefix(TUNED))
+                earlier = self._models.get(source)
             except NotFound:
                 break
             found, source = found | self._of_job(earlier.job_id), earlier.source

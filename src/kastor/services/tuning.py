@@ -6,13 +6,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kastor.dataset.formats.encode import encode_example
-from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
+from kastor.domain.errors import MODEL, FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
 from kastor.domain.generation import Sampling
 from kastor.domain.job import State, StepMetrics, TuningJob, TuningSpec, resolve_hyperparameters
 from kastor.domain.model_filter import ModelFilter
+from kastor.domain.model_ref import ModelRef
 from kastor.domain.permission import Principal, Role
 from kastor.domain.request_limits import Limits
-from kastor.domain.tuned_model import TUNED, TunedModel, random_model_id, validated_model_id
+from kastor.domain.tuned_model import TunedModel, random_model_id, validated_model_id
 from kastor.models.catalog import BaseModel, Catalog
 from kastor.services.access import ModelAccess
 from kastor.services.generation import require_active
@@ -48,7 +49,6 @@ class TuningService:
         models: ModelStore,
         blobs: JobFiles,
         catalog: Catalog,
-        limits: Limits,
         clock: Callable[[], datetime],
         wake: Callable[[], None],
         check_base: Callable[[BaseModel], None] = lambda base: None,
@@ -65,7 +65,6 @@ class TuningService:
         self._wake = wake
         self._make_room = make_room
         self._swept_at: datetime | None = None
-        self.limits = limits
 
     def version(self) -> int | None:
         """A number that is another one after any change to what is stored; `None` if that cannot be told cheaply."""
@@ -84,11 +83,11 @@ class TuningService:
             ResourceExhausted: the disk is full.
 
         """
-        start = self._start(new.base_model, caller)
+        start = self._start(new.source, caller)
         if new.train_tower:
             check_tower(start.base)
         if new.file is None:
-            check_examples(new.examples, self.limits)
+            check_examples(new.examples, new.limits)
         job = self._new_job(new, start, caller)
         model = self._new_model(new, job, start, caller)
         with ExitStack() as undo:
@@ -128,8 +127,8 @@ class TuningService:
         shown = tuple(self._tuning(model, job, snapshots[job.id]) for model, job in found[:limit])
         return Page(shown, len(found) > limit)
 
-    def update_model(self, model_id: str, change: ModelChange, caller: Principal) -> TunedModelView:
-        """The tuned model after the change.
+    def update_model(self, model_id: str, change: ModelChange, caller: Principal, limits: Limits) -> TunedModelView:
+        """The tuned model after the change; `limits` are those of the caller's dialect.
 
         Raises:
             InvalidArgument: a value is out of range.
@@ -138,7 +137,7 @@ class TuningService:
 
         """
         present = self._access.model(model_id, caller, Role.WRITER)
-        check_settings(replace(present, **change), self.limits)
+        check_settings(replace(present, **change), limits)
         changed = self._models.update(present, change, at=self._clock())
         return self._tuning(changed, self._jobs.get(changed.job_id))
 
@@ -202,7 +201,7 @@ class TuningService:
             job = self._jobs.get(job_id)
             if job.present_id == found.job_id:
                 return self._tuning(found, job)
-        raise NotFound(f"Operation tunedModels/{model_id}/operations/{job_id} does not exist.")
+        raise NotFound(f"Tuned model {MODEL} has no job {job_id}.", model_id=model_id)
 
     def cancel_model(self, model_id: str, caller: Principal) -> None:
         """Ask the model's job to stop. Nothing happens to one that has ended.
@@ -307,20 +306,18 @@ class TuningService:
         """Optimizer steps done, over all kept jobs."""
         return self._jobs.total_steps()
 
-    def _start(self, name: str, caller: Principal) -> TuningStart:
-        if not name:
-            raise InvalidArgument.of("baseModel", "is missing; name one of GET /v1beta/models")
-        if name.startswith(TUNED):
-            return self._start_from_tuned(name, caller)
+    def _start(self, source: ModelRef, caller: Principal) -> TuningStart:
+        if source.tuned:
+            return self._start_from_tuned(source.id, caller)
         try:
-            base = self._catalog.base(name)
+            base = self._catalog.base(source.id)
         except NotFound as error:
-            raise InvalidArgument.of("baseModel", error.message) from error
+            raise InvalidArgument.of("base_model", error.message) from error
         self._check_base(base)
-        return TuningStart(base, base.adapter, f"models/{name.removeprefix('models/')}")
+        return TuningStart(base, base.adapter, source.id)
 
-    def _start_from_tuned(self, name: str, caller: Principal) -> TuningStart:
-        source = self._access.model(name.removeprefix(TUNED), caller)
+    def _start_from_tuned(self, model_id: str, caller: Principal) -> TuningStart:
+        source = self._access.model(model_id, caller)
         job = self._jobs.get(source.job_id)
         require_active(source, job)
         base = self._catalog.base(job.spec.base_model)
@@ -328,7 +325,7 @@ class TuningService:
         return TuningStart(base, job.spec.adapter, source.base_model, source, job.spec.rendering)
 
     def _new_job(self, new: NewTuning, start: TuningStart, caller: Principal) -> TuningJob:
-        hyperparameters = resolve_hyperparameters(new.hyperparameters, len(new.examples), self.limits)
+        hyperparameters = resolve_hyperparameters(new.hyperparameters, len(new.examples), new.limits)
         spec = TuningSpec(
             start.base.id,
             hyperparameters,
@@ -343,7 +340,7 @@ class TuningService:
         job_id, now = random_model_id(), self._clock()
         asked = new.tuned_model_id
         model_id = (
-            free_model_id(new.display_name, self._models) if asked is None else validated_model_id(asked, self.limits)
+            free_model_id(new.display_name, self._models) if asked is None else validated_model_id(asked, new.limits)
         )
         return TuningJob(job_id, model_id, spec, State.QUEUED, now, now, caller.email)
 
@@ -352,7 +349,7 @@ class TuningService:
             id=job.tuned_model_id,
             job_id=job.id,
             base_model=start.base_name,
-            source=start.source.name if start.source else None,
+            source=start.source.id if start.source else None,
             owner=caller.email,
             created_at=job.created_at,
             updated_at=job.created_at,
@@ -362,7 +359,7 @@ class TuningService:
             top_p=new.top_p,
             top_k=new.top_k,
         )
-        check_settings(model, self.limits)
+        check_settings(model, new.limits)
         return model
 
     def authorized_job(self, job_id: str, caller: Principal, role: Role) -> TuningJob:

@@ -1,6 +1,6 @@
-"""What callers ask to be made or changed, as values, and its rules. Arithmetic only: nothing is read or written here.
+"""Requests to create or change tuned models, as values, and their rules. Arithmetic only: no input or output.
 
-Fields are named as the caller wrote them, so that a refusal can be understood; defaults are filled in from the base.
+Defaults come from the base model. Errors name fields by the names of the values here; dialects translate them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,18 +14,13 @@ from kastor.domain.content import Example, SupervisedTurns
 from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import FieldViolation, InvalidArgument
 from kastor.domain.job import AdapterShape, DatasetFile, Rendering, RequestedHyperparameters
+from kastor.domain.model_ref import ModelRef
 from kastor.domain.request_limits import Limits
 from kastor.domain.tuned_model import TunedModel
 from kastor.models.catalog import BaseModel
 from kastor.services.generation_request import sampling_violations
 
-EXAMPLES = "tuningTask.trainingData.examples.examples"
-NO_EXAMPLES = (
-    "there are no training examples in the request. If you use google-genai: its releases from 1.47.0 on (and the Node "
-    "SDK) do not send training_dataset to this API. Pass the examples as extra body: CreateTuningJobConfig("
-    'http_options=HttpOptions(extra_body={"tuningTask": {"trainingData": {"examples": {"examples": '
-    '[{"textInput": "1", "output": "2"}]}}}})), or use google-genai 1.46.0 or `kastor tune`'
-)
+EXAMPLES = "examples"
 MAX_VIOLATIONS = 100  # a data set may be wrong in every line; nobody reads more
 
 
@@ -43,7 +38,8 @@ class NewDataset:
 class NewTuning:
     """A tuning to start. What is `None` or empty was not said."""
 
-    base_model: str  # a base, or `tunedModels/…`: the tuned model to go on from
+    source: ModelRef  # a base, or the tuned model to go on from
+    limits: Limits  # of the dialect that the request came by
     examples: tuple[Example, ...] = ()
     file: NewDataset | None = None  # in place of the examples
     hyperparameters: RequestedHyperparameters = RequestedHyperparameters()
@@ -63,7 +59,7 @@ class TuningStart:
 
     base: BaseModel
     adapter: AdapterShape
-    base_name: str  # as the caller, or the caller of the source, named it
+    base_name: str  # the id or alias that the caller, or the caller of the source, named
     source: TunedModel | None = None  # whose adapter it goes on from
     rendering: Rendering = Rendering.TUNED
 
@@ -92,7 +88,7 @@ def check_examples(examples: tuple[Example, ...], limits: Limits) -> None:
 
     """
     if not examples:
-        raise InvalidArgument.of(EXAMPLES, NO_EXAMPLES)
+        raise InvalidArgument.of(EXAMPLES, "there are no training examples in the request")
     wrong = tuple(islice(_example_violations(examples, limits), MAX_VIOLATIONS))
     if wrong:
         raise InvalidArgument.of_all(wrong)
@@ -101,8 +97,7 @@ def check_examples(examples: tuple[Example, ...], limits: Limits) -> None:
 def _example_violations(examples: Iterable[Example], limits: Limits) -> Iterator[FieldViolation]:
     for index, example in enumerate(examples):
         for fault in text_violations(example, limits):
-            field = "textInput" if fault.path == "input" else "output"
-            yield FieldViolation(f"{EXAMPLES}[{index}].{field}", fault.message)
+            yield FieldViolation(f"{EXAMPLES}[{index}].{fault.path}", fault.message)
 
 
 def check_tower(base: BaseModel) -> None:
@@ -114,10 +109,10 @@ def check_tower(base: BaseModel) -> None:
     """
     vision = base.family.vision
     if vision is None:
-        raise InvalidArgument.of("trainTower", f"{base.name} reads text only and has no vision tower; leave it out")
+        raise InvalidArgument.of("train_tower", f"{base.name} reads text only and has no vision tower; leave it out")
     if vision.pretrained:
         raise InvalidArgument.of(
-            "trainTower", f"the tower of {base.name} was trained with its language model and stays so; leave it out"
+            "train_tower", f"the tower of {base.name} was trained with its language model and stays so; leave it out"
         )
 
 
@@ -130,10 +125,10 @@ def check_settings(model: TunedModel, limits: Limits) -> None:
     """
     wrong = []
     if len(model.display_name) > limits.max_display_name_chars:
-        wrong.append(FieldViolation("displayName", too_long(len(model.display_name), limits.max_display_name_chars)))
+        wrong.append(FieldViolation("display_name", too_long(len(model.display_name), limits.max_display_name_chars)))
     wrong += [
         FieldViolation(field, "holds the character U+0000; leave it out")
-        for field, text in (("displayName", model.display_name), ("description", model.description))
+        for field, text in (("display_name", model.display_name), ("description", model.description))
         if "\0" in text  # PostgreSQL keeps none
     ]
     wrong += sampling_violations("", model.temperature, model.top_p, model.top_k, max_temperature=1.0)

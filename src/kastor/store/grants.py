@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from kastor.domain.errors import AlreadyExists, NotFound, Superseded
+from kastor.domain.errors import MODEL, AlreadyExists, NotFound, Superseded
 from kastor.domain.permission import Grant, GranteeType, Principal, Role
 from kastor.domain.tuned_model import TunedModel
 from kastor.store.database import Database
@@ -45,7 +45,8 @@ class GrantStore:
 
         """
         taken = AlreadyExists(
-            f"Tuned model {model.name} is shared with {grant.email or 'everyone'} already; change that permission."
+            f"Tuned model {MODEL} is shared with {grant.email or 'everyone'} already; change that permission.",
+            model_id=model.id,
         )
         try:
             with self._database.write() as connection:
@@ -114,7 +115,9 @@ class GrantStore:
         with self._database.write() as connection:
             owner = _locked_owner(connection, model)
             if owner != model.owner:
-                raise Superseded(f"Tuned model {model.name} got another owner meanwhile; look at its permissions.")
+                raise Superseded(
+                    f"Tuned model {MODEL} got another owner meanwhile; look at its permissions.", model_id=model.id
+                )
             connection.execute(update(tuned_models).where(tuned_models.c.id == model.id).values(owner=to))
             connection.execute(delete(grants).where(users, grants.c.email.in_((owner, to))))
             connection.execute(insert(grants).values(asdict(left)))
@@ -168,8 +171,8 @@ def _is(model_id: str, grant_id: str) -> ColumnElement[bool]:
 
 def model_not_found(model_id: str) -> NotFound:
     """There is no such tuned model."""
-    return NotFound(f"Tuned model tunedModels/{model_id} does not exist.")
+    return NotFound(f"Tuned model {MODEL} does not exist.", model_id=model_id)
 
 
 def _no_grant(model_id: str, grant_id: str) -> NotFound:
-    return NotFound(f"Permission tunedModels/{model_id}/permissions/{grant_id} does not exist.")
+    return NotFound(f"Permission {MODEL}/permissions/{grant_id} does not exist.", model_id=model_id)

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from kastor.domain.errors import AlreadyExists, NotFound, Superseded
+from kastor.domain.errors import MODEL, AlreadyExists, NotFound, Superseded
 from kastor.domain.job import ACTIVE, TERMINAL, JobError, JobEvent, State, StepMetrics, TuningJob, TuningSpec
 from kastor.domain.permission import Principal
 from kastor.domain.tuned_model import TunedModel
@@ -66,7 +66,7 @@ class JobStore:
                 _add_event(connection, job.id, JobEvent(job.created_at, "info", str(job.state)))
         except IntegrityError as error:
             raise AlreadyExists(
-                f"Tuned model {model.name} already exists. Choose another id, or delete it first."
+                f"Tuned model {MODEL} already exists. Choose another id, or delete it first.", model_id=model.id
             ) from error
 
     def resume(self, failed: TuningJob, job: TuningJob) -> None:

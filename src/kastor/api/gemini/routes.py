@@ -24,6 +24,7 @@ from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply
 from kastor.api.http.paging import decode_page_token, encode_page_token, page_position, page_size, position_token
 from kastor.api.http.protojson import ProtoModel, parse_message
 from kastor.domain.model_filter import ModelFilter
+from kastor.domain.request_limits import Limits
 from kastor.services.generation import GenerationService
 from kastor.services.tuning import TuningService
 from kastor.services.views import Page, TunedModelView
@@ -39,7 +40,8 @@ class Empty(ProtoModel):
 class GeminiRoutes:
     """Handlers of the dialect. Each one: read the message, call the service, write the message."""
 
-    def __init__(self, service: TuningService, generation: GenerationService) -> None:
+    def __init__(self, service: TuningService, generation: GenerationService, limits: Limits) -> None:
+        self._limits = limits
         self._service = service
         self._generation = generation
 
@@ -65,7 +67,7 @@ class GeminiRoutes:
     def create(self, call: ApiRequest) -> Reply:
         """The method tunedModels.create."""
         body = parse_message(TunedModelIn, call.body, root="tuned_model")
-        new = new_tuning(body, call.query.get("tuned_model_id") or None)
+        new = new_tuning(body, call.query.get("tuned_model_id") or None, self._limits)
         return operation(self._service.create(new, call.principal)).json_value()
 
     def get(self, call: ApiRequest) -> Reply:
@@ -81,7 +83,8 @@ class GeminiRoutes:
         """The method tunedModels.patch."""
         body = parse_message(TunedModelIn, call.body, root="tuned_model", may_be_empty=True)
         change = model_change(body, call.query.get("update_mask") or None)
-        return tuned_model(self._service.update_model(call.path["model"], change, call.principal)).json_value()
+        changed = self._service.update_model(call.path["model"], change, call.principal, self._limits)
+        return tuned_model(changed).json_value()
 
     def delete(self, call: ApiRequest) -> Reply:
         """The method tunedModels.delete."""

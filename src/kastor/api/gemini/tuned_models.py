@@ -9,18 +9,20 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kastor.api.gemini.model_state import MODEL_STATE
 from kastor.api.google.hyperparameters import (
     HyperparametersIn,
     HyperparametersOut,
     hyperparameters_out,
     requested_hyperparameters,
 )
+from kastor.api.google.model_names import BASE, TUNED, parse_source_name, tuned_model_name
 from kastor.api.http.errors import TYPE_URL, public_message
 from kastor.api.http.protojson import Float32, Int32, Items, ProtoModel, shortest_float32, timestamp
 from kastor.domain.content import Example
 from kastor.domain.errors import Code, FieldViolation, InvalidArgument
 from kastor.domain.job import State, StepMetrics
-from kastor.domain.tuned_model import MODEL_STATE, TUNED
+from kastor.domain.request_limits import Limits
 from kastor.models.catalog import BaseModel
 from kastor.services.tuning_request import ModelChange, NewTuning
 from kastor.services.views import TunedModelView
@@ -176,8 +178,8 @@ class ModelOut(ProtoModel):
     top_k: int | None
 
 
-def new_tuning(body: TunedModelIn, tuned_model_id: str | None) -> NewTuning:
-    """What the body asks for.
+def new_tuning(body: TunedModelIn, tuned_model_id: str | None, limits: Limits) -> NewTuning:
+    """What the body asks for, within the limits.
 
     Raises:
         InvalidArgument: it asks for what this server does not offer.
@@ -188,7 +190,8 @@ def new_tuning(body: TunedModelIn, tuned_model_id: str | None) -> NewTuning:
     dataset = task.training_data or DatasetIn()
     pairs = (dataset.examples or TuningExamplesIn()).examples or []
     return NewTuning(
-        base_model=_source(body),
+        source=parse_source_name(_source(body)),
+        limits=limits,
         examples=tuple(Example.pair(pair.text_input, pair.output) for pair in pairs),
         hyperparameters=requested_hyperparameters(task.hyperparameters or HyperparametersIn()),
         tuned_model_id=tuned_model_id,
@@ -269,14 +272,16 @@ def _refuse_unoffered(body: TunedModelIn, only: tuple[str, ...] | None = None) -
 def tuned_model(tuning: TunedModelView, *, typed: bool = False) -> TunedModelOut:
     """The resource; `typed` as the response of an operation."""
     model, job = tuning.model, tuning.job
-    source = SourceOut(tuned_model=model.source, base_model=model.base_model) if model.source else None
+    base, source = BASE + model.base_model, None
+    if model.source:
+        source = SourceOut(tuned_model=tuned_model_name(model.source), base_model=base)
     return TunedModelOut(
         type_url=PACKAGE + "TunedModel" if typed else None,
-        name=model.name,
+        name=tuned_model_name(model.id),
         display_name=model.display_name or None,
         description=model.description or None,
         state=MODEL_STATE[job.state].value,
-        base_model=None if source else model.base_model,
+        base_model=None if source else base,
         tuned_model_source=source,
         temperature=tuning.sampling.temperature,
         top_p=tuning.sampling.top_p,
@@ -301,11 +306,11 @@ def operation(tuning: TunedModelView) -> OperationOut:
         completed_steps=done or None,
         completed_percent=shortest_float32(100 * done / total) if tuning.snapshots and done else None,
         snapshots=_snapshots(tuning),
-        tuned_model=tuning.model.name,
+        tuned_model=tuned_model_name(tuning.model.id),
     )
     ok = job.state is State.SUCCEEDED
     return OperationOut(
-        name=f"{tuning.model.name}/operations/{job.id}",
+        name=f"{tuned_model_name(tuning.model.id)}/operations/{job.id}",
         metadata=metadata,
         done=job.state.terminal or None,
         response=tuned_model(tuning, typed=True) if ok else None,

@@ -29,12 +29,14 @@ from kastor.api.google.content import (
 )
 from kastor.api.google.generate_request import generation_request, parse_prompt, validate_request
 from kastor.api.google.methods import MethodRoutes
+from kastor.api.google.model_names import parse_model_name
 from kastor.api.http.endpoint import ApiRequest, Reply, StreamingReply
 from kastor.api.http.observability import Metrics
 from kastor.api.http.protojson import parse_message
 from kastor.domain.errors import InvalidArgument, Unavailable
 from kastor.domain.generation import Chunk, TokenLogprob, TokenStep
 from kastor.domain.media import MediaKind
+from kastor.domain.request_limits import Limits
 from kastor.services.generation import GenerationService, GenerationStream
 
 MODALITY = {MediaKind.IMAGE: "IMAGE", MediaKind.VIDEO: "VIDEO", MediaKind.PDF: "DOCUMENT"}
@@ -43,7 +45,8 @@ MODALITY = {MediaKind.IMAGE: "IMAGE", MediaKind.VIDEO: "VIDEO", MediaKind.PDF: "
 class GenerateRoutes:
     """Handlers of the three methods."""
 
-    def __init__(self, service: GenerationService, metrics: Metrics) -> None:
+    def __init__(self, service: GenerationService, metrics: Metrics, limits: Limits) -> None:
+        self._limits = limits
         self._service = service
         self._metrics = metrics
 
@@ -85,15 +88,14 @@ class GenerateRoutes:
             raise InvalidArgument.of("contents", "set either contents or generateContentRequest")
         whole = inner if inner is not None else GenerateIn(contents=body.contents)
         validate_request(whole, name)
-        counted = self._service.count_tokens(name, parse_prompt(whole), call.principal)
+        counted = self._service.count_tokens(parse_model_name(name), parse_prompt(whole), call.principal, self._limits)
         details = _by_modality(counted.total, counted.media)
         return CountOut(total_tokens=counted.total, prompt_tokens_details=details).json_value()
 
     def _answer(self, call: ApiRequest) -> GenerationStream:
         name = _model_name(call)
-        return self._service.stream(
-            name, generation_request(parse_message(GenerateIn, call.body), name), call.principal
-        )
+        params = generation_request(parse_message(GenerateIn, call.body), name)
+        return self._service.stream(parse_model_name(name), params, call.principal, self._limits)
 
     def _counted(self, answer: GenerationStream, told: "UsageTotals") -> Generator[Chunk, None, None]:
         with closing(answer.chunks) as chunks:

@@ -6,7 +6,9 @@ is the dialects' business.
 
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from urllib.parse import parse_qsl
 
 import anyio
@@ -22,6 +24,7 @@ from kastor.api.http.content_encoding import BodyDecoder
 from kastor.api.http.protojson import ProtoModel, dump_json
 from kastor.api.http.response_cache import ResponseCache, Version
 from kastor.api.http.streaming import JSON_TYPE, Framing, JsonArrayFraming, SseFraming
+from kastor.api.http.wire_names import WireNames
 from kastor.domain.errors import (
     FieldViolation,
     Internal,
@@ -37,6 +40,7 @@ IGNORED = frozenset({"key", "access_token", "oauth_token", "alt", "$alt", "prett
 )
 """Parameters of every method: read here, or without a meaning for this server."""
 GLUED = frozenset({"page_token", "page_size"})
+CORE_NAMES = WireNames()
 MAX_DRAINED_BYTES = 64 * 1024 * 1024
 DRAIN_TIMEOUT_S = 5.0
 MAX_GENERATING_THREADS = 128
@@ -114,8 +118,10 @@ class RouteFactory:
         max_body_bytes: int,
         closing: threading.Event,
         version: Version = lambda: None,
+        names: WireNames = CORE_NAMES,
     ) -> None:
-        """`version`: another number after any write to what is stored."""
+        """`version`: another number after any write to what is stored; `names`: those of the dialect."""
+        self._names = names
         self._memory = ResponseCache(version)
         self._authenticator = authenticator
         self._max_body_bytes = max_body_bytes
@@ -137,20 +143,45 @@ class RouteFactory:
     ) -> Route:
         """A route whose answer is quick; `query` are the parameters it knows, in snake_case, `alts` its formats."""
         said = MethodSchema(takes, gives)
-        return Route(path, Endpoint(self, handler, frozenset(query), said, alts=alts), methods=[method])
+        return Route(
+            path, Endpoint(self, self.translated(handler), frozenset(query), said, alts=alts), methods=[method]
+        )
 
     def polled(self, path: str, handler: Handler, *, gives: type[ProtoModel]) -> Route:
         """A GET route that clients ask without delay: its answer is given again while nothing was written."""
         said = MethodSchema(gives=gives)
-        return Route(path, Endpoint(self, handler, frozenset(), said, memory=self._memory), methods=["GET"])
+        return Route(
+            path, Endpoint(self, self.translated(handler), frozenset(), said, memory=self._memory), methods=["GET"]
+        )
 
     def generating(
         self, path: str, handler: Handler, *, takes: type[ProtoModel], gives: type[ProtoModel], sse: bool = False
     ) -> Route:
         """A POST route whose answer takes its time, and is given up when the caller goes away."""
         alts, said = ("json", "sse") if sse else ("json",), MethodSchema(takes, gives)
-        endpoint = Endpoint(self, handler, frozenset(), said, alts=alts, limiter=self._generating)
+        translated = self.translated(handler)
+        endpoint = Endpoint(self, translated, frozenset(), said, alts=alts, limiter=self._generating)
         return Route(path, endpoint, methods=["POST"])
+
+    def with_names(self, names: WireNames) -> "RouteFactory":
+        """The same for another dialect: its routes share limits, threads and remembered answers with these."""
+        other = copy(self)
+        other._names = names
+        return other
+
+    def translated(self, handler: Handler) -> Handler:
+        """The handler, whose errors are put into the words of the dialect."""
+        names = self._names
+
+        @names.translated
+        @wraps(handler)
+        def answer(call: ApiRequest) -> Reply:
+            reply = handler(call)
+            if isinstance(reply, StreamingReply):
+                return replace(reply, rest=names.translated_stream(reply.rest))
+            return reply
+
+        return answer
 
     def caller(self, headers: Headers, query: Mapping[str, str]) -> Principal:
         """Who calls. Blocks, and raises, as `Authenticator.principal` does."""

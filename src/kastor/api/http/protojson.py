@@ -27,6 +27,7 @@ from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from kastor.api.http.json_bounds import JsonBounds, check_num_names, is_large, is_too_deep
+from kastor.api.http.wire_names import InvalidMessage
 from kastor.dataset.formats.tolerant_json import MAX_DEPTH, JsonValue, parse_json
 from kastor.domain.errors import FieldViolation, InvalidArgument, MalformedJson
 from kastor.domain.excerpt import shortened
@@ -253,7 +254,7 @@ def _refusal(error: ValidationError, value: JsonValue, root: str, left_out: int)
     more = len(details) - len(said) + left_out
     unread = len(details) >= PART and any(isinstance(step, int) for step in details[-1]["loc"])  # a list's other parts
     others = "" if more <= 0 else "; and many more" if unread else f"; and {more:,} more"
-    return InvalidArgument("; ".join(said) + others, violations=wrong)
+    return InvalidMessage("; ".join(said) + others, violations=wrong)
 
 
 def _violation(error: ErrorDetails, value: JsonValue, root: str) -> FieldViolation:

@@ -12,6 +12,7 @@ from kastor.api.google.hyperparameters import (
     hyperparameters_out,
     requested_hyperparameters,
 )
+from kastor.api.google.model_names import parse_source_name, tuned_model_name
 from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply, RouteFactory
 from kastor.api.http.errors import public_message
 from kastor.api.http.paging import page_position, page_size, position_token
@@ -20,6 +21,7 @@ from kastor.api.http.streaming import JSON_TYPE
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.errors import InvalidArgument
 from kastor.domain.job import JobEvent, State, StepMetrics, TuningJob
+from kastor.domain.request_limits import Limits
 from kastor.services.datasets import DatasetService
 from kastor.services.tuning import LATEST_STEPS, TuningService
 from kastor.services.tuning_request import NewTuning
@@ -121,7 +123,8 @@ class NewJobIn(ProtoModel):
 class AdminRoutes:
     """Handlers of the jobs."""
 
-    def __init__(self, service: TuningService, datasets: DatasetService) -> None:
+    def __init__(self, service: TuningService, datasets: DatasetService, limits: Limits) -> None:
+        self._limits = limits
         self._service = service
         self._datasets = datasets
 
@@ -144,7 +147,8 @@ class AdminRoutes:
         """A job that tunes on a dataset file, which is judged before anything is trained."""
         body = parse_message(NewJobIn, call.body)
         new = NewTuning(
-            base_model=body.base_model,
+            source=parse_source_name(body.base_model),
+            limits=self._limits,
             hyperparameters=requested_hyperparameters(body.hyperparameters or HyperparametersIn()),
             supervise=SupervisedTurns(body.supervise or SupervisedTurns.ALL),
             train_tower=bool(body.train_tower),
@@ -199,8 +203,8 @@ def job_out(view: JobView, *, full: bool = False) -> JobOut:
     job, spec, snapshots = view.job, view.job.spec, view.snapshots
     return JobOut(
         id=job.id,
-        tuned_model=f"tunedModels/{job.tuned_model_id}",
-        operation=f"tunedModels/{job.tuned_model_id}/operations/{job.id}",
+        tuned_model=tuned_model_name(job.tuned_model_id),
+        operation=f"{tuned_model_name(job.tuned_model_id)}/operations/{job.id}",
         state=job.state.value,
         base_model=f"models/{spec.base_model}",
         num_examples=spec.num_examples,

@@ -13,9 +13,9 @@ from rich.console import Console, JustifyMethod, OverflowMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kastor.api.gemini.model_state import ModelState
 from kastor.cli.console.terminal_text import VisibleConsole
 from kastor.domain.job import State
-from kastor.domain.tuned_model import ModelState
 from kastor.domain.visible_text import json_text
 
 PIPED_COLUMNS = 160

@@ -147,18 +147,18 @@ class ContinuousBatcher:
         requested, limit = sampling.max_output_tokens, self.bounds.max_output_tokens
         if requested is not None and requested > limit:
             raise InvalidArgument.of(
-                "generationConfig.maxOutputTokens", f"{requested} is out of range; use a whole number from 1 to {limit}"
+                "sampling.max_output_tokens", f"{requested} is out of range; use a whole number from 1 to {limit}"
             )
         return min(limit if requested is None else requested, self.bounds.context_tokens - num_prompt)
 
     def _check_candidates(self, handle: GenerationHandle) -> None:
         num, rows, memory = handle.num_candidates, self.bounds.max_rows, self.bounds.max_cache_tokens
         if num > rows:
-            raise InvalidArgument.of("generationConfig.candidateCount", f"{num}; at most {rows} are made side by side")
+            raise InvalidArgument.of("num_candidates", f"{num}; at most {rows} are made side by side")
         if num > 1 and num * handle.reserved_tokens > memory:
             problem = f"{num} answers of up to {handle.reserved_tokens} tokens with their prompt do not fit into memory"
             problem += "; ask for fewer, or for shorter ones"
-            raise InvalidArgument.of("generationConfig.candidateCount", problem)
+            raise InvalidArgument.of("num_candidates", problem)
 
     def close(self) -> None:
         """End `run` before its next step; requests that still wait end with `Unavailable`. From any thread."""
