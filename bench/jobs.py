@@ -86,14 +86,18 @@ class Queue:
         """The next job, in this process."""
         for variable, value in COMPUTE_VARIABLES.items():  # as a worker's process has them; read where torch is loaded
             os.environ.setdefault(variable, value)
-        from kastor.worker.lease import JobLease
         from kastor.worker.outcome import run_job
         from kastor.worker.run import JobRunner
+        from kastor.worker.sql_lease import SqlJobLease
 
         claimed = self.jobs.claim(at=datetime.now(UTC), max_active=1)
         assert claimed is not None
-        ownership = JobLease(self.jobs, claimed, beat_every_s=2)
-        run_job(JobRunner(self._settings, claimed, self._blobs, ownership).run, ownership, self._settings.data_dir)
+        ownership = SqlJobLease(self.jobs, claimed, beat_every_s=2)
+        run_job(
+            JobRunner(self._settings, claimed, self._blobs.workspace(claimed.id), ownership).run,
+            ownership,
+            self._settings.data_dir,
+        )
 
     @contextmanager
     def served(self, *, spare_idle_s: float) -> Iterator["Served"]:

@@ -50,7 +50,7 @@ def test_an_uploaded_file_makes_a_job_that_is_counted_once_it_is_judged(world: W
         False,
     )
     assert job.spec.file.asked.num_epochs == 3
-    assert world.blobs.source(job.id).read_text() == LINE + "\n"
+    assert world.blobs.workspace(job.id).source.read_text() == LINE + "\n"
     model = world.call("GET", "/v1beta/tunedModels/turns").json()
     assert model["state"] == "CREATING"
 

@@ -40,7 +40,7 @@ def test_a_tuned_model_may_be_tuned_on_and_is_named_as_the_source(world: World, 
     assert "baseModel" not in made
     job = world.jobs.get(world.models.get("more").job_id)
     assert job.spec.from_tuned
-    assert (world.blobs.initial_adapter(job.id) / "adapter_model.safetensors").read_bytes() == b"learnt"
+    assert (world.blobs.workspace(job.id).initial_adapter / "adapter_model.safetensors").read_bytes() == b"learnt"
 
 
 def test_the_source_may_be_deleted_afterwards(world: World) -> None:
@@ -49,7 +49,7 @@ def test_the_source_may_be_deleted_afterwards(world: World) -> None:
     assert world.call("DELETE", "/v1beta/tunedModels/numbers").status_code == 200
     assert world.call("GET", "/v1beta/tunedModels/more").json()["tunedModelSource"] == SOURCE
     job = world.models.get("more").job_id
-    assert world.blobs.initial_adapter(job).is_dir()
+    assert world.blobs.workspace(job).initial_adapter.is_dir()
 
 
 def test_a_damaged_source_is_refused_by_the_file(world: World) -> None:

@@ -68,7 +68,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def files(place: Place) -> GoldenJobFiles:
-    return GoldenJobFiles(place.blobs.dataset("job1"), place.blobs.plan("job1"))
+    return GoldenJobFiles(place.blobs.dataset("job1"), place.blobs.workspace("job1").plan)
 
 
 def order(place: Place, out: Path, **changes: Any) -> ExportRequest:
@@ -273,7 +273,7 @@ def test_a_model_tuned_on_text_alone_is_exported_without_a_projector(place: Plac
     for kind in (Format.PEFT, Format.MERGED):
         out = tmp_path / kind.value
         blobs = place.blobs
-        own = GoldenJobFiles(blobs.dataset("text"), blobs.plan("text"))
+        own = GoldenJobFiles(blobs.dataset("text"), blobs.workspace("text").plan)
         manifest = run_export(order(place, out, format=kind, files=own, **told), lambda _: None)
         assert "vision" not in manifest and PROJECTOR_FILE not in manifest["files"]
     assert "It cannot read pictures yet" in (tmp_path / "merged" / "README.md").read_text()

@@ -19,7 +19,7 @@ from kastor.models.catalog import BaseModel, PartsSource, WheelSource, load_cata
 from kastor.models.chat.render import Renderer
 from kastor.models.download import Progress, check_agreement, ensure_local, is_local
 from kastor.models.load import load_base
-from kastor.store.blobs.job_files import is_disk_full
+from kastor.runtime.storage_errors import is_disk_full
 from support.export_requests import make_order
 from support.tiny_models import tiny_adapter, tiny_base
 

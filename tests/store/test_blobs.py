@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kastor.domain.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from kastor.runtime.storage_errors import is_disk_full
 from kastor.store.blobs import job_files as blobs_module
-from kastor.store.blobs.job_files import JobFiles, is_disk_full
+from kastor.store.blobs.job_files import JobFiles
 
 
 @pytest.fixture

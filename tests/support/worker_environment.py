@@ -21,15 +21,20 @@ from kastor.domain.job import (
     TuningSpec,
 )
 from kastor.executors.local import LocalExecutor
+from kastor.models.catalog import load_catalog
 from kastor.models.chat.families import LLAMA_LINEARS
+from kastor.models.chat.render import Renderer
 from kastor.services.scheduler import Scheduler
 from kastor.settings import Settings
-from kastor.store.blobs.job_files import DATASET, SOURCE, JobFiles
+from kastor.store.blobs.job_files import JobFiles
+from kastor.store.blobs.job_workspace import DATASET, SOURCE
 from kastor.store.database import migrate, open_database
 from kastor.store.jobs import JobStore
-from kastor.worker.lease import JobLease
+from kastor.worker.media_config import dataset_config
 from kastor.worker.outcome import run_job
+from kastor.worker.pipeline.validate import JobDatasetValidation
 from kastor.worker.run import JobRunner
+from kastor.worker.sql_lease import SqlJobLease
 from support.domain_values import make_job, make_model
 from support.tiny_catalog import tiny_catalog
 from support.tiny_models import tiny_base, tiny_seeing_base
@@ -126,10 +131,22 @@ class Place:
         assert job is not None
         return job
 
-    def work(self, job: TuningJob, ownership: JobLease | None = None) -> int:
-        ownership = ownership or JobLease(self.jobs, job, beat_every_s=1)
+    def validate_dataset(self, job: TuningJob) -> TuningSpec:
+        """Validate the job's dataset file, and do nothing more; the spec as it then is stored."""
+        lease = SqlJobLease(self.jobs, job, beat_every_s=1)
+        base = load_catalog(self.settings.catalog_file).base("tiny")
+        renderer = Renderer.open(self.settings.data_dir / "base", base.family)
+        config = dataset_config(self.settings, job, lease.log_event)
+        validation = JobDatasetValidation(job, config, self.blobs.workspace(job.id), lease)
+        spec = validation.validated(base, renderer)
+        if spec != job.spec:
+            lease.store_spec(spec)
+        return spec
+
+    def work(self, job: TuningJob, ownership: SqlJobLease | None = None) -> int:
+        ownership = ownership or SqlJobLease(self.jobs, job, beat_every_s=1)
         return run_job(
-            JobRunner(self.settings, job, self.blobs, ownership).run,
+            JobRunner(self.settings, job, self.blobs.workspace(job.id), ownership).run,
             ownership,
             self.settings.data_dir,
             self.settings.cache_dir,

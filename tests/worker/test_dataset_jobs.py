@@ -9,10 +9,6 @@ import pytest
 
 from kastor.domain.content import SupervisedTurns
 from kastor.domain.job import State
-from kastor.models.catalog import load_catalog
-from kastor.models.chat.render import Renderer
-from kastor.worker.lease import JobLease
-from kastor.worker.pipeline.validate import JobDatasetValidation
 from support.worker_environment import Place
 
 
@@ -107,12 +103,8 @@ def test_a_settled_job_is_not_judged_again(place: Place) -> None:
     job = place.claim()
     place.work(job)
     settled = place.jobs.get("job1").spec
-    place.blobs.source("job1").unlink()  # it cannot be
-    ownership = JobLease(place.jobs, job, beat_every_s=1)
-    judging = JobDatasetValidation(place.settings, replace(job, spec=settled), place.blobs, ownership)
-    base = load_catalog(place.settings.catalog_file).base("tiny")
-    renderer = Renderer.open(place.settings.data_dir / "base", base.family)
-    assert judging.validated(base, renderer) == settled
+    place.blobs.workspace("job1").source.unlink()  # it cannot be
+    assert place.validate_dataset(replace(job, spec=settled)) == settled
 
 
 def test_a_csv_is_read_by_its_ending(place: Place) -> None:

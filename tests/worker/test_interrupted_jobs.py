@@ -25,8 +25,8 @@ from kastor.store.blobs.manifests import STATE_FILE
 from kastor.store.models import ModelStore
 from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import run
-from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
+from kastor.worker.sql_lease import SqlJobLease
 from support.polling import wait_until
 from support.small_disk import fill, needs_mount, small_disk
 from support.worker_environment import Place, adapter, run_until, scheduler_of
@@ -51,7 +51,7 @@ def assert_same_bits(place: Place, one: str, other: str) -> None:
     assert losses[0] == losses[1]
 
 
-class ToldToStop(JobLease):
+class ToldToStop(SqlJobLease):
     """A worker's hold on its job that is told to stop after a step, as by SIGTERM."""
 
     def __init__(self, place: Place, job: TuningJob, step: int) -> None:
@@ -248,7 +248,7 @@ def test_too_little_room_for_the_base_sends_the_job_back_to_the_queue_and_says_h
     job = place.claim()
     monkeypatch.setattr("kastor.worker.outcome.FULL_WAIT_S", 0.2)
     folders = place.settings.data_dir, place.settings.cache_dir
-    assert run_job(fetch, JobLease(place.jobs, job, beat_every_s=1), *folders) == os.EX_TEMPFAIL
+    assert run_job(fetch, SqlJobLease(place.jobs, job, beat_every_s=1), *folders) == os.EX_TEMPFAIL
     queued = place.jobs.get("job1")
     assert (queued.state, queued.deaths, queued.error) == (State.QUEUED, 0, None)
     said = events(place, "job1")
@@ -332,7 +332,7 @@ def test_a_dataset_that_was_changed_is_not_trained_on_and_named(place: Place, wh
 @pytest.mark.parametrize("name", ["source", "dataset.jsonl", "plan.jsonl"])
 def test_a_dataset_file_that_was_changed_is_not_trained_on_either(place: Place, name: str) -> None:
     place.add_file([{"text_input": str(number), "output": str(number + 1)} for number in range(12)])
-    path = place.blobs.source("job1")
+    path = place.blobs.workspace("job1").source
     if name != "source":
         stop_after(place, "job1", 2)
         path = place.blobs.job_dir("job1") / name

@@ -14,8 +14,8 @@ from kastor.executors.local import exit_reason
 from kastor.services.scheduler import classify_exit
 from kastor.store.database import Database
 from kastor.store.jobs import JobStore
-from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
+from kastor.worker.sql_lease import SqlJobLease
 from support.domain_values import make_job, make_model, make_snapshot
 
 
@@ -32,12 +32,12 @@ class Flaky(JobStore):
         return super().record_step(job_id, attempt, snapshot)
 
 
-def owned(database: Database, *, failures: int, patience_s: float) -> tuple[JobStore, JobLease]:
+def owned(database: Database, *, failures: int, patience_s: float) -> tuple[JobStore, SqlJobLease]:
     jobs, job = Flaky(database, failures), make_job()
     jobs.add(job, make_model(job))
     claimed = jobs.claim(at=datetime.now(UTC), max_active=1)
     assert claimed is not None
-    return jobs, JobLease(jobs, claimed, beat_every_s=60, patience_s=patience_s)
+    return jobs, SqlJobLease(jobs, claimed, beat_every_s=60, patience_s=patience_s)
 
 
 @pytest.fixture(name="data_dir")

@@ -14,12 +14,8 @@ import torch
 
 from kastor.domain.job import RequestedHyperparameters, State, TuningJob
 from kastor.executors.local import LocalExecutor
-from kastor.models.catalog import load_catalog
-from kastor.models.chat.render import Renderer
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
-from kastor.worker.lease import JobLease
-from kastor.worker.pipeline.validate import JobDatasetValidation
 from support.films import Recipe, make_film, make_torn_film, painted
 from support.polling import wait_until
 from support.worker_environment import Place, adapter, run_until, scheduler_of
@@ -152,11 +148,7 @@ def test_too_many_bad_ones_end_the_job_with_the_first_of_them(place: Place, prof
 def judged(place: Place) -> TuningJob:
     """The claimed job, its dataset file judged and nothing more done."""
     job = place.claim()
-    base = load_catalog(place.settings.catalog_file).base("tiny")
-    renderer = Renderer.open(place.settings.data_dir / "base", base.family)
-    JobDatasetValidation(place.settings, job, place.blobs, JobLease(place.jobs, job, beat_every_s=1)).validated(
-        base, renderer
-    )
+    place.validate_dataset(job)
     return place.jobs.get("job1")
 
 
@@ -175,7 +167,7 @@ def test_a_picture_that_changed_or_went_since_it_was_judged_is_not_trained_on(pl
 
 def test_a_changed_sampling_record_is_not_put_into_the_adapter_and_named(place: Place) -> None:
     place.add_file([row(str(number), picture(place, number)) for number in range(4)])
-    job, record = judged(place), place.blobs.sampling("job1")
+    job, record = judged(place), place.blobs.workspace("job1").sampling
     record.write_bytes(record.read_bytes().replace(b'"usual"', b'"usuaI"', 1))
     assert place.work(job) == 0
     error = place.jobs.get("job1").error

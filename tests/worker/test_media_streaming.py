@@ -20,14 +20,10 @@ from kastor.executors.local import LocalExecutor
 from kastor.media.cache import MediaCache
 from kastor.media.frame_store import frames_key
 from kastor.media.probe import plan
-from kastor.models.catalog import load_catalog
-from kastor.models.chat.render import Renderer
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.settings import environment
 from kastor.training.packing import epoch_order
-from kastor.worker.lease import JobLease
 from kastor.worker.pipeline.cache_policy import CacheDecision, FeatureCost
-from kastor.worker.pipeline.validate import JobDatasetValidation
 from support.films import Recipe, make_film, make_torn_film, painted
 from support.polling import wait_until
 from support.worker_environment import Place, adapter, run_until, scheduler_of
@@ -216,12 +212,8 @@ def test_a_medium_that_went_after_it_was_trained_on_ends_a_resumed_job(place: Pl
     place.add_file(rows, "job1", asked=TWICE)
     assert place.work(place.claim()) == 0
     place.add_file(rows, "job2", asked=TWICE)
-    base = load_catalog(place.settings.catalog_file).base("tiny")
-    renderer = Renderer.open(place.settings.data_dir / "base", base.family)
     job = place.claim()
-    JobDatasetValidation(place.settings, job, place.blobs, JobLease(place.jobs, job, beat_every_s=1)).validated(
-        base, renderer
-    )
+    place.validate_dataset(job)
     done = place.blobs.checkpoints("job1")
     place.blobs.checkpoints("job2").mkdir()
     epoch_ends = sorted(done.iterdir())
@@ -239,11 +231,7 @@ def test_a_medium_that_went_after_it_was_trained_on_ends_a_resumed_job(place: Pl
 def judged(place: Place, job_id: str) -> TuningJob:
     """The claimed job, its dataset file judged and nothing more done."""
     job = place.claim()
-    base = load_catalog(place.settings.catalog_file).base("tiny")
-    renderer = Renderer.open(place.settings.data_dir / "base", base.family)
-    JobDatasetValidation(place.settings, job, place.blobs, JobLease(place.jobs, job, beat_every_s=1)).validated(
-        base, renderer
-    )
+    place.validate_dataset(job)
     return place.jobs.get(job_id)
 
 
@@ -271,7 +259,7 @@ def test_killed_between_writing_down_what_is_left_out_and_counting_it_a_job_coun
     succeeded(place, "job1")
     place.add_file(rows, "job2", asked=TWICE)
     job = judged(place, "job2")
-    shutil.copy(place.blobs.unreadable_rows_file("job1"), place.blobs.unreadable_rows_file("job2"))
+    shutil.copy(place.blobs.workspace("job1").unreadable_rows, place.blobs.workspace("job2").unreadable_rows)
     make_film(
         place.media / "torn.mp4", Recipe(num_frames=2, rate=1)
     )  # what was left out stays so: training may have begun without it
@@ -317,7 +305,7 @@ def num_stored(place: Place, folder: str) -> int:
 def test_features_that_are_not_worth_their_bytes_are_made_again_at_each_step_to_the_same_bits(place: Place) -> None:
     rows = some_rows(place)
     place.add_file(rows, "job1", asked=TWICE)
-    place.blobs.features("job1").write_bytes(unkept().encoded())
+    place.blobs.workspace("job1").features.write_bytes(unkept().encoded())
     assert place.work(place.claim()) == 0
     succeeded(place, "job1")
     assert num_stored(place, "features") == 0
@@ -325,7 +313,7 @@ def test_features_that_are_not_worth_their_bytes_are_made_again_at_each_step_to_
     place.add_file(rows, "job2", asked=TWICE)
     assert place.work(place.claim()) == 0
     same_bits(place, "job1", "job2")
-    choice = CacheDecision.decoded(json.loads(place.blobs.features("job2").read_bytes()))
+    choice = CacheDecision.decoded(json.loads(place.blobs.workspace("job2").features.read_bytes()))
     assert (choice.num_pictures, choice.num_reads) == (12, 2)
     assert choice.measured.num_bytes == 64 * 12 * 2  # tokens, channels, half precision
     assert choice.said in said(place, "job2")

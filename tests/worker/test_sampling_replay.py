@@ -144,7 +144,7 @@ def test_a_job_writes_down_how_it_showed_its_media_and_the_tuned_model_carries_i
     job = place.jobs.get("job1")
     assert job.state is State.SUCCEEDED, job.error
     held = json.loads((place.blobs.adapter("job1") / SAMPLING_FILE).read_bytes())
-    assert held == json.loads(place.blobs.sampling("job1").read_bytes())
+    assert held == json.loads(place.blobs.workspace("job1").sampling.read_bytes())
     assert held["versions"] == versions()
     assert held["usual"] == {"resolution": "LOW", "fps": 2.0}
     video, image = held["media"]

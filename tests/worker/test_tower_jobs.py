@@ -24,9 +24,9 @@ from kastor.models.load import load_base
 from kastor.models.vision.projector import PROJECTOR_FILE
 from kastor.models.vision.specs import TOWER_FILE
 from kastor.serving.builtin.picture_embeddings import PictureEmbedder
-from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
 from kastor.worker.run import JobRunner
+from kastor.worker.sql_lease import SqlJobLease
 from support.export_requests import make_order
 from support.films import Recipe, make_film, painted
 from support.worker_environment import Place, adapter
@@ -84,7 +84,7 @@ def test_the_tower_is_part_of_what_is_published_and_no_features_are_kept(place: 
     assert "pictures: 5 of 5 pictures" in said and "served as trained" in said
 
 
-class Stopping(JobLease):
+class Stopping(SqlJobLease):
     """Is asked to stop after the third step."""
 
     def record(self, snapshot: StepMetrics) -> None:
@@ -97,7 +97,14 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Place) -> None:
     place.add_file(ROWS, "stopped", asked=ASKED, train_tower=True)
     job = place.claim()
     ownership = Stopping(place.jobs, job, beat_every_s=1)
-    assert run_job(JobRunner(place.settings, job, place.blobs, ownership).run, ownership, place.settings.data_dir) == 75
+    assert (
+        run_job(
+            JobRunner(place.settings, job, place.blobs.workspace(job.id), ownership).run,
+            ownership,
+            place.settings.data_dir,
+        )
+        == 75
+    )
     assert place.jobs.get("stopped").completed_steps == 3
     assert place.work(place.claim()) == 0
     assert place.jobs.get("stopped").state is State.SUCCEEDED, place.jobs.get("stopped").error
@@ -107,7 +114,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(place: Place) -> None:
 
 
 def files(place: Place) -> GoldenJobFiles:
-    return GoldenJobFiles(place.blobs.dataset("job1"), place.blobs.plan("job1"))
+    return GoldenJobFiles(place.blobs.dataset("job1"), place.blobs.workspace("job1").plan)
 
 
 def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
@@ -117,7 +124,7 @@ def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
     stores = MediaCache(cache / "features"), MediaCache(cache / "frames")
     seeing = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.verified_adapter, num_threads=1)
     example = decode_example(place.blobs.dataset("job1").read_bytes().splitlines()[1])
-    planned = decode_row(place.blobs.plan("job1").read_bytes().splitlines()[1])
+    planned = decode_row(place.blobs.workspace("job1").plan.read_bytes().splitlines()[1])
     rendered = Renderer.open(base, NANO_VL).example(example, planned.views(example))
     shown = {m: ResolvedMedium(p, place.media / m.uri, "contents[0]") for m, p in planned.by_media(example).items()}
     (tuned,) = seeing.embed(rendered.pictures, shown, AdapterRef("job1"))

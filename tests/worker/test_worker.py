@@ -63,7 +63,7 @@ def test_a_damaged_adapter_to_go_on_from_fails_the_job_by_name(place: Place) -> 
     place.add()
     place.work(place.claim())
     place.add("job2", on="job1")
-    (place.blobs.initial_adapter("job2") / "adapter_model.safetensors").write_bytes(b"no adapter")
+    (place.blobs.workspace("job2").initial_adapter / "adapter_model.safetensors").write_bytes(b"no adapter")
     assert place.work(place.claim()) == 0
     job = place.jobs.get("job2")
     assert job.state is State.FAILED

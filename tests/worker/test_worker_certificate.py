@@ -16,9 +16,9 @@ from kastor.models.chat.families import SMOLLM2
 from kastor.models.chat.render import Renderer
 from kastor.training.loss import use_packed_attention
 from kastor.worker.certify import certify_adapter
-from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
 from kastor.worker.run import JobRunner
+from kastor.worker.sql_lease import SqlJobLease
 from support.tiny_models import tiny_base
 from support.training_examples import examples, tuned_model
 from support.worker_environment import Place, adapter
@@ -31,7 +31,7 @@ def a_place(tmp_path: Path) -> Iterator[Place]:
     place.database.close()
 
 
-class Meddled(JobLease):
+class Meddled(SqlJobLease):
     """Lets something happen the first time that the certificate looks for requests."""
 
     happening: Callable[[], object] | None = None
@@ -46,7 +46,9 @@ class Meddled(JobLease):
 def work_while(place: Place, job: TuningJob, happening: Callable[[], object]) -> int:
     ownership = Meddled(place.jobs, job, beat_every_s=1)
     ownership.happening = happening
-    return run_job(JobRunner(place.settings, job, place.blobs, ownership).run, ownership, place.settings.data_dir)
+    return run_job(
+        JobRunner(place.settings, job, place.blobs.workspace(job.id), ownership).run, ownership, place.settings.data_dir
+    )
 
 
 def unfinished(place: Place) -> Path:

@@ -23,7 +23,8 @@ from kastor.executors import exit_codes
 from kastor.executors.process_group import Process, kill_process_group, wait_for_exit
 from kastor.executors.warm_worker import WarmWorker
 from kastor.runtime.parent_death import ParentDeathPipe
-from kastor.store.blobs.job_files import NO_SPACE, JobFiles
+from kastor.runtime.storage_errors import NO_SPACE
+from kastor.store.blobs.job_files import JobFiles
 
 MAX_TAIL_LINES = 5
 MAX_LINE_CHARS = 300

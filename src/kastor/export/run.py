@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from kastor.export.request import ExportRequest, Format, Weights, check_target
 from kastor.models.chat.families import FAMILIES, Family
 from kastor.models.chat.render import Renderer
 from kastor.models.load import load_base
+from kastor.runtime.atomic import rename_folder_synced
+from kastor.runtime.storage_errors import translate_storage_errors
 from kastor.serving.builtin.parity import ServedAdapter
-from kastor.store.blobs.job_files import fsync_folder, translate_storage_errors
 from kastor.store.blobs.manifests import verify
 
 MANIFEST_FILE = "kastor-export.json"
@@ -90,7 +90,7 @@ def run_export(order: ExportRequest, on_progress: OnProgress) -> dict[str, Any]:
             comparison = compare_logprobs(served, found, _tolerance(order), f"{order.format.value} export")
             manifest = _manifest(order, comparison, scratch)
             (scratch / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-            _move_into_place(scratch, order.out)
+            rename_folder_synced(scratch, order.out)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return manifest
@@ -156,12 +156,3 @@ def _vision_manifest(order: ExportRequest) -> dict[str, Any]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _move_into_place(scratch: Path, out: Path) -> None:
-    for file in scratch.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    fsync_folder(scratch)
-    scratch.rename(out)  # over an empty folder, too
-    fsync_folder(out.parent)

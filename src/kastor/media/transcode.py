@@ -3,7 +3,6 @@
 A file appears under its name only when it is whole. Originals are never touched.
 """
 
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +13,7 @@ from kastor.domain.media import MediaFault, MediumError, Probe
 from kastor.media.decode_limits import DecodeLimits
 from kastor.media.sandbox import SandboxCrashed, SandboxProcess, TimeBudget
 from kastor.media.segment_plan import Segment, SegmentLimits, decode_segment_plan, encode_segment_plan
+from kastor.runtime.atomic import rename_synced
 
 MAX_PIECE_BYTES = 400_000_000  # a piece is made in memory
 PART = ".part"
@@ -118,11 +118,8 @@ def _written(to: Path, header: dict[str, Any], content: bytearray) -> EncodedFil
 def write_whole(to: Path, content: bytes | bytearray) -> None:
     """Write a file that appears only when it is whole, whenever this process is killed."""
     part = to.with_name(to.name + PART)
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(to)
+    part.write_bytes(content)
+    rename_synced(part, to)
 
 
 def exact_seconds(seconds: float) -> Fraction:

@@ -31,7 +31,8 @@ from kastor.services.tuning_request import (
 )
 from kastor.services.views import JobView, Page, RowCounts, TunedModelView, read_certificate
 from kastor.store.blobs.checkpoint_folder import CheckpointFolder
-from kastor.store.blobs.job_files import DATASET, SOURCE, JobFiles, reading_errors
+from kastor.store.blobs.job_files import JobFiles, reading_errors
+from kastor.store.blobs.job_workspace import DATASET, SOURCE
 from kastor.store.jobs import JobStore
 from kastor.store.models import ALL, ModelStore
 

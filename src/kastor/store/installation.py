@@ -15,8 +15,10 @@ from sqlalchemy import Connection, exists, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from kastor.domain.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from kastor.runtime.atomic import write_atomically
+from kastor.runtime.storage_errors import translate_storage_errors
 from kastor.store.blobs.disk_reserve import DiskReserve
-from kastor.store.blobs.job_files import JOB_ID, translate_storage_errors, write_whole
+from kastor.store.blobs.job_files import JOB_ID
 from kastor.store.database import Database, migrate
 from kastor.store.tables import files, installation, jobs
 
@@ -130,4 +132,4 @@ def _written_id(data_dir: Path) -> str | None:
 def _write_id(data_dir: Path, installation_id: str) -> None:
     with translate_storage_errors(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(data_dir / ID_FILE, [f"{installation_id}\n".encode("ascii")])
+        write_atomically(data_dir / ID_FILE, [f"{installation_id}\n".encode("ascii")])

@@ -11,7 +11,6 @@ A checkpoint appears by one rename, after its files have reached the disk. Which
 `store.checkpoint_folder`'s.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from kastor.domain.errors import FailedPrecondition
 from kastor.models.vision.efficientnet import EfficientNetLite
 from kastor.models.vision.projector import PROJECTOR_FILE, Projector
 from kastor.models.vision.specs import TOWER_FILE
+from kastor.runtime.atomic import rename_folder_synced
 from kastor.store.blobs.checkpoint_folder import Checkpoint, CheckpointFolder, remove_folder
 from kastor.store.blobs.manifests import STATE_FILE, UNREAD, sha256_of, short_name, verify, write_manifest
 
@@ -158,18 +158,6 @@ class _scratch:
 
 
 def _move_into_place(scratch: Path, target: Path) -> None:
-    for file in scratch.iterdir():
-        _fsync(file)
-    _fsync(scratch)
     if target.exists():  # damaged, or published before the worker was killed
         remove_folder(target)
-    scratch.rename(target)
-    _fsync(target.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    rename_folder_synced(scratch, target)

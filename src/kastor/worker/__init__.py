@@ -2,5 +2,5 @@
 
 It owns the job as long as its attempt is the job's; every write says so, and one that was superseded ends without a
 word. Exit code 0: the end is written. 75: stopped in order, a checkpoint is kept. 76: superseded. Anything else is a
-death. `ownership` is light and starts beating before `steps` loads torch, which can take longer than a heartbeat may.
+death. `sql_lease` is light and starts beating before `run` loads torch, which can take longer than a heartbeat may.
 """

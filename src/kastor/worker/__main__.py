@@ -25,8 +25,8 @@ from kastor.settings import Settings, load_settings
 from kastor.store.blobs.job_files import JobFiles
 from kastor.store.database import open_database
 from kastor.store.jobs import JobStore
-from kastor.worker.lease import JobLease
 from kastor.worker.outcome import run_job
+from kastor.worker.sql_lease import SqlJobLease
 
 BEATS_PER_TIMEOUT = 5
 
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     job = jobs.get(job_id)
     if job.attempt != attempt:
         sys.exit(SUPERSEDED)
-    ownership = JobLease(jobs, job, beat_every_s=settings.heartbeat_timeout_s / BEATS_PER_TIMEOUT)
-    ownership.start()
+    lease = SqlJobLease(jobs, job, beat_every_s=settings.heartbeat_timeout_s / BEATS_PER_TIMEOUT)
+    lease.start()
     if not given.spare:
         _end_with_parent(given.parent_fd)
-    sys.exit(run_job(lambda: _run(settings, job, ownership), ownership, settings.data_dir, settings.cache_dir))
+    sys.exit(run_job(lambda: _run(settings, job, lease), lease, settings.data_dir, settings.cache_dir))
 
 
 def _end_with_parent(parent_fd: int | None) -> None:
@@ -87,11 +87,11 @@ def _load() -> None:
     gc.enable()
 
 
-def _run(settings: Settings, job: TuningJob, ownership: JobLease) -> bool:
+def _run(settings: Settings, job: TuningJob, lease: SqlJobLease) -> bool:
     _load()  # only now: it can take longer than a heartbeat may be late
     from kastor.worker.run import JobRunner
 
-    return JobRunner(settings, job, JobFiles(settings.data_dir), ownership).run()
+    return JobRunner(settings, job, JobFiles(settings.data_dir).workspace(job.id), lease).run()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from kastor.models.load import (
 from kastor.models.vision.efficientnet import STRIDE
 from kastor.models.vision.encoder import load_efficientnet, to_half_precision
 from kastor.models.vision.projector import Projector
+from kastor.runtime.atomic import write_atomically
 from kastor.runtime.out_of_memory import out_of_memory_as
 from kastor.serving.builtin.kv_cache import SlotKVCache
 from kastor.serving.builtin.multi_lora import LoraDelta
@@ -38,7 +39,6 @@ from kastor.serving.score_comparison import (
     measure_rounding,
     rounded_tolerance,
 )
-from kastor.store.blobs.job_files import write_whole
 from kastor.training.checkpoints import load_adapter
 from kastor.training.fused_llama_cpu import use_fused_layers, use_stock_layers, uses_fused_layers
 from kastor.training.lora import add_lora, remove_lora
@@ -174,7 +174,7 @@ def certify_checkpoint(
         seed=seed,
         check_cancelled=check_cancelled,
     )
-    write_whole(checkpoint / CERTIFICATE_FILE, [proof.encoded().encode()])
+    write_atomically(checkpoint / CERTIFICATE_FILE, [proof.encoded().encode()])
     return proof
 
 

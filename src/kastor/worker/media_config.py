@@ -1,13 +1,15 @@
-"""Where a job's media come from, as the operator allows it."""
+"""What the operator's settings allow a job's dataset file: its limits, where its media come from, and their caches."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.job import DatasetFile, TuningJob
 from kastor.domain.permission import Principal
+from kastor.domain.request_limits import PROFILES
 from kastor.media.cache import MediaCache
 from kastor.media.fetch import AllowedSources
 from kastor.security.url_guard import UrlGuard
@@ -15,9 +17,27 @@ from kastor.settings import Settings
 from kastor.store.blobs.upload_blobs import UploadBlobs
 from kastor.store.database import open_database
 from kastor.store.files import FileStore
+from kastor.worker.pipeline.inputs import DatasetConfig, MediaAccess
 
 if TYPE_CHECKING:
     from kastor.services.files import FileService
+
+
+def dataset_config(settings: Settings, job: TuningJob, on_damage: Callable[[str], None]) -> DatasetConfig | None:
+    """What the job's pipeline needs to know of the settings; `None` where the job has no dataset file."""
+    file = job.spec.file
+    if file is None:
+        return None
+    access = MediaAccess(
+        allowed_media_sources(settings, file),
+        url_guard(settings),
+        upload_resolver(settings, job),
+        partial(media_cache, settings, on_damage),
+        partial(frame_cache, settings, on_damage),
+        partial(feature_cache, settings, on_damage),
+    )
+    limits = dataset_limits(file.profile, settings.dataset_limits)
+    return DatasetConfig(file.name, limits, PROFILES[settings.profile], access)
 
 
 def media_cache(settings: Settings, on_damage: Callable[[str], None] = lambda _: None) -> MediaCache:

@@ -10,15 +10,16 @@ from kastor.domain.errors import Code, KastorError, Superseded
 from kastor.domain.job import JobError, State
 from kastor.executors.exit_codes import DATABASE_UNREACHABLE, STOPPED, SUPERSEDED
 from kastor.runtime.out_of_memory import is_out_of_memory
+from kastor.runtime.storage_errors import is_disk_full
 from kastor.security.redaction import without_folder
-from kastor.store.blobs.job_files import is_disk_full
-from kastor.worker.lease import DatabaseUnreachable, JobInterrupted, JobLease
+from kastor.worker.job_monitor import JobInterrupted
+from kastor.worker.lease import DatabaseUnreachable, JobLease
 
 FULL_WAIT_S = 60.0
 ROOM_BYTES = 32 * 1024**2
 
 
-def run_job(run: Callable[[], bool], ownership: JobLease, *folders: Path) -> int:
+def run_job(run: Callable[[], bool], lease: JobLease, *folders: Path) -> int:
     """Run the job and write how it ended; the process's exit code.
 
     `run` is False when a request ended it early. A full disk ends no job: it waits for room in one of the `folders`,
@@ -28,7 +29,7 @@ def run_job(run: Callable[[], bool], ownership: JobLease, *folders: Path) -> int
     try:
         try:
             if run():
-                ownership.transition(State.SUCCEEDED)
+                lease.transition(State.SUCCEEDED)
                 return 0
         except Superseded:
             raise
@@ -36,9 +37,9 @@ def run_job(run: Callable[[], bool], ownership: JobLease, *folders: Path) -> int
             if is_disk_full(error):
                 log.exception("disk_full")
                 if isinstance(error, KastorError):  # it may say how much room is needed
-                    ownership.warn(job_error(error, *folders).message)
-                return _waits_for_room(ownership, [folder for folder in folders if folder.exists()])
-            ownership.transition(State.FAILED, job_error(error, *folders))
+                    lease.warn(job_error(error, *folders).message)
+                return _waits_for_room(lease, [folder for folder in folders if folder.exists()])
+            lease.transition(State.FAILED, job_error(error, *folders))
             log.exception("job_failed")
             return 0
     except JobInterrupted:
@@ -49,30 +50,30 @@ def run_job(run: Callable[[], bool], ownership: JobLease, *folders: Path) -> int
     except DatabaseUnreachable as error:
         log.error("database_gone", reason=str(error))
         return DATABASE_UNREACHABLE
-    ownership.ignore_signals()
-    return _ended_early(ownership)
+    lease.ignore_signals()
+    return _ended_early(lease)
 
 
-def _waits_for_room(ownership: JobLease, folders: list[Path]) -> int:
+def _waits_for_room(lease: JobLease, folders: list[Path]) -> int:
     """Back to the queue, once there is more room than now, or it may be tried again all the same."""
     enough = {folder: shutil.disk_usage(folder).free + ROOM_BYTES for folder in folders}
-    ownership.await_room(
+    lease.await_room(
         "the job",
         wait_s=FULL_WAIT_S,
         room=lambda: any(shutil.disk_usage(folder).free >= num_bytes for folder, num_bytes in enough.items()),
     )
-    ownership.transition(State.QUEUED, note="it is tried again on a disk that was full")
+    lease.transition(State.QUEUED, note="it is tried again on a disk that was full")
     return STOPPED
 
 
-def _ended_early(ownership: JobLease) -> int:
+def _ended_early(lease: JobLease) -> int:
     try:
-        if not ownership.cancelled:
-            ownership.transition(State.QUEUED)
+        if not lease.cancelled:
+            lease.transition(State.QUEUED)
             return STOPPED
     except JobInterrupted:
         pass  # cancelled at the last moment
-    ownership.transition(State.CANCELLED)
+    lease.transition(State.CANCELLED)
     return 0
 
 

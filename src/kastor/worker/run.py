@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,19 @@ from kastor.models.download import Progress, ensure_local
 from kastor.models.load import compute_dtype, compute_threads, load_base
 from kastor.models.vision.encoder import PREPROCESSING
 from kastor.models.vision.specs import TOWER_FILE
+from kastor.runtime.storage_errors import is_disk_full
 from kastor.settings import Settings
 from kastor.store.blobs.checkpoint_folder import Checkpoint
-from kastor.store.blobs.job_files import JobFiles, is_disk_full
+from kastor.store.blobs.job_workspace import JobWorkspace
 from kastor.store.blobs.manifests import manifest
 from kastor.training.checkpoints import CheckpointWriter, load_adapter, restore
 from kastor.training.loop import SAVE_EVERY_S, StepReport, Trainer, train
 from kastor.training.lora import add_lora
 from kastor.training.vision_inputs import VisionInputs
 from kastor.worker.certify import certify_adapter
-from kastor.worker.lease import JobInterrupted, JobLease, now
+from kastor.worker.job_monitor import JobInterrupted
+from kastor.worker.lease import JobLease
+from kastor.worker.media_config import dataset_config
 from kastor.worker.pipeline.streaming_examples import ExamplePreparation, PreparedExamples
 from kastor.worker.vision_setup import build_vision_inputs
 
@@ -39,12 +43,12 @@ SAVE_EVERY_S_AFTER_DEATH = 20.0  # what interrupted it once may do so again: les
 class JobRunner:
     """The steps of one job."""
 
-    def __init__(self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: JobLease) -> None:
+    def __init__(self, settings: Settings, job: TuningJob, workspace: JobWorkspace, lease: JobLease) -> None:
         self._settings = settings
         self._job = job
-        self._blobs = blobs
-        self._ownership = ownership
-        self._checkpoints = CheckpointWriter(blobs.checkpoints(job.id))
+        self._workspace = workspace
+        self._lease = lease
+        self._checkpoints = CheckpointWriter(workspace.checkpoints)
         self._log = structlog.get_logger()
 
     def run(self) -> bool:
@@ -59,7 +63,8 @@ class JobRunner:
         folder = ensure_local(
             base, self._settings.cache_dir, self._on_progress(), accepted=self._settings.accepted_licences
         )
-        preparing = ExamplePreparation(self._settings, self._job, self._blobs, self._ownership, stack)
+        config = dataset_config(self._settings, self._job, self._lease.log_event)
+        preparing = ExamplePreparation(self._job, config, self._workspace, self._lease, stack, self._lease.store_spec)
         checkpoint = self._checkpoints.latest_intact(self._on_damage)
         done = 0 if checkpoint is None else checkpoint.step
         prepared = preparing.prepared(base, folder, done=done, num_threads=num_threads)
@@ -70,11 +75,11 @@ class JobRunner:
             seed=self._job.spec.seed,
         )
         if self._job.spec.from_tuned:
-            load_adapter(self._blobs.initial_adapter(self._job.id), model)
+            load_adapter(self._workspace.initial_adapter, model)
         eyes = self._sight(model, prepared, folder, checkpoint)
-        trainer = Trainer(model, prepared.examples, self._job.spec, eyes, on_event=self._ownership.log_event)
+        trainer = Trainer(model, prepared.examples, self._job.spec, eyes, on_event=self._lease.log_event)
         self._resume(model, trainer, checkpoint)
-        self._ownership.begin_training()
+        self._lease.begin_training()
         self._log.info("training", steps=self._job.spec.total_steps, **_sizes(model, prepared, eyes))
         if not self._trained(trainer, self._saver(model, trainer, prepared, eyes)):
             return False
@@ -96,12 +101,12 @@ class JobRunner:
         def tell(progress: Progress) -> None:
             if progress.stage not in told:
                 told.add(progress.stage)
-                self._ownership.log_event(f"{progress.stage} the base model {self._job.spec.base_model}")
+                self._lease.log_event(f"{progress.stage} the base model {self._job.spec.base_model}")
 
         return tell
 
     def _on_damage(self, checkpoint: Checkpoint) -> None:
-        self._ownership.warn(f"the checkpoint of step {checkpoint.step} is damaged and not used; check the disk")
+        self._lease.warn(f"the checkpoint of step {checkpoint.step} is damaged and not used; check the disk")
 
     def _sight(
         self,
@@ -111,7 +116,7 @@ class JobRunner:
         checkpoint: Checkpoint | None,
     ) -> VisionInputs | None:
         spec = self._job.spec
-        initial = self._blobs.initial_adapter(self._job.id) if spec.from_tuned else None
+        initial = self._workspace.initial_adapter if spec.from_tuned else None
         held = checkpoint.folder if checkpoint else initial
         return build_vision_inputs(
             model,
@@ -121,17 +126,17 @@ class JobRunner:
             base,
             seed=spec.seed,
             train_tower=spec.train_tower,
-            tell=self._ownership.log_event,
+            tell=self._lease.log_event,
         )
 
     def _resume(self, model: Any, trainer: Trainer[RenderedExample], checkpoint: Checkpoint | None) -> None:  # noqa: ANN401  # peft model
         if checkpoint is not None:
             trainer.restore(restore(checkpoint, model))
-            self._ownership.log_event(f"going on from the checkpoint of step {checkpoint.step}")
-        self._ownership.rewind(trainer.step)
+            self._lease.log_event(f"going on from the checkpoint of step {checkpoint.step}")
+        self._lease.rewind(trainer.step)
 
     def _on_step(self, report: StepReport) -> bool:
-        self._ownership.record(
+        self._lease.record(
             StepMetrics(
                 step=report.step,
                 epoch=report.epoch,
@@ -139,7 +144,7 @@ class JobRunner:
                 num_tokens=report.num_tokens,
                 num_supervised=report.num_supervised,
                 elapsed_s=report.elapsed_s,
-                computed_at=now(),
+                computed_at=datetime.now(UTC),
                 learning_rate=report.learning_rate,
                 grad_norm=report.grad_norm,
             )
@@ -153,7 +158,7 @@ class JobRunner:
             grad_norm=round(report.grad_norm, 4),
             tokens_per_s=round(report.num_tokens / report.elapsed_s, 1),
         )
-        return not self._ownership.interrupted
+        return not self._lease.interrupted
 
     def _saver(
         self,
@@ -168,7 +173,7 @@ class JobRunner:
 
         def save(step: int, ends_epoch: bool) -> None:
             state = trainer.state()
-            self._ownership.confirm()
+            self._lease.confirm()
             write = partial(
                 self._checkpoints.save,
                 *(model, state),
@@ -181,7 +186,7 @@ class JobRunner:
             self._with_room(f"the checkpoint of step {step}", write)
             self._log.info("checkpoint", step=step, ends_epoch=ends_epoch)
             if step > began_at:
-                self._ownership.record_progress()
+                self._lease.record_progress()
 
         return save
 
@@ -200,7 +205,7 @@ class JobRunner:
         if prepared.seeing is not None:
             fields["vision"] = {"tower": prepared.seeing.tower, "preprocessing": PREPROCESSING}
         elif eyes is not None:  # of the model that this one goes on from, and takes its projector from
-            fields["vision"] = manifest(self._blobs.initial_adapter(self._job.id)).get("vision")
+            fields["vision"] = manifest(self._workspace.initial_adapter).get("vision")
         return fields
 
     def _certificate(
@@ -219,20 +224,20 @@ class JobRunner:
             adapter,
             base_model=spec.base_model,
             seed=spec.seed,
-            check_cancelled=self._ownership.raise_if_cancelled,
+            check_cancelled=self._lease.raise_if_cancelled,
         )
-        self._ownership.log_event(
+        self._lease.log_event(
             f"served as trained: {counted(proof.num_tokens, 'token')} of {counted(len(proof.rows), 'example')}, "
             f"log-probabilities at most "
             f"{proof.largest_difference:.2g} apart in {proof.compared_in} ({proof.tolerance.largest:.2g} is tolerated)"
         )
         if proof.rounding is not None:
-            self._ownership.log_event(
+            self._lease.log_event(
                 f"{proof.dtype} rounds them by {proof.rounding.served.mean:.2g} on average, and by "
                 f"{proof.rounding.stock.mean:.2g} in transformers and peft"
             )
         if not proof.effect:
-            self._ownership.log_event(
+            self._lease.log_event(
                 "nothing was learnt: the tuned model answers as its base does; use a larger learning rate"
             )
         self._log.info("certificate", seconds=round(time.monotonic() - began, 2), effect=round(proof.effect, 4))
@@ -241,11 +246,11 @@ class JobRunner:
     def _publish(self, prove: Callable[[Path], str]) -> None:
         checkpoint = self._checkpoints.latest()
         assert checkpoint is not None  # noqa: S101  # the last step saves one
-        own, initial = self._blobs.sampling(self._job.id), self._blobs.initial_adapter(self._job.id)
+        own, initial = self._workspace.sampling, self._workspace.initial_adapter
         beside = next(([file] for file in (own, initial / own.name) if file.exists()), [])
         if (initial / TOWER_FILE).exists() and not self._job.spec.train_tower:
             beside.append(initial / TOWER_FILE)  # frozen now, and as much a part of the model as before
-        target, proofs = self._blobs.adapter(self._job.id), list[str]()
+        target, proofs = self._workspace.adapter, list[str]()
 
         def prove_once(adapter: Path) -> str:
             if not proofs:  # once only: it leaves the model as served, and holds for another copy of the same files
@@ -264,7 +269,7 @@ class JobRunner:
                     raise
             else:
                 return
-            self._ownership.await_room(what, wait_s=ROOM_WAIT_S)
+            self._lease.await_room(what, wait_s=ROOM_WAIT_S)
 
 
 def _sizes(model: Any, prepared: PreparedExamples, eyes: VisionInputs | None) -> dict[str, object]:  # noqa: ANN401  # peft model

@@ -25,7 +25,7 @@ class LocatedMedia:
 def job_files(settings: Settings, job: TuningJob) -> GoldenJobFiles:
     """The files of the job's examples."""
     blobs = JobFiles(settings.data_dir)
-    return GoldenJobFiles(blobs.dataset(job.id), blobs.plan(job.id))
+    return GoldenJobFiles(blobs.dataset(job.id), blobs.workspace(job.id).plan)
 
 
 @contextmanager

@@ -16,8 +16,8 @@ import typer
 
 from kastor.cli.console.dataset_input import STDIN
 from kastor.domain.errors import ResourceExhausted
+from kastor.runtime.storage_errors import NO_SPACE
 from kastor.settings import FILE_VARIABLE, Settings
-from kastor.store.blobs.job_files import NO_SPACE
 
 MAX_NAME_BYTES = 255
 PathsByOption = Mapping[str, Path | None]

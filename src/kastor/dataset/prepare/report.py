@@ -2,7 +2,6 @@
 
 import difflib
 import html
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from kastor.dataset.formats.issues import Issue
 from kastor.dataset.prepare.plan import ExcludedRow
 from kastor.dataset.prepare.split_example import SplitRow, TextChange
 from kastor.domain.content import Example, Media
+from kastor.runtime.atomic import rename_synced
 
 MAX_COMPARED_CHARS = 8_000
 STYLE = """
@@ -72,9 +72,7 @@ class ChangeReport:
             with self._part.open("w", encoding="utf-8") as page, self._body.open(encoding="utf-8") as body:
                 page.write(_head(self._totals()))
                 shutil.copyfileobj(body, page)
-                page.flush()
-                os.fsync(page.fileno())
-            self._part.replace(self._path)
+            rename_synced(self._part, self._path)
         self._body.unlink()
 
     def changed(self, line: int, before: Example, mended: ChangedRow, notes: Sequence[str]) -> None:
@@ -112,11 +110,8 @@ class ChangeReport:
 def write_ledger(path: Path, document: Mapping[str, Any]) -> None:
     """Write the ledger, whole or not at all."""
     part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    part.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+    rename_synced(part, path)
 
 
 def clock(seconds: Fraction) -> str:

@@ -1,6 +1,5 @@
 """The rows of a prepared dataset written: as they were, or shared out over the parts of their video."""
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +38,7 @@ from kastor.domain.content import Example, Media
 from kastor.domain.content import Part as TurnPart
 from kastor.domain.media import MediaFault, MediaKind
 from kastor.media.transcode import exact_seconds
+from kastor.runtime.atomic import rename_synced
 
 DATASET, CHANGES, LEDGER = "dataset.jsonl", "changes.html", "prepare.json"
 TIGHT_S = Fraction(1, 1000)
@@ -83,10 +83,8 @@ class DatasetWriter:
                 for example in self._rows(row, report):
                     file.write(encode_example(example) + b"\n")
                     self._ledger.num_rows_out += 1
-            file.flush()
-            os.fsync(file.fileno())
         write_ledger(self._folder / LEDGER, document(self._ledger))
-        part.replace(self._folder / DATASET)
+        rename_synced(part, self._folder / DATASET)
         return self._ledger
 
     def _rows(self, row: ParsedRow | Issue, report: ChangeReport) -> list[Example]:

@@ -7,13 +7,13 @@ with it are served and tuned further with it.
 
 import filecmp
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kastor.domain.errors import FailedPrecondition
 from kastor.domain.job import Rendering
+from kastor.runtime.atomic import rename_synced
 
 TOKENIZER_FILE = "tokenizer.json"
 GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -68,8 +68,5 @@ def is_repaired(folder: Path) -> bool:
 
 def _write(file: Path, text: str) -> None:
     partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(file)
+    partial.write_text(text, encoding="utf-8")
+    rename_synced(partial, file)

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from kastor.store.blobs.job_files import write_whole
+from kastor.runtime.atomic import write_atomically
 
 RESERVE_FILE = ".reserve"
 NUM_BYTES = 4 * 1024**2
@@ -28,7 +28,7 @@ class DiskReserve:
             return
         with contextlib.suppress(OSError):
             if self._free() >= PLENTY * NUM_BYTES:
-                write_whole(self._file, [os.urandom(NUM_BYTES)])  # zeros take no room where files are compressed
+                write_atomically(self._file, [os.urandom(NUM_BYTES)])  # zeros take no room where files are compressed
 
     def release(self) -> bool:
         """Give the room up, if the disk is full; whether that was done."""

@@ -1,42 +1,27 @@
 """Files of jobs in one local folder. What is written here is there as a whole or not at all."""
 
 import errno
-import hashlib
 import os
 import re
 import secrets
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.certificate import CERTIFICATE_FILE
-from kastor.domain.errors import DataLoss, FailedPrecondition, KastorError, NotFound, ResourceExhausted
+from kastor.domain.errors import DataLoss, FailedPrecondition, NotFound
+from kastor.runtime.atomic import write_atomically
+from kastor.runtime.storage_errors import is_disk_full, translate_storage_errors
 from kastor.store.blobs.checkpoint_folder import CheckpointFolder
-from kastor.store.blobs.manifests import UNREAD, sha256_of, verify
+from kastor.store.blobs.job_workspace import SOURCE, JobWorkspace
+from kastor.store.blobs.manifests import UNREAD, verify
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-FULL = ("no space left on device", "disk quota exceeded", "database or disk is full")
-"""What libraries say of a full disk that report it by an error of their own, as safetensors and SQLite do."""
 REMOVED = ".removed-"
-DATASET, PLAN, SAMPLING, SOURCE = "dataset.jsonl", "plan.jsonl", "sampling.json", "source"
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is what is behind the error."""
-    while error is not None:
-        quotes_users = isinstance(error, KastorError) and not isinstance(error, ResourceExhausted)
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
-            return True
-        if not quotes_users and any(said in str(error).lower() for said in FULL):
-            return True
-        error = error.__cause__
-    return False
 
 
 class JobFiles:
@@ -57,50 +42,30 @@ class JobFiles:
             raise NotFound(f"Job {job_id!r} does not exist.")
         return self._jobs / job_id
 
-    def dataset(self, job_id: str) -> Path:
-        """The examples, one line each."""
-        return self.job_dir(job_id) / DATASET
-
-    def source(self, job_id: str) -> Path:
-        """The dataset file as it was handed in; exists only where the examples did not come with the request.
+    def workspace(self, job_id: str) -> JobWorkspace:
+        """The job's folder on this machine; need not exist.
 
         Raises:
-            NotFound: there is none.
+            NotFound: this cannot be a job's id.
 
         """
-        folder = self.job_dir(job_id) / SOURCE
-        found = next(iter(folder.iterdir()), None) if folder.is_dir() else None
-        if found is None:
-            raise NotFound(f"Job {job_id} has no dataset file.")
-        return found
+        return JobWorkspace(job_id, self.job_dir(job_id))
 
-    def plan(self, job_id: str) -> Path:
-        """What each example of the dataset will be for the model, one line each."""
-        return self.job_dir(job_id) / PLAN
-
-    def sampling(self, job_id: str) -> Path:
-        """How the examples' media are shown; exists where there are any."""
-        return self.job_dir(job_id) / SAMPLING
+    def dataset(self, job_id: str) -> Path:
+        """The examples, one line each."""
+        return self.workspace(job_id).dataset
 
     def report(self, job_id: str) -> Path:
         """What the gate said of the dataset file."""
-        return self.job_dir(job_id) / "report.json"
-
-    def unreadable_rows_file(self, job_id: str) -> Path:
-        """Media that turned out bad after the gate had accepted them; exists once there is one."""
-        return self.job_dir(job_id) / "left_out.json"
-
-    def features(self, job_id: str) -> Path:
-        """Whether the job keeps features, and by which numbers; exists once that was measured."""
-        return self.job_dir(job_id) / "features.json"
+        return self.workspace(job_id).report
 
     def checkpoints(self, job_id: str) -> Path:
         """The folder of checkpoints."""
-        return self.job_dir(job_id) / "checkpoints"
+        return self.workspace(job_id).checkpoints
 
     def adapter(self, job_id: str) -> Path:
         """The published adapter; exists only once the job succeeded."""
-        return self.job_dir(job_id) / "adapter"
+        return self.workspace(job_id).adapter
 
     def verified_adapter(self, ref: AdapterRef) -> Path:
         """The folder of an adapter, after its files were checked against its manifest.
@@ -123,13 +88,9 @@ class JobFiles:
         """The proof that the published adapter is served as it was trained; a file of the adapter's folder."""
         return self.adapter(job_id) / CERTIFICATE_FILE
 
-    def initial_adapter(self, job_id: str) -> Path:
-        """The adapter that the job starts from; exists only where it was made on top of a tuned model."""
-        return self.job_dir(job_id) / "initial"
-
     def log(self, job_id: str) -> Path:
         """The worker's log: JSON lines, and whatever else its process printed."""
-        return self.job_dir(job_id) / "log.jsonl"
+        return self.workspace(job_id).log
 
     def write_dataset(self, job_id: str, lines: Iterable[bytes]) -> str:
         """Write the examples, a newline after each; their sha256.
@@ -142,7 +103,7 @@ class JobFiles:
         path = self.dataset(job_id)
         with translate_storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            return write_whole(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
+            return write_atomically(path, (line.removesuffix(b"\n") + b"\n" for line in lines))
 
     def keep_source(self, job_id: str, path: Path, name: str) -> str:
         """Copy the dataset file to the job, whole or not at all; its sha256. `name` tells by its ending what it holds.
@@ -153,44 +114,14 @@ class JobFiles:
             FailedPrecondition: it cannot be read, or the folder cannot be written to.
 
         """
-        target = self.job_dir(job_id) / "source" / (UNSAFE.sub("_", Path(name).name) or "dataset.jsonl")
+        target = self.job_dir(job_id) / SOURCE / (UNSAFE.sub("_", Path(name).name) or "dataset.jsonl")
         with translate_storage_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with path.open("rb") as file:
-                    return write_whole(target, iter(lambda: file.read(1 << 20), b""))
+                    return write_atomically(target, iter(lambda: file.read(1 << 20), b""))
             except FileNotFoundError as error:
                 raise NotFound(f"{name} does not exist.") from error
-
-    def check_unchanged(self, job_id: str, checksums: Mapping[str, str]) -> None:
-        """See to it that what the job is trained on is what it was created with.
-
-        Raises:
-            DataLoss: a file is missing or another than it was; names it.
-
-        """
-        paths = {DATASET: self.dataset, PLAN: self.plan, SAMPLING: self.sampling, SOURCE: self.source}
-        for name, sha256 in checksums.items():
-            try:
-                changed = sha256_of(paths[name](job_id)) != sha256
-            except (OSError, NotFound):
-                changed = True
-            if changed:
-                raise DataLoss(
-                    f"The {name} of job {job_id} is missing, damaged or was changed since it was made, so nothing was "
-                    "trained on it. Restore it and resume the job, if it kept a checkpoint; else tune again."
-                )
-
-    def write(self, path: Path, chunks: Iterable[bytes]) -> None:
-        """Write one of a job's files, whole or not at all.
-
-        Raises:
-            ResourceExhausted: the disk is full.
-            FailedPrecondition: the folder cannot be written to.
-
-        """
-        with translate_storage_errors(path.parent):
-            write_whole(path, chunks)
 
     def copy_adapter(self, source_job_id: str, job_id: str) -> None:
         """Make the published adapter of one job the initial one of another, which then needs the first no more.
@@ -201,7 +132,7 @@ class JobFiles:
             DataLoss: a file of it is damaged; names it.
 
         """
-        source, target = self.adapter(source_job_id), self.initial_adapter(job_id)
+        source, target = self.adapter(source_job_id), self.workspace(job_id).initial_adapter
         if source.is_dir():
             verify(source, unread=UNREAD)
         with translate_storage_errors(target):
@@ -268,35 +199,6 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def write_whole(path: Path, chunks: Iterable[bytes]) -> str:
-    """Write a file, whole or not at all: under a temporary name, to disk, then under its own. Its sha256."""
-    digest = hashlib.sha256()
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for chunk in chunks:
-                digest.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
-    return digest.hexdigest()
-
-
-def fsync_folder(folder: Path) -> None:
-    """See to it that the names in a folder, too, survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def reading_errors(name: str, job_id: str) -> Iterator[None]:
     """Failures to read the file `name` of a job as ours. That there is none passes: not every job has every file.
@@ -316,20 +218,3 @@ def reading_errors(name: str, job_id: str) -> Iterator[None]:
 def unreadable(name: str, job_id: str, why: str) -> DataLoss:
     """What is to be said of the file `name` of a job that cannot be read."""
     return DataLoss(f"The {name} of job {job_id} cannot be read: {why}. Restore it from a backup.")
-
-
-@contextmanager
-def translate_storage_errors(folder: Path) -> Iterator[None]:
-    """Failures of the file system as ours.
-
-    Raises:
-        ResourceExhausted: the disk is full.
-        FailedPrecondition: the folder cannot be written to.
-
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise ResourceExhausted(f"No space left in {folder}; free some and try again.") from error
-        raise FailedPrecondition(f"Cannot write to {folder}: {error.strerror or error}.") from error

@@ -17,7 +17,8 @@ from threading import Lock
 from typing import Any
 
 from kastor.domain.errors import FailedPrecondition, NotFound, Superseded
-from kastor.store.blobs.job_files import fsync_folder, translate_storage_errors
+from kastor.runtime.atomic import fsync
+from kastor.runtime.storage_errors import translate_storage_errors
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 READ_BYTES = 1024 * 1024
@@ -275,7 +276,7 @@ class CompletedUpload:
         if moved:
             self._content.parent.mkdir(parents=True, exist_ok=True)
             self._path.rename(self._content)
-            fsync_folder(self._content.parent)
+            fsync(self._content.parent)
         try:
             yield
         except BaseException:

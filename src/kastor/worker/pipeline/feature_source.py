@@ -12,13 +12,12 @@ import orjson
 from kastor.domain.errors import ResourceExhausted
 from kastor.domain.job import TuningJob
 from kastor.domain.vision import Grid, MediumPlan, VisionSpec
+from kastor.media.cache import MediaCache
 from kastor.models.vision.encoder import Features, FeatureStore, Pixels, VisionEncoder, tower_hash
 from kastor.models.vision.media_frames import medium_feature_key
-from kastor.settings import Settings
-from kastor.store.blobs.job_files import JobFiles
-from kastor.worker.lease import JobLease
-from kastor.worker.media_config import feature_cache
+from kastor.worker.job_monitor import JobMonitor
 from kastor.worker.pipeline.cache_policy import CacheDecision, FeatureCost
+from kastor.worker.pipeline.inputs import Workspace
 
 MAX_LATELY = 4  # media whose features are in memory; a row shows one after the other
 
@@ -30,10 +29,10 @@ class FeatureSource:
 
     def __init__(
         self,
-        settings: Settings,
+        cache: MediaCache,
         job: TuningJob,
-        blobs: JobFiles,
-        ownership: JobLease,
+        workspace: Workspace,
+        monitor: JobMonitor,
         stack: ExitStack,
         base: tuple[VisionSpec, Path],
         *,
@@ -41,8 +40,8 @@ class FeatureSource:
     ) -> None:
         """What is kept stays for as long as `stack` is open; `base` is how its family sees, and its folder."""
         self._job = job
-        self._blobs = blobs
-        self._ownership = ownership
+        self._workspace = workspace
+        self._monitor = monitor
         self.vision, self._folder = base
         self._num_threads = num_threads
         self.tower = tower_hash(self._folder, self.vision)
@@ -51,9 +50,9 @@ class FeatureSource:
             # now, before any other thread runs: building it switches off how modules are initialised, for the whole
             # process, and an adapter that another thread made meanwhile would hold whatever lay in memory
             self._encoder = VisionEncoder.open(self._folder, self.vision, num_threads=num_threads)
-        self._cache = feature_cache(settings, ownership.log_event)
+        self._cache = cache
         self._store = FeatureStore(self._cache, stack.enter_context(closing(self._cache.lease(job.id))))
-        self._choice = _stored(blobs.features(job.id))
+        self._choice = _stored(workspace.features)
         self._lately: OrderedDict[str, list[Features]] = OrderedDict()
         self._opening = threading.Lock()
         self._full = False
@@ -110,7 +109,7 @@ class FeatureSource:
         except ResourceExhausted as error:
             self._full = True
             if self._choice is not None:  # else it will say so
-                self._ownership.log_event(f"features are kept no more, but made again at each step: {error.message}")
+                self._monitor.log_event(f"features are kept no more, but made again at each step: {error.message}")
             return False
         return True
 
@@ -132,8 +131,8 @@ class FeatureSource:
         num_reads = self._job.spec.hyperparameters.num_epochs  # all but the first, and one by whoever comes after
         room = room if kept else 0
         choice = CacheDecision.by_rule(measured, num_reads=num_reads, num_pictures=num_missing, room_bytes=room)
-        self._blobs.write(self._blobs.features(self._job.id), [choice.encoded()])
-        self._ownership.log_event(choice.said)
+        self._workspace.write(self._workspace.features, [choice.encoded()])
+        self._monitor.log_event(choice.said)
         return choice
 
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 
 from kastor.domain.content import Media
-from kastor.domain.errors import FailedPrecondition
-from kastor.domain.job import TuningJob
 from kastor.domain.media import MediumError
 from kastor.domain.vision import MediumPlan, VisionSpec
 from kastor.media import decode
@@ -13,8 +11,7 @@ from kastor.media.fetch import Fetcher
 from kastor.media.frame_store import FrameStore, StoredFrames
 from kastor.models.vision.encoder import Pixels
 from kastor.models.vision.media_frames import load_frames, medium_frames_key
-from kastor.settings import Settings
-from kastor.worker.media_config import allowed_media_sources, frame_cache, media_cache, upload_resolver, url_guard
+from kastor.worker.pipeline.inputs import MediaAccess
 
 
 class FrameSource:
@@ -22,24 +19,22 @@ class FrameSource:
 
     def __init__(
         self,
-        settings: Settings,
-        job: TuningJob,
+        access: MediaAccess,
+        job_id: str,
         vision: VisionSpec,
         stack: ExitStack,
-        refused: Callable[[str], None],
-        on_damage: Callable[[str], None] = lambda _: None,
+        on_refusal: Callable[[str], None],
     ) -> None:
-        """`refused` is told once if pictures cannot be kept, `on_damage` what was kept and is damaged."""
-        self._settings = settings
-        self._job = job
+        """`on_refusal` is called once, with the reason, if pictures cannot be kept."""
+        self._access = access
+        self._job_id = job_id
         self._vision = vision
-        self._on_damage = on_damage
-        cache = frame_cache(settings, on_damage)
-        self._frames = FrameStore(cache, stack.enter_context(closing(cache.lease(job.id))), refused)
+        cache = access.open_frame_cache()
+        self._frames = FrameStore(cache, stack.enter_context(closing(cache.lease(job_id))), on_refusal)
 
     def open(self, heed: Callable[[], None]) -> "FrameReader":
         """What gives them to one thread; `heed` is called before each, and may raise."""
-        return FrameReader(self._settings, self._job, self._vision, self._frames, heed, self._on_damage)
+        return FrameReader(self._access, self._job_id, self._vision, self._frames, heed)
 
     def has(self, key: str) -> bool:
         """Whether pictures are kept now; they may go."""
@@ -59,25 +54,20 @@ class FrameReader:
 
     def __init__(
         self,
-        settings: Settings,
-        job: TuningJob,
+        access: MediaAccess,
+        job_id: str,
         vision: VisionSpec,
         frames: FrameStore,
         heed: Callable[[], None],
-        on_damage: Callable[[str], None],
     ) -> None:
-        file = job.spec.file
-        if file is None:
-            raise FailedPrecondition("Only jobs on a dataset file can have media.")
         self._vision = vision
         self._frames = frames
         self._heed = heed
         self._stack = ExitStack()
-        cache = media_cache(settings, on_damage)
-        lease = self._stack.enter_context(closing(cache.lease(job.id)))
+        cache = access.open_media_cache()
+        lease = self._stack.enter_context(closing(cache.lease(job_id)))
         self._pictures = self._stack.enter_context(closing(decode.PictureDecoder()))
-        allowed, guard = allowed_media_sources(settings, file), url_guard(settings)
-        self._fetcher = Fetcher(cache, lease, allowed, guard=guard, uploads=upload_resolver(settings, job))
+        self._fetcher = Fetcher(cache, lease, access.sources, guard=access.guard, uploads=access.uploads)
 
     def close(self) -> None:
         """End what decodes."""

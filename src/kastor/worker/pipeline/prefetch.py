@@ -23,7 +23,7 @@ from kastor.domain.media import MediaFault, MediumError
 from kastor.domain.vision import Grid, MediumPlan, VisionSpec
 from kastor.models.vision.encoder import Pixels
 from kastor.training.packing import epoch_order, step_examples
-from kastor.worker.lease import JobInterrupted, JobLease
+from kastor.worker.job_monitor import JobInterrupted, JobMonitor
 from kastor.worker.pipeline.frames import FrameReader, FrameSource
 from kastor.worker.pipeline.prefetch_queue import BackgroundPrefetcher
 from kastor.worker.pipeline.rendered_examples import RenderedExamples
@@ -125,7 +125,7 @@ class FeaturePrefetcher:
         reading: VisionInputSource,
         leaving: UnreadableMedia,
         source: FrameSource,
-        ownership: JobLease,
+        monitor: JobMonitor,
     ) -> None:
         self._rows = rows
         self._spec = spec
@@ -133,7 +133,7 @@ class FeaturePrefetcher:
         self._reading = reading
         self._leaving = leaving
         self._source = source
-        self._ownership = ownership
+        self._monitor = monitor
         self._order = prefetch_order(spec, len(rows), done)
         self._changed = threading.Condition()
         self._seen: set[str] = set()
@@ -187,7 +187,7 @@ class FeaturePrefetcher:
                     return True
                 if self._ended:
                     raise Internal(f"The pass over the media ended without row {row}.")
-                if self._ownership.interrupted:
+                if self._monitor.interrupted:
                     raise JobInterrupted
                 self._changed.wait(LOOK_EVERY_S)
 
@@ -242,7 +242,7 @@ class FeaturePrefetcher:
     # ---- the pass
 
     def _heed(self) -> None:
-        if self._closing.is_set() or self._ownership.interrupted:
+        if self._closing.is_set() or self._monitor.interrupted:
             raise JobInterrupted
 
     def _run(self) -> None:
@@ -257,7 +257,7 @@ class FeaturePrefetcher:
 
     def _look(self) -> None:
         missing = [shown.num_pictures for key, shown in self._rows.media.items() if not self._reading.contains(key)]
-        tell = _Told(self._ownership.log_event, self._reading.made, sum(missing))
+        tell = _Told(self._monitor.log_event, self._reading.made, sum(missing))
         with BackgroundPrefetcher(self._made(), most=MEDIA_AHEAD) as made:
             for key, planned, pixels in made:
                 if self._closing.is_set():

@@ -1,6 +1,6 @@
 """What a job trains on: its examples as tokens, and the features of their pictures as they come."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,11 +18,10 @@ from kastor.models.chat.render import RenderedExample, Renderer
 from kastor.models.vision.encoder import tower_hash
 from kastor.models.vision.media_frames import medium_frames_key
 from kastor.models.vision.specs import TOWER_FILE
-from kastor.settings import Settings
-from kastor.store.blobs.job_files import JobFiles
-from kastor.worker.lease import JobLease
+from kastor.worker.job_monitor import JobMonitor
 from kastor.worker.pipeline.feature_source import FeatureSource
 from kastor.worker.pipeline.frames import FrameSource
+from kastor.worker.pipeline.inputs import DatasetConfig, Workspace
 from kastor.worker.pipeline.pixel_source import PixelSource
 from kastor.worker.pipeline.prefetch import FeaturePrefetcher, VisionInputSource
 from kastor.worker.pipeline.rendered_examples import PreparedFiles, RenderedExamples, load_text_examples
@@ -71,12 +70,20 @@ class ExamplePreparation:
     """Prepares one job's examples. What it prepared stays on disk for as long as `stack` is open."""
 
     def __init__(
-        self, settings: Settings, job: TuningJob, blobs: JobFiles, ownership: JobLease, stack: ExitStack
+        self,
+        job: TuningJob,
+        config: DatasetConfig | None,
+        workspace: Workspace,
+        monitor: JobMonitor,
+        stack: ExitStack,
+        on_validated: Callable[[TuningSpec], None],
     ) -> None:
-        self._settings = settings
+        """`config` is there where the job has a dataset file; `on_validated` gets the spec once that was validated."""
         self._job = job
-        self._blobs = blobs
-        self._ownership = ownership
+        self._config = config
+        self._on_validated = on_validated
+        self._workspace = workspace
+        self._monitor = monitor
         self._stack = stack
 
     def prepared(self, base: BaseModel, folder: Path, *, done: int, num_threads: int) -> PreparedExamples:
@@ -86,56 +93,79 @@ class ExamplePreparation:
             InvalidArgument: the examples cannot be trained on; says which and why.
 
         """
-        self._blobs.check_unchanged(self._job.id, self._job.spec.checksums)
+        self._workspace.check_unchanged(self._job.spec.checksums)
         renderer = Renderer.open(folder, base.family, self._job.spec.supervise, self._job.spec.rendering)
-        if self._job.spec.file is None:
+        if self._job.spec.file is None or self._config is None:
             examples = self._given(base, renderer)
             supervised = sum(example.num_supervised for example in examples)
             total = sum(len(example.token_ids) for example in examples)
             return PreparedExamples(self._job.spec, examples, TokenCount(total, supervised), renderer)
-        judging = JobDatasetValidation(self._settings, self._job, self._blobs, self._ownership)
-        spec = judging.validated(base, renderer)
-        files = PreparedFiles(self._blobs.dataset(self._job.id), self._blobs.plan(self._job.id))
+        spec = JobDatasetValidation(self._job, self._config, self._workspace, self._monitor).validated(base, renderer)
+        if spec != self._job.spec:
+            self._on_validated(spec)
+        files = PreparedFiles(self._workspace.dataset, self._workspace.plan)
         vision = base.family.vision
         if vision is None or not any(row.media for _, _, row in files.plans()):
             if spec.train_tower:
                 raise InvalidArgument.of("trainTower", f"no row of {files.dataset.name} shows a picture: leave it out")
             return PreparedExamples(spec, *load_text_examples(files, renderer), renderer)
-        if not self._blobs.sampling(self._job.id).exists():  # judged by a release that wrote it here
-            self._blobs.write(self._blobs.sampling(self._job.id), encode_sampling(files.media()))
-        job, own = replace(self._job, spec=spec), self._ownership
-        source = FrameSource(self._settings, job, vision, self._stack, self._not_kept, own.log_event)
-        reading = self._reading(job, source, (vision, self._tower_folder(folder)), num_threads)
-        rows = RenderedExamples(files, renderer, reading.key_of)
-        leaving = UnreadableMedia(
-            self._settings, job, self._blobs, own, files, partial(medium_frames_key, vision=vision)
-        )
-        seeing = self._stack.enter_context(closing(FeaturePrefetcher(rows, spec, done, reading, leaving, source, own)))
-        seeing.start()
-        return PreparedExamples(spec, StreamingExamples(rows, seeing), rows.tokens, renderer, seeing)
+        if not self._workspace.sampling.exists():  # validated by a release that wrote it here
+            self._workspace.write(self._workspace.sampling, encode_sampling(files.media()))
+        return self._streamed(files, spec, self._config, (vision, folder), renderer, done, num_threads)
 
-    def _reading(
-        self, job: TuningJob, source: FrameSource, base: tuple[VisionSpec, Path], num_threads: int
-    ) -> VisionInputSource:
+    def _streamed(
+        self,
+        files: PreparedFiles,
+        spec: TuningSpec,
+        config: DatasetConfig,
+        base: tuple[VisionSpec, Path],
+        renderer: Renderer,
+        done: int,
+        num_threads: int,
+    ) -> PreparedExamples:
+        """The examples of a dataset with media, which a thread fetches and decodes from now on."""
         vision, folder = base
-        if job.spec.train_tower:
-            return PixelSource(source, vision, tower_hash(folder, vision))
-        own = self._ownership
-        return FeatureSource(self._settings, job, self._blobs, own, self._stack, base, num_threads=num_threads)
+        frames = FrameSource(config.media, self._job.id, vision, self._stack, self._log_refusal)
+        tower_folder = self._tower_folder(folder)
+        inputs: VisionInputSource
+        if spec.train_tower:
+            inputs = PixelSource(frames, vision, tower_hash(tower_folder, vision))
+        else:
+            inputs = FeatureSource(
+                config.media.open_feature_cache(),
+                replace(self._job, spec=spec),
+                self._workspace,
+                self._monitor,
+                self._stack,
+                (vision, tower_folder),
+                num_threads=num_threads,
+            )
+        rows = RenderedExamples(files, renderer, inputs.key_of)
+        unreadable = UnreadableMedia(
+            config.file_name,
+            config.limits.max_dropped_share,
+            self._workspace,
+            self._monitor,
+            files,
+            partial(medium_frames_key, vision=vision),
+        )
+        prefetcher = FeaturePrefetcher(rows, spec, done, inputs, unreadable, frames, self._monitor)
+        self._stack.enter_context(closing(prefetcher)).start()
+        return PreparedExamples(spec, StreamingExamples(rows, prefetcher), rows.tokens, renderer, prefetcher)
 
     def _tower_folder(self, base: Path) -> Path:
         """Where the tower lies that the job sees with, or starts from: a tuned model may have its own."""
-        initial = self._blobs.initial_adapter(self._job.id)
+        initial = self._workspace.initial_adapter
         return initial if (initial / TOWER_FILE).is_file() else base
 
-    def _not_kept(self, why: str) -> None:
-        self._ownership.log_event(
+    def _log_refusal(self, why: str) -> None:
+        self._monitor.log_event(
             f"decoded pictures are not kept, but decoded again wherever they are needed again: {why}"
         )
 
     def _given(self, base: BaseModel, renderer: Renderer) -> list[RenderedExample]:
         """The examples that came with the request."""
-        with self._blobs.dataset(self._job.id).open("rb") as file:
+        with self._workspace.dataset.open("rb") as file:
             examples = [renderer.example(decode_example(line)) for line in file]
         longest = base.input_token_limit + base.output_token_limit
         for number, example in enumerate(examples):

@@ -13,14 +13,11 @@ from typing import Any
 import orjson
 
 from kastor.domain.counts import counted
-from kastor.domain.dataset_limits import dataset_limits
 from kastor.domain.errors import InvalidArgument
-from kastor.domain.job import TuningJob
 from kastor.domain.media import MediaFault
 from kastor.domain.vision import MediumPlan
-from kastor.settings import Settings
-from kastor.store.blobs.job_files import JobFiles
-from kastor.worker.lease import JobLease
+from kastor.worker.job_monitor import JobMonitor
+from kastor.worker.pipeline.inputs import Workspace
 from kastor.worker.pipeline.rendered_examples import PreparedFiles
 
 KEY = "leftOut"
@@ -37,22 +34,19 @@ class UnreadableMedia:
 
     def __init__(
         self,
-        settings: Settings,
-        job: TuningJob,
-        blobs: JobFiles,
-        ownership: JobLease,
+        file_name: str,
+        max_dropped_share: float,
+        workspace: Workspace,
+        monitor: JobMonitor,
         files: PreparedFiles,
         key_of: Callable[[MediumPlan], str],
     ) -> None:
-        self._job = job
-        self._blobs = blobs
-        self._ownership = ownership
+        self._file_name = file_name
+        self._max_dropped_share = max_dropped_share
+        self._workspace = workspace
+        self._monitor = monitor
         self._files = files
         self._key_of = key_of
-        file = job.spec.file
-        assert file is not None  # noqa: S101  # other jobs have no media
-        self._file = file
-        self._most = dataset_limits(file.profile, settings.dataset_limits).max_dropped_share
         self._faults = self._known()
         if self._faults:  # it may have been killed between the two files
             self._report(self._lost()[0])
@@ -71,7 +65,7 @@ class UnreadableMedia:
         before = len(self._lost()[0]) if self._faults else 0
         self._faults[self._key_of(planned)] = (planned.sha256, fault)
         held = {key: {"sha256": sha256, **asdict(why)} for key, (sha256, why) in self._faults.items()}
-        self._blobs.write(self._blobs.unreadable_rows_file(self._job.id), [orjson.dumps(held)])
+        self._workspace.write(self._workspace.unreadable_rows, [orjson.dumps(held)])
         lost, num_left = self._lost()
         report = self._report(lost)
         self._refuse(report, lost, num_left)
@@ -86,7 +80,7 @@ class UnreadableMedia:
 
     def _known(self) -> dict[str, tuple[str, MediaFault]]:
         try:
-            held = orjson.loads(self._blobs.unreadable_rows_file(self._job.id).read_bytes())
+            held = orjson.loads(self._workspace.unreadable_rows.read_bytes())
         except FileNotFoundError:
             return {}
         return {key: (said.pop("sha256"), MediaFault(**said)) for key, said in held.items()}
@@ -106,27 +100,27 @@ class UnreadableMedia:
         return lost, num_left
 
     def _report(self, lost: UnreadableMedium) -> Mapping[str, Any]:
-        path = self._blobs.report(self._job.id)
+        path = self._workspace.report
         report = _reported(orjson.loads(path.read_bytes()), lost)
-        self._blobs.write(path, [orjson.dumps(report)])
+        self._workspace.write(path, [orjson.dumps(report)])
         return report
 
     def _refuse(self, report: Mapping[str, Any], lost: UnreadableMedium, num_left: int) -> None:
         share = report["dropped"] / report["rows"]
-        if num_left and share <= self._most:
+        if num_left and share <= self._max_dropped_share:
             return
-        allowed = f"more than {self._most:.0%}" if num_left else "which leaves none"
+        allowed = f"more than {self._max_dropped_share:.0%}" if num_left else "which leaves none"
         before = report["dropped"] - len(lost)
         line, first = lost[0]
         raise InvalidArgument(
-            f"{self._file.name}: {counted(len(lost), 'example')} with media that turned out bad when they were decoded "
+            f"{self._file_name}: {counted(len(lost), 'example')} with media that turned out bad when they were decoded "
             f"({_listed(lost)}); with {before:,} dropped before, that is {share:.1%} of the rows, {allowed}. "
             f"The first is line {line}: {first.message} {first.hint}".rstrip()
         )
 
     def _tell(self, lost: UnreadableMedium, num_new: int, num_left: int) -> None:
         lines = ", ".join(str(line) for line, _ in lost[:10]) + (", …" if len(lost) > 10 else "")
-        self._ownership.log_event(
+        self._monitor.log_event(
             f"{counted(num_new, 'example')} left out whose media turned out bad when they were decoded; "
             f"in all {len(lost):,} "
             f"({_listed(lost)}): lines {lines}; {num_left:,} are trained on"
