@@ -18,12 +18,12 @@ from kastor.domain.permission import Principal
 from kastor.executors.local import LocalExecutor
 from kastor.models.catalog import load_catalog
 from kastor.models.download import ensure_local
+from kastor.runtime import atomic
 from kastor.services.tuning import TuningService
 from kastor.settings import environment
 from kastor.store.blobs.checkpoint_folder import CheckpointFolder
 from kastor.store.blobs.manifests import STATE_FILE
 from kastor.store.models import ModelStore
-from kastor.training import checkpoints as checkpoints_module
 from kastor.worker import run
 from kastor.worker.outcome import run_job
 from kastor.worker.sql_lease import SqlJobLease
@@ -137,14 +137,14 @@ def test_a_disk_full_at_a_checkpoint_and_at_publishing_makes_the_job_wait(
     assert place.work(place.claim()) == 0
     place.add("full")
     refused = iter([True, True] + [False] * 15 + [True, True] + [False] * 99)
-    sync = checkpoints_module._fsync
+    sync = atomic.fsync
 
     def full_for_a_while(path: Path) -> None:
         if path.is_file() and next(refused):
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(path)
 
-    monkeypatch.setattr(checkpoints_module, "_fsync", full_for_a_while)
+    monkeypatch.setattr(atomic, "fsync", full_for_a_while)
     monkeypatch.setattr(run, "ROOM_WAIT_S", 0.05)
     assert place.work(place.claim()) == 0
     job = place.jobs.get("full")
@@ -159,7 +159,7 @@ def test_a_cancel_is_obeyed_while_a_job_waits_for_room(place: Place, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     place.add()
-    monkeypatch.setattr(checkpoints_module, "_fsync", full)
+    monkeypatch.setattr(atomic, "fsync", full)
     assert place.work(place.claim()) == 0
     assert place.jobs.get("job1").state is State.CANCELLED
 
@@ -169,7 +169,7 @@ def test_told_to_stop_while_the_end_of_an_epoch_waits_for_room_it_is_kept_as_one
 ) -> None:
     place.add()
     job = place.claim()
-    ownership, sync = ToldToStop(place, job, step=0), checkpoints_module._fsync
+    ownership, sync = ToldToStop(place, job, step=0), atomic.fsync
     refused = iter([True])
 
     def full_once(path: Path) -> None:
@@ -178,7 +178,7 @@ def test_told_to_stop_while_the_end_of_an_epoch_waits_for_room_it_is_kept_as_one
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(path)
 
-    monkeypatch.setattr(checkpoints_module, "_fsync", full_once)
+    monkeypatch.setattr(atomic, "fsync", full_once)
     assert place.work(job, ownership) == os.EX_TEMPFAIL
     assert any("the disk is full" in said for said in events(place, "job1"))
     (kept,) = CheckpointFolder(place.blobs.checkpoints("job1")).all()
