@@ -295,7 +295,8 @@ class TuningService:
         try:
             with reading_errors("log", job_id):
                 hidden = None if caller.operator else self._blobs.root
-                return read_log(self._blobs.log(job_id), offset, hidden=hidden)
+                with self._blobs.open_log(job_id) as log:
+                    return read_log(log, offset, hidden=hidden)
         except FileNotFoundError:
             return b"", offset
 

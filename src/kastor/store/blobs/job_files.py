@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from kastor.domain.adapter_ref import AdapterRef
 from kastor.domain.certificate import CERTIFICATE_FILE
 from kastor.domain.errors import DataLoss, FailedPrecondition, NotFound
 from kastor.runtime.atomic import write_atomically
 from kastor.runtime.storage_errors import is_disk_full, translate_storage_errors
+from kastor.store.blobs.artifact_store import ArtifactStore
 from kastor.store.blobs.checkpoint_folder import CheckpointFolder
 from kastor.store.blobs.job_workspace import SOURCE, JobWorkspace
 from kastor.store.blobs.manifests import UNREAD, verify
@@ -30,6 +32,7 @@ class JobFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._jobs = root / "jobs"
+        self._artifacts = ArtifactStore.local(root)
 
     def job_dir(self, job_id: str) -> Path:
         """Everything of a job; need not exist.
@@ -91,6 +94,16 @@ class JobFiles:
     def log(self, job_id: str) -> Path:
         """The worker's log: JSON lines, and whatever else its process printed."""
         return self.workspace(job_id).log
+
+    def open_log(self, job_id: str) -> BinaryIO:
+        """Open the worker's log to read ranges of it.
+
+        Raises:
+            OSError: it cannot be read; `FileNotFoundError`: the job has not begun.
+
+        """
+        folder = self.job_dir(job_id)
+        return self._artifacts.open(f"{folder.parent.name}/{folder.name}/{self.log(job_id).name}")
 
     def write_dataset(self, job_id: str, lines: Iterable[bytes]) -> str:
         """Write the examples, a newline after each; their sha256.
