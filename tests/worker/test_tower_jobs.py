@@ -136,7 +136,8 @@ def test_answers_see_with_the_tower_of_their_adapter(place: Place) -> None:
     assert torch.equal(again.embeddings_NC, tuned.embeddings_NC)
     (place.blobs.adapter("job1") / TOWER_FILE).rename(cache / TOWER_FILE)
     try:  # without it the projector is refused: it knows nothing of the base's tower
-        fresh = PictureEmbedder(model, NANO_VL.vision, base, *stores, place.blobs.verified_adapter, num_threads=1)
+        unverified = lambda ref: place.blobs.adapter(ref.job_id)  # noqa: E731
+        fresh = PictureEmbedder(model, NANO_VL.vision, base, *stores, unverified, num_threads=1)
         with pytest.raises(Exception, match="was trained on the vision tower"):
             fresh.embed(rendered.pictures, shown, AdapterRef("job1"))
     finally:
