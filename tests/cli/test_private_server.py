@@ -171,7 +171,7 @@ def test_ctrl_c_with_a_private_server_keeps_the_job_and_no_process(
 @pytest.mark.usefixtures("tiny")
 def test_a_killed_command_takes_its_private_server_and_worker_along(start: Start, home: Path, pairs_file: Path) -> None:
     tuning = start("tune", str(pairs_file), "--epochs", "1000")
-    said_until(tuning, "preparing")
+    said_until(tuning, "step ")
     assert len(processes_of(home)) >= 3
     tuning.kill()
     wait_until(lambda: processes_of(home) == [])
