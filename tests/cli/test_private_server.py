@@ -158,7 +158,7 @@ def test_ctrl_c_with_a_private_server_keeps_the_job_and_no_process(
     start: Start, kastor: Kastor, home: Path, pairs_file: Path
 ) -> None:
     tuning = start("tune", str(pairs_file), "--name", "kept", "--epochs", "1000")
-    said_until(tuning, "preparing")
+    said_until(tuning, "step ")
     os.killpg(tuning.pid, signal.SIGINT)
     out, err = tuning.communicate(timeout=30)
     assert (tuning.returncode, out) == (130, "")
