@@ -1,4 +1,4 @@
-"""Asking for a linear probe on pictures; `looked_at` makes it, in a process of its own: nothing here loads torch."""
+"""Run a linear probe on pictures in its own process (`linear_probe_main`), so that the caller does not load torch."""
 
 import json
 import subprocess
@@ -20,19 +20,19 @@ def run_linear_probe(
     *,
     threads: int,
 ) -> list[str]:
-    """The label of each asked picture, by a linear probe on what the base's tower sees of the known ones.
+    """Predict a label for each unlabelled picture with a linear probe on features of the base's vision tower.
 
     Args:
-        base: folder of a base model that sees every picture in one size.
+        base: folder of a base model whose vision tower takes all pictures at one size.
         family: its family's name.
-        resolution: that pictures are seen at.
-        cache: where features are kept.
-        known: pictures with their labels.
-        asked: pictures without.
-        threads: that the tower computes with.
+        resolution: at which pictures are encoded.
+        cache: folder of the feature cache.
+        known: labelled pictures.
+        asked: unlabelled pictures.
+        threads: number of CPU threads of the tower.
 
     Raises:
-        Internal: the process failed; says what it said last.
+        Internal: the process failed; the message has its last line.
 
     """
     request: dict[str, object] = {"base": str(base), "cache": str(cache), "family": family, "resolution": resolution}

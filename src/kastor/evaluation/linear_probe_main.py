@@ -1,6 +1,6 @@
-"""A linear probe on pictures, in its own process: `python -m kastor.evaluation.linear_probe_main`.
+"""The process of a linear probe on pictures: `python -m kastor.evaluation.linear_probe_main`.
 
-Features come from the store that jobs and answers share, and go there. JSON in and out:
+Features are read from and written to the cache that jobs and generation share. JSON on stdin and stdout:
 
     in   {"base": FOLDER, "cache": FOLDER, "family": NAME, "resolution": NAME, "threads": N,
           "known": [[PATH, LABEL], …], "asked": [PATH, …]}
@@ -26,7 +26,7 @@ from kastor.models.vision.encoder import FeatureStore, VisionEncoder, feature_ke
 
 
 def main() -> None:
-    """Read the request, look, answer."""
+    """Read the request, encode the pictures, print the labels."""
     request: dict[str, Any] = json.load(sys.stdin)
     known = [(Path(path), str(label)) for path, label in request["known"]]
     asked = [Path(path) for path in request["asked"]]
@@ -36,11 +36,11 @@ def main() -> None:
 
 
 def _rows(request: dict[str, Any], paths: Sequence[Path]) -> Numbers:
-    """Each picture's features, pooled, (E, D)."""
+    """Pooled features of each picture, (E, D)."""
     vision = FAMILIES[request["family"]].vision
-    assert vision is not None  # noqa: S101  # it sees
+    assert vision is not None  # noqa: S101  # the client asks for vision models only
     encoder = VisionEncoder.open(Path(request["base"]), vision, num_threads=int(request["threads"]))
-    grid = vision.layout(Resolution(request["resolution"]), (1, 1))  # every picture has the same
+    grid = vision.layout(Resolution(request["resolution"]), (1, 1))  # the same for every picture
     cache = MediaCache(Path(request["cache"]))
     rows = []
     with closing(cache.lease("probe")) as lease, closing(PictureDecoder()) as decoder:

@@ -1,25 +1,25 @@
-"""Answers that are JSON objects: how many of the fields are right."""
+"""Metrics of answers that are JSON objects: how many fields are right."""
 
 import json
 from collections.abc import Mapping, Sequence
 
 
 def extract_json_object(text: str) -> Mapping[str, object] | None:
-    r"""The JSON object that a text is, fenced or not; `None` if it is none.
+    r"""Parse a text that is a JSON object, perhaps in a Markdown fence; `None` if it is not.
 
     >>> extract_json_object('```json\n{"a": 1}\n```'), extract_json_object('[1]'), extract_json_object('{"a": ')
     ({'a': 1}, None, None)
     """
     bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
-        found = json.loads(bare)
+        parsed = json.loads(bare)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def leaf_values(value: object, path: str = "") -> set[tuple[str, str]]:
-    """All values that are neither object nor list, each with its path.
+    """All values that are neither objects nor lists, each with its path.
 
     >>> sorted(leaf_values({"a": {"b": 1}, "c": ["x", "y"]}))
     [('.a.b', '1'), ('.c[0]', '"x"'), ('.c[1]', '"y"')]
@@ -32,17 +32,19 @@ def leaf_values(value: object, path: str = "") -> set[tuple[str, str]]:
 
 
 def field_f1(truths: Sequence[str], answers: Sequence[str]) -> float:
-    """F1 of the fields of all answers together: a field is right if its path and value are the truth's.
+    """Micro-averaged F1 over the fields of all answers: a field is right if its path and value equal the truth's.
 
-    An answer that is no JSON object has no field.
+    An answer that is not a JSON object has no fields.
 
     >>> round(field_f1(['{"a": 1, "b": 2}', '{"a": 3}'], ['{"a": 1, "b": 0}', 'none']), 3)
     0.4
     >>> field_f1(['{"a": {"b": 1}}'], ['{"a": {"b": 1}}'])
     1.0
     """
-    wanted = given = right = 0
+    num_true = num_answered = num_right = 0
     for truth, answer in zip(truths, answers, strict=True):
-        true, said = leaf_values(extract_json_object(truth) or {}), leaf_values(extract_json_object(answer) or {})
-        wanted, given, right = wanted + len(true), given + len(said), right + len(true & said)
-    return 2 * right / (wanted + given) if wanted + given else 0.0
+        expected, answered = (leaf_values(extract_json_object(text) or {}) for text in (truth, answer))
+        num_true += len(expected)
+        num_answered += len(answered)
+        num_right += len(expected & answered)
+    return 2 * num_right / (num_true + num_answered) if num_true + num_answered else 0.0

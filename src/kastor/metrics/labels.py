@@ -1,10 +1,10 @@
-"""Answers that are one of a few labels: which are right, and how good they are in all, every label counting alike."""
+"""Metrics of classification: exact match, recall, accuracy and balanced accuracy."""
 
 from collections.abc import Mapping, Sequence
 
 
 def exact_match(answer: str, truth: str) -> bool:
-    r"""Whether the answer is the truth to the letter, but for white space around.
+    r"""Whether the answer equals the truth, ignoring surrounding white space.
 
     >>> exact_match(" forty two\n", "forty two"), exact_match("It is forty two.", "forty two")
     (True, False)
@@ -13,7 +13,7 @@ def exact_match(answer: str, truth: str) -> bool:
 
 
 def recalls(truths: Sequence[str], answers: Sequence[str]) -> Mapping[str, float]:
-    """Of each label that occurs among the truths, in order of the alphabet, the share that was recognised.
+    """Recall of each label that occurs among the truths, in alphabetical order.
 
     >>> recalls(["a", "a", "b"], ["a", "b", "b"])
     {'a': 0.5, 'b': 1.0}
@@ -25,7 +25,7 @@ def recalls(truths: Sequence[str], answers: Sequence[str]) -> Mapping[str, float
 
 
 def accuracy(truths: Sequence[str], answers: Sequence[str]) -> float:
-    """The share of right answers; 0 of none.
+    """The share of right answers; 0 if there are none.
 
     >>> accuracy(["a", "a", "b", "a"], ["a", "b", "b", "a"])
     0.75
@@ -34,7 +34,7 @@ def accuracy(truths: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def balanced_accuracy(truths: Sequence[str], answers: Sequence[str]) -> float:
-    """The mean of `recalls`: what always saying one label reaches is one over their number, however rare it is.
+    """The mean of `recalls`. Always answering one label scores 1 / (number of labels), however frequent it is.
 
     >>> balanced_accuracy(["sound"] * 9 + ["torn"], ["sound"] * 10)
     0.5
@@ -44,7 +44,7 @@ def balanced_accuracy(truths: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def majority_label(truths: Sequence[str]) -> str:
-    """The label to say always, if one must: the most frequent, of several the first in the alphabet.
+    """The most frequent label, as a baseline; among equally frequent ones the alphabetically first.
 
     >>> majority_label(["b", "a", "b", "a", "c"])
     'a'

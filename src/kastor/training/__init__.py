@@ -1,1 +1,1 @@
-"""The training loop; knows neither SQL nor HTTP."""
+"""Training: packing, loss, objectives, the loop and its checkpoints. It knows neither SQL nor HTTP."""

@@ -1,14 +1,13 @@
-"""Checkpoints on disk: each a plain PEFT adapter directory, plus what an exact resume needs and a manifest.
+"""Checkpoints on disk: a plain PEFT adapter directory, plus a manifest and the state for an exact resume.
 
     checkpoints/step-000019/
         adapter_config.json, adapter_model.safetensors   the adapter, as peft writes it
-        projector.safetensors                            what makes embeddings of pictures, where there were any
-        tower.safetensors                                the vision tower, where that was trained, too
-        training_state.safetensors                       optimizer; only in the two newest
+        projector.safetensors                            the vision projector, if examples have pictures
+        tower.safetensors                                the vision tower, if it is trained
+        training_state.safetensors                       optimizer state; only in the two newest
         manifest.json                                    step, base, sizes and sha256 of the files
 
-A checkpoint appears by one rename, after its files have reached the disk. Which are there, and which are kept, is
-`store.checkpoint_folder`'s.
+A checkpoint appears by one rename, after its files have been synced. `CheckpointFolder` lists and prunes them.
 """
 
 import shutil
@@ -33,7 +32,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class CheckpointWriter(CheckpointFolder):
-    """One job's checkpoints, with what writes them."""
+    """Writes and publishes the checkpoints of one job."""
 
     def save(
         self,
@@ -48,20 +47,20 @@ class CheckpointWriter(CheckpointFolder):
     ) -> Checkpoint:
         """Write the checkpoint of `step`; `about` goes into its manifest, with the hash of the tower.
 
-        One that is there already and sound stays as it is: the same step again after a resume has the same bits, and
-        what was kept as the end of an epoch stays one.
+        An intact checkpoint of this step is kept: a step repeated after a resume has the same bits, and a checkpoint
+        that ends an epoch stays one.
 
         Raises:
-            OSError: the disk is full or not writable; nothing half-written stays under a checkpoint's name.
+            OSError: the disk is full or not writable; no partial checkpoint is left behind.
 
         """
-        there = self.at(step)
-        target = there.folder
-        if there.is_intact and (there.manifest["endsEpoch"] or not ends_epoch):
-            return there
+        checkpoint = self.at(step)
+        target = checkpoint.folder
+        if checkpoint.is_intact and (checkpoint.manifest["endsEpoch"] or not ends_epoch):
+            return checkpoint
         with _scratch(self._root, target.name) as scratch:
             model.save_pretrained(scratch, safe_serialization=True, save_embedding_layers=False)
-            (scratch / "README.md").unlink(missing_ok=True)  # peft's empty model card
+            (scratch / "README.md").unlink(missing_ok=True)  # the empty model card that peft writes
             if projector is not None:
                 projector.save(scratch)
             if tower is not None:
@@ -71,15 +70,15 @@ class CheckpointWriter(CheckpointFolder):
             write_manifest(scratch, {**about, "step": step, "endsEpoch": ends_epoch})
             _move_into_place(scratch, target)
         self._prune(newest=step)
-        return there
+        return checkpoint
 
     def publish(
         self, checkpoint: Checkpoint, target: Path, prove: Callable[[Path], str], beside: Sequence[Path] = ()
     ) -> None:
-        """Copy the adapter of `checkpoint` to `target`, and the files `beside`, whole or not at all.
+        """Copy the adapter of `checkpoint` and the files `beside` to `target`, atomically.
 
-        `prove` is given the folder with the copied files and returns the certificate that is put beside them; what it
-        raises leaves nothing published.
+        `prove` receives the folder with the copied files and returns the certificate to store with them. If it raises,
+        nothing is published.
 
         Raises:
             DataLoss: a file of the checkpoint is damaged; names it.
@@ -87,8 +86,8 @@ class CheckpointWriter(CheckpointFolder):
         """
         verify(checkpoint.folder)
         with _scratch(target.parent, target.name) as scratch:
-            sight = [name for name in (PROJECTOR_FILE, TOWER_FILE) if (checkpoint.folder / name).exists()]
-            for name in (*ADAPTER_FILES, *sight):
+            vision_files = [name for name in (PROJECTOR_FILE, TOWER_FILE) if (checkpoint.folder / name).exists()]
+            for name in (*ADAPTER_FILES, *vision_files):
                 shutil.copyfile(checkpoint.folder / name, scratch / name)
             for file in beside:
                 shutil.copyfile(file, scratch / file.name)
@@ -98,7 +97,7 @@ class CheckpointWriter(CheckpointFolder):
 
 
 def restore(checkpoint: Checkpoint, model: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401  # peft model
-    """Load the adapter of `checkpoint` into `model` and return its training state. Raises what `load_adapter` does."""
+    """Load the adapter of `checkpoint` into `model` and return its training state. Raises like `load_adapter`."""
     verify(checkpoint.folder)
     _load_tensors(checkpoint.folder, model)
     return dict(load_file(checkpoint.folder / STATE_FILE))
@@ -120,7 +119,7 @@ def load_adapter(folder: Path, model: Any) -> None:  # noqa: ANN401  # peft mode
 
     Raises:
         DataLoss: a file is damaged; names it.
-        FailedPrecondition: the tensors are not of this model's adapter; names one.
+        FailedPrecondition: the tensors do not fit this model's adapter; names one.
 
     """
     verify(folder, unread=UNREAD)
@@ -143,7 +142,7 @@ def _vision(about: Mapping[str, object]) -> dict[str, object]:
 
 
 class _scratch:
-    """A folder beside its final place that is gone when the block ends, unless it was moved away."""
+    """A temporary folder next to the final one; it is deleted when the block ends, unless it was renamed."""
 
     def __init__(self, parent: Path, name: str) -> None:
         self._folder = parent / f".{name}.partial"
@@ -158,6 +157,6 @@ class _scratch:
 
 
 def _move_into_place(scratch: Path, target: Path) -> None:
-    if target.exists():  # damaged, or published before the worker was killed
+    if target.exists():  # damaged, or left by a worker that was killed
         remove_folder(target)
     rename_folder_synced(scratch, target)

@@ -1,4 +1,4 @@
-"""The LoRA adapter on a frozen base: made by peft, kept in fp32, saved as peft saves it."""
+"""Add a LoRA adapter to a frozen base with peft, and remove it. Adapter weights are fp32."""
 
 import warnings
 from typing import Any
@@ -13,7 +13,7 @@ from kastor.training.loss import use_stock_attention
 
 
 def add_lora(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN401  # transformers model -> peft model
-    """The base with a fresh adapter: A random from `seed`, B zero, so that the first step starts from the base."""
+    """Add a new adapter: A is random from `seed`, B is zero, so that training starts from the unchanged base."""
     config = LoraConfig(
         r=shape.rank,
         lora_alpha=shape.alpha,
@@ -28,13 +28,13 @@ def add_lora(base: Any, shape: AdapterShape, *, seed: int) -> Any:  # noqa: ANN4
         torch.manual_seed(seed)
         model = get_peft_model(base, config)
     if type(base).__name__.endswith("ForConditionalGeneration"):
-        # saved with the adapter: the whole model has towers, whose layers have the same names
+        # saved with the adapter: the full model has towers whose layers have the same names
         model.peft_config["default"].exclude_modules = rf".*\b({'|'.join(SENSES)})\b.*"
     return model
 
 
 def remove_lora(model: Any) -> Any:  # noqa: ANN401  # peft model -> transformers model
-    """The base as it was loaded: neither adapter nor training's own compute. `model` is of no use afterwards."""
+    """The base as it was loaded, without adapter and training kernels. `model` must not be used afterwards."""
     base = model.unload()
     use_stock_layers(base)
     use_stock_attention(base)

@@ -1,7 +1,7 @@
-"""Which examples make a step, and how they are laid end to end; arithmetic only, no torch.
+"""Which examples form a step, and how they are packed into rows; arithmetic only, no torch.
 
-The examples of all epochs are one stream, cut into steps of exactly `batch_size` examples (the last may be shorter).
-The order is a function of (seed, step) alone, so a resumed job needs no state to go on with the same examples.
+The examples of all epochs form one stream, cut into steps of exactly `batch_size` examples (the last may be shorter).
+The order depends on (seed, step) alone, so a resumed job needs no state to continue with the same examples.
 """
 
 from collections.abc import Sequence
@@ -33,48 +33,48 @@ def step_examples(step: int, *, seed: int, num_examples: int, num_epochs: int, b
 
 
 def bin_pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of `lengths` gathered into rows of at most `budget` tokens; first fit, longest first.
+    """Pack indices of `lengths` into rows of at most `budget` tokens: first fit, longest first.
 
-    Deterministic: ties keep their order. An example longer than the budget is alone in its row.
+    Deterministic: ties keep their order. An item longer than the budget has a row of its own.
 
     >>> bin_pack([3, 9, 4, 2], 9)
     [[1], [2, 0, 3]]
     """
     rows: list[list[int]] = []
-    room: list[int] = []
+    free: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        for row, left in enumerate(room):
+        for row, left in enumerate(free):
             if lengths[index] <= left:
                 rows[row].append(index)
-                room[row] -= lengths[index]
+                free[row] -= lengths[index]
                 break
         else:
             rows.append([index])
-            room.append(budget - lengths[index])
+            free.append(budget - lengths[index])
     return rows
 
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Examples laid end to end: T tokens, of which S are predicted under a loss."""
+    """Examples laid end to end: T tokens, of which S are targets of the loss."""
 
     token_ids_T: npt.NDArray[np.int64]
-    positions_T: npt.NDArray[np.int64]  # restart at 0 in every example; (3, T) where pictures have places of their own
+    positions_T: npt.NDArray[np.int64]  # restart at 0 in every example; (3, T) for M-RoPE
     lengths: tuple[int, ...]  # of the examples, in order; they sum to T
     predicting_S: npt.NDArray[np.int64]  # indices into T whose next token is supervised
     targets_S: npt.NDArray[np.int64]  # those next tokens
-    pictures: tuple[PictureSpan, ...] = ()  # of all examples in order; they start in T
+    pictures: tuple[PictureSpan, ...] = ()  # of all examples, in order; `start` is an index into T
 
 
 def pack(examples: Sequence[RenderedExample]) -> PackedRow:
-    """One row of `examples`. The first token of an example is never a target: nothing precedes it."""
+    """Pack `examples` into one row. The first token of an example is never a target: nothing precedes it."""
     lengths = tuple(len(example.token_ids) for example in examples)
     token_ids = np.concatenate([np.asarray(example.token_ids, np.int64) for example in examples])
     supervised = np.concatenate([np.asarray(example.supervised, bool) for example in examples])
     starts = np.cumsum((0, *lengths[:-1]))
     supervised[starts] = False
-    places = zip(examples, starts.tolist(), strict=True)
-    pictures = [replace(p, start=p.start + start) for example, start in places for p in example.pictures]
+    with_starts = zip(examples, starts.tolist(), strict=True)
+    pictures = [replace(p, start=p.start + start) for example, start in with_starts for p in example.pictures]
     targets_at = np.flatnonzero(supervised)
     return PackedRow(
         token_ids_T=token_ids,

@@ -1,4 +1,4 @@
-"""The learning rate at each step; arithmetic only."""
+"""The learning-rate schedule; arithmetic only."""
 
 import math
 
@@ -7,7 +7,7 @@ FINAL_FRACTION = 0.1
 
 
 def learning_rate(step: int, total_steps: int, peak: float) -> float:
-    """The rate of step `step` (from 1): linear warm-up over a tenth of the steps to `peak`, then half a cosine down.
+    """The learning rate of step `step` (from 1): linear warm-up to `peak` over a tenth of the steps, then cosine decay.
 
     The last step runs at a tenth of the peak. The user's learning rate is the peak.
 
