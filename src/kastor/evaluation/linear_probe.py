@@ -28,7 +28,7 @@ def pool_features(features_NC: NDArray[np.float16] | NDArray[np.float32]) -> Num
 
 
 def fit_linear_probe(train_ED: Numbers, labels: Sequence[str], test_ED: Numbers, *, seed: int = 0) -> list[str]:
-    """Predict a label for each row of `test_ED` from the labelled rows of `train_ED`, of which there are at least two."""
+    """Predict a label for each row of `test_ED` from the labelled rows of `train_ED`, which must be at least two."""
     classes = sorted(set(labels))
     one_hot_EK = np.array([[float(label == name) for name in classes] for label in labels])
     folds = np.random.default_rng(seed).permutation(len(labels)) % min(NUM_FOLDS, len(labels))
