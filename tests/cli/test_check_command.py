@@ -337,7 +337,7 @@ def test_how_a_file_was_read_is_said_and_stands_in_the_report(tmp_path: Path) ->
     arguments = ["check", dataset(tmp_path, row), "--base", "tiny"]
     said = " ".join(CliRunner().invoke(app, arguments).stdout.split())
     assert "read as Alpaca (instruction, input, output)" in said
-    assert "id: plays no part in tuning" in said
+    assert "id: not used in tuning" in said
     document = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert (document["readAs"], document["rowsAreNumberedBy"]) == ("Alpaca (instruction, input, output)", "line")
 

@@ -186,7 +186,7 @@ def test_rows_of_another_form_are_sent_as_pairs_and_it_is_said(
     data.write_text('{"instruction": "Translate.", "input": "dog", "output": "chien", "id": 7}\n')
     ran = kastor("tune", str(data), "--server", tuning.url)
     assert "Read as Alpaca (instruction, input, output)" in ran.err
-    assert "id: plays no part in tuning (1 of the rows)" in ran.err
+    assert "id: not used in tuning (1 of the rows)" in ran.err
     (create,) = (s for s in tuning.seen if s.method == "POST")
     sent = create.body["tuningTask"]["trainingData"]["examples"]["examples"]
     assert sent == [{"textInput": "Translate.\n\ndog", "output": "chien"}]

@@ -65,10 +65,10 @@ def test_a_stream_cut_anywhere_is_an_error(tmp_path: Path, pack: Callable[[bytes
     )
     data = pack(rows)
     for stop in {*range(5, len(data), max(1, len(data) // 40)), len(data) - 1}:
-        assert "cannot be unpacked: the file is cut off" in refusal(put(tmp_path, "d.jsonl", data[:stop]))
+        assert "cannot be decompressed: the file is truncated" in refusal(put(tmp_path, "d.jsonl", data[:stop]))
     second = pack(ROW)
     for extra in (2, len(second) // 2, len(second) - 1):
-        assert "cannot be unpacked" in refusal(put(tmp_path, "d.jsonl", data + second[:extra]))
+        assert "cannot be decompressed" in refusal(put(tmp_path, "d.jsonl", data + second[:extra]))
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -79,7 +79,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_an_error(tmp_path: Path, pac
     assert isinstance(next(rows), ParsedRow)
     with file.open("ab") as other:
         other.write(pack(ROW))
-    with pytest.raises(InvalidArgument, match=r"a\.jsonl was changed while it was read"):
+    with pytest.raises(InvalidArgument, match=r"a\.jsonl changed while it was read"):
         list(rows)
     assert len(list(read_rows(file))) == 4
 
@@ -104,7 +104,7 @@ def test_a_zstandard_file_cut_between_two_blocks_is_an_error(tmp_path: Path) -> 
     packer = zstandard.ZstdCompressor().compressobj()
     begun = packer.compress(ROW * 100) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
     assert len(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(begun)).read()) == len(ROW) * 100  # all rows
-    assert "the file is cut off" in refusal(put(tmp_path, "d.jsonl.zst", begun))
+    assert "the file is truncated" in refusal(put(tmp_path, "d.jsonl.zst", begun))
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ def test_elements_of_a_list_are_counted_as_elements_and_a_faulty_one_leaves_the_
     [
         ('{"train": [["1", "2"]], "test": [["1", "2"]]}', "several lists of rows: train, test"),
         ('[["1", "2"],\n["1", "2"]', "The list that begins on line 1 is never closed"),
-        ('[["1", "2"]]\n["1", "2"]', "The list ends on line 1, and the file goes on"),
-        ('[\n["1", "2"]\n]\n["1", "2"]', "The list ends on line 3, and the file goes on"),
+        ('[["1", "2"]]\n["1", "2"]', "The list ends on line 1, but the file continues"),
+        ('[\n["1", "2"]\n]\n["1", "2"]', "The list ends on line 3, but the file continues"),
     ],
 )
 def test_a_document_whose_rows_cannot_be_told_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -304,7 +304,7 @@ def test_the_separator_and_the_columns_are_found(tmp_path: Path, text: str, cont
     facts = FileFacts()
     file = put(tmp_path, "d.csv", text)
     if container is None:
-        assert "needed are one of text_input" in refusal(file)
+        assert "but needs one of text_input" in refusal(file)
         return
     (row,) = read_rows(file, facts=facts)
     assert isinstance(row, ParsedRow)
@@ -314,7 +314,7 @@ def test_the_separator_and_the_columns_are_found(tmp_path: Path, text: str, cont
 def test_a_column_that_plays_no_part_is_noted(tmp_path: Path) -> None:
     noted, plain = read_rows(put(tmp_path, "d.csv", "id,text_input,output\n7,1,2\n,1,2\n"))
     assert isinstance(noted, ParsedRow)
-    assert [note.message for note in noted.notes] == ["id: plays no part in tuning"]
+    assert [note.message for note in noted.notes] == ["id: not used in tuning"]
     assert isinstance(plain, ParsedRow)
     assert plain.notes == ()
 
@@ -371,7 +371,7 @@ def test_a_small_packed_file_of_endless_blank_lines_is_refused_soon(
     tmp_path: Path, beginning: bytes, blank: bytes
 ) -> None:
     bomb = gzip.compress(beginning + blank * (3 << 20 if blank == b"\n" else 70_000) + ROW)
-    assert "blank lines one after the other, as no dataset does" in refusal(put(tmp_path, "d.jsonl.gz", bomb))
+    assert "consecutive blank lines; remove them" in refusal(put(tmp_path, "d.jsonl.gz", bomb))
 
 
 def test_blank_lines_between_rows_are_no_fault(tmp_path: Path) -> None:
@@ -380,5 +380,5 @@ def test_blank_lines_between_rows_are_no_fault(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="there is no such file here")
 def test_a_file_that_is_a_window_into_the_system_is_refused_by_name() -> None:
-    with pytest.raises(InvalidArgument, match="/proc/kmsg is a window into the system, which may never end, not a"):
+    with pytest.raises(InvalidArgument, match="/proc/kmsg is a system interface, which may never end, not a"):
         next(iter(read_rows(Path("/proc/kmsg"))))

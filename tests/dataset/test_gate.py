@@ -163,7 +163,7 @@ def test_each_rule_for_media_has_its_outcome_and_name(
 def test_media_in_the_answer_are_rejected_with_their_path() -> None:
     turns = (Content(Role.USER, (Text("draw"),)), Content(Role.MODEL, (Text("here"), IMAGE)))
     verdict = only(gate().verdicts([ParsedRow(3, Example(turns))]))
-    assert str(verdict.issues[0]).startswith("line 3, contents[1].parts[1]: media in the model's turn")
+    assert str(verdict.issues[0]).startswith("line 3, contents[1].parts[1]: media in a model turn")
 
 
 def test_a_base_that_reads_text_only_is_named() -> None:

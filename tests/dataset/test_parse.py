@@ -80,7 +80,7 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
     file = written(tmp_path, "t.csv", "q,a\n1,2\n")
     assert read_examples(file, input_key="q", output_key="a") == PAIRS[:1]
     with pytest.raises(
-        InvalidArgument, match=r"has the columns q, a \(separated by commas\); needed are one of text_input, "
+        InvalidArgument, match=r"has the columns q, a \(separated by commas\), but needs one of text_input, "
     ):
         read_examples(file)
 
@@ -97,13 +97,13 @@ def test_vertex_lines_are_read_with_trailing_commas(tmp_path: Path) -> None:
         ('{"text_input": 1, "output": "2"}', "type", "text_input: a number, expected text"),
         ('{"text_input": "1" "output": "2"}', "not_json", "at column 20"),
         ("[1, 2, 3]", "shape", "a list, not an object"),
-        ('{"contents": []}', "shape", "must be a list of turns that is not empty"),
+        ('{"contents": []}', "shape", "must be a non-empty list of turns"),
         (
             '{"contents": [{"role": "user", "parts": [{"text": "x"}]}]}',
             "last_turn",
             "the last turn must be the model's",
         ),
-        ('{"contents": [{"role": "model", "parts": [{"text": "x"}]}]}', "first_turn", "a user turn must stand before"),
+        ('{"contents": [{"role": "model", "parts": [{"text": "x"}]}]}', "first_turn", "a user turn must come before"),
         ('{"contents": [{"role": "system", "parts": [{"text": "x"}]}]}', "role", "goes into systemInstruction"),
         (
             '{"contents": [{"parts": [{"fileData": {}}]}, {"role": "model", "parts": [{"text": "x"}]}]}',
@@ -224,7 +224,7 @@ def test_media_and_functions_are_read_in_both_spellings(
         ({"text": "a", "fileData": {}}, "contents[0].parts[0]: holds 'text' and 'fileData'"),
         ({"thought": True, "text": "hm"}, "holds 'thought', which cannot be tuned on"),
         ({"inlineData": {"mimeType": "image/png", "data": "%%%"}}, "inlineData.data: is not base64"),
-        ({"fileData": {"mimeType": "png", "fileUri": "x"}}, "mimeType: 'png', expected one such as image/png"),
+        ({"fileData": {"mimeType": "png", "fileUri": "x"}}, "mimeType: 'png', expected a type such as image/png"),
         (
             {"fileData": {"mimeType": "video/mp4", "fileUri": "x"}, "videoMetadata": {"endOffset": "0:05"}},
             "videoMetadata.endOffset: '0:05', expected seconds such as",
@@ -241,7 +241,7 @@ def test_media_and_functions_are_read_in_both_spellings(
             "fps: 25 is out of range",
         ),
         ({"functionCall": {"name": "", "args": {}}}, "functionCall.name: is empty"),
-        ({"text": "x", "mediaResolution": {"level": "LOW"}}, "stand beside media, not beside text"),
+        ({"text": "x", "mediaResolution": {"level": "LOW"}}, "apply to media, not to text"),
     ],
 )
 def test_a_part_that_cannot_be_read_is_named_with_its_place(tmp_path: Path, part: dict[str, object], said: str) -> None:
@@ -277,7 +277,7 @@ def test_packed_files_are_read(tmp_path: Path, pack: object) -> None:
 @pytest.mark.parametrize("cut", [5, 20, 40])
 def test_a_packed_file_cut_short_is_named(tmp_path: Path, cut: int) -> None:
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text_input": "1", "output": "2"}\n' * 9)[:cut])
-    with pytest.raises(InvalidArgument, match=r"d\.jsonl\.gz cannot be unpacked"):
+    with pytest.raises(InvalidArgument, match=r"d\.jsonl\.gz cannot be decompressed"):
         list(read_rows(tmp_path / "d.jsonl.gz"))
 
 
@@ -352,21 +352,25 @@ def film_row(part: dict[str, object], **others: object) -> object:
             f"{PART}.videoMetadata",
             "startOffset?",
         ),
-        (film_row({**FILM, "video_metadata": {"frameRate": 2}}), f"{PART}.videoMetadata", "frameRate: plays"),
+        (film_row({**FILM, "video_metadata": {"frameRate": 2}}), f"{PART}.videoMetadata", "frameRate: not used"),
         (
             film_row({"fileData": {**FILM["fileData"], "videoMetadata": {"fps": 2}}}),
             f"{PART}.fileData",
-            "stands in the part, beside fileData",
+            "put it into the part, beside fileData",
         ),
-        (film_row(FILM, videoMetadata={"fps": 2}), "", "stands in the part, beside fileData"),
+        (film_row(FILM, videoMetadata={"fps": 2}), "", "put it into the part, beside fileData"),
         (film_row(FILM, mediaResolution="MEDIA_RESOLUTION_LOW"), "", "or for all media in generationConfig"),
         (film_row({**FILM, "mediaResolution": {"lvl": 1}}), f"{PART}.mediaResolution", "mean level?"),
         (
             film_row({"inlineData": {"mimeType": "image/png", "data": "AA==", "fps": 1}}),
             f"{PART}.inlineData",
-            "stands in videoMetadata",
+            "belongs in videoMetadata",
         ),
-        (film_row(FILM, generationConfig={"temperature": 1}), "generationConfig", "temperature: only mediaResolution"),
+        (
+            film_row(FILM, generationConfig={"temperature": 1}),
+            "generationConfig",
+            "temperature: tuning uses mediaResolution only",
+        ),
         (
             {
                 "contents": [
@@ -375,7 +379,7 @@ def film_row(part: dict[str, object], **others: object) -> object:
                 ]
             },
             "",
-            "name: plays no part",
+            "name: not used",
         ),
     ],
 )
@@ -390,10 +394,10 @@ def test_a_number_of_frames_in_quotes_is_one_as_in_googles_json_and_a_word_is_no
     found = parse_formatted_row(1, film_row({**FILM, "videoMetadata": {"fps": "2"}}))  # type: ignore[arg-type]
     assert isinstance(found, ParsedRow) and found.example.media[0].fps == 2.0 and not found.notes
     for fps, said in (
-        ("two", "is no number"),
+        ("two", "is not a number"),
         ("25", "is out of range"),
-        (True, "is no number"),
-        ("nan", "is no number"),
+        (True, "is not a number"),
+        ("nan", "is not a number"),
     ):
         refused = parse_formatted_row(1, film_row({**FILM, "videoMetadata": {"fps": fps}}))  # type: ignore[arg-type]
         assert isinstance(refused, Issue) and said in refused.message

@@ -103,9 +103,9 @@ def test_pairs_of_every_name_are_read_and_named(tmp_path: Path, value: object, p
 
 def test_a_field_of_a_pair_that_plays_no_part_is_noted(tmp_path: Path) -> None:
     row, _ = read(tmp_path, {"instruction": "a", "context": "", "response": "b", "category": "open_qa", "id": 7})
-    assert notes(row) == ["unknown_field: category, id: play no part in tuning"]
+    assert notes(row) == ["unknown_field: category, id: not used in tuning"]
     row, _ = read(tmp_path, {"text_input": "a", "output": "b", "source": "x", "comment": None})
-    assert notes(row) == ["unknown_field: source: plays no part in tuning"]
+    assert notes(row) == ["unknown_field: source: not used in tuning"]
 
 
 def test_a_system_text_and_earlier_turns_of_alpaca_are_read(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_system_text_and_earlier_turns_of_alpaca_are_read(tmp_path: Path) -> N
         ({"question": "a", "context": "b", "answer": "c"}, "ambiguous", "their order in the prompt is not known"),
         ({"prompt": "a", "completion": "b", "label": False}, "preference_row", "preference tuning"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference_row", "'chosen'"),
-        ({"text": "### Human: a ### Assistant: b"}, "text_alone", "which part of it is the prompt"),
+        ({"text": "### Human: a ### Assistant: b"}, "text_alone", "does not tell the prompt"),
         ({"question": 1, "answer": "b"}, "type", "question: a number, expected text"),
         ({"history": ["a"], "instruction": "b", "output": "c"}, "type", "history[0]: expected a pair of texts"),
         (
@@ -199,7 +199,7 @@ def test_a_key_that_stands_twice_is_refused_by_name(tmp_path: Path, line: str, k
     (tmp_path / "d.jsonl").write_text(line + "\n")
     (issue,) = read_rows(tmp_path / "d.jsonl")
     assert isinstance(issue, Issue)
-    assert (issue.rule, issue.message) == ("duplicate_key", f"the key '{key}' stands more than once in one object")
+    assert (issue.rule, issue.message) == ("duplicate_key", f"the key '{key}' occurs more than once in one object")
 
 
 @pytest.mark.parametrize("depth", [129, 300, 1000])
@@ -248,7 +248,7 @@ def test_openai_chat_is_read_with_its_system_message_and_weights(tmp_path: Path)
     assert said == "OpenAI chat"
     assert row.example == Example((user("a"), model("b", 0), user("c"), model("d")), (Text("Be kind."),))
     assert row.example.supervised_turns(SupervisedTurns.ALL) == (3,)
-    assert notes(row) == ["unknown_field: messages[].name: plays no part in tuning"]
+    assert notes(row) == ["unknown_field: messages[].name: not used in tuning"]
 
 
 def test_tools_calls_and_results_of_openai_become_googles(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_tools_calls_and_results_of_openai_become_googles(tmp_path: Path) -> Non
     assert answered == Content(Role.USER, responses)
     (declared,) = parse_declarations(row.example.tools)
     assert (declared.name, declared.parameters["required"]) == ("weather", ["city"])
-    assert notes(row) == ["unknown_field: parallel_tool_calls: plays no part in tuning"]
+    assert notes(row) == ["unknown_field: parallel_tool_calls: not used in tuning"]
 
 
 def test_the_older_functions_of_openai_are_read(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_text_between_a_call_and_its_result_is_what_is_refused(tmp_path: Path)
     ],
 )
 def test_columns_in_the_place_of_texts_are_told_how_to_become_rows(tmp_path: Path, value: object) -> None:
-    assert "write a row for each text" in refused(tmp_path, value).hint
+    assert "write one row per text" in refused(tmp_path, value).hint
 
 
 @pytest.mark.parametrize(("value", "hint"), [(5, 'put it in quotes, as "1"'), (None, "")])
@@ -364,18 +364,18 @@ def test_only_a_number_is_told_to_stand_in_quotes(tmp_path: Path, value: object,
     ("messages", "rule", "said"),
     [
         ([("user", "a")], "last_turn", "the last turn must be the model's"),
-        ([("assistant", "a")], "first_turn", "a user turn must stand before"),
-        ([("system", "a")], "first_turn", "a user's message must stand before"),
+        ([("assistant", "a")], "first_turn", "a user turn must come before"),
+        ([("system", "a")], "first_turn", "a user message must come before"),
         (
             [("user", "a"), ("assistant", "b"), ("assistant", "c")],
             "turn_order",
-            "messages[2].role: follows another of the model's turns: turns alternate (write both messages as one)",
+            "messages[2].role: follows another model turn: turns alternate (merge both messages into one)",
         ),
-        ([("user", "a"), ("system", "b"), ("assistant", "c")], "role", "behind the first turn"),
+        ([("user", "a"), ("system", "b"), ("assistant", "c")], "role", "after the first turn"),
         ([("user", "a"), ("narrator", "c")], "role", "messages[1].role: 'narrator', expected one of"),
-        ([("user", "a"), ("tool", "c"), ("assistant", "b")], "response_without_call", "answers no call before it"),
-        ([("user", [{"type": "input_audio"}]), ("assistant", "b")], "part_kind", "'input_audio' is not read"),
-        ([("user", [{"type": "image"}]), ("assistant", "b")], "media_address", "names no image"),
+        ([("user", "a"), ("tool", "c"), ("assistant", "b")], "response_without_call", "answers no earlier call"),
+        ([("user", [{"type": "input_audio"}]), ("assistant", "b")], "part_kind", "'input_audio' is not supported"),
+        ([("user", [{"type": "image"}]), ("assistant", "b")], "media_address", "has no image address"),
         ([("user", 1), ("assistant", "b")], "type", "messages[0].content: a number"),
     ],
 )
@@ -455,7 +455,7 @@ def test_sharegpt_is_read_with_its_functions(tmp_path: Path) -> None:
         Content(Role.USER, (FunctionResponse("weather", '{"rain":true}'),)),
         model("Yes."),
     )
-    assert notes(row) == ["unknown_field: id: plays no part in tuning"]
+    assert notes(row) == ["unknown_field: id: not used in tuning"]
 
 
 def test_a_system_turn_of_sharegpt_is_the_system_instruction(tmp_path: Path) -> None:
@@ -496,7 +496,7 @@ def test_of_prompt_and_completion_as_messages_the_completion_is_learnt(tmp_path:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference tuning do, which is not offered yet"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference tuning do, which is not supported yet"),
         ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}, "preference tuning"),
         ({"text": "a"}, "'text' alone"),
         (
@@ -518,10 +518,10 @@ def test_keys_name_the_fields_that_are_meant(tmp_path: Path) -> None:
     (row,) = read_rows(file, input_key="q", output_key="long_answer")
     assert isinstance(row, ParsedRow)
     assert row.example == Example.pair("a", "b")
-    assert notes(row) == ["unknown_field: answer, instruction: play no part in tuning"]
+    assert notes(row) == ["unknown_field: answer, instruction: not used in tuning"]
     (issue,) = read_rows(file, input_key="question", output_key="answer")
     assert isinstance(issue, Issue)
-    assert "holds no 'question', which --input-key names, but 'q', 'Long Answer'" in str(issue)
+    assert "has no field 'question', which --input-key names; it has 'q', 'Long Answer'" in str(issue)
 
 
 KEYS = [

@@ -1,4 +1,4 @@
-"""A list of messages -> an example: OpenAI chat, ShareGPT, and what is written like them.
+"""Parses a list of messages into an example: OpenAI chat, ShareGPT and similar formats.
 
 A message has a role (`role`, `from`, `author`) and a content (`content`, `value`): text, or a list of parts. Roles,
 function calls and their results become those of Google's form; `weight` says which of the model's turns are learnt.
@@ -45,13 +45,13 @@ ROLES = {
 }
 KNOWN_FIELDS = {*ROLE_KEYS, *CONTENT_KEYS, "weight", "tool_calls", "function_call", "tool_call_id"}
 LEARNT_FIELDS = ("train", "training")
-"""Axolotl's names for whether a turn of the model's is learnt: true or false."""
+"""Axolotl's names for the flag that says whether a model turn is learnt."""
 MEDIA_TYPES = {"image": "image/jpeg", "video": "video/mp4"}
-"""The type that is declared where a name has no ending that tells one; only the kind of medium is judged by it."""
+"""The MIME type for a name without a known extension; only the kind of medium is validated by it."""
 
 
 def is_messages(value: JsonValue) -> bool:
-    """Whether it is a list of messages."""
+    """Whether the value is a list of messages."""
     return isinstance(value, list) and bool(value) and all(map(_is_message, value))
 
 
@@ -60,23 +60,23 @@ def _is_message(value: JsonValue) -> bool:
 
 
 def parse_chat_row(messages: JsonValue, name: str, *, system: str | None, tools: str) -> tuple[Example, list[str]]:
-    """The example that the messages of the field `name` are, and the fields of messages that play no part.
+    """The example in the messages of the field `name`, and the unused fields of its messages.
 
     Raises:
-        Faulty: they are none; says which field is wrong.
+        RowError: they are not an example; names the faulty field.
 
     """
     if not isinstance(messages, list) or not messages:
-        raise RowError(name, "shape", "must be a list of messages that is not empty")
+        raise RowError(name, "shape", "must be a non-empty list of messages")
     reader = _Reader([] if system is None else [system])
     for index, message in enumerate(messages):
         reader.add(message, f"{name}[{index}]")
     if not reader.contents:
-        raise RowError(name, "first_turn", "a user's message must stand before the model's")
+        raise RowError(name, "first_turn", "a user message must come before the model's")
     contents = tuple(reader.contents)
     check_order(contents, reader.paths)
-    said = (Text("\n\n".join(reader.system)),) if reader.system else None
-    return Example(contents, said, tools), sorted(reader.unused)
+    system_parts = (Text("\n\n".join(reader.system)),) if reader.system else None
+    return Example(contents, system_parts, tools), sorted(reader.unused)
 
 
 @dataclass(slots=True)
@@ -85,10 +85,10 @@ class _Reader:
 
     system: list[str]
     contents: list[Content] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)  # of the role of the message that each turn comes from
-    role_path: str = ""  # of the message at hand
+    paths: list[str] = field(default_factory=list)  # for each turn, the path of its message's role
+    role_path: str = ""  # of the current message
     unused: set[str] = field(default_factory=set)
-    calls: list[tuple[str, str]] = field(default_factory=list)  # id and name of those not answered yet
+    calls: list[tuple[str, str]] = field(default_factory=list)  # id and name of each call without a response yet
 
     def add(self, message: JsonValue, path: str) -> None:
         """One more message."""
@@ -100,8 +100,8 @@ class _Reader:
         self.unused |= {key for key, value in held.items() if not _is_read(key, value, role)}
         if message.get("refusal") or message.get("audio"):
             name = "refusal" if message.get("refusal") else "audio"
-            hint = "put the text of it into content"
-            raise RowError(f"{path}.{name}", "message_field", "is not read: answers are learnt from content", hint)
+            hint = "move its text into content"
+            raise RowError(f"{path}.{name}", "message_field", "is not used: answers are learnt from content", hint)
         if role is SYSTEM:
             self._add_system(message, path)
         elif role is TOOL:
@@ -115,8 +115,8 @@ class _Reader:
         last = self.contents[-1] if self.contents else None
         if last is not None and last.role is role:
             if role is Role.MODEL or isinstance(last.parts[-1], FunctionResponse):
-                said = f"follows another of the {'model' if role is Role.MODEL else 'user'}'s turns: turns alternate"
-                raise RowError(self.role_path, "turn_order", said, "write both messages as one")
+                fault = f"follows another {'model' if role is Role.MODEL else 'user'} turn: turns alternate"
+                raise RowError(self.role_path, "turn_order", fault, "merge both messages into one")
             turn_weight(message, role, path)
             self.contents[-1] = Content(role, _joined(last.parts, parts))
             return
@@ -125,8 +125,8 @@ class _Reader:
 
     def _add_system(self, message: Fields, path: str) -> None:
         if self.contents:
-            said = "a system message behind the first turn; it can only stand before all others"
-            raise RowError(self.role_path, "role", said)
+            fault = "a system message after the first turn; it must come before all others"
+            raise RowError(self.role_path, "role", fault)
         turn_weight(message, Role.USER, path)
         for part in _parts(message, path):
             if not isinstance(part, Text):
@@ -134,7 +134,7 @@ class _Reader:
             self.system.append(part.text)
 
     def _answer(self, message: Fields, role: str, path: str) -> tuple[Part, ...]:
-        """The parts of a model's turn: text, calls, or both."""
+        """The parts of a model turn: text, calls, or both."""
         if role is CALL:
             calls = list(_called(_json(_content(message), path), path))
         else:
@@ -145,7 +145,7 @@ class _Reader:
         return (*texts, *[call for _, call in calls])
 
     def _add_response(self, message: Fields, path: str) -> None:
-        part = FunctionResponse(self._answered(message, path), _response(message, path))
+        part = FunctionResponse(self._take_call(message, path), _response(message, path))
         turn_weight(message, Role.USER, path)
         last = self.contents[-1] if self.contents else None
         if last is not None and isinstance(last.parts[-1], FunctionResponse):
@@ -153,19 +153,20 @@ class _Reader:
         else:
             self._append(Role.USER, (part,), {}, path)
 
-    def _answered(self, message: Fields, path: str) -> str:
-        """The name of the function whose result this is; its call is answered by it."""
+    def _take_call(self, message: Fields, path: str) -> str:
+        """The name of the function that returned this result; removes its call from the open ones."""
         call_id, name = message.get("tool_call_id"), message.get("name")
         for index, (known_id, known_name) in enumerate(self.calls):
             if known_id == call_id if call_id and known_id else name in (None, "", known_name):
                 del self.calls[index]
                 return known_name
-        said = f"answers no call before it ({call_id or name or 'no tool_call_id'})"
-        raise RowError(path, "response_without_call", said)
+        raise RowError(
+            path, "response_without_call", f"answers no earlier call ({call_id or name or 'no tool_call_id'})"
+        )
 
 
 def _joined(first: tuple[Part, ...], second: tuple[Part, ...]) -> tuple[Part, ...]:
-    """The parts of two messages of the user's as one turn; a blank line stands between texts."""
+    """The parts of two user messages as one turn, with a blank line between texts."""
     if first == (Text(""),):
         return second or first
     if second and isinstance(first[-1], Text) and isinstance(second[0], Text):
@@ -174,18 +175,18 @@ def _joined(first: tuple[Part, ...], second: tuple[Part, ...]) -> tuple[Part, ..
 
 
 def _is_read(key: str, value: JsonValue, role: str) -> bool:
-    """Whether a field of a message plays a part, or says what is so without it."""
+    """Whether a message's field is used, or holds the value that is implied without it."""
     if key in LEARNT_FIELDS:
         return value is False or (value is True and role in (MODEL, CALL))
     return key in KNOWN_FIELDS or (key == "name" and role is TOOL)
 
 
 def _weighted(message: Fields) -> Fields:
-    """The message of the model's with a `weight`, where another field says whether it is learnt."""
-    said = [message[name] for name in LEARNT_FIELDS if isinstance(message.get(name), bool)]
-    if not said or message.get("weight") is not None:
+    """The model's message with a `weight`, if another field says whether it is learnt."""
+    flags = [message[name] for name in LEARNT_FIELDS if isinstance(message.get(name), bool)]
+    if not flags or message.get("weight") is not None:
         return message
-    return {name: held for name, held in message.items() if name not in LEARNT_FIELDS} | {"weight": int(all(said))}
+    return {name: held for name, held in message.items() if name not in LEARNT_FIELDS} | {"weight": int(all(flags))}
 
 
 def _role_key(message: Fields) -> str:
@@ -193,10 +194,10 @@ def _role_key(message: Fields) -> str:
 
 
 def _role(message: Fields, path: str) -> str:
-    said = message.get(_role_key(message))
-    role = ROLES.get(said.lower()) if isinstance(said, str) else None
+    name = message.get(_role_key(message))
+    role = ROLES.get(name.lower()) if isinstance(name, str) else None
     if role is None:
-        raise RowError(path, "role", f"{describe_value(said)}, expected one of {', '.join(ROLES)}")
+        raise RowError(path, "role", f"{describe_value(name)}, expected one of {', '.join(ROLES)}")
     return role
 
 
@@ -209,7 +210,7 @@ def _content(message: Fields) -> JsonValue:
 
 
 def _parts(message: Fields, path: str) -> Iterator[Part]:
-    """The parts of a content: text, or a list of texts and media."""
+    """The parts of a message's content, which is text or a list of texts and media."""
     content = _content(message)
     if content is None:
         return
@@ -231,17 +232,17 @@ def _listed_part(part: Fields, path: str) -> Part:
     for medium in MEDIA_TYPES:
         if kind in (medium, f"{medium}_url", f"input_{medium}"):
             return _medium(part, medium, path)
-    said = f"{str(kind)[:40]!r} is not read; parts are text, image_url, image, video_url or video"
-    raise RowError(f"{path}.type", "part_kind", said, "write such rows in Google's form")
+    message = f"{str(kind)[:40]!r} is not supported; parts are text, image_url, image, video_url or video"
+    raise RowError(f"{path}.type", "part_kind", message, "write such rows in Google's format")
 
 
 def _medium(part: Fields, kind: str, path: str) -> Media:
-    """The medium that a part names by address: an object with `url`, or the address itself."""
+    """The medium at the address in a part: an object with `url`, or the address itself."""
     named = next((part[key] for key in (f"{kind}_url", kind, "url", "path") if part.get(key) is not None), None)
     if isinstance(named, dict):
         named = named.get("url") or named.get("path")
     if not isinstance(named, str) or not named:
-        raise RowError(path, "media_address", f"names no {kind}", f"give its address under {kind}_url")
+        raise RowError(path, "media_address", f"has no {kind} address", f"put the address into {kind}_url")
     if named.startswith("data:"):
         head, _, data = named.removeprefix("data:").partition(",")
         mime_type, _, encoding = head.partition(";")
@@ -254,7 +255,7 @@ def _medium(part: Fields, kind: str, path: str) -> Media:
 
 
 def _called(value: JsonValue, path: str) -> Iterator[tuple[str, FunctionCall]]:
-    """The calls with their ids: a list of them or a lone one, in an object `function` or not."""
+    """The calls with their ids, from a list or a single call, with or without an inner `function` object."""
     for call in value if isinstance(value, list) else [] if value is None else [value]:
         if not isinstance(call, dict):
             raise RowError(path, "type", f"{kind_name(call)}, expected an object with name and arguments")
@@ -270,7 +271,7 @@ def _called(value: JsonValue, path: str) -> Iterator[tuple[str, FunctionCall]]:
 
 
 def _response(message: Fields, path: str) -> str:
-    """What the function gave, as an object: itself, or as its `output`."""
+    """The function's result as a JSON object; any other value becomes its `output`."""
     content = _content(message)
     if isinstance(content, list):
         content = "".join(part.text for part in _parts(message, path) if isinstance(part, Text))
@@ -287,7 +288,7 @@ def _response(message: Fields, path: str) -> str:
 
 
 def _json(value: JsonValue, path: str) -> JsonValue:
-    """The value that a text spells; what is no text is itself."""
+    """The value of a JSON text; any value that is not text is returned as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -297,10 +298,10 @@ def _json(value: JsonValue, path: str) -> JsonValue:
 
 
 def to_google_tools(tools: JsonValue, functions: JsonValue) -> tuple[str, list[str]]:
-    """OpenAI's `tools` and `functions` as Google's, and the fields of declarations that play no part.
+    """OpenAI's `tools` and `functions` as Google's tools, and the unused fields of their declarations.
 
     Raises:
-        Faulty: one declares no function.
+        RowError: an entry does not declare a function.
 
     """
     declared: list[Mapping[str, JsonValue]] = []

@@ -1,4 +1,4 @@
-"""A CSV text -> its records as fields by column: which character separates them, and where a fault is."""
+"""Parses CSV text into rows: detects the separator and locates faults."""
 
 import csv
 import io
@@ -14,23 +14,23 @@ from kastor.domain.errors import InvalidArgument
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 USUAL_COLUMNS = f"one of {', '.join(INPUTS)} and one of {', '.join(OUTPUTS)}"
 QUOTED = re.compile(r'"(?:[^"]|"")*+"')
-KEYS_HINT = "name yours by --input-key and --output-key"
+KEYS_HINT = "name your columns with --input-key and --output-key"
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of a CSV, read."""
+    """The header of a CSV file."""
 
     columns: list[str]
     separator: str
-    num_lines: int  # that stand before the records
+    num_lines: int  # before the records
 
 
 def read_csv_rows(path: Path, text: str, keys: Keys, facts: FileFacts) -> Iterator[ParsedRow | Issue]:
     """Every record as a row.
 
     Raises:
-        InvalidArgument: the header is none, or lacks the columns.
+        InvalidArgument: the header is not CSV, or lacks the columns.
 
     """
     csv.field_size_limit(len(text) + 1)  # the reader's own limit is 131,072 characters
@@ -61,12 +61,12 @@ def _row(number: int, record: list[str], columns: list[str], keys: Keys, on_form
 
 
 def _header(path: Path, text: str, keys: Keys) -> Header:
-    """The header, read with the separator that makes the needed columns of it."""
+    """The header, split by the separator that yields the required columns."""
     usual = "\t" if ".tsv" in path.name.lower() else ","
-    said = text[:5].lower()
+    first_line = text[:5].lower()
     num_lines = 1
     separators = [usual, *(mark for mark in SEPARATORS if mark != usual)]
-    if said.startswith("sep=") and said[4:] in SEPARATORS:  # as Excel writes it
+    if first_line.startswith("sep=") and first_line[4:] in SEPARATORS:  # as Excel writes it
         separators, num_lines = [text[4]], 2
     tried: list[Header] = []
     for separator in separators:
@@ -82,7 +82,7 @@ def _header(path: Path, text: str, keys: Keys) -> Header:
     separated = (
         f"separated by {SEPARATORS[best.separator]}" if len(best.columns) > 1 else "not separated by , ; | or tabs"
     )
-    raise InvalidArgument(f"{path} {have} ({separated}); needed are {wanted}. You can {KEYS_HINT}.")
+    raise InvalidArgument(f"{path} {have} ({separated}), but needs {wanted}. You can {KEYS_HINT}.")
 
 
 def _columns(path: Path, text: str, separator: str, num_lines: int) -> list[str]:
@@ -95,7 +95,7 @@ def _columns(path: Path, text: str, separator: str, num_lines: int) -> list[str]
 
 
 def _has_columns(columns: list[str], keys: Keys) -> bool:
-    """Whether a record of these columns may be a row."""
+    """Whether these columns include an input and an output."""
     plain = {plain_name(name) for name in columns}
     wanted = ({plain_name(keys[0])} if keys[0] else set(INPUTS), {plain_name(keys[1])} if keys[1] else set(OUTPUTS))
     return all(plain & names for names in wanted)
@@ -109,12 +109,15 @@ def _check_columns(path: Path, header: Header) -> None:
             twice = (
                 f"two columns named {name!r}" if seen[plain] == name else f"the columns {seen[plain]!r} and {name!r}"
             )
-            raise InvalidArgument(f"{path} has {twice}; which of them is meant is not known. Rename one.")
+            raise InvalidArgument(f"{path} has {twice}; it is not clear which one is meant. Rename one of them.")
         seen[plain] = name
 
 
 def _csv_fault(text: str, before: int, separator: str, at: int, error: csv.Error) -> Issue:
-    """What the reader gave up on, in the record behind so many lines, by the line of its quotation mark."""
+    """The issue for a record that the reader could not parse, at the line of the faulty quotation mark.
+
+    The record starts after `before` lines; the reader gave up on line `at`.
+    """
     lines = io.StringIO(text, newline="")
     for _ in range(before):
         next(lines)
@@ -124,14 +127,14 @@ def _csv_fault(text: str, before: int, separator: str, at: int, error: csv.Error
         return Issue(at, "", "not_csv", f"not CSV: {error}")
     line = before + len(list(io.StringIO(record[: opened + 1], newline="")))
     if "unexpected end" in str(error):
-        message = "the quotation mark that opens a field on this line is never closed; nothing behind it is read"
+        message = "the quotation mark that opens a field on this line is never closed; nothing after it is read"
     else:
-        message = f"the field that a quotation mark opens on this line ends in the middle of line {at}: {error}"
-    return Issue(line, "", "not_csv", message, 'a quotation mark within a field is written twice: ""')
+        message = f"the quoted field that starts on this line ends in the middle of line {at}: {error}"
+    return Issue(line, "", "not_csv", message, 'write a quotation mark inside a field twice: ""')
 
 
 def _faulty_quote(record: str, separator: str) -> int | None:
-    """Where the quoted field is opened that is never closed, or goes on behind its end; `None` if none is."""
+    """The offset of a quoted field that is never closed or continues after its closing quote; `None` without one."""
     at = 0
     while at < len(record):
         begin = at

@@ -1,4 +1,4 @@
-"""An example -> one JSON line in the Vertex form, which `parse.decode_example` reads back as it was: what jobs keep."""
+"""Encodes an example as one JSON line in Vertex's format, as jobs store it; `parse.decode_example` reads it back."""
 
 import base64
 
@@ -9,7 +9,7 @@ from kastor.domain.content import Example, FunctionCall, FunctionResponse, Media
 
 
 def encode_example(example: Example) -> bytes:
-    """One line, without its end, in the Vertex form: what jobs keep."""
+    """One line in Vertex's format, without its newline."""
     document: dict[str, object] = {
         "contents": [
             {"role": content.role.value, "parts": [_part_object(part) for part in content.parts]}
@@ -38,10 +38,10 @@ def _part_object(part: Part) -> dict[str, object]:
 
 def _media_object(media: Media) -> dict[str, object]:
     if media.uri:
-        found: dict[str, object] = {"fileData": {"mimeType": media.mime_type, "fileUri": media.uri}}
+        encoded: dict[str, object] = {"fileData": {"mimeType": media.mime_type, "fileUri": media.uri}}
     else:
         data = base64.b64encode(media.data).decode("ascii")
-        found = {"inlineData": {"mimeType": media.mime_type, "data": data}}
+        encoded = {"inlineData": {"mimeType": media.mime_type, "data": data}}
     segment: dict[str, object] = {
         name: f"{value:.9f}".rstrip("0").rstrip(".") + "s"
         for name, value in (("startOffset", media.start_s), ("endOffset", media.end_s))
@@ -50,7 +50,7 @@ def _media_object(media: Media) -> dict[str, object]:
     if media.fps is not None:
         segment["fps"] = media.fps
     if segment:
-        found["videoMetadata"] = segment
+        encoded["videoMetadata"] = segment
     if media.resolution is not None:
-        found["mediaResolution"] = {"level": RESOLUTION_PREFIX + media.resolution}
-    return found
+        encoded["mediaResolution"] = {"level": RESOLUTION_PREFIX + media.resolution}
+    return encoded

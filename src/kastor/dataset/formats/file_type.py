@@ -1,4 +1,4 @@
-"""Files that hold no rows of text, recognised by their first bytes: what they are, and how to convert them."""
+"""Recognises unsupported file formats by their first bytes, and says how to convert them."""
 
 import stat
 import zipfile
@@ -24,10 +24,10 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x93NUMPY", "a NumPy array", "write its rows as JSON lines"),
     (b"SQLite format 3\0", "an SQLite database", "export the table, for instance with `sqlite3 -json`"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook (.xls)", AS_CSV),
-    (b"\xef\xbb\xbf\x1f\x8b", "a damaged gzip file", "compress it anew, as bytes and not as text"),
-    (b"BZh", "a bzip2 file", "unpack it with `bunzip2`; .gz and .zst are read as they are"),
-    (b"\xfd7zXZ\0", "an xz file", "unpack it with `unxz`; .gz and .zst are read as they are"),
-    (b"\x04\x22\x4d\x18", "an LZ4 file", "unpack it with `unlz4`; .gz and .zst are read as they are"),
+    (b"\xef\xbb\xbf\x1f\x8b", "a damaged gzip file", "compress it again, as bytes and not as text"),
+    (b"BZh", "a bzip2 file", "unpack it with `bunzip2`; .gz and .zst need no unpacking"),
+    (b"\xfd7zXZ\0", "an xz file", "unpack it with `unxz`; .gz and .zst need no unpacking"),
+    (b"\x04\x22\x4d\x18", "an LZ4 file", "unpack it with `unlz4`; .gz and .zst need no unpacking"),
     (b"\x1f\x9d", "a file of `compress` (.Z)", "unpack it with `uncompress`"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it and name the file inside"),
     (b"Rar!\x1a\x07", "a RAR archive", "unpack it and name the file inside"),
@@ -49,10 +49,10 @@ _UTF = (
 
 
 def check_regular_file(path: Path) -> None:
-    """Nothing, if the path leads to a regular file, or to a pipe, which can be read once.
+    """Check that the path is a regular file or a pipe, which can be read once.
 
     Raises:
-        InvalidArgument: it is a folder, a device or a socket, or nothing; says what would work.
+        InvalidArgument: it is a folder, a device or a socket, or does not exist; says what would work.
 
     """
     try:
@@ -65,22 +65,22 @@ def check_regular_file(path: Path) -> None:
     kinds = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
     kind = kinds.get(stat.S_IFMT(mode))
     if kind is None and PROC.is_mount() and status.st_dev == PROC.stat().st_dev:
-        kind = "a window into the system, which may never end"  # as /proc/kmsg, which is a regular file for stat
+        kind = "a system interface, which may never end"  # such as /proc/kmsg, a regular file to stat
     if kind is not None:
         raise InvalidArgument(f"{path} is {kind}, not a file; write the rows into a file first.")
 
 
 def check_text_file(path: Path, head: bytes) -> None:
-    """Nothing, if the file may be text; `head` is how it begins, unpacked.
+    """Check that the file may be text; `head` is its decompressed beginning.
 
     Raises:
-        InvalidArgument: it is of another format; names it, and how to convert it.
+        InvalidArgument: the file has another format; names it, and how to convert it.
 
     """
     found = _format(path, head)
     if found is not None:
         name, remedy = found
-        raise InvalidArgument(f"{path} is {name}, which is not read; {remedy}.")
+        raise InvalidArgument(f"{path} is {name}, which is not supported; {remedy}.")
 
 
 def _format(path: Path, head: bytes) -> tuple[str, str] | None:
@@ -103,12 +103,12 @@ def _format(path: Path, head: bytes) -> tuple[str, str] | None:
     if begin.startswith(b"<?xml"):
         return "an XML file", "write its rows as JSON lines"
     if b"\0" in head:
-        return "a binary file of a format unknown here", "a dataset is JSON lines, a JSON array or CSV, in UTF-8"
+        return "a binary file of unknown format", "a dataset is JSON lines, a JSON array or CSV, in UTF-8"
     return None
 
 
 def _encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, by its mark or by the zeros beside the first characters, which are ASCII."""
+    """UTF-16 or UTF-32, detected by the byte order mark or by zero bytes beside leading ASCII characters."""
     for mark, encoding in _UTF:
         if head.startswith(mark) and not head.startswith(b"\xff\xff"):
             return encoding
@@ -121,12 +121,12 @@ def _encoding(head: bytes) -> str | None:
 
 
 def _zip(path: Path) -> tuple[str, str]:
-    """A ZIP archive or one of the formats that are made of one."""
+    """The name and remedy for a ZIP archive or a format based on one."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError):
-        return "a damaged ZIP archive", "copy or download it anew"
+        return "a damaged ZIP archive", "copy or download it again"
     if any(name.startswith("xl/") for name in names):
         return "an Excel workbook", AS_CSV
     if "mimetype" in names and "content.xml" in names:

@@ -1,4 +1,4 @@
-"""What is found in a dataset, as values: rows, and what is wrong with them."""
+"""Rows of a dataset, and the issues found in them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,19 +9,19 @@ from kastor.domain.excerpt import excerpt
 
 MAX_NAME_CHARS = 40
 LINE, ELEMENT = "line", "element"
-"""What the number of a row counts: lines of the file, or elements of a JSON list."""
+"""The unit of row numbers: lines of the file, or elements of a JSON list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One fault in a dataset, or one thing to know about a row that is kept."""
+    """One fault in a dataset, or a note about a row that is kept."""
 
     line: int  # from 1: line of the file, or number of the element in a JSON list
     path: str  # the field, as in contents[0].parts[1]; empty for the whole row
     rule: str  # stable name of the rule
     message: str
     hint: str = ""
-    unit: str = LINE  # what the line counts; the reader knows, and `Judging` says it of what the gate finds
+    unit: str = LINE  # of `line`; the reader sets it, and `DatasetValidation` for issues of the validator
 
     def __str__(self) -> str:
         where = f"{self.unit} {self.line}" + (f", {self.path}" if self.path else "")
@@ -30,31 +30,30 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow:
-    """An example, where it came from, and what to know about it though it is kept."""
+    """An example, its line in the file, and notes about it."""
 
     line: int
     example: Example
     notes: tuple[Issue, ...] = ()
-    num_bytes: int = 0  # of its line, where it stands on one of its own
+    num_bytes: int = 0  # of its line, if it has a line of its own
 
 
 @dataclass(slots=True)
 class FileFacts:
-    """What is known of a file once its rows are read."""
+    """Facts about a file, complete once all its rows are read."""
 
-    unit: str = LINE  # what the numbers of its rows count
-    container: str = ""  # how rows stand in it, where that had to be found out
-    formats: Counter[str] = field(default_factory=Counter)  # form of rows that is not Google's -> how many
-
-    notes: Counter[str] = field(default_factory=Counter)  # what to know about rows that were read -> how many
+    unit: str = LINE  # of its row numbers
+    container: str = ""  # the detected container of the rows, if it is not the usual one
+    formats: Counter[str] = field(default_factory=Counter)  # number of rows by format, Google's own left out
+    notes: Counter[str] = field(default_factory=Counter)  # number of rows by note
 
     def count(self, name: str) -> None:
-        """One more row of this form."""
+        """Count one more row of this format."""
         self.formats[name] += 1
 
     @property
     def sentence(self) -> str:
-        """How the file was read, in words; empty where it was read as it is written."""
+        """How the file was read, in words; empty if it has Google's own format."""
         forms = [f"{name} ({number:,} of the rows)" for name, number in self.formats.most_common()]
         if len(forms) == 1:
             forms = [next(iter(self.formats))]
@@ -62,28 +61,28 @@ class FileFacts:
 
 
 class RowError(Exception):
-    """A row cannot be an example; becomes an `Issue` where the line is known."""
+    """A row is not a valid example; becomes an `Issue` where the line is known."""
 
     def __init__(self, path: str, rule: str, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.path, self.rule, self.message, self.hint = path, rule, message, hint
 
     def issue(self, line: int, unit: str = LINE) -> Issue:
-        """The issue of this row."""
+        """The issue for the row on this line."""
         return Issue(line, self.path, self.rule, self.message, self.hint, unit)
 
 
 def num_faulty_rows(number: int, num_rows: int) -> str:
-    """The beginning of a sentence: so many of all rows are faulty."""
+    """The beginning of a sentence such as "3 of 10 rows are faulty"."""
     return f"{number:,} of {counted(num_rows, 'row')} {'is' if number == 1 else 'are'} faulty"
 
 
 def describe_value(value: object) -> str:
-    """A user's value as a message shows it: short; of a list or an object, which of them it is."""
+    """A user's value for a message: shortened text or a number; only the kind of a list or an object."""
     return excerpt(value, MAX_NAME_CHARS) if isinstance(value, str | int | float) else kind_name(value)
 
 
 def kind_name(value: object) -> str:
-    """What messages call JSON values of this type."""
+    """The name of a JSON value's type in messages."""
     names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list"}
     return names.get(type(value), "an object")

@@ -1,7 +1,7 @@
-"""Where the values of a JSON text stand: the elements of lists, the fields of objects, values one after the other.
+"""Locates values in a JSON document: elements of lists, fields of objects, consecutive top-level values.
 
-Only brackets, strings and comments are looked at, so that a faulty element does not keep the others from being read;
-what a value is says `tolerant_json`.
+Only brackets, strings and comments are examined, so that a faulty element does not prevent reading the others;
+`tolerant_json` parses the values.
 """
 
 import re
@@ -16,12 +16,12 @@ _TOKEN = re.compile(
 )
 _COMMENT = re.compile(rb"//[^\n]*+|/\*.*?(?:\*/|\Z)", re.DOTALL)
 OPENING, CLOSING = b"[{", b"]}"
-MAX_DEPTH = 4  # of objects around a list of rows
+MAX_DEPTH = 4  # of nested objects around a list of rows
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A value at data[start:stop], perhaps with blanks around it; `key` is its field's name as it is written."""
+    """A value at data[start:stop], with any surrounding whitespace; `key` is its field's name as written."""
 
     start: int
     stop: int
@@ -32,7 +32,7 @@ def children(data: bytes, begin: int) -> Iterator[Span]:
     """The elements or fields of the list or object that opens at `begin`.
 
     Raises:
-        MalformedJson: it is never closed.
+        MalformedJson: the list or object is never closed.
 
     """
     depth, start, key = 0, begin + 1, b""
@@ -56,12 +56,12 @@ def children(data: bytes, begin: int) -> Iterator[Span]:
     line = data.count(b"\n", 0, begin) + 1
     kind = "list" if data[begin : begin + 1] == b"[" else "object"
     raise MalformedJson(
-        f"The {kind} that begins on line {line} is never closed: the file is cut off, or a bracket is missing."
+        f"The {kind} that begins on line {line} is never closed: the file is truncated, or a bracket is missing."
     )
 
 
 def end_of(data: bytes, begin: int) -> int:
-    """Where the list or object that opens at `begin` has ended; the end of the data, if it is never closed."""
+    """The end of the list or object that opens at `begin`; the end of the data if it is never closed."""
     depth = 0
     for match in _TOKEN.finditer(data, begin):
         mark = match["mark"]
@@ -75,7 +75,7 @@ def end_of(data: bytes, begin: int) -> int:
 
 
 def top_level_values(data: bytes) -> Iterator[Span]:
-    """Objects and lists that follow each other; whatever else stands between them is a value of its own."""
+    """Consecutive objects and lists; anything between two of them counts as one value."""
     at = 0
     while at < len(data):
         if data[at : at + 1] in (b" ", b"\t", b"\r", b"\n"):
@@ -90,7 +90,7 @@ def top_level_values(data: bytes) -> Iterator[Span]:
 
 
 def is_unfinished(line: bytes, following: bytes) -> bool:
-    """Whether `line` begins a value that goes on on the lines behind it, the first of which is `following`.
+    """Whether `line` starts a value that continues on the next lines, the first of which is `following`.
 
     >>> is_unfinished(b'{"examples": [', b'{"a": 1},'), is_unfinished(b'{"a": 1,', b'{"a": 2}')
     (True, False)
@@ -100,7 +100,7 @@ def is_unfinished(line: bytes, following: bytes) -> bool:
         mark = match["mark"]
         if mark is None:
             if match[0][:1] == b'"' and not match["closed"]:
-                return False  # strings end on the line where they begin
+                return False  # a string must end on the line where it starts
         elif mark in OPENING:
             brackets.append(mark)
         elif mark in CLOSING:
@@ -114,7 +114,7 @@ def is_unfinished(line: bytes, following: bytes) -> bool:
 
 
 def row_lists(data: bytes, begin: int, depth: int = 0, path: str = "") -> Iterator[tuple[str, int]]:
-    """The lists of objects or lists within an object, at most so deep: the path and the place of each.
+    """The path and offset of each list of objects or of lists inside an object, down to `MAX_DEPTH` levels.
 
     Raises:
         MalformedJson: the object is never closed.

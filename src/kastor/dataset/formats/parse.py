@@ -1,8 +1,8 @@
-"""A JSON value -> an example, in Google's own forms. Other forms are read in `row_formats`.
+"""Parses a JSON value in one of Google's formats into an example. `row_formats` parses the other formats.
 
-`{"text_input": …, "output": …}` (Gemini API), `{"contents": […]}` (Vertex; vertex-api.md §7.1), a pair as a list of
-two texts. Names in camelCase and snake_case alike; a lone object where a list is expected is that list. A model's turn
-may have a `weight` of 0 or 1, as in OpenAI's form: Google has no such field, and jobs keep it in theirs.
+`{"text_input": …, "output": …}` (Gemini API), `{"contents": […]}` (Vertex; vertex-api.md §7.1), or a list of two texts.
+Field names may be camelCase or snake_case, and a single object is accepted where a list is expected. A model turn may
+have a `weight` of 0 or 1, as in OpenAI's format; Google has no such field, and stored jobs keep it in theirs.
 """
 
 import base64
@@ -32,10 +32,10 @@ from kastor.domain.excerpt import excerpt
 from kastor.domain.tools import MAX_DEPTH, exceeds_max_depth
 
 SHAPES = '{"text_input": …, "output": …} or {"contents": [{"role": "user", …}, {"role": "model", …}]}'
-COLUMNS_HINT = "write a row for each text, as pandas does by to_json(path, orient='records', lines=True)"
+COLUMNS_HINT = "write one row per text, as pandas' to_json(path, orient='records', lines=True) does"
 RESOLUTION_PREFIX = "MEDIA_RESOLUTION_"
 ROLES = {"user": Role.USER, "model": Role.MODEL, "assistant": Role.MODEL, "function": Role.USER}
-"""Gemini's, and OpenAI's name of the model, which stands in many files beside `parts`."""
+"""Gemini's roles, and OpenAI's `assistant`, which many files combine with `parts`."""
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 MAX_FPS = 24.0
 PLAIN_ROLES = ("user", Role.USER), ("model", Role.MODEL)
@@ -47,10 +47,10 @@ Fields = Mapping[str, JsonValue]
 
 
 def decode_example(line: bytes) -> Example:
-    """The example on a line in one of Google's forms, as `encode_example` writes it.
+    """The example on a line in one of Google's formats, as `encode_example` writes it.
 
     Raises:
-        InvalidArgument: the line is no example; says which field is wrong.
+        InvalidArgument: the line is not an example; names the faulty field.
 
     """
     try:
@@ -60,10 +60,10 @@ def decode_example(line: bytes) -> Example:
 
 
 def parse_google_example(value: JsonValue) -> Example:
-    """The example that `value` is in one of Google's forms.
+    """The example that `value` holds in one of Google's formats.
 
     Raises:
-        Faulty: it is none; says which field is wrong.
+        RowError: it is not an example; names the faulty field.
 
     """
     if (pair := parse_text_pair(value)) is not None:
@@ -80,7 +80,7 @@ def parse_google_example(value: JsonValue) -> Example:
 
 
 def parse_text_pair(value: JsonValue) -> tuple[str, str] | None:
-    """The pair of texts that a list is, if it is one."""
+    """The two texts of a list of exactly two texts; `None` for any other value."""
     if isinstance(value, list) and len(value) == 2:
         first, second = value
         if isinstance(first, str) and isinstance(second, str):
@@ -89,10 +89,10 @@ def parse_text_pair(value: JsonValue) -> tuple[str, str] | None:
 
 
 def parse_conversation(value: Fields) -> Example:
-    """The example that an object with `contents` is.
+    """The example of an object with `contents`.
 
     Raises:
-        Faulty: says which field is wrong.
+        RowError: names the faulty field.
 
     """
     contents = parse_plain_turns(value["contents"]) or _turns(list_value(value["contents"]))
@@ -108,8 +108,8 @@ def parse_conversation(value: Fields) -> Example:
     )
 
 
-def parse_plain_turns(turns: Any) -> tuple[Content, ...] | None:  # noqa: ANN401  # what is not as expected raises
-    """The turns, if they alternate and each is one text: as most are, and a third of the work of the general way."""
+def parse_plain_turns(turns: Any) -> tuple[Content, ...] | None:  # noqa: ANN401  # any JSON value
+    """The turns, if they alternate and each holds one text, as most do; takes a third of the general parser's time."""
     if type(turns) is not list or not turns or len(turns) % 2:
         return None
     found = []
@@ -128,30 +128,28 @@ def parse_plain_turns(turns: Any) -> tuple[Content, ...] | None:  # noqa: ANN401
 
 def _turns(turns: list[JsonValue]) -> tuple[Content, ...]:
     if not turns:
-        raise RowError("contents", "shape", "must be a list of turns that is not empty")
+        raise RowError("contents", "shape", "must be a non-empty list of turns")
     contents = tuple(_turn(turn, f"contents[{i}]") for i, turn in enumerate(turns))
     check_order(contents, [f"contents[{i}].role" for i in range(len(contents))])
     return contents
 
 
 def check_order(contents: tuple[Content, ...], paths: Sequence[str]) -> None:
-    """Nothing, if the turns alternate, the first being the user's and the last the model's.
-
-    `paths` name the fields of their roles.
+    """Check that the turns alternate, from the user's first to the model's last; `paths` are those of their roles.
 
     Raises:
-        Faulty: they do not; names the turn.
+        RowError: they do not; names the turn.
 
     """
     if contents[-1].role is not Role.MODEL:
         raise RowError(paths[-1], "last_turn", "the last turn must be the model's")
     if len(contents) == 1:
-        raise RowError(paths[0].partition("[")[0], "first_turn", "a user turn must stand before the model's")
+        raise RowError(paths[0].partition("[")[0], "first_turn", "a user turn must come before the model's")
     for i, content in enumerate(contents):
         if content.role is not (Role.MODEL if i % 2 else Role.USER):
             expected = "model" if i % 2 else "user"
             message = f"{content.role.value}, expected {expected}: turns alternate"
-            raise RowError(paths[i], "turn_order", message, "write both turns as one" if i else "")
+            raise RowError(paths[i], "turn_order", message, "merge both turns into one" if i else "")
 
 
 def _resolution_of_all(value: Fields) -> Resolution | None:
@@ -175,26 +173,26 @@ def _system(value: JsonValue) -> tuple[Part, ...]:
 def _turn(value: JsonValue, path: str) -> Content:
     if not isinstance(value, dict):
         raise RowError(path, "shape", f"{kind_name(value)}, not an object with role and parts")
-    said = value.get("role")
-    role = Role.USER if said is None else ROLES.get(said.lower()) if isinstance(said, str) else None
+    name = value.get("role")
+    role = Role.USER if name is None else ROLES.get(name.lower()) if isinstance(name, str) else None
     if role is None:
         hint = "system text goes into systemInstruction"
-        raise RowError(f"{path}.role", "role", f"{describe_value(said)}, expected user or model", hint)
+        raise RowError(f"{path}.role", "role", f"{describe_value(name)}, expected user or model", hint)
     return Content(role, _parts(value, path), turn_weight(value, role, path))
 
 
 def turn_weight(value: Fields, role: Role, path: str) -> int:
-    """The `weight` of a turn: 1 where it is learnt, as it is without one, 0 where it is given.
+    """The `weight` of a turn: 1, the default, if the model learns it, 0 if it is context only.
 
     Raises:
-        Faulty: it is another number, or 1 on a turn that is not the model's.
+        RowError: it is another number, or 1 on a turn that is not the model's.
 
     """
     weight = value.get("weight")
     if weight is None:
         return 1
     if isinstance(weight, bool) or weight not in (0, 1):
-        raise RowError(f"{path}.weight", "turn_weight", f"{describe_value(weight)}, expected 0 (given) or 1 (learnt)")
+        raise RowError(f"{path}.weight", "turn_weight", f"{describe_value(weight)}, expected 0 (context) or 1 (learnt)")
     if weight and role is not Role.MODEL:
         raise RowError(f"{path}.weight", "turn_weight", "1 on a turn that is not the model's", "leave it out there")
     return int(weight) if role is Role.MODEL else 1
@@ -203,7 +201,7 @@ def turn_weight(value: Fields, role: Role, path: str) -> int:
 def _parts(value: Fields, path: str) -> tuple[Part, ...]:
     parts = list_value(value.get("parts"))
     if not parts:
-        raise RowError(f"{path}.parts", "shape", "must be a list of parts that is not empty")
+        raise RowError(f"{path}.parts", "shape", "must be a non-empty list of parts")
     return tuple(_part(part, f"{path}.parts[{i}]") for i, part in enumerate(parts))
 
 
@@ -214,7 +212,7 @@ def _part(part: JsonValue, path: str) -> Part:
         raise RowError(path, "part_kind", f"{kind_name(part)}, not an object such as {{'text': …}}")
     fields = {camel_case(name): held for name, held in part.items() if held is not None}
     if len(fields) < sum(held is not None for held in part.values()):
-        raise RowError(path, "duplicate_key", "holds one field in two spellings", "keep one")
+        raise RowError(path, "duplicate_key", "holds one field in two spellings", "keep one of them")
     unknown = sorted(fields.keys() - PART_FIELDS)
     if unknown:
         message = f"holds {', '.join(excerpt(name, MAX_NAME_CHARS) for name in unknown)}, which cannot be tuned on"
@@ -222,15 +220,15 @@ def _part(part: JsonValue, path: str) -> Part:
     held = [name for name in _PARTS if name in fields]
     if len(held) != 1:
         found = " and ".join(map(repr, held)) or "nothing"
-        raise RowError(path, "part_kind", f"holds {found}, one of {', '.join(_PARTS)} is expected")
+        raise RowError(path, "part_kind", f"holds {found}, expected one of {', '.join(_PARTS)}")
     return _PARTS[held[0]](fields, path)
 
 
 def parse_media_part(fields: Fields, path: str) -> Media:
-    """The medium of a part that holds `fileData` or `inlineData`, and what stands beside it; names in camelCase.
+    """The medium of a part with `fileData` or `inlineData` and its metadata; field names in camelCase.
 
     Raises:
-        Faulty: says which field is wrong.
+        RowError: names the faulty field.
 
     """
     return _file_part(fields, path) if "fileData" in fields else _inline_part(fields, path)
@@ -238,7 +236,7 @@ def parse_media_part(fields: Fields, path: str) -> Media:
 
 def _text_part(fields: Fields, path: str) -> Part:
     if len(fields) > 1:
-        raise RowError(path, "part_kind", "videoMetadata and mediaResolution stand beside media, not beside text")
+        raise RowError(path, "part_kind", "videoMetadata and mediaResolution apply to media, not to text")
     return Text(text_value(fields["text"], f"{path}.text"))
 
 
@@ -277,7 +275,7 @@ def _media(fields: Fields, path: str, mime_type: str, *, uri: str = "", data: by
 
 
 def _fps(value: JsonValue, path: str) -> float | None:
-    """A number, or one in quotes: as in Google's JSON."""
+    """A number or a quoted number, as Google's JSON allows."""
     if value is None:
         return None
     try:
@@ -285,8 +283,8 @@ def _fps(value: JsonValue, path: str) -> float | None:
     except ValueError:
         fps = math.nan
     if not 0 < fps <= MAX_FPS:
-        said = f"is {'no number' if math.isnan(fps) else 'out of range'}; use one above 0, at most {MAX_FPS:g}"
-        raise RowError(path, "fps", f"{describe_value(value)} {said}")
+        fault = f"is {'not a number' if math.isnan(fps) else 'out of range'}; use one above 0, at most {MAX_FPS:g}"
+        raise RowError(path, "fps", f"{describe_value(value)} {fault}")
     return fps
 
 
@@ -313,10 +311,10 @@ def _function(value: JsonValue, path: str, holds: str) -> tuple[str, str]:
 
 
 def parse_function_part(fields: Fields, path: str) -> FunctionCall | FunctionResponse:
-    """The part that holds `functionCall` or `functionResponse`; names in camelCase.
+    """The part with `functionCall` or `functionResponse`; field names in camelCase.
 
     Raises:
-        Faulty: says which field is wrong.
+        RowError: names the faulty field.
 
     """
     return _call_part(fields, path) if "functionCall" in fields else _response_part(fields, path)
@@ -332,17 +330,17 @@ _PARTS: Mapping[str, Callable[[Fields, str], Part]] = {
 
 
 def _mime_type(held: Fields, path: str) -> str:
-    said = text_value(_field(held, "mimeType", "mime_type"), f"{path}.mimeType").strip().lower()
-    if "/" not in said:
-        message = f"{describe_value(said)}, expected one such as image/png or video/mp4"
+    mime_type = text_value(_field(held, "mimeType", "mime_type"), f"{path}.mimeType").strip().lower()
+    if "/" not in mime_type:
+        message = f"{describe_value(mime_type)}, expected a type such as image/png or video/mp4"
         raise RowError(f"{path}.mimeType", "mime_type", message)
-    return said
+    return mime_type
 
 
 def _duration(value: JsonValue, path: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, dict):  # google.protobuf.Duration as an object, as SDKs dump it
+    if isinstance(value, dict):  # google.protobuf.Duration as an object, as SDKs write it
         seconds, nanos = value.get("seconds", 0), value.get("nanos", 0)
         if isinstance(seconds, int | str) and isinstance(nanos, int) and str(seconds).isdigit():
             return int(seconds) + nanos / 1e9
@@ -353,10 +351,10 @@ def _duration(value: JsonValue, path: str) -> float | None:
 
 
 def named_resolution(value: JsonValue, path: str) -> Resolution | None:
-    """The resolution of this name; `None` for the name that leaves it open.
+    """The resolution with this name; `None` for UNSPECIFIED.
 
     Raises:
-        Faulty: there is none.
+        RowError: there is no such resolution.
 
     """
     name = value.upper().removeprefix(RESOLUTION_PREFIX) if isinstance(value, str) else ""
@@ -371,12 +369,14 @@ def named_resolution(value: JsonValue, path: str) -> Resolution | None:
 def _field(held: Fields, camel: str, snake: str) -> JsonValue:
     found, other = held.get(camel), held.get(snake)
     if found is not None and other is not None and camel != snake:
-        raise RowError("", "duplicate_key", f"holds {camel!r} and {snake!r}, one field in two spellings", "keep one")
+        raise RowError(
+            "", "duplicate_key", f"holds {camel!r} and {snake!r}, one field in two spellings", "keep one of them"
+        )
     return other if found is None else found
 
 
 def list_value(value: JsonValue) -> list[JsonValue]:
-    """The list; a lone object is a list of one."""
+    """The list; a single object becomes a list of one, any other value an empty list."""
     return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
 
@@ -388,7 +388,7 @@ def object_value(value: JsonValue, path: str) -> Fields:
 
 
 def text_value(value: JsonValue, path: str, list_hint: str = "") -> str:
-    """The text, or a fault at `path`; `list_hint` is for a list or an object in its place."""
+    """The text, or a fault at `path`; `list_hint` is the hint if the value is a list or an object."""
     if not isinstance(value, str):
         hint = 'put it in quotes, as "1"' if isinstance(value, int | float) else list_hint if value else ""
         raise RowError(path, "type", f"{kind_name(value)}, expected text", hint)

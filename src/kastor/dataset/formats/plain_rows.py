@@ -1,7 +1,7 @@
-"""Lines of strict JSON that hold nothing but texts in one of Google's forms: most are, so these are read fast.
+"""Fast path for the most common lines: strict JSON in one of Google's formats that holds only text.
 
-Readers of JSON keep the last of two equal keys in silence. Whether a line has lost one is told by its length: written
-again, it would be shorter by the field that is missing.
+JSON parsers keep the last of two equal keys silently. A line that lost a key is found by its length: encoded again, it
+is shorter by the missing field.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ from kastor.dataset.formats.parse import PAIR_FIELDS, parse_plain_turns
 from kastor.dataset.formats.tolerant_json import has_escaped_colons
 from kastor.domain.content import Example, Text
 
-MIN_FIELD_BYTES = len('"text":0,')  # of the fields that such a line has, the shortest
+MIN_FIELD_BYTES = len('"text":0,')  # the shortest field that such a line can have
 SPACED = b'{"contents": [{"role": "user", "parts": [{"text": "'
-NUM_SPACES = 5  # in the beginning above, as Python's json writes it
+NUM_SPACES = 5  # in `SPACED`, as Python's json writes it
 
 
-def parse_plain_row(number: int, value: Any, line: bytes) -> ParsedRow | None:  # noqa: ANN401  # whatever JSON may spell
-    """The row of this number that `line` is, which `value` was read from; `None` if there is more to look at."""
+def parse_plain_row(number: int, value: Any, line: bytes) -> ParsedRow | None:  # noqa: ANN401  # any JSON value
+    """The row on `line`, parsed as `value`; `None` if it needs the general parser."""
     if type(value) is not dict:
         return None
     if "contents" not in value:
@@ -45,7 +45,7 @@ def _pair(number: int, value: dict[str, Any], line: bytes) -> ParsedRow | None:
 
 
 def _system(value: dict[str, Any]) -> tuple[Text] | None:
-    """The system instruction, if it is all that stands beside the turns and is one text."""
+    """The system instruction, if it is the only other field and holds one text."""
     held = value.get("systemInstruction")
     if len(value) != 2 or type(held) is not dict or len(held) != 1:
         return None
@@ -56,7 +56,7 @@ def _system(value: dict[str, Any]) -> tuple[Text] | None:
 
 
 def _keeps_keys(line: bytes, value: object, num_keys: int, example: Example) -> bool:
-    """Whether no key stands twice on the line: it is no longer than `value` is, or has no colon more."""
+    """Whether no key occurs twice on the line: it is no longer than `value` encoded, or has no extra colon."""
     num_more = len(line) - len(orjson.dumps(value)) - (NUM_SPACES if line.startswith(SPACED) else 0)
     if num_more < MIN_FIELD_BYTES:
         return True

@@ -1,7 +1,7 @@
-"""A dataset file -> its rows, one after the other: JSON lines (plain, gzip or Zstandard), a JSON document, CSV.
+"""Reads the rows of a dataset file: JSON lines (plain, gzip or Zstandard), a JSON document, or CSV.
 
-Reads line by line where it can, so that memory stays flat. Faults are collected as issues with their line, never
-raised one at a time; what is wrong with a file as a whole is raised.
+Reads line by line where possible, so that memory stays flat. Faulty rows become issues with their line and never raise;
+faults of the whole file raise.
 """
 
 import io
@@ -29,18 +29,18 @@ from kastor.domain.content import Example
 from kastor.domain.errors import InvalidArgument, MalformedJson
 
 Columns = Keys
-"""Fields of inputs and of outputs, where they are not the usual ones."""
+"""The field names of inputs and outputs, if they are not the usual ones."""
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""A longer line is no example (inline media of 20 MB take 27 MB); of a compressed file it may be a bomb."""
+"""A longer line is not an example (20 MB of inline media take 27 MB); in a compressed file it may be a bomb."""
 BUFFER_BYTES = 1 << 20
 MAX_WHOLE_BYTES = 512 * 1024 * 1024
-"""A JSON document or a CSV is read at once; larger ones are asked for as JSON lines."""
+"""JSON documents and CSV files are read whole; larger ones must be converted to JSON lines."""
 MAX_BLANK_LINES = 1_000_000
-"""One after the other, so many lie in no dataset; gzip packs a thousand into a byte."""
+"""No dataset has so many consecutive blank lines; gzip packs a thousand into a byte."""
 BOM, NEWLINE = b"\xef\xbb\xbf", b"\n"
 WHOLE_FILE_RULES = {"preference_row", "text_alone"}
-"""A first row that breaks one of these stands for all: the file is refused with one sentence."""
+"""If the first row violates one of these rules, all rows do: the file is refused with one sentence."""
 
 
 def read_rows(
@@ -51,11 +51,10 @@ def read_rows(
     on_bytes: Callable[[int], None] = lambda num_bytes: None,
     facts: FileFacts | None = None,
 ) -> Iterator[ParsedRow | Issue]:
-    """Every row of the file in order, good ones as `Row`, faulty ones as `Issue`.
+    """Every row of the file in order: valid ones as `ParsedRow`, faulty ones as `Issue`.
 
-    `input_key` and `output_key` name the fields (or CSV columns) of a pair when they are not the usual ones. `on_bytes`
-    is told from time to time how many bytes of the file, packed as it may be, were read. `facts` are written while
-    rows are read.
+    `input_key` and `output_key` name the fields (or CSV columns) of a pair if they are not the usual ones. `on_bytes`
+    receives the number of bytes read so far, counted before decompression. `facts` is filled while rows are read.
 
     Raises:
         InvalidArgument: the file cannot be read at all, or a CSV lacks the columns.
@@ -72,7 +71,7 @@ def read_examples(
     """All examples of the file.
 
     Raises:
-        InvalidArgument: a row is faulty, or there is none; the message shows the first faults.
+        InvalidArgument: a row is faulty, or there are no rows; the message shows the first faults.
 
     """
     items = list(read_rows(path, input_key=input_key, output_key=output_key, facts=facts))
@@ -90,7 +89,7 @@ def read_examples(
 
 
 def is_json_lines(path: Path) -> bool:
-    """Whether each row stands on a line of its own.
+    """Whether each row has a line of its own.
 
     Raises:
         InvalidArgument: the file cannot be read.
@@ -104,7 +103,7 @@ def is_json_lines(path: Path) -> bool:
 
 
 def original_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every line of a file of JSON lines, unpacked, with its number and its end; of any longer than allowed nothing.
+    """Every decompressed line of a JSON lines file, with its number and newline; lines that are too long are empty.
 
     Raises:
         InvalidArgument: the file cannot be read.
@@ -122,7 +121,7 @@ def original_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _checked_first(path: Path, rows: Iterator[ParsedRow | Issue]) -> Iterator[ParsedRow | Issue]:
-    """The rows, if the first of them is of a form that is read at all."""
+    """The rows; raises if the first one shows that the whole file has an unsupported format."""
     first = next(rows, None)
     if isinstance(first, Issue) and first.rule in WHOLE_FILE_RULES:
         hint = f"; {first.hint}" if first.hint else ""
@@ -133,7 +132,7 @@ def _checked_first(path: Path, rows: Iterator[ParsedRow | Issue]) -> Iterator[Pa
 
 
 class _Counted(io.FileIO):
-    """A file that tells how far it was read."""
+    """A file that reports how many bytes were read."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
         super().__init__(path)
@@ -150,11 +149,11 @@ class _Counted(io.FileIO):
 
 @contextmanager
 def _opened(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked if its first bytes say that it is packed, without a byte order mark.
+    """The file's bytes without a byte order mark, decompressed if the first bytes are those of a compressed stream.
 
     Raises:
-        InvalidArgument: it cannot be read, or holds no text; also while it is read, and at the end where it was changed
-            meanwhile: half of one text and half of another are nobody's dataset.
+        InvalidArgument: the file cannot be read, is not text, or changed while it was read: half of one version and
+            half of another is not the user's dataset. Raised on opening, while reading, and at the end.
 
     """
     check_regular_file(path)
@@ -169,15 +168,15 @@ def _opened(path: Path, on_bytes: Callable[[int], None] = lambda num_bytes: None
                     file.read(len(BOM))
                 yield file
             if _version(raw) != version:
-                raise InvalidArgument(f"{path} was changed while it was read. Begin again when nothing writes to it.")
+                raise InvalidArgument(f"{path} changed while it was read. Try again when nothing writes to it.")
     except CorruptStream as error:
-        raise InvalidArgument(f"{path} cannot be unpacked: {error}.") from error
+        raise InvalidArgument(f"{path} cannot be decompressed: {error}.") from error
     except OSError as error:
         raise InvalidArgument(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
 def _version(file: BinaryIO) -> tuple[int, int] | None:
-    """A value that is another one once a file was written to; of a pipe there is none."""
+    """A value that changes when the file is written to; `None` for a pipe."""
     status = os.fstat(file.fileno())
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
@@ -187,7 +186,7 @@ def _is_csv(path: Path) -> bool:
 
 
 def _first_lines(file: BinaryIO, path: Path) -> tuple[tuple[int, bytes], bytes]:
-    """The first line that is not blank with its number, and the line behind it."""
+    """The first non-blank line with its number, and the line after it."""
     number, line, blank = 1, file.readline(MAX_LINE_BYTES + 1), _BlankLines(path)
     while line and not line.strip() and len(line) <= MAX_LINE_BYTES:
         blank.add(line)
@@ -196,32 +195,31 @@ def _first_lines(file: BinaryIO, path: Path) -> tuple[tuple[int, bytes], bytes]:
 
 
 class _BlankLines:
-    """Counts blank lines that follow each other: a small packed file may hold them for hours."""
+    """Limits consecutive blank lines: a small compressed file may hold enough of them for hours of reading."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: another line came."""
+        """Reset the count, after a line that is not blank."""
         self._num_lines = self._num_bytes = 0
 
     def add(self, line: bytes) -> None:
-        """One more.
+        """Count one more blank line.
 
         Raises:
-            InvalidArgument: it is one too many.
+            InvalidArgument: there are too many.
 
         """
         self._num_lines += 1
         self._num_bytes += len(line)
         if self._num_lines > MAX_BLANK_LINES or self._num_bytes > MAX_LINE_BYTES:
-            said = f"{self._num_lines:,} blank lines one after the other, as no dataset does"
-            raise InvalidArgument(f"{self._path} holds {said}; write it without them.")
+            raise InvalidArgument(f"{self._path} holds {self._num_lines:,} consecutive blank lines; remove them.")
 
 
 def _is_document(first: bytes, following: bytes) -> bool:
-    """Whether the file is one JSON document, or several over more lines than one each, by its first two lines."""
+    """Whether the file is a JSON document, or several that span lines, judging by its first two lines."""
     opening = first.lstrip()[:1]
     if opening not in (b"[", b"{") or len(first) > MAX_LINE_BYTES:
         return False
@@ -273,7 +271,7 @@ class _Reading:
             following = b""
 
     def _row(self, number: int, text: bytes, unit: str = LINE, first_line: int | None = None) -> ParsedRow | Issue:
-        """The row that a text of its own is; `first_line` is where it begins, if it may go on on others."""
+        """The row that `text` holds; `first_line` is its first line, if it may span several."""
         try:
             try:
                 value = orjson.loads(text)
@@ -288,14 +286,14 @@ class _Reading:
         except MalformedJson as error:
             return Issue(number, "", "nesting", error.message, unit=unit)
         if key is not None:
-            message = f"the key {key!r} stands more than once in one object"
-            return Issue(number, "", "duplicate_key", message, "keep one", unit)
+            message = f"the key {key!r} occurs more than once in one object"
+            return Issue(number, "", "duplicate_key", message, "keep one of them", unit)
         return parse_formatted_row(number, value, self._keys, len(text), unit=unit, on_format=self._on_format)
 
-    # ---- JSON that is not one value a line
+    # ---- JSON that does not have one value per line
 
     def _document(self, text: bytes, number: int) -> Iterator[ParsedRow | Issue]:
-        """The rows of a list, of the one list in an object, or of objects that follow each other over many lines."""
+        """The rows of a list, of the only list in an object, or of consecutive objects that span lines."""
         begin = len(text) - len(text.lstrip())
         try:
             if text[begin : begin + 1] == b"[":
@@ -315,16 +313,17 @@ class _Reading:
             start = span.stop - len(held)
             line, at, stop = line + text.count(b"\n", at, start), start, span.stop
             yield self._row(number, held.rstrip(), ELEMENT, line)
-        if not text[:begin].strip() and text[stop:].strip(b" \t\r\n,") != b"]":  # or a comment stands there
+        if not text[:begin].strip() and text[stop:].strip(b" \t\r\n,") != b"]":  # or a comment is there
             end = json_document.end_of(text, begin)
             if text[end:].strip():
-                raise MalformedJson(f"The list ends on line {text.count(NEWLINE, 0, end) + 1}, and the file goes on.")
+                line = text.count(NEWLINE, 0, end) + 1
+                raise MalformedJson(f"The list ends on line {line}, but the file continues after it.")
 
     def _row_list(self, text: bytes, begin: int) -> int | None:
-        """Where the one list of rows opens, if the file is one object that holds such a list and is no example.
+        """The offset of the list of rows, if the file is one object that holds such a list and is not an example.
 
         Raises:
-            InvalidArgument: it holds several.
+            InvalidArgument: the object holds several.
 
         """
         stop = json_document.end_of(text, begin)
@@ -336,15 +335,17 @@ class _Reading:
         )
         if len(found) > 1:
             names = ", ".join(name for name, _ in found)
-            said = f"{self._path} is one JSON object with several lists of rows: {names}. Write the one that is meant"
-            raise InvalidArgument(f"{said} into a file of its own.")
+            raise InvalidArgument(
+                f"{self._path} is one JSON object with several lists of rows: {names}. Write the list you want to use "
+                "into a separate file."
+            )
         for name, place in found:
             self._facts.container = f"a JSON object with its rows in {name}"
             return place
         return None
 
     def _values(self, text: bytes, number: int) -> Iterator[ParsedRow | Issue]:
-        """Objects over several lines, one after the other; the number of each is that of its first line."""
+        """Consecutive objects that span lines; each is numbered by its first line."""
         at = 0
         for span in json_document.top_level_values(text):
             number, at = number + text.count(b"\n", at, span.start), span.start
@@ -362,5 +363,7 @@ class _Reading:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            said = f"{self._path} is not UTF-8 (byte {error.start}, on line {line})"
-            raise InvalidArgument(f"{said}; convert it, for instance with `iconv -f WINDOWS-1252 -t UTF-8`.") from error
+            raise InvalidArgument(
+                f"{self._path} is not UTF-8 (byte {error.start}, on line {line}); convert it, for instance with "
+                "`iconv -f WINDOWS-1252 -t UTF-8`."
+            ) from error

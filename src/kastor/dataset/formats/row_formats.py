@@ -1,7 +1,7 @@
-"""A JSON value -> a row, in every form in which people hold examples. Which examples are good is `gate`'s business.
+"""Parses a JSON value into a row, in every supported format. `validation` decides which examples may be used.
 
 Google's own forms come first (`parse`) and cost nothing more for the others. What can be read in two ways is refused
-by name, and a field that plays no part is noted.
+by name, and an unused field is noted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,25 +28,25 @@ from kastor.domain.content import Content, Example, Media, Text
 INPUTS = ("text_input", "input_text", "prompt", "question", "query", "problem", "instruction", "input")
 OUTPUTS = ("output", "output_text", "completion", "response", "answer", "solution", "target")
 SYSTEMS = ("system", "system_prompt", "system_instruction")
-ADDED = ("input", "context")  # what follows an instruction, behind a blank line
+ADDED = ("input", "context")  # follow an instruction after a blank line
 MESSAGES = ("messages", "conversations", "conversation")
 OPENAI, SHAREGPT = "OpenAI chat", "ShareGPT"
 EXAMPLE_FIELDS = {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig"}
 NOTHING_TO_NOTE = {"contents", "systemInstruction", "tools"}
-KEYS_HINT = "name the two that are meant by --input-key and --output-key"
+KEYS_HINT = "choose the two fields with --input-key and --output-key"
 PREFERENCES = {"chosen", "rejected", "preferred_output", "non_preferred_output"}
 PLACEHOLDERS = ("<image>", "<video>")
-"""LLaVA's marks of the place of a medium."""
+"""LLaVA's placeholders for media."""
 MEDIA_FIELDS = {"image", "images", "video", "videos", "audio", "audios"}
 
 Keys = tuple[str | None, str | None]
-"""Fields of inputs and of outputs, where they are named."""
+"""The input and output fields, if the caller named them."""
 NO_KEYS: Keys = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class FormattedRow:
-    """An example, the name of the form that it was read from, and the fields that play no part in it."""
+    """An example, the name of its format, and the fields that were not used."""
 
     example: Example
     format: str
@@ -54,7 +54,7 @@ class FormattedRow:
 
 
 OnFormat = Callable[[str], None]
-"""Told the form of each row that is not in one of Google's."""
+"""Called with the format's name for each row that is not in one of Google's formats."""
 
 
 def parse_formatted_row(
@@ -66,7 +66,7 @@ def parse_formatted_row(
     unit: str = LINE,
     on_format: OnFormat = lambda name: None,
 ) -> ParsedRow | Issue:
-    """The row of this number, whose line has `num_bytes`: an example, or why it is none."""
+    """The row with this number and line length as an example, or the issue that makes it invalid."""
     try:
         if type(value) is dict and keys == NO_KEYS:
             if "contents" in value:
@@ -101,7 +101,7 @@ def _parsed(value: JsonValue, keys: Keys) -> FormattedRow:
 
 
 def is_canonical_row(value: Fields) -> bool:
-    """Whether the object has fields of an example, and is none that holds a list of examples."""
+    """Whether the object has the fields of an example, rather than containing a list of examples."""
     plain = {plain_name(name) for name in value}
     known = {"contents", *MESSAGES, *PREFERENCES}
     if _is_request(value.get("request")):
@@ -111,7 +111,7 @@ def is_canonical_row(value: Fields) -> bool:
 
 
 class _Fields:
-    """The fields of a row by their names in snake_case, small letters and without blanks around them."""
+    """The fields of a row by their names in lower snake_case, without surrounding whitespace."""
 
     def __init__(self, value: Fields) -> None:
         self.names: dict[str, str] = {}
@@ -119,37 +119,37 @@ class _Fields:
         for name, held in value.items():
             plain = plain_name(name)
             if plain in self.names:
-                said = f"holds {self.names[plain]!r} and {name!r}, one field in two spellings"
-                raise RowError("", "duplicate_key", said, "keep one")
+                fault = f"holds {self.names[plain]!r} and {name!r}, one field in two spellings"
+                raise RowError("", "duplicate_key", fault, "keep one of them")
             self.names[plain] = name
             self._held[plain] = held
 
     def first(self, names: Sequence[str]) -> str | None:
-        """The first of these that is there and not null."""
+        """The first of these fields that is present and not null."""
         return next(iter(self.among(names)), None)
 
     def among(self, names: Sequence[str]) -> list[str]:
-        """Which of these are there and not null."""
+        """Those of these fields that are present and not null."""
         return [name for name in names if self._held.get(name) is not None]
 
     def get(self, name: str) -> JsonValue:
-        """What the field holds; null where it is missing."""
+        """The field's value; null if it is missing."""
         return self._held.get(name)
 
     def text(self, name: str) -> str:
-        """The text in the field."""
+        """The field's text."""
         return text_value(self._held[name], self.names[name], COLUMNS_HINT)
 
     def named(self, name: str, option: str) -> str:
-        """The field that a caller named: exactly so, or written a little differently."""
+        """The field that a caller named, by its exact name or another spelling of it."""
         exact = next((plain for plain, given in self.names.items() if given == name), None)
         plain = exact if exact is not None else plain_name(name)
         if self._held.get(plain) is None:
-            raise RowError("", "shape", f"holds no {name!r}, which {option} names, but {self.listed()}")
+            raise RowError("", "shape", f"has no field {name!r}, which {option} names; it has {self.listed()}")
         return plain
 
     def unused(self, used: set[str]) -> list[str]:
-        """Fields that hold something and are not among these."""
+        """Non-empty fields other than these."""
         return [
             given
             for plain, given in self.names.items()
@@ -157,12 +157,12 @@ class _Fields:
         ]
 
     def listed(self) -> str:
-        """The names, for a message."""
+        """The names of all fields, for a message."""
         return ", ".join(map(repr, self.names.values())) or "nothing"
 
 
 def plain_name(name: str) -> str:
-    """A field's name in snake_case and small letters, without what stands around it.
+    """A field's name in lower snake_case, without surrounding whitespace.
 
     >>> plain_name(" Text Input "), plain_name("textInput"), plain_name("ID"), plain_name("System-Prompt")
     ('text_input', 'text_input', 'id', 'system_prompt')
@@ -189,13 +189,13 @@ def _chat(fields: _Fields, name: str) -> FormattedRow:
         raise _ambiguous(f"holds {name!r} beside {' and '.join(map(repr, beside))}", "keep one of them")
     media = fields.among(sorted(MEDIA_FIELDS))
     if media:
-        said = f"{media[0]!r} beside the conversation is not read; put media into the messages, as image_url parts"
-        raise RowError(fields.names[media[0]], "media_beside", said, "or write such rows in Google's form")
+        message = f"{media[0]!r} beside the conversation is not used; put media into the messages, as image_url parts"
+        raise RowError(fields.names[media[0]], "media_beside", message, "or write such rows in Google's format")
     tools, unused_tools = to_google_tools(fields.get("tools"), fields.get("functions"))
-    systems = [*SYSTEMS, "context"]  # the last as chat-bison had it
+    systems = [*SYSTEMS, "context"]  # the last is chat-bison's name
     system = fields.first(systems)
-    said_before = None if system is None else fields.text(system)
-    example, unused = parse_chat_row(fields.get(name), fields.names[name], system=said_before, tools=tools)
+    system_text = None if system is None else fields.text(system)
+    example, unused = parse_chat_row(fields.get(name), fields.names[name], system=system_text, tools=tools)
     used = {name, "tools", "functions", *([system] if system else [])}
     listed = [f"{fields.names[name]}[].{one}" for one in unused]
     first = fields.get(name)
@@ -207,7 +207,7 @@ def _chat(fields: _Fields, name: str) -> FormattedRow:
 
 
 def _pair(fields: _Fields, keys: Keys) -> FormattedRow:
-    """A row with a field of the input and one of the output."""
+    """A row with an input field and an output field."""
     output = fields.named(keys[1], "--output-key") if keys[1] else _one(fields, OUTPUTS, "outputs")
     if keys[0]:
         given = fields.named(keys[0], "--input-key")
@@ -226,7 +226,7 @@ def _pair(fields: _Fields, keys: Keys) -> FormattedRow:
 
 
 def _instructed(fields: _Fields, output: str) -> FormattedRow:
-    """Alpaca and Dolly: an instruction, and perhaps what it is about."""
+    """A row in Alpaca's or Dolly's format: an instruction with an optional input."""
     others = [name for name in fields.among(INPUTS) if name not in ("instruction", "input")]
     added = [name for name in fields.among(ADDED) if fields.get(name) != ""]
     if others or len(added) > 1:
@@ -238,30 +238,30 @@ def _instructed(fields: _Fields, output: str) -> FormattedRow:
 
 
 def _prompted(fields: _Fields, given: Sequence[str], output: str, name: str) -> FormattedRow:
-    """The example whose prompt is these fields, a blank line between them."""
+    """The example whose prompt consists of these fields, separated by blank lines."""
     texts = [fields.text(one) for one in given]
     prompt = "\n\n".join([texts[0], *(text for text in texts[1:] if text.strip())])
     example = Example.pair(prompt, fields.text(output))
     system, history = fields.first(SYSTEMS), fields.get("history")
     earlier = tuple(_earlier(history)) if history else ()
     if earlier or system:
-        said = (Text(fields.text(system)),) if system and fields.get(system) != "" else None
-        example = Example((*earlier, *example.contents), said)
+        system_parts = (Text(fields.text(system)),) if system and fields.get(system) != "" else None
+        example = Example((*earlier, *example.contents), system_parts)
     used = {*given, output, *ADDED[: len(given) - 1], *([system] if system else []), *(["history"] if earlier else [])}
     return FormattedRow(example, name, fields.unused(used))
 
 
 def _earlier(history: JsonValue) -> Iterator[Content]:
-    """The turns of Alpaca's `history`: pairs of what was asked and answered before."""
+    """The turns of Alpaca's `history`: pairs of earlier questions and answers."""
     for index, turn in enumerate(history if isinstance(history, list) else [history]):
         pair = parse_text_pair(turn)
         if pair is None:
-            raise RowError(f"history[{index}]", "type", "expected a pair of texts: [asked, answered]")
+            raise RowError(f"history[{index}]", "type", "expected a pair of texts: [question, answer]")
         yield from Example.pair(*pair).contents
 
 
 def _prompt_messages(fields: _Fields, given: str, output: str) -> FormattedRow:
-    """A prompt and a completion as messages: what the model says in the prompt is given, as the prompt is."""
+    """A prompt and a completion as messages; the model's turns in the prompt are context and not learnt."""
     prompt = [_unlearnt(message) for message in _list(fields.get(given))]
     tools, unused_tools = to_google_tools(fields.get("tools"), None)
     messages = [*prompt, *_list(fields.get(output))]
@@ -281,10 +281,10 @@ def _unlearnt(message: JsonValue) -> JsonValue:
 
 
 def _one(fields: _Fields, names: Sequence[str], what: str) -> str:
-    """The one of these fields that the row has.
+    """The only one of these fields that the row has.
 
     Raises:
-        Faulty: it has none of them, or several.
+        RowError: it has none of them, or several.
 
     """
     held = fields.among(names)
@@ -292,7 +292,7 @@ def _one(fields: _Fields, names: Sequence[str], what: str) -> str:
         empty = [fields.names[name] for name in names if name in fields.names]
         if empty:
             raise RowError(empty[0], "type", "null, expected text")
-        hint = f"an example is {SHAPES}; fields of other names are given by --input-key and --output-key"
+        hint = f"an example is {SHAPES}; name other fields with --input-key and --output-key"
         raise RowError("", "shape", f"the object holds {fields.listed()}", hint)
     if len(held) > 1:
         raise _ambiguous(f"holds {' and '.join(repr(fields.names[name]) for name in held)}, several {what}", KEYS_HINT)
@@ -307,31 +307,32 @@ def _ambiguous(message: str, hint: str) -> RowError:
     return RowError("", "ambiguous", message, hint)
 
 
-# ---- what is not read, and what plays no part
+# ---- unsupported rows, and unused fields
 
 
 def _check_purpose(fields: _Fields) -> None:
-    """Nothing, if the row may be for supervised tuning: not for preference tuning, nor a request or a lone text."""
+    """Check that the row is meant for supervised tuning: not for preference tuning, not a request, not a lone text."""
     held = sorted(PREFERENCES & set(fields.among(sorted(PREFERENCES))))
     judged = isinstance(fields.get("label"), bool) and fields.first((*OUTPUTS, *MESSAGES)) is not None
     if held or judged:
         name = fields.names["label" if judged and not held else held[0]]
-        said = f"holds {name!r}, as rows for preference tuning do, which is not offered yet"
-        raise RowError("", "preference_row", said, "to learn good answers alone, write rows of prompt and completion")
+        message = f"holds {name!r}, as rows for preference tuning do, which is not supported yet"
+        hint = "to learn the good answers alone, write rows of prompt and completion"
+        raise RowError("", "preference_row", message, hint)
     if _is_request(fields.get("request")):
-        said = "a request, as in files of batch predictions, not an example"
+        fault = "a request, as in files of batch predictions, not an example"
         hint = "write its contents at the top of the row, with the model's answer as the last turn"
-        raise RowError(fields.names["request"], "shape", said, hint)
+        raise RowError(fields.names["request"], "shape", fault, hint)
     if fields.among(["text"]) and len(fields.names) == 1:
-        said = "holds 'text' alone: nothing says which part of it is the prompt and which the answer"
-        raise RowError("", "text_alone", said, "write rows of prompt and completion")
+        fault = "holds 'text' alone, which does not tell the prompt from the answer"
+        raise RowError("", "text_alone", fault, "write rows of prompt and completion")
 
 
 def _notes(number: int, value: Fields, unit: str) -> Iterator[Issue]:
-    """What is read over in a row with `contents` that is kept.
+    """Notes about the unused fields of a valid row with `contents`.
 
     Raises:
-        Faulty: beside them stands another example.
+        RowError: the row holds another example beside them.
 
     """
     turns = value["contents"]
@@ -352,25 +353,24 @@ def _notes(number: int, value: Fields, unit: str) -> Iterator[Issue]:
     config = value.get("generationConfig", value.get("generation_config"))
     others = sorted({camel_case(name) for name in config} - {"mediaResolution"}) if isinstance(config, dict) else []
     if others:
-        message = f"{', '.join(map(short_name, others))}: only mediaResolution plays a part in tuning"
+        message = f"{', '.join(map(short_name, others))}: tuning uses mediaResolution only"
         yield Issue(number, "generationConfig", "no_effect", message, unit=unit)
 
 
 def _placeholders(number: int, parsed: FormattedRow, unit: str) -> Iterator[Issue]:
-    """What other tools put a medium in the place of, where a conversation of messages has no medium at all."""
+    """A note about other tools' media placeholders in a conversation that has no media."""
     if not parsed.format.startswith((OPENAI, SHAREGPT)):
         return
     parts = [part for turn in parsed.example.contents for part in turn.parts]
     held = sorted({mark for part in parts if isinstance(part, Text) for mark in PLACEHOLDERS if mark in part.text})
     if held and not any(isinstance(part, Media) for part in parts):
         message = f"{' and '.join(held)} in a text is learnt as text: the row has no media"
-        hint = "put each medium into its message as an image_url or video_url part, in the place of the mark"
+        hint = "replace the placeholder by an image_url or video_url part in its message"
         yield Issue(number, "", "media_placeholder", message, hint, unit)
 
 
 def _unused(number: int, names: Sequence[str], unit: str) -> Iterator[Issue]:
     if names:
-        verb = "plays" if len(names) == 1 else "play"
-        message = f"{', '.join(map(short_name, names))}: {verb} no part in tuning"
+        message = f"{', '.join(map(short_name, names))}: not used in tuning"
         hint = place_hint({name.rpartition(".")[2] for name in names})
         yield Issue(number, "", "unknown_field", message, hint, unit)

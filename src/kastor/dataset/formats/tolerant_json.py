@@ -1,4 +1,4 @@
-"""JSON as Google's own scripts write it: strict first, then with trailing commas. Says where a fault is."""
+"""Parses JSON as Google's scripts write it: strictly first, then with trailing commas. Errors give the position."""
 
 import math
 import re
@@ -12,22 +12,22 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 
 MAX_DEPTH = 128
 MANY_COLONS = 40
-# a string (to the end of the text where nothing closes it, so that no match begins inside one), a comment, or a comma
-# before a closing bracket; possessive, so that the time is linear in the text whatever it holds
+# A string (up to the end of the text if it is never closed, so that no match starts inside one), a comment, or a comma
+# before a closing bracket. Possessive quantifiers keep the time linear for any text.
 _GAP = r"(?:\s|//[^\n]*+|/\*.*?\*/)*+"
 _STRING_OR_EXTRA = re.compile(
     r'"(?:[^"\\]|\\.)*+(?:"|\Z)|(?P<extra>//[^\n]*+|/\*(?:.*?\*/|.*\Z)|,(?=' + _GAP + r"[\]}]))", re.DOTALL
 )
-_TOKEN = re.compile(  # of JSON with bare names, single quotes and comments
+_TOKEN = re.compile(  # JSON with bare names, single quotes and comments
     r"""(?P<comment>//[^\n]*+|/\*.*?\*/)|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+'|[{}\[\]:]|[^\s"'{}\[\],:/]+""", re.DOTALL
 )
 
 
 def parse_json(data: bytes, first_line: int | None = 1) -> JsonValue:
-    """The value that `data` spells; `first_line` is the number of its first line, `None` where no line is to be named.
+    """The value of a JSON text; `first_line` is the number of its first line, or `None` to leave lines out of errors.
 
     Raises:
-        MalformedJson: it is not JSON even to a tolerant reader, or holds NaN or Infinity; gives line and column.
+        MalformedJson: even the tolerant parser rejects it, or it holds NaN or Infinity; gives line and column.
 
     """
     try:
@@ -37,9 +37,10 @@ def parse_json(data: bytes, first_line: int | None = 1) -> JsonValue:
 
 
 def repeated_key(data: bytes, value: JsonValue) -> str | None:
-    """A key that stands twice in one object of `data`, which `value` was read from; readers keep the last in silence.
+    """A key that occurs twice in one object of `data`; `value` is the parsed `data`.
 
-    Where every colon is one of a key that was read or stands in a text, no key can have been lost.
+    JSON parsers keep the last of equal keys silently. If each colon belongs to a parsed key or to a string, no key was
+    lost, and the slow search is skipped.
 
     Raises:
         MalformedJson: the value is nested too deeply.
@@ -47,7 +48,7 @@ def repeated_key(data: bytes, value: JsonValue) -> str | None:
     """
     if not _has_more_colons(data, _num_colons(value)) and not has_escaped_colons(data):
         return None
-    objects: list[set[str] | None] = []  # the keys of each that is open; none of a list
+    objects: list[set[str] | None] = []  # the keys of each open object; `None` for a list
     name = ""
     for match in _TOKEN.finditer(data.decode()):
         word = match[0]
@@ -68,19 +69,19 @@ def repeated_key(data: bytes, value: JsonValue) -> str | None:
 
 
 def has_escaped_colons(data: bytes) -> bool:
-    """Whether a colon may be written as an escape."""
+    """Whether the text may contain a colon written as an escape sequence."""
     return b"\\" in data and any(escape in data for escape in (b"\\u003a", b"\\u003A", b"\\x3a", b"\\x3A"))
 
 
 def _key(word: str) -> str:
-    """The key that a string, or a name without quotes, spells."""
+    """The key that a quoted string or a bare name stands for."""
     if "\\" not in word:
         return word[1:-1] if word[0] in "\"'" else word
     return str(pyjson5.decode(word if word[0] in "\"'" else f'"{word}"'))
 
 
 def _has_more_colons(data: bytes, number: int) -> bool:
-    """Whether there are more than so many: by `find`, 30 times as fast as `count` for few."""
+    """Whether there are more colons than `number`; for few, `find` is 30 times as fast as `count`."""
     if number > MANY_COLONS:
         return data.count(b":") > number
     find, begin = data.find, 0
@@ -92,7 +93,7 @@ def _has_more_colons(data: bytes, number: int) -> bool:
 
 
 def _num_colons(value: JsonValue, depth: int = 0) -> int:
-    """Colons that this value takes, written without escapes: one a key, and those in texts."""
+    """The number of colons in this value as JSON without escapes: one per key, and those inside strings."""
     if type(value) is str:
         return value.count(":") if ":" in value else 0
     if depth >= MAX_DEPTH:
@@ -104,7 +105,7 @@ def _num_colons(value: JsonValue, depth: int = 0) -> int:
 
 
 def _too_deep() -> MalformedJson:
-    return MalformedJson(f"Nested too deeply: at most {MAX_DEPTH} levels are read.")
+    return MalformedJson(f"Nested too deeply: at most {MAX_DEPTH} levels are supported.")
 
 
 def _read_tolerantly(data: bytes, first_line: int | None) -> JsonValue:
@@ -116,7 +117,7 @@ def _read_tolerantly(data: bytes, first_line: int | None) -> JsonValue:
         raise MalformedJson("Empty: a JSON value was expected.")
     try:
         value = pyjson5.decode(text, maxdepth=MAX_DEPTH)
-    except (pyjson5.Json5DecoderException, ValueError) as error:  # the latter: an integer of thousands of digits
+    except (pyjson5.Json5DecoderException, ValueError) as error:  # ValueError: an integer of thousands of digits
         raise _fault(text, first_line) from error
     value = _as_strictly_read(value)
     if not _finite(value):
@@ -125,7 +126,7 @@ def _read_tolerantly(data: bytes, first_line: int | None) -> JsonValue:
 
 
 def _as_strictly_read(value: JsonValue) -> JsonValue:
-    """The value with whole numbers beyond 64 bits as the strict reader gives them: floats, infinite if need be."""
+    """The value with integers beyond 64 bits as floats, infinite if too large, as the strict parser returns them."""
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         try:
             return float(value)
@@ -139,7 +140,7 @@ def _as_strictly_read(value: JsonValue) -> JsonValue:
 
 
 def _fault(text: str, first_line: int | None) -> MalformedJson:
-    """What is wrong, as the strict reader puts it once all is out of the way that a tolerant one passes over."""
+    """The strict parser's error for the text without the extras that the tolerant parser accepts."""
     try:
         orjson.loads(_STRING_OR_EXTRA.sub(_blanked, text))
     except orjson.JSONDecodeError as error:
@@ -149,7 +150,7 @@ def _fault(text: str, first_line: int | None) -> MalformedJson:
 
 
 def _blanked(match: re.Match[str]) -> str:
-    """Strings as they are; the rest as spaces, so that every place stays where it is."""
+    """The match itself if it is a string; otherwise as many spaces, so that offsets stay the same."""
     extra = match["extra"]
     if extra is None:
         return match[0]

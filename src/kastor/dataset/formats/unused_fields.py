@@ -1,4 +1,4 @@
-"""Fields inside the parts of a row that play no part, misspelt or misplaced ones above all: each is a finding."""
+"""Notes about unused fields inside the parts of a row, which are mostly misspelt or misplaced."""
 
 import difflib
 from collections.abc import Iterator, Set
@@ -15,18 +15,18 @@ INNER_FIELDS = {
     "functionCall": {"name", "args", "id"},
     "functionResponse": {"name", "response", "id"},
 }
-BESIDE = "it stands in the part, beside fileData or inlineData"
+BESIDE = "put it into the part, beside fileData or inlineData"
 BELONGS = {
     "videoMetadata": f"videoMetadata: {BESIDE}",
     "mediaResolution": f"mediaResolution: {BESIDE}, or for all media in generationConfig",
-    "startOffset": "startOffset stands in videoMetadata",
-    "endOffset": "endOffset stands in videoMetadata",
-    "fps": "fps stands in videoMetadata",
+    "startOffset": "startOffset belongs in videoMetadata",
+    "endOffset": "endOffset belongs in videoMetadata",
+    "fps": "fps belongs in videoMetadata",
 }
 
 
 def unused_inner_fields(number: int, value: Fields, unit: str) -> Iterator[Issue]:
-    """An issue for each field of the parts of a row with `contents` that plays none."""
+    """An issue for each unused field in the parts of a row with `contents`."""
     turns = [(f"contents[{i}]", turn) for i, turn in enumerate(list_value(value.get("contents")))]
     system = value.get("systemInstruction", value.get("system_instruction"))
     for path, turn in [*turns, ("systemInstruction", system)]:
@@ -39,12 +39,12 @@ def unused_inner_fields(number: int, value: Fields, unit: str) -> Iterator[Issue
 
 
 def place_hint(names: Set[str]) -> str:
-    """Where fields stand that people put elsewhere."""
+    """A hint about the right place of commonly misplaced fields."""
     return "; ".join(BELONGS[name] for name in sorted(map(camel_case, names)) if name in BELONGS)
 
 
 def short_name(name: str) -> str:
-    """The name of a field as a message shows it."""
+    """The name of a field, shortened for a message."""
     return name if len(name) <= MAX_NAME_CHARS else excerpt(name, MAX_NAME_CHARS)
 
 
@@ -53,5 +53,5 @@ def _unknown(number: int, path: str, held: Fields, known: Set[str], unit: str) -
         alike = difflib.get_close_matches(name.lower(), [one.lower() for one in known], n=1)
         meant = next((one for one in known if alike and one.lower() == alike[0]), None)
         hint = f"did you mean {meant}?" if meant else place_hint({name})
-        message = f"{short_name(name)}: plays no part in tuning"
+        message = f"{short_name(name)}: not used in tuning"
         yield Issue(number, path, "unknown_field", message, hint, unit)

@@ -1,9 +1,9 @@
-"""How a model was shown media, as a file beside its dataset and beside the tuned model; answers see by it again.
+"""The record of how training sampled media, stored with the dataset and the tuned model, and followed when serving.
 
-    sampling.json   versions of what chose and scaled, each medium's pictures (moments, times, sizes, tokens),
-                    and the resolution and frames a second that most of the examples' media had
+    sampling.json   versions of the sampling and scaling rules, each medium's frames (times, sizes, tokens),
+                    and the resolution and frames per second that most of the examples' media had
 
-Media are named by content and segment, each once, in the order in which they were first shown.
+Media are identified by content and segment, each listed once, in the order of their first use.
 """
 
 from collections import Counter
@@ -29,17 +29,17 @@ Versions = Mapping[str, str]
 
 
 def versions() -> dict[str, str]:
-    """Of what chooses frames, of what scales pictures, and of the decoders."""
+    """The versions of the frame sampling, the picture scaling and the decoders."""
     return {"sampling": str(SAMPLING), "scaling": str(SCALING), "av": version("av")}
 
 
 def requested_sampling(media: Media) -> FrameSampling:
-    """Which frames of a medium are asked for."""
+    """The frame sampling that a medium requests."""
     return FrameSampling(fps=media.fps or 1.0, start_s=media.start_s or 0.0, end_s=media.end_s)
 
 
 def encode_sampling(shown: Iterable[tuple[Media, MediumPlan]]) -> Iterator[bytes]:
-    """The file, piece after piece; `shown` are the media of the examples, as often as they occur."""
+    """The file in chunks; `shown` are the media of all examples, repeated as often as they occur."""
     resolutions, rates, written = Counter[Resolution](), Counter[float](), set[tuple[str, FrameSampling, Resolution]]()
     yield b'{"format":' + orjson.dumps(FORMAT) + b',"versions":' + orjson.dumps(versions()) + b',"media":['
     for media, planned in shown:
@@ -51,25 +51,25 @@ def encode_sampling(shown: Iterable[tuple[Media, MediumPlan]]) -> Iterator[bytes
         if key not in written:
             yield (b",\n" if written else b"\n") + orjson.dumps(_object(sampling, planned))
             written.add(key)
-    most = {"resolution": _most(resolutions), "fps": _most(rates)}
+    most = {"resolution": _most_common(resolutions), "fps": _most_common(rates)}
     yield b'\n],"usual":' + orjson.dumps(most) + b"}\n"
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingRecord:
-    """What a model was shown when it was tuned."""
+    """How a model saw media during training."""
 
-    resolution: Resolution | None = None  # of most media; `None` where there were none
+    resolution: Resolution | None = None  # of most media; `None` if there were none
     fps: float | None = None  # of most videos
     plans: Mapping[tuple[str, FrameSampling], SamplingPlan] = field(default_factory=dict)
     made_with: Versions = field(default_factory=dict)
 
     @classmethod
     def decoded(cls, text: bytes, name: str) -> "SamplingRecord":
-        """What `encode_sampling` wrote into the file `name`.
+        """The record that `encode_sampling` wrote into the file `name`.
 
         Raises:
-            FailedPrecondition: it cannot be read, or another version of this program would choose or scale otherwise.
+            FailedPrecondition: the file is invalid, or this program does not know its sampling or scaling version.
 
         """
         try:
@@ -78,12 +78,14 @@ class SamplingRecord:
             if held["format"] != FORMAT:
                 raise ValueError(f"format {held['format']}")
             usual = held["usual"]
-            plans = {_asked(one): medium.frames for one in held["media"] if (medium := decode_medium(one)).frames}
+            plans = {
+                _sampling_key(one): medium.frames for one in held["media"] if (medium := decode_medium(one)).frames
+            }
             resolution = Resolution(usual["resolution"]) if usual["resolution"] else None
             found = cls(resolution, usual["fps"], plans, made_with)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FailedPrecondition(
-                f"{name} does not say how the model was shown media ({error!r}): tune the model again."
+                f"{name} is not a valid sampling record ({error!r}): tune the model again."
             ) from error
         for what, now in (("sampling", SAMPLING), ("scaling", SCALING)):
             if str(made_with.get(what)) not in map(str, range(1, now + 1)):
@@ -96,26 +98,26 @@ class SamplingRecord:
 
     @property
     def scaling(self) -> int:
-        """The version of the rules by which pictures were made, if it is not the present one; else 0."""
+        """The version of the scaling rules in training, if it is not the current one; otherwise 0."""
         version = int(self.made_with.get("scaling", SCALING))
         return 0 if version == SCALING else version
 
     def completed(self, prompt: Prompt) -> Prompt:
-        """The prompt with the resolution of training, where it names none."""
+        """The prompt, with the resolution of training if it has none."""
         if prompt.resolution is not None or self.resolution is None:
             return prompt
         return replace(prompt, resolution=self.resolution)
 
     def sampled(self, media: Media) -> Media:
-        """The medium with the frames a second of training, if it is a video that names none."""
+        """The medium, with the frames per second of training if it is a video without its own."""
         if media.fps is not None or self.fps is None or not media.mime_type.startswith("video/"):
             return media
         return replace(media, fps=self.fps)
 
     def replayed(self, seen: InspectedMedium, media: Media) -> InspectedMedium:
-        """What was seen, as in training: by the frames of then, if they are of the same content, segment and fps.
+        """The medium as in training: with the recorded frames if content, segment and fps are the same.
 
-        Models of scaling 1 were shown videos whose pixels are not square as if they were.
+        Models trained with scaling version 1 saw videos with non-square pixels as if their pixels were square.
         """
         probe, size = seen.probe, seen.probe.stored_size
         if self.scaling == 1 and size is not None:
@@ -131,10 +133,10 @@ def _object(sampling: FrameSampling, planned: MediumPlan) -> dict[str, Any]:
     return found | {"segment": {"fps": sampling.fps, "start": sampling.start_s, "end": sampling.end_s}}
 
 
-def _asked(held: Mapping[str, Any]) -> tuple[str, FrameSampling]:
+def _sampling_key(held: Mapping[str, Any]) -> tuple[str, FrameSampling]:
     segment = held["segment"]
     return str(held["sha256"]), FrameSampling(float(segment["fps"]), float(segment["start"]), segment["end"])
 
 
-def _most(counts: Counter[Any]) -> Any:  # noqa: ANN401  # what was counted, or None
+def _most_common(counts: Counter[Any]) -> Any:  # noqa: ANN401  # what was counted, or None
     return counts.most_common(1)[0][0] if counts else None

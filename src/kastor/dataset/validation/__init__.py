@@ -1,1 +1,1 @@
-"""The dataset gate: every rule, the ledger of rows, statistics and reports."""
+"""Dataset validation: every rule, the ledger of rows, statistics and reports."""

@@ -1,4 +1,4 @@
-"""What training on a dataset will take: steps, time, memory, disk. Arithmetic on measured figures of this repository.
+"""Estimates what training on a dataset costs: steps, time, memory, disk, computed from measured figures.
 
     time    a job's beginning and end + steps + tokens of all epochs + the first sight of media: of earlier jobs on the
             same base, else a calibration that is scaled by how fast this machine multiplies
@@ -16,7 +16,7 @@ from typing import Any
 from kastor.domain.job import MAX_ROW_TOKENS, Hyperparameters, total_steps
 
 MEASURED_PARAMETERS = 134_515_008
-MEASURED_GFLOPS = 260.0  # what two cores multiplied in fp32 where the figures below were measured
+MEASURED_GFLOPS = 260.0  # fp32 matrix products on the two cores where the figures below were measured
 TILES_SPEEDUP = 2.8  # of training where the processor multiplies bf16 in tiles (AMX): 400 against 145 tokens a second
 STEP_S, TOKEN_S = 0.45, 1 / 160
 MEDIA_TOKEN_S = 0.0003  # decoding and the vision tower, once for each token of rows with media
@@ -33,7 +33,7 @@ KEPT_CHECKPOINTS = 10  # about one an epoch, ten at most
 
 @dataclass(frozen=True, slots=True)
 class MachineSpeed:
-    """How fast this machine multiplies: fp32 in numpy, and whether it has tiles for bf16."""
+    """The machine's speed at matrix products: fp32 in numpy, and whether it has bf16 tiles."""
 
     gflops: float
     has_tiles: bool = False
@@ -41,7 +41,7 @@ class MachineSpeed:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPace:
-    """Seconds that training takes for each step and each token, for media seen first, and beside; and who says so."""
+    """Seconds of training per step, per token, per media token seen first, and per job; and their source."""
 
     step_s: float
     token_s: float
@@ -50,7 +50,7 @@ class MeasuredPace:
     source: str
 
     def seconds(self, num_steps: int, num_tokens: int, num_media_tokens: int) -> float:
-        """Of a job with so many steps and tokens in all, the media tokens counted once.
+        """Duration of a job with this total of steps and tokens; media tokens are counted once, not per epoch.
 
         >>> MeasuredPace(0.5, 0.01, 0.02, 10.0, "").seconds(20, 1000, 100)
         32.0
@@ -61,7 +61,7 @@ class MeasuredPace:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What of a base model decides how much it takes."""
+    """The sizes of a base model that decide the cost of training."""
 
     num_parameters: int
     rank: int
@@ -80,15 +80,15 @@ class ModelSize:
         return self.num_parameters / MEASURED_PARAMETERS
 
     def calibrated(self, machine: MachineSpeed) -> MeasuredPace:
-        """The pace measured with the embedded base, taken to fall as the parameters grow, on such a machine."""
+        """The embedded base's measured pace, scaled to this model's parameters and this machine's speed."""
         slower = MEASURED_GFLOPS / machine.gflops
         trained = slower * self._growth / (TILES_SPEEDUP if machine.has_tiles else 1.0)
-        said = f"scaled by parameters and by this machine's {machine.gflops:.0f} GFLOP/s"
-        source = f"a rough calibration: SmolLM2-135M, {said}"
+        scaling = f"scaled by parameters and by this machine's {machine.gflops:.0f} GFLOP/s"
+        source = f"a rough calibration: SmolLM2-135M, {scaling}"
         return MeasuredPace(STEP_S * trained, TOKEN_S * trained, MEDIA_TOKEN_S * slower, JOB_S * slower, source)
 
     def peak_bytes(self, row_tokens: int) -> int:
-        """Memory at the peak, with rows of so many tokens."""
+        """Peak memory for rows of this many tokens."""
         activations = ACTIVATION_BYTES * math.pow(self._growth, 2 / 3) * row_tokens
         held = BASE_BYTES * self.num_parameters + TRAINED_BYTES * self.num_trainable
         return round(PROCESS_BYTES + held + activations)
@@ -96,7 +96,7 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What training will take; `duration_s` and `peak_bytes` are absent where tokens were not counted."""
+    """The cost of training; `duration_s` and `peak_bytes` are `None` if tokens were not counted."""
 
     hyperparameters: Hyperparameters
     num_steps: int
@@ -134,7 +134,7 @@ def estimate_cost(
     pace: MeasuredPace | None,
     num_media_tokens: int = 0,
 ) -> Estimate:
-    """What training on `num_examples` with `num_tokens` in all will take; 0 tokens: they were not counted.
+    """The cost of training on `num_examples` with `num_tokens` in total; 0 tokens means that they were not counted.
 
     `longest` is the tokens of the longest example, `num_bytes` the size of the file, of which a job keeps a copy;
     `num_media_tokens` are those of the examples with media.

@@ -1,4 +1,4 @@
-"""The rules for function calls in an example or a prompt, each a function that yields what is wrong."""
+"""Rules for function calls in an example or a prompt; each is a function that yields violations."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from kastor.domain.tools import FunctionDeclaration, ToolCallSupport, parse_decl
 
 
 def tool_violations(example: Example, calling: ToolCallSupport | None, base: str) -> Iterator[RuleViolation]:
-    """What is wrong with an example's tools, calls and responses, for a base that writes them as `calling` says."""
+    """Violations in an example's tools, calls and responses, for a base with this support for calls."""
     if calling is None:
         yield from _unsupported(example, base)
         return
@@ -27,26 +27,28 @@ def tool_violations(example: Example, calling: ToolCallSupport | None, base: str
 
 
 def tool_order_violations(example: Example | Prompt) -> Iterator[RuleViolation]:
-    """What is wrong with the order of calls and responses: models call, users answer what was called before."""
+    """Violations of the order of calls and responses: the model calls, the user responds to earlier calls."""
     open_calls: Counter[str] = Counter()
     for path, role, part in _functions(example):
         if isinstance(part, FunctionCall):
             open_calls[part.name] += 1
             if role is not Role.MODEL:
-                yield RuleViolation(path, "function_role", "a call stands in the user's turn", "models call functions")
+                yield RuleViolation(
+                    path, "function_role", "a call is in the user's turn", "only the model calls functions"
+                )
         elif role is not Role.USER:
             yield RuleViolation(
-                path, "function_role", "a response stands in the model's turn", "it belongs to the user's"
+                path, "function_role", "a response is in the model's turn", "move it into the user's turn"
             )
         elif open_calls[part.name] < 1:
-            message = f"{part.name} was not called before, or was answered already"
-            yield RuleViolation(path, "response_without_call", message, "put it behind a model's turn that calls it")
+            message = f"{part.name} was not called before, or already has a response"
+            yield RuleViolation(path, "response_without_call", message, "put it after a model turn that calls it")
         else:
             open_calls[part.name] -= 1
-    for index, said in enumerate(example.system or ()):
-        if isinstance(said, FunctionCall | FunctionResponse):
+    for index, system_part in enumerate(example.system or ()):
+        if isinstance(system_part, FunctionCall | FunctionResponse):
             yield RuleViolation(
-                f"systemInstruction.parts[{index}]", "function_role", "neither call nor response belongs here"
+                f"systemInstruction.parts[{index}]", "function_role", "a call or response cannot be here"
             )
 
 
@@ -68,7 +70,7 @@ def _undeclared(example: Example, declared: tuple[FunctionDeclaration, ...]) -> 
 def _mixed(example: Example, base: str) -> Iterator[RuleViolation]:
     for index, content in enumerate(example.contents):
         if content.role is Role.MODEL and _has_text(content) and _has_call(content):
-            message = f"{base} answers with text or with calls, never with both"
+            message = f"{base} answers either with text or with calls, not with both in one turn"
             yield RuleViolation(f"contents[{index}]", "text_beside_call", message, "leave the text out")
 
 

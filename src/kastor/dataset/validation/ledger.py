@@ -1,4 +1,4 @@
-"""What became of every row of a dataset, and whether it may be trained on.
+"""The outcome of every row of a dataset, and whether the dataset may be used for training.
 
 The ledger always sums: rows in = accepted + dropped by a rule + rejected.
 """
@@ -11,8 +11,8 @@ from kastor.dataset.validation.validator import RowOutcome, RowVerdict
 from kastor.domain.counts import counted
 from kastor.domain.dataset_limits import DatasetLimits
 
-MAX_KEPT_ISSUES = 1000  # of a file that is wrong in every line the rest is only counted
-MAX_FIRST_ISSUES = 5  # of each rule
+MAX_KEPT_ISSUES = 1000  # further issues are only counted
+MAX_FIRST_ISSUES = 5  # per rule
 
 
 @dataclass(slots=True)
@@ -22,13 +22,13 @@ class Ledger:
     counts: Counter[RowOutcome] = field(default_factory=Counter)
     dropped_by_rule: Counter[str] = field(default_factory=Counter)
     rejected_by_rule: Counter[str] = field(default_factory=Counter)
-    issues: list[Issue] = field(default_factory=list)  # the first `MAX_KEPT_ISSUES`, why rows were not accepted
-    notes: Counter[str] = field(default_factory=Counter)  # rule -> accepted rows that it has something to say about
+    issues: list[Issue] = field(default_factory=list)  # the first `MAX_KEPT_ISSUES` of rows not accepted
+    notes: Counter[str] = field(default_factory=Counter)  # rule -> number of accepted rows with a note of it
     dropped: list[tuple[int, Issue]] = field(default_factory=list)  # the first dropped rows, from 1, and why
-    first: dict[str, list[Issue]] = field(default_factory=dict)  # rule -> its first issues, one a row, notes among them
+    first: dict[str, list[Issue]] = field(default_factory=dict)  # rule -> its first issues and notes, one per row
 
     def add(self, verdict: RowVerdict) -> None:
-        """Count a row; one that breaks several rules counts for its first."""
+        """Count a row; a row that violates several rules counts for its first."""
         self.counts[verdict.outcome] += 1
         if not verdict.issues:
             return
@@ -54,58 +54,58 @@ class Ledger:
 
     @property
     def num_rows(self) -> int:
-        """Rows in the file, empty lines not counted."""
+        """Rows in the file, without empty lines."""
         return self.counts.total()
 
     @property
     def num_accepted(self) -> int:
-        """Rows that are trained on."""
+        """Rows that training uses."""
         return self.counts[RowOutcome.ACCEPTED]
 
     @property
     def num_dropped(self) -> int:
-        """Rows that are left out while the others are trained on."""
+        """Rows that are left out of training."""
         return self.counts[RowOutcome.DROPPED]
 
     @property
     def num_rejected(self) -> int:
-        """Rows that must be mended first."""
+        """Rows that must be corrected before anything is trained."""
         return self.counts[RowOutcome.REJECTED]
 
 
 def refusals(ledger: Ledger, limits: DatasetLimits, *, num_bytes: int, has_media: bool) -> list[str]:
-    """Why nothing may be trained on this file, a sentence each; empty if it may be.
+    """The reasons why this file may not be used for training, one sentence each; empty if it may.
 
     `num_bytes` is the file's size on disk.
     """
-    said = []
+    reasons = []
     if not ledger.num_rows:
-        said.append("There are no examples in this file.")
+        reasons.append("There are no examples in this file.")
     if ledger.num_rejected:
         faulty = _listed(ledger.rejected_by_rule)
-        said.append(f"{num_faulty_rows(ledger.num_rejected, ledger.num_rows)}: {faulty}.")
+        reasons.append(f"{num_faulty_rows(ledger.num_rejected, ledger.num_rows)}: {faulty}.")
     share = ledger.num_dropped / ledger.num_rows if ledger.num_rows else 0.0
     if share > limits.max_dropped_share:
-        said.append(
+        reasons.append(
             f"{ledger.num_dropped:,} of {counted(ledger.num_rows, 'example')} ({share:.1%}) would be dropped, "
             f"more than "
-            f"{limits.max_dropped_share:.0%}: {_listed(ledger.dropped_by_rule)}. Mend them, or leave them out yourself."
+            f"{limits.max_dropped_share:.0%}: {_listed(ledger.dropped_by_rule)}. Correct or remove them."
         )
     elif ledger.num_rows and not ledger.num_accepted and not ledger.num_rejected:
-        said.append(f"Every example would be dropped: {_listed(ledger.dropped_by_rule)}.")
+        reasons.append(f"Every example would be dropped: {_listed(ledger.dropped_by_rule)}.")
     if limits.max_file_bytes is not None and num_bytes > limits.max_file_bytes:
-        said.append(f"The file has {num_bytes:,} bytes, at most {limits.max_file_bytes:,} are allowed.")
+        reasons.append(f"The file has {num_bytes:,} bytes, at most {limits.max_file_bytes:,} are allowed.")
     most = limits.max_media_examples if has_media else limits.max_examples
     if most is not None and ledger.num_accepted > most:
-        said.append(f"{counted(ledger.num_accepted, 'example')}, at most {most:,} are allowed.")
-    return said
+        reasons.append(f"{counted(ledger.num_accepted, 'example')}, at most {most:,} are allowed.")
+    return reasons
 
 
 def validation_refusals(num_validation: int, num_training: int, limits: DatasetLimits) -> list[str]:
-    """Why a validation set of this size may not be used; empty if it may.
+    """The reasons why a validation set of this size may not be used; empty if it may.
 
-    From 1,000 validation examples on, they may be at most a share of the training examples, which may be more than the
-    fixed bound (vertex-api.md §7.2).
+    From 1,000 validation examples on, their limit is a share of the training examples, which may exceed the fixed bound
+    (vertex-api.md §7.2).
     """
     most, share = limits.max_validation_examples, limits.max_validation_share
     if share is not None and num_validation > 1000:

@@ -1,4 +1,4 @@
-"""What the prompts of a job's dataset hold besides turns of text: what a model was tuned on, it may be asked with."""
+"""The kinds of content in a job's prompts besides text turns; a tuned model may be prompted with the same kinds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from kastor.dataset.formats.parse import decode_example
 
 MARKS = (b'"systemInstruction":', b'"tools":', b'"functionCall":', b'"inlineData":', b'"fileData":')
-"""A line of a job's dataset without any of these holds text alone. In a text, a quotation mark has a backslash."""
+"""A stored line without any of these holds only text; inside a text, a quotation mark has a backslash before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ EVERYTHING = PromptKinds(system=True, functions=True, media=True)
 
 
 def prompt_kinds(dataset: Path) -> PromptKinds:
-    """What the examples hold that a job keeps in this file; reads it up to the first line after which all is known."""
+    """The kinds in a job's stored dataset; stops reading once all kinds were found."""
     found = PromptKinds()
     with dataset.open("rb") as lines:
         for line in lines:

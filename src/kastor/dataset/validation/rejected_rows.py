@@ -1,6 +1,6 @@
-"""The rows that were not accepted, as they stood in the file, with what is wrong with them: a file of JSON lines.
+"""Writes a JSON lines file of the rows that were not accepted, each with its original text and its issues.
 
-The dataset is read a second time, beside the first, only as far as the last row that was refused; so memory stays flat.
+The dataset is read a second time in parallel, up to the last row that was not accepted, so memory stays flat.
 """
 
 import base64
@@ -18,10 +18,10 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class RejectedRowsFile:
-    """Writes verdicts in the order of the file.
+    """Writes verdicts in file order.
 
-    `row` is the line without its end; `rowBase64` has its bytes where they are not UTF-8. Both are null for CSV and
-    JSON documents, whose rows have no line of their own, and for lines longer than any example.
+    `row` is the line without its newline; `rowBase64` holds its bytes if they are not UTF-8. Both are null for CSV and
+    JSON documents, whose rows have no line of their own, and for lines over the length limit.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -55,7 +55,7 @@ class RejectedRowsFile:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    r"""A lone surrogate, as of a name that is not UTF-8, as a text: strict readers refuse its escape."""
+    r"""A lone surrogate (from a name that is not UTF-8) spelled out as text: strict parsers reject its escape."""
     return f"\\\\u{ord(match[0]):04x}"
 
 

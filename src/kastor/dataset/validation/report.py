@@ -1,4 +1,4 @@
-"""A dataset, judged as a whole: ledger, statistics, and what stands against training on it."""
+"""Validation of a whole dataset: ledger, statistics, and the reasons against training on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,9 +11,9 @@ from kastor.dataset.validation.stats import TEXT_ONLY, DatasetStatistics, Duplic
 from kastor.dataset.validation.validator import DatasetValidator, RowVerdict
 
 OnVerdict = Callable[[Path, RowVerdict], None]
-"""Told of every verdict with its file, in order: progress, a file of rejects, thumbnails."""
+"""Called with every verdict and its file, in order: for progress, rejected rows, thumbnails."""
 OnBytes = Callable[[Path, int], None]
-"""Told now and then how many bytes of a file, as it lies on the disk, were read."""
+"""Called repeatedly with the number of bytes read from a file, counted before decompression."""
 
 
 @dataclass(slots=True)
@@ -33,15 +33,15 @@ class ValidatedFile:
 
 @dataclass(frozen=True, slots=True)
 class DatasetReport:
-    """A training file, with a validation file perhaps, judged by one profile for one base."""
+    """The result for a training file, with an optional validation file, under one profile for one base."""
 
     gate: DatasetValidator
     training: ValidatedFile
     validation: ValidatedFile | None
-    refusals: tuple[str, ...]  # why nothing may be trained; empty if it may be
+    refusals: tuple[str, ...]  # the reasons against training; empty if it may start
     duplicates: Duplicates  # in the training file
-    leaked: Duplicates  # validation examples that are trained on
-    partial: bool = False  # interrupted: what was read by then
+    leaked: Duplicates  # validation examples that are also in the training file
+    partial: bool = False  # True if validation was interrupted
 
 
 def validate_dataset(
@@ -64,7 +64,7 @@ def validate_dataset(
 
 
 class DatasetValidation:
-    """A dataset while it is judged: what there is to report can be had at any time."""
+    """The validation of a dataset in progress; its report so far is available at any time."""
 
     def __init__(self, gate: DatasetValidator, training: Path, validation: Path | None = None) -> None:
         self.gate = gate
@@ -79,7 +79,7 @@ class DatasetValidation:
         on_verdict: OnVerdict = lambda path, verdict: None,
         on_bytes: OnBytes = lambda path, num_bytes: None,
     ) -> None:
-        """Judge all rows, those of the training file first.
+        """Validate all rows, those of the training file first.
 
         Raises:
             InvalidArgument: a file cannot be read at all.
@@ -106,17 +106,17 @@ class DatasetValidation:
             on_verdict(judged.path, verdict)
 
     def report(self) -> DatasetReport:
-        """The report on what was judged so far; partial if there is more."""
+        """The report on the rows validated so far; partial if any are left."""
         trained, held_out = self.training, self.validation
-        said = _refusals(self.gate, trained)
+        reasons = _refusals(self.gate, trained)
         if held_out is not None:
-            said += [f"Validation: {sentence}" for sentence in _refusals(self.gate, held_out)]
-            said += validation_refusals(held_out.ledger.num_accepted, trained.ledger.num_accepted, self.gate.limits)
+            reasons += [f"Validation: {sentence}" for sentence in _refusals(self.gate, held_out)]
+            reasons += validation_refusals(held_out.ledger.num_accepted, trained.ledger.num_accepted, self.gate.limits)
         return DatasetReport(
             self.gate,
             trained,
             held_out,
-            tuple(said),
+            tuple(reasons),
             trained.statistics.duplicates(),
             Duplicates(0, ()) if held_out is None else held_out.statistics.leaked_from(trained.statistics),
             partial=not self._done,

@@ -1,6 +1,7 @@
-"""A report as one HTML page that needs nothing else: no script, no file, no network; pictures stand in it as text.
+"""Renders a report as one self-contained HTML page: no scripts, no other files, no network; images are inlined.
 
-Everything in it may come from a stranger's dataset, so all text is escaped and a policy in the page forbids the rest.
+Any text in it may come from an untrusted dataset, so all text is escaped and a content security policy in the page
+forbids everything else.
 """
 
 import base64
@@ -21,7 +22,7 @@ DISTRIBUTIONS = {"inputTokens": "Input tokens", "outputTokens": "Output tokens",
 
 @dataclass(frozen=True, slots=True)
 class PreviewSegment:
-    """A stretch of an example as the model sees it; `kind` is given, learnt, picture or note."""
+    """A segment of an example as the model sees it; `kind` is given, learnt, picture or note."""
 
     kind: str
     text: str = ""
@@ -31,13 +32,13 @@ class PreviewSegment:
 
     @property
     def source(self) -> str:
-        """The picture as an address that holds it."""
+        """The picture as a data: URL."""
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewSample:
-    """One accepted row, to look at."""
+    """The preview of one accepted row."""
 
     line: int
     num_tokens: int | None
@@ -45,7 +46,7 @@ class PreviewSample:
 
     @property
     def groups(self) -> list[tuple[str, list[PreviewSegment]]]:
-        """Neighbours of one kind together: pictures with nothing but blanks between them make one grid."""
+        """Adjacent segments grouped by kind; pictures with only whitespace between them form one grid."""
         found: list[tuple[str, list[PreviewSegment]]] = []
         for place, segment in enumerate(self.segments):
             after = self.segments[place + 1].kind if place + 1 < len(self.segments) else ""
@@ -61,7 +62,7 @@ class PreviewSample:
 
 @dataclass(frozen=True, slots=True)
 class HistogramBar:
-    """A bar of a chart, in pixels from its upper left corner."""
+    """A bar of a chart, in pixels from the chart's upper left corner."""
 
     x: float
     y: float
@@ -71,7 +72,7 @@ class HistogramBar:
 
 
 def report_page(report: Document, notices: Sequence[str], samples: Sequence[PreviewSample]) -> str:
-    """The page of a report's document; `notices` are sentences worth knowing."""
+    """The page for a report's document; `notices` are sentences shown at its top."""
     source = resources.files("kastor.dataset").joinpath("templates", "report.html").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
@@ -87,12 +88,12 @@ def report_page(report: Document, notices: Sequence[str], samples: Sequence[Prev
 
 
 def _charts(part: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], list[HistogramBar]]]:
-    """Name, figures and bars of each distribution that is known."""
+    """Name, figures and bars of each available distribution."""
     return [(title, part[key], bars(part[key])) for key, title in DISTRIBUTIONS.items() if part[key]]
 
 
 def bars(spread: Mapping[str, Any]) -> list[HistogramBar]:
-    """The histogram of a distribution: bars as wide as what their buckets span, a sixth of the chart at least.
+    """The histogram of a distribution: each bar is as wide as its bucket's range, at least a sixth of the chart.
 
     >>> [bar.x for bar in bars({"min": 1, "max": 4, "buckets": [{"left": 1, "right": 2, "count": 3}]})]
     [0.0]
@@ -116,6 +117,6 @@ def bars(spread: Mapping[str, Any]) -> list[HistogramBar]:
 
 
 def _number(value: float | str) -> str:
-    """With thousands apart, and no more digits than mean something."""
+    """The number with thousands separators and only significant digits."""
     number = float(value)
     return f"{number:,.0f}" if number == int(number) or number >= 100 else f"{number:,.1f}"

@@ -1,4 +1,4 @@
-"""A report as JSON: what `kastor check --json` prints and what is stored with a job.
+"""Encodes a report as JSON, for `kastor check --json` and for storage with a job.
 
 `supervisedTuningDataStats` within it has the names and types of Vertex (vertex-api.md §4): int64 as text, indices
 from 1.
@@ -21,9 +21,9 @@ Document = dict[str, Any]
 
 
 def report_document(report: DatasetReport, estimate: Estimate | None = None) -> Document:
-    """The whole report; the totals at its top are the training file's.
+    """The whole report; the totals at the top are those of the training file.
 
-    `estimate` is absent where nothing can be trained, or nobody said with which settings.
+    `estimate` is `None` if nothing can be trained or the training settings are unknown.
     """
     gate = report.gate
     return {
@@ -70,7 +70,7 @@ def _judged(judged: ValidatedFile) -> Document:
 
 
 def data_stats(judged: ValidatedFile, num_steps: int | None = None) -> Document:
-    """Vertex's `SupervisedTuningDataStats`; what is not known is left out."""
+    """Vertex's `SupervisedTuningDataStats`, without unknown fields."""
     ledger, statistics = judged.ledger, judged.statistics
     dropped = ledger.dropped[:MAX_DROPPED_SHOWN]
     found = {
@@ -91,7 +91,7 @@ def data_stats(judged: ValidatedFile, num_steps: int | None = None) -> Document:
 
 
 def distribution(spread: Distribution | None, *, billable: bool = False) -> Document | None:
-    """Vertex's `SupervisedTuningDatasetDistribution`; `None` of no values."""
+    """Vertex's `SupervisedTuningDatasetDistribution`; `None` without values."""
     if spread is None:
         return None
     return {

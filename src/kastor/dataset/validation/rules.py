@@ -1,7 +1,7 @@
-"""The rules for one example, each a function that yields what is wrong with it. Arithmetic on what is known by now.
+"""The rules for one example; each is a pure function that yields violations.
 
-A *drop* is what Google's service leaves out with a notice and goes on (too long, too many, unusable media); anything
-else rejects the row. Sources of the rules: vertex-api.md §7, gemini-api.md §7.
+A *drop* is a row that Google's service leaves out with a notice (too long, too many, unusable media); any other
+violation rejects the row. Sources of the rules: vertex-api.md §7, gemini-api.md §7.
 """
 
 import math
@@ -18,16 +18,16 @@ from kastor.domain.vision import MediumLayout, VisionSpec
 
 KIND_OF_TYPE = {"image": MediaKind.IMAGE, "video": MediaKind.VIDEO, "audio": MediaKind.AUDIO}
 PDF = "application/pdf"
-SEEING_BASE_HINT = "choose a base model that sees, as kastor-nano-vl does"
+SEEING_BASE_HINT = "choose a base model with vision, such as kastor-nano-vl"
 MB = 1_000_000
 
 
 class TextLimits(Protocol):
-    """What text rules need of a profile."""
+    """The limits of a profile that the text rules need."""
 
     @property
     def max_input_chars(self) -> int | None:
-        """Of everything before the answer."""
+        """The limit for everything before the answer."""
 
     @property
     def max_output_chars(self) -> int | None:
@@ -36,9 +36,9 @@ class TextLimits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RuleViolation:
-    """Why an example may not be trained on."""
+    """A reason why an example may not be used for training."""
 
-    path: str  # a field of the example; input | output where that depends on its shape; empty for all of it
+    path: str  # a field of the example; input | output if it depends on the format; empty for the whole example
     rule: str
     message: str
     hint: str = ""
@@ -46,7 +46,7 @@ class RuleViolation:
 
 
 def text_only_num_chars(example: Example) -> int | None:
-    """How many characters, if it is nothing but texts that are not blank, and all answers are learnt; told fast."""
+    """The number of characters, if the example holds only non-blank texts and learns all answers; a fast check."""
     if example.system is not None or example.tools:
         return None
     number = 0
@@ -66,7 +66,7 @@ def text_only_num_chars(example: Example) -> int | None:
 def text_violations(
     example: Example, limits: TextLimits, supervise: SupervisedTurns = SupervisedTurns.ALL
 ) -> Iterator[RuleViolation]:
-    """What the limits say about an example's texts."""
+    """Violations of the limits for an example's texts."""
     num_output = len(example.contents[-1].text)
     if limits.max_input_chars is not None:
         num_input = example.prompt.num_chars
@@ -76,7 +76,7 @@ def text_violations(
         yield RuleViolation("output", "output_too_long", too_long(num_output, limits.max_output_chars))
     learnt = example.supervised_turns(supervise)
     if not learnt:
-        yield RuleViolation("", "nothing_learnt", "every turn of the model's that would be learnt has the weight 0")
+        yield RuleViolation("", "nothing_learnt", "every model turn has the weight 0")
     for index in learnt:
         if not _answers(example.contents[index]):
             yield RuleViolation(
@@ -85,7 +85,7 @@ def text_violations(
 
 
 def blank_answers(example: Example, supervise: SupervisedTurns) -> Iterator[str]:
-    """The paths of learnt turns that hold blanks only."""
+    """The paths of learnt turns that hold only whitespace."""
     for index in example.supervised_turns(supervise):
         content = example.contents[index]
         if content.text.isspace() and not any(isinstance(part, FunctionCall) for part in content.parts):
@@ -97,19 +97,19 @@ def _answers(content: Content) -> bool:
 
 
 def turn_path(example: Example, index: int) -> str:
-    """What messages call this turn of the model's: the output, if it is the last."""
+    """The path of this model turn in messages: the output, if it is the last turn."""
     return "output" if index == len(example.contents) - 1 else f"contents[{index}]"
 
 
 def token_violations(num_tokens: int, max_tokens: int, base: str) -> Iterator[RuleViolation]:
-    """What the bounds say about an example's length."""
+    """Violations of the limits for an example's number of tokens."""
     if num_tokens > max_tokens:
         message = f"{counted(num_tokens, 'token')}, at most {max_tokens:,} fit {base}"
         yield RuleViolation("", "too_many_tokens", message, "shorten it or leave it out", drops=True)
 
 
 def too_long(number: int, most: int) -> str:
-    """The words for a text over its limit."""
+    """The message for a text over its limit."""
     return f"{number:,} characters, at most {most:,} are allowed"
 
 
@@ -125,12 +125,12 @@ def parts_with_paths(example: Example | Prompt) -> Iterator[tuple[str, Part]]:
 def part_violations(
     example: Example, vision: VisionSpec | None, base: str, supervise: SupervisedTurns
 ) -> Iterator[RuleViolation]:
-    """Which media the base cannot be trained on, by the declared kinds alone."""
+    """Violations by media that the base does not support, judged by their declared types."""
     learnt = {f"contents[{index}]" for index in example.supervised_turns(supervise)}
     for path, part in parts_with_paths(example):
         if isinstance(part, Media):
             if path.partition(".")[0] in learnt:
-                yield RuleViolation(path, "media_in_answer", "media in the model's turn: a model learns to write text")
+                yield RuleViolation(path, "media_in_answer", "media in a model turn: models generate text only")
             elif vision is None:
                 yield RuleViolation(path, "text_only_base", f"{base} reads text only", SEEING_BASE_HINT)
             else:
@@ -140,7 +140,7 @@ def part_violations(
 def _type_faults(path: str, part: Media) -> Iterator[RuleViolation]:
     kind = declared_kind(part)
     if kind is MediaKind.AUDIO:
-        hint = "audio cannot be trained on; leave it out, or write down what is said as text"
+        hint = "training does not support audio; leave it out, or transcribe it as text"
         yield RuleViolation(path, "audio_unsupported", f"{part.mime_type}", hint)
     elif kind is None:
         yield RuleViolation(
@@ -149,12 +149,12 @@ def _type_faults(path: str, part: Media) -> Iterator[RuleViolation]:
 
 
 def declared_kind(media: Media) -> MediaKind | None:
-    """What the declared type says the medium is."""
+    """The kind of the medium according to its declared type."""
     return MediaKind.PDF if media.mime_type == PDF else KIND_OF_TYPE.get(media.mime_type.partition("/")[0])
 
 
 def media_count_violations(example: Example, limits: DatasetLimits) -> Iterator[RuleViolation]:
-    """How many media an example may hold."""
+    """Violations of the limits for the number of media in an example."""
     kinds = [declared_kind(media) for media in example.media]
     for kind, most, rule in (
         (MediaKind.IMAGE, limits.max_images, "too_many_images"),
@@ -170,7 +170,7 @@ def media_count_violations(example: Example, limits: DatasetLimits) -> Iterator[
 def media_violations(
     example: Example | Prompt, looked: Mapping[Media, InspectionResult], limits: DatasetLimits, vision: VisionSpec
 ) -> Iterator[RuleViolation]:
-    """What is wrong with the files themselves."""
+    """Violations in the media files themselves."""
     for path, part in parts_with_paths(example):
         if not isinstance(part, Media):
             continue
@@ -183,13 +183,13 @@ def media_violations(
             yield RuleViolation(path, "media_resolution", f"this base model has no {resolution} resolution")
         elif seen.probe.kind is not declared_kind(part):
             message = f"{part.name} is declared as {part.mime_type} and holds {seen.probe.kind.value}"
-            yield RuleViolation(path, "mime_type_wrong", message, "set the mimeType that it is", drops=True)
+            yield RuleViolation(path, "mime_type_wrong", message, "set the right mimeType", drops=True)
         else:
             yield from _SIZE_RULES[seen.probe.kind](path, part, seen, limits, resolution)
 
 
 def media_notes(example: Example, seen: Mapping[Media, InspectedMedium]) -> Iterator[RuleViolation]:
-    """What to know about media that can be used."""
+    """Notes about usable media."""
     for path, part in parts_with_paths(example):
         probe = seen[part].probe if isinstance(part, Media) and part in seen else None
         if probe is None:
@@ -245,7 +245,7 @@ _SIZE_RULES: Mapping[
     MediaKind.IMAGE: _image_faults,
     MediaKind.VIDEO: _video_faults,
     MediaKind.PDF: _pdf_faults,
-    MediaKind.AUDIO: _no_faults,  # refused by its declared type
+    MediaKind.AUDIO: _no_faults,  # rejected by its declared type
 }
 
 
@@ -258,17 +258,17 @@ def _too_large(path: str, media: Media, seen: InspectedMedium, most: int | None,
 
 
 def segment_duration_s(media: Media, duration_s: float) -> float:
-    """Seconds of a video that an example uses."""
+    """The seconds of a video that an example uses."""
     return max(0.0, min(duration_s, duration_s if media.end_s is None else media.end_s) - (media.start_s or 0.0))
 
 
 def media_resolution(media: Media, example: Example | Prompt, vision: VisionSpec) -> Resolution:
-    """The resolution a medium is seen at: its own, the line's, or the family's."""
+    """The resolution at which the model sees a medium: its own, the line's, or the family's default."""
     return media.resolution or example.resolution or vision.default
 
 
 def medium_layout(media: Media, seen: InspectedMedium, resolution: Resolution, vision: VisionSpec) -> MediumLayout:
-    """What the model is shown of it."""
+    """The layout in which the model sees the medium."""
     probe = seen.probe
     if seen.plan is not None:
         grid = vision.layout(resolution, (probe.width or 1, probe.height or 1))

@@ -1,4 +1,4 @@
-"""Moments of an example outside the segment of its video that it shows: they may count from the segment's start."""
+"""Finds timestamps outside the shown video segment, which may count from the segment's start."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,14 +11,14 @@ from kastor.domain.content import Example, Media, Text
 
 OUTSIDE_SEGMENT = "moment_outside_segment"
 HINT = (
-    "moments count from the file's beginning, as the model is shown them; "
+    "timestamps count from the beginning of the file, as the model sees them; "
     "kastor prepare --times-from segment rewrites those that count from startOffset"
 )
 _ANY_S = Fraction(10**9)
 
 
 def timestamps_outside_segment(line: int, example: Example) -> Iterator[Issue]:
-    """A finding for each text whose moments, where they can be read, lie outside the segment of its one video."""
+    """A finding for each text with a readable timestamp outside the segment of the example's only video."""
     segments = [medium for medium in example.media if medium.start_s or medium.end_s is not None]
     if len(segments) != 1:
         return
@@ -32,7 +32,7 @@ def timestamps_outside_segment(line: int, example: Example) -> Iterator[Issue]:
 
 
 def _outside(text: str, segment: Media, *, is_prompt: bool) -> str | None:
-    """The first moment of the text that lies outside."""
+    """The first timestamp of the text outside the segment."""
     try:
         marks = TimestampedText(text, _ANY_S, TimestampConfig(), is_prompt=is_prompt).marks
     except CannotSplit:

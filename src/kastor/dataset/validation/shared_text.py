@@ -1,6 +1,6 @@
-"""Words that nearly all prompts share. A model tuned on them expects them, so they must stand in served prompts, too.
+"""Detects text that nearly all prompts share. A model tuned on it expects it, so served prompts must contain it, too.
 
-The first and last characters of a random sample of the prompts are kept, so memory is flat whatever the dataset.
+Keeps the first and last characters of a random sample of the prompts, so memory is flat for any dataset.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kastor.domain.content import Example, text_of
 
-SAMPLE = 1000  # prompts; exact up to as many, above an estimate that is off by 3 % at most (two standard errors)
+SAMPLE = 1000  # prompts; results are exact up to this number, and within 3 % above it (two standard errors)
 MAX_CHARS = 1500  # of each end of a prompt
 MAX_SYSTEMS = 64  # distinct system instructions that are told apart
 MIN_CHARS = 8
@@ -23,7 +23,7 @@ EDGE = "\0"  # where a kept text was cut or ends
 
 @dataclass(frozen=True, slots=True)
 class SharedText:
-    """What `share` of the prompts have in common; `where` is system, beginning, end or prompt (the whole text)."""
+    """Text shared by `share` of the prompts; `where` is system, beginning, end or prompt (the whole text)."""
 
     where: str
     text: str
@@ -44,18 +44,18 @@ class SharedText:
 
 
 class SharedTextDetector:
-    """Watches prompts for what they share."""
+    """Collects prompts and finds the text that they share."""
 
     def __init__(self) -> None:
-        self._random = random.Random(0)  # noqa: S311  # a sample, and the same one each time
+        self._random = random.Random(0)  # noqa: S311  # for a reproducible sample
         self._sample: list[tuple[str, str]] = []
         self._systems: Counter[str] = Counter()
         self._count = 0
-        self._next = 0  # the prompt that will be taken into the sample once that is full
+        self._next = 0  # index of the next prompt that enters the full sample
         self._weight = 1.0
 
     def add(self, example: Example) -> None:
-        """Look at one example."""
+        """Add one example's prompt."""
         if example.system:
             self._add_system(text_of(example.system)[:MAX_CHARS])
         self._count += 1
@@ -67,7 +67,7 @@ class SharedTextDetector:
             self._next = self._later()
 
     def found(self) -> list[SharedText]:
-        """What at least nine tenths share, if there are prompts enough to tell."""
+        """The texts that at least nine tenths of the prompts share, if there are enough prompts."""
         if self._count < MIN_PROMPTS:
             return []
         shared = [
@@ -86,19 +86,19 @@ class SharedTextDetector:
         return shared + [one for one in ends if len(one.text) >= MIN_CHARS]
 
     def _add_system(self, text: str) -> None:
-        """Counted exactly while there are few; what nine tenths share is among the first few, or nearly so."""
+        """Count a system instruction; only the first few are distinguished, which include any that 90 % share."""
         if text in self._systems or len(self._systems) < MAX_SYSTEMS:
             self._systems[text] += 1
 
     def _later(self) -> int:
-        """The next place in the stream for a uniform sample (Li's algorithm L): no draw for what lies between."""
+        """The index of the next prompt in a uniform sample (Li's algorithm L), without a draw for those skipped."""
         self._weight *= math.exp(math.log(1 - self._random.random()) / SAMPLE)
         skip = math.log(1 - self._random.random()) / math.log1p(-self._weight) if self._weight < 1 else 0
         return max(self._count, self._next) + math.floor(skip)
 
 
 def longest_shared_prefix(texts: Sequence[str], share: float = SHARE) -> tuple[str, float]:
-    """The longest beginning that at least `share` of the texts have, and how many of them have it.
+    """The longest prefix that at least `share` of the texts have, and the share that has it.
 
     >>> longest_shared_prefix(["Say: a", "Say: b", "Say: c"])
     ('Say: ', 1.0)
@@ -107,13 +107,13 @@ def longest_shared_prefix(texts: Sequence[str], share: float = SHARE) -> tuple[s
         return "", 0.0
     needed = max(1, math.ceil(share * len(texts)))
     held = sorted(texts)
-    pairs = zip(held, held[needed - 1 :], strict=False)  # a beginning shared by so many is shared by the outer two
+    pairs = zip(held, held[needed - 1 :], strict=False)  # in sorted order, all share a prefix if the outer two do
     best = max((os.path.commonprefix((low, high)) for low, high in pairs), key=len)
     return best, sum(text.startswith(best) for text in texts) / len(texts)
 
 
 def _whole_words(text: str) -> str:
-    """Without a last word that may go on behind it."""
+    """The text without a last word that may be incomplete."""
     kept = text
     while kept and (kept[-1].isalnum() or kept[-1] in "'’-"):
         kept = kept[:-1]

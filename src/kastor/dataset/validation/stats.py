@@ -1,6 +1,6 @@
-"""Statistics over the accepted examples of a dataset, in flat memory: a few numbers are kept of each row.
+"""Statistics of a dataset's accepted examples; keeps only a few numbers per row.
 
-The figures are those of Vertex's `SupervisedTuningDataStats`; the rule of the histogram is in vertex-api.md §4.
+The figures are those of Vertex's `SupervisedTuningDataStats`; vertex-api.md §4 defines the histogram.
 """
 
 import math
@@ -26,12 +26,12 @@ WITH_SYSTEM = "with system instruction"
 MASK = (1 << 64) - 1
 
 Group = tuple[tuple[str, ...], bool, bool]
-"""Kinds of media, whether there are two turns, whether there is a system instruction."""
+"""Groups: the kinds of media, rows with two turns, rows with a system instruction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One bar of a histogram: so many values from `left` to `right`, both included."""
+    """One bar of a histogram: the number of values from `left` to `right`, both included."""
 
     count: int
     left: int
@@ -40,7 +40,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How whole numbers are spread."""
+    """The distribution of a set of integers."""
 
     sum: int
     min: float
@@ -53,7 +53,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Sequence[int]) -> "Distribution | None":
-        """That of `values`; `None` of none.
+        """The distribution of `values`; `None` if there are none.
 
         >>> Distribution.of([1, 2, 3, 10]).buckets
         (Bucket(count=2, left=1, right=2), Bucket(count=1, left=3, right=4), Bucket(count=1, left=10, right=10))
@@ -67,7 +67,7 @@ class Distribution:
 
 
 def bins(low: int, high: int) -> list[tuple[int, int]]:
-    """The histogram's bins over the whole numbers from `low` to `high`: six, or fewer where there are fewer numbers.
+    """The histogram's bins over the integers from `low` to `high`: six, or fewer if there are fewer integers.
 
     left_i = ceil(low + i W) with W = (high - low + 1) / 6, and each ends where the next begins.
 
@@ -81,14 +81,14 @@ def bins(low: int, high: int) -> list[tuple[int, int]]:
 
 
 def _buckets(held_N: "np.ndarray[tuple[int], np.dtype[np.int64]]", low: int, high: int) -> tuple[Bucket, ...]:
-    """The bins with their counts; empty ones are left out."""
+    """The bins with their counts, without empty ones."""
     counted = [(int(((held_N >= left) & (held_N <= right)).sum()), left, right) for left, right in bins(low, high)]
     return tuple(Bucket(*bucket) for bucket in counted if bucket[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Examples that occur more than once: how many too many, and some of their lines (a later one, the first)."""
+    """Repeated examples: the number of repetitions, and some of their lines as pairs (repetition, first)."""
 
     number: int
     lines: tuple[tuple[int, int], ...]
@@ -96,7 +96,7 @@ class Duplicates:
 
 @dataclass(slots=True)
 class DatasetStatistics:
-    """What is kept of the accepted rows of one file."""
+    """The statistics of one file's accepted rows."""
 
     input_tokens: "array[int]" = field(default_factory=lambda: array("I"))
     output_tokens: "array[int]" = field(default_factory=lambda: array("I"))
@@ -104,8 +104,8 @@ class DatasetStatistics:
     lines: "array[int]" = field(default_factory=lambda: array("Q"))
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
     num_characters: int = 0
-    num_media_tokens: int = 0  # of the rows with media, all their tokens
-    examples: list[Content] = field(default_factory=list)  # turns of the first ones, their texts cut
+    num_media_tokens: int = 0  # all tokens of the rows with media
+    examples: list[Content] = field(default_factory=list)  # turns of the first examples, with shortened texts
     _groups: dict[Group, int] = field(default_factory=dict)
     _preambles: SharedTextDetector = field(default_factory=SharedTextDetector)
 
@@ -130,7 +130,7 @@ class DatasetStatistics:
 
     @property
     def slices(self) -> Counter[str]:
-        """How many rows each group has; a row is in several groups."""
+        """The number of rows in each group; a row may be in several."""
         found: Counter[str] = Counter()
         for (kinds, two_turns, system), number in self._groups.items():
             found[" and ".join(kinds) if kinds else TEXT_ONLY] += number
@@ -140,21 +140,21 @@ class DatasetStatistics:
         return found
 
     def preambles(self) -> list[SharedText]:
-        """What nearly all prompts share."""
+        """The texts that nearly all prompts share."""
         return self._preambles.found()
 
     @property
     def tokens(self) -> list[int]:
-        """Of each row, input and output together; empty where they were not counted."""
+        """The tokens of each row, input and output together; empty if they were not counted."""
         return [given + learnt for given, learnt in zip(self.input_tokens, self.output_tokens, strict=True)]
 
     @property
     def num_tokens(self) -> int:
-        """Of all rows, one pass."""
+        """The tokens of all rows, for one epoch."""
         return sum(self.input_tokens) + sum(self.output_tokens)
 
     def longest(self, number: int) -> list[tuple[int, int]]:
-        """The lines with the most tokens, most first: (line, tokens)."""
+        """The lines with the most tokens, in descending order: (line, tokens)."""
         if not self.input_tokens:
             return []
         totals_N = np.asarray(self.input_tokens, dtype=np.int64) + np.asarray(self.output_tokens, dtype=np.int64)
@@ -162,16 +162,16 @@ class DatasetStatistics:
         return [(int(self.lines[place]), int(totals_N[place])) for place in order_N]
 
     def duplicates(self) -> Duplicates:
-        """Rows whose example stands on an earlier line, too."""
+        """Rows whose example also occurs on an earlier line."""
         return _repeated(self, self)
 
     def leaked_from(self, training: "DatasetStatistics") -> Duplicates:
-        """Rows of this file, for validation, whose example is trained on."""
+        """Rows of this validation file whose example is also in the training file."""
         return _repeated(self, training)
 
 
 def _digest(example: Example) -> int:
-    """64 bits that tell examples apart, in this process."""
+    """A 64-bit hash of the example, valid in this process only."""
     if example.system is None and not example.tools and example.resolution is None:
         return hash(tuple([content.parts for content in example.contents])) & MASK
     return hash(example) & MASK
@@ -214,4 +214,4 @@ def _cut(content: Content) -> Content:
 def _cut_part(part: Part) -> Part:
     if isinstance(part, Text) and len(part.text) > MAX_SHOWN_CHARS:
         return Text(part.text[:MAX_SHOWN_CHARS] + "...")
-    return replace(part, data=b"") if isinstance(part, Media) else part  # millions of bytes, perhaps
+    return replace(part, data=b"") if isinstance(part, Media) else part  # may be millions of bytes

@@ -1,7 +1,7 @@
-"""Judges every row of a dataset before any training: accepted, dropped by a rule, or rejected. No torch, no weights.
+"""Validates every row of a dataset before training: accepted, dropped by a rule, or rejected. No torch, no weights.
 
-Streams: rows are taken in chunks, whose media are looked at together and whose texts are tokenised in one go; nothing
-is kept of a row once its verdict is given.
+Rows stream through in chunks: the media of a chunk are inspected together and its texts tokenised together. Nothing of
+a row is kept after its verdict.
 """
 
 import sys
@@ -33,47 +33,47 @@ from kastor.domain.dataset_limits import DatasetLimits
 from kastor.domain.tools import ToolCallSupport
 from kastor.domain.vision import MediaLayouts, MediumLayout, TokenCount, VisionSpec
 
-CHUNK_ROWS = 128  # a few hundred KB stay in the cache of a core: 512 were up to a tenth slower
-CHUNK_BYTES = 8_000_000  # inline media of 20 MB take a chunk of their own
-CHUNK_MEDIA = 32  # or about as many: looking at a long video takes a second
+CHUNK_ROWS = 128  # a few hundred KB, which fit a core's cache: 512 were up to a tenth slower
+CHUNK_BYTES = 8_000_000  # a row with 20 MB of inline media is a chunk of its own
+CHUNK_MEDIA = 32  # approximately: inspecting a long video takes a second
 
 InspectMedia = Callable[[Iterable[Media]], dict[Media, InspectionResult]]
 
 
 @dataclass(frozen=True, slots=True)
 class ExamplePlan:
-    """What an accepted example will be for the model. Training asserts that it is."""
+    """The token counts and media layouts of an accepted example. Training asserts that they are met."""
 
-    tokens: TokenCount | None  # absent where the base's tokenizer is not at hand
+    tokens: TokenCount | None  # `None` without the base's tokenizer
     views: Mapping[Media, MediumLayout]
 
 
-NO_PLAN = ExamplePlan(None, {})  # of a row of text whose tokens are not counted
+NO_PLAN = ExamplePlan(None, {})  # for a text row whose tokens are not counted
 NO_INSPECTION: Mapping[Media, InspectedMedium] = MappingProxyType({})
 
 
 class TokenCounter(Protocol):
-    """What the gate needs of a renderer."""
+    """The part of a renderer that validation needs."""
 
     def counts(self, examples: Sequence[Example], views: Sequence[MediaLayouts]) -> list[TokenCount]:
-        """The tokens of each example, as training will make them."""
+        """The token counts of each example, equal to those in training."""
 
 
 class RowOutcome(StrEnum):
-    """What becomes of a row."""
+    """The outcome of a row's validation."""
 
     ACCEPTED = "accepted"
-    DROPPED = "dropped"  # left out, and training goes on without it
-    REJECTED = "rejected"  # to be mended: nothing is trained while there is one
+    DROPPED = "dropped"  # left out; training proceeds without it
+    REJECTED = "rejected"  # must be corrected: nothing is trained while one is left
 
 
 @dataclass(frozen=True, slots=True)
 class RowVerdict:
-    """A row, judged."""
+    """The outcome of one row."""
 
     line: int
     outcome: RowOutcome
-    issues: tuple[Issue, ...] = ()  # why it was not accepted; of one that was, what to know about it
+    issues: tuple[Issue, ...] = ()  # why the row was not accepted; notes if it was
     example: Example | None = None
     plan: ExamplePlan | None = None
     seen: Mapping[Media, InspectedMedium] | None = None
@@ -81,18 +81,18 @@ class RowVerdict:
 
 @dataclass(frozen=True, slots=True)
 class BaseModelLimits:
-    """What the gate needs to know of a base model; `renderer` is absent where its tokenizer is not at hand."""
+    """The properties of a base model that validation needs; `renderer` is `None` without its tokenizer."""
 
     name: str
     max_tokens: int
     vision: VisionSpec | None
     renderer: TokenCounter | None = None
-    calling: ToolCallSupport | None = None  # how it writes function calls, if it can
-    supervise: SupervisedTurns = SupervisedTurns.ALL  # the turns that are learnt, as the renderer has it
+    calling: ToolCallSupport | None = None  # how the model writes function calls, if it can
+    supervise: SupervisedTurns = SupervisedTurns.ALL  # the turns that are learnt; the same as the renderer's
 
 
 class DatasetValidator:
-    """Judges rows of one dataset, or of a training and a validation dataset one after the other."""
+    """Validates the rows of one dataset, or of a training and then a validation dataset."""
 
     def __init__(self, limits: DatasetLimits, base: BaseModelLimits, look: InspectMedia) -> None:
         self.limits = limits
@@ -101,7 +101,7 @@ class DatasetValidator:
         self.max_tokens = min(base.max_tokens, limits.max_tokens or base.max_tokens)
         bounds = (limits.max_input_chars, limits.max_output_chars)
         self._surely_fine = min([most for most in bounds if most is not None], default=sys.maxsize)
-        self._resolution: tuple[Resolution, int] | None = None  # of the first line with media, and that line
+        self._resolution: tuple[Resolution, int] | None = None  # of the first line with media, and its number
 
     def verdicts(self, rows: Iterable[ParsedRow | Issue]) -> Iterator[RowVerdict]:
         """A verdict for each row, in order."""
@@ -109,7 +109,7 @@ class DatasetValidator:
             yield from self._chunk(chunk)
 
     def _chunk(self, rows: Sequence[ParsedRow | Issue]) -> Iterable[RowVerdict]:
-        at_sight = [_unreadable(row) if isinstance(row, Issue) else self._at_sight(row) for row in rows]
+        at_sight = [_unreadable(row) if isinstance(row, Issue) else self._text_verdict(row) for row in rows]
         left = [
             row for row, verdict in zip(rows, at_sight, strict=True) if verdict is None and isinstance(row, ParsedRow)
         ]
@@ -117,8 +117,8 @@ class DatasetValidator:
         rest = iter([self._with_media(row, looked) for row in left])
         return self._counted([next(rest) if verdict is None else verdict for verdict in at_sight])
 
-    def _at_sight(self, row: ParsedRow) -> RowVerdict | None:
-        """The verdict, if the example alone decides it: nobody has to look at media."""
+    def _text_verdict(self, row: ParsedRow) -> RowVerdict | None:
+        """The verdict, if it does not depend on inspecting media; otherwise `None`."""
         example = row.example
         num_chars = text_only_num_chars(example)
         if num_chars is not None and num_chars <= self._surely_fine:
@@ -135,15 +135,15 @@ class DatasetValidator:
         return RowVerdict(row.line, RowOutcome.ACCEPTED, self._notes(row), example, NO_PLAN, NO_INSPECTION)
 
     def _notes(self, row: ParsedRow) -> tuple[Issue, ...]:
-        """What to know about a row that is kept."""
+        """Notes about an accepted row."""
         blank = ", ".join(blank_answers(row.example, self.base.supervise))
         if not blank:
             return row.notes
-        return (*row.notes, Issue(row.line, blank, "blank_output", "holds blanks only, which are learnt"))
+        return (*row.notes, Issue(row.line, blank, "blank_output", "holds only whitespace, which is learnt"))
 
     def _with_media(self, row: ParsedRow, looked: Mapping[Media, InspectionResult]) -> RowVerdict:
         example, vision = row.example, self.base.vision
-        assert vision is not None  # noqa: S101  # what a base that reads text only cannot read has its verdict
+        assert vision is not None  # noqa: S101  # a text-only base has rejected the row already
         faults = list(media_violations(example, looked, self.limits, vision)) + list(self._mixed(row, vision))
         if faults:
             return _refused(row, faults)
@@ -160,7 +160,7 @@ class DatasetValidator:
         return RowVerdict(row.line, RowOutcome.ACCEPTED, notes, example, ExamplePlan(None, views), seen)
 
     def _mixed(self, row: ParsedRow, vision: VisionSpec) -> Iterator[RuleViolation]:
-        """One resolution for all lines, where the profile asks for it."""
+        """Violations of the profile's rule that all lines have one resolution."""
         if not self.limits.one_resolution:
             return
         asked = {media_resolution(media, row.example, vision) for media in row.example.media}
@@ -172,7 +172,7 @@ class DatasetValidator:
             yield RuleViolation("generationConfig.mediaResolution", "mixed_resolution", message)
 
     def _counted(self, verdicts: list[RowVerdict]) -> Iterable[RowVerdict]:
-        """The verdicts with the tokens of what is accepted, by the base's own tokenizer; too long ones are dropped."""
+        """The verdicts with token counts by the base's tokenizer; examples that are too long are dropped."""
         return verdicts if self.base.renderer is None else self._count(self.base.renderer, verdicts)
 
     def _count(self, renderer: TokenCounter, verdicts: list[RowVerdict]) -> Iterator[RowVerdict]:
@@ -193,7 +193,7 @@ class DatasetValidator:
 
 
 def _chunks(rows: Iterable[ParsedRow | Issue]) -> Iterator[list[ParsedRow | Issue]]:
-    """Rows to be judged together: so many, or fewer where their lines are long."""
+    """Rows in chunks of `CHUNK_ROWS`, or fewer if their lines are long."""
     chunk: list[ParsedRow | Issue] = []
     room = CHUNK_BYTES
     for row in rows:
@@ -215,7 +215,7 @@ def _unreadable(issue: Issue) -> RowVerdict:
 
 
 def _refused(row: ParsedRow, faults: Sequence[RuleViolation]) -> RowVerdict:
-    """Dropped if every fault is one that drops; else rejected."""
+    """The verdict for a row with violations: dropped if all of them drop, otherwise rejected."""
     outcome = RowOutcome.DROPPED if all(fault.drops for fault in faults) else RowOutcome.REJECTED
     return RowVerdict(row.line, outcome, _issues(row, faults))
 
