@@ -12,9 +12,9 @@ from peft import PeftModel
 from kastor.domain.errors import DataLoss, FailedPrecondition
 from kastor.domain.job import AdapterShape
 from kastor.models.chat.families import LLAMA_LINEARS
+from kastor.runtime import atomic
 from kastor.store.blobs import checkpoint_folder as folder_module
 from kastor.store.blobs.manifests import STATE_FILE
-from kastor.training import checkpoints as module
 from kastor.training.checkpoints import Checkpoint, CheckpointWriter, restore
 from kastor.training.lora import add_lora
 from support.tiny_models import tiny_model
@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_and_nothing_half_written(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_fsync", full)
+    monkeypatch.setattr(atomic, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, model, 3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-000002"]
