@@ -125,5 +125,11 @@ def test_a_strangers_file_is_not_trained_on(world: World) -> None:
 def test_the_report_is_there_once_the_file_was_judged(world: World) -> None:
     job = create(world, upload(world)).json()["id"]
     assert "has no report" in error_of(world.call("GET", f"/kastor/v1/jobs/{job}/report"))["message"]
-    world.blobs.write(world.blobs.report(job), [b'{"rows": 1}'])
+    world.blobs.workspace(job).write(world.blobs.report(job), [b'{"rows": 1}'])
     assert world.call("GET", f"/kastor/v1/jobs/{job}/report").json() == {"rows": 1}
+
+
+def test_a_refusal_names_the_fields_of_this_api(world: World) -> None:
+    answer = create(world, upload(world), hyperparameters={"epochCount": 0})
+    assert answer.status_code == 400
+    assert fields_of(answer) == ["hyperparameters.epochCount"]

@@ -1,6 +1,7 @@
-"""A body of two parts as it arrives, as RFC 2387 has it (multipart/related): JSON first, then bytes of any length.
+"""A streaming parser of multipart/related bodies (RFC 2387) with two parts: JSON, then bytes of any length.
 
-Knows nothing of files: what is found goes to who asked.
+Knows nothing of files: the caller's sinks receive the parts. Written by hand, as python-multipart 0.0.34 refuses bodies
+with bare LF line ends or a preamble, which clients send, and accepts a body without its closing boundary, which is cut.
 """
 
 import re
