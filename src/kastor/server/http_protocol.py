@@ -37,13 +37,14 @@ def limited_http_protocol(bounds: ConnectionLimits) -> Callable[..., "LimitedHtt
     return partial(LimitedHttpProtocol, table=ConnectionTable(bounds))
 
 
-class RequestDeadlines:
-    """The deadlines of one connection, beside either of uvicorn's protocols."""
+class RequestDeadlines(asyncio.Protocol):
+    """The deadlines of one connection and its place among those that wait, as a mixin of uvicorn's protocols."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     flow: FlowControl
     cycle: Any
+    _table: ConnectionTable
 
     def watch(self, bounds: ConnectionLimits) -> None:
         """Look after the connection from now on, which has sent no request yet."""
@@ -57,6 +58,37 @@ class RequestDeadlines:
     def unwatch(self) -> None:
         """The connection is gone."""
         self._timer.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self.unwatch()
+        self._table.waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take what was sent."""
+        super().pause_writing()
+        self.blocked_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self.blocked_since = None
+
+    def request_begun(self) -> None:
+        """The head is whole; what follows is the body, which has deadlines of its own."""
+        self.head_since, self.body_since, self.body_bytes = None, self.loop.time(), 0
+        self._table.waiting.pop(self, None)
+
+    def note_unfinished_head(self) -> None:
+        """Start the deadline of a head of which a part has come; what follows of it does not prolong that."""
+        if self.head_since is None and self.is_answered and not self.awaits_body:
+            self.head_since = self.read_at  # or line ends, say, before a request that may never come
+
+    def await_next_request(self) -> None:
+        """Let the connection wait, if the answer is sent and nothing else is to be answered."""
+        if self.is_answered and not self.transport.is_closing():
+            self._table.waiting[self] = None
 
     @property
     def is_answered(self) -> bool:
@@ -124,12 +156,6 @@ class LimitedHttpProtocol(RequestDeadlines, HttpToolsProtocol):
             oldest.transport.abort()
         self._table.waiting[self] = None
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
-        self.unwatch()
-        self._table.waiting.pop(self, None)
-        super().connection_lost(exc)
-
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless the head has grown too large."""
         self._unset_keepalive_if_required()
@@ -143,8 +169,7 @@ class LimitedHttpProtocol(RequestDeadlines, HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(data)
             return
-        if self.head_since is None and self.is_answered and not self.awaits_body:
-            self.head_since = self.read_at  # line ends, say, before a request that may never come
+        self.note_unfinished_head()
         if self._unread > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(TOO_LARGE)
             self.transport.close()
@@ -164,27 +189,15 @@ class LimitedHttpProtocol(RequestDeadlines, HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """What follows is the body, which has bounds of its own."""
-        self._unread = self.body_bytes = 0
-        self.head_since, self.body_since = None, self.loop.time()
-        self._table.waiting.pop(self, None)
+        self._unread = 0
+        self.request_begun()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         """The answer is sent; the connection waits for the next request, if there is none."""
         super().on_response_complete()
-        if self.is_answered and not self.transport.is_closing():
-            self._table.waiting[self] = None
-
-    def pause_writing(self) -> None:
-        """The client does not take what was sent."""
-        super().pause_writing()
-        self.blocked_since = self.loop.time()
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        super().resume_writing()
-        self.blocked_since = None
+        self.await_next_request()
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -223,40 +236,21 @@ class _LateH11(RequestDeadlines, H11Protocol):
         super().__init__(*arguments, **named)
         self._table = table
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
-        self.unwatch()
-        self._table.waiting.pop(self, None)
-        super().connection_lost(exc)
-
     def data_received(self, data: bytes) -> None:
         """Read on."""
         self.read_at = self.loop.time()
         self.body_bytes += len(data)
         super().data_received(data)
-        if self.head_since is None and self.is_answered and not self.awaits_body:
-            self.head_since = self.read_at  # a part of the next head; what follows does not prolong its deadline
+        self.note_unfinished_head()
 
     def handle_events(self) -> None:
         """Read what came; a new cycle is a request whose head is whole."""
         earlier = self.cycle
         super().handle_events()
         if self.cycle is not earlier:
-            self.head_since, self.body_since, self.body_bytes = None, self.loop.time(), 0
-            self._table.waiting.pop(self, None)
+            self.request_begun()
 
     def on_response_complete(self) -> None:
         """The answer is sent; the connection waits for the next request, if there is none."""
         super().on_response_complete()
-        if self.is_answered and not self.transport.is_closing():
-            self._table.waiting[self] = None
-
-    def pause_writing(self) -> None:
-        """The client does not take what was sent."""
-        super().pause_writing()
-        self.blocked_since = self.loop.time()
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        super().resume_writing()
-        self.blocked_since = None
+        self.await_next_request()

@@ -5,7 +5,7 @@ is the dialects' business.
 """
 
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from kastor.api.http.content_encoding import BodyDecoder
 from kastor.api.http.protojson import ProtoModel, dump_json
+from kastor.api.http.request_body import RequestBody
 from kastor.api.http.response_cache import ResponseCache, Version
 from kastor.api.http.streaming import JSON_TYPE, Framing, JsonArrayFraming, SseFraming
 from kastor.api.http.wire_names import WireNames
@@ -41,8 +42,6 @@ IGNORED = frozenset({"key", "access_token", "oauth_token", "alt", "$alt", "prett
 """Parameters of every method: read here, or without a meaning for this server."""
 GLUED = frozenset({"page_token", "page_size"})
 CORE_NAMES = WireNames()
-MAX_DRAINED_BYTES = 64 * 1024 * 1024
-DRAIN_TIMEOUT_S = 5.0
 MAX_GENERATING_THREADS = 128
 MAX_AUTHENTICATING_THREADS = 16  # of keys, and as many of tokens, whose provider may be slow
 
@@ -208,20 +207,21 @@ class RouteFactory:
         announced = headers.get("content-length", "")
         if announced.isdecimal() and (len(announced) > 18 or int(announced) > self._max_body_bytes):
             if headers.get("expect", "").lower() != "100-continue":  # else the client has sent nothing yet
-                await _drain(_pieces(receive))
+                await RequestBody(receive).drain()
             raise self.too_large()
-        pieces = _pieces(receive)
+        body = RequestBody(receive)
         try:
-            return await self._decoded(headers.get("content-encoding", ""), pieces)
+            return await self._decoded(headers.get("content-encoding", ""), body)
         except InvalidArgument:
-            await _drain(pieces)
+            await body.drain()
             raise
 
-    async def _decoded(self, encoding: str, pieces: AsyncIterator[bytes]) -> bytes:
+    async def _decoded(self, encoding: str, body: RequestBody) -> bytes:
         decoder = BodyDecoder(encoding, self._max_body_bytes)
         decoded: list[bytes] = []
         received = size = 0
-        async for piece in pieces:
+        while body.is_open:
+            piece = await body.read()
             # a piece of 64 KB may hold 64 MB, for which nobody else is to wait
             decoded.append(piece if decoder.is_plain else await anyio.to_thread.run_sync(decoder.decode, piece))
             received += len(piece)
@@ -400,26 +400,6 @@ def validate_query(query: Mapping[str, str], known: frozenset[str], alts: Sequen
             f'Invalid JSON payload received. Unknown name "{name}": Cannot bind query parameter.',
             violations=(FieldViolation(name, "is not a query parameter of this method"),),
         )
-
-
-async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            return
-        yield event.get("body", b"")
-        more = event.get("more_body", False)
-
-
-async def _drain(pieces: AsyncIterator[bytes]) -> None:
-    """Read on and forget: an answer before the end of the body would be lost with the connection's reset."""
-    size = 0
-    with anyio.move_on_after(DRAIN_TIMEOUT_S):
-        async for piece in pieces:
-            size += len(piece)
-            if size > MAX_DRAINED_BYTES:
-                return
 
 
 async def _watch(receive: Receive, gone: threading.Event) -> None:

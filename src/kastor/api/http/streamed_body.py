@@ -16,14 +16,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kastor.api.http.endpoint import (
-    DRAIN_TIMEOUT_S,
-    MAX_DRAINED_BYTES,
     ApiRequest,
     RouteFactory,
     parse_query,
     request_base_url,
     validate_query,
 )
+from kastor.api.http.request_body import RequestBody
 from kastor.domain.errors import InvalidArgument, KastorError, Unavailable
 from kastor.domain.permission import Principal
 
@@ -86,7 +85,7 @@ class _Endpoint:
         validate_query(query, self._query)
         stopped = self._shared.endpoints.stopped(threading.Event())
         call = ApiRequest(principal, scope["path_params"], query, b"", stopped, headers, request_base_url(scope))
-        body = _Body(receive)
+        body = RequestBody(receive)
         try:
             _check_encoding(headers)
             response = await self._received(call, body)
@@ -100,15 +99,15 @@ class _Endpoint:
     async def _principal(self, headers: Headers, query: Mapping[str, str]) -> Principal:
         return NOBODY if self._keyless else await self._shared.endpoints.principal(headers, query)
 
-    async def _received(self, call: ApiRequest, body: "_Body") -> Response:
+    async def _received(self, call: ApiRequest, body: RequestBody) -> Response:
         limiter = self._shared.limiter
         sink = await anyio.to_thread.run_sync(self._opener, call, limiter=limiter)
         try:
-            while piece := await body.piece():
+            while piece := await _next_piece(body):
                 await anyio.to_thread.run_sync(sink.write, piece, limiter=limiter)
                 if call.stopped():
                     raise Unavailable("The server is shutting down. Try again.")
-            if body.gone:
+            if body.disconnected:
                 raise _Gone
             return await anyio.to_thread.run_sync(sink.finish, limiter=limiter)
         except KastorError as error:
@@ -126,32 +125,9 @@ def _check_encoding(headers: Headers) -> None:
         raise InvalidArgument(f"Content-Encoding {encoding[:40]!r} is not offered for uploads; send the file as it is.")
 
 
-class _Body:
-    """A request's body as it arrives. A client that sends nothing is given up by its connection's deadlines."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._more = True
-        self.gone = False  # the client went away before the end
-
-    async def piece(self) -> bytes:
-        """The next piece; empty at the end, whole or not."""
-        pending = bytearray()
-        while self._more and len(pending) < PIECE_BYTES:
-            pending += await self._event()
-        return bytes(pending)
-
-    async def drain(self) -> None:
-        """Read on and forget: an answer before the end of the body would be lost with the connection's reset."""
-        size = 0
-        with anyio.move_on_after(DRAIN_TIMEOUT_S):
-            while self._more and size < MAX_DRAINED_BYTES:
-                size += len(await self._event())
-
-    async def _event(self) -> bytes:
-        event = await self._receive()
-        if event["type"] == "http.disconnect":
-            self._more, self.gone = False, True
-            return b""
-        self._more = event.get("more_body", False)
-        return bytes(event.get("body", b""))
+async def _next_piece(body: RequestBody) -> bytes:
+    """The next piece; empty at the end, whole or not."""
+    pending = bytearray()
+    while body.is_open and len(pending) < PIECE_BYTES:
+        pending += await body.read()
+    return bytes(pending)
