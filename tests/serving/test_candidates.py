@@ -121,5 +121,5 @@ def test_more_candidates_than_there_is_room_for_are_refused(
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
         stepper(**bounds).ask("one", None, 3, **WARM)
-    assert refused.value.violations[0].field == "generationConfig.candidateCount"
+    assert refused.value.violations[0].field == "num_candidates"
     assert said in refused.value.message

@@ -104,8 +104,8 @@ def test_a_model_of_the_first_rules_is_shown_what_it_was_tuned_on_and_new_media_
         (lambda held: held["versions"].update(scaling="0"), "version 0 of this program's scaling"),
         (lambda held: held["versions"].update(sampling="99"), "version 99 .* knows versions 1 to"),
         (lambda held: held.update(format=9), "format 9"),
-        (lambda held: held.pop("usual"), "does not say"),
-        (lambda held: held["media"][0].pop("segment"), "does not say"),
+        (lambda held: held.pop("usual"), "not a valid sampling record"),
+        (lambda held: held["media"][0].pop("segment"), "not a valid sampling record"),
     ],
 )
 def test_a_model_tuned_on_other_pictures_than_this_program_takes_is_refused(

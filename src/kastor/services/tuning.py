@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kastor.dataset.formats.encode import encode_example
-from kastor.domain.errors import MODEL, FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
+from kastor.domain.errors import FailedPrecondition, InvalidArgument, KastorError, NotFound, ResourceExhausted
 from kastor.domain.generation import Sampling
 from kastor.domain.job import State, StepMetrics, TuningJob, TuningSpec, resolve_hyperparameters
 from kastor.domain.model_filter import ModelFilter
@@ -187,13 +187,13 @@ class TuningService:
             except NotFound:
                 self._blobs.remove_job(job_id)
 
-    # operations
+    # jobs of a model
 
-    def operation(self, model_id: str, job_id: str, caller: Principal) -> TunedModelView:
-        """The tuned model whose job this is.
+    def model_of_job(self, model_id: str, job_id: str, caller: Principal) -> TunedModelView | None:
+        """The tuned model with this job of it; `None` if the model has no such job.
 
         Raises:
-            NotFound: there is no such model, or its job is another.
+            NotFound: there is no such model.
             PermissionDenied: the caller is no reader of it.
 
         """
@@ -202,7 +202,7 @@ class TuningService:
             job = self._jobs.get(job_id)
             if job.present_id == found.job_id:
                 return self._tuning(found, job)
-        raise NotFound(f"Tuned model {MODEL} has no job {job_id}.", model_id=model_id)
+        return None
 
     def cancel_model(self, model_id: str, caller: Principal) -> None:
         """Ask the model's job to stop. Nothing happens to one that has ended.

@@ -20,9 +20,11 @@ from kastor.api.gemini.tuned_models import (
     tuned_model,
 )
 from kastor.api.google.methods import MethodRoutes
+from kastor.api.google.model_names import tuned_model_name
 from kastor.api.http.endpoint import ApiRequest, ListSchema, Reply
 from kastor.api.http.paging import decode_page_token, encode_page_token, page_position, page_size, position_token
 from kastor.api.http.protojson import ProtoModel, parse_message
+from kastor.domain.errors import NotFound
 from kastor.domain.model_filter import ModelFilter
 from kastor.domain.request_limits import Limits
 from kastor.services.generation import GenerationService
@@ -142,7 +144,11 @@ class GeminiRoutes:
         return base_model(name, self._generation.base_model(name)).json_value()
 
     def _operation(self, call: ApiRequest) -> TunedModelView:
-        return self._service.operation(call.path["model"], call.path["operation"], call.principal)
+        model_id, job_id = call.path["model"], call.path["operation"]
+        found = self._service.model_of_job(model_id, job_id, call.principal)
+        if found is None:
+            raise NotFound(f"Operation {tuned_model_name(model_id)}/operations/{job_id} does not exist.")
+        return found
 
     def _page(self, call: ApiRequest, listed: str, where: ModelFilter) -> tuple[Page[TunedModelView], str | None]:
         """The page asked for, and the token of the next."""

@@ -85,7 +85,7 @@ class SamplingRecord:
             found = cls(resolution, usual["fps"], plans, made_with)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FailedPrecondition(
-                f"{name} is not a valid sampling record ({error!r}): tune the model again."
+                f"{name} is not a valid sampling record: a field is missing or malformed. Tune the model again."
             ) from error
         for what, now in (("sampling", SAMPLING), ("scaling", SCALING)):
             if str(made_with.get(what)) not in map(str, range(1, now + 1)):
