@@ -201,8 +201,11 @@ def test_a_stream_that_nobody_reads_on_ends(world: World, rpc: Callers) -> None:
 def test_an_answer_past_its_deadline_is_given_up(world: World, rpc: Callers) -> None:
     world.generator.words = ("on ",) * 1000
     world.generator.between = lambda: threading.Event().wait(0.05)
-    with pytest.raises(exceptions.DeadlineExceeded):
-        rpc.generation.generate_content(ask(), timeout=0.5, retry=None)
+    for timeout in (0.5, 2.0, 8.0):  # a busy machine may reach a short deadline before it begins to generate
+        with pytest.raises(exceptions.DeadlineExceeded):
+            rpc.generation.generate_content(ask(), timeout=timeout, retry=None)
+        if world.generator.requests:
+            break
     assert world.generator.closed.wait(DEADLINE_S)
 
 

@@ -76,7 +76,9 @@ class SamplingRecord:
             held = orjson.loads(text)
             made_with = {key: str(value) for key, value in held["versions"].items()}
             if held["format"] != FORMAT:
-                raise ValueError(f"format {held['format']}")
+                raise FailedPrecondition(
+                    f"{name} is in format {held['format']}; this program reads format {FORMAT}. Tune the model again."
+                )
             usual = held["usual"]
             plans = {
                 _sampling_key(one): medium.frames for one in held["media"] if (medium := decode_medium(one)).frames
