@@ -241,6 +241,12 @@ def test_tuning_an_unknown_base_names_the_field_and_the_near_names(world: World)
     assert ALIAS in error_of(answer)["message"]
 
 
+def test_a_prefix_written_twice_names_no_base(world: World) -> None:
+    answer = create(world, tuning_body(baseModel=f"models/{BASE}"))
+    assert answer.status_code == 400
+    assert fields_of(answer) == ["baseModel"]
+
+
 @pytest.mark.parametrize("model_id", ["Upper", "9digit", "ends-", "x" * 41, "a_b", "a/b", "ü"])
 def test_a_bad_id_is_refused(world: World, model_id: str) -> None:
     answer = create(world, tuning_body(), f"?tunedModelId={model_id.replace('/', '%2F')}")

@@ -48,6 +48,9 @@ def test_a_handler_and_a_stream_raise_in_the_words_of_the_dialect() -> None:
 
 
 def test_text_of_the_caller_is_not_taken_for_the_place_of_a_name() -> None:
+    cause = NotFound(f"Tuned model {MODEL} cannot be used: {{model}}.jsonl is missing.", model_id="x")
+    NAMES.translate(cause)
+    assert cause.message == "Tuned model tuned/x cannot be used: {model}.jsonl is missing."
     error = NotFound("There is no base {model}.")
     NAMES.translate(error)
     assert error.message == "There is no base {model}."

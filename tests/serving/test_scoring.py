@@ -171,6 +171,20 @@ def test_scores_wait_for_room_for_their_adapter_and_cancelled_ones_go(
     assert not never.outcomes
 
 
+def test_an_answer_waits_for_room_for_its_adapter_while_another_scores(
+    stepper: Callable[..., ManualBatcher], examples: list[RenderedExample]
+) -> None:
+    one = stepper(max_resident=1)
+    handle, scored = asked([examples[2]], "a")
+    one.batcher.submit_score(handle)
+    one.steps(1)
+    assert not scored.outcomes
+    _, heard = one.ask("one", "b", max_output_tokens=3)
+    one.steps(40)
+    assert heard.finish is not None
+    assert isinstance(scored.outcomes[0], list)
+
+
 def test_a_request_cancelled_in_mid_sequence_frees_its_adapter(
     stepper: Callable[..., ManualBatcher], examples: list[RenderedExample]
 ) -> None:

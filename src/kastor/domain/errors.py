@@ -23,7 +23,7 @@ from enum import IntEnum
 from typing import ClassVar, Self
 
 MAX_LISTED_VIOLATIONS = 3
-MODEL = "{model}"
+MODEL = "\x00model\x00"  # no text of a user holds it
 """In a message, the place of a tuned model's name: its id, until a dialect puts the name on its wire there."""
 
 

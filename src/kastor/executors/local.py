@@ -50,7 +50,8 @@ class _Worker:
 def exit_reason(returncode: int) -> tuple[ExitReason, str]:
     """Why a worker's process ended, and what completes "the worker …"; a negative code is the signal that ended it.
 
-    Nobody but the kernel, when memory runs out, and this executor, which knows when it did, sends SIGKILL.
+    SIGKILL counts as out of memory: the kernel sends it then. An operator's `kill -9` looks the same from here; the
+    executor's own kills are told apart by their caller.
 
     >>> exit_reason(2)
     (<ExitReason.CRASHED: 'crashed'>, 'ended with exit code 2')
@@ -201,7 +202,7 @@ class LocalExecutor:
 
 
 def _kill(worker: _Worker) -> None:
-    worker.killed = worker.process.poll() is None
+    worker.killed |= worker.process.poll() is None
     kill_process_group(worker.process)
     wait_for_exit(worker.process)
 

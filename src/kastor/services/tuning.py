@@ -312,7 +312,7 @@ class TuningService:
         if source.tuned:
             return self._start_from_tuned(source.id, caller)
         try:
-            base = self._catalog.base(source.id)
+            base = self._catalog.base(f"models/{source.id}")  # so that a second prefix in the id is refused
         except NotFound as error:
             raise InvalidArgument.of("base_model", error.message) from error
         self._check_base(base)

@@ -224,13 +224,13 @@ class ContinuousBatcher:
                 self._entering.append(row)
 
     def _fits(self, handle: GenerationHandle) -> bool:
+        if handle.adapter is not None and not self.adapters.can_hold(handle.adapter):
+            return False  # also without rows: scoring holds adapters, too
         handles = [row.handle for row in [*self._rows, *self._entering]]
         if not handles:
             return True
         num_rows = len(self._rows) + sum(row.handle.num_candidates for row in self._entering) + handle.num_candidates
         if num_rows > self.bounds.max_rows:
-            return False
-        if handle.adapter is not None and not self.adapters.can_hold(handle.adapter):
             return False
         entering = sum(len(row.handle.prompt_ids) for row in self._entering)
         if self._entering and entering + len(handle.prompt_ids) > CHUNK_TOKENS:
